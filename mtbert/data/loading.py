@@ -1,0 +1,350 @@
+"""Raw splits of a task, from a hub, from files or from the course's own files, checked row by row."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+from datasets import Dataset, DatasetDict, Features, Value
+
+from ..modeling.configuration_mtbert import TaskSpec
+from .labels import CODE, EMPTY, NO_LABEL, SHOWN, LabelReader, check_batch, label_feature, wrong_rows
+
+FORMATS = ("csv", "tsv", "json", "parquet", "cs224n")
+SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+SEPARATORS = {"csv": ",", "tsv": "\t", "cs224n": "\t"}
+SPLITS = ("train", "dev", "test")
+TEXT_DTYPES = ("str", "large_str", "int", "uint", "float", "bool")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Where a task's rows are, and which columns matter.
+
+    Attributes:
+        text: the text column, or the two columns of a pair.
+        label: the label column.
+        train: the training split: a file (relative to the recipe's `data_dir`) or, with `hub`, a split's name.
+        dev: the split that evaluations, early stopping and the best checkpoint use.
+        test: a split to predict; its label column may be absent.
+        hub: name of a dataset of the hub (or a local dataset folder), as `datasets.load_dataset` takes it.
+        subset: the hub dataset's configuration, such as `sst2` of `glue`.
+        revision: the hub dataset's revision.
+        format: `csv`, `tsv`, `json` (lines), `parquet` or `cs224n` (the course's tab-separated .csv files); None: by
+            the file's suffix.
+        id: a column that identifies a row in reports and prediction files.
+    """
+
+    text: tuple[str, ...] | str = "text"
+    label: str = "label"
+    train: str | None = None
+    dev: str | None = None
+    test: str | None = None
+    hub: str | None = None
+    subset: str | None = None
+    revision: str | None = None
+    format: str | None = None
+    id: str | None = None
+
+    def __post_init__(self):
+        columns = (self.text,) if isinstance(self.text, str) else tuple(self.text)
+        object.__setattr__(self, "text", columns)
+
+    def problems(self, where: str) -> list[str]:
+        """Everything that is wrong with these values, as sentences that begin with `where`."""
+        found: list[str] = []
+        if len(self.text) not in (1, 2):
+            found.append(f"{where}: text names {len(self.text)} columns, but must name 1, or 2 for pairs")
+        if len(set(self.text)) != len(self.text):
+            found.append(f"{where}: text names column {self.text[0]!r} twice; a pair has two columns")
+        if self.label in self.text:
+            found.append(f"{where}: label and text both name column {self.label!r}")
+        if not self.train:
+            found.append(f"{where}: train is missing; name a file or, with hub, a split")
+        if not self.hub:
+            for key in ("subset", "revision"):
+                if getattr(self, key) is not None:
+                    found.append(f"{where}: {key} is {getattr(self, key)!r}, but is for hub datasets; give hub too")
+        if self.format is not None and self.format not in FORMATS:
+            found.append(f"{where}: format is {self.format!r}, but must be one of: {', '.join(FORMATS)}")
+        elif self.format is not None and self.hub:
+            found.append(f"{where}: format is {self.format!r}, but is for files; hub {self.hub!r} has its own")
+        elif not self.hub:
+            for split in SPLITS:
+                if (name := getattr(self, split)) and self.format_of(name) is None:
+                    known = ", ".join(SUFFIXES)
+                    found.append(f"{where}: {split} is {name!r}, whose suffix is none of {known}; give format")
+        return found
+
+    def format_of(self, name: str) -> str | None:
+        """The format of the file `name`: `format` or what its suffix says; None if neither does."""
+        return self.format or SUFFIXES.get(Path(name).suffix.lower())
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What was read of a split, what was left out of it and why.
+
+    Rows are counted from 1. In csv and tsv files neither the header nor blank lines count, so that row n is line n + 1
+    of a file without blank lines and without line breaks inside quotes; in json lines row n is the n-th line that is
+    not blank; elsewhere it is the n-th record.
+
+    Attributes:
+        task: the task's name.
+        split: `train`, `dev` or `test`.
+        source: the file or hub split, as the DataSpec names it.
+        read: number of rows in the source.
+        kept: number of rows that can be used.
+        left_out: a reason → the numbers of the rows left out for it. A row is named under one reason only.
+    """
+
+    task: str
+    split: str
+    source: str
+    read: int
+    kept: int
+    left_out: dict[str, tuple[int, ...]]
+
+    def lines(self) -> list[str]:
+        """The report as sentences."""
+        read = f"{self.read:,} row" + ("s" if self.read != 1 else "")
+        line = f"{self.task} {self.split}: {read} read from {self.source}, {self.kept:,} kept"
+        reasons = [f"{len(rows):,} left out: {why} ({_rows(rows)})" for why, rows in self.left_out.items()]
+        return ["; ".join([line, *reasons])]
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task's checked splits, by `train`, `dev` and `test`, and the report of each."""
+
+    splits: DatasetDict
+    reports: tuple[SplitReport, ...]
+
+
+def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None) -> LoadedTask:
+    """Load and check the splits that `data` names.
+
+    Csv, tsv and course files are UTF-8 (a byte order mark is skipped) with `"` as the quote; all their fields are
+    strings, so that texts such as `NA` stay what they are. Tokens are not touched: PTB escapes such as `-LRB-` stay.
+    `format: cs224n` reads the course's files as its own code does: tab-separated, whatever the suffix and whatever
+    further columns there are.
+
+    Args:
+        data_dir: the folder that relative file names begin at; None: the current one.
+
+    Returns:
+        A LoadedTask; its splits have the columns that `check_rows` describes.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        OSError: a hub dataset can not be reached.
+        ValueError: `data` contradicts itself or `task`, a file can not be read, or rows are wrong (see `check_rows`).
+    """
+    if found := data.problems(f"task {task.name!r}: data") + _mismatch(task, data):
+        raise ValueError("\n".join(found))
+    splits, reports = {}, []
+    for split in SPLITS:
+        if not (name := getattr(data, split)):
+            continue
+        if data.hub:
+            parts = [data.hub, *(f"{key} {value}" for key in ("subset", "revision") if (value := getattr(data, key)))]
+            source = shown = f"{', '.join(parts)}, split {name}"
+            rows = _read_hub(data, name, f"task {task.name!r}: data.{split}")
+        else:
+            path = Path(data_dir or ".").expanduser() / Path(name).expanduser()
+            source, shown = str(path), name
+            rows = _read_file(path, data.format_of(name), data_dir, f"task {task.name!r}: data.{split}")
+        splits[split], report = check_rows(task, split, rows, data, source)
+        reports.append(replace(report, source=str(shown)))
+    return LoadedTask(DatasetDict(splits), tuple(reports))
+
+
+def _read_hub(data: DataSpec, split: str, where: str) -> Dataset:
+    try:
+        return datasets.load_dataset(data.hub, data.subset, split=split, revision=data.revision)
+    except Exception as error:  # datasets, huggingface_hub and httpx share no base class
+        kind = ValueError if isinstance(error, ValueError) else OSError
+        raise kind(
+            f"{where}: split {split!r} of dataset {data.hub!r} (subset {data.subset!r}, revision {data.revision!r}) "
+            f"can not be loaded: {type(error).__name__}: {error}\nCheck these names and the network; without one, load "
+            "it once where there is a network and bring the cache (HF_HOME) along, or give local files instead of hub"
+        ) from error
+
+
+def _read_file(path: Path, kind: str, data_dir: str | Path | None, where: str) -> Dataset:
+    if not path.is_file():
+        at = "it is a folder" if path.is_dir() else "there is no such file"
+        if not path.parent.is_dir():
+            at = f"there is no folder {path.parent}"
+        elif near := difflib.get_close_matches(path.name, sorted(p.name for p in path.parent.iterdir()), 1):
+            at += f"; the nearest name in that folder is {near[0]!r}"
+        raise FileNotFoundError(f"{where}: {path}: {at} (relative names begin at data_dir, which is {data_dir})")
+    if not path.stat().st_size:
+        raise ValueError(f"{where}: {path} is empty")
+    # An escaped name, since data_files are patterns; an absolute one, since the cache goes by it.
+    options: dict[str, Any] = {"data_files": glob.escape(str(path.absolute())), "split": "train"}
+    try:
+        if separator := SEPARATORS.get(kind):
+            options |= _csv_options(path, separator)
+        return datasets.load_dataset("csv" if separator else kind, **options)
+    except Exception as error:
+        cause = error.__cause__ or error
+        message = str(cause).strip() or type(cause).__name__
+        remedy = {"json": "write one JSON object a line, or one array", "parquet": "write the file again"}.get(
+            kind, "give every row as many fields as the header, close every quote, and use UTF-8"
+        )
+        at = _broken_line(path) if kind == "json" else ""
+        raise ValueError(f"{where}: {path} can not be read as {kind}: {message}{at}; {remedy}") from error
+
+
+def _csv_options(path: Path, separator: str) -> dict[str, Any]:
+    """Options that read every field as a string, after a look at the header and the first row."""
+    options = {"sep": separator, "keep_default_na": False, "encoding": "utf-8-sig"}
+    # With a header that is shorter than the first row, pandas would take the first column for an index in silence.
+    head = pd.read_csv(path, header=None, nrows=2, dtype=str, **options)
+    if len(head) < 2:
+        raise ValueError("no row after the header")
+    names = [name or f"Unnamed: {i}" for i, name in enumerate(head.iloc[0])]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"the header names {repeated} more than once")
+    features = Features({name: Value("string") for name in names})
+    return options | {"column_names": names, "header": 0, "features": features}
+
+
+def _broken_line(path: Path) -> str:
+    """Where a json lines file is broken: Arrow's message counts within a block of it."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if number == 1 and line.lstrip().startswith(b"["):  # one array
+                break
+            try:
+                json.loads(line.decode("utf-8-sig").strip() or "{}")
+            except ValueError as error:
+                return f" (line {number:,}: {error})"
+    return ""
+
+
+def check_rows(
+    task: TaskSpec, split: str, dataset: Dataset, data: DataSpec, source: str
+) -> tuple[Dataset, SplitReport]:
+    """Check every row of a split and bring its columns into one form.
+
+    Texts lose the white space around them. Rows without a label or with an empty text are left out and reported. A
+    `test` split may lack labels altogether. An empty list is a multi-label example with no label true, an empty
+    string one that was not labelled.
+
+    Args:
+        split: `train`, `dev` or `test`.
+        dataset: rows with the columns that `data` names; formats and further columns do not matter.
+        source: what errors and the report call the dataset.
+
+    Returns:
+        The usable rows in their order, and a report. Columns: `text` (string); `text_pair` (string) for pairs;
+        `label` (int64, float32 for a regression, `len(task.labels)` float32 0/1 for multi-label tasks; absent from a
+        test split without labels); `row` (int64, the row's number in the source, as in SplitReport); `id` (string)
+        if `data.id` is given.
+
+    Raises:
+        TypeError: `dataset` is streamed, or no `datasets.Dataset`.
+        ValueError: a column is missing, a label is none of the task's, a text holds a NUL character, or no row is
+            usable.
+    """
+    where = f"task {task.name!r}, {split} split, {source}"
+    _check_dataset(task, split, dataset, data, where)
+    labelled = data.label in dataset.column_names
+    columns = dict.fromkeys([*data.text, *([data.label] if labelled else []), *([data.id] if data.id else [])])
+    dataset = dataset.with_format(None).select_columns(list(columns))
+    minus_one = split == "test" or data.hub is not None
+    reader = LabelReader.of(task, dataset.features, data.label, minus_one) if labelled else None
+
+    features = {"text": Value("string"), "text_pair": Value("string")}
+    features = {key: features[key] for key in list(features)[: len(data.text)]}
+    if labelled:
+        features["label"] = label_feature(task.problem_type)
+    features |= {"row": Value("int64")} | ({"id": Value("string")} if data.id else {}) | {"_status": Value("uint8")}
+    # A field with a tab and a line break is what an unbalanced quote leaves of several lines of a tsv file. The
+    # course's files were written with quotes by a program, so their quotes are balanced.
+    tabs = not data.hub and data.format_of(source) == "tsv"
+    kwargs = {"text": data.text, "label": data.label, "id": data.id, "reader": reader, "tabs": tabs, "code": CODE}
+    checked = dataset.map(
+        check_batch,
+        batched=True,
+        with_indices=True,
+        fn_kwargs=kwargs,
+        remove_columns=dataset.column_names,
+        features=Features(features),
+        desc=f"Checking {task.name} {split}",
+    )
+    status = checked.data.column("_status").to_numpy()
+
+    if found := wrong_rows(dataset, data.text, data.label, reader, status, where):
+        raise ValueError("\n".join(found))
+    reasons = {f"empty text in {column}": status & bit > 0 for column, bit in zip(data.text, EMPTY, strict=False)}
+    if labelled:
+        no_label = status & NO_LABEL > 0
+        # Rows that are left out for their text do not tell whether a test split has labels.
+        usable = status & sum(EMPTY) == 0
+        if split == "test" and usable.any() and no_label[usable].all():
+            checked = checked.remove_columns("label")
+        else:
+            reasons = {"no label": no_label, **reasons}
+    left_out, kept = {}, np.ones(len(status), dtype=bool)
+    for why, mask in reasons.items():
+        if len(rows := np.flatnonzero(mask & kept)):
+            left_out[why] = tuple((rows + 1).tolist())
+            kept[rows] = False
+    report = SplitReport(task.name, split, source, len(status), int(kept.sum()), left_out)
+    if not report.kept:
+        counts = ", ".join(f"{len(rows):,} {why}" for why, rows in left_out.items())
+        raise ValueError(f"{where}: no usable row in {report.read:,} ({counts}); check the columns and the file")
+    checked = checked.remove_columns("_status")
+    return (checked if kept.all() else checked.select(np.flatnonzero(kept))), report
+
+
+def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, where: str) -> None:
+    if isinstance(dataset, datasets.IterableDataset):
+        raise TypeError(
+            f"{where}: a streamed dataset is refused, since the plan needs the size of each task and the sampler "
+            "random access to rows; load it without streaming"
+        )
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"{where}: expected a datasets.Dataset, but got a {type(dataset).__name__}")
+    if found := _mismatch(task, data):
+        raise ValueError("\n".join(found))
+    columns = dataset.column_names
+    needed = [*(("text", column) for column in data.text), ("label", data.label)]
+    needed += [("id", data.id)] if data.id else []
+    for key, column in needed:
+        if column not in columns and not (key == "label" and split == "test"):
+            near = difflib.get_close_matches(column, columns, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            if len(columns) == 1 and "\t" in columns[0]:
+                hint = "; the columns are separated by tabs: use format: tsv, or cs224n for the course's files"
+            raise ValueError(f"{where}: no column {column!r} for {key}; the columns are {columns}{hint}")
+    for column in data.text:
+        kind = dataset.features[column]
+        if not isinstance(kind, Value) or not kind.dtype.startswith(TEXT_DTYPES):
+            raise ValueError(
+                f"{where}: column {column!r} for text holds {kind}, not strings; write every text as a string"
+            )
+    if not len(dataset):
+        raise ValueError(f"{where}: no usable row, since it has none at all")
+
+
+def _mismatch(task: TaskSpec, data: DataSpec) -> list[str]:
+    if len(data.text) == task.texts:
+        return []
+    found = f"task {task.name!r}: texts is {task.texts}, but data.text names {len(data.text)}: {list(data.text)}"
+    return [f"{found}; give as many columns as texts"]
+
+
+def _rows(rows: tuple[int, ...]) -> str:
+    more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
+    return f"row{'s' if len(rows) > 1 else ''} {', '.join(f'{row:,}' for row in rows[:SHOWN])}{more}"

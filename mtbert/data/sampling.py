@@ -1,0 +1,300 @@
+"""Which rows a step holds: schedules as pure functions of (seed, epoch, step), and the sampler that follows them.
+
+A *step* is one optimizer update. Nothing here keeps a list of a data set's rows: every task walks a pseudo-random
+permutation of its rows that is computed where it is needed, and goes on in the next epoch where it stopped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from torch.utils.data import Sampler
+
+SAMPLED = ("proportional", "sqrt", "annealed", "min_annealed", "uniform", "temperature")
+SCHEDULES = (*SAMPLED, "round_robin", "sequential", "simultaneous")
+BLOCK = 512  # steps drawn at a time; part of what a seed means, so changing it changes every run
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How steps are shared out among tasks.
+
+    Attributes:
+        name: `proportional` (p_t ∝ N_t), `sqrt` (N_t^0.5), `annealed` (N_t^α with α = 1 − 0.8 (e − 1)/(E − 1) in epoch
+            e of E; Stickland and Murray, 2019, section 3.2), `min_annealed` (α = min(0.5, 1 − 0.9 e/E)), `uniform`
+            (α = 0) and `temperature` (α = 1/T) draw one task a step. `round_robin` takes one task a step in turn,
+            `sequential` all of a task's share of an epoch before the next task's, `simultaneous` rows of every task.
+        mixed: rows of several tasks in a step, their counts drawn with the same p_t; for schedules that draw.
+        steps_per_epoch: length of an epoch; None: as many as it takes to pass as many rows as the data has.
+        temperature: T of `temperature`, positive; 1 is proportional, large values approach uniform.
+    """
+
+    name: str = "annealed"
+    mixed: bool = False
+    steps_per_epoch: int | None = None
+    temperature: float | None = None
+
+    def problems(self, where: str) -> list[str]:
+        """Everything that is wrong with these values, as sentences that begin with `where`."""
+        found = []
+        if self.name not in SCHEDULES:
+            found.append(f"{where}.name is {self.name!r}, but must be one of: {', '.join(SCHEDULES)}")
+        if self.mixed and self.name not in SAMPLED:
+            found.append(
+                f"{where}.mixed is true, but {self.name} decides itself which tasks a step holds; mixed works with: "
+                f"{', '.join(SAMPLED)}"
+            )
+        if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
+            found.append(f"{where}.steps_per_epoch is {self.steps_per_epoch}, but must be 1 or more")
+        if self.name == "temperature" and (self.temperature is None or self.temperature <= 0):
+            found.append(
+                f"{where}.temperature is {self.temperature}, but the schedule 'temperature' needs a positive one"
+            )
+        if self.name != "temperature" and self.temperature is not None:
+            found.append(f"{where}.temperature is {self.temperature}, but it is for the schedule 'temperature' only")
+        return found
+
+    def exponent(self, epoch: int, epochs: int) -> float:
+        """α of epoch e = 1…E; for the schedules that draw."""
+        if self.name == "annealed":
+            return 1.0 if epochs == 1 else 1 - 0.8 * (epoch - 1) / (epochs - 1)
+        if self.name == "min_annealed":
+            return min(0.5, 1 - 0.9 * epoch / epochs)
+        if self.name == "temperature":
+            return 1 / self.temperature
+        return {"proportional": 1.0, "sqrt": 0.5, "uniform": 0.0}[self.name]
+
+    def probabilities(self, sizes: Sequence[int], epoch: int, epochs: int) -> np.ndarray:
+        """p_t ∝ N_t^α of epoch e = 1…E, `(tasks,)`."""
+        weights = np.asarray(sizes, dtype=np.float64) ** self.exponent(epoch, epochs)
+        return weights / weights.sum()
+
+
+def _mix(values: np.ndarray, key: int) -> np.ndarray:
+    """A 64-bit hash (the finaliser of splitmix64; Steele, Lea and Flood, 2014)."""
+    values = values + np.uint64(key)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def permute(positions: np.ndarray, size: int, key: Sequence[int]) -> np.ndarray:
+    """Where positions 0…size − 1 go in the pseudo-random permutation of `size` rows that `key` names.
+
+    A Feistel network on the smallest even number of bits that holds `size`, repeated until the result is below it
+    (Black and Rogaway, 2002): constant memory, whatever the size.
+    """
+    half = max(1, (int(size - 1).bit_length() + 1) // 2)
+    low = np.uint64((1 << half) - 1)
+    keys = np.random.SeedSequence([int(part) for part in key]).generate_state(6, np.uint64)
+
+    def network(values: np.ndarray) -> np.ndarray:
+        left, right = values >> np.uint64(half), values & low
+        for round_key in keys:
+            left, right = right, left ^ (_mix(right, int(round_key)) & low)
+        return (left << np.uint64(half)) | right
+
+    with np.errstate(over="ignore"):
+        values = network(np.asarray(positions, dtype=np.uint64))
+        while (outside := values >= size).any():
+            values[outside] = network(values[outside])
+    return values.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One micro-batch: for each task in it, its id and rows `(n,)`; `filler`: its one row counts for nothing."""
+
+    parts: tuple[tuple[int, np.ndarray], ...]
+    filler: bool = False
+
+    def __len__(self) -> int:
+        return sum(len(rows) for _, rows in self.parts)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every step of a run holds, computed where it is asked for.
+
+    Attributes:
+        schedule: the schedule.
+        names: tasks, in the order of their ids.
+        rows: rows of each task's training data.
+        batch: rows a step, over all micro-batches and processes.
+        epochs: E, the epochs that the schedule spreads over.
+        seed: names the run; (seed, epoch, step) names a step.
+        batches: rows a step for each task, where they differ from `batch`.
+        sizes: N_t, the rows that an epoch counts for each task, where they differ from `rows`.
+    """
+
+    schedule: Schedule
+    names: tuple[str, ...]
+    rows: tuple[int, ...]
+    batch: int
+    epochs: int
+    seed: int = 0
+    batches: tuple[int | None, ...] | None = None
+    sizes: tuple[int | None, ...] | None = None
+
+    @cached_property
+    def task_batches(self) -> np.ndarray:
+        """Rows a step for each task, `(tasks,)`."""
+        given = self.batches or [None] * len(self.names)
+        return np.array([own or self.batch for own in given], dtype=np.int64)
+
+    @cached_property
+    def task_sizes(self) -> np.ndarray:
+        """N_t, `(tasks,)`."""
+        given = self.sizes or [None] * len(self.names)
+        return np.array([own or rows for own, rows in zip(given, self.rows, strict=True)], dtype=np.int64)
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        """The schedule's own, or as many steps as pass Σ N_t rows."""
+        if self.schedule.steps_per_epoch is not None:
+            return self.schedule.steps_per_epoch
+        if self.schedule.name == "sequential":
+            return int(np.ceil(self.task_sizes / self.task_batches).sum())
+        if self.schedule.name == "simultaneous":
+            return int(np.ceil(self.task_sizes.sum() / self.task_batches.sum()))
+        return int(np.ceil((self.task_sizes / self.task_batches).sum()))
+
+    def probabilities(self, epoch: int) -> np.ndarray | None:
+        """p_t in epoch 0…E − 1; None for schedules that do not draw."""
+        if self.schedule.name not in SAMPLED:
+            return None
+        return self.schedule.probabilities(self.task_sizes, min(epoch + 1, self.epochs), self.epochs)
+
+    def _sequential_steps(self) -> np.ndarray:
+        """Steps of an epoch for each task; a given epoch length is shared out in proportion (largest remainders)."""
+        share = self.task_sizes / self.task_batches
+        if self.schedule.steps_per_epoch is None:
+            return np.ceil(share).astype(np.int64)
+        exact = share / share.sum() * self.steps_per_epoch
+        steps = np.floor(exact).astype(np.int64)
+        steps[np.argsort(steps - exact, kind="stable")[: self.steps_per_epoch - steps.sum()]] += 1
+        return steps
+
+    def counts(self, epoch: int, block: int) -> np.ndarray:
+        """Rows of each task in each step of a block of an epoch, `(steps, tasks)`."""
+        first, last = block * BLOCK, min((block + 1) * BLOCK, self.steps_per_epoch)
+        steps, tasks = np.arange(first, last), len(self.names)
+        if self.schedule.name == "simultaneous":
+            return np.tile(self.task_batches, (len(steps), 1))
+        if self.schedule.name in SAMPLED:
+            random = np.random.default_rng([self.seed, epoch, block])
+            if self.schedule.mixed:
+                return random.multinomial(self.batch, self.probabilities(epoch), size=len(steps))
+            task = random.choice(tasks, size=len(steps), p=self.probabilities(epoch))
+        elif self.schedule.name == "round_robin":
+            task = (epoch * self.steps_per_epoch + steps) % tasks
+        else:
+            task = np.repeat(np.arange(tasks), self._sequential_steps())[first:last]
+        counts = np.zeros((len(steps), tasks), dtype=np.int64)
+        counts[np.arange(len(steps)), task] = self.task_batches[task]
+        if self.schedule.name == "sequential" and self.schedule.steps_per_epoch is None:
+            ends = np.cumsum(self._sequential_steps()) - 1  # a task's last step holds what is left of it
+            left = self.task_sizes - (self._sequential_steps() - 1) * self.task_batches
+            for end, own, rows in zip(ends, range(tasks), left, strict=True):
+                if first <= end < last:
+                    counts[end - first, own] = rows
+        return counts
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of an epoch."""
+        return -(-self.steps_per_epoch // BLOCK)
+
+    def epoch_rows(self, epoch: int) -> np.ndarray:
+        """Rows of each task that an epoch passes, `(tasks,)`."""
+        return sum(self.counts(epoch, block).sum(0) for block in range(self.blocks))
+
+    def take(self, task: int, first: int, count: int) -> np.ndarray:
+        """Rows number first…first + count − 1 of a task's walk: one permutation of its rows after the other."""
+        positions = first + np.arange(count)
+        passes, places = np.divmod(positions, self.rows[task])
+        taken = np.empty(count, dtype=np.int64)
+        for number in np.unique(passes):
+            own = passes == number
+            taken[own] = permute(places[own], self.rows[task], (self.seed, task, number))
+        return taken
+
+    def describe(self) -> list[dict[str, object]]:
+        """One row a task: what a user wants to know before training begins."""
+        total = sum((self.epoch_rows(epoch) for epoch in range(self.epochs)), np.zeros(len(self.names), np.int64))
+        table = []
+        for task, name in enumerate(self.names):
+            p = [self.probabilities(epoch) for epoch in sorted({0, self.epochs - 1})]
+            table.append(
+                {
+                    "task": name,
+                    "rows": self.rows[task],
+                    "batch": int(self.task_batches[task]),
+                    "examples": int(total[task]),
+                    "passes": float(total[task] / self.rows[task]),
+                    "probability": None if p[0] is None else [float(each[task]) for each in p],
+                }
+            )
+        return table
+
+
+class StepSampler(Sampler[Step]):
+    """Yields one process's micro-batches, step by step; a batch sampler for `torch.utils.data.DataLoader`.
+
+    A step's rows, grouped by task, are dealt out in turn to `accumulation` micro-batches of `processes` processes, so
+    that one process and many see the same steps, and every share holds about as many rows of each task.
+
+    Args:
+        plan: the run's plan.
+        accumulation: micro-batches of a step on each process.
+        processes: number of processes.
+        process: this one, from 0.
+    """
+
+    drop_last = False
+
+    def __init__(self, plan: Plan, accumulation: int = 1, processes: int = 1, process: int = 0):
+        self.plan, self.accumulation, self.processes, self.process = plan, accumulation, processes, process
+        self.batch_size = plan.batch
+        self.epoch = 0
+        self._walked = {0: np.zeros(len(plan.names), dtype=np.int64)}
+
+    def __len__(self) -> int:
+        return self.plan.steps_per_epoch * self.accumulation
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, from 0, that the next iteration yields."""
+        self.epoch = epoch
+
+    def _walked_before(self, epoch: int) -> np.ndarray:
+        """Rows of each task that the epochs before this one have passed."""
+        for before in range(max(self._walked), epoch):
+            self._walked[before + 1] = self._walked[before] + self.plan.epoch_rows(before)
+        return self._walked[epoch]
+
+    def __iter__(self) -> Iterator[Step]:
+        walked = self._walked_before(self.epoch).copy()
+        for block in range(self.plan.blocks):
+            counts = self.plan.counts(self.epoch, block)
+            rows = [self.plan.take(task, walked[task], total) for task, total in enumerate(counts.sum(0))]
+            used = np.zeros(len(walked), dtype=np.int64)
+            for step in counts:
+                parts = [(task, rows[task][used[task] : used[task] + step[task]]) for task in np.flatnonzero(step)]
+                used += step
+                yield from self._share(parts)
+            walked += used
+
+    def _share(self, parts: list[tuple[int, np.ndarray]]) -> Iterator[Step]:
+        shares = self.accumulation * self.processes
+        for micro in range(self.accumulation):
+            turn, own, first = micro * self.processes + self.process, [], 0
+            for task, rows in parts:
+                mine = rows[(turn - first) % shares :: shares]
+                if len(mine):
+                    own.append((int(task), mine))
+                first += len(rows)
+            # fewer rows than shares: this share computes one row that is not counted, so that processes keep step
+            yield Step(tuple(own)) if own else Step(((int(parts[0][0]), parts[0][1][:1]),), filler=True)

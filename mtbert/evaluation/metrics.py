@@ -1,0 +1,307 @@
+"""Metrics of each kind of task, as `evaluate.Metric` classes that need no network.
+
+`evaluate.load` fetches a metric's code from the hub; these classes compute through scikit-learn and scipy instead, and
+may be used wherever an `evaluate` metric may, `evaluate.combine` included. Importing this module imports `evaluate`,
+which takes seconds: import it in the function that scores, not at the top of a module.
+"""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import datasets
+import evaluate
+import numpy as np
+from scipy import stats
+from sklearn import metrics as sk
+
+from mtbert.modeling.configuration_mtbert import TaskSpec
+
+IGNORE_INDEX = -100  # the class id of a missing label, as torch's cross entropy has it
+F1_AVERAGES = ("binary", "macro", "micro")
+
+
+class _TaskMetric(evaluate.Metric):
+    """Keeps everything in memory, under an experiment of its own: two live metrics never wait for each other's file.
+
+    A subclass has `_score(x, y, **options)`: scores by name, of predictions x against references y, both float64.
+    """
+
+    per_label = False  # whether (rows, labels) inputs are accepted besides (rows,) ones
+
+    def __init__(self, config_name: str | None = None, **kwargs):
+        kwargs = {"keep_in_memory": True, "experiment_id": uuid.uuid4().hex, **kwargs}
+        super().__init__(config_name, **kwargs)
+
+    def _info(self) -> evaluate.MetricInfo:
+        # Floats also for class ids: an integer feature would silently truncate logits given by mistake.
+        kinds = [datasets.Value("float32")]
+        if self.per_label:
+            kinds.append(datasets.Sequence(datasets.Value("float32")))
+        features = [datasets.Features({"predictions": kind, "references": kind}) for kind in kinds]
+        return evaluate.MetricInfo(
+            description=(type(self).__doc__ or "").strip(),
+            citation="",
+            inputs_description="predictions, references: (rows,)" + (" or (rows, labels)" if self.per_label else ""),
+            features=features if self.per_label else features[0],
+        )
+
+    def _compute(self, predictions, references, **options) -> dict[str, float]:
+        return self._score(np.asarray(predictions, np.float64), np.asarray(references, np.float64), **options)
+
+    def _class_ids(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        for name, values in (("predictions", x), ("references", y)):
+            if np.any(values != np.round(values)):
+                odd = values[values != np.round(values)][0]
+                raise ValueError(f"{self.name}: {name} must be class ids, but hold {odd}; use predictions_from_logits")
+        return x.astype(np.int64), y.astype(np.int64)
+
+    def _or_undefined(self, name: str, compute: Callable[[], float], defined: bool) -> dict[str, float]:
+        value = float("nan")
+        if defined:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", stats.ConstantInputWarning)
+                warnings.simplefilter("ignore", stats.NearConstantInputWarning)
+                value = float(compute())
+        return {name: value} if np.isfinite(value) else {name: 0.0, f"{name}_undefined": 1.0}
+
+
+class Accuracy(_TaskMetric):
+    """Share of rows whose class is right; of (rows, labels) inputs, of rows with every label right."""
+
+    per_label = True
+
+    def _score(self, x, y):
+        x, y = self._class_ids(x, y)
+        return {"accuracy": float(sk.accuracy_score(y, x))}
+
+
+class F1(_TaskMetric):
+    """Harmonic mean of precision and recall; 0 where neither has a positive.
+
+    Args:
+        average: `binary` (class 1), `macro` (mean over classes, or over labels) or `micro` (all decisions counted
+            together). `compute(..., average=...)` overrides it for one call.
+
+    The score is named `f1`, `f1_macro` or `f1_micro`.
+    """
+
+    per_label = True
+
+    def __init__(self, average: str = "binary", **kwargs):
+        self.average = average
+        super().__init__(kwargs.pop("config_name", average), **kwargs)
+
+    def _score(self, x, y, average: str | None = None):
+        average = average or self.average
+        if average not in F1_AVERAGES:
+            raise ValueError(f"f1: average is {average!r}, but must be one of: {', '.join(F1_AVERAGES)}")
+        x, y = self._class_ids(x, y)
+        name = "f1" if average == "binary" else f"f1_{average}"
+        if x.shape[1:] == (1,):  # one label of a multi-label task, which scikit-learn would take for two classes
+            x, y, average = x[:, 0], y[:, 0], "binary"
+        return {name: float(sk.f1_score(y, x, average=average, zero_division=0))}
+
+
+class Matthews(_TaskMetric):
+    """Matthews correlation coefficient, for any number of classes, in [-1, 1]; undefined if either side is constant."""
+
+    def _score(self, x, y):
+        x, y = self._class_ids(x, y)
+        return self._or_undefined("matthews", lambda: sk.matthews_corrcoef(y, x), _varied(x) and _varied(y))
+
+
+class Pearson(_TaskMetric):
+    """Pearson correlation, in [-1, 1]; undefined if either side is constant or has fewer than 2 rows."""
+
+    def _score(self, x, y):
+        return self._or_undefined("pearson", lambda: stats.pearsonr(x, y).statistic, _varied(x) and _varied(y))
+
+
+class Spearman(_TaskMetric):
+    """Spearman's rank correlation, in [-1, 1]; undefined if either side is constant or has fewer than 2 rows."""
+
+    def _score(self, x, y):
+        return self._or_undefined("spearman", lambda: stats.spearmanr(x, y).statistic, _varied(x) and _varied(y))
+
+
+class RegressionErrors(_TaskMetric):
+    """mse, rmse and mae, in the scores' unit or its square, and r2, undefined if the references are constant."""
+
+    def _score(self, x, y):
+        mse = float(sk.mean_squared_error(y, x))
+        errors = {"mse": mse, "rmse": mse**0.5, "mae": float(sk.mean_absolute_error(y, x))}
+        return errors | self._or_undefined("r2", lambda: sk.r2_score(y, x), _varied(y))
+
+
+def _varied(values: np.ndarray) -> bool:
+    return len(values) > 1 and bool(np.any(values != values[0]))
+
+
+@dataclass(frozen=True)
+class MetricSpec:
+    """How a metric is built and what it is for.
+
+    Attributes:
+        build: makes the `evaluate.Metric`; among what it computes is the score of this metric's name.
+        problem_types: the kinds of task it can score.
+        rises: whether higher is better.
+        correlation: whether it lies in [-1, 1], so that `averages` maps it to [0, 1].
+    """
+
+    build: Callable[[], evaluate.Metric]
+    problem_types: tuple[str, ...]
+    rises: bool = True
+    correlation: bool = False
+
+
+_SINGLE, _BINARY, _MULTI = "single_label_classification", "binary_classification", "multi_label_classification"
+_REGRESSION = ("regression",)
+
+METRICS: dict[str, MetricSpec] = {
+    "accuracy": MetricSpec(Accuracy, (_SINGLE, _BINARY, _MULTI)),
+    "f1": MetricSpec(F1, (_SINGLE, _BINARY)),
+    "f1_macro": MetricSpec(lambda: F1("macro"), (_SINGLE, _BINARY, _MULTI)),
+    "f1_micro": MetricSpec(lambda: F1("micro"), (_SINGLE, _BINARY, _MULTI)),
+    "matthews": MetricSpec(Matthews, (_SINGLE, _BINARY), correlation=True),
+    "pearson": MetricSpec(Pearson, _REGRESSION, correlation=True),
+    "spearman": MetricSpec(Spearman, _REGRESSION, correlation=True),
+    "mse": MetricSpec(RegressionErrors, _REGRESSION, rises=False),
+    "rmse": MetricSpec(RegressionErrors, _REGRESSION, rises=False),
+    "mae": MetricSpec(RegressionErrors, _REGRESSION, rises=False),
+    "r2": MetricSpec(RegressionErrors, _REGRESSION),
+}
+
+_DEFAULTS = {
+    _SINGLE: ("accuracy", "f1_macro"),
+    _BINARY: ("accuracy", "f1"),
+    "regression": ("pearson", "spearman", "mse"),
+    _MULTI: ("f1_micro", "f1_macro"),
+}
+
+
+def default_metrics(task: TaskSpec) -> tuple[str, ...]:
+    """Names of the metrics that a task gets unasked; the first is its main metric."""
+    return _DEFAULTS[task.problem_type]
+
+
+def check_metric(task: TaskSpec, name: str) -> str | None:
+    """What is wrong with `name` as the task's main metric, as a sentence; None if nothing is."""
+    where = f"task {task.name!r}: metric"
+    usable = [key for key, spec in METRICS.items() if task.problem_type in spec.problem_types and spec.rises]
+    if task.problem_type == _SINGLE and task.num_labels != 2:
+        usable.remove("f1")
+    if name in usable:
+        return None
+    remedy = f"use one of: {', '.join(usable)}"
+    if name not in METRICS:
+        return f"{where} is {name!r}, which is unknown; {remedy}"
+    if task.problem_type not in METRICS[name].problem_types:
+        return f"{where} is {name!r}, which cannot score a {task.problem_type}; {remedy}"
+    if not METRICS[name].rises:
+        return (
+            f"{where} is {name!r}, of which lower is better, but the averages and the best checkpoint need a score "
+            f"that rises; {remedy}"
+        )
+    return f"{where} is {name!r}, which needs 2 classes, but the task has {task.num_labels}; {remedy}"
+
+
+def predictions_from_logits(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
+    """What the task's logits say.
+
+    Args:
+        task: the task.
+        logits: (rows, num_labels), finite.
+
+    Returns:
+        (rows,) class ids of a single-label or (0 or 1: logit > 0) a binary classification; (rows,) float values of a
+        regression; (rows, num_labels) zeros and ones (logit > 0) of a multi-label classification.
+
+    Raises:
+        ValueError: the shape is another one, or a logit is not finite.
+    """
+    logits = np.asarray(logits)
+    if logits.ndim != 2 or logits.shape[1] != task.num_labels:
+        raise ValueError(f"task {task.name!r}: logits must be (rows, {task.num_labels}), but are {logits.shape}")
+    if bad := int(np.sum(~np.isfinite(logits).all(axis=1))):
+        raise ValueError(
+            f"task {task.name!r}: {bad} of {len(logits)} rows have logits that are not finite: the training has "
+            "diverged; lower the learning rate, clip gradients, or leave float16 for bfloat16 or float32"
+        )
+    if task.problem_type == _SINGLE:
+        return logits.argmax(axis=1)
+    if task.problem_type == _MULTI:
+        return (logits > 0).astype(np.int64)
+    return logits[:, 0] if task.problem_type == "regression" else (logits[:, 0] > 0).astype(np.int64)
+
+
+def score_task(task: TaskSpec, logits: np.ndarray, labels: np.ndarray, metric: str | None = None) -> dict[str, float]:
+    """Scores of one task over its labelled rows.
+
+    Args:
+        task: the task.
+        logits: (rows, num_labels).
+        labels: (rows,), or (rows, num_labels) for a multi-label classification. A class id of -100 or NaN, or a score
+            of NaN, is missing and its row is left out. In a multi-label classification single entries may be missing:
+            they count for no F1, and as right for the accuracy.
+        metric: the main metric; None: the first of `default_metrics(task)`.
+
+    Returns:
+        The main metric first, then the task's default ones. An undefined correlation or r2 (constant predictions or
+        labels, fewer than 2 rows) is 0.0, and an entry `<metric>_undefined` says so. Empty if no row is labelled.
+
+    Raises:
+        ValueError: the metric does not suit the task, a shape is wrong, or a logit of a labelled row is not finite.
+    """
+    defaults = default_metrics(task)
+    main = metric or defaults[0]
+    if problem := check_metric(task, main):
+        raise ValueError(problem)
+    logits, labels = np.asarray(logits), np.asarray(labels, dtype=np.float64)
+    multi_label = task.problem_type == _MULTI
+    expected = (len(logits), task.num_labels) if multi_label else (len(logits),)
+    if labels.shape != expected:
+        raise ValueError(f"task {task.name!r}: labels must be {expected}, but are {labels.shape}")
+
+    missing = np.isnan(labels)
+    if task.problem_type != "regression":  # -100 may be a score
+        missing |= labels == IGNORE_INDEX
+    rows = ~missing.all(axis=1) if multi_label else ~missing
+    if not rows.any():
+        return {}
+    predictions, references = predictions_from_logits(task, logits[rows]), labels[rows]
+    if multi_label:
+        # A true negative changes neither precision nor recall, so F1 does not see the missing entries.
+        predictions = np.where(missing[rows], 0, predictions)
+        references = np.where(missing[rows], 0, references)
+
+    scores: dict[str, float] = {}
+    for name in dict.fromkeys((main, *defaults)):
+        found = METRICS[name].build().compute(predictions=predictions, references=references)
+        scores |= {key: found[key] for key in (name, f"{name}_undefined") if key in found}
+    return scores
+
+
+def averages(main: dict[str, tuple[str, float]]) -> dict[str, float]:
+    """Means over tasks of their main metrics.
+
+    Args:
+        main: task → (name of its main metric, value).
+
+    Returns:
+        `raw_mean`, of the values as they are, and `overall`, with every correlation r (pearson, spearman, matthews)
+        as (1 + r) / 2, so that each task counts on a scale from 0 to 1. Empty without tasks.
+
+    Raises:
+        ValueError: a metric is unknown, or one of which lower is better.
+    """
+    if refused := {task: name for task, (name, _) in main.items() if name not in METRICS or not METRICS[name].rises}:
+        raise ValueError(f"averages need metrics that rise, which these are not: {refused}")
+    if not main:
+        return {}
+    raw = [value for _, value in main.values()]
+    scaled = [(1 + value) / 2 if METRICS[name].correlation else value for name, value in main.values()]
+    return {"raw_mean": float(np.mean(raw)), "overall": float(np.mean(scaled))}

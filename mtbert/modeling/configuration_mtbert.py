@@ -1,0 +1,255 @@
+"""What a checkpoint says about itself: its encoder, its tasks and their heads."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig
+
+PROBLEM_TYPES = (
+    "single_label_classification",
+    "binary_classification",
+    "regression",
+    "multi_label_classification",
+)
+POOLINGS = ("cls", "pooler", "mean", "max")
+PAIRS = ("cross", "siamese")
+HEADS = ("linear", "mlp", "attention", "cosine")
+ACTIVATIONS = ("relu", "gelu", "tanh", "identity")
+PAIR_FEATURES = ("u;v", "u;v;|u-v|", "u;v;|u-v|;u*v")
+
+
+def _known(problems: list[str], where: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        problems.append(f"{where} is {value!r}, but must be one of: {', '.join(known)}")
+
+
+def _build(cls: type, where: str, values: Any) -> Any:
+    """Make the dataclass `cls` from a mapping, refusing unknown keys by name."""
+    if isinstance(values, cls):
+        return values
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} must be a mapping or a {cls.__name__}, but is {values!r}")
+    known = [f.name for f in fields(cls)]
+    if unknown := [key for key in values if key not in known]:
+        raise ValueError(f"{where} has unknown keys {unknown}; known ones: {', '.join(known)}")
+    return cls(**values)
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What turns an example's pooled encoder output into logits.
+
+    Attributes:
+        type: `linear` (one matrix), `mlp` (`layers` hidden layers, then one matrix), `attention` (the pooled output
+            attends over the example's own hidden states, then as `mlp`), or `cosine` (Siamese pairs only: `layers`
+            linear layers on each side, then their cosine).
+        layers: number of hidden layers, 0 or more. `linear` has none, `mlp` at least one.
+        hidden_size: width of a hidden layer; None: the encoder's width.
+        activation: after each hidden layer: `relu`, `gelu`, `tanh` or `identity`.
+        dropout: probability inside the head, before its last matrix, in [0, 1). (`TaskSpec.dropout` is the one on
+            the pooled output.)
+        attention_heads: number of heads of an `attention` head; it must divide the encoder's width.
+        features: what a Siamese pair's two pooled outputs u and v become: `u;v`, `u;v;|u-v|` or `u;v;|u-v|;u*v`.
+        output: what follows the one logit of a regression: `identity`, `sigmoid` (sigmoid, then scaled to the task's
+            range) or, for `cosine` heads, `relu` (negative cosines count as the lowest score).
+    """
+
+    type: str = "linear"
+    layers: int = 0
+    hidden_size: int | None = None
+    activation: str = "relu"
+    dropout: float = 0.0
+    attention_heads: int = 1
+    features: str = "u;v;|u-v|"
+    output: str = "identity"
+
+    def problems(self, where: str) -> list[str]:
+        """Everything that is wrong with these values, as sentences that begin with `where`."""
+        found: list[str] = []
+        _known(found, f"{where}.type", self.type, HEADS)
+        _known(found, f"{where}.activation", self.activation, ACTIVATIONS)
+        _known(found, f"{where}.features", self.features, PAIR_FEATURES)
+        _known(found, f"{where}.output", self.output, ("identity", "sigmoid", "relu"))
+        if self.layers < 0:
+            found.append(f"{where}.layers is {self.layers}, but must be 0 or more")
+        if self.type == "linear" and self.layers:
+            found.append(f"{where}.layers is {self.layers}, but a linear head has none; use type: mlp")
+        if self.type == "mlp" and self.layers == 0:
+            found.append(f"{where}.layers is 0, but an mlp head needs at least 1; or use type: linear")
+        if self.hidden_size is not None and self.hidden_size < 1:
+            found.append(f"{where}.hidden_size is {self.hidden_size}, but must be positive")
+        if self.attention_heads < 1:
+            found.append(f"{where}.attention_heads is {self.attention_heads}, but must be 1 or more")
+        if not 0 <= self.dropout < 1:
+            found.append(f"{where}.dropout is {self.dropout}, but must be in [0, 1)")
+        if self.output == "relu" and self.type != "cosine":
+            found.append(f"{where}.output is 'relu', which is for cosine heads; use identity or sigmoid")
+        if self.output == "sigmoid" and self.type == "cosine":
+            found.append(f"{where}.output is 'sigmoid', but a cosine is bounded already; use identity or relu")
+        return found
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One sentence task, as far as the model is concerned.
+
+    Attributes:
+        name: how the task is asked for; letters, digits, `_` and `-`.
+        problem_type: one of transformers' names or `binary_classification` (one logit). None: a classification
+            where `labels` are given, else a regression.
+        labels: class names in id order, or their number; two for `binary_classification`, whose one logit is the
+            second's; None for a regression.
+        range: (lowest, highest) score of a regression.
+        texts: 1 for sentences, 2 for pairs.
+        pair: how two texts are encoded: `cross` (one input) or `siamese` (each on its own, by the same encoder).
+        pooling: which encoder output stands for a text: `cls` (first token), `pooler` (the encoder's own pooler),
+            `mean` or `max` over its tokens.
+        dropout: probability on the pooled output, in [0, 1).
+        separator: tokens between the two texts of a `cross` pair; None: what the tokenizer puts there.
+        token_types: whether a `cross` pair's second text has token type 1 (where the encoder has token types).
+        max_length: longest input in tokens, special ones included; longer ones are cut. None: what the encoder allows.
+        adapter: whether the model's adapter, if it has one, also serves this task.
+        head: the head (a HeadSpec or its fields as a mapping).
+    """
+
+    name: str
+    problem_type: str | None = None
+    labels: tuple[str, ...] | int | None = None
+    range: tuple[float, float] | None = None
+    texts: int = 1
+    pair: str = "cross"
+    pooling: str = "cls"
+    dropout: float = 0.1
+    separator: tuple[str, ...] | None = None
+    token_types: bool = True
+    max_length: int | None = None
+    adapter: bool = True
+    head: HeadSpec = field(default_factory=HeadSpec)
+
+    def __post_init__(self):
+        where = f"task {self.name!r}"
+        set_field = lambda key, value: object.__setattr__(self, key, value)  # noqa: E731 (a frozen dataclass)
+        set_field("head", _build(HeadSpec, f"{where}: head", self.head))
+        if isinstance(self.labels, int):
+            set_field("labels", tuple(str(i) for i in range(self.labels)))
+        elif self.labels is not None:
+            set_field("labels", tuple(str(label) for label in self.labels))
+        for key in ("range", "separator"):
+            if getattr(self, key) is not None:
+                set_field(key, tuple(getattr(self, key)))
+        if self.problem_type is None:
+            set_field("problem_type", "regression" if self.labels is None else "single_label_classification")
+        if found := self.problems(where):
+            raise ValueError("\n".join(found))
+
+    def problems(self, where: str) -> list[str]:
+        """Everything that is wrong with these values, as sentences that begin with `where`."""
+        found: list[str] = []
+        if not self.name or not all(c.isalnum() or c in "_-" for c in self.name):
+            found.append(f"{where}: the name must be made of letters, digits, '_' and '-'")
+        elif hasattr(nn.ModuleDict, self.name) or self.name == "training":
+            found.append(f"{where}: a module cannot have this name, which PyTorch uses itself; add a letter")
+        _known(found, f"{where}: problem_type", self.problem_type, PROBLEM_TYPES)
+        _known(found, f"{where}: pair", self.pair, PAIRS)
+        _known(found, f"{where}: pooling", self.pooling, POOLINGS)
+        found += self.head.problems(f"{where}: head")
+        if self.texts not in (1, 2):
+            found.append(f"{where}: texts is {self.texts}, but must be 1 or 2")
+        if not 0 <= self.dropout < 1:
+            found.append(f"{where}: dropout is {self.dropout}, but must be in [0, 1)")
+        if self.max_length is not None and self.max_length < 3:
+            found.append(f"{where}: max_length is {self.max_length}, but must be 3 or more")
+        regression = self.problem_type == "regression"
+        if regression and self.labels is not None:
+            found.append(f"{where}: labels are for classifications; a regression has a range")
+        if not regression and self.range is not None:
+            found.append(f"{where}: range is for regressions; a {self.problem_type} has labels")
+        if not regression and not self.labels:
+            found.append(f"{where}: labels are missing; give the class names in id order, or their number")
+        if self.labels and len(set(self.labels)) != len(self.labels):
+            found.append(f"{where}: labels {list(self.labels)} repeat a name")
+        if self.problem_type == "binary_classification" and self.labels and len(self.labels) != 2:
+            found.append(f"{where}: labels has {len(self.labels)} names, but a binary classification has 2")
+        if self.problem_type == "single_label_classification" and self.labels and len(self.labels) < 2:
+            found.append(f"{where}: labels has {len(self.labels)} name, but a classification needs at least 2")
+        if self.range is not None and not (len(self.range) == 2 and self.range[0] < self.range[1]):
+            found.append(f"{where}: range is {self.range}, but must be (lowest, highest)")
+        if self.head.output == "sigmoid" and (not regression or self.range is None):
+            found.append(f"{where}: head.output 'sigmoid' needs a regression with a range to scale to")
+        if self.head.type == "cosine" and not (regression and self.siamese and self.range is not None):
+            found.append(f"{where}: a cosine head needs a regression with a range, texts: 2 and pair: siamese")
+        if self.head.type == "attention" and self.siamese:
+            found.append(f"{where}: an attention head reads one input; use pair: cross, or a linear or mlp head")
+        if self.separator is not None and self.siamese:
+            found.append(f"{where}: separator stands between two texts of one input; use pair: cross")
+        return found
+
+    @property
+    def siamese(self) -> bool:
+        """Whether an example is two encoder inputs."""
+        return self.texts == 2 and self.pair == "siamese"
+
+    @property
+    def num_sequences(self) -> int:
+        """Encoder inputs per example: 2 for a Siamese pair, else 1."""
+        return 2 if self.siamese else 1
+
+    @property
+    def num_labels(self) -> int:
+        """Number of logits: classes, or 1 for `binary_classification` and `regression`."""
+        one = self.problem_type in ("binary_classification", "regression")
+        return 1 if one else len(self.labels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        values = asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any] | TaskSpec) -> TaskSpec:
+        """The inverse of `to_dict`; unknown keys are refused by name."""
+        return _build(cls, "task", values)
+
+
+class MtBertConfig(PreTrainedConfig):
+    """Configuration of `MtBertForMultiTask`.
+
+    Args:
+        encoder: configuration of the shared encoder, any text encoder that is part of transformers.
+        tasks: the tasks (TaskSpec, or their fields as mappings), in the order of their ids.
+        packed: whether padding is removed before the encoder where its family allows it (same outputs, faster).
+    """
+
+    model_type = "mtbert"
+    sub_configs = {"encoder": AutoConfig}
+
+    encoder: dict | PreTrainedConfig | None = None
+    tasks: list | None = None
+    packed: bool = True
+
+    def __post_init__(self, **kwargs):
+        if isinstance(self.encoder, dict):
+            values = dict(self.encoder)
+            self.encoder = AutoConfig.for_model(values.pop("model_type"), **values)
+        specs = [TaskSpec.from_dict(task) for task in self.tasks or ()]
+        names = [spec.name for spec in specs]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"tasks: the names {repeated} are given twice; each task needs its own")
+        self.tasks = [spec.to_dict() for spec in specs]
+        super().__post_init__(**kwargs)
+
+    @property
+    def task_specs(self) -> tuple[TaskSpec, ...]:
+        """The tasks as frozen TaskSpec objects."""
+        return tuple(TaskSpec.from_dict(task) for task in self.tasks)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the encoder."""
+        return self.encoder.hidden_size
+
+
+__all__ = ["HeadSpec", "MtBertConfig", "TaskSpec"]

@@ -1,0 +1,126 @@
+"""Texts → token ids, as a task's spec says: one text, a pair as one input, or a pair as two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from .configuration_mtbert import TaskSpec
+
+
+def has_token_types(encoder: PreTrainedConfig) -> bool:
+    """Whether an encoder tells first and second text apart by token types."""
+    return getattr(encoder, "type_vocab_size", 0) > 1
+
+
+def length_limit(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedConfig) -> int:
+    """The longest input in tokens: the task's `max_length`, or what encoder and tokenizer allow.
+
+    Raises:
+        ValueError: if the task asks for more than the encoder has positions for.
+    """
+    positions = getattr(encoder, "max_position_embeddings", None) or tokenizer.model_max_length
+    if "roberta" in encoder.model_type or encoder.model_type == "camembert":
+        positions -= encoder.pad_token_id + 1  # their positions begin after the padding index
+    if task.max_length is None:
+        return min(positions, tokenizer.model_max_length)
+    if task.max_length > positions:
+        raise ValueError(
+            f"task {task.name!r}: max_length is {task.max_length}, but the encoder has positions for {positions} tokens"
+        )
+    return task.max_length
+
+
+def separator_ids(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
+    """Token ids of the task's own separator; None: the tokenizer's.
+
+    Raises:
+        ValueError: if a token is not in the tokenizer's vocabulary.
+    """
+    if task.separator is None:
+        return None
+    vocabulary = tokenizer.get_vocab()
+    if unknown := [token for token in task.separator if token not in vocabulary]:
+        raise ValueError(f"task {task.name!r}: separator has tokens {unknown} that the tokenizer does not know")
+    return [vocabulary[token] for token in task.separator]
+
+
+def encode_texts(
+    task: TaskSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: PreTrainedConfig,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+) -> dict[str, list[Any]]:
+    """Encode rows of a task.
+
+    Args:
+        texts: first (or only) texts, one a row.
+        pairs: second texts of a task with two.
+
+    Returns:
+        Columns, one entry a row: `input_ids`; `token_type_ids`, if the task's pairs use them; `first_length`, the
+        tokens of the first of a Siamese pair's two inputs, which follow each other in `input_ids`; `truncated`,
+        the number of tokens cut off.
+    """
+    limit = length_limit(task, tokenizer, encoder)
+    if (pairs is None) != (task.texts == 1):
+        raise ValueError(f"task {task.name!r} takes {task.texts} text(s) a row, got {1 if pairs is None else 2}")
+    if task.siamese:
+        first, second = (_encode(tokenizer, side, None, limit) for side in (texts, pairs))
+        joined = zip(first["input_ids"], second["input_ids"], strict=True)
+        cut = zip(first["truncated"], second["truncated"], strict=True)
+        return {
+            "input_ids": [u + v for u, v in joined],
+            "first_length": [len(u) for u in first["input_ids"]],
+            "truncated": [u + v for u, v in cut],
+        }
+    columns = _encode(tokenizer, texts, pairs, limit, separator_ids(task, tokenizer))
+    if task.texts == 1 or not task.token_types or not has_token_types(encoder):
+        del columns["token_type_ids"]
+    return columns
+
+
+def _encode(tokenizer, texts, pairs, limit, separator=None) -> dict[str, list[Any]]:
+    """`input_ids`, `token_type_ids` and `truncated` of texts or of pairs in one input."""
+    if not len(texts):  # tokenizers fail on an empty list
+        return {"input_ids": [], "token_type_ids": [], "truncated": []}
+    second = None if pairs is None else list(pairs)
+    encodings = tokenizer(list(texts), second, truncation=False, verbose=False).encodings
+    extra = 0 if separator is None else len(separator) - len(_standard_separator(encodings[0]))
+    lengths = [len(encoding.ids) + extra for encoding in encodings]
+    if too_long := [row for row, length in enumerate(lengths) if length > limit]:
+        cut = tokenizer(
+            [texts[row] for row in too_long],
+            None if second is None else [second[row] for row in too_long],
+            truncation="longest_first",
+            max_length=limit - extra,
+        ).encodings
+        for row, encoding in zip(too_long, cut, strict=True):
+            encodings[row] = encoding
+    ids, types = [], []
+    for encoding in encodings:
+        row_ids, parts = encoding.ids, encoding.sequence_ids
+        row_types = [0] * len(row_ids)
+        if second is not None:
+            gap = _standard_separator(encoding)
+            start, stop = gap.start, gap.stop
+            middle = row_ids[start:stop] if separator is None else separator
+            row_types = [0] * (start + len(middle)) + [1] * (len(parts) - stop)
+            row_ids = row_ids[:start] + middle + row_ids[stop:]
+        ids.append(row_ids)
+        types.append(row_types)
+    truncated = [before - len(after) for before, after in zip(lengths, ids, strict=True)]
+    return {"input_ids": ids, "token_type_ids": types, "truncated": truncated}
+
+
+def _standard_separator(encoding) -> range:
+    """Where a pair's first text has ended and its second has not begun: the tokenizer's own separator."""
+    parts = encoding.sequence_ids
+    second = parts.index(1) if 1 in parts else len(parts) - 1
+    start = second
+    while start > 0 and parts[start - 1] is None:
+        start -= 1
+    return range(start, second)

@@ -1,0 +1,301 @@
+"""One encoder, one head for each task, and the routing between them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.utils import ModelOutput
+
+from .configuration_mtbert import MtBertConfig, TaskSpec
+from .heads import AttentionHead, make_head, row_losses, to_scores
+from .inputs import has_token_types
+from .packing import PackedLayout, Segment, enable_packing, position_offset
+
+
+@dataclass
+class MtBertOutput(ModelOutput):
+    """What `MtBertForMultiTask` returns.
+
+    Attributes:
+        loss: mean loss over the labelled rows of the batch; with labels only.
+        logits: `(rows, num_labels)`, where the batch holds one task; a regression's are on its scale.
+        task_logits: the same for each task in the batch, by name.
+        row_losses: for each task in the batch, by name: `(rows,)`, 0 where the label is missing.
+        labelled: for each task in the batch, by name: `(rows,)`, whether a row has a label.
+        pooled: for each task in the batch, by name: `(sequences, hidden)`, what its head was given. For a Siamese
+            task these are its sentence embeddings, u and v of a row one after the other.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    task_logits: dict[str, Tensor] | None = None
+    row_losses: dict[str, Tensor] | None = None
+    labelled: dict[str, Tensor] | None = None
+    pooled: dict[str, Tensor] | None = None
+
+
+class MtBertPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation."""
+
+    config_class = MtBertConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, (nn.Linear, nn.MultiheadAttention)):
+            std = getattr(self.config.encoder, "initializer_range", 0.02)
+            weights = [module.weight] if isinstance(module, nn.Linear) else [module.in_proj_weight]
+            biases = [module.bias] if isinstance(module, nn.Linear) else [module.in_proj_bias]
+            for weight in weights:
+                nn.init.normal_(weight, 0.0, std)
+            for bias in biases:
+                if bias is not None:
+                    nn.init.zeros_(bias)
+
+
+class MtBertForMultiTask(MtBertPreTrainedModel):
+    """A shared encoder with one head for each task.
+
+    A batch may mix tasks; its rows come grouped by task. Inputs are padded, `(sequences, length)`, or packed,
+    `(1, tokens)` with a `PackedLayout`; the outputs are the same.
+    """
+
+    def __init__(self, config: MtBertConfig):
+        super().__init__(config)
+        if not config.tasks:
+            raise ValueError("tasks is empty; a model needs at least one task")
+        self.tasks: tuple[TaskSpec, ...] = config.task_specs
+        self.encoder = AutoModel.from_config(config.encoder)
+        self.heads = nn.ModuleDict({task.name: make_head(task, config.hidden_size) for task in self.tasks})
+        self._adopt_encoder()
+        self.post_init()
+
+    def _adopt_encoder(self) -> None:
+        """Fit the encoder to the tasks: a pooler that no task reads is dropped, and padding is, where it can be."""
+        needs_pooler = [task.name for task in self.tasks if task.pooling == "pooler"]
+        pooler = getattr(self.encoder, "pooler", None)
+        if needs_pooler and pooler is None:
+            raise ValueError(
+                f"tasks {needs_pooler}: pooling is 'pooler', but {self.encoder.config.model_type} encoders have none; "
+                "use cls, mean or max"
+            )
+        if pooler is not None and not needs_pooler:
+            self.encoder.pooler = None
+        self._packs = self.config.packed and enable_packing(self.encoder)
+        self._accepts_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
+
+    @classmethod
+    def from_encoder(
+        cls,
+        encoder: str | os.PathLike,
+        tasks: Sequence[TaskSpec | Mapping],
+        packed: bool = True,
+        **kwargs,
+    ) -> MtBertForMultiTask:
+        """Start from a pretrained encoder, with new heads.
+
+        Args:
+            encoder: a model of the hub, or a folder, that `AutoModel.from_pretrained` loads.
+            tasks: the tasks, in the order of their ids.
+            packed: whether to leave padding out where the encoder's family allows it.
+            kwargs: passed on to `AutoModel.from_pretrained` (`revision`, `dtype`, `attn_implementation`, …).
+
+        Raises:
+            ValueError: for an encoder whose code is not part of transformers.
+        """
+        keys = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
+        config = AutoConfig.from_pretrained(encoder, **{key: kwargs[key] for key in keys if key in kwargs})
+        if config.model_type not in CONFIG_MAPPING or config.model_type == MtBertConfig.model_type:
+            raise ValueError(f"{encoder}: {config.model_type!r} is not an encoder of transformers; give one that is")
+        if getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False):
+            raise ValueError(f"{encoder}: {config.model_type!r} has a decoder; give an encoder-only model")
+        pretrained = AutoModel.from_pretrained(encoder, **kwargs)
+        if os.path.isdir(encoder):
+            pretrained.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine
+        model = cls(MtBertConfig(encoder=pretrained.config, tasks=list(tasks), packed=packed))
+        model.encoder = pretrained
+        model._adopt_encoder()
+        return model.to(pretrained.dtype)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.set_input_embeddings(value)
+
+    def task_id(self, name: str) -> int:
+        """The id of a task; KeyError with the known names if there is none of this name."""
+        names = [task.name for task in self.tasks]
+        if name not in names:
+            raise KeyError(f"no task {name!r}; this model has: {', '.join(names)}")
+        return names.index(name)
+
+    def freeze_encoder(self, frozen: bool = True) -> None:
+        """Keep the encoder's weights as they are, so that only heads are trained."""
+        self.encoder.requires_grad_(not frozen)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        task_ids: Tensor | Sequence[int] | None = None,
+        labels: Tensor | Mapping[str, Tensor] | None = None,
+        task: str | None = None,
+        tasks: str | Sequence[str] | None = None,
+        layout: PackedLayout | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs,
+    ) -> MtBertOutput:
+        """Encode a batch and run the heads of its tasks.
+
+        Args:
+            input_ids: `(sequences, length)`, padded, or `(1, tokens)` with a `layout`. A Siamese pair is two
+                sequences, one after the other.
+            attention_mask: `(sequences, length)`, 1 on real tokens; None: all are. Not with a `layout`.
+            token_type_ids: like `input_ids`; ignored for encoders without token types.
+            task_ids: `(rows,)`, the task of each row, rows grouped by task. Not with a `layout`, which says so too.
+            labels: by task name, or one tensor `(rows,)` (`(rows, num_labels)` for a multi-label task). Class ids, 0
+                and 1, or scores; -100 or nan where missing.
+            task: the task of the whole batch, instead of `task_ids`.
+            tasks: names, or `"all"`: run these heads on every row, after one pass of the encoder.
+            inputs_embeds: `(sequences, length, hidden)` or `(1, tokens, hidden)` instead of `input_ids`.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        if layout is None:
+            values = (input_ids, token_type_ids, inputs_embeds)
+            (input_ids, token_type_ids, inputs_embeds), layout = self._pack(
+                values, attention_mask, task_ids, task, tasks
+            )
+        hidden = self._encode(input_ids, token_type_ids, inputs_embeds, layout)
+        segments = layout.segments
+        if tasks is not None:
+            segments = tuple(self._everything(name, segments) for name in self._names(tasks))
+        pooled, logits = {}, {}
+        for segment in segments:
+            spec = self.tasks[segment.task_id]
+            pooled[spec.name] = self._pool(spec, hidden, layout, segment)
+            logits[spec.name] = self._head(spec, pooled[spec.name], hidden, layout, segment)
+        output = MtBertOutput(task_logits=logits, pooled=pooled)
+        if len(logits) == 1:
+            output.logits = next(iter(logits.values()))
+        if labels is not None:
+            self._add_losses(output, segments, labels)
+        return output
+
+    def _names(self, tasks: str | Sequence[str]) -> list[str]:
+        return [spec.name for spec in self.tasks] if tasks == "all" else list(tasks)
+
+    def _everything(self, name: str, segments: tuple[Segment, ...]) -> Segment:
+        """The whole batch as rows of one task."""
+        spec, last = self.tasks[self.task_id(name)], segments[-1]
+        rows, odd = divmod(last.sequences[1], spec.num_sequences)
+        if odd:
+            raise ValueError(
+                f"task {name!r} takes {spec.num_sequences} sequences a row, got {last.sequences[1]} in all"
+            )
+        return Segment(self.task_id(name), (0, rows), (0, last.sequences[1]), (0, last.tokens[1]))
+
+    def _pack(self, values, attention_mask, task_ids, task, tasks):
+        """Padded tensors and their mask → packed tensors and their layout."""
+        first = next(value for value in values if value is not None)
+        if attention_mask is None:
+            attention_mask = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
+        mask = attention_mask.bool()
+        if task_ids is None:
+            named = [task] if task is not None else self._names(tasks)[:1] if tasks is not None else None
+            if named is None and len(self.tasks) > 1:
+                raise ValueError("give task, tasks or task_ids: this model has several tasks")
+            spec = self.tasks[self.task_id(named[0]) if named else 0]
+            runs = [(self.task_id(spec.name), len(first) // spec.num_sequences)]
+        else:
+            ids, counts = torch.unique_consecutive(torch.as_tensor(task_ids), return_counts=True)
+            runs = list(zip(ids.tolist(), counts.tolist(), strict=True))
+            if len({task_id for task_id, _ in runs}) < len(runs):
+                raise ValueError("task_ids: the rows must be grouped by task; sort them first")
+            if out := [task_id for task_id, _ in runs if not 0 <= task_id < len(self.tasks)]:
+                raise ValueError(f"task_ids has {out}, but this model's tasks are 0 to {len(self.tasks) - 1}")
+        plan = [(task_id, rows, self.tasks[task_id].num_sequences) for task_id, rows in runs]
+        layout = PackedLayout.build(mask.sum(-1).tolist(), plan).to(first.device)
+        return [None if value is None else value[mask].unsqueeze(0) for value in values], layout
+
+    def _encode(self, input_ids, token_type_ids, inputs_embeds, layout: PackedLayout) -> Tensor:
+        """Packed inputs → last hidden states `(tokens, hidden)`."""
+        inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
+        if self._accepts_types and has_token_types(self.encoder.config):
+            inputs["token_type_ids"] = token_type_ids
+        inputs = {key: value for key, value in inputs.items() if value is not None}
+        if self._packs:
+            first = next(iter(inputs.values()))
+            nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=first.device)  # four dimensions: taken as it is
+            positions = layout.position_ids + position_offset(self.encoder)
+            output = self.encoder(**inputs, attention_mask=nothing, position_ids=positions, layout=layout)
+            return output.last_hidden_state.squeeze(0)
+        index, mask = self._padded_index(layout, 0, len(layout.lengths))
+        padded = {key: value.squeeze(0)[index] for key, value in inputs.items()}
+        pad_id = self.encoder.config.pad_token_id or 0
+        if "input_ids" in padded:
+            padded["input_ids"] = torch.where(mask, padded["input_ids"], pad_id)
+        hidden = self.encoder(**padded, attention_mask=mask.long()).last_hidden_state
+        sequence = torch.repeat_interleave(
+            torch.arange(len(layout.lengths), device=mask.device),
+            layout.cu_seqlens.diff(),
+            output_size=sum(layout.lengths),
+        )
+        return hidden.flatten(0, 1)[sequence * mask.shape[1] + layout.position_ids.squeeze(0)]
+
+    @staticmethod
+    def _padded_index(layout: PackedLayout, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """For sequences first…last: the token of each padded place, and which places are real; both `(n, length)`."""
+        place = torch.arange(max(layout.lengths[first:last], default=0), device=layout.starts.device)
+        mask = place < layout.cu_seqlens.diff()[first:last, None]
+        return torch.where(mask, layout.starts[first:last, None] + place, 0), mask
+
+    def _pool(self, spec: TaskSpec, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
+        first, last = segment.sequences
+        if spec.pooling in ("cls", "pooler"):
+            tokens = hidden[layout.starts[first:last]]
+            return tokens if spec.pooling == "cls" else self.encoder.pooler(tokens.unsqueeze(1))
+        index, mask = self._padded_index(layout, first, last)
+        states, real = hidden[index], mask.unsqueeze(-1)
+        if spec.pooling == "mean":
+            return torch.where(real, states, 0).sum(1) / real.sum(1)
+        return torch.where(real, states, torch.finfo(states.dtype).min).amax(1)
+
+    def _head(self, spec, pooled: Tensor, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
+        head = self.heads[spec.name]
+        if isinstance(head, AttentionHead):
+            index, mask = self._padded_index(layout, *segment.sequences)
+            return to_scores(spec, head(pooled, hidden[index], mask))
+        return to_scores(spec, head(pooled))
+
+    def _add_losses(self, output: MtBertOutput, segments, labels) -> None:
+        output.row_losses, output.labelled = {}, {}
+        for segment in segments:
+            spec = self.tasks[segment.task_id]
+            if isinstance(labels, Mapping):
+                if spec.name not in labels:
+                    continue
+                own = labels[spec.name]
+            else:
+                own = labels if labels.dim() > 1 or len(segments) == 1 else labels[slice(*segment.rows)]
+            losses, mask = row_losses(spec, output.task_logits[spec.name], own)
+            output.row_losses[spec.name], output.labelled[spec.name] = losses, mask
+        if output.row_losses:
+            total = sum(losses.sum() for losses in output.row_losses.values())
+            output.loss = total / sum(mask.sum() for mask in output.labelled.values()).clamp(min=1)
+
+
+__all__ = ["MtBertForMultiTask", "MtBertOutput", "MtBertPreTrainedModel"]

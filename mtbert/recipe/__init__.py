@@ -1,0 +1,18 @@
+"""Recipes: one typed tree read from YAML, and what in it does not go together; checked before any work begins."""
+
+from .rules import COMBINATIONS, REFUSED_TRAINING, Rule
+from .schema import ModelRecipe, Recipe, TaskRecipe, help_text, load_recipe, training_arguments_class
+from .tree import RecipeError
+
+__all__ = [
+    "COMBINATIONS",
+    "REFUSED_TRAINING",
+    "ModelRecipe",
+    "Recipe",
+    "RecipeError",
+    "Rule",
+    "TaskRecipe",
+    "help_text",
+    "load_recipe",
+    "training_arguments_class",
+]

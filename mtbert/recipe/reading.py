@@ -1,0 +1,189 @@
+"""How recipes are read: YAML with line numbers, inheritance and command-line overrides."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .tree import KeyPath, RecipeError, fits, options, shown
+
+COMMAND_LINE = "command line"
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain scalars as in YAML 1.2: 1e-5 is a number, and yes, no, on, off and dates are text."""
+
+    yaml_implicit_resolvers: dict = {}
+
+
+for _tag, _pattern in (
+    ("merge", r"<<"),
+    ("null", r"~|null|Null|NULL|"),
+    ("bool", r"true|True|TRUE|false|False|FALSE"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+\.[0-9]*)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+|[-+]?\.inf|\.nan"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), None)
+
+
+@dataclass
+class Layer:
+    """A tree of settings, and where each of its keys was set.
+
+    Attributes:
+        tree: the settings.
+        origins: key path → `file:line`, or `command line`.
+        problems: what went wrong while layers were put together: (key path, message).
+    """
+
+    tree: dict[str, Any]
+    origins: dict[KeyPath, str] = field(default_factory=dict)
+    problems: list[tuple[KeyPath, str]] = field(default_factory=list)
+
+
+def parse_yaml(text: str, source: str) -> tuple[Any, dict[KeyPath, str]]:
+    """The value that `text` holds and the origin of its keys; repeated keys and keys that are not text are refused."""
+    problems: list[str] = []
+    origins: dict[KeyPath, str] = {}
+
+    def walk(node: yaml.Node, path: KeyPath, above: tuple[yaml.Node, ...]) -> None:
+        if any(node is outer for outer in above):
+            problems.append(f"{source}:{node.start_mark.line + 1}: {'.'.join(path)} is an alias of what it stands in")
+        elif isinstance(node, yaml.SequenceNode):
+            for i, item in enumerate(node.value):
+                walk(item, (*path, str(i)), (*above, node))
+        elif isinstance(node, yaml.MappingNode):
+            seen: dict[str, int] = {}
+            for key, value in node.value:
+                line, tag = key.start_mark.line + 1, key.tag.rpartition(":")[2]
+                if tag == "merge":
+                    continue
+                if tag != "str":
+                    problems.append(
+                        f"{source}:{line}: the key {key.value} is read as {tag}, but must be text; quote it"
+                    )
+                    continue
+                here = (*path, key.value)
+                if key.value in seen:
+                    problems.append(
+                        f"{source}:{line}: {'.'.join(here)} is given twice, first in line {seen[key.value]}"
+                    )
+                seen.setdefault(key.value, line)
+                origins[here] = f"{source}:{line}"
+                walk(value, here, (*above, node))
+
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, {}
+        walk(node, (), ())
+        if problems:
+            raise RecipeError(problems)
+        return loader.construct_document(node), origins
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        details = (getattr(error, "context", None), getattr(error, "problem", None))
+        what = ", ".join(part for part in details if part) or str(error).splitlines()[0]
+        raise RecipeError([f"{source}{f':{mark.line + 1}' if mark else ''}: no valid YAML: {what}"]) from error
+
+
+def read_chain(path: Path, above: tuple[Path, ...] = ()) -> Layer:
+    """The file's settings over those of its `base`, over those of that one's base, and so on."""
+    try:
+        tree, origins = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
+        raise RecipeError([f"{path}: cannot be read: {reason}"]) from error
+    if not isinstance(tree, dict | None):
+        raise RecipeError([f"{path}: a recipe must be a mapping of keys to values, but this is {shown(tree)}"])
+    layer = Layer(tree or {}, origins)
+    base, where = layer.tree.pop("base", None), layer.origins.pop(("base",), str(path))
+    if base is None:
+        return merge_layers(Layer({}), layer)
+    if not isinstance(base, str):
+        raise RecipeError([f"{where}: base is {shown(base)}, but must be the path of a recipe"])
+    below, chain = Path(os.path.normpath(path.parent / base)), (*above, path)
+    if below.resolve() in [file.resolve() for file in chain]:
+        raise RecipeError([f"{where}: base goes round in a circle: {' → '.join(map(str, (*chain, below)))}"])
+    if not below.is_file():
+        raise RecipeError([f"{where}: base is {base!r}, but there is no file {below}"])
+    return merge_layers(read_chain(below, chain), layer)
+
+
+def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` upon `under`: mappings are merged at every depth, everything else is replaced."""
+    both = {key for key in over if isinstance(over[key], dict) and isinstance(under.get(key), dict)}
+    return under | {key: merge(under[key], value) if key in both else value for key, value in over.items()}
+
+
+def merge_layers(under: Layer, over: Layer) -> Layer:
+    """`merge` of two layers; a `null` task drops one that is there."""
+
+    def replaced(path: KeyPath) -> bool:
+        node = over.tree
+        for key in path:
+            if key not in node:
+                return False
+            node = node[key]
+            if not isinstance(node, dict):
+                return True
+        return False
+
+    origins = {path: origin for path, origin in under.origins.items() if not replaced(path)} | over.origins
+    merged = Layer(merge(under.tree, over.tree), origins, under.problems + over.problems)
+    tasks, known = over.tree.get("tasks"), under.tree.get("tasks")
+    for name in [key for key, value in tasks.items() if value is None] if isinstance(tasks, dict) else ():
+        if not isinstance(known, dict) or known.get(name) is None:
+            message = " is null, which drops a task of the base, but the base has none of that name"
+            merged.problems.append((("tasks", name), message))
+    return merged
+
+
+def split_argv(argv: Sequence[str]) -> tuple[list[str], list[tuple[KeyPath, str]]]:
+    """Positional arguments and (key path, text) overrides of `--key value` or `--key=value` arguments."""
+    positional, overrides, problems = [], [], []
+    arguments = list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        if not argument.startswith("--"):
+            positional.append(argument)
+            continue
+        key, equals, text = argument[2:].partition("=")
+        if not equals and (not arguments or arguments[0].startswith("--")):
+            problems.append(f"{COMMAND_LINE}: --{key} has no value; write --{key} VALUE or --{key}=VALUE")
+            continue
+        overrides.append((tuple(key.split(".")), text if equals else arguments.pop(0)))
+    if problems:
+        raise RecipeError(problems)
+    return positional, overrides
+
+
+def override(layer: Layer, path: KeyPath, text: str, hint: Any) -> Layer:
+    """`layer` with one value of the command line on top, read as YAML unless `hint` wants text."""
+    wants_text = str in options(hint)
+    try:
+        value, below = parse_yaml(text, COMMAND_LINE)
+    except RecipeError as error:
+        value, below = text, {}
+        if not wants_text:
+            message = f" is {text!r}, which is {error.problems[0].partition(': ')[2]}"
+            return Layer(layer.tree, layer.origins | {path: COMMAND_LINE}, [*layer.problems, (path, message)])
+    if wants_text and (isinstance(value, str) or not fits(hint, value)[0]):
+        value, below = text, {}
+    tree = value
+    for key in reversed(path):
+        tree = {key: tree}
+    origins = {(*path, *rest): COMMAND_LINE for rest in ((), *below)}
+    node: Any = layer.tree
+    for i, key in enumerate(path[:-1], start=1):  # mappings that are made for this value come from it too
+        node = node.get(key) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            origins[path[:i]] = COMMAND_LINE
+    return merge_layers(layer, Layer(tree, origins))

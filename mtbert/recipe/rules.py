@@ -1,0 +1,264 @@
+"""What combines with what: training arguments that are refused, settings that exclude each other, and all checks."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
+
+from ..data.loading import DataSpec
+from ..data.sampling import SAMPLED, Schedule
+from .tree import KeyPath, Report, shown
+
+if TYPE_CHECKING:
+    from .schema import Recipe, TaskRecipe
+
+# Training arguments that may not be changed, and why; checked where the value is not the default.
+_OWN_LOADER = "the trainer has its own data loader, which does not read it"
+_OWN_EVALUATION = "the trainer scores whole splits task by task in its own loop, which does not read it"
+_WHOLE_MODEL = "each task's rows, heads and gradients are handled in one process that holds the whole model"
+REFUSED_TRAINING: dict[str, str] = {
+    "accelerator_config": "the plan says which process takes which rows, so batches are not split, sent or padded",
+    "auto_find_batch_size": "it would change the plan's batch size in the middle of a run",
+    "average_tokens_across_devices": "the loss always counts the labelled rows of all processes",
+    "batch_eval_metrics": "correlations and F1 are no means over batches; every task is scored over its whole split",
+    "bf16_full_eval": f"{_OWN_EVALUATION}; bf16: true holds for evaluation too",
+    "dataloader_drop_last": "it would lose rows of the plan, which names every row of a step",
+    "dataloader_in_order": "batches out of order would not be the steps of the plan",
+    "dataloader_multiprocessing_context": _OWN_LOADER,
+    "ddp_static_graph": "the graph differs from step to step, as the tasks in it do",
+    "deepspeed": _WHOLE_MODEL,
+    "eval_accumulation_steps": f"{_OWN_EVALUATION}; it keeps one row of logits an example",
+    "eval_do_concat_batches": _OWN_EVALUATION,
+    "eval_use_gather_object": _OWN_EVALUATION,
+    "fp16_full_eval": f"{_OWN_EVALUATION}; fp16: true holds for evaluation too",
+    "fsdp": _WHOLE_MODEL,
+    "fsdp_config": _WHOLE_MODEL,
+    "hub_token": "the recipe is saved with the run, and the token with it; log in with `hf auth login` instead",
+    "ignore_data_skip": "a resumed run goes on at the plan's own step, without passing over data",
+    "include_for_metrics": "metrics take a task's logits and labels only",
+    "label_names": "the labels of every task are `labels`",
+    "label_smoothing_factor": "it belongs to a task, not to the run: it means nothing for a regression's score",
+    "length_column_name": "it is for sampling by length, but the schedule orders the rows",
+    "liger_kernel_config": "Liger kernels exist for decoders, and would silently change nothing here",
+    "parallelism_config": _WHOLE_MODEL,
+    "prediction_loss_only": "an evaluation scores every task with its metric",
+    "remove_unused_columns": "the model takes what the collator makes, whatever columns a data set has",
+    "train_sampling_strategy": "the schedule orders the rows; see schedule.name",
+    "use_cache": "it is for generating text, which an encoder does not do",
+    "use_liger_kernel": "Liger kernels exist for decoders, and would silently change nothing here",
+}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Two settings that do not go together.
+
+    Attributes:
+        when: `key: value` of the one; `tasks.*` stands for each task in turn.
+        conflict: `key: value` of the other, which a problem is reported at.
+        test: whether a recipe has both.
+        reason: why not, and what to do.
+    """
+
+    when: str
+    conflict: str
+    test: Callable[[Recipe], bool]
+    reason: str
+
+    def paths(self) -> tuple[KeyPath, KeyPath]:
+        """Key paths of `when` and `conflict`."""
+        when, conflict = (tuple(side.partition(":")[0].split(".")) for side in (self.when, self.conflict))
+        return when, conflict
+
+
+_ERRORS = ("_mse", "_rmse", "_mae", "loss")
+_BEST = "training.load_best_model_at_end: true"
+_RECOMPUTE = "a frozen encoder keeps no activations, so nothing can be saved by computing them again"
+_STOP = "training.early_stopping_patience: a number"
+COMBINATIONS: tuple[Rule, ...] = (
+    Rule(
+        "schedule.name: round_robin, sequential or simultaneous",
+        "schedule.mixed: true",
+        lambda r: r.schedule.mixed and r.schedule.name in ("round_robin", "sequential", "simultaneous"),
+        f"such a schedule decides itself which tasks a step holds; mixed works with: {', '.join(SAMPLED)}",
+    ),
+    Rule(
+        "schedule.name: temperature",
+        "schedule.temperature: null",
+        lambda r: r.schedule.name == "temperature" and r.schedule.temperature is None,
+        "p_t ~ N_t^(1/T) needs its T; 1 is proportional, large values approach uniform",
+    ),
+    Rule(
+        "schedule.name: any but temperature",
+        "schedule.temperature: a number",
+        lambda r: r.schedule.name != "temperature" and r.schedule.temperature is not None,
+        "only that schedule has a T; set schedule.name: temperature, or drop it",
+    ),
+    Rule(
+        "schedule.mixed: true",
+        "tasks.*.batch_size: a number",
+        lambda r: r.schedule.mixed and any(task.batch_size is not None for task in r.tasks.values()),
+        "a mixed step has the run's batch size, and draws how many rows of it are of which task",
+    ),
+    Rule(
+        "model.freeze_encoder: true",
+        "training.gradient_checkpointing: true",
+        lambda r: r.model.freeze_encoder and bool(r.training_value("gradient_checkpointing")),
+        _RECOMPUTE,
+    ),
+    Rule(
+        "model.freeze_encoder: true",
+        "training.activation_checkpointing: true",
+        lambda r: r.model.freeze_encoder and bool(r.training_value("activation_checkpointing")),
+        _RECOMPUTE,
+    ),
+    Rule(
+        "model.packed: true",
+        "training.neftune_noise_alpha: a number",
+        lambda r: r.model.packed and r.training_value("neftune_noise_alpha") is not None,
+        "its noise is scaled by the length of a text, which a packed batch is not; set model.packed: false",
+    ),
+    Rule(
+        "tasks: two or more",
+        "training.ddp_find_unused_parameters: false",
+        lambda r: len(r.tasks) > 1 and r.training_value("ddp_find_unused_parameters") is False,
+        "the head of a task that a step lacks has no gradient, which several processes would wait for",
+    ),
+    Rule(
+        "tasks: none with data.dev",
+        "training.eval_strategy: steps or epoch",
+        lambda r: r.training_value("eval_strategy") != "no" and not any(task.data.dev for task in r.tasks.values()),
+        "there is nothing to evaluate; give a task data.dev, or set eval_strategy: no",
+    ),
+    Rule(
+        _BEST,
+        "training.eval_strategy: no",
+        lambda r: r.training_value("load_best_model_at_end") and r.training_value("eval_strategy") == "no",
+        "without evaluations no checkpoint is the best; set eval_strategy to steps or epoch",
+    ),
+    Rule(
+        _BEST,
+        "training.save_strategy: another than training.eval_strategy",
+        lambda r: (
+            r.training_value("load_best_model_at_end")
+            and r.training_value("eval_strategy") != "no"
+            and r.training_value("save_strategy") not in (r.training_value("eval_strategy"), "best")
+        ),
+        "the best checkpoint must have been saved when it was evaluated; set both alike, or save_strategy: best",
+    ),
+    Rule(
+        "training.metric_for_best_model: an error or a loss",
+        "training.greater_is_better: not false",
+        lambda r: (
+            str(r.training_value("metric_for_best_model")).endswith(_ERRORS)
+            and r.training_value("greater_is_better") is not False
+            and (
+                r.training_value("greater_is_better") or not r.training_value("metric_for_best_model").endswith("loss")
+            )
+        ),
+        "lower is better there; set greater_is_better: false",
+    ),
+    Rule(
+        _STOP,
+        "training.eval_strategy: no",
+        lambda r: r.training_value("early_stopping_patience") is not None and r.training_value("eval_strategy") == "no",
+        "without evaluations there is nothing to wait for; set eval_strategy to steps or epoch",
+    ),
+    Rule(
+        _STOP,
+        "training.metric_for_best_model: null",
+        lambda r: (
+            r.training_value("early_stopping_patience") is not None
+            and r.training_value("metric_for_best_model") is None
+        ),
+        "it must be said what has to get better, such as metric_for_best_model: eval_overall",
+    ),
+)
+
+
+def check(recipe: Recipe, report: Report) -> None:
+    """Note everything that is wrong with values whose types are right."""
+    if recipe.encoder == "":
+        report.add(("encoder",), " is empty; give a folder, or a name on the hub")
+    if not recipe.tasks and not report.broken(("tasks",)):
+        report.add(("tasks",), ": there are none; give at least one, as a name with its settings")
+    _check_training(recipe, report)
+    for rule in COMBINATIONS:
+        _check_rule(rule, recipe, report)
+    if not report.broken(("schedule",)):
+        keys = [each.name for each in fields(Schedule)]
+        report.add_sentences("schedule", ("schedule",), keys, recipe.schedule.problems("schedule"))
+    valid = [_check_task(name, task, report) for name, task in recipe.tasks.items()]
+    if all(valid) and recipe.tasks and not report.broken(("tasks",)):
+        _check_best_metric(recipe, report)
+
+
+def _check_training(recipe: Recipe, report: Report) -> None:
+    for key, reason in REFUSED_TRAINING.items():
+        if key not in recipe.training:
+            continue
+        value, default = recipe.training[key], recipe.training_default(key)
+        if (value or None) != (default or None):  # null, false, 0 and empty all mean "off"
+            report.add(("training", key), f" is {shown(value, key)}, which is refused: {reason}")
+    if not recipe.training.get("output_dir") and not report.broken(("training", "output_dir")):
+        remedy = "give it in the recipe or on the command line: --training.output_dir DIR"
+        report.add(("training", "output_dir"), f" is missing; {remedy}")
+
+
+def _check_rule(rule: Rule, recipe: Recipe, report: Report) -> None:
+    paths = rule.paths()
+    in_turn = any(path[:2] == ("tasks", "*") for path in paths)
+    for name in recipe.tasks if in_turn else (None,):
+        one = replace(recipe, tasks={name: recipe.tasks[name]}) if in_turn else recipe
+        when, conflict = (tuple(name if key == "*" else key for key in path) for path in paths)
+        if not report.broken(when) and not report.broken(conflict) and rule.test(one):
+            value = one.value(conflict)
+            report.add(conflict, f" is {shown(value)}, which does not go with {rule.when}: {rule.reason}")
+
+
+def _check_task(name: str, task: TaskRecipe, report: Report) -> bool:
+    """Note what is wrong with a task; whether its spec could be made and its metric suits it."""
+    path, before = ("tasks", name), len(report.lines)
+    where, data = ".".join(path), (*path, "data")
+    if not report.broken(data):
+        keys = [each.name for each in fields(DataSpec)]
+        report.add_sentences(f"{where}.data", data, keys, task.data.problems(f"{where}.data"))
+    training = task.training()
+    report.add_sentences(where, path, [each.name for each in fields(training)], training.problems(where))
+    if report.broken(path):
+        return False
+    spec, sentences = None, []
+    try:
+        spec = task.spec(name)
+    except ValueError as error:
+        sentences = str(error).splitlines()
+    who = f"task {name!r}"
+    if spec is not None and task.metric is not None:
+        from ..evaluation.metrics import check_metric  # importing evaluate takes seconds
+
+        sentences = [sentence for sentence in (check_metric(spec, task.metric),) if sentence]
+    keys = [each.name for each in fields(task)]
+    sentences = [each for each in sentences if not each.startswith(f"{who}: texts ")]  # data.text has its line already
+    report.add_sentences(who, path, keys, sentences)
+    return len(report.lines) == before
+
+
+def _check_best_metric(recipe: Recipe, report: Report) -> None:
+    name = recipe.training_value("metric_for_best_model")
+    path = ("training", "metric_for_best_model")
+    if not isinstance(name, str) or report.broken(path):
+        return
+    from ..evaluation.metrics import default_metrics  # importing evaluate takes seconds
+
+    known = ["eval_overall", "eval_raw_mean", "eval_loss"]
+    for task_name, task in recipe.tasks.items():
+        if task.data.dev:
+            metrics = dict.fromkeys((*filter(None, [task.metric]), *default_metrics(task.spec(task_name)), "loss"))
+            known += [f"eval_{task_name}_{metric}" for metric in metrics]
+    full = name if name.startswith("eval_") else f"eval_{name}"
+    if full not in known:
+        near = difflib.get_close_matches(full, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        report.add(path, f" is {shown(name)}, which no evaluation has; {hint}known ones: {', '.join(known)}")

@@ -1,0 +1,273 @@
+"""The schema of a recipe: one typed tree, and what in it does not go together. Checked before any work begins."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from ..data.loading import DataSpec
+from ..data.sampling import Schedule
+from ..modeling.configuration_mtbert import HeadSpec, TaskSpec
+from .reading import COMMAND_LINE, Layer, merge, override, read_chain, split_argv
+from .rules import REFUSED_TRAINING, check
+from .tree import (
+    KeyPath,
+    RecipeError,
+    Report,
+    defaults,
+    documentation,
+    help_group,
+    help_rows,
+    known_fields,
+    read_fields,
+)
+
+if TYPE_CHECKING:
+    from ..training.arguments import MtBertTrainingArguments, TaskTraining
+
+
+def training_arguments_class() -> type[MtBertTrainingArguments]:
+    """The class whose fields are the keys of `training`."""
+    from ..training.arguments import MtBertTrainingArguments
+
+    return MtBertTrainingArguments
+
+
+@dataclass(frozen=True)
+class TaskRecipe:
+    """One task of a recipe: its data, a TaskSpec's fields (`texts` follows from the data), a TaskTraining's fields.
+
+    Attributes:
+        data: where the rows are (a DataSpec's fields).
+        head: the head (a HeadSpec's fields).
+    """
+
+    data: DataSpec = field(default_factory=DataSpec)
+    problem_type: str | None = None
+    labels: tuple[str, ...] | int | None = None
+    range: tuple[float, float] | None = None
+    pair: str = TaskSpec.pair
+    pooling: str = TaskSpec.pooling
+    dropout: float = TaskSpec.dropout
+    separator: tuple[str, ...] | None = None
+    token_types: bool = TaskSpec.token_types
+    max_length: int | None = None
+    adapter: bool = TaskSpec.adapter
+    head: HeadSpec = field(default_factory=HeadSpec)
+    weight: float = 1.0
+    batch_size: int | None = None
+    examples_per_epoch: int | None = None
+    metric: str | None = None
+
+    def spec(self, name: str) -> TaskSpec:
+        """What the model has to know of the task.
+
+        Raises:
+            ValueError: with everything that is wrong with it, one problem a line.
+        """
+        shared = {key: getattr(self, key) for key in known_fields(TaskSpec) if key not in ("name", "texts")}
+        return TaskSpec(name=name, texts=len(self.data.text), **shared)
+
+    def training(self) -> TaskTraining:
+        """How the task is trained."""
+        from ..training.arguments import TaskTraining
+
+        return TaskTraining(**{each.name: getattr(self, each.name) for each in fields(TaskTraining)})
+
+    @staticmethod
+    def documentation() -> dict[str, str]:
+        """Name → text of every field."""
+        from ..training.arguments import TaskTraining
+
+        return documentation(TaskSpec) | documentation(TaskTraining) | documentation(TaskRecipe)
+
+
+@dataclass(frozen=True)
+class ModelRecipe:
+    """What is done with the encoder.
+
+    Attributes:
+        freeze_encoder: train the heads only; the encoder's weights stay as they are.
+        packed: whether padding is removed before the encoder where its family allows it (same outputs, faster).
+    """
+
+    freeze_encoder: bool = False
+    packed: bool = True
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A run: one encoder, its tasks, how steps are shared out, and the training arguments.
+
+    `load_recipe`, `from_cli` and `from_dict` check a recipe; the constructor does not.
+
+    Attributes:
+        encoder: the pretrained encoder: a folder, or a name on the hub.
+        data_dir: the folder that relative names of data files begin at; None: the current one.
+        tasks: name → TaskRecipe, at least one. `null` drops a task of the base.
+        schedule: how steps are shared out among the tasks.
+        model: what is done with the encoder.
+        training: fields of MtBertTrainingArguments; `output_dir` is required.
+    """
+
+    encoder: str
+    data_dir: str | None = None
+    tasks: dict[str, TaskRecipe] = field(default_factory=dict)
+    schedule: Schedule = field(default_factory=Schedule)
+    model: ModelRecipe = field(default_factory=ModelRecipe)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_cli(cls, argv: Sequence[str] | None = None) -> Recipe:
+        """The recipe that a command line names: `RECIPE.yaml [--key value | --key=value]...`; `--help` lists the keys.
+
+        Raises:
+            RecipeError: with everything that is wrong.
+        """
+        argv = sys.argv[1:] if argv is None else list(argv)
+        if "-h" in argv or "--help" in argv:
+            print(help_text())
+            raise SystemExit(0)
+        positional, overrides = split_argv(argv)
+        if len(positional) != 1:
+            usage = "write RECIPE.yaml [--key value]..., or --help for the keys"
+            raise RecipeError([f"{COMMAND_LINE}: one recipe is needed, but there are {positional or 'none'}; {usage}"])
+        return _load(positional[0], overrides)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """The inverse of `to_dict`, checked like a file without `base`.
+
+        Raises:
+            RecipeError: with everything that is wrong.
+        """
+        return _resolve(Layer(values), "recipe")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole tree, defaults included, as JSON-ready values."""
+        return _lists(asdict(self))
+
+    def training_default(self, key: str) -> Any:
+        """What a training argument is where the recipe does not say."""
+        return defaults(training_arguments_class()).get(key)  # some came with later versions of transformers
+
+    def training_value(self, key: str) -> Any:
+        """A training argument, or its default."""
+        return self.training[key] if key in self.training else self.training_default(key)
+
+    def value(self, path: KeyPath) -> Any:
+        """What stands at a key path, such as `("tasks", "sst", "weight")`."""
+        if path[0] == "training":
+            return self.training_value(path[1])
+        node: Any = self
+        for key in path:
+            node = node[key] if isinstance(node, dict) else getattr(node, key)
+        return node
+
+    def training_arguments(self, **extra: Any) -> MtBertTrainingArguments:
+        """The training arguments, `extra` ones on top.
+
+        Raises:
+            RecipeError: if they do not go together, or not with this machine.
+        """
+        try:
+            return training_arguments_class()(**{**self.training, **extra})
+        except ValueError as error:
+            raise RecipeError([f"training: {error}"]) from error
+
+
+def _lists(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, its bases below it and the overrides on top, and check the result.
+
+    Args:
+        path: a YAML file.
+        overrides: as on a command line: `("--training.max_steps", "50", "--tasks.sst.weight=2")`.
+
+    Raises:
+        RecipeError: with everything that is wrong.
+    """
+    positional, pairs = split_argv(overrides)
+    if positional:
+        raise RecipeError([f"{COMMAND_LINE}: {each!r} belongs to no --key; write --key VALUE" for each in positional])
+    return _load(path, pairs)
+
+
+def _load(path: str | Path, overrides: Sequence[tuple[KeyPath, str]]) -> Recipe:
+    layer = read_chain(Path(path))
+    for key_path, text in overrides:
+        layer = override(layer, key_path, text, _hint(key_path))
+    return _resolve(layer, str(path))
+
+
+def _hint(path: KeyPath) -> Any:
+    """The type of a key; Any where there is no such key."""
+    hint: Any = Recipe
+    for i, key in enumerate(path):
+        if i == 0 and key in ("all_tasks", "training"):
+            hint = TaskRecipe if key == "all_tasks" else training_arguments_class()
+        elif isinstance(hint, type) and hasattr(hint, "__dataclass_fields__"):
+            hint = known_fields(hint).get(key, Any)
+        else:
+            inner = get_args(hint)
+            hint = inner[1] if len(inner) == 2 and inner[0] is str else Any
+    return hint
+
+
+def _resolve(layer: Layer, source: str) -> Recipe:
+    report = Report(source, layer.origins, _elsewhere())
+    for path, message in layer.problems:
+        report.add(path, message, bad=True)
+    tree = dict(layer.tree)
+    if tree.pop("base", None) is not None:
+        report.add(("base",), " is for recipe files only; name it in the file")
+    common, tasks = tree.pop("all_tasks", None), tree.get("tasks")
+    read_fields(TaskRecipe, common, ("all_tasks",), report)
+    if isinstance(tasks, dict):
+        put_under = common if isinstance(common, dict) else {}
+        kept = {name: task for name, task in tasks.items() if task is not None}
+        tree["tasks"] = {n: merge(put_under, task) if isinstance(task, dict) else task for n, task in kept.items()}
+    recipe = Recipe(**read_fields(Recipe, tree, (), report))
+    training = read_fields(training_arguments_class(), recipe.training, ("training",), report)
+    recipe = replace(recipe, training=training)
+    check(recipe, report)
+    if report.lines:
+        raise RecipeError(report.lines)
+    return recipe
+
+
+def _elsewhere() -> dict[str, str]:
+    groups = {"training.": training_arguments_class(), "schedule.": Schedule, "model.": ModelRecipe}
+    groups |= {"data.": DataSpec, "head.": HeadSpec}
+    return {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
+
+
+def help_text() -> str:
+    """Every key of a recipe: its type, its default and what it does."""
+    training = training_arguments_class()
+    helps = {each.name: " ".join(each.metadata.get("help", "").split()) for each in fields(training)}
+    docs = documentation(training) | {name: text.replace("%%", "%") for name, text in helps.items() if text}
+    docs |= {name: f"Refused: {reason}." for name, reason in REFUSED_TRAINING.items()}
+    docs["output_dir"] = f"Required. {docs['output_dir']}"
+    nested = [each.name for each in fields(Recipe) if each.name not in ("encoder", "data_dir")]
+    base = ("base", "text", "in files only", "Another recipe, relative to this file, whose settings lie under these.")
+    common = ("all_tasks.KEY", "as tasks.NAME.KEY", "", "Put under every task; a task's own value wins.")
+    groups = {
+        "recipe": [base, *help_rows(Recipe, "", documentation(Recipe), nested), common],
+        "tasks.NAME": help_rows(TaskRecipe, "tasks.NAME.", TaskRecipe.documentation(), ("data", "head")),
+        "tasks.NAME.data": help_rows(DataSpec, "tasks.NAME.data.", documentation(DataSpec)),
+        "tasks.NAME.head": help_rows(HeadSpec, "tasks.NAME.head.", documentation(HeadSpec)),
+        "schedule": help_rows(Schedule, "schedule.", documentation(Schedule)),
+        "model": help_rows(ModelRecipe, "model.", documentation(ModelRecipe)),
+        "training": help_rows(training, "training.", docs),
+    }
+    usage = "usage: RECIPE.yaml [--key value | --key=value]...\nValues are read as YAML: 1e-5, true, null, [a, b]."
+    return "\n\n".join([usage, *(help_group(title, rows) for title, rows in groups.items())])

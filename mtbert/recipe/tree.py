@@ -1,0 +1,265 @@
+"""Mappings → typed trees: every value against its field's type hint, every problem noted, and the fields' help."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import re
+import textwrap
+import types
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+KeyPath = tuple[str, ...]
+
+
+class RecipeError(ValueError):
+    """Everything that is wrong with a recipe, one problem a line.
+
+    Attributes:
+        problems: the lines; each names the file and line (or the command line), the key, the value and the rule.
+    """
+
+    def __init__(self, problems: Sequence[str]):
+        self.problems = tuple(dict.fromkeys(problems))
+        super().__init__("\n".join(self.problems))
+
+
+@dataclass
+class Report:
+    """Collects the problems of one recipe.
+
+    Attributes:
+        source: where keys come from whose origin is not known.
+        origins: key path → `file:line`, or `command line`.
+        elsewhere: name of a key → its full dotted path, to help those who put it one level too high.
+        lines: the problems.
+        bad: key paths with a value of a wrong type, which the tree therefore does not hold.
+        told: key paths that have a line.
+    """
+
+    source: str
+    origins: dict[KeyPath, str] = field(default_factory=dict)
+    elsewhere: dict[str, str] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+    bad: set[KeyPath] = field(default_factory=set)
+    told: set[KeyPath] = field(default_factory=set)
+
+    def add(self, path: KeyPath, message: str, bad: bool = False) -> None:
+        """Note that what stands at `path` `message`; a task's key that `all_tasks` sets is shown as such."""
+        self.told.add(path)
+        if bad:
+            self.bad.add(path)
+        for end in range(len(path), -1, -1):
+            common = ("all_tasks", *path[2:end])
+            if path[:end] in self.origins:
+                source = self.origins[path[:end]]
+                break
+            if path[0] == "tasks" and end > 2 and common in self.origins:
+                source = self.origins[common]
+                path = (*common, *path[end:])
+                break
+        else:
+            source = self.source
+        self.lines.append(f"{source}: {'.'.join(map(str, path))}{message}")
+
+    def add_sentences(self, where: str, path: KeyPath, keys: Iterable[str], sentences: Iterable[str]) -> None:
+        """Note what `problems(where)` says about `path`, once a key; a sentence may begin with one of `keys`."""
+        for sentence in sentences:
+            rest = sentence.removeprefix(where).lstrip(":. ")
+            subject = rest.partition(" ")[0].rstrip(":")
+            here = (*path, *subject.split(".")) if subject.partition(".")[0] in keys else path
+            if here == path:
+                self.add(path, f": {rest}")
+            elif here not in self.told:
+                self.add(here, rest[len(subject) :])
+
+    def unknown(self, path: KeyPath, value: Any, known: Iterable[str]) -> None:
+        """Note a key that does not exist, and the nearest one that does."""
+        key = path[-1]
+        near = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.6)
+        if key in self.elsewhere and self.elsewhere[key] != ".".join(path):
+            near = [self.elsewhere[key]]
+        hint = f"did you mean {near[0]}?" if near else f"known ones: {', '.join(known)}"
+        self.add(path, f" = {shown(value, key)}: there is no such key; {hint}")
+
+    def broken(self, path: KeyPath) -> bool:
+        """Whether a value at, under or above `path` has a wrong type."""
+        return any(path[: len(bad)] == bad or bad[: len(path)] == path for bad in self.bad)
+
+
+def shown(value: Any, key: str = "") -> str:
+    """A value as a message has it; tokens stay secret."""
+    if isinstance(value, str):
+        return "text '***'" if str(key).endswith("_token") else f"text {value!r}"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value)
+
+
+def _is_enum(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Enum)
+
+
+def options(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; of `Enum | str` the enum only, for its values are the texts that count."""
+    if get_origin(hint) not in (Union, types.UnionType):
+        return (hint,)
+    found = get_args(hint)
+    return tuple(each for each in found if not (each is str and any(map(_is_enum, found))))
+
+
+def fits(hint: Any, value: Any) -> tuple[bool, Any]:
+    """Whether a value is of a hinted type; and the value, lists as tuples where the hint has tuples."""
+    for option in options(hint):
+        ok, found = _fits_one(option, value)
+        if ok:
+            return True, found
+    return False, value
+
+
+def _fits_one(hint: Any, value: Any) -> tuple[bool, Any]:
+    origin = get_origin(hint) or hint
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is float:
+        return number and math.isfinite(value), value
+    if hint is int:
+        return number and isinstance(value, int), value
+    if _is_enum(hint):
+        found = [member.value for member in hint if member.value == value]
+        return bool(found), found[0] if found else value
+    if origin is tuple:
+        hints = get_args(hint)
+        if not isinstance(value, list | tuple):
+            return False, value
+        if hints[-1] is ...:
+            hints = (hints[0],) * len(value)
+        items = [fits(*pair) for pair in zip(hints, value, strict=False)]
+        return len(hints) == len(value) and all(ok for ok, _ in items), tuple(item for _, item in items)
+    return (isinstance(value, origin) if isinstance(origin, type) else True), value
+
+
+def describe(hint: Any) -> str:
+    """A hinted type in words."""
+    return " or ".join(dict.fromkeys(map(_describe_one, options(hint))))
+
+
+def _describe_one(hint: Any) -> str:
+    origin, inner = get_origin(hint) or hint, get_args(hint)
+    if _is_enum(hint):
+        return f"one of {', '.join(str(member.value) for member in hint)}"
+    if origin is tuple:
+        number = "" if inner[-1] is ... else f"{len(inner)} "
+        return f"a list of {number}{ {str: 'texts', float: 'numbers'}.get(inner[0], 'values') }"
+    if origin is dict or is_dataclass(origin):
+        return "a mapping"
+    words = {
+        str: "text",
+        int: "an integer",
+        float: "a number",
+        bool: "true or false",
+        type(None): "null",
+        list: "a list",
+    }
+    return words.get(origin, "any value")
+
+
+def _remedy(hint: Any, value: Any) -> str:
+    """How a value of a wrong type may have been meant."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "; it must be finite"
+    if isinstance(value, str):
+        kinds = options(hint)
+        if bool in kinds and value.lower() in ("yes", "on", "true", "no", "off", "false"):
+            return f"; write {'true' if value.lower() in ('yes', 'on', 'true') else 'false'} without quotes"
+        if (float in kinds or int in kinds) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", value):
+            return f"; write {Decimal(value):f} without quotes"
+    if isinstance(value, list) and fits(hint, [str(item) for item in value])[0]:
+        return "; put its items in quotes"
+    return ""
+
+
+def known_fields(cls: type) -> dict[str, Any]:
+    """Name → type hint of the fields that a user may set."""
+    hints = get_type_hints(cls)
+    return {each.name: hints[each.name] for each in fields(cls) if each.init and not each.name.startswith("_")}
+
+
+def defaults(cls: type) -> dict[str, Any]:
+    """Name → default of the fields that a user may set; required ones are MISSING."""
+    values = {
+        each.name: each.default if each.default_factory is MISSING else each.default_factory() for each in fields(cls)
+    }
+    return {name: values[name] for name in known_fields(cls)}
+
+
+def read_fields(cls: type, values: Any, path: KeyPath, report: Report) -> dict[str, Any]:
+    """The arguments of a dataclass out of a mapping; what does not fit is noted in the report and left out."""
+    known = known_fields(cls)
+    if values is None:
+        values = {}  # `key: null` sets a mapping back to its defaults
+    if not isinstance(values, dict):
+        report.add(path, f" is {shown(values)}, but must be a mapping with the keys {', '.join(known)}", bad=True)
+        return {}
+    found = {}
+    for key, value in values.items():
+        here = (*path, key)
+        if key not in known:
+            report.unknown(here, value, known)
+            continue
+        value = _read_value(known[key], value, here, report)
+        if value is not MISSING:
+            found[key] = value
+    for key, default in defaults(cls).items():
+        if default is MISSING and key not in found:
+            found[key] = None
+            if key not in values:
+                report.add((*path, key), " is missing", bad=True)
+    return found
+
+
+def _read_value(hint: Any, value: Any, path: KeyPath, report: Report) -> Any:
+    if is_dataclass(hint):
+        return hint(**read_fields(hint, value, path, report))
+    inner = get_args(hint)
+    if get_origin(hint) is dict and is_dataclass(inner[1]):
+        if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+            return {name: _read_value(inner[1], each, (*path, name), report) for name, each in value.items()}
+    elif get_origin(hint) is dict and value is None:
+        return MISSING
+    else:
+        ok, found = fits(hint, value)
+        if ok:
+            return found
+    report.add(path, f" is {shown(value, path[-1])}, but must be {describe(hint)}{_remedy(hint, value)}", bad=True)
+    return MISSING
+
+
+def documentation(cls: type) -> dict[str, str]:
+    """Name → text of the fields that the "Attributes:" section of a dataclass's docstring documents."""
+    section = (inspect.getdoc(cls) or "").partition("Attributes:\n")[2]
+    entries = re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", section, flags=re.MULTILINE)
+    return {name: " ".join(text.split()) for name, text in entries}
+
+
+def help_group(title: str, rows: Iterable[tuple[str, str, str, str]]) -> str:
+    """Lines of `--help`: (key, type, default, text) rows under a title."""
+    lines = [f"{title}:"]
+    for key, kind, default, text in rows:
+        lines.append(f"  --{key}  ({', '.join(part for part in (kind, default) if part)})")
+        lines += textwrap.wrap(text, 110, initial_indent=" " * 6, subsequent_indent=" " * 6)
+    return "\n".join(lines)
+
+
+def help_rows(cls: type, prefix: str, docs: dict[str, str], leave_out: Iterable[str] = ()) -> list[tuple[str, ...]]:
+    """The rows of a dataclass's fields."""
+    rows = []
+    for name, default in defaults(cls).items():
+        if name not in leave_out:
+            kind = "" if default is MISSING else f"default: {shown(default).removeprefix('text ')}"
+            rows.append((f"{prefix}{name}", describe(known_fields(cls)[name]), kind or "required", docs.get(name, "")))
+    return rows

@@ -1,0 +1,66 @@
+"""Settings of a run: transformers' TrainingArguments, a few more, and what is set for each task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from transformers import TrainingArguments
+
+
+@dataclass(frozen=True)
+class TaskTraining:
+    """How one task is trained; all of it concerns training, none of it the checkpoint.
+
+    Attributes:
+        weight: w_t, the factor on the task's loss, positive.
+        batch_size: rows of this task in a step that holds it; None: the run's.
+        examples_per_epoch: N_t, how many rows an epoch counts and takes at random of this task; None: all it has.
+        metric: the main metric, which the averages take; None: accuracy, f1_micro or pearson, by problem type.
+    """
+
+    weight: float = 1.0
+    batch_size: int | None = None
+    examples_per_epoch: int | None = None
+    metric: str | None = None
+
+    def problems(self, where: str) -> list[str]:
+        """Everything that is wrong with these values, as sentences that begin with `where`."""
+        found = []
+        if self.weight <= 0:
+            found.append(f"{where}.weight is {self.weight}, but must be positive; to leave a task out, drop it")
+        for key in ("batch_size", "examples_per_epoch"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                found.append(f"{where}.{key} is {value}, but must be 1 or more")
+        return found
+
+
+@dataclass
+class MtBertTrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments with other defaults for `report_to` (TensorBoard) and the fields below.
+
+    Attributes:
+        eval_train: also evaluate the training splits, as `train_<task>_<metric>`, whenever the dev splits are.
+        early_stopping_patience: stop after this many evaluations without a better `metric_for_best_model`.
+        early_stopping_threshold: the least difference that counts as better.
+    """
+
+    report_to: None | str | list[str] = field(
+        default="tensorboard", metadata={"help": "Where to report: tensorboard, none, or others that are installed."}
+    )
+    eval_train: bool = field(
+        default=False, metadata={"help": "Also evaluate the training splits whenever the dev splits are evaluated."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after this many evaluations without a better metric_for_best_model."},
+    )
+    early_stopping_threshold: float = field(
+        default=0.0, metadata={"help": "The least difference in metric_for_best_model that counts as better."}
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.remove_unused_columns = False  # the model takes what the collator makes, not columns of a data set
+        if self.early_stopping_patience is not None and self.metric_for_best_model is None:
+            raise ValueError("early_stopping_patience needs metric_for_best_model, such as eval_overall")

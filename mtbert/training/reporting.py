@@ -1,0 +1,58 @@
+"""What a user reads on the terminal: the plan before training, the scores after it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from ..data.sampling import Plan
+
+
+def print_plan(plan: Plan, console: Console | None = None) -> None:
+    """Steps, examples and passes for each task, and how the probabilities move from the first epoch to the last."""
+    schedule = plan.schedule.name + (" (mixed)" if plan.schedule.mixed else "")
+    total = plan.steps_per_epoch * plan.epochs
+    table = Table(title=f"Plan: {schedule}, {plan.epochs} epochs × {plan.steps_per_epoch:,} steps = {total:,} steps")
+    for heading in ("task", "rows", "rows a step", "examples", "passes", "probability"):
+        table.add_column(heading, justify="left" if heading == "task" else "right")
+    for row in plan.describe():
+        p = row["probability"]
+        table.add_row(
+            str(row["task"]),
+            f"{row['rows']:,}",
+            str(row["batch"]),
+            f"{row['examples']:,}",
+            f"{row['passes']:.2f}",
+            "" if p is None else " → ".join(f"{each:.3f}" for each in p),
+        )
+    (console or Console()).print(table)
+
+
+def print_lines(lines: Iterable[str | None], console: Console | None = None) -> None:
+    """Print sentences, one a line; None is left out."""
+    for line in lines:
+        if line is not None:
+            (console or Console()).print(line, highlight=False, markup=False)
+
+
+def print_scores(columns: Mapping[str, Mapping[str, float]], console: Console | None = None) -> None:
+    """A table of metrics: one row a metric, one column for each set of scores, such as before and after training.
+
+    Args:
+        columns: scores by the heading of their column; a metric that a column lacks stays empty.
+    """
+    hidden = ("_runtime", "_per_second", "epoch", "_loss")
+    columns = {heading: scores for heading, scores in columns.items() if scores}
+    names = [name for scores in columns.values() for name in scores if not name.endswith(hidden)]
+    if not names:
+        return
+    table = Table(title="Scores")
+    table.add_column("metric")
+    for heading in columns:
+        table.add_column(heading, justify="right")
+    for name in dict.fromkeys(names):
+        values = [f"{scores[name]:.3f}" if name in scores else "" for scores in columns.values()]
+        table.add_row(name.removeprefix("eval_"), *values)
+    (console or Console()).print(table)

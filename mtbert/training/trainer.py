@@ -1,0 +1,318 @@
+"""transformers' Trainer for several tasks: it says when things happen; what they are stands elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.data_loader import prepare_data_loader
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
+from transformers.trainer_utils import PredictionOutput, speed_metrics
+
+from ..data.collation import LengthSortedSteps, MultiTaskDataset
+from ..data.encoding import encode_dataset
+from ..data.loading import DataSpec, check_rows
+from ..data.sampling import Plan, Schedule, StepSampler
+from ..modeling.inputs import has_token_types
+from ..modeling.modeling_mtbert import MtBertForMultiTask
+from .arguments import MtBertTrainingArguments, TaskTraining
+from .reporting import print_plan
+
+Splits = Mapping[str, Dataset]
+
+
+def _identity(batch: Any) -> Any:
+    return batch
+
+
+class MtBertTrainer(Trainer):
+    """Trains one model on several tasks.
+
+    Args:
+        model: the model; its tasks name the data sets.
+        args: the run's settings. `per_device_train_batch_size` × processes × accumulation is a step's batch.
+        train_dataset: for each task its training rows: columns `text` (`text_pair`) and `label`, or already encoded.
+        eval_dataset: the same for evaluation; tasks may be absent.
+        processing_class: the tokenizer, saved beside the model.
+        schedule: how steps are shared out among the tasks.
+        task_training: weights, batch sizes and metrics by task name, where they differ from the defaults.
+        kwargs: passed on to `transformers.Trainer`.
+
+    Raises:
+        ValueError: for data sets of tasks that the model does not have, tasks without training rows, and rows whose
+            text or label does not fit their task (`check_rows`).
+    """
+
+    def __init__(
+        self,
+        model: MtBertForMultiTask,
+        args: MtBertTrainingArguments,
+        train_dataset: Splits | None = None,
+        eval_dataset: Splits | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        schedule: Schedule | None = None,
+        task_training: Mapping[str, TaskTraining] | None = None,
+        **kwargs,
+    ):
+        if not isinstance(args, MtBertTrainingArguments):
+            raise TypeError(f"args must be MtBertTrainingArguments, got {type(args).__name__}")
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"{args.n_gpu} GPUs in one process would mean DataParallel, which cannot split packed batches; start "
+                "with `accelerate launch --num_processes N` or `torchrun`, or show one GPU (CUDA_VISIBLE_DEVICES=0)"
+            )
+        self.tasks = model.tasks
+        self.task_ids = {task.name: number for number, task in enumerate(self.tasks)}
+        self.schedule = schedule or Schedule()
+        if found := self.schedule.problems("schedule"):
+            raise ValueError("\n".join(found))
+        self.task_training = {task.name: (task_training or {}).get(task.name, TaskTraining()) for task in self.tasks}
+        self._check_names("task_training", task_training or {})
+        self.processing_class = processing_class
+        self.encoder_config = model.config.encoder
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=_identity,
+            train_dataset=self._encoded("train", train_dataset),
+            eval_dataset=self._encoded("eval", eval_dataset),
+            processing_class=processing_class,
+            **kwargs,
+        )
+        if args.early_stopping_patience is not None:
+            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
+        weights = [self.task_training[task.name].weight for task in self.tasks]
+        self._weights = torch.tensor(weights, device=args.device)
+        self._forget_losses()
+
+    # ---- data ----
+
+    def _check_names(self, argument: str, given: Mapping) -> None:
+        known = [task.name for task in self.tasks]
+        if unknown := [name for name in given if name not in known]:
+            raise ValueError(f"{argument} has {unknown}, but the model's tasks are: {', '.join(known)}")
+
+    def _encoded(self, split: str, datasets: Splits | None) -> dict[str, Dataset] | None:
+        """Check and encode what is not encoded yet."""
+        if datasets is None:
+            return None
+        self._check_names(f"{split}_dataset", datasets)
+        if split == "train" and (missing := [task.name for task in self.tasks if task.name not in datasets]):
+            raise ValueError(f"train_dataset lacks the tasks {missing}; give rows for each, or drop the task")
+        encoded = {}
+        for task in self.tasks:
+            if task.name not in datasets:
+                continue
+            dataset = datasets[task.name]
+            if "input_ids" not in getattr(dataset, "column_names", ()):
+                if self.processing_class is None:
+                    raise ValueError("processing_class is missing; give the tokenizer that goes with the encoder")
+                columns = ("text", "text_pair")[: task.texts]
+                dataset, _ = check_rows(task, split, dataset, DataSpec(text=columns), f"{split}_dataset[{task.name!r}]")
+                dataset, _ = encode_dataset(task, dataset, self.processing_class, self.encoder_config, split)
+            encoded[task.name] = dataset
+        return encoded
+
+    def _batches(self, splits: Splits) -> MultiTaskDataset:
+        return MultiTaskDataset(self.tasks, splits, has_token_types(self.encoder_config))
+
+    def _loader(self, dataset: MultiTaskDataset, sampler) -> DataLoader:
+        workers = self.args.dataloader_num_workers
+        loader = DataLoader(
+            dataset,
+            batch_sampler=sampler,
+            collate_fn=_identity,
+            num_workers=workers,
+            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
+            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
+            persistent_workers=bool(workers) and self.args.dataloader_persistent_workers,
+            generator=torch.Generator(),  # its own, so that making an iterator leaves the run's random state alone
+        )
+        return prepare_data_loader(
+            loader, device=self.args.device, num_processes=1, process_index=0, put_on_device=True, rng_types=[]
+        )
+
+    def plan(self) -> Plan:
+        """What every step of the run will hold."""
+        settings = [self.task_training[task.name] for task in self.tasks]
+        args = self.args
+        plan = Plan(
+            schedule=self.schedule,
+            names=tuple(task.name for task in self.tasks),
+            rows=tuple(len(self.train_dataset[task.name]) for task in self.tasks),
+            batch=args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
+            epochs=int(np.ceil(args.num_train_epochs)),
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+            batches=tuple(each.batch_size for each in settings),
+            sizes=tuple(each.examples_per_epoch for each in settings),
+        )
+        return replace(plan, epochs=-(-args.max_steps // plan.steps_per_epoch)) if args.max_steps > 0 else plan
+
+    def get_train_dataloader(self) -> DataLoader:
+        if self.train_dataset is None:
+            raise ValueError("train_dataset is missing; training needs rows for each task")
+        args = self.args
+        sampler = StepSampler(self.plan(), args.gradient_accumulation_steps, args.world_size, args.process_index)
+        return self._loader(self._batches(self.train_dataset), sampler)
+
+    # ---- the loss of a step ----
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """All micro-batches of a step, and how many labelled rows of each task they hold over all processes."""
+        samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        counts = sum(batch["labelled"] for batch in samples)
+        if self.args.world_size > 1:
+            counts = self.accelerator.reduce(counts, reduction="sum")
+        return samples, counts
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Σ_t w_t c_t mean_t over the whole step: c_t = n_t / n in steps that are drawn, 1 in simultaneous ones."""
+        counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
+        outputs = model(**{key: value for key, value in inputs.items() if key not in ("labelled", "rows")})
+        rows = counts if self.schedule.name == "simultaneous" else counts.sum()
+        scales = self._weights / rows.clamp(min=1).expand_as(self._weights)
+        loss = sum(scales[self.task_ids[name]] * losses.sum() for name, losses in outputs.row_losses.items())
+        if self.model.training:
+            for name, losses in outputs.row_losses.items():
+                self._loss_sums[self.task_ids[name]] += losses.detach().sum()
+            self._loss_counts += inputs["labelled"]
+            loss = loss * self.args.world_size  # the gradients are averaged over processes, the sum is meant
+        return (loss, outputs) if return_outputs else loss
+
+    def _forget_losses(self) -> None:
+        self._loss_sums = torch.zeros(len(self.tasks), device=self.args.device)
+        self._loss_counts = torch.zeros(len(self.tasks), device=self.args.device)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what each task's rows have cost since the last log: `loss_<task>` (a mean) and `examples_<task>`."""
+        if "loss" in logs:
+            sums = torch.stack([self._loss_sums, self._loss_counts])
+            if self.args.world_size > 1:
+                sums = self.accelerator.reduce(sums, reduction="sum")
+            for task, loss, count in zip(self.tasks, *sums.tolist(), strict=True):
+                logs[f"examples_{task.name}"] = int(count)
+                if count:
+                    logs[f"loss_{task.name}"] = loss / count
+            self._forget_losses()
+        super().log(logs, start_time)
+
+    # ---- training ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """Print the plan, then train; see `transformers.Trainer.train`."""
+        if self.train_dataset is not None and self.is_world_process_zero():
+            print_plan(self.plan())
+        self._forget_losses()
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    # ---- evaluation ----
+
+    def evaluate(self, eval_dataset: Splits | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
+        """Score every task and the averages over tasks, logged together.
+
+        Returns:
+            `<prefix>_<task>_loss`, `<prefix>_<task>_<metric>`, `<prefix>_raw_mean`, `<prefix>_overall`, and times.
+        """
+        self._memory_tracker.start()
+        start = time.time()
+        splits = self.eval_dataset if eval_dataset is None else self._encoded("eval", eval_dataset)
+        if not splits:
+            raise ValueError("eval_dataset is missing; evaluation needs labelled rows of at least one task")
+        metrics = self._scores(splits, metric_key_prefix)
+        if self.args.eval_train and eval_dataset is None and self.train_dataset is not None:
+            metrics |= self._scores(self.train_dataset, "train")
+        rows = sum(len(split) for split in splits.values())
+        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=rows))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self._memory_tracker.stop_and_update_metrics(metrics)
+        return metrics
+
+    def _scores(self, splits: Splits, prefix: str) -> dict[str, float]:
+        from ..evaluation.metrics import averages, default_metrics, score_task  # importing evaluate takes seconds
+
+        metrics, main = {}, {}
+        for task in self.tasks:
+            if task.name not in splits:
+                continue
+            logits, labels, loss = self._predict_task(task, splits[task.name])
+            if labels is None:
+                raise ValueError(f"{prefix} rows of task {task.name!r} have no labels; use predict for them")
+            metric = self.task_training[task.name].metric
+            scores = score_task(task, logits, labels, metric)
+            metric = metric or default_metrics(task)[0]
+            if metric in scores:
+                main[task.name] = (metric, scores[metric])
+            metrics[f"{prefix}_{task.name}_loss"] = loss
+            metrics.update({f"{prefix}_{task.name}_{name}": value for name, value in scores.items()})
+        metrics.update({f"{prefix}_{name}": value for name, value in averages(main).items()})
+        losses = [value for key, value in metrics.items() if key.endswith("_loss")]
+        metrics[f"{prefix}_loss"] = float(np.mean(losses))
+        return metrics
+
+    def predict(self, test_dataset: Splits, ignore_keys=None, metric_key_prefix: str = "test") -> PredictionOutput:
+        """Logits and labels of every row of every task, in the rows' order.
+
+        Returns:
+            PredictionOutput with `predictions` `{task: (rows, num_labels)}` and `label_ids` `{task: labels or None}`;
+            `metrics` for the tasks whose rows have labels.
+        """
+        splits = self._encoded("test", test_dataset)
+        found = {task.name: self._predict_task(task, splits[task.name]) for task in self.tasks if task.name in splits}
+        labelled = {name: splits[name] for name, (_, labels, _) in found.items() if labels is not None}
+        metrics = self._scores(labelled, metric_key_prefix) if labelled else {}
+        logits = {name: each[0] for name, each in found.items()}
+        return PredictionOutput(
+            predictions=logits, label_ids={n: each[1] for n, each in found.items()}, metrics=metrics
+        )
+
+    def _predict_task(self, task, split: Dataset) -> tuple[np.ndarray, np.ndarray | None, float]:
+        """One task's logits `(rows, num_labels)`, labels and mean loss, each row once, whatever the processes."""
+        args = self.args
+        batch_size = args.per_device_eval_batch_size
+        sampler = LengthSortedSteps(self.task_ids[task.name], split, batch_size, args.world_size, args.process_index)
+        loader = self._loader(self._batches({task.name: split}), sampler)
+        model = self._wrap_model(self.model, training=False)
+        if len(self.accelerator._models) == 0 and model is self.model:  # not trained yet, so not prepared yet
+            model = self.accelerator.prepare_model(model, evaluation_mode=True)
+        was_training = self.model.training
+        model.eval()
+        logits = torch.zeros(len(split), task.num_labels, device=args.device)
+        losses = torch.zeros(2, device=args.device)
+        with torch.inference_mode():
+            for batch in loader:
+                labelled, rows = batch.pop("labelled"), batch.pop("rows")[task.name]
+                output = model(**batch)
+                logits[rows] = output.logits.float()
+                if output.row_losses:
+                    losses[0] += output.row_losses[task.name].sum()
+                    losses[1] += labelled.sum()
+                self.control = self.callback_handler.on_prediction_step(args, self.state, self.control)
+        if args.world_size > 1:  # rows of other processes are 0 here, so that a sum gathers them
+            logits, losses = self.accelerator.reduce((logits, losses), reduction="sum")
+        model.train(was_training)
+        total, count = losses.tolist()
+        labels = None
+        if "label" in split.column_names:
+            labels = np.asarray(split.with_format("numpy")["label"][:])
+        return logits.cpu().numpy(), labels, total / count if count else float("nan")
+
+    # ---- saving ----
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        """Save model and tokenizer; the arguments as JSON instead of a pickle."""
+        super()._save(output_dir, state_dict)
+        folder = output_dir if output_dir is not None else self.args.output_dir
+        pickled = os.path.join(folder, "training_args.bin")
+        if os.path.exists(pickled):
+            os.remove(pickled)
+        with open(os.path.join(folder, "training_args.json"), "w", encoding="utf-8") as file:
+            json.dump(self.args.to_dict(), file, indent=2, default=str)

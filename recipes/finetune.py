@@ -1,0 +1,62 @@
+"""Fine-tune one encoder for the tasks of a recipe, and save one checkpoint with every head.
+
+    accelerate launch --config_file accelerate_config.yaml recipes/finetune.py RECIPE.yaml --encoder DIR_OR_HUB_NAME
+
+Any key of the recipe can be set on the command line by its dotted name; `--help` lists them all.
+"""
+
+import sys
+
+from transformers import AutoTokenizer, set_seed
+
+from mtbert import MtBertForMultiTask, MtBertTrainer
+from mtbert.data.encoding import encode_splits
+from mtbert.data.loading import load_task
+from mtbert.recipe import Recipe, RecipeError
+from mtbert.training.reporting import print_lines, print_scores
+from mtbert.training.runs import choose_checkpoint, save_run, start_scores
+
+
+def main(argv: list[str]) -> None:
+    recipe = Recipe.from_cli(argv)
+    args = recipe.training_arguments()
+    checkpoint = choose_checkpoint(args)
+    set_seed(args.seed)
+
+    tokenizer = AutoTokenizer.from_pretrained(recipe.encoder)
+    with args.main_process_first(desc="loading"):
+        raw = {name: load_task(task.spec(name), task.data, recipe.data_dir) for name, task in recipe.tasks.items()}
+
+    specs = [task.spec(name) for name, task in recipe.tasks.items()]
+    model = MtBertForMultiTask.from_encoder(recipe.encoder, specs, packed=recipe.model.packed)
+    model.freeze_encoder(recipe.model.freeze_encoder)
+    with args.main_process_first(desc="encoding"):
+        data = {s.name: encode_splits(s, raw[s.name].splits, tokenizer, model.config.encoder) for s in specs}
+
+    trainer = MtBertTrainer(
+        model,
+        args,
+        train_dataset={name: splits["train"] for name, (splits, _) in data.items()},
+        eval_dataset={name: splits["dev"] for name, (splits, _) in data.items() if "dev" in splits} or None,
+        processing_class=tokenizer,
+        schedule=recipe.schedule,
+        task_training={name: task.training() for name, task in recipe.tasks.items()},
+    )
+    if trainer.is_world_process_zero():
+        print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())
+        print_lines(report.line() for _, reports in data.values() for report in reports)
+
+    trainer.train(resume_from_checkpoint=checkpoint)
+    scores = trainer.evaluate() if trainer.eval_dataset else {}
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        save_run(args.output_dir, recipe.to_dict(), scores)
+        print_scores({"start": start_scores(trainer.state), "end": scores})
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except RecipeError as error:
+        sys.exit(str(error))

@@ -1,0 +1,41 @@
+"""Load the quickstart's checkpoint in a process of its own and predict a few sentences.
+
+python recipes/quickstart_predict.py runs/quickstart
+"""
+
+import sys
+
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+import mtbert  # noqa: F401 (lets AutoModel know its checkpoints)
+
+folder = sys.argv[1]
+model = AutoModel.from_pretrained(folder).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+
+SENTENCES = [
+    "The staff went out of their way to help us, and the soup was wonderful.",
+    "The meeting has been moved to room twelve.",
+    "I waited an hour and the parcel arrived broken.",
+]
+PAIRS = [
+    ("How can I fall asleep faster?", "What helps you get to sleep quickly?"),
+    ("How can I fall asleep faster?", "How much sleep does a newborn need?"),
+]
+
+
+@torch.no_grad()
+def logits(task: str, *texts: list[str]) -> torch.Tensor:
+    batch = tokenizer(*texts, padding=True, return_tensors="pt")
+    return model(**batch, task=task).logits
+
+
+classes = model.tasks[model.task_id("sentiment")].labels
+for sentence, row in zip(SENTENCES, logits("sentiment", SENTENCES).softmax(-1)):
+    print(f"{classes[row.argmax()]:>9} ({row.max():.2f})  {sentence}")
+firsts, seconds = map(list, zip(*PAIRS))
+probabilities = logits("paraphrase", firsts, seconds).sigmoid().squeeze(-1)
+scores = logits("similarity", firsts, seconds).squeeze(-1)
+for (first, second), probability, score in zip(PAIRS, probabilities, scores):
+    print(f"paraphrase {probability:.2f}, similarity {score:.1f} of 5  {first} | {second}")

@@ -1,0 +1,114 @@
+"""A tiny encoder with its tokenizer, made once a session, and tiny tasks; nothing here touches a network."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoModel, AutoTokenizer, BertConfig, PreTrainedTokenizerFast, set_seed
+
+from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+
+WORDS = "a an the cat dog bird fish house tree runs sleeps eats flies is was not very good bad fine old new ? .".split()  # noqa: SIM905
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A WordPiece tokenizer of a few words, in BERT's format."""
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused36]", *WORDS]
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    special = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **special)
+
+
+@pytest.fixture(scope="session")
+def encoder_dir(tmp_path_factory) -> str:
+    """A folder with a tiny random BERT (2 layers, width 32, no dropout is changed) and its tokenizer."""
+    folder = str(tmp_path_factory.mktemp("encoder"))
+    tokenizer = make_tokenizer()
+    set_seed(0)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.2,  # so that inputs matter although nothing is trained
+    )
+    AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer(encoder_dir):
+    return AutoTokenizer.from_pretrained(encoder_dir)
+
+
+@pytest.fixture(scope="session")
+def tasks() -> tuple[TaskSpec, ...]:
+    """One task of each kind of problem and of each kind of input."""
+    return (
+        TaskSpec("stars", labels=3, pooling="mean"),
+        TaskSpec("same", "binary_classification", labels=["no", "yes"], texts=2, head={"type": "mlp", "layers": 1}),
+        TaskSpec("close", range=(0, 5), texts=2, pair="siamese", head={"output": "sigmoid"}),
+        TaskSpec("topics", "multi_label_classification", labels=["cat", "dog", "bird"], pooling="max"),
+    )
+
+
+@pytest.fixture
+def make_model(encoder_dir, tasks):
+    """A function that makes a model with the same weights at each call."""
+
+    def make(specs=None, **kwargs) -> MtBertForMultiTask:
+        set_seed(1)
+        return MtBertForMultiTask.from_encoder(encoder_dir, specs or tasks, **kwargs)
+
+    return make
+
+
+def make_split(task: TaskSpec, rows: int, seed: int = 0) -> datasets.Dataset:
+    """Random sentences of 2 to 12 words, with labels that follow from their words."""
+    random = np.random.default_rng([seed, sum(map(ord, task.name))])
+
+    def sentence() -> str:
+        return " ".join(random.choice(WORDS, size=random.integers(2, 13)))
+
+    columns: dict[str, list] = {"text": [sentence() for _ in range(rows)]}
+    if task.texts == 2:
+        columns["text_pair"] = [sentence() for _ in range(rows)]
+    count = [sum(word in ("good", "cat", "the") for word in text.split()) for text in columns["text"]]
+    if task.problem_type == "regression":
+        columns["label"] = [min(5.0, each * 1.5) for each in count]
+    elif task.problem_type == "multi_label_classification":
+        columns["label"] = [[name for name in task.labels if name in text.split()] for text in columns["text"]]
+    else:
+        columns["label"] = [min(each, len(task.labels) - 1) for each in count]
+    return datasets.Dataset.from_dict(columns)
+
+
+@pytest.fixture
+def splits(tasks):
+    """A function: rows by task → raw splits; (40, 24, 33, 17) rows by default."""
+
+    def make(rows=(40, 24, 33, 17), seed=0, specs=None) -> dict[str, datasets.Dataset]:
+        return {t.name: make_split(t, n, seed) for t, n in zip(specs or tasks, rows, strict=True)}
+
+    return make
+
+
+@pytest.fixture(autouse=True)
+def _quiet_and_seeded():
+    datasets.disable_progress_bars()
+    torch.manual_seed(0)
