@@ -111,4 +111,5 @@ def splits(tasks):
 @pytest.fixture(autouse=True)
 def _quiet_and_seeded():
     datasets.disable_progress_bars()
+    torch.set_num_threads(1)  # the models are so small that threads only wait for each other
     torch.manual_seed(0)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from datasets import Dataset, DatasetDict, Features, Sequence, Value
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
@@ -20,7 +19,7 @@ CODE = hashlib.sha256(Path(inputs.__file__).read_bytes()).hexdigest()  # dataset
 
 @dataclass(frozen=True)
 class EncodingReport:
-    """What was cut: `rows` of them lost `tokens` tokens in all, of `total` rows with at most `limit` tokens each."""
+    """What was cut: `rows` of a split's `total` inputs lost `tokens` tokens in all."""
 
     task: str
     split: str
@@ -67,15 +66,20 @@ def encode_dataset(
         columns["token_type_ids"] = Sequence(Value("int8"))
     if "first_length" in probe:
         columns["first_length"] = Value("int32")
+    features = Features({**kept, **columns})
+    if not len(dataset):  # map adds no columns to no rows
+        del features["truncated"]
+        empty = Dataset.from_dict({name: [] for name in features}, features=features)
+        return empty, EncodingReport(task.name, split, 0, 0, 0)
     encoded = dataset.map(
         _encode_batch,
         batched=True,
         fn_kwargs=arguments,
         remove_columns=[name for name in dataset.column_names if name not in KEPT],
-        features=Features({**kept, **columns}),
+        features=features,
         desc=f"Encoding {task.name} {split}",
     )
-    cut = encoded.with_format("numpy")["truncated"][:] if len(encoded) else np.zeros(0, dtype=np.int64)
+    cut = encoded.with_format("numpy")["truncated"][:]
     report = EncodingReport(task.name, split, len(encoded), int((cut > 0).sum()), int(cut.sum()))
     return encoded.remove_columns("truncated"), report
 

@@ -13,6 +13,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
 
 from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.heads import IGNORED
 
 # What is wrong with a row, one bit each; those about a text have one bit for each of two texts.
 NO_LABEL, BAD_LABEL = 1, 2
@@ -109,10 +110,10 @@ class LabelReader:
 
     @property
     def blank(self) -> int | float | list[float]:
-        """What stands in the label column of a row without a usable label, until the row is left out."""
+        """What stands in the label column of a row without a usable label."""
         if self.problem_type == "multi_label_classification":
-            return [0.0] * len(self.labels)
-        return 0.0 if self.problem_type == "regression" else 0
+            return [math.nan] * len(self.labels)
+        return math.nan if self.problem_type == "regression" else IGNORED
 
     def missing(self, value: Any) -> bool:
         """Whether `value` says that the row has no label: None, NaN, an empty string, or -1 where that is no label."""

@@ -236,9 +236,9 @@ def check_rows(
 ) -> tuple[Dataset, SplitReport]:
     """Check every row of a split and bring its columns into one form.
 
-    Texts lose the white space around them. Rows without a label or with an empty text are left out and reported. A
-    `test` split may lack labels altogether. An empty list is a multi-label example with no label true, an empty
-    string one that was not labelled.
+    Texts lose the white space around them. Rows without a label or with an empty text are left out and reported, but
+    for a `test` split, whose every row is to be predicted: it may lack some labels or all. An empty list is a
+    multi-label example with no label true, an empty string one that was not labelled.
 
     Args:
         split: `train`, `dev` or `test`.
@@ -289,12 +289,11 @@ def check_rows(
     reasons = {f"empty text in {column}": status & bit > 0 for column, bit in zip(data.text, EMPTY, strict=False)}
     if labelled:
         no_label = status & NO_LABEL > 0
-        # Rows that are left out for their text do not tell whether a test split has labels.
-        usable = status & sum(EMPTY) == 0
-        if split == "test" and usable.any() and no_label[usable].all():
+        if split == "test" and no_label.all():
             checked = checked.remove_columns("label")
-        else:
-            reasons = {"no label": no_label, **reasons}
+        reasons = {"no label": no_label, **reasons}
+    if split == "test":
+        reasons = {}
     left_out, kept = {}, np.ones(len(status), dtype=bool)
     for why, mask in reasons.items():
         if len(rows := np.flatnonzero(mask & kept)):

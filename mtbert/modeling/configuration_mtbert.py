@@ -92,6 +92,94 @@ class HeadSpec:
         return found
 
 
+# Sizes and numbers of heads of the published systems, for an encoder of width 768.
+_ADAPTERS = {
+    "pal": (204, 6),
+    "pal_top": (204, 6),
+    "low_rank": (100, None),
+    "houlsby": (50, None),
+    "top_layers": (204, 12),
+}
+ADAPTERS = tuple(_ADAPTERS)
+TOP_ADAPTERS = ("pal_top", "top_layers")
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """What each task adds to the shared encoder.
+
+    Attributes:
+        type: `pal` (projected attention beside every layer), `pal_top` (one on top), `low_rank` (a bottleneck beside
+            every layer), `houlsby` (two bottlenecks in every layer) or `top_layers` (attention layers on top).
+        size: d_s, the width inside the adapter; None: the published one (204, 204, 100, 50, 204).
+        heads: attention heads, which must divide the size; None: 6, as in the authors' code (the paper says 12), or
+            12 for `top_layers`.
+        activation: `gelu` (the authors' code) or `identity` (the paper's formula) after V_D, for `pal` and `pal_top`.
+        layers: numbers of the layers that have it, from 0; None: all. Not for the types on top.
+        depth: number of attention layers of `top_layers`.
+        input: what `pal_top` reads: `cls` (the first token alone) or `all` positions.
+        init: `zero` (decoders are 0, so that the network's function is unchanged at the start) or `published` (all
+            weights normal); None: `zero`, or `published` for the types on top, which replace the hidden states.
+    """
+
+    type: str = "pal"
+    size: int | None = None
+    heads: int | None = None
+    activation: str = "gelu"
+    layers: tuple[int, ...] | None = None
+    depth: int = 6
+    input: str = "cls"
+    init: str | None = None
+
+    def __post_init__(self):
+        size, heads = _ADAPTERS.get(self.type, (1, None))
+        published = "published" if self.type in TOP_ADAPTERS else "zero"
+        for key, default in (("size", size), ("heads", heads), ("init", published)):
+            if getattr(self, key) is None:
+                object.__setattr__(self, key, default)
+        if self.layers is not None:
+            object.__setattr__(self, "layers", tuple(self.layers))
+        if found := self.problems("adapter"):
+            raise ValueError("\n".join(found))
+
+    def problems(self, where: str) -> list[str]:
+        """Everything that is wrong with these values, as sentences that begin with `where`."""
+        found: list[str] = []
+        _known(found, f"{where}.type", self.type, ADAPTERS)
+        _known(found, f"{where}.activation", self.activation, ("gelu", "identity"))
+        _known(found, f"{where}.input", self.input, ("cls", "all"))
+        _known(found, f"{where}.init", self.init, ("zero", "published"))
+        for key in ("size", "depth"):
+            if getattr(self, key) < 1:
+                found.append(f"{where}.{key} is {getattr(self, key)}, but must be 1 or more")
+        if self.heads is not None and self.type in ("low_rank", "houlsby"):
+            found.append(f"{where}.heads is {self.heads}, but {self.type} has no attention; drop it")
+        elif self.heads is not None and self.heads < 1:
+            found.append(f"{where}.heads is {self.heads}, but must be 1 or more")
+        elif self.heads is not None and self.size >= 1 and self.size % self.heads:
+            below = self.size - self.size % self.heads
+            fitting = [str(size) for size in (below, below + self.heads) if size]
+            found.append(
+                f"{where}.size is {self.size}, which {self.heads} heads do not divide; the nearest sizes that fit: "
+                f"{' and '.join(fitting)}"
+            )
+        if self.type in TOP_ADAPTERS and self.layers is not None:
+            found.append(f"{where}.layers is {list(self.layers)}, but {self.type} stands on top of the last layer")
+        if self.type in TOP_ADAPTERS and self.init == "zero":
+            found.append(f"{where}.init is 'zero', but {self.type} replaces the hidden states, which would be 0")
+        if self.type not in ("pal", "pal_top") and self.activation != "gelu":
+            found.append(f"{where}.activation is {self.activation!r}, which is for pal and pal_top only")
+        if self.type != "pal_top" and self.input != "cls":
+            found.append(f"{where}.input is {self.input!r}, which is for pal_top only")
+        if self.type != "top_layers" and self.depth != 6:
+            found.append(f"{where}.depth is {self.depth}, which is for top_layers only")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
 @dataclass(frozen=True)
 class TaskSpec:
     """One sentence task, as far as the model is concerned.
@@ -111,7 +199,7 @@ class TaskSpec:
         separator: tokens between the two texts of a `cross` pair; None: what the tokenizer puts there.
         token_types: whether a `cross` pair's second text has token type 1 (where the encoder has token types).
         max_length: longest input in tokens, special ones included; longer ones are cut. None: what the encoder allows.
-        adapter: whether the model's adapter, if it has one, also serves this task.
+        adapter: whether the model's adapter, if it has one, serves this task; false: the shared encoder alone.
         head: the head (a HeadSpec or its fields as a mapping).
     """
 
@@ -133,6 +221,8 @@ class TaskSpec:
         where = f"task {self.name!r}"
         set_field = lambda key, value: object.__setattr__(self, key, value)  # noqa: E731 (a frozen dataclass)
         set_field("head", _build(HeadSpec, f"{where}: head", self.head))
+        if isinstance(self.labels, (str, bool)):
+            raise ValueError(f"{where}: labels is {self.labels!r}, but must be a list of names, or their number")
         if isinstance(self.labels, int):
             set_field("labels", tuple(str(i) for i in range(self.labels)))
         elif self.labels is not None:
@@ -220,6 +310,7 @@ class MtBertConfig(PreTrainedConfig):
     Args:
         encoder: configuration of the shared encoder, any text encoder that is part of transformers.
         tasks: the tasks (TaskSpec, or their fields as mappings), in the order of their ids.
+        adapter: what each task adds to the encoder (AdapterSpec, or its fields as a mapping); None: nothing.
         packed: whether padding is removed before the encoder where its family allows it (same outputs, faster).
     """
 
@@ -228,6 +319,7 @@ class MtBertConfig(PreTrainedConfig):
 
     encoder: dict | PreTrainedConfig | None = None
     tasks: list | None = None
+    adapter: dict | None = None
     packed: bool = True
 
     def __post_init__(self, **kwargs):
@@ -239,6 +331,8 @@ class MtBertConfig(PreTrainedConfig):
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"tasks: the names {repeated} are given twice; each task needs its own")
         self.tasks = [spec.to_dict() for spec in specs]
+        if self.adapter is not None:
+            self.adapter = _build(AdapterSpec, "adapter", self.adapter).to_dict()
         super().__post_init__(**kwargs)
 
     @property
@@ -247,9 +341,14 @@ class MtBertConfig(PreTrainedConfig):
         return tuple(TaskSpec.from_dict(task) for task in self.tasks)
 
     @property
+    def adapter_spec(self) -> AdapterSpec | None:
+        """The adapter as a frozen AdapterSpec object."""
+        return None if self.adapter is None else AdapterSpec(**self.adapter)
+
+    @property
     def hidden_size(self) -> int:
         """Width of the encoder."""
         return self.encoder.hidden_size
 
 
-__all__ = ["HeadSpec", "MtBertConfig", "TaskSpec"]
+__all__ = ["AdapterSpec", "HeadSpec", "MtBertConfig", "TaskSpec"]

@@ -69,7 +69,7 @@ def encode_texts(
     if (pairs is None) != (task.texts == 1):
         raise ValueError(f"task {task.name!r} takes {task.texts} text(s) a row, got {1 if pairs is None else 2}")
     if task.siamese:
-        first, second = (_encode(tokenizer, side, None, limit) for side in (texts, pairs))
+        first, second = (_encode(tokenizer, side, None, limit, name=task.name) for side in (texts, pairs))
         joined = zip(first["input_ids"], second["input_ids"], strict=True)
         cut = zip(first["truncated"], second["truncated"], strict=True)
         return {
@@ -77,19 +77,23 @@ def encode_texts(
             "first_length": [len(u) for u in first["input_ids"]],
             "truncated": [u + v for u, v in cut],
         }
-    columns = _encode(tokenizer, texts, pairs, limit, separator_ids(task, tokenizer))
+    columns = _encode(tokenizer, texts, pairs, limit, separator_ids(task, tokenizer), task.name)
     if task.texts == 1 or not task.token_types or not has_token_types(encoder):
         del columns["token_type_ids"]
     return columns
 
 
-def _encode(tokenizer, texts, pairs, limit, separator=None) -> dict[str, list[Any]]:
+def _encode(tokenizer, texts, pairs, limit, separator=None, name="") -> dict[str, list[Any]]:
     """`input_ids`, `token_type_ids` and `truncated` of texts or of pairs in one input."""
     if not len(texts):  # tokenizers fail on an empty list
         return {"input_ids": [], "token_type_ids": [], "truncated": []}
     second = None if pairs is None else list(pairs)
+    before, between, after = _template(tokenizer, pairs is not None)
+    extra = 0 if separator is None else len(separator) - between
+    special = before + between + after + extra
+    if limit < special:
+        raise ValueError(f"task {name!r}: max_length is {limit}, but an input has {special} special tokens alone")
     encodings = tokenizer(list(texts), second, truncation=False, verbose=False).encodings
-    extra = 0 if separator is None else len(separator) - len(_standard_separator(encodings[0]))
     lengths = [len(encoding.ids) + extra for encoding in encodings]
     if too_long := [row for row, length in enumerate(lengths) if length > limit]:
         cut = tokenizer(
@@ -105,22 +109,23 @@ def _encode(tokenizer, texts, pairs, limit, separator=None) -> dict[str, list[An
         row_ids, parts = encoding.ids, encoding.sequence_ids
         row_types = [0] * len(row_ids)
         if second is not None:
-            gap = _standard_separator(encoding)
-            start, stop = gap.start, gap.stop
+            start = before + parts.count(0)
+            stop = start + between
             middle = row_ids[start:stop] if separator is None else separator
             row_types = [0] * (start + len(middle)) + [1] * (len(parts) - stop)
             row_ids = row_ids[:start] + middle + row_ids[stop:]
         ids.append(row_ids)
         types.append(row_types)
-    truncated = [before - len(after) for before, after in zip(lengths, ids, strict=True)]
+    truncated = [length - len(row) for length, row in zip(lengths, ids, strict=True)]
     return {"input_ids": ids, "token_type_ids": types, "truncated": truncated}
 
 
-def _standard_separator(encoding) -> range:
-    """Where a pair's first text has ended and its second has not begun: the tokenizer's own separator."""
-    parts = encoding.sequence_ids
-    second = parts.index(1) if 1 in parts else len(parts) - 1
-    start = second
-    while start > 0 and parts[start - 1] is None:
-        start -= 1
-    return range(start, second)
+def _template(tokenizer, pair: bool) -> tuple[int, int, int]:
+    """How many special tokens a tokenizer puts before the first text, between the two, and behind the last."""
+    word = tokenizer.convert_ids_to_tokens(len(tokenizer) // 2)
+    parts = tokenizer(word, word if pair else None).encodings[0].sequence_ids
+    first = parts.index(0)
+    if not pair:
+        return first, 0, len(parts) - first - parts.count(0)
+    between = parts.index(1) - first - parts.count(0)
+    return first, between, parts.count(None) - first - between

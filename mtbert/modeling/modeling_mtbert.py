@@ -10,10 +10,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
-from .configuration_mtbert import MtBertConfig, TaskSpec
+from .adapters import Adapter, AdapterPass, initialize, make_adapter
+from .configuration_mtbert import AdapterSpec, MtBertConfig, TaskSpec
+from .families import prepare_layers
 from .heads import AttentionHead, make_head, row_losses, to_scores
 from .inputs import has_token_types
 from .packing import PackedLayout, Segment, enable_packing, position_offset
@@ -53,15 +57,17 @@ class MtBertPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, (nn.Linear, nn.MultiheadAttention)):
-            std = getattr(self.config.encoder, "initializer_range", 0.02)
+        std = getattr(self.config.encoder, "initializer_range", 0.02)
+        if isinstance(module, Adapter):
+            initialize(module, self.config.adapter_spec.init == "published", std)
+        elif isinstance(module, (nn.Linear, nn.MultiheadAttention)):
             weights = [module.weight] if isinstance(module, nn.Linear) else [module.in_proj_weight]
             biases = [module.bias] if isinstance(module, nn.Linear) else [module.in_proj_bias]
             for weight in weights:
-                nn.init.normal_(weight, 0.0, std)
+                init.normal_(weight, 0.0, std)
             for bias in biases:
                 if bias is not None:
-                    nn.init.zeros_(bias)
+                    init.zeros_(bias)
 
 
 class MtBertForMultiTask(MtBertPreTrainedModel):
@@ -78,6 +84,13 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         self.tasks: tuple[TaskSpec, ...] = config.task_specs
         self.encoder = AutoModel.from_config(config.encoder)
         self.heads = nn.ModuleDict({task.name: make_head(task, config.hidden_size) for task in self.tasks})
+        self.adapters = nn.ModuleDict(
+            {
+                task.name: make_adapter(config.adapter_spec, config.encoder)
+                for task in self.tasks
+                if config.adapter is not None and task.adapter
+            }
+        )
         self._adopt_encoder()
         self.post_init()
 
@@ -92,6 +105,8 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             )
         if pooler is not None and not needs_pooler:
             self.encoder.pooler = None
+        if self.config.adapter is not None:
+            prepare_layers(self.encoder)
         self._packs = self.config.packed and enable_packing(self.encoder)
         self._accepts_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
 
@@ -100,6 +115,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         cls,
         encoder: str | os.PathLike,
         tasks: Sequence[TaskSpec | Mapping],
+        adapter: AdapterSpec | Mapping | None = None,
         packed: bool = True,
         **kwargs,
     ) -> MtBertForMultiTask:
@@ -108,6 +124,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         Args:
             encoder: a model of the hub, or a folder, that `AutoModel.from_pretrained` loads.
             tasks: the tasks, in the order of their ids.
+            adapter: what each task adds to the encoder; None: nothing.
             packed: whether to leave padding out where the encoder's family allows it.
             kwargs: passed on to `AutoModel.from_pretrained` (`revision`, `dtype`, `attn_implementation`, …).
 
@@ -118,12 +135,13 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         config = AutoConfig.from_pretrained(encoder, **{key: kwargs[key] for key in keys if key in kwargs})
         if config.model_type not in CONFIG_MAPPING or config.model_type == MtBertConfig.model_type:
             raise ValueError(f"{encoder}: {config.model_type!r} is not an encoder of transformers; give one that is")
-        if getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False):
+        encoder_only = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES  # what is pretrained with masks sees all
+        if not encoder_only or getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False):
             raise ValueError(f"{encoder}: {config.model_type!r} has a decoder; give an encoder-only model")
         pretrained = AutoModel.from_pretrained(encoder, **kwargs)
         if os.path.isdir(encoder):
             pretrained.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine
-        model = cls(MtBertConfig(encoder=pretrained.config, tasks=list(tasks), packed=packed))
+        model = cls(MtBertConfig(encoder=pretrained.config, tasks=list(tasks), adapter=adapter, packed=packed))
         model.encoder = pretrained
         model._adopt_encoder()
         return model.to(pretrained.dtype)
@@ -169,20 +187,19 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             labels: by task name, or one tensor `(rows,)` (`(rows, num_labels)` for a multi-label task). Class ids, 0
                 and 1, or scores; -100 or nan where missing.
             task: the task of the whole batch, instead of `task_ids`.
-            tasks: names, or `"all"`: run these heads on every row, after one pass of the encoder.
+            tasks: names, or `"all"`: run these heads on every row, after one pass of the encoder (which holds a copy
+                of the rows for each task if adapters tell them apart).
             inputs_embeds: `(sequences, length, hidden)` or `(1, tokens, hidden)` instead of `input_ids`.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
+        values = (input_ids, token_type_ids, inputs_embeds)
         if layout is None:
-            values = (input_ids, token_type_ids, inputs_embeds)
-            (input_ids, token_type_ids, inputs_embeds), layout = self._pack(
-                values, attention_mask, task_ids, task, tasks
-            )
-        hidden = self._encode(input_ids, token_type_ids, inputs_embeds, layout)
+            values, layout = self._pack(values, attention_mask, task_ids, task, tasks)
         segments = layout.segments
         if tasks is not None:
-            segments = tuple(self._everything(name, segments) for name in self._names(tasks))
+            values, layout, segments = self._for_all(self._names(tasks), values, layout)
+        hidden = self._encode(*values, layout)
         pooled, logits = {}, {}
         for segment in segments:
             spec = self.tasks[segment.task_id]
@@ -192,21 +209,31 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         if len(logits) == 1:
             output.logits = next(iter(logits.values()))
         if labels is not None:
+            if tasks is not None and len(logits) > 1 and not isinstance(labels, Mapping):
+                raise ValueError("labels: with several tasks on every row, give them by task name")
             self._add_losses(output, segments, labels)
         return output
 
     def _names(self, tasks: str | Sequence[str]) -> list[str]:
-        return [spec.name for spec in self.tasks] if tasks == "all" else list(tasks)
+        if tasks == "all":
+            return [spec.name for spec in self.tasks]
+        return [tasks] if isinstance(tasks, str) else list(tasks)
 
-    def _everything(self, name: str, segments: tuple[Segment, ...]) -> Segment:
-        """The whole batch as rows of one task."""
-        spec, last = self.tasks[self.task_id(name)], segments[-1]
-        rows, odd = divmod(last.sequences[1], spec.num_sequences)
-        if odd:
-            raise ValueError(
-                f"task {name!r} takes {spec.num_sequences} sequences a row, got {last.sequences[1]} in all"
-            )
-        return Segment(self.task_id(name), (0, rows), (0, last.sequences[1]), (0, last.tokens[1]))
+    def _for_all(self, names: list[str], values, layout: PackedLayout):
+        """Make every sequence an input of every task: shared, or a copy for each where adapters tell them apart."""
+        count, plan = len(layout.lengths), []
+        for name in names:
+            spec = self.tasks[self.task_id(name)]
+            rows, odd = divmod(count, spec.num_sequences)
+            if odd:
+                raise ValueError(f"task {name!r} takes {spec.num_sequences} sequences a row, got {count} in all")
+            plan.append((self.task_id(name), rows, spec.num_sequences))
+        if any(name in self.adapters for name in names):
+            copies = PackedLayout.build(layout.lengths * len(names), plan).to(layout.starts.device)
+            values = [None if value is None else torch.cat([value] * len(names), dim=1) for value in values]
+            return values, copies, copies.segments
+        tokens = (0, sum(layout.lengths))
+        return values, layout, tuple(Segment(task_id, (0, rows), (0, count), tokens) for task_id, rows, _ in plan)
 
     def _pack(self, values, attention_mask, task_ids, task, tasks):
         """Padded tensors and their mask → packed tensors and their layout."""
@@ -241,20 +268,39 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             first = next(iter(inputs.values()))
             nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=first.device)  # four dimensions: taken as it is
             positions = layout.position_ids + position_offset(self.encoder)
-            output = self.encoder(**inputs, attention_mask=nothing, position_ids=positions, layout=layout)
-            return output.last_hidden_state.squeeze(0)
+            adapters = self._adapter_pass(layout)
+            extra = {} if adapters is None else {"adapters": adapters}
+            output = self.encoder(**inputs, attention_mask=nothing, position_ids=positions, layout=layout, **extra)
+            hidden = output.last_hidden_state.squeeze(0)
+            return hidden if adapters is None else adapters.on_top(hidden)
         index, mask = self._padded_index(layout, 0, len(layout.lengths))
         padded = {key: value.squeeze(0)[index] for key, value in inputs.items()}
         pad_id = self.encoder.config.pad_token_id or 0
         if "input_ids" in padded:
             padded["input_ids"] = torch.where(mask, padded["input_ids"], pad_id)
-        hidden = self.encoder(**padded, attention_mask=mask.long()).last_hidden_state
         sequence = torch.repeat_interleave(
             torch.arange(len(layout.lengths), device=mask.device),
             layout.cu_seqlens.diff(),
             output_size=sum(layout.lengths),
         )
-        return hidden.flatten(0, 1)[sequence * mask.shape[1] + layout.position_ids.squeeze(0)]
+        places = sequence * mask.shape[1] + layout.position_ids.squeeze(0)
+        adapters = self._adapter_pass(layout, places)
+        extra = {} if adapters is None else {"adapters": adapters}
+        hidden = self.encoder(**padded, attention_mask=mask.long(), **extra).last_hidden_state
+        hidden = hidden.flatten(0, 1).index_select(0, places)
+        return hidden if adapters is None else adapters.on_top(hidden)
+
+    def _adapter_pass(self, layout: PackedLayout, places: Tensor | None = None) -> AdapterPass | None:
+        """The adapters of the tasks in a batch; None if none of them has one."""
+        names = [self.tasks[segment.task_id].name for segment in layout.segments]
+        if not any(name in self.adapters for name in names):
+            return None
+        parts = []
+        for name, segment in zip(names, layout.segments, strict=True):
+            adapter = self.adapters[name] if name in self.adapters else None  # noqa: SIM401 (a ModuleDict has no get)
+            own = layout if len(names) == 1 or adapter is None else layout.part(segment)
+            parts.append((adapter, segment.tokens, own))
+        return AdapterPass(tuple(parts), places)
 
     @staticmethod
     def _padded_index(layout: PackedLayout, first: int, last: int) -> tuple[Tensor, Tensor]:
@@ -263,13 +309,19 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         mask = place < layout.cu_seqlens.diff()[first:last, None]
         return torch.where(mask, layout.starts[first:last, None] + place, 0), mask
 
+    @classmethod
+    def _padded(cls, hidden: Tensor, layout: PackedLayout, first: int, last: int) -> tuple[Tensor, Tensor]:
+        """States `(n, length, hidden)` of sequences first…last, and which places are real."""
+        index, mask = cls._padded_index(layout, first, last)
+        return hidden.index_select(0, index.flatten()).unflatten(0, index.shape), mask
+
     def _pool(self, spec: TaskSpec, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
         first, last = segment.sequences
         if spec.pooling in ("cls", "pooler"):
-            tokens = hidden[layout.starts[first:last]]
+            tokens = hidden.index_select(0, layout.starts[first:last])
             return tokens if spec.pooling == "cls" else self.encoder.pooler(tokens.unsqueeze(1))
-        index, mask = self._padded_index(layout, first, last)
-        states, real = hidden[index], mask.unsqueeze(-1)
+        states, mask = self._padded(hidden, layout, first, last)
+        real = mask.unsqueeze(-1)
         if spec.pooling == "mean":
             return torch.where(real, states, 0).sum(1) / real.sum(1)
         return torch.where(real, states, torch.finfo(states.dtype).min).amax(1)
@@ -277,8 +329,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
     def _head(self, spec, pooled: Tensor, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
         head = self.heads[spec.name]
         if isinstance(head, AttentionHead):
-            index, mask = self._padded_index(layout, *segment.sequences)
-            return to_scores(spec, head(pooled, hidden[index], mask))
+            return to_scores(spec, head(pooled, *self._padded(hidden, layout, *segment.sequences)))
         return to_scores(spec, head(pooled))
 
     def _add_losses(self, output: MtBertOutput, segments, labels) -> None:
@@ -290,7 +341,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
                     continue
                 own = labels[spec.name]
             else:
-                own = labels if labels.dim() > 1 or len(segments) == 1 else labels[slice(*segment.rows)]
+                own = labels if len(segments) == 1 else labels[slice(*segment.rows)]
             losses, mask = row_losses(spec, output.task_logits[spec.name], own)
             output.row_losses[spec.name], output.labelled[spec.name] = losses, mask
         if output.row_losses:

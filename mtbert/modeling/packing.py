@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -104,14 +105,14 @@ class PackedLayout:
         ends = np.cumsum(lengths)
         starts = ends - lengths
         total = int(ends[-1]) if len(ends) else 0
+        if (expected := sum(rows * per_row for _, rows, per_row in tasks)) != len(lengths):
+            raise ValueError(f"{len(lengths)} sequences were given, but the tasks' rows have {expected}")
         segments, row, sequence = [], 0, 0
         for task_id, rows, per_row in tasks:
             last = sequence + rows * per_row
             tokens = (int(starts[sequence]) if sequence < len(starts) else total, int(ends[last - 1]) if last else 0)
             segments.append(Segment(task_id, (row, row + rows), (sequence, last), tokens))
             row, sequence = row + rows, last
-        if sequence != len(lengths):
-            raise ValueError(f"{len(lengths)} sequences were given, but the tasks' rows have {sequence}")
         buckets, gather, scatter = _bucket(lengths, starts, total, max_buckets)
         return cls(
             lengths=tuple(lengths.tolist()),
@@ -246,6 +247,10 @@ def packed_attention(
     Returns:
         `(tokens, heads, size)`.
     """
+    if not layout.lengths:
+        return value
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0 and window is None:
+        return _varlen_attention(query, key, value, layout, scaling)
     slots = [_ToSlots.apply(states, layout.gather, layout.scatter) for states in (query, key, value)]
     outputs, first = [], 0
     for bucket in layout.buckets:
@@ -264,6 +269,14 @@ def packed_attention(
         outputs.append(output.transpose(1, 2).flatten(0, 1))
         first = last
     return _FromSlots.apply(torch.cat(outputs) if len(outputs) > 1 else outputs[0], layout.scatter)
+
+
+def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
+    """`packed_attention` by PyTorch's variable-length kernel: CUDA, half precision, no dropout."""
+    if scaling is not None:  # the kernel's own factor, which not every version lets one choose, is size^(-1/2)
+        query = query * (scaling * query.shape[-1] ** 0.5)
+    longest = max(layout.lengths)
+    return varlen_attn(query, key, value, layout.cu_seqlens, layout.cu_seqlens, longest, longest)
 
 
 def packed_attention_forward(

@@ -37,7 +37,10 @@ class TaskTraining:
 
 @dataclass
 class MtBertTrainingArguments(TrainingArguments):
-    """transformers' TrainingArguments with other defaults for `report_to` (TensorBoard) and the fields below.
+    """transformers' TrainingArguments with a few other defaults, and the fields below.
+
+    Other defaults: `report_to` is TensorBoard, and `logging_nan_inf_filter` is off, because it waits for the device at
+    every step and hides a diverged loss.
 
     Attributes:
         eval_train: also evaluate the training splits, as `train_<task>_<metric>`, whenever the dev splits are.
@@ -47,6 +50,9 @@ class MtBertTrainingArguments(TrainingArguments):
 
     report_to: None | str | list[str] = field(
         default="tensorboard", metadata={"help": "Where to report: tensorboard, none, or others that are installed."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave nan and inf losses out of the log; waits for the device at every step."}
     )
     eval_train: bool = field(
         default=False, metadata={"help": "Also evaluate the training splits whenever the dev splits are evaluated."}

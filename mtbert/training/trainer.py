@@ -76,6 +76,7 @@ class MtBertTrainer(Trainer):
             raise ValueError("\n".join(found))
         self.task_training = {task.name: (task_training or {}).get(task.name, TaskTraining()) for task in self.tasks}
         self._check_names("task_training", task_training or {})
+        self._check_task_training()
         self.processing_class = processing_class
         self.encoder_config = model.config.encoder
         super().__init__(
@@ -91,6 +92,7 @@ class MtBertTrainer(Trainer):
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
         weights = [self.task_training[task.name].weight for task in self.tasks]
         self._weights = torch.tensor(weights, device=args.device)
+        self._counted_parameters = model.num_parameters(exclude_embeddings=True)
         self._forget_losses()
 
     # ---- data ----
@@ -99,6 +101,18 @@ class MtBertTrainer(Trainer):
         known = [task.name for task in self.tasks]
         if unknown := [name for name in given if name not in known]:
             raise ValueError(f"{argument} has {unknown}, but the model's tasks are: {', '.join(known)}")
+
+    def _check_task_training(self) -> None:
+        found = []
+        for task in self.tasks:
+            settings = self.task_training[task.name]
+            found += settings.problems(f"task_training[{task.name!r}]")
+            if settings.metric is not None:
+                from ..evaluation.metrics import check_metric  # importing evaluate takes seconds
+
+                found += filter(None, [check_metric(task, settings.metric)])
+        if found:
+            raise ValueError("\n".join(found))
 
     def _encoded(self, split: str, datasets: Splits | None) -> dict[str, Dataset] | None:
         """Check and encode what is not encoded yet."""
@@ -137,7 +151,13 @@ class MtBertTrainer(Trainer):
             generator=torch.Generator(),  # its own, so that making an iterator leaves the run's random state alone
         )
         return prepare_data_loader(
-            loader, device=self.args.device, num_processes=1, process_index=0, put_on_device=True, rng_types=[]
+            loader,
+            device=self.args.device,
+            num_processes=1,
+            process_index=0,
+            put_on_device=True,
+            rng_types=[],
+            non_blocking=True,
         )
 
     def plan(self) -> Plan:
@@ -203,6 +223,10 @@ class MtBertTrainer(Trainer):
                     logs[f"loss_{task.name}"] = loss / count
             self._forget_losses()
         super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Forward and backward, 6 · parameters · real tokens; counted once, not at every step."""
+        return 6 * self._counted_parameters * inputs["input_ids"].numel()
 
     # ---- training ----
 

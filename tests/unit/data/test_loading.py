@@ -349,7 +349,7 @@ def test_missing_labels_are_left_out(split):
 def test_minus_one_is_a_missing_label_of_hubs_and_test_splits():
     assert labels_of(MOOD, class_labels([-1, 1], ["bad", "good"])) == [1]
     assert labels_of(MOOD, [-1, 1], hub="snli") == [1]
-    assert labels_of(MOOD, [-1, 1], split="test") == [1]
+    assert labels_of(MOOD, [-1, 1], split="test") == [-100, 1]
     assert "label" not in check(STS, [-1.0, -1.0], split="test")[0].column_names
     assert labels_of(TaskSpec("t", labels=("-1", "1")), [-1, 1], split="test") == [0, 1]
     assert labels_of(TaskSpec("t", "regression"), [-1.0], split="test") == [-1.0]
@@ -360,12 +360,12 @@ def test_minus_one_is_a_missing_label_of_hubs_and_test_splits():
 def test_labels_of_a_test_split():
     assert check(MOOD, ["", None], "test")[0].to_list() == [{"text": "a", "row": 1}, {"text": "a", "row": 2}]
     checked, report = check(MOOD, ["", "bad"], "test")
-    assert checked.to_list() == [{"text": "a", "label": 0, "row": 2}] and report.left_out == {"no label": (1,)}
+    assert [row["label"] for row in checked.to_list()] == [-100, 0] and report.left_out == {}
     without = Dataset.from_dict({"text": ["a", " "]})
-    assert check(MOOD, without, "test")[0].to_list() == [{"text": "a", "row": 1}]
+    assert [row["text"] for row in check(MOOD, without, "test")[0].to_list()] == ["a", ""]
     some = Dataset.from_dict({"text": ["a", ""], "label": [None, "bad"]})
     checked, report = check(MOOD, some, "test")
-    assert checked.column_names == ["text", "row"] and report.left_out == {"empty text in text": (2,)}
+    assert [row["label"] for row in checked.to_list()] == [-100, 0] and report.kept == 2
     with pytest.raises(ValueError, match="no column 'label' for label"):
         check(MOOD, without, "dev")
 

@@ -1,0 +1,167 @@
+"""For every key of a recipe, changing it changes a number: a key without effect is a defect."""
+
+import json
+from dataclasses import fields
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from mtbert.data.loading import DataSpec
+from mtbert.data.sampling import Schedule
+from mtbert.modeling.configuration_mtbert import HeadSpec
+from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
+from mtbert.training.arguments import MtBertTrainingArguments, TrainingArguments
+
+COURSE = {"format": "cs224n", "id": "id"}
+SST = {**COURSE, "text": "sentence", "label": "sentiment", "train": "ids-sst-train.csv", "dev": "ids-sst-dev.csv"}
+PAIR = {**COURSE, "text": ["sentence1", "sentence2"], "label": "is_duplicate", "train": "quora-train.csv"}
+STS = {**PAIR, "label": "similarity", "train": "sts-train.csv", "dev": "sts-dev.csv"}
+BASE = {
+    "tasks": {
+        "sst": {"labels": 5, "data": SST},
+        "para": {"problem_type": "binary_classification", "labels": 2, "data": {**PAIR, "dev": "quora-dev.csv"}},
+        "sts": {"range": [0, 5], "pair": "siamese", "data": STS, "head": {"type": "mlp", "layers": 1}},
+    },
+    "schedule": {"name": "proportional", "steps_per_epoch": 3},
+    "training": {
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 0.01,
+        "save_strategy": "no",
+        "eval_strategy": "epoch",
+        "report_to": "none",
+        "disable_tqdm": True,
+    },
+}
+
+# key → (another value, settings that both runs have so that the key can matter)
+KEYS = {
+    "tasks.sst.data.text": ("id", {}),
+    "tasks.sst.data.label": ("sentiment2", {}),
+    "tasks.sst.data.train": ("ids-sst-dev.csv", {}),
+    "tasks.sst.data.dev": ("ids-sst-train.csv", {}),
+    "tasks.sst.problem_type": ("multi_label_classification", {}),
+    "tasks.sst.labels": (6, {}),
+    "tasks.sts.range": ([0, 10], {"tasks.sts.head.output": "sigmoid"}),
+    "tasks.sts.pair": ("cross", {}),
+    "tasks.sst.pooling": ("mean", {}),
+    "tasks.sst.dropout": (0.5, {}),
+    "tasks.para.separator": (["[SEP]", "[unused36]"], {}),
+    "tasks.para.token_types": (False, {}),
+    "tasks.sst.max_length": (5, {}),
+    "tasks.sst.weight": (3.0, {}),
+    "tasks.sst.batch_size": (2, {}),
+    "tasks.sst.examples_per_epoch": (3, {}),
+    "tasks.sst.metric": ("f1_macro", {}),
+    "tasks.sst.head.type": ("attention", {}),
+    "tasks.sts.head.layers": (2, {}),
+    "tasks.sts.head.hidden_size": (8, {}),
+    "tasks.sts.head.activation": ("tanh", {}),
+    "tasks.sts.head.dropout": (0.5, {}),
+    "tasks.sst.head.attention_heads": (4, {"tasks.sst.head.type": "attention"}),
+    "tasks.sts.head.features": ("u;v", {}),
+    "tasks.sts.head.output": ("sigmoid", {}),
+    "schedule.name": ("round_robin", {}),
+    "schedule.mixed": (True, {}),
+    "schedule.steps_per_epoch": (2, {}),
+    "schedule.temperature": (0.1, {"schedule.name": "temperature", "schedule.temperature": 50.0}),
+    "model.freeze_encoder": (True, {}),
+    "training.eval_train": (True, {}),
+    "training.seed": (7, {}),
+    "training.data_seed": (7, {}),
+    "training.num_train_epochs": (3, {}),
+    "training.learning_rate": (0.02, {}),
+    "training.weight_decay": (0.5, {}),
+    "training.max_grad_norm": (0.01, {}),
+    "training.bf16": (True, {"training.use_cpu": True}),
+    "training.early_stopping_patience": (
+        1,
+        {
+            "training.metric_for_best_model": "eval_overall",
+            "training.learning_rate": 0.0,
+            "training.num_train_epochs": 4,
+        },
+    ),
+    "training.early_stopping_threshold": (
+        1e9,
+        {
+            "training.metric_for_best_model": "eval_loss",
+            "training.learning_rate": 1e-4,
+            "training.num_train_epochs": 4,
+            "training.early_stopping_patience": 1,
+        },
+    ),
+}
+
+# What changes no number of a run, and where it is tested instead.
+ELSEWHERE = {
+    "encoder": "every recipe is run with another encoder than it names",
+    "data_dir": "every recipe is run with another data_dir than it names",
+    "training": "transformers' own, apart from the keys above",
+    "tasks.*.data.test": "tests/unit/data/test_loading.py: rows to predict",
+    "tasks.*.data.hub": "tests/unit/data/test_loading.py: a dataset by name",
+    "tasks.*.data.subset": "tests/unit/data/test_loading.py",
+    "tasks.*.data.revision": "tests/unit/data/test_loading.py",
+    "tasks.*.data.format": "tests/unit/data/test_loading.py: without it the course's tab-separated .csv fail",
+    "tasks.*.data.id": "tests/unit/data/test_loading.py: names rows in files",
+    "model.packed": "tests/invariants/test_packed.py: the same numbers, faster",
+}
+
+
+def put(tree: dict, path: str, value) -> None:
+    *parents, last = path.split(".")
+    for key in parents:
+        tree = tree.setdefault(key, {})
+    tree[last] = value
+
+
+@pytest.fixture(scope="module")
+def run(finetune, encoder_dir, course_dir, tmp_path_factory):
+    """Settings → all numbers of a run: its losses, its scores and its final weights."""
+    lines = {split: (course_dir / f"ids-sst-{split}.csv").read_text().splitlines() for split in ("train", "dev")}
+    for split, (header, *rows) in lines.items():
+        rows = [f"{row}\t{(i * 3) % 5}" for i, row in enumerate(rows)]
+        (course_dir / f"ids-sst-{split}.csv").write_text("\n".join([f"{header}\tsentiment2", *rows]) + "\n")
+    done = {}
+
+    def numbers(settings: dict):
+        key = json.dumps(settings, sort_keys=True)
+        if key not in done:
+            folder = tmp_path_factory.mktemp("run")
+            tree = json.loads(json.dumps(BASE)) | {"encoder": encoder_dir, "data_dir": str(course_dir)}
+            put(tree, "training.output_dir", str(folder / "out"))
+            for path, value in settings.items():
+                put(tree, path, value)
+            (folder / "recipe.yaml").write_text(yaml.safe_dump(tree))
+            finetune.main([str(folder / "recipe.yaml")])
+            state = json.loads((folder / "out" / "trainer_state.json").read_text())["log_history"]
+            log = [{k: v for k, v in each.items() if not k.endswith(("_runtime", "_per_second"))} for each in state]
+            weights = load_file(folder / "out" / "model.safetensors")
+            done[key] = log, {name: weight.tolist() for name, weight in weights.items()}
+        return done[key]
+
+    return numbers
+
+
+def test_two_runs_alike_give_the_same_numbers(run):
+    assert run({}) == run({"training.disable_tqdm": True})
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_changing_a_key_changes_a_number(key, run):
+    value, shared = KEYS[key]
+    assert run(shared) != run({**shared, key: value})
+
+
+def test_no_key_is_without_a_test():
+    def under(prefix: str, cls, leave=()) -> set[str]:
+        return {f"{prefix}{each.name}" for each in fields(cls) if each.name not in leave}
+
+    known = under("", Recipe, ("tasks", "schedule", "model")) | under("schedule.", Schedule)
+    known |= under("model.", ModelRecipe) | under("tasks.*.", TaskRecipe, ("data", "head"))
+    known |= under("tasks.*.data.", DataSpec) | under("tasks.*.head.", HeadSpec)
+    own = {each.name for each in fields(MtBertTrainingArguments)} - {each.name for each in fields(TrainingArguments)}
+    known |= {f"training.{name}" for name in own}
+    tested = {".".join(["tasks", "*", *key.split(".")[2:]]) if key.startswith("tasks.") else key for key in KEYS}
+    assert known - tested - set(ELSEWHERE) == set()

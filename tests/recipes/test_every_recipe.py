@@ -1,0 +1,50 @@
+"""Every recipe file loads, and trains two steps on tiny data with a tiny encoder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mtbert import MtBertForMultiTask
+from mtbert.recipe import load_recipe
+
+CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
+RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "base.yaml")
+
+
+def names(path: Path) -> str:
+    return str(path.relative_to(CONFIGS))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=names)
+def test_recipe_opens_with_its_launch_command(path):
+    first = path.read_text(encoding="utf-8").splitlines()[0]
+    assert first.startswith("# accelerate launch --config_file accelerate_config.yaml recipes/")
+    assert names(path) in path.read_text(encoding="utf-8").split("\n\n")[0]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=names)
+def test_recipe_trains_two_steps(path, finetune, encoder_dir, course_dir, tmp_path):
+    folder = tmp_path / "run"
+    data_dir = CONFIGS.parent / "sample_data" if path.name == "quickstart.yaml" else course_dir
+    overrides = {
+        "encoder": encoder_dir,
+        "data_dir": data_dir,
+        "schedule.steps_per_epoch": 2,
+        "training.max_steps": 2,
+        "training.per_device_train_batch_size": 4,
+        "training.output_dir": folder,
+        "training.report_to": "none",
+    }
+    finetune.main([str(path), *(f"--{key}={value}" for key, value in overrides.items())])
+    before, after = load_file(f"{encoder_dir}/model.safetensors"), load_file(folder / "model.safetensors")
+    moved = {
+        name
+        for name in before
+        if f"encoder.{name}" in after and not torch.equal(before[name], after[f"encoder.{name}"])
+    }
+    frozen = load_recipe(path, ["--encoder", encoder_dir, "--training.output_dir", "x"]).model.freeze_encoder
+    assert bool(moved) != frozen
+    model = MtBertForMultiTask.from_pretrained(folder)
+    assert set(model.heads) == {task.name for task in model.tasks}

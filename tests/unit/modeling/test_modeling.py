@@ -1,0 +1,422 @@
+"""The model's forward in all its forms, poolings by hand, and what surrounds it: freezing, poolers, LoRA."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    AutoModel,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    GPT2Config,
+    T5Config,
+    set_seed,
+)
+
+from mtbert.modeling.configuration_mtbert import MtBertConfig, TaskSpec
+from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.packing import PackedLayout
+
+TEXTS = ["the cat sleeps .", "a dog", "is the old house not very good ?", "fish", "a bird flies", "the tree is old ."]
+POOLINGS = ("cls", "pooler", "mean", "max")
+TINY = {"vocab_size": 40, "max_position_embeddings": 32}
+SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Threads only get into each other's way in tensors this small."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def batch(tokenizer):
+    """Padded inputs; from its third token on, a text has token type 1."""
+    inputs = dict(tokenizer(TEXTS, padding=True, return_tensors="pt"))
+    inputs["token_type_ids"] = inputs["attention_mask"] * (torch.arange(inputs["input_ids"].shape[1]) >= 2)
+    return inputs
+
+
+@pytest.fixture
+def model(make_model):
+    return make_model().eval()
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def naive_hidden(model, batch):
+    """Last hidden states of each text, encoded alone and without the package: a list of (length, hidden)."""
+    encoder = copy.deepcopy(model.encoder)
+    encoder.config._attn_implementation = "eager"
+    states = []
+    for i, mask in enumerate(batch["attention_mask"]):
+        inputs = {key: value[i : i + 1, mask.bool()] for key, value in batch.items()}
+        states.append(encoder(**inputs).last_hidden_state[0])
+    return states
+
+
+class TestForward:
+    def test_one_task_gives_its_head_on_each_text(self, model, batch):
+        output = model(**batch, task="stars")
+        pooled = torch.stack([states.mean(0) for states in naive_hidden(model, batch)])
+        close(output.pooled["stars"], pooled)
+        close(output.logits, model.heads["stars"](pooled))
+        assert output.logits is output.task_logits["stars"]
+        assert list(output.task_logits) == ["stars"]
+        assert output.loss is None and output.row_losses is None
+
+    def test_siamese_rows_are_two_sequences(self, model, batch):
+        output = model(**batch, task="close")
+        pooled = torch.stack([states[0] for states in naive_hidden(model, batch)])
+        close(output.logits, 5 * model.heads["close"](pooled).sigmoid())
+        assert output.logits.shape == (3, 1)
+        assert output.pooled["close"].shape == (6, 32)
+
+    def test_all_tasks_equal_one_after_the_other(self, model, batch):
+        output = model(**batch, tasks="all")
+        assert list(output.task_logits) == ["stars", "same", "close", "topics"]
+        assert output.logits is None
+        for name, logits in output.task_logits.items():
+            alone = model(**batch, task=name)
+            close(logits, alone.logits)
+            close(output.pooled[name], alone.pooled[name])
+
+    def test_some_tasks_in_the_order_given(self, model, batch):
+        output = model(**batch, tasks=["topics", "stars"])
+        assert list(output.task_logits) == ["topics", "stars"]
+        for name, logits in output.task_logits.items():
+            close(logits, model(**batch, task=name).logits)
+
+    def test_one_name_in_tasks_fills_logits(self, model, batch):
+        output = model(**batch, tasks=["topics"])
+        assert output.logits is output.task_logits["topics"]
+
+    def test_task_ids_route_rows(self, model, batch):
+        # stars: text 0 and 1; close: texts 2 and 3; topics: texts 4 and 5
+        output = model(**batch, task_ids=[0, 0, 2, 3, 3])
+        parts = {"stars": slice(0, 2), "close": slice(2, 4), "topics": slice(4, 6)}
+        assert list(output.task_logits) == list(parts)
+        assert output.logits is None
+        for name, part in parts.items():
+            close(output.task_logits[name], model(**{k: v[part] for k, v in batch.items()}, task=name).logits)
+
+    def test_task_ids_may_be_a_tensor(self, model, batch):
+        one = model(**batch, task_ids=torch.tensor([3, 3, 3, 0, 0, 0]))
+        other = model(**batch, task_ids=[3, 3, 3, 0, 0, 0])
+        assert list(one.task_logits) == ["topics", "stars"]
+        assert torch.equal(one.task_logits["stars"], other.task_logits["stars"])
+
+    def test_a_single_task_needs_no_name(self, make_model, batch):
+        model = make_model([TaskSpec("only", labels=2)]).eval()
+        assert torch.equal(model(**batch).logits, model(**batch, task="only").logits)
+
+    def test_packed_input_equals_padded(self, model, batch):
+        mask = batch["attention_mask"].bool()
+        layout = PackedLayout.build(mask.sum(1).tolist(), [(0, 2, 1), (2, 1, 2), (3, 2, 1)])
+        packed = {key: batch[key][mask][None] for key in ("input_ids", "token_type_ids")}
+        found, expected = model(**packed, layout=layout), model(**batch, task_ids=[0, 0, 2, 3, 3])
+        for name, logits in expected.task_logits.items():
+            close(found.task_logits[name], logits)
+
+    @pytest.mark.parametrize("packed", [True, False])
+    def test_left_padding_equals_right_padding(self, make_model, batch, packed):
+        model = make_model(packed=packed).eval()
+        mask = batch["attention_mask"]
+        left = {key: torch.zeros_like(value) for key, value in batch.items()}
+        for i, length in enumerate(mask.sum(1).tolist()):
+            for key, value in batch.items():
+                left[key][i, mask.shape[1] - length :] = value[i, :length]
+        assert not torch.equal(left["attention_mask"], mask)
+        found, expected = model(**left, tasks="all"), model(**batch, tasks="all")
+        for name, logits in expected.task_logits.items():
+            close(found.task_logits[name], logits)
+
+    @pytest.mark.parametrize("packed", [True, False])
+    def test_embeddings_instead_of_ids(self, make_model, batch, packed):
+        model = make_model(packed=packed).eval()
+        embeds = model.get_input_embeddings()(batch["input_ids"])
+        others = {key: value for key, value in batch.items() if key != "input_ids"}
+        found = model(inputs_embeds=embeds, **others, tasks="all")
+        for name, logits in model(**batch, tasks="all").task_logits.items():
+            close(found.task_logits[name], logits)
+
+    def test_without_a_mask_every_token_is_real(self, model, batch):
+        short = {key: value[:, :3] for key, value in batch.items()}
+        masked = model(**{**short, "attention_mask": torch.ones_like(short["attention_mask"])}, task="stars")
+        del short["attention_mask"]
+        assert torch.equal(model(**short, task="stars").logits, masked.logits)
+
+    def test_token_types_matter(self, model, batch):
+        other = {**batch, "token_type_ids": batch["attention_mask"]}
+        assert not torch.allclose(model(**batch, task="stars").logits, model(**other, task="stars").logits)
+
+
+class TestLabels:
+    def test_tensor_and_mapping_give_the_same(self, model, batch):
+        labels = torch.tensor([0, 2, -100, 1, 1, 0])
+        one, other = model(**batch, task="stars", labels=labels), model(**batch, task="stars", labels={"stars": labels})
+        assert torch.equal(one.loss, other.loss)
+        assert torch.equal(one.row_losses["stars"], other.row_losses["stars"])
+        log_p = one.logits - one.logits.exp().sum(1, keepdim=True).log()
+        expected = torch.stack([-log_p[i, y] for i, y in enumerate(labels) if y >= 0])
+        close(one.row_losses["stars"][one.labelled["stars"]], expected)
+        close(one.loss, expected.mean())
+        assert one.labelled["stars"].tolist() == [True, True, False, True, True, True]
+        assert one.row_losses["stars"][2] == 0
+
+    def test_the_loss_is_the_mean_over_labelled_rows_of_all_tasks(self, model, batch):
+        labels = {
+            "stars": torch.tensor([1, -100]),
+            "close": torch.tensor([2.5]),
+            "topics": torch.tensor([[1.0, 0, 0], [0, 1.0, 1.0]]),
+        }
+        output = model(**batch, task_ids=[0, 0, 2, 3, 3], labels=labels)
+        log_p = output.task_logits["stars"].log_softmax(-1)
+        p = output.task_logits["topics"].sigmoid()
+        entropy = -torch.where(labels["topics"] == 1, p, 1 - p).log().mean(1)
+        squared = (output.task_logits["close"][0, 0] - 2.5) ** 2
+        close(output.loss, (-log_p[0, 1] + squared + entropy.sum()) / 4)
+        assert {name: losses.shape for name, losses in output.row_losses.items()} == {
+            "stars": (2,),
+            "close": (1,),
+            "topics": (2,),
+        }
+
+    def test_one_tensor_for_several_tasks(self, model, batch):
+        first = {key: value[:4] for key, value in batch.items()}
+        one = model(**first, task_ids=[0, 0, 2], labels=torch.tensor([2.0, 1.0, 3.5]))
+        other = model(**first, task_ids=[0, 0, 2], labels={"stars": torch.tensor([2, 1]), "close": torch.tensor([3.5])})
+        close(one.loss, other.loss)
+
+    def test_tasks_without_labels_have_no_loss(self, model, batch):
+        labels = {"stars": torch.tensor([0, 1, 2, 0, 1, 2])}
+        output = model(**batch, tasks="all", labels=labels)
+        assert list(output.row_losses) == ["stars"]
+        close(output.loss, model(**batch, task="stars", labels=labels).loss)
+
+    def test_all_missing_is_a_loss_of_0(self, model, batch):
+        output = model(**batch, task="stars", labels=torch.full((6,), -100))
+        assert output.loss == 0 and not output.labelled["stars"].any()
+
+
+class TestErrors:
+    @pytest.mark.parametrize("asked", [{"task": "moons"}, {"tasks": ["stars", "moons"]}])
+    def test_unknown_task(self, model, batch, asked):
+        with pytest.raises(KeyError, match="no task 'moons'; this model has: stars, same, close, topics"):
+            model(**batch, **asked)
+
+    def test_no_task(self, model, batch):
+        with pytest.raises(ValueError, match="give task, tasks or task_ids: this model has several tasks"):
+            model(**batch)
+
+    def test_ungrouped_task_ids(self, model, batch):
+        with pytest.raises(ValueError, match="task_ids: the rows must be grouped by task; sort them first"):
+            model(**batch, task_ids=[0, 3, 0, 0, 0, 0])
+
+    @pytest.mark.parametrize("unknown", [4, -1])
+    def test_task_ids_out_of_range(self, model, batch, unknown):
+        with pytest.raises(ValueError, match=rf"task_ids has \[{unknown}\], but this model's tasks are 0 to 3"):
+            model(**batch, task_ids=[0, 0, 0, 0, 0, unknown])
+
+    def test_task_ids_must_count_every_sequence(self, model, batch):
+        with pytest.raises(ValueError, match="6 sequences were given, but the tasks' rows have 5"):
+            model(**batch, task_ids=[0, 0, 0, 0, 0])
+
+    def test_task_ids_must_not_count_more_than_there_are(self, model, batch):
+        with pytest.raises(ValueError, match="6 sequences were given, but the tasks' rows have 12"):
+            model(**batch, task_ids=[2, 2, 2, 2, 2, 2])
+
+    def test_an_odd_number_of_sequences_for_pairs(self, model, batch):
+        odd = {key: value[:5] for key, value in batch.items()}
+        with pytest.raises(ValueError, match="task 'close' takes 2 sequences a row, got 5 in all"):
+            model(**odd, tasks=["stars", "close"])
+        with pytest.raises(ValueError, match="5 sequences were given, but the tasks' rows have 4"):
+            model(**odd, task="close")
+
+    def test_ids_and_embeddings(self, model, batch):
+        embeds = model.get_input_embeddings()(batch["input_ids"])
+        for values in ({}, {"input_ids": batch["input_ids"], "inputs_embeds": embeds}):
+            with pytest.raises(ValueError, match="give either input_ids or inputs_embeds"):
+                model(**values, task="stars")
+
+    def test_a_model_needs_tasks(self):
+        with pytest.raises(ValueError, match="tasks is empty; a model needs at least one task"):
+            MtBertForMultiTask(MtBertConfig(encoder=BertConfig(**TINY, **SIZES)))
+
+
+class TestPooling:
+    @pytest.mark.parametrize("packed", [True, False])
+    def test_by_hand(self, make_model, batch, packed):
+        specs = [TaskSpec(f"by-{pooling}", labels=2, pooling=pooling) for pooling in POOLINGS]
+        model = make_model(specs, packed=packed).eval()
+        output = model(**batch, tasks="all")
+        dense = model.encoder.pooler.dense
+        by_hand = {
+            "cls": lambda states: states[0],
+            "pooler": lambda states: torch.tanh(dense.weight @ states[0] + dense.bias),
+            "mean": lambda states: sum(states) / len(states),
+            "max": lambda states: torch.stack([column.max() for column in states.T]),
+        }
+        for pooling, function in by_hand.items():
+            expected = torch.stack([function(states) for states in naive_hidden(model, batch)])
+            close(output.pooled[f"by-{pooling}"], expected)
+
+    def test_an_attention_head_reads_its_rows_own_tokens(self, make_model, batch):
+        specs = [TaskSpec("plain", labels=2), TaskSpec("looks", labels=3, head={"type": "attention"})]
+        model = make_model(specs).eval()
+        output = model(**batch, task_ids=[0, 0, 1, 1, 1, 1])
+        for row, states in enumerate(naive_hidden(model, batch)[2:]):
+            mask = torch.ones(1, len(states), dtype=torch.bool)
+            close(output.task_logits["looks"][row], model.heads["looks"](states[:1], states[None], mask)[0])
+
+
+class TestEncoder:
+    def test_an_unused_pooler_is_dropped(self, make_model):
+        model = make_model([TaskSpec("t", labels=2)])
+        assert model.encoder.pooler is None
+        assert not [name for name, _ in model.named_parameters() if "pooler" in name]
+
+    def test_a_used_pooler_is_the_pretrained_one(self, make_model, encoder_dir):
+        model = make_model([TaskSpec("t", labels=2), TaskSpec("p", labels=2, pooling="pooler")])
+        pretrained = AutoModel.from_pretrained(encoder_dir)
+        assert torch.equal(model.encoder.pooler.dense.weight, pretrained.pooler.dense.weight)
+
+    @pytest.mark.parametrize("pooling", ["cls", "pooler"])
+    def test_saved_and_loaded_with_and_without_pooler(self, make_model, batch, tmp_path, pooling):
+        model = make_model([TaskSpec("t", labels=2, pooling=pooling)]).eval()
+        model.save_pretrained(tmp_path)
+        loaded, info = MtBertForMultiTask.from_pretrained(tmp_path, output_loading_info=True)
+        assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+        assert torch.equal(loaded.eval()(**batch).logits, model(**batch).logits)
+
+    @pytest.mark.parametrize(
+        "config",
+        [ElectraConfig(**TINY, **SIZES), DistilBertConfig(**TINY, dim=16, n_layers=1, n_heads=2, hidden_dim=24)],
+        ids=lambda config: config.model_type,
+    )
+    def test_encoders_without_a_pooler(self, config, batch, tmp_path):
+        AutoModel.from_config(config).save_pretrained(tmp_path)
+        message = rf"tasks \['p'\]: pooling is 'pooler', but {config.model_type} encoders have none; use cls, mean or"
+        with pytest.raises(ValueError, match=message):
+            MtBertForMultiTask.from_encoder(tmp_path, [TaskSpec("p", labels=2, pooling="pooler")])
+        model = MtBertForMultiTask.from_encoder(tmp_path, [TaskSpec("t", labels=2)]).eval()
+        assert model(**batch).logits.shape == (6, 2)
+
+    def test_weights_are_the_pretrained_ones(self, make_model, encoder_dir):
+        model, pretrained = make_model(), AutoModel.from_pretrained(encoder_dir)
+        own = model.encoder.state_dict()
+        for name, value in pretrained.state_dict().items():
+            if "pooler" not in name:
+                assert torch.equal(own[name], value), name
+
+    def test_heads_follow_the_seed(self, make_model):
+        one, other = make_model(), make_model()
+        for (name, a), (_, b) in zip(one.named_parameters(), other.named_parameters(), strict=True):
+            assert torch.equal(a, b), name
+
+    def test_new_heads_are_initialised_like_the_encoder(self, make_model):
+        model = make_model([TaskSpec("t", labels=2, head={"type": "mlp", "layers": 2, "hidden_size": 200})])
+        linear = [module for module in model.heads.modules() if isinstance(module, nn.Linear)]
+        assert all(not module.bias.any() for module in linear)
+        weights = torch.cat([module.weight.flatten() for module in linear])
+        assert abs(weights.std() - 0.2) < 0.005 and abs(weights.mean()) < 0.005
+
+    def test_dtype_follows_the_encoder(self, make_model):
+        model = make_model(dtype=torch.bfloat16)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+    def test_an_unknown_model_type(self, tmp_path):
+        (tmp_path / "config.json").write_text('{"model_type": "nonsense"}')
+        with pytest.raises(ValueError, match="nonsense"):
+            MtBertForMultiTask.from_encoder(tmp_path, [TaskSpec("t", labels=2)])
+
+    def test_a_checkpoint_of_our_own_is_no_encoder(self, make_model, tmp_path):
+        make_model().save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="'mtbert' is not an encoder of transformers; give one that is"):
+            MtBertForMultiTask.from_encoder(tmp_path, [TaskSpec("t", labels=2)])
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            GPT2Config(vocab_size=40, n_positions=32, n_embd=16, n_layer=1, n_head=2),
+            T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2),
+            BertConfig(**TINY, **SIZES, is_decoder=True),
+        ],
+        ids=["gpt2", "t5", "bert decoder"],
+    )
+    def test_decoders_are_refused(self, config, tmp_path):
+        AutoModel.from_config(config).save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=f"'{config.model_type}' has a decoder; give an encoder-only model"):
+            MtBertForMultiTask.from_encoder(tmp_path, [TaskSpec("t", labels=2)])
+
+    def test_freeze(self, make_model, batch):
+        model = make_model()
+        model.freeze_encoder()
+        model(**batch, task="stars", labels=torch.tensor([0, 1, 2, 0, 1, 2])).loss.backward()
+        assert all(not p.requires_grad and p.grad is None for p in model.encoder.parameters())
+        assert all(p.requires_grad for p in model.heads.parameters())
+        assert all(p.grad is not None for p in model.heads["stars"].parameters())
+        assert all(p.grad is None for p in model.heads["topics"].parameters())
+        model.freeze_encoder(False)
+        assert all(p.requires_grad for p in model.parameters())
+
+
+class TestTraining:
+    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+
+    def gradients(self, model, batch):
+        labels = {"stars": torch.tensor([0, 1]), "close": torch.tensor([2.5]), "topics": torch.ones(2, 3)}
+        model(**batch, task_ids=[0, 0, 2, 3, 3], labels=labels).loss.backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    @pytest.mark.parametrize("packed", [True, False])
+    def test_gradient_checkpointing_gives_the_same_gradients(self, make_model, tasks, batch, packed):
+        specs = [TaskSpec.from_dict({**task.to_dict(), "dropout": 0.0}) for task in tasks]
+        plain, checkpointed = (make_model(specs, packed=packed, **self.no_dropout).train() for _ in range(2))
+        checkpointed.gradient_checkpointing_enable()
+        runs = []
+        layer = checkpointed.encoder.encoder.layer[0]
+        layer.attention.register_forward_hook(lambda *_: runs.append(1))
+        expected, found = self.gradients(plain, batch), self.gradients(checkpointed, batch)
+        assert len(runs) == 2  # once forward, once again for the gradient
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, msg=name)
+
+    def test_packed_and_padded_give_the_same_gradients(self, make_model, tasks, batch):
+        specs = [TaskSpec.from_dict({**task.to_dict(), "dropout": 0.0}) for task in tasks]
+        found, expected = (
+            self.gradients(make_model(specs, packed=packed, **self.no_dropout).train(), batch) for packed in (1, 0)
+        )
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
+
+    def test_lora(self, make_model, batch):
+        import peft
+
+        plain = make_model().eval()
+        set_seed(2)
+        config = peft.LoraConfig(r=2, target_modules=r"encoder\..*\.(query|value)")
+        model = peft.get_peft_model(make_model(), config).eval()
+        close(model(**batch, task="stars").logits, plain(**batch, task="stars").logits)  # B begins at 0
+
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        assert len(trained) == 2 * 2 * 2  # layers × (query, value) × (A, B)
+        assert all("lora_" in name for name in trained)
+        model.train()(**batch, task="stars", labels=torch.tensor([0, 1, 2, 0, 1, 2])).loss.backward()
+        assert all(p.grad.abs().sum() > 0 for name, p in trained.items() if "lora_B" in name)
+        assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+        with torch.no_grad():
+            for p in trained.values():
+                p.add_(0.5)
+        moved = model.eval()(**batch, task="stars").logits
+        assert not torch.allclose(moved, plain(**batch, task="stars").logits, atol=1e-3)
+        close(model.merge_and_unload()(**batch, task="stars").logits, moved)
