@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .hub import register
-from .modeling.configuration_mtbert import HeadSpec, MtBertConfig, TaskSpec
+from .modeling.configuration_mtbert import AdapterSpec, HeadSpec, MtBertConfig, TaskSpec
 from .modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput, MtBertPreTrainedModel
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _TRAINING = {
 }
 
 __all__ = [
+    "AdapterSpec",
     "HeadSpec",
     "MtBertConfig",
     "MtBertForMultiTask",

@@ -13,6 +13,7 @@ from mtbert import MtBertForMultiTask, MtBertTrainer
 from mtbert.data.encoding import encode_splits
 from mtbert.data.loading import load_task
 from mtbert.recipe import Recipe, RecipeError
+from mtbert.training.peft import wrap
 from mtbert.training.reporting import print_lines, print_scores
 from mtbert.training.runs import choose_checkpoint, save_run, start_scores
 
@@ -28,8 +29,10 @@ def main(argv: list[str]) -> None:
         raw = {name: load_task(task.spec(name), task.data, recipe.data_dir) for name, task in recipe.tasks.items()}
 
     specs = [task.spec(name) for name, task in recipe.tasks.items()]
-    model = MtBertForMultiTask.from_encoder(recipe.encoder, specs, packed=recipe.model.packed)
-    model.freeze_encoder(recipe.model.freeze_encoder)
+    model = MtBertForMultiTask.from_encoder(recipe.encoder, specs, recipe.model.adapter, recipe.model.packed)
+    model.freeze_encoder(recipe.model.freeze_encoder, not recipe.model.train_layer_norms)
+    if recipe.peft is not None:
+        model = wrap(model, recipe.peft)
     with args.main_process_first(desc="encoding"):
         data = {s.name: encode_splits(s, raw[s.name].splits, tokenizer, model.config.encoder) for s in specs}
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
-from transformers import initialization as init
 
 from .configuration_mtbert import AdapterSpec
 from .packing import PackedLayout, packed_attention
@@ -29,6 +28,14 @@ def dropouts(config: PreTrainedConfig) -> tuple[float, float]:
     """The encoder's dropout on hidden states and on attention weights."""
     hidden = _number(config, "hidden_dropout_prob", "mlp_dropout", "dropout")
     return hidden, _number(config, "attention_probs_dropout_prob", "attention_dropout")
+
+
+class Decoder(nn.Linear):
+    """V_D: zero at the start, unless `init` is `published`, so that a parallel adapter adds nothing."""
+
+
+class TopNorm(nn.LayerNorm):
+    """A norm of the top layers: at the start normal like every weight, a slip of the authors' code."""
 
 
 class ProjectedAttention(nn.Module):
@@ -47,8 +54,6 @@ class ProjectedAttention(nn.Module):
 
 class Adapter(nn.Module):
     """One task's adapter: what it adds in each layer, and what it does on top. The base class does nothing."""
-
-    decoders: tuple[nn.Linear, ...] = ()  # what is zero at the start, so that nothing is added
 
     def after_attention(self, layer: int, states: Tensor, layout: PackedLayout) -> Tensor | None:
         """What is added to the attention sublayer's output `(tokens, d_m)` before its residual sum; None: nothing."""
@@ -78,11 +83,10 @@ class ParallelPal(Adapter):
 
     def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
         super().__init__()
-        self.encode, self.decode = nn.Linear(width, spec.size), nn.Linear(spec.size, width)
+        self.encode, self.decode = nn.Linear(width, spec.size), Decoder(spec.size, width)
         dropout = dropouts(config)[1]
         self.attention = nn.ModuleDict({str(i): ProjectedAttention(spec.size, spec.heads, dropout) for i in layers})
         self.activation = spec.activation
-        self.decoders = (self.decode,)
 
     def beside_layer(self, layer, inputs, attended, layout):
         if str(layer) not in self.attention:
@@ -96,7 +100,7 @@ class TopPal(Adapter):
 
     def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
         super().__init__()
-        self.encode, self.decode = nn.Linear(width, spec.size), nn.Linear(spec.size, width)
+        self.encode, self.decode = nn.Linear(width, spec.size), Decoder(spec.size, width)
         self.attention = ProjectedAttention(spec.size, spec.heads, dropouts(config)[1])
         self.activation = spec.activation
         self.first_only = spec.input == "cls"
@@ -118,7 +122,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, width: int, size: int):
         super().__init__()
-        self.encode, self.decode = nn.Linear(width, size), nn.Linear(size, width)
+        self.encode, self.decode = nn.Linear(width, size), Decoder(size, width)
 
     def forward(self, states: Tensor) -> Tensor:
         return self.decode(nn.functional.gelu(self.encode(states)))
@@ -130,7 +134,6 @@ class LowRank(Adapter):
     def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
         super().__init__()
         self.layers = nn.ModuleDict({str(i): Bottleneck(width, spec.size) for i in layers})
-        self.decoders = tuple(each.decode for each in self.layers.values())
 
     def beside_layer(self, layer, inputs, attended, layout):
         return self.layers[str(layer)](inputs) if str(layer) in self.layers else None
@@ -147,7 +150,6 @@ class Houlsby(Adapter):
         super().__init__()
         self.attention = nn.ModuleDict({str(i): Bottleneck(width, spec.size) for i in layers})
         self.ffn = nn.ModuleDict({str(i): Bottleneck(width, spec.size) for i in layers})
-        self.decoders = tuple(each.decode for part in (self.attention, self.ffn) for each in part.values())
 
     def after_attention(self, layer, states, layout):
         return self.attention[str(layer)](states) if str(layer) in self.attention else None
@@ -165,7 +167,7 @@ class TopAttention(nn.Module):
         self.attention = ProjectedAttention(spec.size, spec.heads, attention_dropout)
         self.dense = nn.Linear(spec.size, spec.size)
         self.dropout = nn.Dropout(hidden_dropout)
-        self.norm = nn.LayerNorm(spec.size, eps=1e-12)
+        self.norm = TopNorm(spec.size, eps=1e-12)
 
     def forward(self, states: Tensor, layout: PackedLayout) -> Tensor:
         return self.norm(states + self.dropout(self.dense(self.attention(states, layout))))
@@ -176,7 +178,7 @@ class TopLayers(Adapter):
 
     def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
         super().__init__()
-        self.encode, self.decode = nn.Linear(width, spec.size), nn.Linear(spec.size, width)
+        self.encode, self.decode = nn.Linear(width, spec.size), Decoder(spec.size, width)
         self.blocks = nn.ModuleList([TopAttention(spec, config) for _ in range(spec.depth)])
 
     def on_top(self, states, layout):
@@ -200,24 +202,6 @@ def make_adapter(spec: AdapterSpec, encoder: PreTrainedConfig) -> Adapter:
         raise ValueError(f"adapter.layers has {outside}, but the encoder's layers are 0 to {count - 1}")
     layers = tuple(range(count)) if spec.layers is None else spec.layers
     return _TYPES[spec.type](spec, encoder.hidden_size, layers, encoder)
-
-
-def initialize(adapter: Adapter, published: bool, std: float) -> None:
-    """Give an adapter its first weights: normal with `std`, biases 0; and zero decoders unless `published`.
-
-    The published initialisation also draws the weights and biases of norms from the same normal distribution, a slip
-    of the authors' code that survives in their top layers.
-    """
-    for module in adapter.modules():
-        if isinstance(module, nn.Linear):
-            init.normal_(module.weight, 0.0, std)
-            init.zeros_(module.bias)
-        elif isinstance(module, nn.LayerNorm) and published:
-            init.normal_(module.weight, 0.0, std)
-            init.normal_(module.bias, 0.0, std)
-    if not published:
-        for decoder in adapter.decoders:
-            init.zeros_(decoder.weight)
 
 
 @dataclass(frozen=True)

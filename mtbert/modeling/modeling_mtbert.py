@@ -15,10 +15,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
-from .adapters import Adapter, AdapterPass, initialize, make_adapter
+from . import editing
+from .adapters import AdapterPass, Decoder, TopNorm, make_adapter
 from .configuration_mtbert import AdapterSpec, MtBertConfig, TaskSpec
 from .families import prepare_layers
-from .heads import AttentionHead, make_head, row_losses, to_scores
+from .heads import make_head, row_losses, to_scores
 from .inputs import has_token_types
 from .packing import PackedLayout, Segment, enable_packing, position_offset
 
@@ -58,8 +59,12 @@ class MtBertPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         std = getattr(self.config.encoder, "initializer_range", 0.02)
-        if isinstance(module, Adapter):
-            initialize(module, self.config.adapter_spec.init == "published", std)
+        if isinstance(module, Decoder) and self.config.adapter_spec.init == "zero":
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, TopNorm):
+            init.normal_(module.weight, 0.0, std)
+            init.normal_(module.bias, 0.0, std)
         elif isinstance(module, (nn.Linear, nn.MultiheadAttention)):
             weights = [module.weight] if isinstance(module, nn.Linear) else [module.in_proj_weight]
             biases = [module.bias] if isinstance(module, nn.Linear) else [module.in_proj_bias]
@@ -141,7 +146,8 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         pretrained = AutoModel.from_pretrained(encoder, **kwargs)
         if os.path.isdir(encoder):
             pretrained.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine
-        model = cls(MtBertConfig(encoder=pretrained.config, tasks=list(tasks), adapter=adapter, packed=packed))
+        model = cls(MtBertConfig(encoder=pretrained.config, tasks=list(tasks), adapter=adapter, packed=False))
+        model.config.packed = packed
         model.encoder = pretrained
         model._adopt_encoder()
         return model.to(pretrained.dtype)
@@ -159,9 +165,51 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             raise KeyError(f"no task {name!r}; this model has: {', '.join(names)}")
         return names.index(name)
 
-    def freeze_encoder(self, frozen: bool = True) -> None:
-        """Keep the encoder's weights as they are, so that only heads are trained."""
+    def freeze_encoder(self, frozen: bool = True, layer_norms: bool = True) -> None:
+        """Keep the encoder's weights as they are, so that only heads and adapters are trained.
+
+        Args:
+            frozen: False: train them (again).
+            layer_norms: whether the encoder's norms are kept, too.
+        """
         self.encoder.requires_grad_(not frozen)
+        for module in self.encoder.modules():
+            if isinstance(module, nn.LayerNorm) and not layer_norms:
+                module.requires_grad_(True)
+
+    def add_task(self, spec: TaskSpec | Mapping) -> None:
+        """See `editing.add_task`: a new head (and adapter); all other tasks' outputs stay as they are."""
+        editing.add_task(self, spec)
+
+    def remove_task(self, name: str) -> None:
+        """See `editing.remove_task`: drop a task with its head and adapter."""
+        editing.remove_task(self, name)
+
+    def extract_task(self, name: str, to: str | None = None) -> PreTrainedModel:
+        """See `editing.extract_task`: a copy with one task alone, of mtbert or (`to`) of plain transformers."""
+        return editing.extract_task(self, name, to)
+
+    def export_encoder(self) -> PreTrainedModel:
+        """See `editing.export_encoder`: a copy of the encoder as a plain transformers model."""
+        return editing.export_encoder(self)
+
+    def parameter_table(self) -> list[dict[str, str | int | float]]:
+        """Parameters of the shared encoder, of each task's adapter and head, and of all of them.
+
+        Returns:
+            Rows with `component`, `task`, `parameters`, `trainable` and `ratio`, the multiple of one encoder.
+        """
+        parts: list[tuple[str, str, nn.Module]] = [("encoder", "", self.encoder)]
+        parts += [("adapter", name, module) for name, module in self.adapters.items()]
+        parts += [("head", name, module) for name, module in self.heads.items()]
+        whole = sum(p.numel() for p in self.encoder.parameters())
+        rows = []
+        for component, task, module in [*parts, ("total", "", self)]:
+            count = sum(p.numel() for p in module.parameters())
+            trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+            row = {"component": component, "task": task, "parameters": count, "trainable": trained}
+            rows.append({**row, "ratio": count / whole})
+        return rows
 
     def forward(
         self,
@@ -328,7 +376,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
 
     def _head(self, spec, pooled: Tensor, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
         head = self.heads[spec.name]
-        if isinstance(head, AttentionHead):
+        if spec.head.type == "attention":
             return to_scores(spec, head(pooled, *self._padded(hidden, layout, *segment.sequences)))
         return to_scores(spec, head(pooled))
 

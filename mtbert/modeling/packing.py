@@ -321,14 +321,14 @@ def enable_packing(encoder: nn.Module) -> bool:
 
     An encoder that was asked for another attention implementation than the default (`eager`, …) keeps it.
     """
-    if encoder.config._attn_implementation not in ("sdpa", PACKED_ATTENTION):
-        return False
     if encoder.config.model_type not in PACKED_FAMILIES:
         warnings.warn(
             f"{encoder.config.model_type} encoders are computed with padding; padding-free encoding works for: "
             f"{', '.join(sorted(PACKED_FAMILIES))}",
             stacklevel=2,
         )
+        return False
+    if encoder.config._attn_implementation not in ("sdpa", PACKED_ATTENTION):
         return False
     encoder.config._attn_implementation = PACKED_ATTENTION
     return True

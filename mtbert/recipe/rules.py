@@ -103,6 +103,24 @@ COMBINATIONS: tuple[Rule, ...] = (
         "a mixed step has the run's batch size, and draws how many rows of it are of which task",
     ),
     Rule(
+        "peft: a method",
+        "model.freeze_encoder: true",
+        lambda r: r.peft is not None and r.model.freeze_encoder,
+        "peft freezes the encoder itself, and trains what it adds to it; drop freeze_encoder",
+    ),
+    Rule(
+        "model.freeze_encoder: false",
+        "model.train_layer_norms: true",
+        lambda r: r.model.train_layer_norms and not r.model.freeze_encoder,
+        "the norms are trained with the rest; set freeze_encoder: true, or drop it",
+    ),
+    Rule(
+        "model.adapter: null",
+        "tasks.*.adapter: false",
+        lambda r: r.model.adapter is None and any(not task.adapter for task in r.tasks.values()),
+        "there is no adapter that the task could do without; set model.adapter, or drop it",
+    ),
+    Rule(
         "model.freeze_encoder: true",
         "training.gradient_checkpointing: true",
         lambda r: r.model.freeze_encoder and bool(r.training_value("gradient_checkpointing")),

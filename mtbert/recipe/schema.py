@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ..data.loading import DataSpec
 from ..data.sampling import Schedule
-from ..modeling.configuration_mtbert import HeadSpec, TaskSpec
+from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
 from .reading import COMMAND_LINE, Layer, merge, override, read_chain, split_argv
 from .rules import REFUSED_TRAINING, check
 from .tree import (
@@ -90,11 +90,15 @@ class ModelRecipe:
     """What is done with the encoder.
 
     Attributes:
-        freeze_encoder: train the heads only; the encoder's weights stay as they are.
+        adapter: what each task adds to the encoder (an AdapterSpec's fields); null: nothing.
+        freeze_encoder: train heads and adapters only; the encoder's weights stay as they are.
+        train_layer_norms: with `freeze_encoder`, train the encoder's norms all the same.
         packed: whether padding is removed before the encoder where its family allows it (same outputs, faster).
     """
 
+    adapter: AdapterSpec | None = None
     freeze_encoder: bool = False
+    train_layer_norms: bool = False
     packed: bool = True
 
 
@@ -110,6 +114,7 @@ class Recipe:
         tasks: name → TaskRecipe, at least one. `null` drops a task of the base.
         schedule: how steps are shared out among the tasks.
         model: what is done with the encoder.
+        peft: a method of peft on the encoder: `type` (lora if absent) and its config's fields; null: none.
         training: fields of MtBertTrainingArguments; `output_dir` is required.
     """
 
@@ -118,6 +123,7 @@ class Recipe:
     tasks: dict[str, TaskRecipe] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Schedule)
     model: ModelRecipe = field(default_factory=ModelRecipe)
+    peft: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -266,7 +272,8 @@ def help_text() -> str:
         "tasks.NAME.data": help_rows(DataSpec, "tasks.NAME.data.", documentation(DataSpec)),
         "tasks.NAME.head": help_rows(HeadSpec, "tasks.NAME.head.", documentation(HeadSpec)),
         "schedule": help_rows(Schedule, "schedule.", documentation(Schedule)),
-        "model": help_rows(ModelRecipe, "model.", documentation(ModelRecipe)),
+        "model": help_rows(ModelRecipe, "model.", documentation(ModelRecipe), ("adapter",)),
+        "model.adapter": help_rows(AdapterSpec, "model.adapter.", documentation(AdapterSpec)),
         "training": help_rows(training, "training.", docs),
     }
     usage = "usage: RECIPE.yaml [--key value | --key=value]...\nValues are read as YAML: 1e-5, true, null, [a, b]."

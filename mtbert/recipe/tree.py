@@ -223,8 +223,17 @@ def read_fields(cls: type, values: Any, path: KeyPath, report: Report) -> dict[s
 
 
 def _read_value(hint: Any, value: Any, path: KeyPath, report: Report) -> Any:
-    if is_dataclass(hint):
-        return hint(**read_fields(hint, value, path, report))
+    trees = [each for each in options(hint) if is_dataclass(each) and each.__module__.startswith("mtbert.")]
+    if trees:  # dataclasses of other packages are values, not parts of the tree
+        nested = trees[0]
+        if value is None and type(None) in options(hint):
+            return None
+        values = read_fields(nested, value, path, report)
+        try:
+            return nested(**values)
+        except ValueError as error:
+            report.add_sentences(path[-1], path, known_fields(nested), str(error).splitlines())
+            return MISSING
     inner = get_args(hint)
     if get_origin(hint) is dict and is_dataclass(inner[1]):
         if isinstance(value, dict) and all(isinstance(name, str) for name in value):

@@ -30,6 +30,17 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     (console or Console()).print(table)
 
 
+def print_parameters(rows: Iterable[Mapping[str, str | int | float]], console: Console | None = None) -> None:
+    """A model's `parameter_table`: how large each part is, and how much of it is trained."""
+    table = Table(title="Parameters")
+    for heading in ("component", "task", "parameters", "trained", "× encoder"):
+        table.add_column(heading, justify="left" if heading in ("component", "task") else "right")
+    for row in rows:
+        numbers = f"{row['parameters']:,}", f"{row['trainable']:,}", f"{row['ratio']:.3f}"
+        table.add_row(str(row["component"]), str(row["task"]), *numbers)
+    (console or Console()).print(table)
+
+
 def print_lines(lines: Iterable[str | None], console: Console | None = None) -> None:
     """Print sentences, one a line; None is left out."""
     for line in lines:

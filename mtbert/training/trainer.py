@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
+from peft import PeftModel
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import PredictionOutput, speed_metrics
@@ -24,7 +25,7 @@ from ..data.sampling import Plan, Schedule, StepSampler
 from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from .arguments import MtBertTrainingArguments, TaskTraining
-from .reporting import print_plan
+from .reporting import print_parameters, print_plan
 
 Splits = Mapping[str, Dataset]
 
@@ -37,7 +38,7 @@ class MtBertTrainer(Trainer):
     """Trains one model on several tasks.
 
     Args:
-        model: the model; its tasks name the data sets.
+        model: the model, or a model inside peft; its tasks name the data sets.
         args: the run's settings. `per_device_train_batch_size` × processes × accumulation is a step's batch.
         train_dataset: for each task its training rows: columns `text` (`text_pair`) and `label`, or already encoded.
         eval_dataset: the same for evaluation; tasks may be absent.
@@ -53,7 +54,7 @@ class MtBertTrainer(Trainer):
 
     def __init__(
         self,
-        model: MtBertForMultiTask,
+        model: MtBertForMultiTask | PeftModel,
         args: MtBertTrainingArguments,
         train_dataset: Splits | None = None,
         eval_dataset: Splits | None = None,
@@ -231,8 +232,9 @@ class MtBertTrainer(Trainer):
     # ---- training ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """Print the plan, then train; see `transformers.Trainer.train`."""
+        """Print the parameters and the plan, then train; see `transformers.Trainer.train`."""
         if self.train_dataset is not None and self.is_world_process_zero():
+            print_parameters(self.model.parameter_table())
             print_plan(self.plan())
         self._forget_losses()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -305,13 +307,11 @@ class MtBertTrainer(Trainer):
         sampler = LengthSortedSteps(self.task_ids[task.name], split, batch_size, args.world_size, args.process_index)
         loader = self._loader(self._batches({task.name: split}), sampler)
         model = self._wrap_model(self.model, training=False)
-        if len(self.accelerator._models) == 0 and model is self.model:  # not trained yet, so not prepared yet
-            model = self.accelerator.prepare_model(model, evaluation_mode=True)
         was_training = self.model.training
         model.eval()
         logits = torch.zeros(len(split), task.num_labels, device=args.device)
         losses = torch.zeros(2, device=args.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), self.accelerator.autocast():  # a model that was not trained is not prepared yet
             for batch in loader:
                 labelled, rows = batch.pop("labelled"), batch.pop("rows")[task.name]
                 output = model(**batch)
@@ -335,6 +335,8 @@ class MtBertTrainer(Trainer):
         """Save model and tokenizer; the arguments as JSON instead of a pickle."""
         super()._save(output_dir, state_dict)
         folder = output_dir if output_dir is not None else self.args.output_dir
+        if isinstance(self.model, PeftModel):  # what its heads and adapters are, for whoever loads it
+            self.model.config.save_pretrained(folder)
         pickled = os.path.join(folder, "training_args.bin")
         if os.path.exists(pickled):
             os.remove(pickled)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from mtbert.data.loading import DataSpec
 from mtbert.data.sampling import Schedule
-from mtbert.modeling.configuration_mtbert import HeadSpec
+from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec
 from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
 from mtbert.training.arguments import MtBertTrainingArguments, TrainingArguments
 
@@ -67,6 +67,20 @@ KEYS = {
     "schedule.steps_per_epoch": (2, {}),
     "schedule.temperature": (0.1, {"schedule.name": "temperature", "schedule.temperature": 50.0}),
     "model.freeze_encoder": (True, {}),
+    "model.train_layer_norms": (True, {"model.freeze_encoder": True}),
+    "model.adapter.type": ("pal", {"model.adapter.type": "low_rank", "model.adapter.size": 12}),
+    "model.adapter.size": (6, {"model.adapter.type": "low_rank"}),
+    "model.adapter.heads": (4, {"model.adapter.size": 12}),
+    "model.adapter.activation": ("identity", {"model.adapter.size": 12}),
+    "model.adapter.layers": ([1], {"model.adapter.size": 12}),
+    "model.adapter.init": ("published", {"model.adapter.size": 12}),
+    "model.adapter.depth": (2, {"model.adapter.type": "top_layers", "model.adapter.size": 12}),
+    "model.adapter.input": (
+        "all",
+        {"model.adapter.type": "pal_top", "model.adapter.size": 12, "all_tasks.pooling": "mean"},
+    ),
+    "tasks.sst.adapter": (False, {"model.adapter.size": 12}),
+    "peft": ({"r": 2, "target_modules": ["query"]}, {}),
     "training.eval_train": (True, {}),
     "training.seed": (7, {}),
     "training.data_seed": (7, {}),
@@ -137,7 +151,8 @@ def run(finetune, encoder_dir, course_dir, tmp_path_factory):
             finetune.main([str(folder / "recipe.yaml")])
             state = json.loads((folder / "out" / "trainer_state.json").read_text())["log_history"]
             log = [{k: v for k, v in each.items() if not k.endswith(("_runtime", "_per_second"))} for each in state]
-            weights = load_file(folder / "out" / "model.safetensors")
+            saved = "adapter_model" if "peft" in settings else "model"
+            weights = load_file(folder / "out" / f"{saved}.safetensors")
             done[key] = log, {name: weight.tolist() for name, weight in weights.items()}
         return done[key]
 
@@ -159,7 +174,11 @@ def test_no_key_is_without_a_test():
         return {f"{prefix}{each.name}" for each in fields(cls) if each.name not in leave}
 
     known = under("", Recipe, ("tasks", "schedule", "model")) | under("schedule.", Schedule)
-    known |= under("model.", ModelRecipe) | under("tasks.*.", TaskRecipe, ("data", "head"))
+    known |= (
+        under("model.", ModelRecipe, ("adapter",))
+        | under("model.adapter.", AdapterSpec)
+        | under("tasks.*.", TaskRecipe, ("data", "head"))
+    )
     known |= under("tasks.*.data.", DataSpec) | under("tasks.*.head.", HeadSpec)
     own = {each.name for each in fields(MtBertTrainingArguments)} - {each.name for each in fields(TrainingArguments)}
     known |= {f"training.{name}" for name in own}

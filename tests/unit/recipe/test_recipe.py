@@ -9,7 +9,7 @@ import yaml
 
 from mtbert.data.loading import DataSpec
 from mtbert.data.sampling import Schedule
-from mtbert.modeling.configuration_mtbert import HeadSpec, TaskSpec
+from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
 from mtbert.recipe import (
     COMBINATIONS,
     REFUSED_TRAINING,
@@ -429,6 +429,9 @@ def test_refused_training_arguments(write, key):
 
 
 SETTINGS = {  # the conflict of a row → overrides that make it
+    "model.freeze_encoder: true": [["--peft={type: lora}", "--model.freeze_encoder=true"]],
+    "model.train_layer_norms: true": [["--model.train_layer_norms=true"]],
+    "tasks.*.adapter: false": [["--tasks.sts.adapter=false"]],
     "schedule.mixed: true": [
         ["--schedule.mixed=true", f"--schedule.name={n}"] for n in ("round_robin", "simultaneous")
     ],
@@ -521,9 +524,14 @@ def test_help_lists_every_key_and_exits(capsys, flag):
     text = capsys.readouterr().out
     assert text == help_text() + "\n"
     groups = {"tasks.NAME.": TaskRecipe, "tasks.NAME.data.": DataSpec, "tasks.NAME.head.": HeadSpec}
-    groups |= {"schedule.": Schedule, "model.": ModelRecipe, "training.": training_arguments_class()}
+    groups |= {
+        "model.adapter.": AdapterSpec,
+        "schedule.": Schedule,
+        "model.": ModelRecipe,
+        "training.": training_arguments_class(),
+    }
     for prefix, cls in groups.items():
-        for name in set(known_fields(cls)) - {"data", "head"}:
+        for name in set(known_fields(cls)) - {"data", "head", "adapter" if cls is ModelRecipe else ""}:
             assert f"  --{prefix}{name}  (" in text
     for line in ("--base", "--encoder", "--data_dir", "--all_tasks.KEY"):
         assert f"  {line}  (" in text

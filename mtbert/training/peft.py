@@ -1,0 +1,54 @@
+"""LoRA and the rest of peft: their methods act on the encoder, heads and adapters stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from peft import PeftConfig, PeftModel, PeftType, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+from ..modeling.modeling_mtbert import MtBertForMultiTask
+
+
+def peft_config(settings: Mapping[str, Any], model: MtBertForMultiTask) -> PeftConfig:
+    """A recipe's `peft` section → a config of peft.
+
+    `target_modules` names modules of the encoder: every one whose last name is in the list, or whose name a text
+    matches as a regular expression. Adapters of ours, whose projections have the same names, are left alone.
+
+    Args:
+        settings: `type` (`lora` if absent, or another method of peft) and any field of its config.
+
+    Raises:
+        ValueError: for an unknown type or field, with the known ones; or if `modules_to_save` is given.
+    """
+    values = dict(settings)
+    name = str(values.pop("type", "lora")).upper()
+    known = sorted(kind.value.lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
+    if name not in PeftType.__members__ or PeftType[name] not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise ValueError(f"peft.type is {name.lower()!r}, but must be one of: {', '.join(known)}")
+    config_class = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[name]]
+    fields = config_class.__dataclass_fields__
+    if unknown := [key for key in values if key not in fields]:
+        has = ", ".join(fields)
+        raise ValueError(f"peft has {unknown}, which {config_class.__name__} does not know; it has: {has}")
+    if values.get("modules_to_save"):
+        raise ValueError("peft.modules_to_save: every head and adapter is trained and saved anyway; drop it")
+    for key in ("target_modules", "feedforward_modules"):
+        if values.get(key) is not None:
+            values[key] = _anchored(values[key])
+    own = [f"heads.{task}" for task in model.heads] + [f"adapters.{task}" for task in model.adapters]
+    return config_class(**values, modules_to_save=own)
+
+
+def _anchored(target: str | list[str] | tuple[str, ...]) -> str:
+    """A regular expression for these modules of the encoder, and of nothing else."""
+    if isinstance(target, str):
+        return rf"encoder\.(?:{target.removeprefix('encoder.')})"
+    return rf"encoder\.(?:.*\.)?(?:{'|'.join(target)})"
+
+
+def wrap(model: MtBertForMultiTask, settings: Mapping[str, Any]) -> PeftModel:
+    """The whole model inside peft, ready to be trained."""
+    return get_peft_model(model, peft_config(settings, model))

@@ -1,0 +1,123 @@
+"""Small runs whose weights can be compared: encoded data, no dropout unless a test asks for it."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mtbert.data.sampling import Schedule
+from mtbert.training.arguments import MtBertTrainingArguments
+from mtbert.training.trainer import MtBertTrainer
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _fast_small_runs():
+    """One thread, for shared cores; and each training collects garbage, which need not search what is there already."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    gc.freeze()
+    yield
+    gc.unfreeze()
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def still_tasks(tasks):
+    """The tasks without dropout."""
+    return tuple(replace(task, dropout=0.0) for task in tasks)
+
+
+@pytest.fixture
+def still_model(make_model, still_tasks):
+    """A function that makes a model without any dropout, with the same weights at each call."""
+    return lambda: make_model(still_tasks, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+@pytest.fixture(scope="session")
+def _encoded_splits() -> dict:
+    return {}
+
+
+@pytest.fixture
+def encoded(_encoded_splits, make_model, splits, tokenizer, tmp_path_factory):
+    """A function: rows by task → encoded splits, made once for each size and seed."""
+
+    def make(rows=(20, 12, 17, 9), seed=0):
+        if (rows, seed) not in _encoded_splits:
+            args = MtBertTrainingArguments(str(tmp_path_factory.mktemp("encoded")), use_cpu=True, report_to="none")
+            trainer = MtBertTrainer(make_model(), args, splits(rows, seed), processing_class=tokenizer)
+            _encoded_splits[rows, seed] = trainer.train_dataset
+        return _encoded_splits[rows, seed]
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(encoded):
+    """A function: model, folder, schedule, settings → a trainer on the tiny data."""
+
+    def make(model, folder, schedule: Schedule, task_training=None, rows=(20, 12, 17, 9), **settings) -> MtBertTrainer:
+        values = {
+            "output_dir": str(folder),
+            "use_cpu": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "logging_steps": 1,
+            "save_strategy": "no",
+            "per_device_train_batch_size": 8,
+            "num_train_epochs": 2,
+            "seed": 3,
+            **settings,
+        }
+        return MtBertTrainer(
+            model,
+            MtBertTrainingArguments(**values),
+            encoded(rows),
+            encoded((10, 9, 8, 7), 1),
+            schedule=schedule,
+            task_training=task_training,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def assert_same_weights():
+    """A function that compares two checkpoints' weights and optimizer states bit for bit."""
+
+    def same(one, other, where=""):
+        if isinstance(one, torch.Tensor):
+            assert torch.equal(one, other), f"{where} differs by up to {(one - other).abs().max():.3g}"
+        elif isinstance(one, dict):
+            assert one.keys() == other.keys(), where
+            for key in one:
+                same(one[key], other[key], f"{where}.{key}")
+        elif isinstance(one, (list, tuple)):
+            assert len(one) == len(other), where
+            for number, (left, right) in enumerate(zip(one, other, strict=True)):
+                same(left, right, f"{where}[{number}]")
+        else:
+            assert one == other, f"{where}: {one} and {other}"
+
+    def compare(one: Path, other: Path):
+        for name in ("model.safetensors", "optimizer.pt", "scheduler.pt"):
+            read = load_file if name.endswith("safetensors") else lambda path: torch.load(path, weights_only=True)
+            same(read(Path(one, name)), read(Path(other, name)), name)
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def killed_run():
+    """The module `killed_run.py`, which is also a script."""
+    path = Path(__file__).with_name("killed_run.py")
+    spec = importlib.util.spec_from_file_location("killed_run", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

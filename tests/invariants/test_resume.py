@@ -1,0 +1,150 @@
+"""Invariant 5: a run that was interrupted and resumed is the uninterrupted one, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mtbert.data.sampling import SCHEDULES, Schedule
+from mtbert.training.arguments import TaskTraining
+
+STEPS = 6  # an epoch's, so that checkpoint 3 and 9 are in the middle of an epoch, and 6 at its end
+MIDDLE, BOUNDARY, LATE, LAST = 3, 6, 9, 12
+SETTINGS = {
+    "save_strategy": "steps",
+    "save_steps": 3,
+    "eval_strategy": "epoch",
+    "num_train_epochs": 2,
+    "learning_rate": 1e-3,
+    "warmup_steps": 2,
+}
+SCHEDULE_CASES = {
+    **{
+        name: Schedule(name, steps_per_epoch=STEPS, temperature=2.0 if name == "temperature" else None)
+        for name in SCHEDULES
+    },
+    "annealed mixed": Schedule("annealed", mixed=True, steps_per_epoch=STEPS),
+}
+VOLATILE = ("runtime", "per_second", "total_flos", "train_loss")
+
+
+def history(folder: Path, after: int) -> list[dict]:
+    """What was logged after a step, without the times."""
+    logged = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    logged = [each for each in logged if each["step"] > after]
+    assert any("loss" in each for each in logged)
+    return [{k: v for k, v in each.items() if not any(word in k for word in VOLATILE)} for each in logged]
+
+
+@pytest.fixture
+def assert_resumes(make_model, make_trainer, assert_same_weights, tmp_path):
+    """A function: trains to the end, then again from each of some checkpoints, and compares the ends."""
+
+    def check(schedule, steps=(BOUNDARY, LATE), last=LAST, task_training=None, **settings):
+        values = {**SETTINGS, **settings}
+        whole = tmp_path / "whole"
+        trainer = make_trainer(make_model(), whole, schedule, task_training, **values)
+        trainer.train()
+        assert trainer.state.global_step == last
+        for step in steps:
+            resumed = tmp_path / f"from-{step}"
+            trainer = make_trainer(make_model(), resumed, schedule, task_training, **values)
+            trainer.train(resume_from_checkpoint=str(whole / f"checkpoint-{step}"))
+            end = f"checkpoint-{last}"
+            assert not (resumed / f"checkpoint-{step}").exists()
+            assert_same_weights(whole / end, resumed / end)
+            assert history(whole / end, step) == history(resumed / end, step)
+
+    return check
+
+
+@pytest.mark.parametrize("schedule", SCHEDULE_CASES.values(), ids=SCHEDULE_CASES)
+def test_a_resumed_run_is_the_uninterrupted_one(schedule, assert_resumes):
+    assert_resumes(schedule)
+
+
+def test_a_sequential_run_with_uneven_last_steps_resumes(assert_resumes):
+    """Epochs of 3 + 2 + 3 + 2 steps: 9 is in the middle of the first, 10 its end, 15 in the middle of the second."""
+    assert_resumes(Schedule("sequential"), (9, 10, 15), 20, save_steps=1)
+
+
+def test_an_accumulating_run_resumes(assert_resumes):
+    assert_resumes(
+        Schedule("annealed", mixed=True, steps_per_epoch=STEPS),
+        (MIDDLE, BOUNDARY, LATE),
+        per_device_train_batch_size=3,
+        gradient_accumulation_steps=3,
+    )
+
+
+def test_a_run_with_weights_and_unequal_batches_resumes(assert_resumes):
+    settings = {"stars": TaskTraining(weight=2.0, batch_size=3), "close": TaskTraining(examples_per_epoch=5)}
+    assert_resumes(Schedule("annealed", steps_per_epoch=STEPS), task_training=settings)
+
+
+def test_a_run_with_a_loading_worker_resumes(assert_resumes):
+    schedule = Schedule("annealed", steps_per_epoch=STEPS)
+    assert_resumes(schedule, (MIDDLE, BOUNDARY), dataloader_num_workers=1)
+
+
+def test_a_run_that_loads_its_best_checkpoint_resumes(assert_resumes):
+    schedule = Schedule("uniform", steps_per_epoch=STEPS)
+    assert_resumes(
+        schedule,
+        (BOUNDARY, LATE),
+        eval_strategy="steps",
+        eval_steps=3,
+        metric_for_best_model="eval_overall",
+        load_best_model_at_end=True,
+    )
+
+
+def test_loading_workers_and_evaluations_do_not_change_a_run(make_model, make_trainer, assert_same_weights, tmp_path):
+    schedule = Schedule("annealed", steps_per_epoch=STEPS)
+    runs = {"plain": {"eval_strategy": "no"}, "watched": {"dataloader_num_workers": 1}}
+    for name, settings in runs.items():
+        make_trainer(make_model(), tmp_path / name, schedule, **{**SETTINGS, **settings}).train()
+    assert_same_weights(*(tmp_path / name / f"checkpoint-{LAST}" for name in runs))
+
+
+def test_a_run_killed_after_a_checkpoint_resumes(killed_run, make_model, encoded, assert_same_weights, tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path / "model")
+    for split, data in (("train", encoded()), ("eval", encoded((10, 9, 8, 7), 1))):
+        for name, rows in data.items():
+            rows.save_to_disk(str(tmp_path / split / name))
+    common = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "seed": 3, "logging_steps": 1}
+    settings = {**SETTINGS, **common, "save_steps": 2, "num_train_epochs": 3, "per_device_train_batch_size": 8}
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+
+    checkpoint = tmp_path / "killed" / "checkpoint-2"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(Path(killed_run.__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
+    }
+    with open(tmp_path / "log.txt", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, killed_run.__file__, str(tmp_path)], env=environment, stdout=log, stderr=log
+        )
+        try:
+            until = time.monotonic() + 120
+            while not (checkpoint / "trainer_state.json").exists():
+                assert process.poll() is None and time.monotonic() < until, (tmp_path / "log.txt").read_text()
+                time.sleep(0.01)
+            time.sleep(0.1)  # it goes on to the next step
+        finally:
+            process.kill()
+        assert process.wait() == -9
+    assert not (tmp_path / "killed" / "checkpoint-18").exists()
+
+    killed_run.make_trainer(tmp_path, tmp_path / "whole").train()
+    killed_run.make_trainer(tmp_path, tmp_path / "killed").train(resume_from_checkpoint=str(checkpoint))
+    ends = [tmp_path / name / "checkpoint-18" for name in ("whole", "killed")]
+    assert_same_weights(*ends)
+    assert history(ends[0], 2) == history(ends[1], 2)
