@@ -15,13 +15,14 @@ from mtbert.data.loading import load_task
 from mtbert.recipe import Recipe, RecipeError
 from mtbert.training.peft import wrap
 from mtbert.training.reporting import print_lines, print_scores
-from mtbert.training.runs import choose_checkpoint, save_run, start_scores
+from mtbert.training.runs import choose_checkpoint, save_run, share_cores, start_scores
 
 
 def main(argv: list[str]) -> None:
     recipe = Recipe.from_cli(argv)
     args = recipe.training_arguments()
     checkpoint = choose_checkpoint(args)
+    share_cores(args)
     set_seed(args.seed)
 
     tokenizer = AutoTokenizer.from_pretrained(recipe.encoder)

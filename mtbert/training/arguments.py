@@ -46,6 +46,8 @@ class MtBertTrainingArguments(TrainingArguments):
         eval_train: also evaluate the training splits, as `train_<task>_<metric>`, whenever the dev splits are.
         early_stopping_patience: stop after this many evaluations without a better `metric_for_best_model`.
         early_stopping_threshold: the least difference that counts as better.
+        cpu_threads: threads of each process where it computes on the CPU; None: what PyTorch is set to, and in
+            `recipes/` the machine's cores shared out among its processes.
     """
 
     report_to: None | str | list[str] = field(
@@ -63,6 +65,13 @@ class MtBertTrainingArguments(TrainingArguments):
     )
     early_stopping_threshold: float = field(
         default=0.0, metadata={"help": "The least difference in metric_for_best_model that counts as better."}
+    )
+
+    cpu_threads: int | None = field(
+        default=None,
+        metadata={
+            "help": "Threads of each process on a CPU; null: the machine's cores, shared out among its processes."
+        },
     )
 
     def __post_init__(self):

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerState, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import TrainerState
+
+from .arguments import MtBertTrainingArguments
 
 
-def choose_checkpoint(args: TrainingArguments) -> str | None:
+def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
     """The checkpoint that a run goes on from; None for a new one.
 
-    `resume_from_checkpoint: true` (or `latest`) means the last one in the output folder, a path means that one.
+    `resume_from_checkpoint: true` (or `latest`) means the last complete one in the output folder, a path means that
+    one. A checkpoint that was being written when the run ended is passed over with a warning.
 
     Raises:
         ValueError: if there is no such checkpoint, or the output folder of a new run has files in it.
     """
     folder, wanted = Path(args.output_dir), args.resume_from_checkpoint
     if wanted in (True, "true", "True", "latest"):
-        found = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-        if found is None:
-            raise ValueError(f"resume_from_checkpoint: there is no checkpoint in {folder}; drop the key to start anew")
-        return found
+        checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+        for checkpoint in reversed(checkpoints):
+            if not (lacking := _lacking(checkpoint)):
+                return str(checkpoint)
+            warnings.warn(f"{checkpoint} is not complete ({lacking}); going on from the one before it", stacklevel=2)
+        raise ValueError(f"resume_from_checkpoint: no complete checkpoint in {folder}; drop the key to start anew")
     if wanted:
         if not os.path.isdir(wanted):
             raise ValueError(f"resume_from_checkpoint: there is no folder {wanted}")
+        if lacking := _lacking(Path(wanted)):
+            raise ValueError(f"resume_from_checkpoint: {wanted} is not complete ({lacking}); take an earlier one")
         return str(wanted)
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(
@@ -36,6 +43,27 @@ def choose_checkpoint(args: TrainingArguments) -> str | None:
             "or go on with it: --training.resume_from_checkpoint true"
         )
     return None
+
+
+def _lacking(checkpoint: Path) -> str:
+    """What a resume would miss in a checkpoint; its state is written last, so a torn one lacks that."""
+    patterns = ("*model*.safetensors", "optimizer*", "scheduler.pt", "rng_state*.pth")
+    missing = [pattern for pattern in patterns if not any(checkpoint.glob(pattern))]
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        missing.append("trainer_state.json")
+    return f"without {', '.join(missing)}" if missing else ""
+
+
+def share_cores(args: MtBertTrainingArguments) -> None:
+    """Let the processes of this machine compute on all its cores, unless `cpu_threads` says otherwise.
+
+    `accelerate launch` gives a process on a CPU one thread, whatever the machine has.
+    """
+    if args.device.type == "cpu" and args.cpu_threads is None:
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        args.cpu_threads = max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 def start_scores(state: TrainerState) -> dict[str, float]:

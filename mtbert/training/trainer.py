@@ -70,6 +70,8 @@ class MtBertTrainer(Trainer):
                 f"{args.n_gpu} GPUs in one process would mean DataParallel, which cannot split packed batches; start "
                 "with `accelerate launch --num_processes N` or `torchrun`, or show one GPU (CUDA_VISIBLE_DEVICES=0)"
             )
+        if args.cpu_threads is not None and args.device.type == "cpu":
+            torch.set_num_threads(args.cpu_threads)
         self.tasks = model.tasks
         self.task_ids = {task.name: number for number, task in enumerate(self.tasks)}
         self.schedule = schedule or Schedule()

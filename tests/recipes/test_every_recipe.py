@@ -36,6 +36,7 @@ def test_recipe_trains_two_steps(path, finetune, encoder_dir, course_dir, tmp_pa
         "training.per_device_train_batch_size": 4,
         "training.output_dir": folder,
         "training.report_to": "none",
+        "training.cpu_threads": 1,
     }
     finetune.main([str(path), *(f"--{key}={value}" for key, value in overrides.items())])
     before, after = load_file(f"{encoder_dir}/model.safetensors"), load_file(folder / "model.safetensors")
