@@ -163,6 +163,8 @@ class AdapterSpec:
                 f"{where}.size is {self.size}, which {self.heads} heads do not divide; the nearest sizes that fit: "
                 f"{' and '.join(fitting)}"
             )
+        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
+            found.append(f"{where}.layers is {list(self.layers)}, but must name one layer or more, each once")
         if self.type in TOP_ADAPTERS and self.layers is not None:
             found.append(f"{where}.layers is {list(self.layers)}, but {self.type} stands on top of the last layer")
         if self.type in TOP_ADAPTERS and self.init == "zero":

@@ -29,10 +29,10 @@ def add_task(model: MtBertForMultiTask, spec: TaskSpec | Mapping) -> None:
     if spec.pooling == "pooler" and getattr(model.encoder, "pooler", None) is None:
         raise ValueError(f"task {spec.name!r}: pooling is 'pooler', but this model has none; use cls, mean or max")
     weight = next(model.encoder.parameters())
-    _set_tasks(model, [*model.config.tasks, spec.to_dict()])
     parts: list[tuple[nn.ModuleDict, nn.Module]] = [(model.heads, make_head(spec, model.config.hidden_size))]
     if model.config.adapter is not None and spec.adapter:
         parts.append((model.adapters, make_adapter(model.config.adapter_spec, model.config.encoder)))
+    _set_tasks(model, [*model.config.tasks, spec.to_dict()])
     for parent, module in parts:
         module.apply(model._init_weights)
         parent[spec.name] = module.to(device=weight.device, dtype=weight.dtype).train(model.training)
@@ -104,6 +104,7 @@ def _plain_model(model: MtBertForMultiTask, spec: TaskSpec) -> PreTrainedModel:
         )
     config = copy.deepcopy(model.config.encoder)
     config.num_labels = spec.num_labels
+    config.classifier_dropout = spec.dropout
     if spec.problem_type != "binary_classification":
         config.problem_type = spec.problem_type
     if spec.labels and spec.num_labels == len(spec.labels):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -281,7 +281,8 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             values = [None if value is None else torch.cat([value] * len(names), dim=1) for value in values]
             return values, copies, copies.segments
         tokens = (0, sum(layout.lengths))
-        return values, layout, tuple(Segment(task_id, (0, rows), (0, count), tokens) for task_id, rows, _ in plan)
+        segments = tuple(Segment(task_id, (0, rows), (0, count), tokens) for task_id, rows, _ in plan)
+        return values, replace(layout, segments=segments), segments
 
     def _pack(self, values, attention_mask, task_ids, task, tasks):
         """Padded tensors and their mask → packed tensors and their layout."""
