@@ -42,7 +42,9 @@ format: venv  ## let ruff mend what lint would refuse
 test: venv  ## run the tests, offline; pass options as PYTEST_ARGS='-k sampling'
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-bench: venv  ## compare with what a user would pick instead
+bench: encoder  ## compare with what a user would pick instead (on idle cores, 8 minutes)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --no-deps tasknet==1.60
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py
 
 clean:  ## remove $(VENV), caches and build outputs; runs/ stays

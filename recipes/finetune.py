@@ -13,9 +13,10 @@ from mtbert import MtBertForMultiTask, MtBertTrainer
 from mtbert.data.encoding import encode_splits
 from mtbert.data.loading import load_task
 from mtbert.recipe import Recipe, RecipeError
+from mtbert.training.machine import share_cores
 from mtbert.training.peft import wrap
 from mtbert.training.reporting import print_lines, print_scores
-from mtbert.training.runs import choose_checkpoint, save_run, share_cores, start_scores
+from mtbert.training.runs import choose_checkpoint, save_run, start_scores
 
 
 def main(argv: list[str]) -> None:

@@ -54,7 +54,7 @@ def print_scores(columns: Mapping[str, Mapping[str, float]], console: Console | 
     Args:
         columns: scores by the heading of their column; a metric that a column lacks stays empty.
     """
-    hidden = ("_runtime", "_per_second", "epoch", "_loss")
+    hidden = ("_runtime", "_per_second", "epoch", "step", "_loss")
     columns = {heading: scores for heading, scores in columns.items() if scores}
     names = [name for scores in columns.values() for name in scores if not name.endswith(hidden)]
     if not names:

@@ -56,16 +56,6 @@ def _lacking(checkpoint: Path) -> str:
     return f"without {', '.join(missing)}" if missing else ""
 
 
-def share_cores(args: MtBertTrainingArguments) -> None:
-    """Let the processes of this machine compute on all its cores, unless `cpu_threads` says otherwise.
-
-    `accelerate launch` gives a process on a CPU one thread, whatever the machine has.
-    """
-    if args.device.type == "cpu" and args.cpu_threads is None:
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        args.cpu_threads = max(1, len(os.sched_getaffinity(0)) // processes)
-
-
 def start_scores(state: TrainerState) -> dict[str, float]:
     """The scores before the first step, if `eval_on_start` took them."""
     first = next((each for each in state.log_history if "eval_overall" in each), {})

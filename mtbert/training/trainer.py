@@ -25,6 +25,7 @@ from ..data.sampling import Plan, Schedule, StepSampler
 from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from .arguments import MtBertTrainingArguments, TaskTraining
+from .machine import keep_freed_memory
 from .reporting import print_parameters, print_plan
 
 Splits = Mapping[str, Dataset]
@@ -70,8 +71,10 @@ class MtBertTrainer(Trainer):
                 f"{args.n_gpu} GPUs in one process would mean DataParallel, which cannot split packed batches; start "
                 "with `accelerate launch --num_processes N` or `torchrun`, or show one GPU (CUDA_VISIBLE_DEVICES=0)"
             )
-        if args.cpu_threads is not None and args.device.type == "cpu":
-            torch.set_num_threads(args.cpu_threads)
+        if args.device.type == "cpu":
+            keep_freed_memory()
+            if args.cpu_threads is not None:
+                torch.set_num_threads(args.cpu_threads)
         self.tasks = model.tasks
         self.task_ids = {task.name: number for number, task in enumerate(self.tasks)}
         self.schedule = schedule or Schedule()
@@ -264,14 +267,15 @@ class MtBertTrainer(Trainer):
         self._memory_tracker.stop_and_update_metrics(metrics)
         return metrics
 
-    def _scores(self, splits: Splits, prefix: str) -> dict[str, float]:
+    def _scores(self, splits: Splits, prefix: str, known: Mapping[str, tuple] | None = None) -> dict[str, float]:
+        """Scores of every task in `splits` and their averages; `known`: what `_predict_task` has found already."""
         from ..evaluation.metrics import averages, default_metrics, score_task  # importing evaluate takes seconds
 
         metrics, main = {}, {}
         for task in self.tasks:
             if task.name not in splits:
                 continue
-            logits, labels, loss = self._predict_task(task, splits[task.name])
+            logits, labels, loss = known[task.name] if known else self._predict_task(task, splits[task.name])
             if labels is None:
                 raise ValueError(f"{prefix} rows of task {task.name!r} have no labels; use predict for them")
             metric = self.task_training[task.name].metric
@@ -296,7 +300,7 @@ class MtBertTrainer(Trainer):
         splits = self._encoded("test", test_dataset)
         found = {task.name: self._predict_task(task, splits[task.name]) for task in self.tasks if task.name in splits}
         labelled = {name: splits[name] for name, (_, labels, _) in found.items() if labels is not None}
-        metrics = self._scores(labelled, metric_key_prefix) if labelled else {}
+        metrics = self._scores(labelled, metric_key_prefix, found) if labelled else {}
         logits = {name: each[0] for name, each in found.items()}
         return PredictionOutput(
             predictions=logits, label_ids={n: each[1] for n, each in found.items()}, metrics=metrics

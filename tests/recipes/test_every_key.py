@@ -120,7 +120,7 @@ ELSEWHERE = {
     "tasks.*.data.revision": "tests/unit/data/test_loading.py",
     "tasks.*.data.format": "tests/unit/data/test_loading.py: without it the course's tab-separated .csv fail",
     "tasks.*.data.id": "tests/unit/data/test_loading.py: names rows in files",
-    "training.cpu_threads": "tests/unit/training/test_runs.py: the same numbers, faster",
+    "training.cpu_threads": "tests/unit/training/test_machine.py: the same numbers, faster",
     "model.packed": "tests/invariants/test_packed.py: the same numbers, faster",
 }
 

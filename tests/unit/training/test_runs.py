@@ -1,13 +1,11 @@
-"""The folder of a run, and what a run takes of its machine."""
+"""The folder of a run."""
 
 import json
-import os
 
 import pytest
-import torch
 
-from mtbert import MtBertTrainer, MtBertTrainingArguments
-from mtbert.training.runs import choose_checkpoint, save_run, share_cores
+from mtbert import MtBertTrainingArguments
+from mtbert.training.runs import choose_checkpoint, save_run
 
 
 def checkpoint(folder, step, *lacking):
@@ -61,22 +59,3 @@ def test_recipe_and_scores_are_saved_as_json(tmp_path):
     save_run(str(tmp_path), {"encoder": "x"}, {"eval_overall": 0.5})
     assert json.loads((tmp_path / "recipe.json").read_text()) == {"encoder": "x"}
     assert json.loads((tmp_path / "scores.json").read_text()) == {"eval_overall": 0.5}
-
-
-def test_cores_are_shared_out_among_processes(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    args = arguments(tmp_path)
-    share_cores(args)
-    assert args.cpu_threads == 8
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
-    args = arguments(tmp_path)
-    share_cores(args)
-    assert args.cpu_threads == 2
-    args = arguments(tmp_path, cpu_threads=5)
-    share_cores(args)
-    assert args.cpu_threads == 5
-
-
-def test_trainer_sets_the_threads(tmp_path, make_model):
-    MtBertTrainer(make_model(), arguments(tmp_path, cpu_threads=2))
-    assert torch.get_num_threads() == 2

@@ -1,0 +1,179 @@
+"""Training and evaluation on the CPU: mtbert, its ceiling, and what a user would pick instead, side by side.
+
+    make bench
+
+or, for a part of it, `python benchmarks/bench.py --precision bf16 --only mtbert padded`. Results go to
+benchmarks/results/cpu.md and cpu.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from contenders import CONTENDERS, WARM_UP, Contender, Timing, compare, prepare, take_turns
+from datasets import Dataset
+from measure import DTYPES, Table, environment, matmul_rate, median, peak_memory, report, training_flops
+from rich.console import Console
+from transformers import AutoTokenizer
+from workload import ROOT, Workload, find_encoder, quiet, read_pairs
+
+MEMORY_STEPS = 2
+EVALUATED = ("mtbert", "padded")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3, help="times that every contender is timed")
+    parser.add_argument("--steps", type=int, default=8, help="timed optimizer steps of a round")
+    parser.add_argument("--batch", type=int, default=32, help="rows of a step")
+    parser.add_argument("--eval_rows", type=int, default=1500, help="rows of the evaluation; 0: leave it out")
+    parser.add_argument("--only", nargs="+", choices=[*CONTENDERS], help="these contenders, and mtbert")
+    parser.add_argument("--precision", nargs="+", choices=[*DTYPES], default=[*DTYPES])
+    parser.add_argument("--threads", type=int, help="default: all cores")
+    parser.add_argument("--encoder", help="folder of an encoder; default: the quickstart's, else random weights")
+    parser.add_argument("--data_dir", help="folder with the course's quora-train.csv; default: ../shared/data/cs224n")
+    parser.add_argument("--no_memory", action="store_true", help="leave out peak memory, which needs a process each")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder to write to")
+    parser.add_argument("--memory_of", choices=[*CONTENDERS], help=argparse.SUPPRESS)  # what child processes do
+    return parser.parse_args()
+
+
+def make_workload(args: argparse.Namespace, precision: str, steps: int, folder: str) -> tuple[Workload, Dataset, str]:
+    """The job, the rows to evaluate, and what the rows are."""
+    encoder = find_encoder(args.encoder, f"{folder}/encoder")
+    rows = (WARM_UP + steps) * args.batch
+    pairs, what = read_pairs(args.data_dir, AutoTokenizer.from_pretrained(encoder), rows + args.eval_rows)
+    training, evaluation = pairs.select(range(rows)), pairs.select([*range(rows, len(pairs))])
+    work = Workload(encoder, training, args.batch, steps, f"{folder}/output", precision)
+    return work, evaluation, what
+
+
+def child_memory(args: argparse.Namespace, name: str, precision: str) -> float | None:
+    """Peak memory in MiB of a process that trains one contender a few steps; None if it is not installed."""
+    options = {"encoder": args.encoder, "data_dir": args.data_dir, "threads": args.threads, "batch": args.batch}
+    given = [part for key, value in options.items() if value is not None for part in (f"--{key}", str(value))]
+    command = [sys.executable, __file__, "--memory_of", name, "--precision", precision, "--eval_rows", "0", *given]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def own_memory(args: argparse.Namespace, folder: str) -> float | None:
+    """The child's part of `child_memory`."""
+    work, _, _ = make_workload(args, args.precision[0], MEMORY_STEPS, folder)
+    ready, _ = prepare([args.memory_of], work)
+    take_turns(ready, 1)
+    return peak_memory() if ready else None
+
+
+def evaluate(ready: dict[str, Contender], rows: Dataset, rounds: int, precision: str) -> tuple[Table, dict]:
+    """`predict` of both trainers on rows without labels, taken in turns."""
+    work = ready["mtbert"].work
+    encoded = work.encode(rows)
+    data = {
+        "mtbert": {work.task.name: Dataset.from_dict(encoded)},
+        "padded": ready["padded"].dataset(rows, encoded).remove_columns("labels"),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in data}
+    for _ in range(rounds):
+        for name, each in data.items():
+            start = time.perf_counter()
+            ready[name].trainer.predict(each)
+            seconds[name].append(time.perf_counter() - start)
+    ratio = [theirs / ours for ours, theirs in zip(seconds["mtbert"], seconds["padded"], strict=True)]
+    speeds = {name: median([len(rows) / each for each in seconds[name]]) for name in data}
+    what = {"mtbert": "MtBertTrainer.predict", "padded": "Trainer.predict, in the rows' order"}
+    table = Table(
+        f"Evaluation of {len(rows):,} rows, {precision}",
+        ["contender", "what", "examples/s", "mtbert is × as fast"],
+        [
+            ["mtbert", what["mtbert"], speeds["mtbert"], 1.0],
+            ["padded", what["padded"], speeds["padded"], median(ratio)],
+        ],
+    )
+    return table, {"examples_per_second": speeds, "ratio": median(ratio), "ratios": ratio, "seconds": seconds}
+
+
+def limit(work: Workload, timings: list[Timing]) -> tuple[list, dict]:
+    """Our step against what the machine's matrix products alone would take."""
+    tokens = round(work.timed_lengths.sum() / work.steps)
+    flops = training_flops(work.config, work.timed_lengths) / work.steps
+    rate = matmul_rate(tokens, work.config.hidden_size, work.config.intermediate_size, DTYPES[work.precision])
+    step = median([t.seconds for t in timings]) / work.steps
+    values = {
+        "tokens_per_step": tokens,
+        "gflop_per_step": flops / 1e9,
+        "matmul_gflops": rate / 1e9,
+        "limit_ms": 1e3 * flops / rate,
+        "step_ms": 1e3 * step,
+        "share_of_limit": flops / rate / step,
+    }
+    return [work.precision, *values.values()], values
+
+
+def run(args: argparse.Namespace, folder: str) -> None:
+    """All parts, for each precision."""
+    console = Console(stderr=True)
+    start = time.perf_counter()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    names = [name for name in CONTENDERS if not args.only or name in ("mtbert", *args.only)]
+    values, tables, limits = {}, [], []
+    where = environment(threads=torch.get_num_threads(), batch=args.batch, steps=args.steps, rounds=args.rounds)
+    for precision in args.precision:
+        work, rows, where["data"] = make_workload(args, precision, args.steps, folder)
+        console.print(f"[bold]{precision}[/bold]: preparing {', '.join(names)}")
+        ready, skipped = prepare(names, work)
+        for name, why in skipped.items():
+            console.print(f"{name} is left out: {why}")
+        timings = take_turns(
+            ready, args.rounds, lambda name, t: console.print(f"  {name:12}{t.examples_per_second:8.1f} examples/s")
+        )
+        values[precision] = {"skipped": skipped}
+        memory = {} if args.no_memory else {name: child_memory(args, name, precision) for name in ready}
+        more = {} if args.no_memory else {"peak memory (MiB)": memory}
+        table, values[precision]["training"] = compare(f"Training, {precision}", timings, more)
+        tables.append(table)
+        if args.eval_rows and all(name in ready for name in EVALUATED):
+            table, values[precision]["evaluation"] = evaluate(ready, rows, args.rounds, precision)
+            tables.append(table)
+        row, values[precision]["limit"] = limit(work, timings["mtbert"])
+        limits.append(row)
+        del ready
+    tables.append(
+        Table(
+            "Our training step against this machine's matrix products",
+            ["precision", "tokens", "GFLOP", "matmul GFLOP/s", "limit (ms)", "step (ms)", "share"],
+            limits,
+            "GFLOP counts the step's matrix products over real tokens; limit is that over the rate of a product of "
+            "(tokens, width) and (width, MLP width) matrices.",
+        )
+    )
+    where["load_average_after"] = environment()["load_average_before"]
+    where["seconds"] = round(time.perf_counter() - start)
+    report("cpu", "Benchmarks on a CPU", {"environment": where, **values}, tables, args.results)
+
+
+def main() -> None:
+    args = parse()
+    quiet()
+    with tempfile.TemporaryDirectory() as folder:
+        if args.memory_of:
+            if args.threads:
+                torch.set_num_threads(args.threads)
+            print(json.dumps(own_memory(args, folder)))
+        else:
+            run(args, folder)
+
+
+if __name__ == "__main__":
+    main()

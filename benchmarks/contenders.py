@@ -1,0 +1,415 @@
+"""mtbert and what a user would pick instead, behind one interface: prepare once, train as often as wanted.
+
+All train the same weights on the same rows in the same encoding with the same optimizer, and the same batches in the
+same order; `grouped` alone orders the rows by length, which is its point.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from datasets import Dataset, DatasetDict
+from measure import Table, median
+from torch.utils.data import DataLoader, SequentialSampler
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.trainer_pt_utils import get_length_grouped_indices
+from workload import WARM_UP, Workload
+
+from mtbert.data.collation import MultiTaskDataset
+from mtbert.data.sampling import Plan, Schedule, StepSampler
+from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.training.arguments import MtBertTrainingArguments
+from mtbert.training.trainer import MtBertTrainer
+
+SEED = 42
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What the timed steps took.
+
+    Attributes:
+        seconds: wall clock.
+        examples: rows that the model was given.
+        real_tokens: their tokens, padding left out.
+        memory: MiB on the GPU at the peak, above what was held before; None on the CPU.
+    """
+
+    seconds: float
+    examples: int
+    real_tokens: int
+    memory: float | None = None
+
+    @property
+    def examples_per_second(self) -> float:
+        return self.examples / self.seconds
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.real_tokens / self.seconds
+
+
+class NotAvailable(Exception):
+    """Why a contender does not take part."""
+
+
+class Contender:
+    """One way to train the workload.
+
+    Attributes:
+        model: what is trained; `prepare` sets it.
+        seen: for each step of the last `train`, the rows of its batch, and their lengths or attention mask.
+    """
+
+    name = ""
+    what = ""
+
+    def __init__(self, work: Workload):
+        self.work = work
+        self.seen: list[tuple[int, torch.Tensor | np.ndarray]] = []
+
+    def prepare(self) -> None:
+        """Make model, data and trainer, once."""
+        raise NotImplementedError
+
+    def run(self) -> float:
+        """Train WARM_UP + `work.steps` steps and return the seconds of the latter."""
+        raise NotImplementedError
+
+    def train(self) -> Timing:
+        """Run, and count what the model was given in the timed steps."""
+        self.seen.clear()
+        on_gpu = self.work.device == "cuda"
+        before = torch.cuda.memory_allocated() if on_gpu else 0
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        with contextlib.redirect_stdout(io.StringIO()):
+            seconds = self.run()
+        memory = (torch.cuda.max_memory_allocated() - before) / 2**20 if on_gpu else None
+        timed = self.seen[WARM_UP:]
+        examples, tokens = sum(rows for rows, _ in timed), sum(int(tokens.sum()) for _, tokens in timed)
+        return Timing(seconds, examples, tokens, memory)
+
+    def _watch(self, model: torch.nn.Module) -> None:
+        """Remember the mask (or lengths) of every batch; they are summed up after the clock has stopped."""
+        self.model = model
+
+        def remember(module, args, kwargs):
+            layout = kwargs.get("layout")
+            if layout is None:
+                self.seen.append((len(kwargs["attention_mask"]), kwargs["attention_mask"]))
+            else:
+                self.seen.append((len(layout.lengths), np.asarray(layout.lengths)))
+
+        model.register_forward_pre_hook(remember, with_kwargs=True)
+
+
+class StepClock(TrainerCallback):
+    """Seconds from the end of step WARM_UP to the end of the last step."""
+
+    def __init__(self, work: Workload):
+        self.work, self.start, self.seconds = work, 0.0, 0.0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == WARM_UP:
+            self.work.synchronize()
+            self.start = time.perf_counter()
+        elif state.global_step == state.max_steps:
+            self.work.synchronize()
+            self.seconds = time.perf_counter() - self.start
+
+
+class TrainerContender(Contender):
+    """A contender that is a transformers Trainer; subclasses make it."""
+
+    def make_trainer(self) -> Trainer:
+        raise NotImplementedError
+
+    def prepare(self) -> None:
+        set_seed(SEED)
+        self.trainer = self.make_trainer()
+        self.trainer.remove_callback(PrinterCallback)
+        self.clock = StepClock(self.work)
+        self.trainer.add_callback(self.clock)
+        self._watch(self.trainer.model)
+
+    def run(self) -> float:
+        self.trainer.train()
+        return self.clock.seconds
+
+    def arguments(self) -> dict:
+        """TrainingArguments that all Trainers share; what is not here is transformers' default."""
+        work = self.work
+        return {
+            "output_dir": work.output_dir,
+            "max_steps": WARM_UP + work.steps,
+            "per_device_train_batch_size": work.batch,
+            "per_device_eval_batch_size": 64,
+            "learning_rate": work.learning_rate,
+            "weight_decay": work.weight_decay,
+            "max_grad_norm": 1.0,
+            "optim": "adamw_torch_fused",
+            "lr_scheduler_type": "constant",
+            "bf16": work.precision == "bf16",
+            "use_cpu": work.device == "cpu",
+            "dataloader_num_workers": work.workers,
+            "dataloader_pin_memory": work.device == "cuda",
+            "logging_strategy": "no",
+            "save_strategy": "no",
+            "report_to": "none",
+            "disable_tqdm": True,
+            "seed": SEED,
+        }
+
+
+# ---- mtbert ----
+
+
+def packed_rows(work: Workload) -> tuple[Plan, Dataset]:
+    """mtbert's plan of one epoch, and the rows arranged so that this plan takes them in the workload's order."""
+    count = len(work.pairs)
+    plan = Plan(Schedule(), (work.task.name,), (count,), work.batch, epochs=1, seed=SEED)
+    arranged = np.argsort(plan.take(0, 0, count))
+    columns = {**work.encoded, "label": work.pairs["label"][:]}
+    return plan, Dataset.from_dict({name: [values[row] for row in arranged] for name, values in columns.items()})
+
+
+class MtBert(TrainerContender):
+    name = "mtbert"
+    what = "MtBertTrainer, packed batches"
+
+    def make_trainer(self) -> Trainer:
+        _, rows = packed_rows(self.work)
+        return MtBertTrainer(
+            model=MtBertForMultiTask.from_encoder(self.work.encoder, [self.work.task]),
+            args=MtBertTrainingArguments(**self.arguments()),
+            train_dataset={self.work.task.name: rows},
+            processing_class=self.work.tokenizer,
+        )
+
+
+def _identity(batch):
+    return batch
+
+
+class RawPacked(Contender):
+    name = "raw_packed"
+    what = "a bare loop over the same packed batches: the ceiling of our trainer"
+
+    def prepare(self) -> None:
+        work = self.work
+        set_seed(SEED)
+        model = MtBertForMultiTask.from_encoder(work.encoder, [work.task]).to(work.device)
+        plan, rows = packed_rows(work)
+        self.loader = DataLoader(
+            MultiTaskDataset([work.task], {work.task.name: rows}, "token_type_ids" in rows.column_names),
+            batch_sampler=StepSampler(plan),
+            collate_fn=_identity,
+            num_workers=work.workers,
+            pin_memory=work.device == "cuda",
+        )
+        groups = [
+            {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": work.weight_decay},
+            {"params": [p for p in model.parameters() if p.dim() < 2], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=work.learning_rate, fused=True)
+        self._watch(model)
+
+    def run(self) -> float:
+        work, model, optimizer = self.work, self.model.train(), self.optimizer
+        start = stop = 0.0
+        for step, batch in enumerate(self.loader, 1):
+            inputs = {key: batch[key] for key in ("input_ids", "token_type_ids", "labels", "layout") if key in batch}
+            inputs = send_to_device(inputs, work.device, non_blocking=True)
+            with torch.autocast(work.device, torch.bfloat16, enabled=work.precision == "bf16"):
+                loss = model(**inputs).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            if step == WARM_UP:
+                work.synchronize()
+                start = time.perf_counter()
+            elif step == WARM_UP + work.steps:  # before the loader ends its workers
+                work.synchronize()
+                stop = time.perf_counter()
+        return stop - start
+
+
+# ---- transformers ----
+
+
+class _Ordered(Trainer):
+    """A Trainer that takes its rows in a given order instead of a random one."""
+
+    order: list[int]
+
+    def _get_train_sampler(self, train_dataset=None):
+        return self.order
+
+
+class Padded(TrainerContender):
+    name = "padded"
+    what = "transformers' Trainer, padded to the longest of the batch"
+    padding: str | bool = True
+
+    def order(self) -> list[int]:
+        """Rows in the order in which they are taken."""
+        return list(range(len(self.work.pairs)))
+
+    def dataset(self, pairs: Dataset, encoded: dict[str, list]) -> Dataset:
+        """What a tokenizer's output mapped over the rows looks like."""
+        mask = [[1] * len(ids) for ids in encoded["input_ids"]]
+        return Dataset.from_dict({**encoded, "attention_mask": mask, "labels": pairs["label"][:]})
+
+    def make_trainer(self) -> Trainer:
+        work = self.work
+        limit = work.limit if self.padding == "max_length" else None
+        trainer = _Ordered(
+            model=AutoModelForSequenceClassification.from_pretrained(work.encoder, num_labels=2),
+            args=TrainingArguments(**self.arguments()),
+            train_dataset=self.dataset(work.pairs, work.encoded),
+            data_collator=DataCollatorWithPadding(work.tokenizer, padding=self.padding, max_length=limit),
+            processing_class=work.tokenizer,
+        )
+        trainer.order = self.order()
+        return trainer
+
+
+class Grouped(Padded):
+    """As `train_sampling_strategy="group_by_length"`, by the same function of transformers.
+
+    That sampler sorts within blocks of 50 batches and begins with the longest rows, so that the first steps of a large
+    data set are no sample of it. Here the timed rows, the same as everyone's, are what it sorts.
+    """
+
+    name = "grouped"
+    what = 'the same with train_sampling_strategy="group_by_length"'
+
+    def order(self) -> list[int]:
+        first, lengths = WARM_UP * self.work.batch, self.work.timed_lengths.tolist()
+        generator = torch.Generator().manual_seed(SEED)
+        grouped = get_length_grouped_indices(lengths, self.work.batch, min(50, self.work.steps), generator)
+        return [*range(first), *(first + row for row in grouped)]
+
+
+class Padded128(Padded):
+    name = "padded_128"
+    what = "the same, all rows padded to 128 tokens"
+    padding = "max_length"
+
+
+# ---- tasknet ----
+
+
+class Tasknet(TrainerContender):
+    name = "tasknet"
+    what = "tasknet 1.60: its own trainer, model and task classes; no token types"
+
+    @staticmethod
+    def load():
+        """Import tasknet without the network: as it is imported it loads metrics, of other tasks, from the hub."""
+        if find_spec("tasknet") is None:
+            raise NotAvailable("the package tasknet is not installed (pip install -e '.[bench]')")
+        import evaluate
+
+        load, evaluate.load = evaluate.load, lambda *args, **kwargs: None
+        try:
+            import tasknet
+        finally:
+            evaluate.load = load
+        return tasknet
+
+    def make_trainer(self) -> Trainer:
+        tasknet, work = self.load(), self.work
+        if work.device == "cpu" and torch.cuda.is_available():
+            raise NotAvailable("tasknet uses a GPU that is there; hide it with CUDA_VISIBLE_DEVICES=''")
+        tasknet.models.RandomSampler = SequentialSampler  # so that it sees the others' batches
+        few = work.pairs.select(range(2))
+        task = tasknet.Classification(
+            dataset=DatasetDict(train=work.pairs, validation=few, test=few),
+            s1="text",
+            s2="text_pair",
+            y="label",
+            name="pairs",
+            num_labels=2,
+        )
+        settings = {
+            **self.arguments(),
+            "model_name": work.encoder,
+            "max_length": work.limit,
+            "eval_strategy": "no",
+            "batched": True,
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            _, trainer = tasknet.Model_Trainer([task], settings)
+        return trainer
+
+
+CONTENDERS = {each.name: each for each in (MtBert, RawPacked, Padded, Grouped, Padded128, Tasknet)}
+
+
+def prepare(names: list[str], work: Workload) -> tuple[dict[str, Contender], dict[str, str]]:
+    """The named contenders, ready to train, and why others of them do not take part."""
+    ready, skipped = {}, {}
+    for name in names:
+        contender = CONTENDERS[name](work)
+        try:
+            contender.prepare()
+        except NotAvailable as reason:
+            skipped[name] = str(reason)
+        else:
+            ready[name] = contender
+    return ready, skipped
+
+
+def take_turns(contenders: dict[str, Contender], rounds: int, after=None) -> dict[str, list[Timing]]:
+    """Train all contenders in turn, `rounds` times; `after` is called with the name and timing of each."""
+    timings: dict[str, list[Timing]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            timings[name].append(contender.train())
+            if after is not None:
+                after(name, timings[name][-1])
+    return timings
+
+
+def compare(title: str, timings: dict[str, list[Timing]], more: dict[str, dict[str, float | None]]):
+    """The table of a comparison, one row a contender, and its values.
+
+    Args:
+        title: the table's.
+        timings: of each round, by contender; `mtbert` is what the others are compared with.
+        more: further columns: a column's name → values by contender.
+    """
+    values = {}
+    for name, rounds in timings.items():
+        # within a round, since the speed of a machine changes from minute to minute
+        pairs = zip(timings["mtbert"], rounds, strict=True)
+        ratios = [ours.examples_per_second / each.examples_per_second for ours, each in pairs]
+        values[name] = {
+            "examples/s": median([each.examples_per_second for each in rounds]),
+            "real tokens/s": median([each.tokens_per_second for each in rounds]),
+            **{column: each.get(name) for column, each in more.items()},
+            "mtbert is × as fast": median(ratios),
+            "ratios": ratios,
+            "seconds": [each.seconds for each in rounds],
+        }
+    columns = ["examples/s", "real tokens/s", *more, "mtbert is × as fast"]
+    rows = [[name, *(each[column] for column in columns), CONTENDERS[name].what] for name, each in values.items()]
+    return Table(title, ["contender", *columns, "what it is"], rows), values

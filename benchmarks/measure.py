@@ -1,0 +1,192 @@
+"""What the benchmarks share: rates of this machine, counted operations, memory, and tables."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table as RichTable
+from workload import ROOT
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+# ---- arithmetic ----
+
+
+def training_flops(config, lengths: Sequence[int], num_labels: int = 1) -> int:
+    """Floating-point operations that training on these rows needs: forward, and twice that backward.
+
+    Counted are the matrix products of a BERT encoder with pooler and a linear head, over tokens that are no padding;
+    not counted: embeddings, norms, activations, softmax, the optimizer, and anything computed twice.
+
+    Args:
+        config: the encoder's.
+        lengths: tokens of each row, `(rows,)`.
+        num_labels: logits of a row.
+    """
+    lengths = np.asarray(lengths, dtype=np.int64)
+    width, inner = config.hidden_size, config.intermediate_size
+    matrices = 2 * (4 * width * width + 2 * width * inner) * int(lengths.sum())  # query, key, value, output; two MLP
+    attention = 2 * 2 * width * int((lengths**2).sum())  # scores, and their product with the values
+    head = 2 * len(lengths) * (width * width + width * num_labels)
+    return 3 * (config.num_hidden_layers * (matrices + attention) + head)
+
+
+def matmul_rate(tokens: int, width: int, inner: int, dtype: torch.dtype, device: str = "cpu", seconds: float = 1.0):
+    """Operations a second of `(tokens, width) · (width, inner)`: the best of the batches that fit in `seconds`."""
+    a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((tokens, width), (width, inner)))
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    for _ in range(3):
+        a @ b
+    wait()
+    best, repeats, stop = 0.0, 10, time.perf_counter() + seconds
+    while time.perf_counter() < stop:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            a @ b
+        wait()
+        best = max(best, repeats * 2 * tokens * width * inner / (time.perf_counter() - start))
+    return best
+
+
+# ---- memory ----
+
+
+def process_memory(key: str) -> float:
+    """A line of /proc/self/status in MiB: `VmHWM` (peak), `VmRSS` (now), `RssAnon` (now, without mapped files)."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        values = dict(line.split(":", 1) for line in file)
+    return int(values[key].split()[0]) / 1024
+
+
+def peak_memory() -> float:
+    """This process's largest resident memory so far, in MiB.
+
+    `ru_maxrss` would count what the parent held when it started this process, so /proc is asked where there is one.
+    """
+    try:
+        return process_memory("VmHWM")
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+# ---- where and what ----
+
+
+def commit() -> str:
+    """The commit of the checkout, read from its files; `unknown` where there are none."""
+    try:
+        head = (ROOT / ".git" / "HEAD").read_text(encoding="utf-8").strip()
+        if not head.startswith("ref: "):
+            return head
+        reference = head.removeprefix("ref: ")
+        if (file := ROOT / ".git" / reference).is_file():
+            return file.read_text(encoding="utf-8").strip()
+        for line in (ROOT / ".git" / "packed-refs").read_text(encoding="utf-8").splitlines():
+            if line.endswith(f" {reference}"):
+                return line.split()[0]
+    except OSError:
+        pass
+    return "unknown"
+
+
+def cpu_model() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def environment(**more: Any) -> dict[str, Any]:
+    """What a reader needs to judge or repeat a run."""
+    script = Path(sys.argv[0]).resolve()
+    name = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
+    return {
+        "command": shlex.join(["python", str(name), *sys.argv[1:]]),
+        "commit": commit(),
+        "cpu": f"{cpu_model()}, {os.cpu_count()} cores",
+        "load_average_before": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        **more,
+    }
+
+
+# ---- results ----
+
+
+def median(values: Sequence[float]) -> float:
+    """The median as a plain number."""
+    return float(statistics.median(values))
+
+
+def show(value: Any) -> str:
+    """A number with three significant digits or more; other values as they are."""
+    if value is None:
+        return "–"
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:#.3g}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, column names, rows of values, and a sentence below."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    note: str = ""
+
+    def _justify(self, column: int) -> str:
+        words = all(isinstance(row[column], str) for row in self.rows)
+        return "left" if words else "right"
+
+    def rich(self) -> RichTable:
+        """For the terminal."""
+        table = RichTable(title=self.title, caption=self.note or None, title_justify="left", caption_justify="left")
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify=self._justify(number), overflow="fold")
+        for row in self.rows:
+            table.add_row(*map(show, row))
+        return table
+
+    def markdown(self) -> str:
+        """For a file."""
+        lines = [f"## {self.title}", "", "| " + " | ".join(self.columns) + " |"]
+        lines.append("|" + "|".join("---:" if self._justify(i) == "right" else "---" for i in range(len(self.columns))))
+        lines[-1] += "|"
+        lines += ["| " + " | ".join(map(show, row)) + " |" for row in self.rows]
+        return "\n".join([*lines, "", *([self.note, ""] if self.note else [])])
+
+
+def report(name: str, title: str, values: dict[str, Any], tables: Sequence[Table], folder: Path) -> None:
+    """Print tables and write them with the environment to `<folder>/<name>.md`, and all values to `<name>.json`."""
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for table in tables:
+        console.print(table.rich())
+    folder.mkdir(parents=True, exist_ok=True)
+    facts = [f"- {key.replace('_', ' ')}: {show(value)}" for key, value in values["environment"].items()]
+    text = "\n".join([f"# {title}", "", *facts, "", *(table.markdown() for table in tables)])
+    (folder / f"{name}.md").write_text(text.rstrip() + "\n", encoding="utf-8")
+    (folder / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    console.print(f"written: {folder / name}.md and .json")
