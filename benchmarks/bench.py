@@ -2,24 +2,23 @@
 
     make bench
 
-or, for a part of it, `python benchmarks/bench.py --precision bf16 --only mtbert padded`. Results go to
-benchmarks/results/cpu.md and cpu.json.
+or, for a part of it, `python benchmarks/bench.py --precision bf16 --only mtbert padded`. Every contender has a process
+of its own, and only one of them computes at a time. Results go to benchmarks/results/cpu.md and cpu.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
-import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import torch
-from contenders import CONTENDERS, WARM_UP, Contender, Timing, compare, prepare, take_turns
+from contenders import CONTENDERS, WARM_UP, Timing, compare, take_turns
 from datasets import Dataset
-from measure import DTYPES, Table, environment, matmul_rate, median, peak_memory, report, training_flops
+from isolation import Isolated
+from measure import DTYPES, Table, environment, matmul_rate, median, report, training_flops
 from rich.console import Console
 from transformers import AutoTokenizer
 from workload import ROOT, Workload, find_encoder, quiet, read_pairs
@@ -40,9 +39,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--encoder", help="folder of an encoder; default: the quickstart's, else random weights")
     parser.add_argument("--data_dir", help="folder with the course's quora-train.csv; default: ../shared/data/cs224n")
-    parser.add_argument("--no_memory", action="store_true", help="leave out peak memory, which needs a process each")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder to write to")
-    parser.add_argument("--memory_of", choices=[*CONTENDERS], help=argparse.SUPPRESS)  # what child processes do
     return parser.parse_args()
 
 
@@ -56,44 +53,17 @@ def make_workload(args: argparse.Namespace, precision: str, steps: int, folder: 
     return work, evaluation, what
 
 
-def child_memory(args: argparse.Namespace, name: str, precision: str) -> float | None:
-    """Peak memory in MiB of a process that trains one contender a few steps; None if it is not installed."""
-    options = {"encoder": args.encoder, "data_dir": args.data_dir, "threads": args.threads, "batch": args.batch}
-    given = [part for key, value in options.items() if value is not None for part in (f"--{key}", str(value))]
-    command = [sys.executable, __file__, "--memory_of", name, "--precision", precision, "--eval_rows", "0", *given]
-    result = subprocess.run(command, capture_output=True, text=True)
-    if result.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{result.stderr}")
-    return json.loads(result.stdout.splitlines()[-1])
-
-
-def own_memory(args: argparse.Namespace, folder: str) -> float | None:
-    """The child's part of `child_memory`."""
-    work, _, _ = make_workload(args, args.precision[0], MEMORY_STEPS, folder)
-    ready, _ = prepare([args.memory_of], work)
-    take_turns(ready, 1)
-    return peak_memory() if ready else None
-
-
-def evaluate(ready: dict[str, Contender], rows: Dataset, rounds: int, precision: str) -> tuple[Table, dict]:
+def evaluate(ready: dict[str, Isolated], rows: int, rounds: int, precision: str) -> tuple[Table, dict]:
     """`predict` of both trainers on rows without labels, taken in turns."""
-    work = ready["mtbert"].work
-    encoded = work.encode(rows)
-    data = {
-        "mtbert": {work.task.name: Dataset.from_dict(encoded)},
-        "padded": ready["padded"].dataset(rows, encoded).remove_columns("labels"),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in data}
+    seconds: dict[str, list[float]] = {name: [] for name in EVALUATED}
     for _ in range(rounds):
-        for name, each in data.items():
-            start = time.perf_counter()
-            ready[name].trainer.predict(each)
-            seconds[name].append(time.perf_counter() - start)
+        for name in EVALUATED:
+            seconds[name].append(ready[name].predict())
     ratio = [theirs / ours for ours, theirs in zip(seconds["mtbert"], seconds["padded"], strict=True)]
-    speeds = {name: median([len(rows) / each for each in seconds[name]]) for name in data}
+    speeds = {name: median([rows / each for each in seconds[name]]) for name in EVALUATED}
     what = {"mtbert": "MtBertTrainer.predict", "padded": "Trainer.predict, in the rows' order"}
     table = Table(
-        f"Evaluation of {len(rows):,} rows, {precision}",
+        f"Evaluation of {rows:,} rows, {precision}",
         ["contender", "what", "examples/s", "mtbert is × as fast"],
         [
             ["mtbert", what["mtbert"], speeds["mtbert"], 1.0],
@@ -130,25 +100,28 @@ def run(args: argparse.Namespace, folder: str) -> None:
     values, tables, limits = {}, [], []
     where = environment(threads=torch.get_num_threads(), batch=args.batch, steps=args.steps, rounds=args.rounds)
     for precision in args.precision:
-        work, rows, where["data"] = make_workload(args, precision, args.steps, folder)
+        work, _, where["data"] = make_workload(args, precision, args.steps, folder)
         console.print(f"[bold]{precision}[/bold]: preparing {', '.join(names)}")
-        ready, skipped = prepare(names, work)
+        make = partial(make_workload, args, precision, args.steps)
+        all_ready = {name: Isolated(name, make, torch.get_num_threads()) for name in names}
+        skipped = {name: each.left_out for name, each in all_ready.items() if each.left_out}
+        ready = {name: each for name, each in all_ready.items() if not each.left_out}
         for name, why in skipped.items():
             console.print(f"{name} is left out: {why}")
         timings = take_turns(
             ready, args.rounds, lambda name, t: console.print(f"  {name:12}{t.examples_per_second:8.1f} examples/s")
         )
         values[precision] = {"skipped": skipped}
-        memory = {} if args.no_memory else {name: child_memory(args, name, precision) for name in ready}
-        more = {} if args.no_memory else {"peak memory (MiB)": memory}
+        more = {"peak memory (MiB)": {name: each.memory() for name, each in ready.items()}}
         table, values[precision]["training"] = compare(f"Training, {precision}", timings, more)
         tables.append(table)
         if args.eval_rows and all(name in ready for name in EVALUATED):
-            table, values[precision]["evaluation"] = evaluate(ready, rows, args.rounds, precision)
+            table, values[precision]["evaluation"] = evaluate(ready, args.eval_rows, args.rounds, precision)
             tables.append(table)
         row, values[precision]["limit"] = limit(work, timings["mtbert"])
         limits.append(row)
-        del ready
+        for each in all_ready.values():
+            each.stop()
     tables.append(
         Table(
             "Our training step against this machine's matrix products",
@@ -167,12 +140,7 @@ def main() -> None:
     args = parse()
     quiet()
     with tempfile.TemporaryDirectory() as folder:
-        if args.memory_of:
-            if args.threads:
-                torch.set_num_threads(args.threads)
-            print(json.dumps(own_memory(args, folder)))
-        else:
-            run(args, folder)
+        run(args, folder)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from mtbert.data.collation import MultiTaskDataset
 from mtbert.data.sampling import Plan, Schedule, StepSampler
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments
+from mtbert.training.machine import keep_freed_memory
 from mtbert.training.trainer import MtBertTrainer
 
 SEED = 42
@@ -213,6 +214,8 @@ class RawPacked(Contender):
 
     def prepare(self) -> None:
         work = self.work
+        if work.device == "cpu":
+            keep_freed_memory()  # as our trainer does, so that it is compared with no slower a loop
         set_seed(SEED)
         model = MtBertForMultiTask.from_encoder(work.encoder, [work.task]).to(work.device)
         plan, rows = packed_rows(work)

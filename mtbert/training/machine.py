@@ -35,4 +35,5 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    return all([mallopt(parameter, value) == 1 for parameter, value in _KEPT.items()])
+    taken = [mallopt(parameter, value) for parameter, value in _KEPT.items()]
+    return all(taken)
