@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 from . import editing
 from .adapters import AdapterPass, Decoder, TopNorm, make_adapter
 from .configuration_mtbert import AdapterSpec, MtBertConfig, TaskSpec
+from .cpu import use_faster_layers
 from .families import prepare_layers
 from .heads import make_head, row_losses, to_scores
 from .inputs import has_token_types
@@ -112,6 +113,8 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             self.encoder.pooler = None
         if self.config.adapter is not None:
             prepare_layers(self.encoder)
+        use_faster_layers(self.encoder)
+        use_faster_layers(self.adapters)
         self._packs = self.config.packed and enable_packing(self.encoder)
         self._accepts_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
 

@@ -19,6 +19,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from .cpu import dropout as faster_dropout
+
 PACKED_ATTENTION = "mtbert_packed"
 
 # Families whose layers pass keyword arguments on to the attention interface, with the position of a first token:
@@ -265,10 +267,25 @@ def packed_attention(
                 near if mask is None else near & mask | torch.eye(bucket.length, dtype=torch.bool, device=near.device)
             )
             mask = near
-        output = nn.functional.scaled_dot_product_attention(q, k, v, mask, dropout_p=dropout, scale=scaling)
+        output = _attend(q, k, v, mask, dropout, scaling)
         outputs.append(output.transpose(1, 2).flatten(0, 1))
         first = last
     return _FromSlots.apply(torch.cat(outputs) if len(outputs) > 1 else outputs[0], layout.scatter)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float | None):
+    """Attention of padded sequences `(count, heads, length, size)`; every query has a key that `mask` lets it see.
+
+    On CPUs PyTorch's own kernel has no dropout, and its way round draws random numbers slowly and computes half
+    precision in fp32; products, softmax (in fp32) and dropout are therefore written out here.
+    """
+    if dropout == 0 or query.device.type != "cpu":
+        return nn.functional.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scaling)
+    scores = query * (query.shape[-1] ** -0.5 if scaling is None else scaling) @ key.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return faster_dropout(weights, dropout).to(value.dtype) @ value
 
 
 def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:

@@ -257,3 +257,17 @@ class TestAttention:
         assert (drawn.std(0) > 0).all()
         error = (drawn.mean(0) - packed_attention(*states, layout)).abs()
         assert (error < 5 * drawn.std(0) / 1000**0.5).all()
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+    def test_dropout_is_on_the_attention_weights(self, dtype):
+        layout = PackedLayout.build([3, 3, 2], [(0, 3, 1)], max_buckets=1)
+        query, key, _ = (states.to(dtype) for states in random_states(8))
+        # where the values are unit vectors, the output is the weights themselves
+        value = torch.eye(3, dtype=dtype)[layout.position_ids[0]].unsqueeze(1).expand(-1, 2, -1)
+        weights = packed_attention(query, key, value, layout)
+        drawn = torch.stack([packed_attention(query, key, value, layout, dropout=0.25) for _ in range(2000)])
+        kept = drawn != 0
+        torch.testing.assert_close(drawn, torch.where(kept, weights / 0.75, 0), rtol=2e-2, atol=1e-3)
+        real = weights[0] > 0  # all three of the first sequence
+        share = kept[:, 0][:, real].double().mean()
+        assert abs(share - 0.75) < 5 * (0.75 * 0.25 / (2000 * real.sum())) ** 0.5
