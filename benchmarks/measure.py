@@ -22,6 +22,8 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from workload import ROOT
 
+from mtbert.modeling.cpu import use_faster_layers
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -48,17 +50,22 @@ def training_flops(config, lengths: Sequence[int], num_labels: int = 1) -> int:
 
 
 def matmul_rate(tokens: int, width: int, inner: int, dtype: torch.dtype, device: str = "cpu", seconds: float = 1.0):
-    """Operations a second of `(tokens, width) · (width, inner)`: the best of the batches that fit in `seconds`."""
-    a, b = (torch.randn(shape, device=device).to(dtype) for shape in ((tokens, width), (width, inner)))
+    """Operations a second of `(tokens, width) · (width, inner)`, by the library that our linear layers call.
+
+    The best of the batches that fit in `seconds`.
+    """
+    layer = torch.nn.Linear(width, inner, bias=False, device=device, dtype=dtype).requires_grad_(False)
+    use_faster_layers(layer)
+    rows = torch.randn(tokens, width, device=device).to(dtype)
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     for _ in range(3):
-        a @ b
+        layer(rows)
     wait()
     best, repeats, stop = 0.0, 10, time.perf_counter() + seconds
     while time.perf_counter() < stop:
         start = time.perf_counter()
         for _ in range(repeats):
-            a @ b
+            layer(rows)
         wait()
         best = max(best, repeats * 2 * tokens * width * inner / (time.perf_counter() - start))
     return best

@@ -15,6 +15,7 @@ from mtbert.data.loading import load_task
 from mtbert.recipe import Recipe, RecipeError
 from mtbert.training.machine import share_cores
 from mtbert.training.peft import wrap
+from mtbert.training.record import Movement, run_record
 from mtbert.training.reporting import print_lines, print_scores
 from mtbert.training.runs import choose_checkpoint, save_run, start_scores
 
@@ -51,12 +52,14 @@ def main(argv: list[str]) -> None:
         print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())
         print_lines(report.line() for _, reports in data.values() for report in reports)
 
+    movement = Movement(model)
     trainer.train(resume_from_checkpoint=checkpoint)
     scores = trainer.evaluate() if trainer.eval_dataset else {}
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
-        save_run(args.output_dir, recipe.to_dict(), scores)
+        record = run_record(trainer, movement)
+        save_run(args.output_dir, recipe=recipe.to_dict(), record=record, scores=scores)
         print_scores({"start": start_scores(trainer.state), "end": scores})
 
 

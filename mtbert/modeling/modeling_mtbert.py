@@ -196,18 +196,20 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         """See `editing.export_encoder`: a copy of the encoder as a plain transformers model."""
         return editing.export_encoder(self)
 
+    def parts(self) -> list[tuple[str, str, nn.Module]]:
+        """(component, task, module) of the shared encoder, of each task's adapter, and of each head."""
+        adapters = [("adapter", name, module) for name, module in self.adapters.items()]
+        return [("encoder", "", self.encoder), *adapters, *(("head", *item) for item in self.heads.items())]
+
     def parameter_table(self) -> list[dict[str, str | int | float]]:
         """Parameters of the shared encoder, of each task's adapter and head, and of all of them.
 
         Returns:
             Rows with `component`, `task`, `parameters`, `trainable` and `ratio`, the multiple of one encoder.
         """
-        parts: list[tuple[str, str, nn.Module]] = [("encoder", "", self.encoder)]
-        parts += [("adapter", name, module) for name, module in self.adapters.items()]
-        parts += [("head", name, module) for name, module in self.heads.items()]
         whole = sum(p.numel() for p in self.encoder.parameters())
         rows = []
-        for component, task, module in [*parts, ("total", "", self)]:
+        for component, task, module in [*self.parts(), ("total", "", self)]:
             count = sum(p.numel() for p in module.parameters())
             trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
             row = {"component": component, "task": task, "parameters": count, "trainable": trained}

@@ -62,8 +62,8 @@ def start_scores(state: TrainerState) -> dict[str, float]:
     return first if first.get("step") == 0 else {}
 
 
-def save_run(folder: str, recipe: Mapping[str, Any], scores: Mapping[str, float]) -> None:
-    """Write the resolved recipe (`recipe.json`) and the final scores (`scores.json`) beside a checkpoint."""
-    for name, values in (("recipe", recipe), ("scores", scores)):
-        text = json.dumps(values, indent=2, default=str)
+def save_run(folder: str, **values: Mapping[str, Any]) -> None:
+    """Write what made a checkpoint and what came of it (recipe, record, scores) beside it, as `<name>.json`."""
+    for name, each in values.items():
+        text = json.dumps(each, indent=2, default=str)
         Path(folder, f"{name}.json").write_text(text + "\n", encoding="utf-8")

@@ -399,6 +399,22 @@ class TestTraining:
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
 
+    def test_compiled_model_gives_the_same_gradients(self, make_model, tasks, batch):
+        specs = [TaskSpec.from_dict({**task.to_dict(), "dropout": 0.0}) for task in tasks]
+        plain, compiled = (make_model(specs, **self.no_dropout).train() for _ in range(2))
+        graphs = []
+
+        def backend(graph, inputs):  # what dynamo has traced, run as it is: the compiler itself is not under test
+            graphs.append(graph)
+            return graph.forward
+
+        compiled.encoder.compile(backend=backend)
+        expected, found = self.gradients(plain, batch), self.gradients(compiled, batch)
+        assert graphs
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, msg=name)
+
     def test_lora(self, make_model, batch):
         import peft
 

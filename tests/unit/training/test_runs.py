@@ -56,6 +56,6 @@ def test_resuming_takes_the_checkpoint_that_is_named(tmp_path):
 
 
 def test_recipe_and_scores_are_saved_as_json(tmp_path):
-    save_run(str(tmp_path), {"encoder": "x"}, {"eval_overall": 0.5})
+    save_run(str(tmp_path), recipe={"encoder": "x"}, scores={"eval_overall": 0.5})
     assert json.loads((tmp_path / "recipe.json").read_text()) == {"encoder": "x"}
     assert json.loads((tmp_path / "scores.json").read_text()) == {"eval_overall": 0.5}

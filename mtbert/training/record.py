@@ -1,0 +1,78 @@
+"""What a run did, in numbers: how far every part's weights moved, what each task was given, time and machine."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+import datasets
+import peft
+import torch
+import transformers
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from ..modeling.modeling_mtbert import MtBertForMultiTask
+    from .trainer import MtBertTrainer
+
+SAMPLED = 64  # every so many numbers of a weight are remembered
+
+
+class Movement:
+    """A sample of a model's weights, taken before training, to tell afterwards which parts moved."""
+
+    def __init__(self, model: MtBertForMultiTask):
+        self.model = model
+        self.before = [self._sample(module) for _, _, module in model.parts()]
+
+    @staticmethod
+    def _sample(module: nn.Module) -> list[Tensor]:
+        return [p.detach().flatten()[::SAMPLED].float().cpu() for p in module.parameters()]
+
+    def rows(self) -> list[dict[str, str | int | float]]:
+        """The rows of `parameter_table`, those of parts with `moved`: ‖θ − θ₀‖ / ‖θ₀‖, inf where θ₀ is all 0."""
+        rows = self.model.parameter_table()
+        for row, before, (_, _, module) in zip(rows, self.before, self.model.parts(), strict=False):
+            change = sum(
+                float((now - then).square().sum()) for now, then in zip(self._sample(module), before, strict=True)
+            )
+            norm = sum(float(then.square().sum()) for then in before)
+            row["moved"] = math.sqrt(change / norm) if norm else (math.inf if change else 0.0)
+        return rows
+
+
+def run_record(trainer: MtBertTrainer, movement: Movement) -> dict[str, Any]:
+    """What a finished run leaves in `record.json`, beside its scores.
+
+    Returns:
+        `seconds` of training, `steps`, `examples` (epoch → task → rows that it was given), `losses` (task → the first
+        and the last logged mean), `parameters` (rows of `Movement`), and the machine and versions.
+    """
+    examples: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    losses: dict[str, list[float]] = {}
+    seconds = None
+    for entry in trainer.state.log_history:
+        for task in trainer.tasks:
+            if count := entry.get(f"examples_{task.name}"):
+                examples[math.ceil(entry["epoch"] - 1e-6)][task.name] += count
+                losses.setdefault(task.name, []).append(entry[f"loss_{task.name}"])
+        seconds = entry.get("train_runtime", seconds)
+    args = trainer.args
+    return {
+        "seconds": seconds,
+        "steps": trainer.state.global_step,
+        "examples": {epoch: dict(counts) for epoch, counts in examples.items()},
+        "losses": {task: [values[0], values[-1]] for task, values in losses.items()},
+        "parameters": movement.rows(),
+        "device": torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type,
+        "processes": args.world_size,
+        "threads": torch.get_num_threads(),
+        "precision": trainer.accelerator.mixed_precision,
+        "seed": args.seed,
+        "versions": {
+            "python": platform.python_version(),
+            **{module.__name__: module.__version__ for module in (torch, transformers, datasets, peft)},
+        },
+    }

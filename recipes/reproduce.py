@@ -1,0 +1,368 @@
+"""Run rows of the reports (or any recipes) with several seeds; write one table, beside the published figures.
+
+    python recipes/reproduce.py A4 E5,E6 compare/pal --encoder DIR_OR_HUB_NAME --data_dir DIR --seeds 1,2,3
+
+A row is a recipe of recipes/configs/cs224n by its name (ranges as in A1-A12), or another folder's as folder/name, or a
+file. Every run is a process of its own with a folder and a log of its own; what has ended well is not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mtbert.recipe import Recipe, RecipeError, load_recipe
+
+RECIPES = Path(__file__).resolve().parent
+CONFIGS = RECIPES / "configs"
+EPOCHS, STEPS, BATCH = 10, 30, 32  # the small budget: what every row is given, in steps of one task
+PUBLISHED = yaml.safe_load((RECIPES / "published.yaml").read_text(encoding="utf-8"))
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("rows", nargs="+", help="rows, folder/name, or files; also A1-A12 and commas")
+    parser.add_argument("--encoder", required=True, help="folder or hub name")
+    parser.add_argument("--data_dir", required=True, help="folder of the data files")
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument(
+        "--budget",
+        choices=("small", "published"),
+        default="small",
+        help=f"small: {EPOCHS} epochs of {STEPS} steps of {BATCH} rows, one rate; published: what the recipe says",
+    )
+    parser.add_argument("--learning_rate", type=float, default=2e-4, help="of every row under the small budget")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="bf16")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each has one GPU, or its share of cores")
+    parser.add_argument("--output", type=Path, default=Path("runs/reproduce"), help="folder for runs and tables")
+    parser.add_argument("--title", default="table", help="name of the table's files")
+    args, more = parser.parse_known_args(argv)
+    args.more = more  # further keys of the recipes, such as --all_tasks.pooling mean
+    args.seeds = [int(seed) for seed in args.seeds.split(",")]
+    return args
+
+
+def find_rows(names: list[str]) -> dict[str, Path]:
+    """Row → recipe file, in the order given.
+
+    Raises:
+        ValueError: for a name that no recipe has, with the names there are.
+    """
+    known = {path.stem: path for path in sorted((CONFIGS / "cs224n").glob("[A-Z]*.yaml"), key=_row_number)}
+    rows = {}
+    for name in [part for each in names for part in each.split(",") if part]:
+        ends = re.fullmatch(r"([A-Z])(\d+)-(?:\1)?(\d+)", name)
+        if ends:
+            report, first, last = ends[1], int(ends[2]), int(ends[3])
+            within = {path: _row_number(path) for path in known.values()}
+            found = {path.stem: path for path, (of, n, _) in within.items() if of == report and first <= n <= last}
+        elif name in known:
+            found = {name: known[name]}
+        else:
+            path = Path(name) if name.endswith(".yaml") else CONFIGS / f"{name}.yaml"
+            found = {path.stem: path} if path.is_file() else {}
+        if not found:
+            raise ValueError(f"there is no row {name!r}; there are: {', '.join(known)}, and recipes by folder/name")
+        rows |= found
+    return rows
+
+
+def _row_number(path: Path) -> tuple[str, int, str]:
+    report, number, rest = re.fullmatch(r"([A-Z])(\d+)(.*)", path.stem).groups()
+    return report, int(number), rest
+
+
+@dataclass
+class Run:
+    """One row with one seed."""
+
+    row: str
+    path: Path
+    seed: int
+    folder: Path
+    overrides: list[str]
+    mixed_precision: str
+    failed: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def output(self) -> Path:
+        """The run's own output folder; logs stand beside it."""
+        return self.folder / "run"
+
+    def finished(self) -> bool:
+        """Whether it has ended well; reads what it left."""
+        try:
+            scores, record = (json.loads((self.output / f"{name}.json").read_text()) for name in ("scores", "record"))
+        except (OSError, ValueError):
+            return False
+        self.scores, self.record = scores, record
+        return True
+
+    def execute(self, device: int | None, threads: int) -> None:
+        """Run it in a process of its own; goes on from its last checkpoint, if there is one."""
+        resume = []
+        if any(self.output.glob("checkpoint-*/trainer_state.json")):
+            resume = ["--training.resume_from_checkpoint", "true"]
+        elif self.output.is_dir():  # what was left by a run that was killed before it had saved anything
+            shutil.rmtree(self.output)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "accelerate.commands.launch"]
+        command += ["--config_file", str(RECIPES.parent / "accelerate_config.yaml")]
+        command += ["--mixed_precision", self.mixed_precision, str(RECIPES / "finetune.py"), str(self.path)]
+        command += [
+            *self.overrides,
+            "--training.output_dir",
+            str(self.output),
+            "--training.disable_tqdm",
+            "true",
+            *resume,
+        ]
+        environment = dict(os.environ, TOKENIZERS_PARALLELISM="false")
+        if device is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = str(device)
+        else:
+            command += ["--training.cpu_threads", str(threads)]
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
+            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+        if code or not self.finished():
+            self.failed = f"ended with {code}; see {self.folder / 'log.txt'}"
+
+
+def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]:
+    """What the small budget sets in a row's recipe: as many rows in all as EPOCHS × STEPS steps of BATCH rows."""
+    recipe: Recipe = load_recipe(path, [*more, "--training.output_dir", "unused"])
+    per_step = BATCH
+    if recipe.schedule.name == "simultaneous":
+        per_step = sum(task.batch_size or BATCH for task in recipe.tasks.values())
+    settings = {
+        "schedule.steps_per_epoch": max(1, round(STEPS * BATCH / per_step)),
+        "training.num_train_epochs": EPOCHS,
+        "training.per_device_train_batch_size": BATCH,
+        "training.learning_rate": learning_rate,
+        "training.lr_scheduler_type": "linear",
+        "training.warmup_steps": 0.1,
+        "training.logging_steps": 10,
+        "training.eval_strategy": "no",
+        "training.save_strategy": "no",
+        "training.load_best_model_at_end": "false",
+        "training.metric_for_best_model": "null",
+        "training.report_to": "none",
+    }
+    settings |= {f"tasks.{name}.examples_per_epoch": "null" for name in recipe.tasks}
+    return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+
+
+def plan_runs(args: argparse.Namespace) -> list[Run]:
+    """Every run of the table; all recipes are checked before the first begins."""
+    runs, problems = [], []
+    for row, path in find_rows(args.rows).items():
+        fixed = ["--encoder", args.encoder, "--data_dir", args.data_dir]
+        try:
+            budget = small_budget(path, fixed, args.learning_rate) if args.budget == "small" else []
+            for seed in args.seeds:
+                overrides = [*fixed, *budget, *args.more, "--training.seed", str(seed)]
+                recipe = load_recipe(path, [*overrides, "--training.output_dir", "unused"]).to_dict()
+                content = json.dumps([recipe, args.mixed_precision], sort_keys=True, default=str)
+                digest = hashlib.sha256(content.encode()).hexdigest()[:10]  # another recipe is another folder
+                folder = args.output / args.budget / path.parent.name / row / f"seed-{seed}-{digest}"
+                runs.append(Run(row, path, seed, folder, overrides, args.mixed_precision))
+        except RecipeError as error:
+            problems.append(f"{row}: {error}")
+    if problems:
+        raise ValueError("\n".join(problems))
+    return runs
+
+
+def execute_all(runs: list[Run], jobs: int) -> None:
+    """Run what has not ended well before, `jobs` at a time; a run that fails leaves the others alone."""
+    waiting = [run for run in runs if not run.finished()]
+    devices = list(range(torch.cuda.device_count())) or [None] * jobs
+    threads, lock = max(1, len(os.sched_getaffinity(0)) // jobs), threading.Lock()
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("runs"), *columns[1:]) as progress, ThreadPoolExecutor(jobs) as pool:
+        bar = progress.add_task("", total=len(runs), completed=len(runs) - len(waiting))
+
+        def work(run: Run) -> None:
+            with lock:
+                device = devices.pop(0) if devices else None
+            try:
+                run.execute(device, threads)
+            except Exception as error:
+                run.failed = repr(error)
+            with lock:
+                devices.append(device)
+            word = run.failed or f"overall {run.scores.get('eval_overall', float('nan')):.3f}"
+            progress.console.print(f"{run.row} seed {run.seed}: {word}", markup=False, highlight=False)
+            progress.advance(bar)
+
+        list(pool.map(work, waiting))
+
+
+# ---- what the logs must show ----
+
+
+def doubts(run: Run) -> list[str]:
+    """Why a run's scores would say nothing about what its row varies; empty if all of it acted."""
+    recipe = json.loads((run.output / "recipe.json").read_text())
+    found = []
+    by_task: dict[str, list[int]] = {task: [] for task in recipe["tasks"]}
+    for counts in run.record["examples"].values():
+        for task, values in by_task.items():
+            values.append(counts.get(task, 0))
+    for task, counts in by_task.items():
+        if not sum(counts):
+            found.append(f"{task} was not trained")
+    annealed = recipe["schedule"]["name"] in ("annealed", "min_annealed")
+    if annealed and len(by_task) > 1 and len(next(iter(by_task.values()))) > 1:
+        halves = [[sum(c[half]) for c in by_task.values()] for half in (slice(None, 5), slice(5, None))]
+        if halves[0] == halves[1]:
+            found.append("the tasks' shares did not move")
+    for part in run.record["parameters"]:
+        name = f"{part['component']} {part['task']}".strip()
+        if "moved" in part and part["trainable"] and not part["moved"]:
+            found.append(f"{name} did not move")
+        if "moved" in part and not part["trainable"] and part["moved"]:
+            found.append(f"{name} is frozen, but moved")
+    has_adapter = bool(recipe.get("model", {}).get("adapter"))
+    if has_adapter and not any(part["component"] == "adapter" for part in run.record["parameters"]):
+        found.append("there is no adapter")
+    return found
+
+
+# ---- the table ----
+
+
+def spread(values: list[float]) -> str:
+    """`.712 ± .004`; one value alone has no deviation."""
+    if not values:
+        return ""
+    text = f"{mean(values):.3f}"
+    return f"{text} ± {stdev(values):.3f}" if len(values) > 1 else text
+
+
+def main_metrics(scores: dict[str, float], tasks: list[str]) -> dict[str, float]:
+    """Each task's main score: the first that stands after its loss."""
+    found = {}
+    for task in tasks:
+        keys = [key for key in scores if key.startswith(f"eval_{task}_") and not key.endswith("_loss")]
+        if keys:
+            found[task] = scores[keys[0]]
+    return found
+
+
+def table(runs: list[Run]) -> list[dict[str, Any]]:
+    """One entry a row, with the scores of its seeds, what was published, cost, and doubts."""
+    entries = []
+    for row in dict.fromkeys(run.row for run in runs):
+        own = [run for run in runs if run.row == row]
+        done = [run for run in own if not run.failed and run.record]
+        what = PUBLISHED.get(row, {}).get("what") or _comment(own[0].path)
+        scores: dict[str, list[float]] = {}
+        for run in done:
+            recipe = json.loads((run.output / "recipe.json").read_text())
+            values = main_metrics(run.scores, list(recipe["tasks"]))
+            values |= {name: run.scores[f"eval_{name}"] for name in ("overall", "raw_mean")}
+            for name, value in values.items():
+                scores.setdefault(name, []).append(value)
+        entries.append(
+            {
+                "row": row,
+                "what": what,
+                "scores": scores,
+                "published": {k: v for k, v in PUBLISHED.get(row, {}).items() if k != "what"},
+                "seeds": [run.seed for run in done],
+                "seconds": [run.record["seconds"] for run in done],
+                "steps": done[0].record["steps"] if done else None,
+                "trainable": done[0].record["parameters"][-1]["trainable"] if done else None,
+                "doubts": sorted({doubt for run in done for doubt in doubts(run)}),
+                "failed": [f"seed {run.seed}: {run.failed}" for run in own if run.failed],
+            }
+        )
+    return entries
+
+
+def _comment(path: Path) -> str:
+    """The sentence about itself that a recipe opens with."""
+    lines = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    return " ".join(line for line in lines if not line.startswith(("accelerate launch", "--encoder")))
+
+
+def environment(runs: list[Run], command: list[str]) -> dict[str, Any]:
+    """What the table was made with."""
+    done = next((run.record for run in runs if run.record), {})
+    git = ["git", "-C", str(RECIPES), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
+    keys = ("device", "threads", "precision", "versions")
+    return {"command": " ".join(command), "commit": commit, **{key: done.get(key) for key in keys}}
+
+
+def to_markdown(entries: list[dict[str, Any]], about: dict[str, Any]) -> str:
+    """The table as markdown, with what it was made with."""
+    names = list(dict.fromkeys(name for entry in entries for name in entry["scores"]))
+    heading = ["row", "what", *names, "published", "trained parameters", "steps", "seconds", "notes"]
+    lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
+    for entry in entries:
+        published = " ".join(f"{name} {value}" for name, value in entry["published"].items())
+        notes = "; ".join(entry["doubts"] + entry["failed"])
+        cells = [entry["row"], entry["what"], *(spread(entry["scores"].get(name, [])) for name in names), published]
+        cells += [f"{entry['trainable']:,}" if entry["trainable"] is not None else "", str(entry["steps"] or "")]
+        cells += [f"{mean(entry['seconds']):.0f}" if entry["seconds"] else "", notes]
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    made = [f"- {key}: {json.dumps(value) if isinstance(value, dict) else value}" for key, value in about.items()]
+    return "\n".join(lines + ["", *made]) + "\n"
+
+
+def write(entries: list[dict[str, Any]], about: dict[str, Any], folder: Path, title: str) -> None:
+    """The same table as markdown, CSV and JSON."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{title}.md").write_text(to_markdown(entries, about), encoding="utf-8")
+    values = json.dumps({"about": about, "rows": entries}, indent=2)
+    (folder / f"{title}.json").write_text(values + "\n", encoding="utf-8")
+    with (folder / f"{title}.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["row", "seed", "score", "value", "published", "trainable", "seconds"])
+        for entry in entries:
+            for name, values in entry["scores"].items():
+                for seed, value, seconds in zip(entry["seeds"], values, entry["seconds"], strict=True):
+                    published = entry["published"].get(name, "")
+                    writer.writerow([entry["row"], seed, name, value, published, entry["trainable"], seconds])
+
+
+def main(argv: list[str]) -> int:
+    args = parse(argv)
+    runs = plan_runs(args)
+    execute_all(runs, args.jobs)
+    entries = table(runs)
+    about = environment(runs, ["python", "recipes/reproduce.py", *argv])
+    write(entries, about, args.output, args.title)
+    Console().print(Markdown(to_markdown(entries, about)))
+    return 1 if any(run.failed for run in runs) else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (ValueError, RecipeError) as error:
+        sys.exit(str(error))
