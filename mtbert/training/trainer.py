@@ -23,7 +23,7 @@ from ..data.encoding import encode_dataset
 from ..data.loading import DataSpec, check_rows
 from ..data.sampling import Plan, Schedule, StepSampler
 from ..modeling.inputs import has_token_types
-from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .machine import keep_freed_memory
 from .reporting import print_parameters, print_plan
@@ -199,16 +199,26 @@ class MtBertTrainer(Trainer):
             counts = self.accelerator.reduce(counts, reduction="sum")
         return samples, counts
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Σ_t w_t c_t mean_t over the whole step: c_t = n_t / n in steps that are drawn, 1 in simultaneous ones."""
+    def task_losses(self, model, inputs, num_items_in_batch=None) -> tuple[dict[str, torch.Tensor], MtBertOutput]:
+        """w_t c_t mean_t of each task in a micro-batch, by name, and the model's outputs.
+
+        mean_t is over the task's labelled rows of the whole step: c_t = n_t / n in steps that are drawn, 1 in
+        simultaneous ones.
+        """
         counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
         outputs = model(**{key: value for key, value in inputs.items() if key not in ("labelled", "rows")})
         rows = counts if self.schedule.name == "simultaneous" else counts.sum()
         scales = self._weights / rows.clamp(min=1).expand_as(self._weights)
-        loss = sum(scales[self.task_ids[name]] * losses.sum() for name, losses in outputs.row_losses.items())
+        losses = {name: scales[self.task_ids[name]] * rows.sum() for name, rows in outputs.row_losses.items()}
+        return losses, outputs
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """The sum of the tasks' losses."""
+        losses, outputs = self.task_losses(model, inputs, num_items_in_batch)
+        loss = sum(losses.values())
         if self.model.training:
-            for name, losses in outputs.row_losses.items():
-                self._loss_sums[self.task_ids[name]] += losses.detach().sum()
+            for name, rows in outputs.row_losses.items():
+                self._loss_sums[self.task_ids[name]] += rows.detach().sum()
             self._loss_counts += inputs["labelled"]
             loss = loss * self.args.world_size  # the gradients are averaged over processes, the sum is meant
         return (loss, outputs) if return_outputs else loss
