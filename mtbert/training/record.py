@@ -29,7 +29,7 @@ class Movement:
 
     @staticmethod
     def _sample(module: nn.Module) -> list[Tensor]:
-        return [p.detach().flatten()[::SAMPLED].float().cpu() for p in module.parameters()]
+        return [p.detach().flatten()[::SAMPLED].float().cpu().clone() for p in module.parameters()]
 
     def rows(self) -> list[dict[str, str | int | float]]:
         """The rows of `parameter_table`, those of parts with `moved`: ‖θ − θ₀‖ / ‖θ₀‖, inf where θ₀ is all 0."""
