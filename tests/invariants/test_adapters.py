@@ -4,35 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from families import family_config
 from torch import nn
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 
 from mtbert.modeling.adapters import Decoder
 from mtbert.modeling.configuration_mtbert import MtBertConfig, TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 
-SHAPE = {
-    "vocab_size": 100,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-}
-FAMILIES = {
-    "bert": {},
-    "roberta": {"pad_token_id": 1, "max_position_embeddings": 66},
-    "electra": {"embedding_size": 16},
-    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64},
-    "modernbert": {
-        "local_attention": 8,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "cls_token_id": 1,
-        "sep_token_id": 2,
-    },
-}
+FAMILIES = ("bert", "camembert", "distilbert", "electra", "ernie", "modernbert", "roberta", "xlm-roberta")
 PARALLEL = {
     "pal": {"type": "pal", "size": 12, "heads": 3},
     "pal without GELU": {"type": "pal", "size": 12, "heads": 3, "activation": "identity", "layers": [0, 2]},
@@ -67,7 +47,7 @@ every_parallel_adapter = pytest.mark.parametrize("adapter", PARALLEL.values(), i
 def make_model(family: str, adapter: dict | None, packed: bool = True) -> MtBertForMultiTask:
     """The same weights at each call, so large that every part matters; decoders stay 0 where that is their start."""
     set_seed(1)
-    encoder = AutoConfig.for_model(family, **{**SHAPE, **FAMILIES[family]})
+    encoder = family_config(family)
     model = MtBertForMultiTask(MtBertConfig(encoder=encoder, tasks=list(TASKS), adapter=adapter, packed=packed)).eval()
     generator = torch.Generator().manual_seed(7)
     still = {id(p) for m in model.modules() if isinstance(m, Decoder) for p in m.parameters() if not m.weight.any()}

@@ -7,39 +7,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel
+from families import family_config
+from transformers import AutoModel
 
 from mtbert.modeling.configuration_mtbert import MtBertConfig, TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.modeling.packing import PACKED_FAMILIES, PackedLayout, packed_attention
 
-SHAPE = {
-    "vocab_size": 100,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-}
-AFTER_PADDING = {"pad_token_id": 1, "max_position_embeddings": 66}
-OWN = {
-    "albert": {"embedding_size": 16},
-    "camembert": AFTER_PADDING,
-    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "type_vocab_size": 0},
-    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64},
-    "electra": {"embedding_size": 16},
-    "modernbert": {
-        "local_attention": 8,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "cls_token_id": 1,
-        "sep_token_id": 2,
-    },
-    "mpnet": AFTER_PADDING,
-    "roberta": AFTER_PADDING,
-    "xlm-roberta": AFTER_PADDING,
-}
 PADDED_FAMILIES = ("mpnet", "deberta-v2")
 
 # lengths of the encoder inputs of each task: cls, mean and max pooling, and a Siamese one with two inputs a row
@@ -49,10 +23,6 @@ LENGTHS = {
     "one sequence": ([13], [], [], []),
     "one token": ([], [1], [], []),
 }
-
-
-def family_config(family: str, **values):
-    return AutoConfig.for_model(family, **{**SHAPE, **OWN.get(family, {}), **values})
 
 
 def make_tasks() -> list[TaskSpec]:

@@ -8,6 +8,7 @@ from functools import partial
 import peft
 import pytest
 import torch
+from families import family_config
 from torch import nn
 from transformers import AutoConfig, AutoModel, BertConfig, set_seed
 
@@ -16,14 +17,6 @@ from mtbert.modeling.configuration_mtbert import ADAPTERS, AdapterSpec, MtBertCo
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.modeling.packing import PackedLayout
 
-SHAPE = {
-    "vocab_size": 100,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-}
 LENGTHS = (3, 11, 1, 7, 9, 4, 11)
 TASKS = (
     TaskSpec("first", labels=3),
@@ -57,7 +50,7 @@ def _one_thread():
 def make_model(adapter, specs=TASKS, packed=True, **settings) -> MtBertForMultiTask:
     """Freshly initialised, in eval mode, with the same weights at each call."""
     set_seed(1)
-    encoder = BertConfig(**{**SHAPE, **settings})
+    encoder = family_config("bert", **settings)
     return MtBertForMultiTask(MtBertConfig(encoder=encoder, tasks=list(specs), adapter=adapter, packed=packed)).eval()
 
 
@@ -244,10 +237,7 @@ class TestFamilies:
     def test_distilbert_is_bert_by_other_names(self, adapter, batch):
         bert = randomised(make_model({**adapter, "init": "published"}))
         bert.encoder.embeddings.token_type_embeddings.weight.zero_()  # DistilBERT has none
-        encoder = AutoConfig.for_model(
-            "distilbert", vocab_size=100, dim=32, n_layers=3, n_heads=4, hidden_dim=64, max_position_embeddings=64
-        )
-        config = MtBertConfig(encoder=encoder, tasks=list(TASKS), adapter=bert.config.adapter)
+        config = MtBertConfig(encoder=family_config("distilbert"), tasks=list(TASKS), adapter=bert.config.adapter)
         distilbert, state = MtBertForMultiTask(config).eval(), {}
         for name, value in bert.state_dict().items():
             if name.startswith("encoder."):
@@ -265,8 +255,7 @@ class TestFamilies:
     @pytest.mark.parametrize("adapter", FORMULAS.values(), ids=FORMULAS)
     def test_modernbert_adds_before_the_next_norm(self, adapter, packed, batch):
         """a = h + x + LR1(x), x the attention's output; then a + FFN(LN(a)) + TS(h)."""
-        tokens = {f"{name}_token_id": i for i, name in enumerate(("pad", "bos", "eos", "cls", "sep"))}
-        encoder = AutoConfig.for_model("modernbert", **SHAPE, **tokens, local_attention=8)
+        encoder = family_config("modernbert")
         config = MtBertConfig(
             encoder=encoder, tasks=list(TASKS), adapter={**adapter, "init": "published"}, packed=packed
         )
@@ -453,8 +442,7 @@ class TestSpec:
 
     @pytest.mark.parametrize("family", ["mpnet", "deberta-v2", "albert"])
     def test_families_without_a_place_for_adapters(self, family):
-        own = {"mpnet": {"pad_token_id": 1, "max_position_embeddings": 66}, "deberta-v2": {"type_vocab_size": 0}}
-        encoder = AutoConfig.for_model(family, **{**SHAPE, **own.get(family, {})})
+        encoder = family_config(family)
         known = "bert, camembert, distilbert, electra, ernie, modernbert, roberta, xlm-roberta"
         message = f"adapter: {family} encoders work without adapters only; with one: {known}"
         with warnings.catch_warnings():

@@ -6,35 +6,14 @@ import warnings
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertConfig, set_seed
+from families import family_config
+from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, set_seed
 from transformers.models.bert.modeling_bert import BertLayer
 
 from mtbert.modeling.configuration_mtbert import MtBertConfig, TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 
-SHAPE = {
-    "vocab_size": 100,
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 64,
-}
-OWN = {
-    "deberta-v2": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "type_vocab_size": 0},
-    "distilbert": {"dim": 32, "n_layers": 3, "n_heads": 4, "hidden_dim": 64},
-    "electra": {"embedding_size": 16},
-    "modernbert": {
-        "local_attention": 8,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "cls_token_id": 1,
-        "sep_token_id": 2,
-    },
-    "mpnet": {"pad_token_id": 1, "max_position_embeddings": 66},
-    "roberta": {"pad_token_id": 1, "max_position_embeddings": 66},
-}
+OTHER_FAMILIES = ("deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta")
 TASKS = (
     TaskSpec("linear", labels=["no", "maybe", "yes"], pooling="pooler"),
     TaskSpec("score", range=(1, 5), pooling="mean", head={"output": "sigmoid"}),
@@ -70,7 +49,7 @@ def _one_thread():
 def make_model(adapter=None, specs=TASKS, family="bert", **settings) -> MtBertForMultiTask:
     """In eval mode, with random weights as after a training: nothing is at an initial value."""
     set_seed(1)
-    encoder = AutoConfig.for_model(family, **{**SHAPE, **OWN.get(family, {})})
+    encoder = family_config(family)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that some families are computed with padding
         model = MtBertForMultiTask(MtBertConfig(encoder=encoder, tasks=list(specs), adapter=adapter, **settings))
@@ -348,7 +327,7 @@ class TestExtract:
         assert single.training and single.dtype == torch.float64
         assert single.config.packed == single._packs == packed
 
-    @pytest.mark.parametrize("family", sorted(OWN))
+    @pytest.mark.parametrize("family", OTHER_FAMILIES)
     def test_every_family(self, family, batch):
         specs = TASKS[1:6]
         model = make_model(specs=specs, family=family)
@@ -475,7 +454,7 @@ class TestPlain:
 class TestExport:
     @torch.no_grad()
     @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
-    @pytest.mark.parametrize("family", ["bert", *sorted(OWN)])
+    @pytest.mark.parametrize("family", ["bert", *OTHER_FAMILIES])
     def test_the_same_states_as_the_models_encoder(self, family, packed, batch, tmp_path):
         model = make_model(
             specs=[TaskSpec("first", labels=2), TaskSpec("average", labels=2, pooling="mean")],
