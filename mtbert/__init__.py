@@ -10,6 +10,7 @@ from .modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput, MtBertPr
 if TYPE_CHECKING:
     from .data.sampling import Schedule
     from .training.arguments import MtBertTrainingArguments, TaskTraining
+    from .training.surgery import Surgery
     from .training.trainer import MtBertTrainer
 
 __version__ = "0.1.0"
@@ -19,6 +20,7 @@ _TRAINING = {
     "MtBertTrainer": ".training.trainer",
     "MtBertTrainingArguments": ".training.arguments",
     "Schedule": ".data.sampling",
+    "Surgery": ".training.surgery",
     "TaskTraining": ".training.arguments",
 }
 
@@ -32,6 +34,7 @@ __all__ = [
     "MtBertTrainer",
     "MtBertTrainingArguments",
     "Schedule",
+    "Surgery",
     "TaskSpec",
     "TaskTraining",
 ]

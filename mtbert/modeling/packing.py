@@ -132,7 +132,7 @@ class PackedLayout:
         first, last = segment.sequences
         rows = segment.rows[1] - segment.rows[0]
         layout = PackedLayout.build(self.lengths[first:last], [(segment.task_id, rows, (last - first) // max(rows, 1))])
-        return layout.to(self.starts.device)
+        return layout.to(self.starts.device, non_blocking=True)
 
     def _apply(self, function) -> PackedLayout:
         buckets = tuple(Bucket(b.count, b.length, None if b.mask is None else function(b.mask)) for b in self.buckets)

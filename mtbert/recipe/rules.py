@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..data.loading import DataSpec
 from ..data.sampling import SAMPLED, Schedule
+from ..training.surgery import Surgery
 from .tree import KeyPath, Report, shown
 
 if TYPE_CHECKING:
@@ -73,10 +74,16 @@ class Rule:
         return when, conflict
 
 
+def _updates_while_backward(optimizer: str) -> bool:
+    return optimizer.rpartition(".")[2].lower().endswith(("lomo", "layerwise"))
+
+
 _ERRORS = ("_mse", "_rmse", "_mae", "loss")
 _BEST = "training.load_best_model_at_end: true"
 _RECOMPUTE = "a frozen encoder keeps no activations, so nothing can be saved by computing them again"
 _STOP = "training.early_stopping_patience: a number"
+_SURGERY = "surgery: a method"
+_NO_CONFLICT = "one task's gradient has nothing to conflict with"
 COMBINATIONS: tuple[Rule, ...] = (
     Rule(
         "schedule.name: round_robin, sequential or simultaneous",
@@ -137,6 +144,36 @@ COMBINATIONS: tuple[Rule, ...] = (
         "training.neftune_noise_alpha: a number",
         lambda r: r.model.packed and r.training_value("neftune_noise_alpha") is not None,
         "its noise is scaled by the length of a text, which a packed batch is not; set model.packed: false",
+    ),
+    Rule(
+        _SURGERY,
+        "schedule.mixed: false",
+        lambda r: r.surgery is not None and r.schedule.name in SAMPLED and not r.schedule.mixed,
+        f"such a step has one task, and {_NO_CONFLICT}; set schedule.mixed: true, or schedule.name: simultaneous",
+    ),
+    Rule(
+        _SURGERY,
+        "schedule.name: round_robin or sequential",
+        lambda r: r.surgery is not None and r.schedule.name in ("round_robin", "sequential"),
+        f"such a step has one task, and {_NO_CONFLICT}; set schedule.name: simultaneous",
+    ),
+    Rule(
+        "tasks: one",
+        "surgery.method: any",
+        lambda r: r.surgery is not None and len(r.tasks) == 1,
+        f"{_NO_CONFLICT}; drop it",
+    ),
+    Rule(
+        _SURGERY,
+        "model.freeze_encoder: true",
+        lambda r: r.surgery is not None and r.model.freeze_encoder and not r.model.train_layer_norms,
+        "the tasks train no parameter that they share; train the encoder, its norms, or peft in it, or drop surgery",
+    ),
+    Rule(
+        _SURGERY,
+        "training.optim: lomo, adalomo, or a layerwise one",
+        lambda r: r.surgery is not None and _updates_while_backward(str(r.training_value("optim"))),
+        "it updates the weights in the middle of a task's backward pass, before there are gradients to combine",
     ),
     Rule(
         "tasks: two or more",
@@ -208,6 +245,9 @@ def check(recipe: Recipe, report: Report) -> None:
     if not report.broken(("schedule",)):
         keys = [each.name for each in fields(Schedule)]
         report.add_sentences("schedule", ("schedule",), keys, recipe.schedule.problems("schedule"))
+    if recipe.surgery is not None and not report.broken(("surgery",)):
+        keys = [each.name for each in fields(Surgery)]
+        report.add_sentences("surgery", ("surgery",), keys, recipe.surgery.problems("surgery"))
     valid = [_check_task(name, task, report) for name, task in recipe.tasks.items()]
     if all(valid) and recipe.tasks and not report.broken(("tasks",)):
         _check_best_metric(recipe, report)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from ..data.loading import DataSpec
 from ..data.sampling import Schedule
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
+from ..training.surgery import Surgery
 from .reading import COMMAND_LINE, Layer, merge, override, read_chain, split_argv
 from .rules import REFUSED_TRAINING, check
 from .tree import (
@@ -113,6 +114,7 @@ class Recipe:
         data_dir: the folder that relative names of data files begin at; None: the current one.
         tasks: name → TaskRecipe, at least one. `null` drops a task of the base.
         schedule: how steps are shared out among the tasks.
+        surgery: how the tasks' gradients are combined where they disagree (a Surgery's fields); null: they are summed.
         model: what is done with the encoder.
         peft: a method of peft on the encoder: `type` (lora if absent) and its config's fields; null: none.
         training: fields of MtBertTrainingArguments; `output_dir` is required.
@@ -122,6 +124,7 @@ class Recipe:
     data_dir: str | None = None
     tasks: dict[str, TaskRecipe] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Schedule)
+    surgery: Surgery | None = None
     model: ModelRecipe = field(default_factory=ModelRecipe)
     peft: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
@@ -252,7 +255,7 @@ def _resolve(layer: Layer, source: str) -> Recipe:
 
 def _elsewhere() -> dict[str, str]:
     groups = {"training.": training_arguments_class(), "schedule.": Schedule, "model.": ModelRecipe}
-    groups |= {"data.": DataSpec, "head.": HeadSpec}
+    groups |= {"data.": DataSpec, "head.": HeadSpec, "surgery.": Surgery}
     return {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
 
 
@@ -272,6 +275,7 @@ def help_text() -> str:
         "tasks.NAME.data": help_rows(DataSpec, "tasks.NAME.data.", documentation(DataSpec)),
         "tasks.NAME.head": help_rows(HeadSpec, "tasks.NAME.head.", documentation(HeadSpec)),
         "schedule": help_rows(Schedule, "schedule.", documentation(Schedule)),
+        "surgery": help_rows(Surgery, "surgery.", documentation(Surgery)),
         "model": help_rows(ModelRecipe, "model.", documentation(ModelRecipe), ("adapter",)),
         "model.adapter": help_rows(AdapterSpec, "model.adapter.", documentation(AdapterSpec)),
         "training": help_rows(training, "training.", docs),

@@ -26,7 +26,8 @@ from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .machine import keep_freed_memory
-from .reporting import print_parameters, print_plan
+from .reporting import print_lines, print_parameters, print_plan
+from .surgery import GradientSurgery, Surgery, parts_by_task
 
 Splits = Mapping[str, Dataset]
 
@@ -46,6 +47,7 @@ class MtBertTrainer(Trainer):
         processing_class: the tokenizer, saved beside the model.
         schedule: how steps are shared out among the tasks.
         task_training: weights, batch sizes and metrics by task name, where they differ from the defaults.
+        surgery: how the tasks' gradients are combined where they disagree; None: they are summed.
         kwargs: passed on to `transformers.Trainer`.
 
     Raises:
@@ -62,6 +64,7 @@ class MtBertTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         schedule: Schedule | None = None,
         task_training: Mapping[str, TaskTraining] | None = None,
+        surgery: Surgery | None = None,
         **kwargs,
     ):
         if not isinstance(args, MtBertTrainingArguments):
@@ -83,6 +86,7 @@ class MtBertTrainer(Trainer):
         self.task_training = {task.name: (task_training or {}).get(task.name, TaskTraining()) for task in self.tasks}
         self._check_names("task_training", task_training or {})
         self._check_task_training()
+        self.surgery = None if surgery is None else GradientSurgery(surgery, model, self.schedule, args.seed)
         self.processing_class = processing_class
         self.encoder_config = model.config.encoder
         super().__init__(
@@ -223,6 +227,19 @@ class MtBertTrainer(Trainer):
             loss = loss * self.args.world_size  # the gradients are averaged over processes, the sum is meant
         return (loss, outputs) if return_outputs else loss
 
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """One forward and backward; with gradient surgery one for each task of the micro-batch."""
+        if self.surgery is None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
+        loss = 0
+        for task, part in parts_by_task(inputs, self.tasks):
+            with self.accelerator.no_sync(model), self.surgery.collecting(task):
+                loss += super().training_step(model, part, counts)
+        if self.accelerator.sync_gradients:
+            self.surgery.combine(self.accelerator, self.state.global_step)
+        return loss
+
     def _forget_losses(self) -> None:
         self._loss_sums = torch.zeros(len(self.tasks), device=self.args.device)
         self._loss_counts = torch.zeros(len(self.tasks), device=self.args.device)
@@ -238,6 +255,8 @@ class MtBertTrainer(Trainer):
                 if count:
                     logs[f"loss_{task.name}"] = loss / count
             self._forget_losses()
+            if self.surgery is not None:
+                logs |= self.surgery.logs()
         super().log(logs, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -251,7 +270,10 @@ class MtBertTrainer(Trainer):
         if self.train_dataset is not None and self.is_world_process_zero():
             print_parameters(self.model.parameter_table())
             print_plan(self.plan())
+            print_lines([None if self.surgery is None else self.surgery.describe()])
         self._forget_losses()
+        if self.surgery is not None:
+            self.surgery.forget()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     # ---- evaluation ----

@@ -19,6 +19,7 @@ from transformers import set_seed
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
+from mtbert.training.surgery import Surgery
 from mtbert.training.trainer import MtBertTrainer
 
 SPLITS = ("train", "eval")
@@ -37,6 +38,16 @@ CASES = {
     },
     "accumulated": {"schedule": Schedule("sqrt", mixed=True, steps_per_epoch=4), "accumulation": 2},
     "accumulated sequential": {"schedule": Schedule("sequential"), "accumulation": 2},
+    "surgery": {
+        "schedule": Schedule("simultaneous", steps_per_epoch=3),
+        "task_training": {"close": TaskTraining(batch_size=1), "same": TaskTraining(batch_size=3, weight=0.5)},
+        "surgery": Surgery(),
+    },
+    "surgery of accumulated mixed steps": {
+        "schedule": Schedule("annealed", mixed=True, steps_per_epoch=4),
+        "accumulation": 2,
+        "surgery": Surgery("upgrad"),
+    },
     "evaluated before": {"schedule": Schedule("annealed", steps_per_epoch=4), "evaluate_before": True},
 }
 
@@ -73,6 +84,7 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
         splits["eval"],
         schedule=case["schedule"],
         task_training=case.get("task_training"),
+        surgery=case.get("surgery"),
     )
     if case.get("evaluate_before"):
         trainer.evaluate()

@@ -62,7 +62,9 @@ def encoded(_encoded_splits, make_model, splits, tokenizer, tmp_path_factory):
 def make_trainer(encoded):
     """A function: model, folder, schedule, settings → a trainer on the tiny data."""
 
-    def make(model, folder, schedule: Schedule, task_training=None, rows=(20, 12, 17, 9), **settings) -> MtBertTrainer:
+    def make(
+        model, folder, schedule: Schedule, task_training=None, rows=(20, 12, 17, 9), surgery=None, **settings
+    ) -> MtBertTrainer:
         values = {
             "output_dir": str(folder),
             "use_cpu": True,
@@ -82,6 +84,7 @@ def make_trainer(encoded):
             encoded((10, 9, 8, 7), 1),
             schedule=schedule,
             task_training=task_training,
+            surgery=surgery,
         )
 
     return make

@@ -12,6 +12,7 @@ from mtbert.data.sampling import Schedule
 from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec
 from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
 from mtbert.training.arguments import MtBertTrainingArguments, TrainingArguments
+from mtbert.training.surgery import Surgery
 
 COURSE = {"format": "cs224n", "id": "id"}
 SST = {**COURSE, "text": "sentence", "label": "sentiment", "train": "ids-sst-train.csv", "dev": "ids-sst-dev.csv"}
@@ -67,6 +68,8 @@ KEYS = {
     "schedule.mixed": (True, {}),
     "schedule.steps_per_epoch": (2, {}),
     "schedule.temperature": (0.1, {"schedule.name": "temperature", "schedule.temperature": 50.0}),
+    "surgery.method": ("mgda", {"schedule.name": "simultaneous", "surgery.method": "pcgrad"}),
+    "surgery.c": (0.9, {"schedule.name": "simultaneous", "surgery.method": "cagrad", "surgery.c": 0.1}),
     "model.freeze_encoder": (True, {}),
     "model.train_layer_norms": (True, {"model.freeze_encoder": True}),
     "model.adapter.type": ("pal", {"model.adapter.type": "low_rank", "model.adapter.size": 12}),
@@ -175,7 +178,8 @@ def test_no_key_is_without_a_test():
     def under(prefix: str, cls, leave=()) -> set[str]:
         return {f"{prefix}{each.name}" for each in fields(cls) if each.name not in leave}
 
-    known = under("", Recipe, ("tasks", "schedule", "model")) | under("schedule.", Schedule)
+    known = under("", Recipe, ("tasks", "schedule", "surgery", "model")) | under("schedule.", Schedule)
+    known |= under("surgery.", Surgery)
     known |= (
         under("model.", ModelRecipe, ("adapter",))
         | under("model.adapter.", AdapterSpec)

@@ -23,6 +23,7 @@ from mtbert.recipe import (
 )
 from mtbert.recipe.tree import defaults, documentation, known_fields
 from mtbert.training.arguments import TaskTraining
+from mtbert.training.surgery import Surgery
 
 GOOD = """\
 encoder: some/encoder
@@ -429,7 +430,10 @@ def test_refused_training_arguments(write, key):
 
 
 SETTINGS = {  # the conflict of a row → overrides that make it
-    "model.freeze_encoder: true": [["--peft={type: lora}", "--model.freeze_encoder=true"]],
+    "model.freeze_encoder: true": [
+        ["--peft={type: lora}", "--model.freeze_encoder=true"],
+        ["--surgery.method=pcgrad", "--schedule.name=simultaneous", "--model.freeze_encoder=true"],
+    ],
     "model.train_layer_norms: true": [["--model.train_layer_norms=true"]],
     "tasks.*.adapter: false": [["--tasks.sts.adapter=false"]],
     "schedule.mixed: true": [
@@ -460,6 +464,12 @@ SETTINGS = {  # the conflict of a row → overrides that make it
         ["--training.metric_for_best_model=sts_mse"],
         ["--training.metric_for_best_model=eval_loss", "--training.greater_is_better=true"],
     ],
+    "schedule.mixed: false": [["--surgery.method=pcgrad"]],
+    "schedule.name: round_robin or sequential": [["--surgery.method=pcgrad", "--schedule.name=sequential"]],
+    "surgery.method: any": [["--surgery.method=pcgrad", "--schedule.name=simultaneous", "--tasks.sst=null"]],
+    "training.optim: lomo, adalomo, or a layerwise one": [
+        ["--surgery.method=pcgrad", "--schedule.name=simultaneous", "--training.optim=adalomo"]
+    ],
     "training.metric_for_best_model: null": [
         ["--training.early_stopping_patience=2", "--training.eval_strategy=epoch"]
     ],
@@ -485,6 +495,14 @@ def test_every_combination_is_refused_with_its_reason(write, rule):
         ["--training.metric_for_best_model=eval_sts_mse", "--training.greater_is_better=false"],
         ["--training.metric_for_best_model=loss", "--training.eval_strategy=epoch"],
         ["--training.eval_strategy=epoch", "--tasks.sst.data.dev=null"],
+        ["--surgery.method=mgda", "--schedule.name=simultaneous"],
+        ["--surgery.method=cagrad", "--surgery.c=0.5", "--schedule.mixed=true"],
+        [
+            "--surgery.method=pcgrad",
+            "--schedule.name=simultaneous",
+            "--model.freeze_encoder=true",
+            "--model.train_layer_norms=true",
+        ],
     ],
 )
 def test_combinations_that_work(write, overrides):
@@ -510,6 +528,7 @@ def test_every_field_is_documented():
     docs = {
         cls: documentation(cls) for cls in (DataSpec, HeadSpec, Schedule, ModelRecipe, Recipe, TaskSpec, TaskTraining)
     }
+    docs[Surgery] = documentation(Surgery)
     docs[TaskRecipe] = TaskRecipe.documentation()
     for cls, texts in docs.items():
         assert is_dataclass(cls)
@@ -527,6 +546,7 @@ def test_help_lists_every_key_and_exits(capsys, flag):
     groups |= {
         "model.adapter.": AdapterSpec,
         "schedule.": Schedule,
+        "surgery.": Surgery,
         "model.": ModelRecipe,
         "training.": training_arguments_class(),
     }

@@ -1,0 +1,258 @@
+"""Gradient surgery in a training step: each task's gradient of the shared parameters, collected and combined.
+
+A micro-batch is taken apart by task; each part has its own forward and backward, so that as many rows are encoded as
+without surgery. Heads and per-task adapters keep the gradient that their own task gives them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from . import surgery_weights
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from ..data.sampling import Schedule
+    from ..modeling.configuration_mtbert import TaskSpec
+    from ..modeling.modeling_mtbert import MtBertForMultiTask
+
+METHODS = ("pcgrad", "cagrad", "mgda", "upgrad")
+BLOCK = 2**18  # numbers of a gradient that are brought to float64 at a time
+_STREAM = 0x5C6  # tells these random numbers from those of the schedule, which are drawn from (seed, epoch, block)
+
+
+@dataclass(frozen=True)
+class Surgery:
+    """How the tasks' gradients of the shared parameters are combined where they disagree.
+
+    Attributes:
+        method: `pcgrad` (Yu et al., 2020: each gradient loses what points against another's), `cagrad` (Liu et al.,
+            2021), `mgda` (Désidéri, 2012: the shortest combination) or `upgrad` (Quinton and Rey, 2024). All but the
+            first wait for the device once a step.
+        c: the radius of `cagrad` as a share of the mean gradient's norm, in [0, 1); 0 is no surgery. Needed there.
+    """
+
+    method: str = "pcgrad"
+    c: float | None = None
+
+    def problems(self, where: str) -> list[str]:
+        """Everything that is wrong with these values, as sentences that begin with `where`."""
+        found = []
+        if self.method not in METHODS:
+            found.append(f"{where}.method is {self.method!r}, but must be one of: {', '.join(METHODS)}")
+        if self.method == "cagrad" and (self.c is None or not 0 <= self.c < 1):
+            found.append(f"{where}.c is {self.c}, but must be in [0, 1) for the method 'cagrad'")
+        if self.method != "cagrad" and self.c is not None:
+            found.append(f"{where}.c is {self.c}, but must be null for other methods than 'cagrad'; drop it")
+        return found
+
+    def weights(self, gramian: Tensor, key: Sequence[int]) -> Tensor:
+        """The tasks' weights `(T,)` in the combined gradient; 1 for each if a gradient is not finite.
+
+        Args:
+            gramian: `(T, T)`, float64.
+            key: whole numbers ≥ 0 that name the step; the same ones draw the same random numbers.
+        """
+        if self.method == "pcgrad":
+            order = surgery_weights.draw_order(len(gramian), np.random.default_rng([*key, _STREAM]))
+            order = torch.from_numpy(order).to(gramian.device, non_blocking=True)
+            return torch.where(gramian.isfinite().all(), surgery_weights.pcgrad(gramian, order), 1.0)
+        given = gramian.cpu().numpy()
+        scale = given.trace() / len(given)
+        if not (np.isfinite(given).all() and scale > 0):
+            return torch.ones_like(gramian[0])
+        methods = {"mgda": surgery_weights.mgda, "upgrad": surgery_weights.upgrad}
+        solve = methods.get(self.method) or partial(surgery_weights.cagrad, c=self.c)
+        return torch.from_numpy(solve(given / scale)).to(gramian.device)
+
+
+def parts_by_task(inputs: Mapping[str, Any], tasks: Sequence[TaskSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A packed batch of several tasks → (name, batch of this task alone) for each of them; rows stay in their order."""
+    layout = inputs["layout"]
+    for segment in layout.segments:
+        name, columns = tasks[segment.task_id].name, slice(*segment.tokens)
+        part = {key: inputs[key][:, columns] for key in ("input_ids", "token_type_ids") if key in inputs}
+        part["layout"] = layout.part(segment) if len(layout.segments) > 1 else layout
+        for key in ("labels", "rows"):
+            part[key] = {name: inputs[key][name]}
+        part["labelled"] = torch.zeros_like(inputs["labelled"])
+        part["labelled"][segment.task_id] = inputs["labelled"][segment.task_id]
+        yield name, part
+
+
+def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
+    """All inner products of T gradients, `(T, T)` in float64; each gradient is a list of tensors, None is 0."""
+    found = [tensors for tensors in zip(*gradients, strict=True) if any(each is not None for each in tensors)]
+    device = next((each.device for tensors in found for each in tensors if each is not None), None)
+    total = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=device)
+    for tensors in found:
+        known = next(each for each in tensors if each is not None)
+        flat = [torch.zeros_like(known).flatten() if each is None else each.flatten() for each in tensors]
+        for blocks in zip(*(each.split(BLOCK) for each in flat), strict=True):
+            block = torch.stack(blocks).double()
+            total.addmm_(block, block.T)
+    return total
+
+
+def weighted_sum(gradients: Iterable[Tensor | None], weights: Tensor) -> Tensor | None:
+    """Σ_t weights[t] · gradients[t], in the first one's memory; None is 0."""
+    total = None
+    for gradient, weight in zip(gradients, weights.unbind(), strict=True):
+        if gradient is not None:
+            weight = weight.to(gradient.dtype)
+            total = gradient.mul_(weight) if total is None else total.addcmul_(gradient, weight)
+    return total
+
+
+class GradientSurgery:
+    """The tasks' gradients of a step, from their backward passes until they are combined, and what is logged of them.
+
+    Shared are all trained parameters that belong to no task's head or adapter: those of the encoder, or what peft
+    trains in it.
+
+    Args:
+        settings: the method.
+        model: what is trained.
+        schedule: which tasks a step holds.
+        seed: the run's; with the number of a step it draws that step's random numbers, the same on every process.
+
+    Raises:
+        ValueError: for wrong settings, or where no step has two tasks' gradients of a shared parameter.
+    """
+
+    def __init__(self, settings: Surgery, model: MtBertForMultiTask, schedule: Schedule, seed: int):
+        found = settings.problems("surgery")
+        if not (schedule.mixed or schedule.name == "simultaneous"):
+            found.append(
+                f"surgery: the schedule {schedule.name!r} puts one task in a step, whose gradient has nothing to "
+                "conflict with; use simultaneous, or a mixed schedule"
+            )
+        self.names = [task.name for task in model.tasks]
+        if len(self.names) < 2:
+            found.append("surgery: there is one task, whose gradient has nothing to conflict with; drop it")
+        own = {id(p) for kind, _, module in model.parts() if kind != "encoder" for p in module.parameters()}
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.shared: list[nn.Parameter] = [p for p in trained if id(p) not in own]
+        self.own: list[nn.Parameter] = [p for p in trained if id(p) in own]
+        if not self.shared:
+            found.append("surgery: no parameter that the tasks share is trained; unfreeze the encoder, or drop it")
+        if found:
+            raise ValueError("\n".join(found))
+        self.settings, self.seed = settings, seed
+        self.forget()
+
+    def describe(self) -> str:
+        """The method and what its gradients take, for the terminal."""
+        count, size = sum(p.numel() for p in self.shared), sum(p.numel() * p.element_size() for p in self.shared)
+        memory = len(self.names) * size / 2**20
+        return (
+            f"Gradient surgery: {self.settings.method}, {len(self.names)} tasks × {count:,} shared parameters: "
+            f"{memory:,.1f} MiB of gradients"
+        )
+
+    def forget(self) -> None:
+        """Begin anew: no gradients, nothing to log."""
+        self._gradients: dict[str, list[Tensor | None]] = {}
+        self._logged: dict[tuple[str, ...], Tensor] = {}
+
+    @contextmanager
+    def collecting(self, task: str) -> Iterator[None]:
+        """Backward passes in here add to this task's gradient of the shared parameters, and to no other's."""
+        held = self._gradients.setdefault(task, [None] * len(self.shared))
+        for parameter, gradient in zip(self.shared, held, strict=True):
+            parameter.grad = gradient
+        yield
+        for place, parameter in enumerate(self.shared):
+            held[place], parameter.grad = parameter.grad, None
+
+    def combine(self, accelerator: Accelerator, step: int) -> None:
+        """Give the shared parameters the combination of the gradients that were collected, the mean over processes.
+
+        Args:
+            accelerator: knows the processes, and the factor that fp16 training has on its losses.
+            step: number of the update.
+        """
+        if accelerator.num_processes > 1:
+            self._average(accelerator)
+        present = tuple(name for name in self.names if name in self._gradients)
+        gradients = [self._gradients[name] for name in present]
+        products = gramian(gradients)
+        if accelerator.scaler is not None:
+            products /= accelerator.scaler.scale(torch.ones_like(products[0, 0])) ** 2
+        self._note(present, products)
+        one = len(present) == 1
+        weights = torch.ones_like(products[0]) if one else self.settings.weights(products, (self.seed, step))
+        for parameter, column in zip(self.shared, zip(*gradients, strict=True), strict=True):
+            parameter.grad = weighted_sum(column, weights)
+        self._gradients = {}
+
+    def _average(self, accelerator: Accelerator) -> None:
+        """Replace all gradients by their means over processes, those of heads and adapters too.
+
+        A task may have rows on some processes only; what has a gradient nowhere keeps None everywhere, and is not
+        touched by the optimizer.
+        """
+        count, device = accelerator.num_processes, accelerator.device
+        groups = [self._gradients.get(name, [None] * len(self.shared)) for name in self.names]
+        groups.append([p.grad for p in self.own])
+        known = torch.tensor([each is not None for group in groups for each in group], dtype=torch.int32, device=device)
+        torch.distributed.all_reduce(known, torch.distributed.ReduceOp.MAX)
+        known = iter(known.tolist())
+        for group, name in zip(groups, (*self.names, None), strict=True):
+            parameters = self.own if name is None else self.shared
+            places = [place for place, _ in enumerate(parameters) if next(known)]
+            if not places:
+                continue
+            given = [torch.zeros_like(parameters[i]) if group[i] is None else group[i] for i in places]
+            flat = torch.cat([each.flatten() for each in given])
+            torch.distributed.all_reduce(flat)
+            for i, mean in zip(places, flat.div_(count).split([each.numel() for each in given]), strict=True):
+                group[i] = mean.view_as(parameters[i]).to(parameters[i].dtype)
+            if name is not None:
+                self._gradients[name] = group
+        for parameter, gradient in zip(self.own, groups[-1], strict=True):
+            parameter.grad = gradient
+
+    def _note(self, present: tuple[str, ...], products: Tensor) -> None:
+        """Add a step's cosines and norms to what is logged next, without waiting for the device."""
+        norms = products.diagonal().sqrt()
+        cosines = products / norms.outer(norms).clamp(min=torch.finfo(norms.dtype).tiny)
+        conflict = (cosines.min() < 0).to(norms.dtype)
+        values = torch.cat([cosines.flatten(), norms, torch.stack([conflict, torch.ones_like(conflict)])])
+        values = torch.where(values.isfinite().all(), values, 0.0)  # an overflowing fp16 step is skipped here, too
+        before = self._logged.get(present)
+        self._logged[present] = values if before is None else before + values
+
+    def logs(self) -> dict[str, float]:
+        """Means over the steps since the last call; those with a gradient that is not finite are left out.
+
+        Returns:
+            `cos_<a>_<b>` for each pair of tasks, `gradient_norm_<task>`, and `conflicts`, the share of steps in which
+            some pair's cosine was negative.
+        """
+        totals: dict[str, list[float]] = {}
+
+        def add(key: str, value: float, steps: float) -> None:
+            total = totals.setdefault(key, [0.0, 0.0])
+            total[0] += value
+            total[1] += steps
+
+        for present, values in self._logged.items():
+            *values, conflicts, steps = values.tolist()
+            cosines = np.reshape(values[: len(present) ** 2], (len(present), len(present)))
+            for i, name in enumerate(present):
+                add(f"gradient_norm_{name}", values[len(present) ** 2 + i], steps)
+                for j in range(i + 1, len(present)):
+                    add(f"cos_{name}_{present[j]}", float(cosines[i, j]), steps)
+            add("conflicts", conflicts, steps)
+        self._logged = {}
+        return {key: value / steps for key, (value, steps) in totals.items() if steps}
