@@ -77,6 +77,14 @@ _ERRORS = ("_mse", "_rmse", "_mae", "loss")
 _BEST = "training.load_best_model_at_end: true"
 _RECOMPUTE = "a frozen encoder keeps no activations, so nothing can be saved by computing them again"
 _STOP = "training.early_stopping_patience: a number"
+_INPUT_GRADIENTS = "the ascent asks for gradients of inputs, which PyTorch refuses there; set use_reentrant: false"
+
+
+def _reentrant(recipe: Recipe, key: str) -> bool:
+    values = recipe.training_value(key)
+    return isinstance(values, dict) and bool(values.get("use_reentrant"))
+
+
 COMBINATIONS: tuple[Rule, ...] = (
     Rule(
         "schedule.name: round_robin, sequential or simultaneous",
@@ -137,6 +145,30 @@ COMBINATIONS: tuple[Rule, ...] = (
         "training.neftune_noise_alpha: a number",
         lambda r: r.model.packed and r.training_value("neftune_noise_alpha") is not None,
         "its noise is scaled by the length of a text, which a packed batch is not; set model.packed: false",
+    ),
+    Rule(
+        "smart: a mapping",
+        "training.neftune_noise_alpha: a number",
+        lambda r: r.smart is not None and r.training_value("neftune_noise_alpha") is not None,
+        "both disturb the embeddings, and smart compares with embeddings that nothing disturbs; drop one of them",
+    ),
+    Rule(
+        "smart: a mapping",
+        "training.tf32: true",
+        lambda r: r.smart is not None and r.training_value("tf32") is True,
+        "its passes need all bits of fp32 to see a perturbation of its radius; set tf32: false",
+    ),
+    Rule(
+        "smart: a mapping",
+        "training.activation_checkpointing_kwargs: use_reentrant: true",
+        lambda r: r.smart is not None and _reentrant(r, "activation_checkpointing_kwargs"),
+        _INPUT_GRADIENTS,
+    ),
+    Rule(
+        "smart: a mapping",
+        "training.gradient_checkpointing_kwargs: use_reentrant: true",
+        lambda r: r.smart is not None and _reentrant(r, "gradient_checkpointing_kwargs"),
+        _INPUT_GRADIENTS,
     ),
     Rule(
         "tasks: two or more",
@@ -208,6 +240,10 @@ def check(recipe: Recipe, report: Report) -> None:
     if not report.broken(("schedule",)):
         keys = [each.name for each in fields(Schedule)]
         report.add_sentences("schedule", ("schedule",), keys, recipe.schedule.problems("schedule"))
+    for key in ("smart", "proximal"):
+        settings = getattr(recipe, key)
+        if settings is not None and not report.broken((key,)):
+            report.add_sentences(key, (key,), [each.name for each in fields(settings)], settings.problems(key))
     valid = [_check_task(name, task, report) for name, task in recipe.tasks.items()]
     if all(valid) and recipe.tasks and not report.broken(("tasks",)):
         _check_best_metric(recipe, report)
