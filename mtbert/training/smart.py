@@ -78,12 +78,16 @@ def project(delta: Tensor, radius: float, norm: str) -> Tensor:
         length = delta.norm(dim=-1, keepdim=True)
         return delta * (radius / length.clamp(min=radius))
     size = delta.abs()
-    descending = size.sort(dim=-1, descending=True).values
+    below = size - size.amax(
+        -1, keepdim=True
+    )  # small where it counts, so that a radius far below δ is not rounded away
+    descending = below.sort(dim=-1, descending=True).values
     excess = descending.cumsum(-1) - radius
     count = torch.arange(1, delta.shape[-1] + 1, device=delta.device)
-    kept = (descending * count > excess).sum(-1, keepdim=True).clamp(min=1)
-    threshold = (excess.gather(-1, kept - 1) / kept).clamp(min=0)
-    return delta.sign() * (size - threshold).clamp(min=0)
+    kept = (descending * count > excess).sum(-1, keepdim=True)
+    threshold = excess.gather(-1, kept - 1) / kept
+    inside = size.sum(-1, keepdim=True) <= radius
+    return torch.where(inside, delta, delta.sign() * (below - threshold).clamp(min=0))
 
 
 def ascent_step(delta: Tensor, gradient: Tensor, settings: Smart) -> Tensor:
