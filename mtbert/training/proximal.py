@@ -129,4 +129,5 @@ class ProximalPenalty(TrainerCallback):
         found = load_file(path)
         if different := sorted(found.keys() ^ trained.keys()):
             raise ValueError(f"proximal: {path} and the model differ in what is trained: {', '.join(different[:5])}")
-        self.teacher = {name: value.to(trained[name].device) for name, value in found.items()}
+        # copies: tensors in a mapped file start anywhere, and matrix products round by where their operands start
+        self.teacher = {name: value.to(trained[name].device, copy=True) for name, value in found.items()}

@@ -120,7 +120,7 @@ def test_it_holds_the_weights_near_the_teacher(still_model, make_trainer):
         start = [each.detach().clone() for each in model.parameters()]
         make_trainer(model, Proximal(weight=weight, decay=0.999, late_decay=0.999), optim="sgd").train()
         distances[weight] = sum(
-            float((now - then).square().sum()) for now, then in zip(model.parameters(), start, strict=True)
+            float((now.detach() - then).square().sum()) for now, then in zip(model.parameters(), start, strict=True)
         )
     assert distances[100.0] < distances[0.0]
 
