@@ -44,7 +44,7 @@ CASES = {
         "accumulation": 2,
         "proximal": Proximal(weight=3.0, decay=0.5, late_decay=0.8),
     },
-    # its noise differs between one process and two, and with it, by less than the bounds, the largest penalty
+    # noise, and so the penalty, differs between one process and two, at this radius by less than the bounds
     "smart": {"schedule": Schedule("annealed", steps_per_epoch=4), "smart": Smart(radius=1e-4, step_size=1.0)},
     "evaluated before": {"schedule": Schedule("annealed", steps_per_epoch=4), "evaluate_before": True},
 }
