@@ -48,6 +48,8 @@ def main(argv: list[str]) -> None:
         schedule=recipe.schedule,
         task_training={name: task.training() for name, task in recipe.tasks.items()},
         surgery=recipe.surgery,
+        smart=recipe.smart,
+        proximal=recipe.proximal,
     )
     if trainer.is_world_process_zero():
         print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())

@@ -84,6 +84,14 @@ _RECOMPUTE = "a frozen encoder keeps no activations, so nothing can be saved by 
 _STOP = "training.early_stopping_patience: a number"
 _SURGERY = "surgery: a method"
 _NO_CONFLICT = "one task's gradient has nothing to conflict with"
+_INPUT_GRADIENTS = "the ascent asks for gradients of inputs, which PyTorch refuses there; set use_reentrant: false"
+
+
+def _reentrant(recipe: Recipe, key: str) -> bool:
+    values = recipe.training_value(key)
+    return isinstance(values, dict) and bool(values.get("use_reentrant"))
+
+
 COMBINATIONS: tuple[Rule, ...] = (
     Rule(
         "schedule.name: round_robin, sequential or simultaneous",
@@ -176,6 +184,30 @@ COMBINATIONS: tuple[Rule, ...] = (
         "it updates the weights in the middle of a task's backward pass, before there are gradients to combine",
     ),
     Rule(
+        "smart: a mapping",
+        "training.neftune_noise_alpha: a number",
+        lambda r: r.smart is not None and r.training_value("neftune_noise_alpha") is not None,
+        "both disturb the embeddings, and smart compares with embeddings that nothing disturbs; drop one of them",
+    ),
+    Rule(
+        "smart: a mapping",
+        "training.tf32: true",
+        lambda r: r.smart is not None and r.training_value("tf32") is True,
+        "its passes need all bits of fp32 to see a perturbation of its radius; set tf32: false",
+    ),
+    Rule(
+        "smart: a mapping",
+        "training.activation_checkpointing_kwargs: use_reentrant: true",
+        lambda r: r.smart is not None and _reentrant(r, "activation_checkpointing_kwargs"),
+        _INPUT_GRADIENTS,
+    ),
+    Rule(
+        "smart: a mapping",
+        "training.gradient_checkpointing_kwargs: use_reentrant: true",
+        lambda r: r.smart is not None and _reentrant(r, "gradient_checkpointing_kwargs"),
+        _INPUT_GRADIENTS,
+    ),
+    Rule(
         "tasks: two or more",
         "training.ddp_find_unused_parameters: false",
         lambda r: len(r.tasks) > 1 and r.training_value("ddp_find_unused_parameters") is False,
@@ -248,6 +280,10 @@ def check(recipe: Recipe, report: Report) -> None:
     if recipe.surgery is not None and not report.broken(("surgery",)):
         keys = [each.name for each in fields(Surgery)]
         report.add_sentences("surgery", ("surgery",), keys, recipe.surgery.problems("surgery"))
+    for key in ("smart", "proximal"):
+        settings = getattr(recipe, key)
+        if settings is not None and not report.broken((key,)):
+            report.add_sentences(key, (key,), [each.name for each in fields(settings)], settings.problems(key))
     valid = [_check_task(name, task, report) for name, task in recipe.tasks.items()]
     if all(valid) and recipe.tasks and not report.broken(("tasks",)):
         _check_best_metric(recipe, report)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from ..data.loading import DataSpec
 from ..data.sampling import Schedule
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
+from ..training.proximal import Proximal
+from ..training.smart import Smart
 from ..training.surgery import Surgery
 from .reading import COMMAND_LINE, Layer, merge, override, read_chain, split_argv
 from .rules import REFUSED_TRAINING, check
@@ -117,6 +119,8 @@ class Recipe:
         surgery: how the tasks' gradients are combined where they disagree (a Surgery's fields); null: they are summed.
         model: what is done with the encoder.
         peft: a method of peft on the encoder: `type` (lora if absent) and its config's fields; null: none.
+        smart: smoothness-inducing adversarial regularisation (a Smart's fields); null: none.
+        proximal: Bregman proximal point optimisation (a Proximal's fields); null: none.
         training: fields of MtBertTrainingArguments; `output_dir` is required.
     """
 
@@ -127,6 +131,8 @@ class Recipe:
     surgery: Surgery | None = None
     model: ModelRecipe = field(default_factory=ModelRecipe)
     peft: dict[str, Any] | None = None
+    smart: Smart | None = None
+    proximal: Proximal | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -256,6 +262,7 @@ def _resolve(layer: Layer, source: str) -> Recipe:
 def _elsewhere() -> dict[str, str]:
     groups = {"training.": training_arguments_class(), "schedule.": Schedule, "model.": ModelRecipe}
     groups |= {"data.": DataSpec, "head.": HeadSpec, "surgery.": Surgery}
+    groups |= {"data.": DataSpec, "head.": HeadSpec, "smart.": Smart, "proximal.": Proximal}
     return {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
 
 
@@ -278,6 +285,8 @@ def help_text() -> str:
         "surgery": help_rows(Surgery, "surgery.", documentation(Surgery)),
         "model": help_rows(ModelRecipe, "model.", documentation(ModelRecipe), ("adapter",)),
         "model.adapter": help_rows(AdapterSpec, "model.adapter.", documentation(AdapterSpec)),
+        "smart": help_rows(Smart, "smart.", documentation(Smart)),
+        "proximal": help_rows(Proximal, "proximal.", documentation(Proximal)),
         "training": help_rows(training, "training.", docs),
     }
     usage = "usage: RECIPE.yaml [--key value | --key=value]...\nValues are read as YAML: 1e-5, true, null, [a, b]."

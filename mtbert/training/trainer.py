@@ -26,7 +26,10 @@ from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .machine import keep_freed_memory
+from .proximal import Proximal
+from .regularisers import Regularisers
 from .reporting import print_lines, print_parameters, print_plan
+from .smart import Smart
 from .surgery import GradientSurgery, Surgery, parts_by_task
 
 Splits = Mapping[str, Dataset]
@@ -48,11 +51,14 @@ class MtBertTrainer(Trainer):
         schedule: how steps are shared out among the tasks.
         task_training: weights, batch sizes and metrics by task name, where they differ from the defaults.
         surgery: how the tasks' gradients are combined where they disagree; None: they are summed.
+        smart: smoothness-inducing adversarial regularisation; None: none.
+        proximal: Bregman proximal point optimisation; None: none.
         kwargs: passed on to `transformers.Trainer`.
 
     Raises:
         ValueError: for data sets of tasks that the model does not have, tasks without training rows, and rows whose
-            text or label does not fit their task (`check_rows`).
+            text or label does not fit their task (`check_rows`); for settings that are out of range, and for `smart`
+            with weights in half precision, which cannot hold its perturbation.
     """
 
     def __init__(
@@ -65,6 +71,8 @@ class MtBertTrainer(Trainer):
         schedule: Schedule | None = None,
         task_training: Mapping[str, TaskTraining] | None = None,
         surgery: Surgery | None = None,
+        smart: Smart | None = None,
+        proximal: Proximal | None = None,
         **kwargs,
     ):
         if not isinstance(args, MtBertTrainingArguments):
@@ -103,6 +111,10 @@ class MtBertTrainer(Trainer):
         weights = [self.task_training[task.name].weight for task in self.tasks]
         self._weights = torch.tensor(weights, device=args.device)
         self._counted_parameters = model.num_parameters(exclude_embeddings=True)
+        inexact = self.accelerator.mixed_precision != "no" or bool(args.torch_compile)
+        self._regularisers = Regularisers.of(model, smart, proximal, args.device, inexact)
+        if self._regularisers.teacher is not None:
+            self.add_callback(self._regularisers.teacher)
         self._forget_losses()
 
     # ---- data ----
@@ -207,13 +219,19 @@ class MtBertTrainer(Trainer):
         """w_t c_t mean_t of each task in a micro-batch, by name, and the model's outputs.
 
         mean_t is over the task's labelled rows of the whole step: c_t = n_t / n in steps that are drawn, 1 in
-        simultaneous ones.
+        simultaneous ones. In training, a row's loss includes what the regularisers add to it.
         """
         counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
+        before = self._regularisers.random_state()
         outputs = model(**{key: value for key, value in inputs.items() if key not in ("labelled", "rows")})
         rows = counts if self.schedule.name == "simultaneous" else counts.sum()
         scales = self._weights / rows.clamp(min=1).expand_as(self._weights)
-        losses = {name: scales[self.task_ids[name]] * rows.sum() for name, rows in outputs.row_losses.items()}
+        row_losses = outputs.row_losses
+        if self.model.training:
+            # on the model itself: several processes wait for each other in the wrapper's forward, once a micro-batch,
+            # and average the gradients of all passes together
+            row_losses = self._regularisers.add(self.model, inputs, outputs, before)
+        losses = {name: scales[self.task_ids[name]] * rows.sum() for name, rows in row_losses.items()}
         return losses, outputs
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -243,9 +261,13 @@ class MtBertTrainer(Trainer):
     def _forget_losses(self) -> None:
         self._loss_sums = torch.zeros(len(self.tasks), device=self.args.device)
         self._loss_counts = torch.zeros(len(self.tasks), device=self.args.device)
+        self._regularisers.forget()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what each task's rows have cost since the last log: `loss_<task>` (a mean) and `examples_<task>`."""
+        """Add what each task's rows have cost since the last log: `loss_<task>` (a mean) and `examples_<task>`.
+
+        `loss_<task>` is without regularisers; theirs are `smart_<task>`, `smart_skipped` and `proximal_<task>`.
+        """
         if "loss" in logs:
             sums = torch.stack([self._loss_sums, self._loss_counts])
             if self.args.world_size > 1:
@@ -254,6 +276,7 @@ class MtBertTrainer(Trainer):
                 logs[f"examples_{task.name}"] = int(count)
                 if count:
                     logs[f"loss_{task.name}"] = loss / count
+            logs.update(self._regularisers.logs(lambda values: self.accelerator.reduce(values, reduction="sum")))
             self._forget_losses()
             if self.surgery is not None:
                 logs |= self.surgery.logs()
@@ -274,6 +297,8 @@ class MtBertTrainer(Trainer):
         self._forget_losses()
         if self.surgery is not None:
             self.surgery.forget()
+        if self._regularisers.teacher is not None:
+            self._regularisers.teacher.start()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     # ---- evaluation ----
@@ -368,6 +393,18 @@ class MtBertTrainer(Trainer):
         return logits.cpu().numpy(), labels, total / count if count else float("nan")
 
     # ---- saving ----
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Save the teacher, too."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._regularisers.teacher is not None and self.args.should_save:
+            self._regularisers.teacher.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load the teacher, too."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self._regularisers.teacher is not None and checkpoint is not None:
+            self._regularisers.teacher.load(checkpoint, self.model)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Save model and tokenizer; the arguments as JSON instead of a pickle."""

@@ -19,6 +19,8 @@ from transformers import set_seed
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
+from mtbert.training.proximal import Proximal
+from mtbert.training.smart import Smart
 from mtbert.training.surgery import Surgery
 from mtbert.training.trainer import MtBertTrainer
 
@@ -48,6 +50,13 @@ CASES = {
         "accumulation": 2,
         "surgery": Surgery("upgrad"),
     },
+    "proximal": {
+        "schedule": Schedule("annealed", mixed=True, steps_per_epoch=4),
+        "accumulation": 2,
+        "proximal": Proximal(weight=3.0, decay=0.5, late_decay=0.8),
+    },
+    # noise, and so the penalty, differs between one process and two, at this radius by less than the bounds
+    "smart": {"schedule": Schedule("annealed", steps_per_epoch=4), "smart": Smart(radius=1e-4, step_size=1.0)},
     "evaluated before": {"schedule": Schedule("annealed", steps_per_epoch=4), "evaluate_before": True},
 }
 
@@ -85,6 +94,8 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
         schedule=case["schedule"],
         task_training=case.get("task_training"),
         surgery=case.get("surgery"),
+        smart=case.get("smart"),
+        proximal=case.get("proximal"),
     )
     if case.get("evaluate_before"):
         trainer.evaluate()

@@ -12,6 +12,8 @@ from mtbert.data.sampling import Schedule
 from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec
 from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
 from mtbert.training.arguments import MtBertTrainingArguments, TrainingArguments
+from mtbert.training.proximal import Proximal
+from mtbert.training.smart import Smart
 from mtbert.training.surgery import Surgery
 
 COURSE = {"format": "cs224n", "id": "id"}
@@ -85,6 +87,19 @@ KEYS = {
     ),
     "tasks.sst.adapter": (False, {"model.adapter.size": 12}),
     "peft": ({"r": 2, "target_modules": ["query"]}, {}),
+    "smart": ({}, {}),
+    "smart.weight": (3.0, {"smart.weight": 1.0}),
+    "smart.steps": (2, {"smart.steps": 1}),
+    "smart.step_size": (1e-6, {"smart.step_size": 1e-3}),
+    "smart.noise": (1e-3, {"smart.noise": 1e-5}),
+    "smart.radius": (1e-3, {"smart.radius": 1e-5}),
+    "smart.norm": ("l2", {"smart.norm": "inf"}),
+    "smart.projection": ("published", {"smart.projection": "ball"}),
+    "proximal": ({}, {}),
+    "proximal.weight": (3.0, {"proximal.weight": 1.0}),
+    "proximal.decay": (0.5, {"proximal.decay": 0.9, "proximal.switch": 1.0}),
+    "proximal.late_decay": (0.5, {"proximal.late_decay": 0.9}),
+    "proximal.switch": (1.0, {"proximal.switch": 0.0}),
     "training.eval_train": (True, {}),
     "training.seed": (7, {}),
     "training.data_seed": (7, {}),
@@ -186,6 +201,7 @@ def test_no_key_is_without_a_test():
         | under("tasks.*.", TaskRecipe, ("data", "head"))
     )
     known |= under("tasks.*.data.", DataSpec) | under("tasks.*.head.", HeadSpec)
+    known |= under("smart.", Smart) | under("proximal.", Proximal)
     own = {each.name for each in fields(MtBertTrainingArguments)} - {each.name for each in fields(TrainingArguments)}
     known |= {f"training.{name}" for name in own}
     tested = {".".join(["tasks", "*", *key.split(".")[2:]]) if key.startswith("tasks.") else key for key in KEYS}

@@ -448,7 +448,17 @@ SETTINGS = {  # the conflict of a row → overrides that make it
     "training.activation_checkpointing: true": [
         ["--model.freeze_encoder=true", "--training.activation_checkpointing=true"]
     ],
-    "training.neftune_noise_alpha: a number": [["--training.neftune_noise_alpha=5"]],
+    "training.neftune_noise_alpha: a number": [
+        ["--training.neftune_noise_alpha=5"],
+        ["--training.neftune_noise_alpha=5", "--model.packed=false", "--smart={}"],
+    ],
+    "training.tf32: true": [["--smart={}", "--training.tf32=true"]],
+    "training.activation_checkpointing_kwargs: use_reentrant: true": [
+        ["--smart={}", "--training.activation_checkpointing_kwargs={use_reentrant: true}"]
+    ],
+    "training.gradient_checkpointing_kwargs: use_reentrant: true": [
+        ["--smart={}", "--training.gradient_checkpointing_kwargs={use_reentrant: true}"]
+    ],
     "training.ddp_find_unused_parameters: false": [["--training.ddp_find_unused_parameters=false"]],
     "training.eval_strategy: steps or epoch": [
         ["--training.eval_strategy=epoch", "--tasks.sst.data.dev=null", "--tasks.sts.data.dev=null"]

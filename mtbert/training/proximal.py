@@ -1,0 +1,133 @@
+"""Bregman proximal point optimisation with a momentum teacher (SMART; Jiang et al., 2020, section 3.2, equation 5).
+
+D_Breg(θ, θ̄) = mean over rows of ℓ_s(f(x; θ), f(x; θ̄)), θ̄ ← β θ̄ + (1 − β) θ after every step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from transformers import TrainerCallback
+
+from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.modeling_mtbert import MtBertOutput
+from .divergences import divergence
+
+TEACHER_FILE = "proximal_teacher.safetensors"
+
+
+@dataclass(frozen=True)
+class Proximal:
+    """Bregman proximal point optimisation; the defaults are the paper's (section 4.2).
+
+    Attributes:
+        weight: μ, the factor on the mean of ℓ_s over a task's rows, 0 or more; 0 is as if there were none.
+        decay: β, the weight of the old average in the teacher's new one at the beginning of the run, in [0, 1).
+        late_decay: β after the switch, in [0, 1).
+        switch: the share of the run's steps, in [0, 1], after which `late_decay` holds.
+    """
+
+    weight: float = 1.0
+    decay: float = 0.99
+    late_decay: float = 0.999
+    switch: float = 0.1
+
+    def problems(self, where: str) -> list[str]:
+        """Everything that is wrong with these values, as sentences that begin with `where`."""
+        found = []
+        if not self.weight >= 0:
+            found.append(f"{where}.weight is {self.weight}, but must be 0 or more")
+        for key in ("decay", "late_decay"):
+            if not 0 <= getattr(self, key) < 1:
+                found.append(f"{where}.{key} is {getattr(self, key)}, but must be in [0, 1)")
+        if not 0 <= self.switch <= 1:
+            found.append(f"{where}.switch is {self.switch}, but must be in [0, 1]")
+        return found
+
+    def decay_at(self, step: int, steps: int) -> float:
+        """β after step number 1…steps."""
+        return self.decay if step <= self.switch * steps else self.late_decay
+
+
+class ProximalPenalty(TrainerCallback):
+    """ℓ_s(f(x; θ), f(x; θ̄)) of every row, and the teacher θ̄.
+
+    θ̄ averages the parameters that are trained; whatever else the model has, frozen weights and buffers, it shares with
+    it. The teacher runs in evaluation mode, in the model's precision and without gradients; the model's outputs are
+    those of the training pass. θ̄ = θ at step 0. As every process sees the same θ, all have the same θ̄.
+
+    Args:
+        settings: μ, the decays and when they switch.
+        tasks: the model's tasks.
+
+    Attributes:
+        teacher: θ̄ by name of parameter; None before the first micro-batch.
+    """
+
+    name = "proximal"
+
+    def __init__(self, settings: Proximal, tasks: Sequence[TaskSpec]):
+        self.settings, self.weight = settings, settings.weight
+        self.tasks = {task.name: task for task in tasks}
+        self.teacher: dict[str, Tensor] | None = None
+
+    def start(self) -> None:
+        """Forget θ̄: the next micro-batch begins with θ̄ = θ."""
+        self.teacher = None
+
+    def penalties(
+        self, model: nn.Module, inputs: Mapping[str, Any], outputs: MtBertOutput, before: Any
+    ) -> dict[str, Tensor]:
+        """ℓ_s of each row, by task: `(rows,)`; see `SmartPenalty.penalties` for the arguments."""
+        if self.teacher is None:
+            self.teacher = {name: each.detach().clone() for name, each in self._trained(model).items()}
+        training = [module for module in model.modules() if module.training]
+        model.eval()
+        with torch.no_grad():
+            theirs = functional_call(model, self.teacher, kwargs=dict(inputs)).task_logits
+        for module in training:
+            module.training = True
+        own = outputs.task_logits
+        return {name: divergence(self.tasks[name], own[name], theirs[name]) for name in own}
+
+    @staticmethod
+    def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
+        return {name: each for name, each in model.named_parameters() if each.requires_grad}
+
+    def on_step_end(self, args, state, control, model: nn.Module | None = None, **kwargs) -> None:
+        """θ̄ ← β θ̄ + (1 − β) θ."""
+        if self.teacher is not None:
+            self.update(model, self.settings.decay_at(state.global_step, state.max_steps))
+
+    def update(self, model: nn.Module, decay: float) -> None:
+        """θ̄ ← β θ̄ + (1 − β) θ with β = `decay`."""
+        own = dict(model.named_parameters())
+        get_ema_multi_avg_fn(decay)([*self.teacher.values()], [own[name].detach() for name in self.teacher], None)
+
+    def save(self, folder: str) -> None:
+        """Write θ̄ beside a checkpoint's other files."""
+        if self.teacher is not None:
+            save_file(self.teacher, os.path.join(folder, TEACHER_FILE))
+
+    def load(self, folder: str, model: nn.Module) -> None:
+        """Go on with the θ̄ of a checkpoint.
+
+        Raises:
+            ValueError: if the checkpoint has none, or one of other parameters than the model trains.
+        """
+        path, trained = os.path.join(folder, TEACHER_FILE), self._trained(model)
+        if not os.path.exists(path):
+            raise ValueError(f"proximal: {folder} has no {TEACHER_FILE}; go on with the settings it was trained with")
+        found = load_file(path)
+        if different := sorted(found.keys() ^ trained.keys()):
+            raise ValueError(f"proximal: {path} and the model differ in what is trained: {', '.join(different[:5])}")
+        # copies: tensors in a mapped file start anywhere, and matrix products round by where their operands start
+        self.teacher = {name: value.to(trained[name].device, copy=True) for name, value in found.items()}

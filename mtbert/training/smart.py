@@ -1,0 +1,223 @@
+"""Smoothness-inducing adversarial regularisation (SMART; Jiang et al., 2020, section 3.1 and algorithm 1).
+
+R_s(θ) = mean over rows of max over ‖δ‖_p ≤ ε of ℓ_s(f(x + δ; θ), f(x; θ)), x the word embeddings of a row's tokens. The
+maximum is looked for by projected gradient ascent from Gaussian noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.modeling_mtbert import MtBertOutput
+from .divergences import divergence
+
+NORMS = {"l1": 1.0, "l2": 2.0, "inf": float("inf")}
+PROJECTIONS = ("ball", "published")
+
+
+@dataclass(frozen=True)
+class Smart:
+    """Smoothness-inducing adversarial regularisation.
+
+    The defaults are the paper's (section 4.2). Norms are taken over the hidden dimension of each token, as in the
+    authors' code (mt-dnn, `mt_dnn/perturbation.py`), so that a text's length does not matter.
+
+    Attributes:
+        weight: λ_s, the factor on the mean of ℓ_s over a task's rows, 0 or more; 0 is as if there were none.
+        steps: K, steps of the ascent, 1 or more; each costs a forward pass and a gradient of the embeddings.
+        step_size: η, the length of a step, in the unit of the embeddings, positive.
+        noise: σ, the standard deviation of the Gaussian noise that the ascent starts from, positive.
+        radius: ε, the radius of the ball, in the unit of the embeddings, positive; `published` adds it to the norm
+            that it divides by.
+        norm: p, the norm of the ball: `l1`, `l2` or `inf`.
+        projection: `ball` (a step of η along the gradient over its norm, then the nearest point of the ball with
+            radius ε) or `published` (the authors' later code: noise + η · gradient, divided by its norm plus ε, or by
+            its absolute values for `l1`; the result is near norm 1, or of ±1, whatever ε: a large perturbation).
+    """
+
+    weight: float = 1.0
+    steps: int = 1
+    step_size: float = 1e-3
+    noise: float = 1e-5
+    radius: float = 1e-5
+    norm: str = "inf"
+    projection: str = "ball"
+
+    def problems(self, where: str) -> list[str]:
+        """Everything that is wrong with these values, as sentences that begin with `where`."""
+        found = []
+        if not self.weight >= 0:
+            found.append(f"{where}.weight is {self.weight}, but must be 0 or more")
+        if self.steps < 1:
+            found.append(f"{where}.steps is {self.steps}, but must be 1 or more; to do without, set {where}: null")
+        for key in ("step_size", "noise", "radius"):
+            if not getattr(self, key) > 0:
+                found.append(f"{where}.{key} is {getattr(self, key)}, but must be positive")
+        if self.norm not in NORMS:
+            found.append(f"{where}.norm is {self.norm!r}, but must be one of: {', '.join(NORMS)}")
+        if self.projection not in PROJECTIONS:
+            found.append(f"{where}.projection is {self.projection!r}, but must be one of: {', '.join(PROJECTIONS)}")
+        return found
+
+
+def project(delta: Tensor, radius: float, norm: str) -> Tensor:
+    """The nearest point (in the Euclidean sense) of the ball ‖δ‖_p ≤ radius, for each vector along the last dimension.
+
+    For p = 1 by sorting (Duchi et al., 2008, figure 1).
+    """
+    if norm == "inf":
+        return delta.clamp(-radius, radius)
+    if norm == "l2":
+        length = delta.norm(dim=-1, keepdim=True)
+        return delta * (radius / length.clamp(min=radius))
+    size = delta.abs()
+    below = size - size.amax(
+        -1, keepdim=True
+    )  # small where it counts, so that a radius far below δ is not rounded away
+    descending = below.sort(dim=-1, descending=True).values
+    excess = descending.cumsum(-1) - radius
+    count = torch.arange(1, delta.shape[-1] + 1, device=delta.device)
+    kept = (descending * count > excess).sum(-1, keepdim=True)
+    threshold = excess.gather(-1, kept - 1) / kept
+    inside = size.sum(-1, keepdim=True) <= radius
+    return torch.where(inside, delta, delta.sign() * (below - threshold).clamp(min=0))
+
+
+def ascent_step(delta: Tensor, gradient: Tensor, settings: Smart) -> Tensor:
+    """δ after one step of the ascent, for each vector along the last dimension.
+
+    A gradient of 0 moves nothing under `ball`.
+    """
+    order = NORMS[settings.norm]
+    if settings.projection == "published":
+        moved = delta + settings.step_size * gradient
+        if settings.norm == "l1":
+            return moved.sign()
+        return moved / (moved.norm(order, dim=-1, keepdim=True) + settings.radius)
+    length = gradient.norm(order, dim=-1, keepdim=True).clamp(min=torch.finfo(gradient.dtype).tiny)
+    return project(delta + settings.step_size * gradient / length, settings.radius, settings.norm)
+
+
+def ascend(delta: Tensor, loss: Callable[[Tensor], Tensor], settings: Smart) -> tuple[Tensor, Tensor]:
+    """K steps from δ that increase a loss (a scalar); the last δ, and whether all losses and gradients were finite."""
+    finite = torch.ones((), dtype=torch.bool, device=delta.device)
+    for _ in range(settings.steps):
+        delta = delta.detach().requires_grad_()
+        value = loss(delta)
+        (gradient,) = torch.autograd.grad(value, delta)
+        finite = finite & value.isfinite() & gradient.isfinite().all()
+        delta = ascent_step(delta.detach(), gradient, settings)
+    return delta.detach(), finite
+
+
+class RandomState:
+    """The state of the default generators of the CPU and of a device, to draw the same numbers again."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.module = None if device.type == "cpu" else torch.get_device_module(device)
+        self.of_cpu = torch.get_rng_state()
+        self.of_device = None if self.module is None else self.module.get_rng_state(device)
+
+    @contextmanager
+    def replay(self) -> Iterator[None]:
+        """Draw from this state on; afterwards the generators stand where they stood before."""
+        of_cpu = torch.get_rng_state()
+        of_device = None if self.module is None else self.module.get_rng_state(self.device)
+        try:
+            self._set(self.of_cpu, self.of_device)
+            yield
+        finally:
+            self._set(of_cpu, of_device)
+
+    def _set(self, of_cpu: Tensor, of_device: Tensor | None) -> None:
+        torch.set_rng_state(of_cpu)
+        if self.module is not None:
+            self.module.set_rng_state(of_device, self.device)
+
+
+@contextmanager
+def _constant(model: nn.Module) -> Iterator[None]:
+    """Keep gradients of weights out of the passes in this context."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+class SmartPenalty:
+    """ℓ_s(f(x + δ), f(x)) of every row of a micro-batch, δ found by `ascend` on all of its tokens.
+
+    Dropout: the model stays in training mode, as in the authors' code, but the perturbed passes draw the masks of the
+    clean one. With masks of their own, as there, ℓ_s would measure the masks: at ε = 1e-5 by a factor of millions.
+
+    Precision: perturbed passes are computed in fp32, autocast off. Where the clean pass is not (`own_reference`), f(x)
+    is computed once more in the same way, or ℓ_s would measure its rounding.
+
+    Gradients: none reach the weights in the ascent, where f(x) is fixed; in ℓ_s they flow through f(x + δ) and f(x).
+
+    Args:
+        settings: λ_s, K, η, σ, ε, p and the projection.
+        tasks: the model's tasks.
+        own_reference: compute f(x) in fp32 instead of taking it from the model's outputs.
+    """
+
+    name = "smart"
+
+    def __init__(self, settings: Smart, tasks: Sequence[TaskSpec], own_reference: bool = False):
+        self.settings, self.weight, self.own_reference = settings, settings.weight, own_reference
+        self.tasks = {task.name: task for task in tasks}
+
+    def penalties(
+        self, model: nn.Module, inputs: Mapping[str, Any], outputs: MtBertOutput, before: RandomState
+    ) -> dict[str, Tensor] | None:
+        """ℓ_s of each row, by task: `(rows,)`.
+
+        Args:
+            model: the model itself, not inside a wrapper of several processes.
+            inputs: the model's inputs with `input_ids`, without labels.
+            outputs: what the model made of them.
+            before: the random state before it did.
+
+        Returns:
+            None where a loss or a gradient of the ascent, or ℓ_s itself, is not finite; the device is asked once.
+        """
+        clean = self._logits(model, inputs, None, before) if self.own_reference else outputs.task_logits
+        fixed = {name: logits.detach() for name, logits in clean.items()}
+
+        def loss(delta: Tensor) -> Tensor:
+            found = self._divergences(self._logits(model, inputs, delta, before), fixed)
+            return sum(rows.sum() for rows in found.values())
+
+        weight = model.get_input_embeddings().weight
+        shape = (*inputs["input_ids"].shape, weight.shape[-1])
+        noise = self.settings.noise * torch.randn(shape, device=weight.device, dtype=weight.dtype)
+        with _constant(model):
+            delta, finite = ascend(noise, loss, self.settings)
+        found = self._divergences(self._logits(model, inputs, delta, before), clean)
+        for rows in found.values():
+            finite = finite & rows.isfinite().all()
+        return found if bool(finite) else None
+
+    def _divergences(self, logits: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: divergence(self.tasks[name], logits[name], others[name]) for name in logits}
+
+    @staticmethod
+    def _logits(model, inputs: Mapping[str, Any], delta: Tensor | None, before: RandomState) -> dict[str, Tensor]:
+        others = {key: value for key, value in inputs.items() if key != "input_ids"}
+        with before.replay(), torch.autocast(inputs["input_ids"].device.type, enabled=False):
+            embeds = model.get_input_embeddings()(inputs["input_ids"])
+            embeds = embeds if delta is None else embeds + delta
+            # the class's forward: accelerate puts one in the model that turns autocast on again
+            return type(model).forward(model, **others, inputs_embeds=embeds).task_logits
