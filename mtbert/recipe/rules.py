@@ -208,6 +208,9 @@ def check(recipe: Recipe, report: Report) -> None:
     if not report.broken(("schedule",)):
         keys = [each.name for each in fields(Schedule)]
         report.add_sentences("schedule", ("schedule",), keys, recipe.schedule.problems("schedule"))
+    if recipe.averaging is not None and not report.broken(("averaging",)):
+        keys = [each.name for each in fields(recipe.averaging)]
+        report.add_sentences("averaging", ("averaging",), keys, recipe.averaging.problems("averaging"))
     valid = [_check_task(name, task, report) for name, task in recipe.tasks.items()]
     if all(valid) and recipe.tasks and not report.broken(("tasks",)):
         _check_best_metric(recipe, report)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from ..data.loading import DataSpec
 from ..data.sampling import Schedule
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
+from ..training.averaging import Averaging
 from .reading import COMMAND_LINE, Layer, merge, override, read_chain, split_argv
 from .rules import REFUSED_TRAINING, check
 from .tree import (
@@ -115,6 +116,7 @@ class Recipe:
         schedule: how steps are shared out among the tasks.
         model: what is done with the encoder.
         peft: a method of peft on the encoder: `type` (lora if absent) and its config's fields; null: none.
+        averaging: how the weights that are evaluated and saved are averaged (an Averaging's fields); null: the last.
         training: fields of MtBertTrainingArguments; `output_dir` is required.
     """
 
@@ -124,6 +126,7 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     model: ModelRecipe = field(default_factory=ModelRecipe)
     peft: dict[str, Any] | None = None
+    averaging: Averaging | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -253,6 +256,7 @@ def _resolve(layer: Layer, source: str) -> Recipe:
 def _elsewhere() -> dict[str, str]:
     groups = {"training.": training_arguments_class(), "schedule.": Schedule, "model.": ModelRecipe}
     groups |= {"data.": DataSpec, "head.": HeadSpec}
+    groups |= {"averaging.": Averaging}
     return {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
 
 
@@ -274,6 +278,7 @@ def help_text() -> str:
         "schedule": help_rows(Schedule, "schedule.", documentation(Schedule)),
         "model": help_rows(ModelRecipe, "model.", documentation(ModelRecipe), ("adapter",)),
         "model.adapter": help_rows(AdapterSpec, "model.adapter.", documentation(AdapterSpec)),
+        "averaging": help_rows(Averaging, "averaging.", documentation(Averaging)),
         "training": help_rows(training, "training.", docs),
     }
     usage = "usage: RECIPE.yaml [--key value | --key=value]...\nValues are read as YAML: 1e-5, true, null, [a, b]."

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..data.sampling import Plan, Schedule, StepSampler
 from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from .arguments import MtBertTrainingArguments, TaskTraining
+from .averaging import Averaging, WeightAverage, refuse_averaged
 from .machine import keep_freed_memory
 from .reporting import print_parameters, print_plan
 
@@ -46,6 +48,7 @@ class MtBertTrainer(Trainer):
         processing_class: the tokenizer, saved beside the model.
         schedule: how steps are shared out among the tasks.
         task_training: weights, batch sizes and metrics by task name, where they differ from the defaults.
+        averaging: how the weights that are evaluated and saved are averaged over the run; None: the last ones are.
         kwargs: passed on to `transformers.Trainer`.
 
     Raises:
@@ -62,6 +65,7 @@ class MtBertTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         schedule: Schedule | None = None,
         task_training: Mapping[str, TaskTraining] | None = None,
+        averaging: Averaging | None = None,
         **kwargs,
     ):
         if not isinstance(args, MtBertTrainingArguments):
@@ -94,6 +98,11 @@ class MtBertTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        if averaging is not None and (found := averaging.problems("averaging")):
+            raise ValueError("\n".join(found))
+        self.average = None if averaging is None else WeightAverage(averaging)
+        if self.average is not None:
+            self.add_callback(self.average)
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
         weights = [self.task_training[task.name].weight for task in self.tasks]
@@ -327,7 +336,11 @@ class MtBertTrainer(Trainer):
         model.eval()
         logits = torch.zeros(len(split), task.num_labels, device=args.device)
         losses = torch.zeros(2, device=args.device)
-        with torch.inference_mode(), self.accelerator.autocast():  # a model that was not trained is not prepared yet
+        with (
+            self._published(),
+            torch.inference_mode(),
+            self.accelerator.autocast(),
+        ):  # a model that was not trained is not prepared yet
             for batch in loader:
                 labelled, rows = batch.pop("labelled"), batch.pop("rows")[task.name]
                 output = model(**batch)
@@ -347,9 +360,31 @@ class MtBertTrainer(Trainer):
 
     # ---- saving ----
 
+    def _published(self) -> AbstractContextManager:
+        """Within, the model has the weights that are evaluated and saved."""
+        return nullcontext() if self.average is None else self.average.applied(self.model)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.average is not None and self.args.should_save:
+            self.average.save(output_dir, self.model)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None and self.average is None:
+            refuse_averaged(checkpoint)
+        elif checkpoint is not None:
+            self.average.load(checkpoint, self.model)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.average is not None:  # that checkpoint's weights are the average of its step
+            self.average.forget()
+
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Save model and tokenizer; the arguments as JSON instead of a pickle."""
-        super()._save(output_dir, state_dict)
+        with self._published():
+            super()._save(output_dir, state_dict)
         folder = output_dir if output_dir is not None else self.args.output_dir
         if isinstance(self.model, PeftModel):  # what its heads and adapters are, for whoever loads it
             self.model.config.save_pretrained(folder)

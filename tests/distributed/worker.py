@@ -19,6 +19,7 @@ from transformers import set_seed
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
+from mtbert.training.averaging import Averaging
 from mtbert.training.trainer import MtBertTrainer
 
 SPLITS = ("train", "eval")
@@ -38,6 +39,7 @@ CASES = {
     "accumulated": {"schedule": Schedule("sqrt", mixed=True, steps_per_epoch=4), "accumulation": 2},
     "accumulated sequential": {"schedule": Schedule("sequential"), "accumulation": 2},
     "evaluated before": {"schedule": Schedule("annealed", steps_per_epoch=4), "evaluate_before": True},
+    "averaged": {"schedule": Schedule("annealed", steps_per_epoch=4), "averaging": Averaging("ema", 0.5)},
 }
 
 
@@ -73,6 +75,7 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
         splits["eval"],
         schedule=case["schedule"],
         task_training=case.get("task_training"),
+        averaging=case.get("averaging"),
     )
     if case.get("evaluate_before"):
         trainer.evaluate()

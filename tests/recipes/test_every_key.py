@@ -12,6 +12,7 @@ from mtbert.data.sampling import Schedule
 from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec
 from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
 from mtbert.training.arguments import MtBertTrainingArguments, TrainingArguments
+from mtbert.training.averaging import Averaging
 
 COURSE = {"format": "cs224n", "id": "id"}
 SST = {**COURSE, "text": "sentence", "label": "sentiment", "train": "ids-sst-train.csv", "dev": "ids-sst-dev.csv"}
@@ -82,6 +83,9 @@ KEYS = {
     ),
     "tasks.sst.adapter": (False, {"model.adapter.size": 12}),
     "peft": ({"r": 2, "target_modules": ["query"]}, {}),
+    "averaging.type": ("swa", {"averaging.type": "ema", "averaging.start": 0.0}),
+    "averaging.decay": (0.5, {"averaging.type": "ema"}),
+    "averaging.start": (0.7, {"averaging.type": "ema"}),
     "training.eval_train": (True, {}),
     "training.seed": (7, {}),
     "training.data_seed": (7, {}),
@@ -175,12 +179,13 @@ def test_no_key_is_without_a_test():
     def under(prefix: str, cls, leave=()) -> set[str]:
         return {f"{prefix}{each.name}" for each in fields(cls) if each.name not in leave}
 
-    known = under("", Recipe, ("tasks", "schedule", "model")) | under("schedule.", Schedule)
+    known = under("", Recipe, ("tasks", "schedule", "model", "averaging")) | under("schedule.", Schedule)
     known |= (
         under("model.", ModelRecipe, ("adapter",))
         | under("model.adapter.", AdapterSpec)
         | under("tasks.*.", TaskRecipe, ("data", "head"))
     )
+    known |= under("averaging.", Averaging)
     known |= under("tasks.*.data.", DataSpec) | under("tasks.*.head.", HeadSpec)
     own = {each.name for each in fields(MtBertTrainingArguments)} - {each.name for each in fields(TrainingArguments)}
     known |= {f"training.{name}" for name in own}
