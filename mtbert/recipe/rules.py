@@ -211,6 +211,10 @@ def check(recipe: Recipe, report: Report) -> None:
     if recipe.averaging is not None and not report.broken(("averaging",)):
         keys = [each.name for each in fields(recipe.averaging)]
         report.add_sentences("averaging", ("averaging",), keys, recipe.averaging.problems("averaging"))
+    if recipe.distillation is not None and not report.broken(("distillation",)):
+        keys = [each.name for each in fields(recipe.distillation)]
+        sentences = recipe.distillation.problems("distillation")
+        report.add_sentences("distillation", ("distillation",), keys, sentences)
     valid = [_check_task(name, task, report) for name, task in recipe.tasks.items()]
     if all(valid) and recipe.tasks and not report.broken(("tasks",)):
         _check_best_metric(recipe, report)

@@ -12,6 +12,7 @@ from ..data.loading import DataSpec
 from ..data.sampling import Schedule
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
 from ..training.averaging import Averaging
+from ..training.distillation import Distillation
 from .reading import COMMAND_LINE, Layer, merge, override, read_chain, split_argv
 from .rules import REFUSED_TRAINING, check
 from .tree import (
@@ -117,6 +118,7 @@ class Recipe:
         model: what is done with the encoder.
         peft: a method of peft on the encoder: `type` (lora if absent) and its config's fields; null: none.
         averaging: how the weights that are evaluated and saved are averaged (an Averaging's fields); null: the last.
+        distillation: what is learned from teachers (a Distillation's fields); null: nothing.
         training: fields of MtBertTrainingArguments; `output_dir` is required.
     """
 
@@ -127,6 +129,7 @@ class Recipe:
     model: ModelRecipe = field(default_factory=ModelRecipe)
     peft: dict[str, Any] | None = None
     averaging: Averaging | None = None
+    distillation: Distillation | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -256,8 +259,9 @@ def _resolve(layer: Layer, source: str) -> Recipe:
 def _elsewhere() -> dict[str, str]:
     groups = {"training.": training_arguments_class(), "schedule.": Schedule, "model.": ModelRecipe}
     groups |= {"data.": DataSpec, "head.": HeadSpec}
-    groups |= {"averaging.": Averaging}
-    return {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
+    groups |= {"averaging.": Averaging, "distillation.": Distillation}
+    found = {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
+    return {name: path for name, path in found.items() if path != "distillation.weight"}  # tasks have one, too
 
 
 def help_text() -> str:
@@ -279,6 +283,7 @@ def help_text() -> str:
         "model": help_rows(ModelRecipe, "model.", documentation(ModelRecipe), ("adapter",)),
         "model.adapter": help_rows(AdapterSpec, "model.adapter.", documentation(AdapterSpec)),
         "averaging": help_rows(Averaging, "averaging.", documentation(Averaging)),
+        "distillation": help_rows(Distillation, "distillation.", documentation(Distillation)),
         "training": help_rows(training, "training.", docs),
     }
     usage = "usage: RECIPE.yaml [--key value | --key=value]...\nValues are read as YAML: 1e-5, true, null, [a, b]."

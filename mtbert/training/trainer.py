@@ -27,6 +27,7 @@ from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .averaging import Averaging, WeightAverage, refuse_averaged
+from .distillation import COLUMN, Distillation, mixed_losses
 from .machine import keep_freed_memory
 from .reporting import print_parameters, print_plan
 
@@ -49,6 +50,8 @@ class MtBertTrainer(Trainer):
         schedule: how steps are shared out among the tasks.
         task_training: weights, batch sizes and metrics by task name, where they differ from the defaults.
         averaging: how the weights that are evaluated and saved are averaged over the run; None: the last ones are.
+        distillation: how much rows are trained on what teachers say, which their data has in a column `teacher`
+            (`distillation.add_targets`); None: not at all.
         kwargs: passed on to `transformers.Trainer`.
 
     Raises:
@@ -66,6 +69,7 @@ class MtBertTrainer(Trainer):
         schedule: Schedule | None = None,
         task_training: Mapping[str, TaskTraining] | None = None,
         averaging: Averaging | None = None,
+        distillation: Distillation | None = None,
         **kwargs,
     ):
         if not isinstance(args, MtBertTrainingArguments):
@@ -103,6 +107,9 @@ class MtBertTrainer(Trainer):
         self.average = None if averaging is None else WeightAverage(averaging)
         if self.average is not None:
             self.add_callback(self.average)
+        if distillation is not None and (found := distillation.problems("distillation")):
+            raise ValueError("\n".join(found))
+        self.distillation = distillation
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
         weights = [self.task_training[task.name].weight for task in self.tasks]
@@ -194,6 +201,9 @@ class MtBertTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:
             raise ValueError("train_dataset is missing; training needs rows for each task")
+        columns = [name for split in self.train_dataset.values() for name in split.column_names]
+        if self.distillation is not None and COLUMN not in columns:
+            raise ValueError(f"distillation: no task's rows have the column {COLUMN!r}; see distillation.add_targets")
         args = self.args
         sampler = StepSampler(self.plan(), args.gradient_accumulation_steps, args.world_size, args.process_index)
         return self._loader(self._batches(self.train_dataset), sampler)
@@ -215,7 +225,9 @@ class MtBertTrainer(Trainer):
         simultaneous ones.
         """
         counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
-        outputs = model(**{key: value for key, value in inputs.items() if key not in ("labelled", "rows")})
+        outputs = model(**{key: value for key, value in inputs.items() if key not in ("labelled", "rows", COLUMN)})
+        if self.distillation is not None:
+            outputs.row_losses = mixed_losses(self.distillation, self.tasks, outputs, inputs.get(COLUMN, {}))
         rows = counts if self.schedule.name == "simultaneous" else counts.sum()
         scales = self._weights / rows.clamp(min=1).expand_as(self._weights)
         losses = {name: scales[self.task_ids[name]] * rows.sum() for name, rows in outputs.row_losses.items()}
@@ -343,6 +355,7 @@ class MtBertTrainer(Trainer):
         ):  # a model that was not trained is not prepared yet
             for batch in loader:
                 labelled, rows = batch.pop("labelled"), batch.pop("rows")[task.name]
+                batch.pop(COLUMN, None)
                 output = model(**batch)
                 logits[rows] = output.logits.float()
                 if output.row_losses:
