@@ -13,6 +13,7 @@ from mtbert import MtBertForMultiTask, MtBertTrainer
 from mtbert.data.encoding import encode_splits
 from mtbert.data.loading import load_task
 from mtbert.recipe import Recipe, RecipeError
+from mtbert.training.distillation import add_targets
 from mtbert.training.machine import share_cores
 from mtbert.training.peft import wrap
 from mtbert.training.record import Movement, run_record
@@ -50,7 +51,12 @@ def main(argv: list[str]) -> None:
         surgery=recipe.surgery,
         smart=recipe.smart,
         proximal=recipe.proximal,
+        averaging=recipe.averaging,
+        distillation=recipe.distillation,
     )
+    if recipe.distillation is not None:
+        texts = {name: loaded.splits["train"] for name, loaded in raw.items()}
+        trainer.train_dataset = add_targets(recipe.distillation, trainer, texts)
     if trainer.is_world_process_zero():
         print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())
         print_lines(report.line() for _, reports in data.values() for report in reports)

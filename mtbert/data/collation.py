@@ -27,7 +27,8 @@ class MultiTaskDataset(torch.utils.data.Dataset):
     """The encoded splits of several tasks behind one index: a `Step` in, a batch out.
 
     A batch has `input_ids` and `token_type_ids` `(1, tokens)`, `layout` (a PackedLayout), `labels` by task name (where
-    the data has them), `labelled` `(tasks,)`: how many rows of each task count, and `rows` by task name: which ones.
+    the data has them), `labelled` `(tasks,)`: how many rows of each task count, and `rows` by task name: which ones;
+    `teacher` by task name, `(rows, num_labels)`, where the data says what teachers predict (`distillation.py`).
     """
 
     def __init__(self, tasks: Sequence[TaskSpec], splits: dict[str, Dataset], token_types: bool):
@@ -55,6 +56,9 @@ class MultiTaskDataset(torch.utils.data.Dataset):
             lengths.append(counts)
             plan.append((task_id, len(rows), task.num_sequences))
             batch["rows"][task.name] = torch.from_numpy(np.ascontiguousarray(rows))
+            if "teacher" in table.column_names:
+                taught = _values(table["teacher"])[0].reshape(-1, task.num_labels).astype(np.float32)
+                batch.setdefault("teacher", {})[task.name] = torch.from_numpy(taught)
             if "label" in table.column_names:
                 labels = self._labels(task, table["label"])
                 if step.filler:

@@ -222,6 +222,11 @@ class Plan:
             taken[own] = permute(places[own], self.rows[task], (self.seed, task, number))
         return taken
 
+    def taken(self, task: int) -> np.ndarray:
+        """The rows of a task that some step of the run holds, in ascending order."""
+        total = sum(int(self.epoch_rows(epoch)[task]) for epoch in range(self.epochs))
+        return np.sort(self.take(task, 0, min(total, self.rows[task])))
+
     def describe(self) -> list[dict[str, object]]:
         """One row a task: what a user wants to know before training begins."""
         total = sum((self.epoch_rows(epoch) for epoch in range(self.epochs)), np.zeros(len(self.names), np.int64))

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ..data.loading import DataSpec
 from ..data.sampling import SAMPLED, Schedule
-from ..training.surgery import Surgery
 from .tree import KeyPath, Report, shown
 
 if TYPE_CHECKING:
@@ -277,10 +276,7 @@ def check(recipe: Recipe, report: Report) -> None:
     if not report.broken(("schedule",)):
         keys = [each.name for each in fields(Schedule)]
         report.add_sentences("schedule", ("schedule",), keys, recipe.schedule.problems("schedule"))
-    if recipe.surgery is not None and not report.broken(("surgery",)):
-        keys = [each.name for each in fields(Surgery)]
-        report.add_sentences("surgery", ("surgery",), keys, recipe.surgery.problems("surgery"))
-    for key in ("smart", "proximal"):
+    for key in ("surgery", "smart", "proximal", "averaging", "distillation"):
         settings = getattr(recipe, key)
         if settings is not None and not report.broken((key,)):
             report.add_sentences(key, (key,), [each.name for each in fields(settings)], settings.problems(key))

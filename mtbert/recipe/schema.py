@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from ..data.loading import DataSpec
 from ..data.sampling import Schedule
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
+from ..training.averaging import Averaging
+from ..training.distillation import Distillation
 from ..training.proximal import Proximal
 from ..training.smart import Smart
 from ..training.surgery import Surgery
@@ -121,6 +123,8 @@ class Recipe:
         peft: a method of peft on the encoder: `type` (lora if absent) and its config's fields; null: none.
         smart: smoothness-inducing adversarial regularisation (a Smart's fields); null: none.
         proximal: Bregman proximal point optimisation (a Proximal's fields); null: none.
+        averaging: how the weights that are evaluated and saved are averaged (an Averaging's fields); null: the last.
+        distillation: what is learned from teachers (a Distillation's fields); null: nothing.
         training: fields of MtBertTrainingArguments; `output_dir` is required.
     """
 
@@ -133,6 +137,8 @@ class Recipe:
     peft: dict[str, Any] | None = None
     smart: Smart | None = None
     proximal: Proximal | None = None
+    averaging: Averaging | None = None
+    distillation: Distillation | None = None
     training: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -261,9 +267,10 @@ def _resolve(layer: Layer, source: str) -> Recipe:
 
 def _elsewhere() -> dict[str, str]:
     groups = {"training.": training_arguments_class(), "schedule.": Schedule, "model.": ModelRecipe}
-    groups |= {"data.": DataSpec, "head.": HeadSpec, "surgery.": Surgery}
-    groups |= {"data.": DataSpec, "head.": HeadSpec, "smart.": Smart, "proximal.": Proximal}
-    return {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
+    groups |= {"data.": DataSpec, "head.": HeadSpec, "surgery.": Surgery, "smart.": Smart, "proximal.": Proximal}
+    groups |= {"averaging.": Averaging, "distillation.": Distillation}
+    found = {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
+    return {name: path for name, path in found.items() if not path.endswith(".weight")}  # tasks have one, too
 
 
 def help_text() -> str:
@@ -287,6 +294,8 @@ def help_text() -> str:
         "model.adapter": help_rows(AdapterSpec, "model.adapter.", documentation(AdapterSpec)),
         "smart": help_rows(Smart, "smart.", documentation(Smart)),
         "proximal": help_rows(Proximal, "proximal.", documentation(Proximal)),
+        "averaging": help_rows(Averaging, "averaging.", documentation(Averaging)),
+        "distillation": help_rows(Distillation, "distillation.", documentation(Distillation)),
         "training": help_rows(training, "training.", docs),
     }
     usage = "usage: RECIPE.yaml [--key value | --key=value]...\nValues are read as YAML: 1e-5, true, null, [a, b]."

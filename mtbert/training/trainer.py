@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -25,6 +26,8 @@ from ..data.sampling import Plan, Schedule, StepSampler
 from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from .arguments import MtBertTrainingArguments, TaskTraining
+from .averaging import Averaging, WeightAverage, refuse_averaged
+from .distillation import COLUMN, Distillation, mixed_losses
 from .machine import keep_freed_memory
 from .proximal import Proximal
 from .regularisers import Regularisers
@@ -53,6 +56,9 @@ class MtBertTrainer(Trainer):
         surgery: how the tasks' gradients are combined where they disagree; None: they are summed.
         smart: smoothness-inducing adversarial regularisation; None: none.
         proximal: Bregman proximal point optimisation; None: none.
+        averaging: how the weights that are evaluated and saved are averaged over the run; None: the last ones are.
+        distillation: how much rows are trained on what teachers say, which their data has in a column `teacher`
+            (`distillation.add_targets`); None: not at all.
         kwargs: passed on to `transformers.Trainer`.
 
     Raises:
@@ -73,6 +79,8 @@ class MtBertTrainer(Trainer):
         surgery: Surgery | None = None,
         smart: Smart | None = None,
         proximal: Proximal | None = None,
+        averaging: Averaging | None = None,
+        distillation: Distillation | None = None,
         **kwargs,
     ):
         if not isinstance(args, MtBertTrainingArguments):
@@ -106,6 +114,14 @@ class MtBertTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
+        if averaging is not None and (found := averaging.problems("averaging")):
+            raise ValueError("\n".join(found))
+        self.average = None if averaging is None else WeightAverage(averaging)
+        if self.average is not None:
+            self.add_callback(self.average)
+        if distillation is not None and (found := distillation.problems("distillation")):
+            raise ValueError("\n".join(found))
+        self.distillation = distillation
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
         weights = [self.task_training[task.name].weight for task in self.tasks]
@@ -201,6 +217,9 @@ class MtBertTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:
             raise ValueError("train_dataset is missing; training needs rows for each task")
+        columns = [name for split in self.train_dataset.values() for name in split.column_names]
+        if self.distillation is not None and COLUMN not in columns:
+            raise ValueError(f"distillation: no task's rows have the column {COLUMN!r}; see distillation.add_targets")
         args = self.args
         sampler = StepSampler(self.plan(), args.gradient_accumulation_steps, args.world_size, args.process_index)
         return self._loader(self._batches(self.train_dataset), sampler)
@@ -223,7 +242,9 @@ class MtBertTrainer(Trainer):
         """
         counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
         before = self._regularisers.random_state()
-        outputs = model(**{key: value for key, value in inputs.items() if key not in ("labelled", "rows")})
+        outputs = model(**{key: value for key, value in inputs.items() if key not in ("labelled", "rows", COLUMN)})
+        if self.distillation is not None:
+            outputs.row_losses = mixed_losses(self.distillation, self.tasks, outputs, inputs.get(COLUMN, {}))
         rows = counts if self.schedule.name == "simultaneous" else counts.sum()
         scales = self._weights / rows.clamp(min=1).expand_as(self._weights)
         row_losses = outputs.row_losses
@@ -374,9 +395,14 @@ class MtBertTrainer(Trainer):
         model.eval()
         logits = torch.zeros(len(split), task.num_labels, device=args.device)
         losses = torch.zeros(2, device=args.device)
-        with torch.inference_mode(), self.accelerator.autocast():  # a model that was not trained is not prepared yet
+        with (
+            self._published(),
+            torch.inference_mode(),
+            self.accelerator.autocast(),
+        ):  # a model that was not trained is not prepared yet
             for batch in loader:
                 labelled, rows = batch.pop("labelled"), batch.pop("rows")[task.name]
+                batch.pop(COLUMN, None)
                 output = model(**batch)
                 logits[rows] = output.logits.float()
                 if output.row_losses:
@@ -394,21 +420,39 @@ class MtBertTrainer(Trainer):
 
     # ---- saving ----
 
+    def _published(self) -> AbstractContextManager:
+        """Within, the model has the weights that are evaluated and saved."""
+        return nullcontext() if self.average is None else self.average.applied(self.model)
+
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Save the teacher, too."""
+        """Save the teacher and the average, too."""
         super()._save_optimizer_and_scheduler(output_dir)
         if self._regularisers.teacher is not None and self.args.should_save:
             self._regularisers.teacher.save(output_dir)
+        if self.average is not None and self.args.should_save:
+            self.average.save(output_dir, self.model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load the teacher, too."""
+        """Load the teacher and the average, too."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        if self._regularisers.teacher is not None and checkpoint is not None:
+        if checkpoint is None:
+            return
+        if self._regularisers.teacher is not None:
             self._regularisers.teacher.load(checkpoint, self.model)
+        if self.average is None:
+            refuse_averaged(checkpoint)
+        else:
+            self.average.load(checkpoint, self.model)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.average is not None:  # that checkpoint's weights are the average of its step
+            self.average.forget()
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Save model and tokenizer; the arguments as JSON instead of a pickle."""
-        super()._save(output_dir, state_dict)
+        with self._published():
+            super()._save(output_dir, state_dict)
         folder = output_dir if output_dir is not None else self.args.output_dir
         if isinstance(self.model, PeftModel):  # what its heads and adapters are, for whoever loads it
             self.model.config.save_pretrained(folder)

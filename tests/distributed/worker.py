@@ -19,6 +19,7 @@ from transformers import set_seed
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
+from mtbert.training.averaging import Averaging
 from mtbert.training.proximal import Proximal
 from mtbert.training.smart import Smart
 from mtbert.training.surgery import Surgery
@@ -58,6 +59,7 @@ CASES = {
     # noise, and so the penalty, differs between one process and two, at this radius by less than the bounds
     "smart": {"schedule": Schedule("annealed", steps_per_epoch=4), "smart": Smart(radius=1e-4, step_size=1.0)},
     "evaluated before": {"schedule": Schedule("annealed", steps_per_epoch=4), "evaluate_before": True},
+    "averaged": {"schedule": Schedule("annealed", steps_per_epoch=4), "averaging": Averaging("ema", 0.5)},
 }
 
 
@@ -96,6 +98,7 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
         surgery=case.get("surgery"),
         smart=case.get("smart"),
         proximal=case.get("proximal"),
+        averaging=case.get("averaging"),
     )
     if case.get("evaluate_before"):
         trainer.evaluate()

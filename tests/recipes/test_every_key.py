@@ -12,6 +12,8 @@ from mtbert.data.sampling import Schedule
 from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec
 from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
 from mtbert.training.arguments import MtBertTrainingArguments, TrainingArguments
+from mtbert.training.averaging import Averaging
+from mtbert.training.distillation import Distillation
 from mtbert.training.proximal import Proximal
 from mtbert.training.smart import Smart
 from mtbert.training.surgery import Surgery
@@ -100,6 +102,12 @@ KEYS = {
     "proximal.decay": (0.5, {"proximal.decay": 0.9, "proximal.switch": 1.0}),
     "proximal.late_decay": (0.5, {"proximal.late_decay": 0.9}),
     "proximal.switch": (1.0, {"proximal.switch": 0.0}),
+    "averaging.type": ("swa", {"averaging.type": "ema", "averaging.start": 0.0}),
+    "averaging.decay": (0.5, {"averaging.type": "ema"}),
+    "averaging.start": (0.7, {"averaging.type": "ema"}),
+    "distillation.teachers": (["seed 8"], {"distillation.teachers": ["seed 7"]}),
+    "distillation.weight": (0.9, {"distillation.teachers": ["seed 7"]}),
+    "distillation.temperature": (5.0, {"distillation.teachers": ["seed 7"]}),
     "training.eval_train": (True, {}),
     "training.seed": (7, {}),
     "training.data_seed": (7, {}),
@@ -157,7 +165,11 @@ def run(finetune, encoder_dir, course_dir, tmp_path_factory):
     for split, (header, *rows) in lines.items():
         rows = [f"{row}\t{(i * 3) % 5}" for i, row in enumerate(rows)]
         (course_dir / f"ids-sst-{split}.csv").write_text("\n".join([f"{header}\tsentiment2", *rows]) + "\n")
-    done = {}
+    done, folders = {}, {}
+
+    def teacher(seed: str) -> str:
+        numbers({"training.seed": int(seed.removeprefix("seed "))})
+        return folders[json.dumps({"training.seed": int(seed.removeprefix("seed "))})]
 
     def numbers(settings: dict):
         key = json.dumps(settings, sort_keys=True)
@@ -165,7 +177,10 @@ def run(finetune, encoder_dir, course_dir, tmp_path_factory):
             folder = tmp_path_factory.mktemp("run")
             tree = json.loads(json.dumps(BASE)) | {"encoder": encoder_dir, "data_dir": str(course_dir)}
             put(tree, "training.output_dir", str(folder / "out"))
+            folders[key] = str(folder / "out")
             for path, value in settings.items():
+                if path == "distillation.teachers":
+                    value = [teacher(each) for each in value]
                 put(tree, path, value)
             (folder / "recipe.yaml").write_text(yaml.safe_dump(tree))
             finetune.main([str(folder / "recipe.yaml")])
@@ -195,11 +210,15 @@ def test_no_key_is_without_a_test():
 
     known = under("", Recipe, ("tasks", "schedule", "surgery", "model")) | under("schedule.", Schedule)
     known |= under("surgery.", Surgery)
+    known = under("", Recipe, ("tasks", "schedule", "model", "averaging", "distillation")) | under(
+        "schedule.", Schedule
+    )
     known |= (
         under("model.", ModelRecipe, ("adapter",))
         | under("model.adapter.", AdapterSpec)
         | under("tasks.*.", TaskRecipe, ("data", "head"))
     )
+    known |= under("averaging.", Averaging) | under("distillation.", Distillation)
     known |= under("tasks.*.data.", DataSpec) | under("tasks.*.head.", HeadSpec)
     known |= under("smart.", Smart) | under("proximal.", Proximal)
     own = {each.name for each in fields(MtBertTrainingArguments)} - {each.name for each in fields(TrainingArguments)}

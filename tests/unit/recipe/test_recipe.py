@@ -23,6 +23,8 @@ from mtbert.recipe import (
 )
 from mtbert.recipe.tree import defaults, documentation, known_fields
 from mtbert.training.arguments import TaskTraining
+from mtbert.training.averaging import Averaging
+from mtbert.training.distillation import Distillation
 from mtbert.training.surgery import Surgery
 
 GOOD = """\
@@ -389,6 +391,16 @@ def test_every_problem_is_told_at_once(write):
         ("--tasks.sst.metric=best", "tasks.sst.metric is 'best', which is unknown; use one of: accuracy"),
         ("--tasks.sst.examples_per_epoch=0", "tasks.sst.examples_per_epoch is 0, but must be 1 or more"),
         ("--encoder=", "encoder is empty; give a folder, or a name on the hub"),
+        ("--averaging.type=mean", "averaging.type is 'mean', but must be one of: ema, swa"),
+        ("--averaging.decay=1", "averaging.decay is 1, but must be in [0, 1)"),
+        ("--averaging={type: swa, decay: 0.9}", "averaging.decay is 0.9, but swa weighs all epochs alike; drop it"),
+        (
+            "--distillation={}",
+            "distillation.teachers is [], but must be folders of checkpoints, one or more, each once",
+        ),
+        ("--distillation={teachers: [a], weight: 2}", "distillation.weight is 2, but must be in [0, 1]"),
+        ("--distillation={teachers: [a], temperature: 0}", "distillation.temperature is 0, but must be positive"),
+        ("--averaging.start=1", "averaging.start is 1, but must be in [0, 1)"),
     ],
 )
 def test_rules_of_single_values(write, override, message):
@@ -539,6 +551,7 @@ def test_every_field_is_documented():
         cls: documentation(cls) for cls in (DataSpec, HeadSpec, Schedule, ModelRecipe, Recipe, TaskSpec, TaskTraining)
     }
     docs[Surgery] = documentation(Surgery)
+    docs |= {cls: documentation(cls) for cls in (Averaging, Distillation)}
     docs[TaskRecipe] = TaskRecipe.documentation()
     for cls, texts in docs.items():
         assert is_dataclass(cls)
@@ -558,6 +571,8 @@ def test_help_lists_every_key_and_exits(capsys, flag):
         "schedule.": Schedule,
         "surgery.": Surgery,
         "model.": ModelRecipe,
+        "averaging.": Averaging,
+        "distillation.": Distillation,
         "training.": training_arguments_class(),
     }
     for prefix, cls in groups.items():

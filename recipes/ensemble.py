@@ -1,0 +1,90 @@
+"""Let several checkpoints predict together: mean probabilities, or mean scores, of those that have a task.
+
+    python recipes/ensemble.py CHECKPOINT CHECKPOINT... --output DIR [--recipe RECIPE.yaml] [--data_dir DIR]
+
+Scores of the ensemble and of each member on the recipe's dev splits go to scores.json; `--predict test` writes what
+the ensemble predicts for the test splits, one csv file a task. Without `--recipe`, the first checkpoint's is taken.
+"""
+
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import torch
+
+from mtbert.data.loading import load_task
+from mtbert.evaluation.ensemble import combine, predict_members
+from mtbert.evaluation.metrics import averages, default_metrics, predictions_from_logits, score_task
+from mtbert.recipe import load_recipe
+from mtbert.training.reporting import print_scores
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+", help="folders of checkpoints")
+    parser.add_argument("--recipe", help="names the tasks and their data; default: recipe.json of the first checkpoint")
+    parser.add_argument("--encoder", help="of the recipe, where it names none; nothing of it is read")
+    parser.add_argument("--data_dir", help="folder of the data files; default: the recipe's")
+    parser.add_argument("--output", type=Path, required=True, help="folder for scores.json and predictions")
+    parser.add_argument("--predict", choices=("dev", "test"), help="also write predictions for this split")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    return parser.parse_args(argv)
+
+
+def scores_of(recipe, specs, loaded, logits) -> dict[str, float]:
+    """Scores of every task with labels, and their averages."""
+    found, main = {}, {}
+    for name in logits:
+        metric = recipe.tasks[name].metric or default_metrics(specs[name])[0]
+        scores = score_task(specs[name], logits[name], loaded[name].with_format("numpy")["label"][:], metric)
+        main[name] = (metric, scores[metric])
+        found |= {f"{name}_{key}": value for key, value in scores.items()}
+    return found | averages(main)
+
+
+def write_predictions(path: Path, spec, rows, logits) -> None:
+    """Row number, id (where the data has one) and prediction: a label, labels joined by a blank, or a score."""
+    keys = [key for key in ("row", "id") if key in rows.column_names]
+    predicted = predictions_from_logits(spec, logits).tolist()
+    if spec.problem_type == "multi_label_classification":
+        named = zip(spec.labels, zip(*predicted, strict=True), strict=True)
+        chosen = [[label if yes else "" for yes in column] for label, column in named]
+        predicted = [" ".join(filter(None, row)) for row in zip(*chosen, strict=True)]
+    elif spec.problem_type != "regression":
+        predicted = [spec.labels[each] for each in predicted]
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*keys, "prediction"])
+        writer.writerows(zip(*(rows[key] for key in keys), predicted, strict=True))
+
+
+def main(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    given = {"encoder": args.encoder, "data_dir": args.data_dir, "training.output_dir": args.output}
+    overrides = [f"--{key}={value}" for key, value in given.items() if value is not None]
+    recipe = load_recipe(args.recipe or Path(args.checkpoints[0], "recipe.json"), overrides)
+    specs = {name: task.spec(name) for name, task in recipe.tasks.items()}
+    splits = {name: load_task(specs[name], task.data, recipe.data_dir).splits for name, task in recipe.tasks.items()}
+
+    def together(split: str):
+        rows = {name: each[split] for name, each in splits.items() if split in each}
+        members = predict_members(args.checkpoints, list(specs.values()), rows, args.device, args.batch_size)
+        having = {name: [own[name] for own in members.values() if name in own] for name in rows}
+        return rows, members, {name: combine(specs[name], own) for name, own in having.items() if own}
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    rows, members, joint = together("dev")
+    scores = {"ensemble": scores_of(recipe, specs, rows, joint)}
+    scores |= {folder: scores_of(recipe, specs, rows, own) for folder, own in members.items()}
+    (args.output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    print_scores(scores)
+    if args.predict is not None:
+        rows, _, joint = together(args.predict) if args.predict != "dev" else (rows, members, joint)
+        for name, logits in joint.items():
+            write_predictions(args.output / f"{name}-{args.predict}.csv", specs[name], rows[name], logits)
+    return scores
+
+
+if __name__ == "__main__":
+    main(parse())

@@ -1,0 +1,84 @@
+"""`recipes/ensemble.py` on two tiny runs."""
+
+import csv
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+COURSE = {"format": "cs224n", "id": "id"}
+SST = {**COURSE, "text": "sentence", "label": "sentiment", "train": "ids-sst-train.csv", "dev": "ids-sst-dev.csv"}
+STS = {**COURSE, "text": ["sentence1", "sentence2"], "label": "similarity", "train": "sts-train.csv"}
+RECIPE = {
+    "tasks": {
+        "sst": {"labels": 5, "data": {**SST, "test": "ids-sst-test-student.csv"}},
+        "sts": {"range": [0, 5], "data": {**STS, "dev": "sts-dev.csv", "test": "sts-test-student.csv"}},
+    },
+    "schedule": {"name": "simultaneous", "steps_per_epoch": 3},
+    "training": {
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 0.01,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "cpu_threads": 1,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def ensemble():
+    path = Path(__file__).resolve().parents[2] / "recipes" / "ensemble.py"
+    spec = importlib.util.spec_from_file_location("ensemble", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def runs(finetune, encoder_dir, course_dir, tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("runs")
+    for seed in (1, 2):
+        tree = json.loads(json.dumps(RECIPE)) | {"encoder": encoder_dir, "data_dir": str(course_dir)}
+        tree["training"] |= {"seed": seed, "output_dir": str(folder / str(seed))}
+        (folder / f"{seed}.yaml").write_text(yaml.safe_dump(tree))
+        finetune.main([str(folder / f"{seed}.yaml")])
+    return [str(folder / "1"), str(folder / "2")]
+
+
+def test_an_ensemble_of_one_has_its_members_scores(ensemble, runs, tmp_path):
+    scores = ensemble.main(ensemble.parse([runs[0], "--output", str(tmp_path / "out")]))
+    assert json.loads((tmp_path / "out" / "scores.json").read_text()) == scores
+    own = json.loads(Path(runs[0], "scores.json").read_text())
+    assert list(scores) == ["ensemble", runs[0]]
+    for each in scores.values():
+        for key, value in each.items():
+            assert value == pytest.approx(own[f"eval_{key}"], abs=1e-5), key
+
+
+def test_two_members_and_their_predictions(ensemble, runs, course_dir, tmp_path):
+    scores = ensemble.main(ensemble.parse([*runs, "--output", str(tmp_path), "--predict", "test"]))
+    assert list(scores) == ["ensemble", *runs]
+    assert {"sst_accuracy", "sts_pearson", "overall", "raw_mean"} <= scores["ensemble"].keys()
+    for name in ("sst", "sts"):
+        with (tmp_path / f"{name}-test.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["id"] for row in rows] == [f"r{i}" for i in range(5)] and set(rows[0]) == {
+            "row",
+            "id",
+            "prediction",
+        }
+    with (tmp_path / "sst-test.csv").open(newline="") as file:
+        assert {row["prediction"] for row in csv.DictReader(file)} <= set("01234")
+
+
+def test_another_recipe_and_folder(ensemble, runs, course_dir, tmp_path):
+    tree = json.loads(json.dumps(RECIPE))
+    del tree["tasks"]["sts"]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    given = ["--recipe", str(tmp_path / "recipe.yaml"), "--data_dir", str(course_dir), "--encoder", "none"]
+    scores = ensemble.main(ensemble.parse([*runs, *given, "--output", str(tmp_path / "out")]))
+    assert set(scores["ensemble"]) == {"sst_accuracy", "sst_f1_macro", "overall", "raw_mean"}
