@@ -6,8 +6,9 @@ Any key of the recipe can be set on the command line by its dotted name; `--help
 """
 
 import sys
+from collections.abc import Sequence
 
-from transformers import AutoTokenizer, set_seed
+from transformers import AutoTokenizer, TrainerCallback, set_seed
 
 from mtbert import MtBertForMultiTask, MtBertTrainer
 from mtbert.data.encoding import encode_splits
@@ -21,7 +22,11 @@ from mtbert.training.runs import choose_checkpoint, save_run, start_scores
 
 
 def main(argv: list[str]) -> None:
-    recipe = Recipe.from_cli(argv)
+    run(Recipe.from_cli(argv))
+
+
+def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
+    """Train what a recipe says and save it; returns the final scores, which are empty without dev splits."""
     args = recipe.training_arguments()
     checkpoint = choose_checkpoint(args)
     share_cores(args)
@@ -47,6 +52,7 @@ def main(argv: list[str]) -> None:
         processing_class=tokenizer,
         schedule=recipe.schedule,
         task_training={name: task.training() for name, task in recipe.tasks.items()},
+        callbacks=list(callbacks),
     )
     if trainer.is_world_process_zero():
         print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())
@@ -61,6 +67,7 @@ def main(argv: list[str]) -> None:
         record = run_record(trainer, movement)
         save_run(args.output_dir, recipe=recipe.to_dict(), record=record, scores=scores)
         print_scores({"start": start_scores(trainer.state), "end": scores})
+    return scores
 
 
 if __name__ == "__main__":
