@@ -6,8 +6,9 @@ Any key of the recipe can be set on the command line by its dotted name; `--help
 """
 
 import sys
+from collections.abc import Sequence
 
-from transformers import AutoTokenizer, set_seed
+from transformers import AutoTokenizer, TrainerCallback, set_seed
 
 from mtbert import MtBertForMultiTask, MtBertTrainer
 from mtbert.data.encoding import encode_splits
@@ -22,7 +23,11 @@ from mtbert.training.runs import choose_checkpoint, save_run, start_scores
 
 
 def main(argv: list[str]) -> None:
-    recipe = Recipe.from_cli(argv)
+    run(Recipe.from_cli(argv))
+
+
+def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
+    """Train what a recipe says and save it; returns the final scores, which are empty without dev splits."""
     args = recipe.training_arguments()
     checkpoint = choose_checkpoint(args)
     share_cores(args)
@@ -53,6 +58,7 @@ def main(argv: list[str]) -> None:
         proximal=recipe.proximal,
         averaging=recipe.averaging,
         distillation=recipe.distillation,
+        callbacks=list(callbacks),
     )
     if recipe.distillation is not None:
         texts = {name: loaded.splits["train"] for name, loaded in raw.items()}
@@ -70,6 +76,7 @@ def main(argv: list[str]) -> None:
         record = run_record(trainer, movement)
         save_run(args.output_dir, recipe=recipe.to_dict(), record=record, scores=scores)
         print_scores({"start": start_scores(trainer.state), "end": scores})
+    return scores
 
 
 if __name__ == "__main__":

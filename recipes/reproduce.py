@@ -35,12 +35,15 @@ from mtbert.recipe import Recipe, RecipeError, load_recipe
 RECIPES = Path(__file__).resolve().parent
 CONFIGS = RECIPES / "configs"
 EPOCHS, STEPS, BATCH = 10, 30, 32  # the small budget: what every row is given, in steps of one task
+AVERAGES = ("overall", "raw_mean")
 PUBLISHED = yaml.safe_load((RECIPES / "published.yaml").read_text(encoding="utf-8"))
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.add_argument("rows", nargs="+", help="rows, folder/name, or files; also A1-A12 and commas")
     parser.add_argument("--encoder", required=True, help="folder or hub name")
     parser.add_argument("--data_dir", required=True, help="folder of the data files")
@@ -58,7 +61,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--title", default="table", help="name of the table's files")
     args, more = parser.parse_known_args(argv)
     args.more = more  # further keys of the recipes, such as --all_tasks.pooling mean
-    args.seeds = [int(seed) for seed in args.seeds.split(",")]
+    args.seeds = list(dict.fromkeys(int(seed) for seed in args.seeds.split(",")))
     return args
 
 
@@ -66,7 +69,7 @@ def find_rows(names: list[str]) -> dict[str, Path]:
     """Row → recipe file, in the order given.
 
     Raises:
-        ValueError: for a name that no recipe has, with the names there are.
+        ValueError: for a name that no recipe has, with the names there are, or that two recipes have.
     """
     known = {path.stem: path for path in sorted((CONFIGS / "cs224n").glob("[A-Z]*.yaml"), key=_row_number)}
     rows = {}
@@ -83,6 +86,8 @@ def find_rows(names: list[str]) -> dict[str, Path]:
             found = {path.stem: path} if path.is_file() else {}
         if not found:
             raise ValueError(f"there is no row {name!r}; there are: {', '.join(known)}, and recipes by folder/name")
+        if same := [row for row, path in found.items() if row in rows and rows[row].resolve() != path.resolve()]:
+            raise ValueError(f"two recipes are named {same[0]}: {rows[same[0]]} and {found[same[0]]}; rename one")
         rows |= found
     return rows
 
@@ -168,6 +173,7 @@ def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]
         "training.save_strategy": "no",
         "training.load_best_model_at_end": "false",
         "training.metric_for_best_model": "null",
+        "training.early_stopping_patience": "null",
         "training.report_to": "none",
     }
     settings |= {f"tasks.{name}.examples_per_epoch": "null" for name in recipe.tasks}
@@ -180,7 +186,7 @@ def plan_runs(args: argparse.Namespace) -> list[Run]:
     for row, path in find_rows(args.rows).items():
         fixed = ["--encoder", args.encoder, "--data_dir", args.data_dir]
         try:
-            budget = small_budget(path, fixed, args.learning_rate) if args.budget == "small" else []
+            budget = small_budget(path, [*fixed, *args.more], args.learning_rate) if args.budget == "small" else []
             for seed in args.seeds:
                 overrides = [*fixed, *budget, *args.more, "--training.seed", str(seed)]
                 recipe = load_recipe(path, [*overrides, "--training.output_dir", "unused"]).to_dict()
@@ -198,7 +204,8 @@ def plan_runs(args: argparse.Namespace) -> list[Run]:
 def execute_all(runs: list[Run], jobs: int) -> None:
     """Run what has not ended well before, `jobs` at a time; a run that fails leaves the others alone."""
     waiting = [run for run in runs if not run.finished()]
-    devices = list(range(torch.cuda.device_count())) or [None] * jobs
+    gpus = list(range(torch.cuda.device_count())) or [None]
+    devices = [gpus[job % len(gpus)] for job in range(jobs)]
     threads, lock = max(1, len(os.sched_getaffinity(0)) // jobs), threading.Lock()
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("runs"), *columns[1:]) as progress, ThreadPoolExecutor(jobs) as pool:
@@ -206,7 +213,7 @@ def execute_all(runs: list[Run], jobs: int) -> None:
 
         def work(run: Run) -> None:
             with lock:
-                device = devices.pop(0) if devices else None
+                device = devices.pop(0)
             try:
                 run.execute(device, threads)
             except Exception as error:
@@ -235,8 +242,10 @@ def doubts(run: Run) -> list[str]:
         if not sum(counts):
             found.append(f"{task} was not trained")
     annealed = recipe["schedule"]["name"] in ("annealed", "min_annealed")
-    if annealed and len(by_task) > 1 and len(next(iter(by_task.values()))) > 1:
-        halves = [[sum(c[half]) for c in by_task.values()] for half in (slice(None, 5), slice(5, None))]
+    epochs = len(run.record["examples"])
+    if annealed and len(by_task) > 1 and epochs > 1:
+        middle = epochs // 2
+        halves = [[sum(c[half]) for c in by_task.values()] for half in (slice(middle), slice(epochs - middle, None))]
         if halves[0] == halves[1]:
             found.append("the tasks' shares did not move")
     for part in run.record["parameters"]:
@@ -266,7 +275,9 @@ def main_metrics(scores: dict[str, float], tasks: list[str]) -> dict[str, float]
     """Each task's main score: the first that stands after its loss."""
     found = {}
     for task in tasks:
-        keys = [key for key in scores if key.startswith(f"eval_{task}_") and not key.endswith("_loss")]
+        longer = tuple(f"eval_{other}_" for other in tasks if other.startswith(f"{task}_"))
+        own = [key for key in scores if key.startswith(f"eval_{task}_") and not key.startswith(longer)]
+        keys = [key for key in own if not key.endswith("_loss")]
         if keys:
             found[task] = scores[keys[0]]
     return found
@@ -283,7 +294,7 @@ def table(runs: list[Run]) -> list[dict[str, Any]]:
         for run in done:
             recipe = json.loads((run.output / "recipe.json").read_text())
             values = main_metrics(run.scores, list(recipe["tasks"]))
-            values |= {name: run.scores[f"eval_{name}"] for name in ("overall", "raw_mean")}
+            values |= {name: run.scores[f"eval_{name}"] for name in AVERAGES if f"eval_{name}" in run.scores}
             for name, value in values.items():
                 scores.setdefault(name, []).append(value)
         entries.append(

@@ -15,6 +15,7 @@ from ..modeling import inputs
 from ..modeling.configuration_mtbert import TaskSpec
 
 KEPT = ("label", "row", "id")
+READ = ("name", "texts", "pair", "separator", "token_types", "max_length")  # all that encoding reads of a task
 CODE = hashlib.sha256(Path(inputs.__file__).read_bytes()).hexdigest()  # datasets' cache does not see its changes
 
 
@@ -61,7 +62,8 @@ def encode_dataset(
         )
     kept = {name: feature for name, feature in dataset.features.items() if name in KEPT}
     columns = {"input_ids": Sequence(Value("int32")), "truncated": Value("int32")}
-    arguments = {"task": task.to_dict(), "tokenizer": tokenizer, "encoder": encoder, "code": CODE}
+    read = {key: value for key, value in task.to_dict().items() if key in READ}  # so that other fields leave the cache
+    arguments = {"task": read, "tokenizer": tokenizer, "encoder": encoder, "code": CODE}
     probe = _encode_batch({key: values[:0] for key, values in dataset[:1].items()}, **arguments)
     if "token_type_ids" in probe:
         columns["token_type_ids"] = Sequence(Value("int8"))

@@ -340,15 +340,21 @@ def _check_best_metric(recipe: Recipe, report: Report) -> None:
     path = ("training", "metric_for_best_model")
     if not isinstance(name, str) or report.broken(path):
         return
-    from ..evaluation.metrics import default_metrics  # importing evaluate takes seconds
-
-    known = ["eval_overall", "eval_raw_mean", "eval_loss"]
-    for task_name, task in recipe.tasks.items():
-        if task.data.dev:
-            metrics = dict.fromkeys((*filter(None, [task.metric]), *default_metrics(task.spec(task_name)), "loss"))
-            known += [f"eval_{task_name}_{metric}" for metric in metrics]
+    known = known_scores(recipe)
     full = name if name.startswith("eval_") else f"eval_{name}"
     if full not in known:
         near = difflib.get_close_matches(full, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         report.add(path, f" is {shown(name)}, which no evaluation has; {hint}known ones: {', '.join(known)}")
+
+
+def known_scores(recipe: Recipe) -> list[str]:
+    """The names of the scores that an evaluation of a valid recipe has; averages and the mean loss come first."""
+    from ..evaluation.metrics import default_metrics  # importing evaluate takes seconds
+
+    known = ["eval_overall", "eval_raw_mean", "eval_loss"]
+    for name, task in recipe.tasks.items():
+        if task.data.dev:
+            metrics = dict.fromkeys((*filter(None, [task.metric]), *default_metrics(task.spec(name)), "loss"))
+            known += [f"eval_{name}_{metric}" for metric in metrics]
+    return known

@@ -222,6 +222,18 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return _load(path, pairs)
 
 
+def override_tree(overrides: Sequence[str]) -> dict[str, Any]:
+    """The tree of settings that `--key value` overrides make, as a recipe file holds it; only their form is checked.
+
+    Raises:
+        RecipeError: for an argument that is no `--key value`, or a value that is no valid YAML.
+    """
+    layer = Layer({})
+    for key_path, text in split_argv(overrides)[1]:
+        layer = override(layer, key_path, text, _hint(key_path))
+    return layer.tree
+
+
 def _load(path: str | Path, overrides: Sequence[tuple[KeyPath, str]]) -> Recipe:
     layer = read_chain(Path(path))
     for key_path, text in overrides:

@@ -1,0 +1,115 @@
+"""Predict raw rows with a checkpoint: all its tasks, or some, in memory that does not grow with the rows.
+
+    python recipes/predict.py runs/quickstart reviews.csv --tasks sentiment --text review --output out.csv
+    python recipes/predict.py runs/E6 quora-test.csv --input_format cs224n --tasks para --text sentence1 \\
+      --text_pair sentence2 --id id --format cs224n --output para-test-output.csv
+    echo "What a day." | python recipes/predict.py runs/quickstart --tasks sentiment --format jsonl --output -
+
+FILE is csv, tsv, json (lines), jsonl or parquet; on standard input there are json lines, or one text a line. Rows keep
+their order, and none is left out. The columns written are the id (or the row's number, from 1), for each task what it
+predicts, and for each of its labels, as task:label, the probability. `--format cs224n` writes the CS224N default
+project's submission files; with several tasks, --output is then a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from mtbert import MtBertConfig, MtBertForMultiTask
+from mtbert.data.streaming import KINDS, STDIN, RowSource
+from mtbert.evaluation.predictions import FILE_FORMATS, PredictionFile, Predictor
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder that finetune.py wrote, or a hub name")
+    parser.add_argument("file", metavar="FILE", nargs="?", default=STDIN, help="rows; - or nothing: standard input")
+    parser.add_argument("--output", required=True, help="file to write; -: standard output")
+    parser.add_argument("--tasks", default="all", help="names, separated by commas (default: all)")
+    parser.add_argument("--text", default="text", help="column of the text, or of a pair's first (default: text)")
+    parser.add_argument("--text_pair", default="text_pair", help="column of a pair's second text (default: text_pair)")
+    parser.add_argument("--id", help="column that names the rows in the output (default: their number)")
+    parser.add_argument("--batch_size", type=int, default=64, help="rows in one pass of the encoder (default: 64)")
+    parser.add_argument("--chunk_size", type=int, default=2048, help="rows in memory at a time (default: 2048)")
+    parser.add_argument("--input_format", choices=KINDS, help="default: by the suffix, or by the first line")
+    parser.add_argument("--format", choices=FILE_FORMATS, help="of the output (default: by its suffix)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--device", help="such as cuda or cpu (default: a GPU if there is one)")
+    parser.add_argument("--encoder", help="for a checkpoint of peft: the encoder that it was trained on")
+    args = parser.parse_args(argv)
+    for name in ("batch_size", "chunk_size"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} is {getattr(args, name)}, but must be 1 or more")
+    return args
+
+
+def load(checkpoint: str, encoder: str | None, device: str | None) -> MtBertForMultiTask:
+    """The model of a checkpoint.
+
+    Raises:
+        ValueError: if it is none of mtbert's, or one of peft and no encoder is given.
+    """
+    config = AutoConfig.from_pretrained(checkpoint)
+    if not isinstance(config, MtBertConfig):
+        raise ValueError(f"{checkpoint} is a checkpoint of {config.model_type}, not of mtbert")
+    if Path(checkpoint, "adapter_config.json").is_file():
+        from peft import PeftModel
+
+        if encoder is None:
+            raise ValueError(f"{checkpoint} holds what peft has added only; name the encoder with --encoder")
+        base = MtBertForMultiTask.from_encoder(encoder, config.task_specs, config.adapter, config.packed)
+        model = PeftModel.from_pretrained(base, checkpoint)
+    else:
+        model = AutoModel.from_pretrained(checkpoint)
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def choose_tasks(names: str, model: MtBertForMultiTask) -> list[str]:
+    """Names of the command line → names of tasks.
+
+    Raises:
+        ValueError: for a name that the checkpoint does not have, or one given twice.
+    """
+    known = [task.name for task in model.tasks]
+    chosen = known if names == "all" else names.split(",")
+    if unknown := [name for name in chosen if name not in known]:
+        raise ValueError(f"--tasks has {unknown}, but the checkpoint's tasks are: {', '.join(known)}")
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"--tasks names a task twice: {names}")
+    return chosen
+
+
+def main(argv: list[str]) -> None:
+    args = parse(argv)
+    model = load(args.checkpoint, args.encoder, args.device)
+    predictor = Predictor(
+        model, AutoTokenizer.from_pretrained(args.checkpoint), choose_tasks(args.tasks, model), args.batch_size
+    )
+    pairs = any(task.texts == 2 for task in predictor.tasks)
+    text = (args.text, args.text_pair) if pairs else (args.text,)
+    source = RowSource(args.file, text, args.id, args.input_format, args.chunk_size)
+    source.kind()
+    with PredictionFile(args.output, predictor.tasks, args.format, args.id, args.overwrite) as output:
+        empty = 0
+        for chunk in source.chunks():
+            output.write(chunk, predictor(chunk["text"], chunk.get("text_pair")))
+            empty += sum(not text for key in ("text", "text_pair") for text in chunk.get(key, ()))
+    notes = [f"{output.rows:,} rows"]
+    notes += [f"{predictor.truncated:,} of {predictor.inputs:,} inputs were cut"] if predictor.truncated else []
+    notes += [f"{empty:,} texts were empty"] if empty else []
+    print("; ".join(notes), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))

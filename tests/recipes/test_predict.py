@@ -1,0 +1,363 @@
+"""Prediction: the model's own logits row by row, in order, from and into every format, a chunk in memory at a time."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from peft import PeftModel
+from scipy.special import expit, softmax
+
+from mtbert import MtBertForMultiTask, TaskSpec
+from mtbert.data.streaming import RowSource
+from mtbert.evaluation.predictions import PredictionFile, Predictor
+from mtbert.training.peft import wrap
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = "a an the cat dog bird fish house tree runs sleeps eats flies is was not very good bad fine old new".split()  # noqa: SIM905
+SPECS = (
+    TaskSpec("stars", labels=3, pooling="mean"),
+    TaskSpec("topics", "multi_label_classification", labels=["cat", "dog"], pooling="max"),
+    TaskSpec("same", "binary_classification", labels=["no", "yes"], texts=2),
+    TaskSpec("alike", range=(0, 5), texts=2),
+    TaskSpec("close", range=(0, 5), texts=2, pair="siamese", head={"output": "sigmoid"}),
+    TaskSpec("plain", range=(0, 5), texts=2, token_types=False, max_length=9),
+)
+
+
+@pytest.fixture(scope="module")
+def predict():
+    """`recipes/predict.py`, imported."""
+    spec = importlib.util.spec_from_file_location("predict", ROOT / "recipes" / "predict.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def checkpoint(make_model, tokenizer, tmp_path) -> str:
+    """A checkpoint of six tasks."""
+    folder = str(tmp_path / "checkpoint")
+    make_model(SPECS).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def rows() -> pd.DataFrame:
+    """41 pairs of 0 to 29 words, of very different lengths."""
+    random = np.random.default_rng(0)
+    sentences = [" ".join(random.choice(WORDS, size=random.integers(1, 30))) for _ in range(82)]
+    frame = pd.DataFrame({"key": [f"R{i}" for i in range(41)], "text": sentences[:41], "text_pair": sentences[41:]})
+    frame.loc[3, "text"] = ""
+    return frame
+
+
+def one_by_one(model, tokenizer, task: TaskSpec, rows: pd.DataFrame) -> np.ndarray:
+    """Each row through transformers' own padded call, alone."""
+    found = []
+    for text, pair in zip(rows["text"], rows["text_pair"], strict=True):
+        limit = {
+            "truncation": True,
+            "max_length": task.max_length or 64,
+            "return_tensors": "pt",
+            "return_token_type_ids": True,
+        }
+        if task.siamese:
+            batch = tokenizer([text, pair], padding=True, **limit)
+        else:
+            batch = tokenizer(text, pair if task.texts == 2 else None, **limit)
+        if task.texts == 1 or not task.token_types or task.siamese:
+            batch["token_type_ids"] = torch.zeros_like(batch["input_ids"])
+        with torch.no_grad():
+            found.append(model(**batch, task=task.name).logits)
+    return torch.cat(found).numpy()
+
+
+@pytest.mark.parametrize("settings", [{}, {"adapter": {"size": 12}}, {"packed": False}], ids=str)
+def test_logits_are_the_model_s_own_row_by_row(make_model, tokenizer, rows, settings):
+    model = make_model(SPECS, **settings).eval()
+    predictor = Predictor(model, tokenizer, [task.name for task in reversed(SPECS)], batch_size=7)
+    assert len(predictor.groups) == 4  # stars and topics share a pass, so do same and alike
+    found = predictor(rows["text"], rows["text_pair"])
+    assert list(found) == [task.name for task in reversed(SPECS)]
+    for task in SPECS:
+        expected = one_by_one(model, tokenizer, task, rows)
+        assert found[task.name].shape == (41, task.num_labels)
+        np.testing.assert_allclose(found[task.name], expected, atol=2e-5, err_msg=task.name)
+    assert predictor.inputs == 4 * 41 and predictor.truncated >= 30
+
+
+def write(rows: pd.DataFrame, path: Path) -> None:
+    if path.suffix in (".csv", ".tsv"):
+        rows.to_csv(path, index=False, sep="," if path.suffix == ".csv" else "\t")
+    elif path.suffix == ".parquet":
+        rows.to_parquet(path)
+    else:
+        rows.to_json(path, orient="records", lines=path.suffix == ".jsonl")
+
+
+def read(path: Path) -> pd.DataFrame:
+    if path.suffix == ".csv":
+        return pd.read_csv(path, keep_default_na=False)
+    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_json(path, lines=True)
+
+
+@pytest.mark.parametrize("chunk", [4, 41, 1000])
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("in.csv", "out.csv"),
+        ("in.tsv", "out.jsonl"),
+        ("in.jsonl", "out.parquet"),
+        ("in.json", "sub/out.csv"),
+        ("in.parquet", "out.csv"),
+    ],
+)
+def test_every_format_holds_what_the_logits_say(predict, checkpoint, tokenizer, rows, tmp_path, source, target, chunk):
+    write(rows.rename(columns={"text": "first", "text_pair": "second"}), tmp_path / source)
+    columns = ["--text", "first", "--text_pair", "second", "--id", "key"]
+    output = tmp_path / target
+    predict.main(
+        [checkpoint, str(tmp_path / source), *columns, "--output", str(output), f"--chunk_size={chunk}"]
+        + ["--batch_size", "5", "--device", "cpu"]
+    )
+    found, model = read(output), MtBertForMultiTask.from_pretrained(checkpoint).eval()
+    assert found["key"].tolist() == rows["key"].tolist()
+    predictor = Predictor(model, tokenizer, [task.name for task in SPECS])
+    logits = predictor(rows["text"], rows["text_pair"])
+    assert found["stars"].astype(str).tolist() == logits["stars"].argmax(1).astype(str).tolist()
+    stars = found[["stars:0", "stars:1", "stars:2"]].to_numpy()
+    np.testing.assert_allclose(stars, softmax(logits["stars"], axis=1), atol=1e-5)
+    assert found["same"].tolist() == [("no", "yes")[each] for each in (logits["same"][:, 0] > 0).astype(int)]
+    np.testing.assert_allclose(found["same:yes"], expit(logits["same"][:, 0]), atol=1e-5)
+    np.testing.assert_allclose(found["same:no"] + found["same:yes"], 1, atol=1e-6)
+    for name in ("alike", "close", "plain"):
+        np.testing.assert_allclose(found[name], logits[name][:, 0], atol=1e-5)
+    on = expit(logits["topics"]) > 0.5
+    assert found["topics"].tolist() == ["|".join(np.array(["cat", "dog"])[row]) for row in on]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_the_course_s_files_are_what_its_code_writes(predict, checkpoint, tokenizer, course_dir, tmp_path):
+    """Headings and rows as the starter code's `f.write` lines have them."""
+    path = course_dir / "sts-test-student.csv"
+    command = [checkpoint, str(path), "--input_format", "cs224n", "--format", "cs224n", "--id", "id"]
+    columns = ["--text", "sentence1", "--text_pair", "sentence2"]
+    predict.main([*command, *columns, "--tasks", "stars,same,close", "--output", str(tmp_path / "all")])
+    rows = pd.read_csv(path, sep="\t")
+    predictor = Predictor(MtBertForMultiTask.from_pretrained(checkpoint), tokenizer, ["stars", "same", "close"])
+    logits = predictor(rows["sentence1"], rows["sentence2"])
+    expected = {
+        "stars": ("Predicted_Sentiment", logits["stars"].argmax(1)),
+        "same": ("Predicted_Is_Paraphrase", torch.tensor(logits["same"]).sigmoid().round().flatten().numpy()),
+        "close": ("Predicted_Similiary", logits["close"].flatten()),
+    }
+    for task, (heading, values) in expected.items():
+        text = f"id \t {heading} \n" + "".join(f"{i} , {v} \n" for i, v in zip(rows["id"], values, strict=True))
+        assert (tmp_path / "all" / f"{task}.csv").read_bytes() == text.encode()
+    predict.main([*command, *columns, "--tasks", "same", "--output", str(tmp_path / "one.csv")])
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "all" / "same.csv").read_bytes()
+
+
+# ---- standard input ----
+
+
+def feed(monkeypatch, text: str | bytes) -> None:
+    content = text.encode() if isinstance(text, str) else text
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+
+
+def lines(capsys) -> list[dict]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_standard_input_and_output(predict, checkpoint, tokenizer, monkeypatch, capsys):
+    model = MtBertForMultiTask.from_pretrained(checkpoint).eval()
+    expected = Predictor(model, tokenizer, ["alike"])(["the cat", "a dog"], ["a cat", "the dog"])["alike"][:, 0]
+    rows = [{"text": "the cat", "text_pair": "a cat", "n": 7}, {"text": "a dog", "text_pair": "the dog", "n": 8}]
+    feed(monkeypatch, "\n\n".join(json.dumps(row) for row in rows))
+    predict.main([checkpoint, "--tasks", "alike", "--output", "-", "--format", "jsonl", "--id", "n"])
+    found = lines(capsys)
+    assert [row["n"] for row in found] == ["7", "8"]
+    assert [row["alike"] for row in found] == pytest.approx(expected.tolist(), abs=1e-5)
+    feed(monkeypatch, "\ufeffthe cat\r\n\r\nlast")
+    predict.main([checkpoint, "-", "--tasks", "stars", "--output", "-", "--format", "jsonl"])
+    found = lines(capsys)
+    assert [row["row"] for row in found] == [1, 2, 3]
+    expected = Predictor(model, tokenizer, ["stars"])(["the cat", "", "last"])["stars"]
+    assert [row["stars"] for row in found] == [str(each) for each in expected.argmax(1)]
+
+
+@pytest.mark.parametrize("name", ["in.csv", "in.jsonl", "in.parquet", "-"])
+def test_no_rows_give_an_output_without_rows(predict, checkpoint, rows, tmp_path, monkeypatch, name):
+    feed(monkeypatch, b"")
+    path = name if name == "-" else str(tmp_path / name)
+    if name != "-":
+        write(rows.iloc[:0], tmp_path / name)
+    for suffix in ("csv", "jsonl", "parquet"):
+        output = tmp_path / f"out.{suffix}"
+        predict.main([checkpoint, path, "--tasks", "stars", "--output", str(output)])
+        assert output.exists()
+        if suffix != "jsonl":
+            assert list(read(output)) == ["row", "stars", "stars:0", "stars:1", "stars:2"] and not len(read(output))
+
+
+def test_a_huge_field_is_cut_and_told(predict, checkpoint, tmp_path, capsys):
+    (tmp_path / "in.csv").write_text(f'text\nthe cat\n"{"a dog, " * 20_000}"\n')
+    predict.main([checkpoint, str(tmp_path / "in.csv"), "--tasks", "stars", "--output", str(tmp_path / "out.csv")])
+    assert len(read(tmp_path / "out.csv")) == 2
+    assert capsys.readouterr().err.strip().endswith("2 rows; 1 of 2 inputs were cut")
+
+
+# ---- memory ----
+
+
+def test_no_more_than_a_chunk_of_100000_rows_is_held():
+    drawn = 0
+
+    def stream():
+        nonlocal drawn
+        for i in range(100_000):
+            drawn += 1
+            yield b'{"text": "row %d"}\n' % i
+
+    seen = 0
+    for chunk in RowSource("-", size=100).chunks(stream()):
+        assert len(chunk["text"]) == 100 and drawn <= seen + 101
+        assert chunk["text"][0] == f"row {seen}" and chunk["row"][0] == seen + 1
+        seen += 100
+    assert seen == drawn == 100_000
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+def test_files_are_read_by_the_chunk_in_order(tmp_path, suffix):
+    path = tmp_path / f"in{suffix}"
+    write(pd.DataFrame({"text": [f"row {i}" for i in range(2_050)], "other": 1}), path)
+    chunks = list(RowSource(str(path), size=100).chunks())
+    assert [len(chunk["text"]) for chunk in chunks] == [100] * 20 + [50]
+    assert [text for chunk in chunks for text in chunk["text"]] == [f"row {i}" for i in range(2_050)]
+    assert [row for chunk in chunks for row in chunk["row"]] == list(range(1, 2_051))
+
+
+# ---- what is refused ----
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "in.csv",
+            b"txt,b\n1,2\n",
+            r"in\.csv: there is no column 'text'; did you mean 'txt'\? The columns are: \['txt'",
+        ),
+        ("in.csv", b"a\tb\n1\t2\n", r"in\.csv: there is no column 'text'; the columns are separated by tabs"),
+        ("in.csv", b"text,b\n1,2\n1,2,3\n", r"in\.csv: Expected 2 fields in line 3, saw 3; give every row as many"),
+        ("in.csv", b"text\n1,2\n", r"in\.csv: Expected 1 fields in line 2, saw 2"),
+        ("in.csv", b"text\nfine\ngr\xfcn\n", r"in\.csv: line 3 is no UTF-8 text; convert the file"),
+        ("in.csv", b"", r"in\.csv is empty"),
+        ("in.csv", b"text\na\0b\n", r"in\.csv: row 1: 'text' holds a NUL character"),
+        ("in.tsv", b'text\tb\n"a\t1\nb\t2\n"\t3\n', r"in\.tsv: row 1: 'text': a quote swallowed a tab"),
+        ("in.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', r"in\.jsonl: line 2 has no 'text'; it has: txt"),
+        ("in.jsonl", b'{"text": "a"}\n{"text": \n', r"in\.jsonl: line 2 is no JSON: Expecting value"),
+        ("in.jsonl", b'{"text": "a"}\n3\n', r"in\.jsonl: line 2 is int, but must be an object with 'text'"),
+        ("in.jsonl", b'{"text": "a"}\n\n{"text": ["b"]}\n', r"in\.jsonl: row 2: 'text' is a list, but must be text"),
+        ("in.jsonl", b'{"text": "a"}\n{"text": "\xff"}\n', r"in\.jsonl: line 2 is no UTF-8 text"),
+        ("in.json", b'[{"text": "a"}, {"b": 1}]', r"in\.json: row 2 has no 'text'; it has: b"),
+        ("in.json", b'[{"text": "a"},', r"in\.json is no JSON array"),
+        ("in.parquet", b"PAR", r"in\.parquet can not be read as parquet"),
+        ("in.txt", b"a", r"in\.txt: its suffix is none of \.csv, .*; give its format"),
+        ("none.csv", None, r"none\.csv does not exist; give a file, or - for standard input"),
+    ],
+)
+def test_rows_that_can_not_be_read(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        list(RowSource(str(tmp_path / name)).chunks())
+
+
+def test_standard_input_that_can_not_be_read(monkeypatch):
+    for text, message in ((b"a\n\xff\n", "standard input: line 2 is no UTF-8"), (b'{"a": 1}', "line 1 has no 'text'")):
+        with pytest.raises(ValueError, match=message):
+            list(RowSource("-").chunks(io.BytesIO(text)))
+    with pytest.raises(ValueError, match="standard input can be json or text, not csv"):
+        list(RowSource("-", format="csv").chunks(io.BytesIO(b"")))
+    with pytest.raises(ValueError, match="there is no column 'text_pair'"):
+        list(RowSource("-", ("text", "text_pair")).chunks(io.BytesIO(b"a text")))
+
+
+def test_a_failure_leaves_no_output_and_nothing_is_overwritten_unasked(predict, checkpoint, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n{}\n')
+    output = tmp_path / "out.csv"
+    command = [checkpoint, str(tmp_path / "in.jsonl"), "--tasks", "stars", "--output", str(output), "--chunk_size=1"]
+    with pytest.raises(ValueError, match="line 3 has no 'text'"):
+        predict.main(command)
+    assert not output.exists() and not list(tmp_path.glob("*.part"))
+    output.write_text("mine")
+    (tmp_path / "in.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(FileExistsError, match="out.csv exists; give another name, or --overwrite"):
+        predict.main(command)
+    assert output.read_text() == "mine"
+    predict.main([*command, "--overwrite"])
+    assert len(read(output)) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "settings", "message"),
+    [
+        ("out.txt", {}, "the suffix of out.txt says no format; give one of: csv, jsonl, parquet, cs224n"),
+        ("out.csv", {"format": "xml"}, "format is 'xml'; give one of"),
+        ("-", {"format": "parquet"}, "standard output can be csv or jsonl, not parquet"),
+        ("out", {"format": "cs224n"}, "name its column with --id"),
+        ("out", {"format": "cs224n", "id": "key"}, "task 'topics' is a multi_label_classification, which the course"),
+        ("out.csv", {"id": "stars"}, "two columns would have one name"),
+    ],
+)
+def test_outputs_that_are_refused(path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        PredictionFile(path, SPECS, **settings)
+
+
+def test_tasks_and_checkpoints_that_are_refused(predict, checkpoint, encoder_dir):
+    command = ["in.csv", "--output", "out.csv"]
+    with pytest.raises(ValueError, match=r"--tasks has \['sstt'\], but the checkpoint's tasks are: stars, topics"):
+        predict.main([checkpoint, *command, "--tasks", "sstt"])
+    with pytest.raises(ValueError, match="--tasks names a task twice: same,same"):
+        predict.main([checkpoint, *command, "--tasks", "same,same"])
+    with pytest.raises(ValueError, match="is a checkpoint of bert, not of mtbert"):
+        predict.main([encoder_dir, *command])
+    with pytest.raises(SystemExit):
+        predict.main([checkpoint, *command, "--batch_size", "0"])
+
+
+def test_a_checkpoint_of_peft_needs_its_encoder(predict, make_model, tokenizer, encoder_dir, rows, tmp_path):
+    folder = str(tmp_path / "peft")
+    model = wrap(make_model(SPECS), {"r": 2, "target_modules": ["query"]})
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight)
+    model.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ValueError, match="holds what peft has added only; name the encoder with --encoder"):
+        predict.load(folder, None, "cpu")
+    loaded = predict.load(folder, encoder_dir, "cpu")
+    assert isinstance(loaded, PeftModel)
+    found = [Predictor(each, tokenizer, ["stars"])(rows["text"])["stars"] for each in (model, loaded)]
+    np.testing.assert_array_equal(*found)
+
+
+def test_help_names_every_format(predict, capsys):
+    with pytest.raises(SystemExit) as ended:
+        predict.main(["--help"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0 and "cs224n" in shown and "standard input" in shown and "--overwrite" in shown
