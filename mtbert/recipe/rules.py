@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..data.loading import DataSpec
 from ..data.sampling import SAMPLED, Schedule
+from ..training.optimizers import GROUPED, SEPARATE, STATEFUL, OptimizerSettings
 from .tree import KeyPath, Report, shown
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ _ERRORS = ("_mse", "_rmse", "_mae", "loss")
 _BEST = "training.load_best_model_at_end: true"
 _RECOMPUTE = "a frozen encoder keeps no activations, so nothing can be saved by computing them again"
 _STOP = "training.early_stopping_patience: a number"
+_PER_TASK = "optimizer.per_task: separate or rates"
+_ONE_TASK = "each step has the optimizer of its one task; take a schedule with one task a step"
+_NEEDS_PER_TASK = "a task has its own in steps of its own optimizer only; set optimizer.per_task to separate or rates"
+_FROZEN = "the encoder is not trained; drop it"
+_PLAIN_OPTIMIZERS = f"parameters are put in groups of our own, which these take: {', '.join(GROUPED)}"
 COMBINATIONS: tuple[Rule, ...] = (
     Rule(
         "schedule.name: round_robin, sequential or simultaneous",
@@ -193,6 +199,76 @@ COMBINATIONS: tuple[Rule, ...] = (
         ),
         "it must be said what has to get better, such as metric_for_best_model: eval_overall",
     ),
+    Rule(
+        _PER_TASK,
+        "schedule.name: simultaneous",
+        lambda r: r.optimizer.per_task is not None and r.schedule.name == "simultaneous",
+        _ONE_TASK,
+    ),
+    Rule(
+        _PER_TASK,
+        "schedule.mixed: true",
+        lambda r: r.optimizer.per_task is not None and r.schedule.mixed,
+        _ONE_TASK,
+    ),
+    Rule(
+        "optimizer.per_task: null",
+        "tasks.*.learning_rate: a number",
+        lambda r: r.optimizer.per_task is None and any(task.learning_rate is not None for task in r.tasks.values()),
+        _NEEDS_PER_TASK,
+    ),
+    Rule(
+        "optimizer.per_task: null",
+        "tasks.*.weight_decay: a number",
+        lambda r: r.optimizer.per_task is None and any(task.weight_decay is not None for task in r.tasks.values()),
+        _NEEDS_PER_TASK,
+    ),
+    Rule(
+        "tasks.*.learning_rate: a number",
+        "training.learning_rate: 0",
+        lambda r: (
+            not r.training_value("learning_rate") and any(task.learning_rate is not None for task in r.tasks.values())
+        ),
+        "a task's rate is a multiple of the run's, whose schedule it follows; set a positive one",
+    ),
+    Rule(
+        "optimizer.per_task: separate",
+        "training.optim: any but AdamW",
+        lambda r: r.optimizer.per_task == SEPARATE and r.training_value("optim") not in STATEFUL,
+        f"each task has its own state of AdamW; take one of: {', '.join(STATEFUL)}",
+    ),
+    Rule(
+        "optimizer: a key that is set",
+        "training.optim: one with groups of its own",
+        lambda r: r.optimizer != OptimizerSettings() and r.training_value("optim") not in GROUPED,
+        _PLAIN_OPTIMIZERS,
+    ),
+    Rule(
+        "model.freeze_encoder: true",
+        "optimizer.encoder_learning_rate: a number",
+        lambda r: (
+            r.model.freeze_encoder and not r.model.train_layer_norms and r.optimizer.encoder_learning_rate is not None
+        ),
+        _FROZEN,
+    ),
+    Rule(
+        "model.freeze_encoder: true",
+        "optimizer.layer_decay: a number",
+        lambda r: r.model.freeze_encoder and not r.model.train_layer_norms and r.optimizer.layer_decay is not None,
+        _FROZEN,
+    ),
+    Rule(
+        "peft: a method",
+        "optimizer.encoder_learning_rate: a number",
+        lambda r: r.peft is not None and r.optimizer.encoder_learning_rate is not None,
+        "peft freezes the encoder's own weights; what it adds has the adapter_learning_rate",
+    ),
+    Rule(
+        "model.adapter: null",
+        "optimizer.adapter_learning_rate: a number",
+        lambda r: r.model.adapter is None and r.peft is None and r.optimizer.adapter_learning_rate is not None,
+        "there is no adapter, and nothing that peft adds; set model.adapter or peft, or drop it",
+    ),
 )
 
 
@@ -208,6 +284,9 @@ def check(recipe: Recipe, report: Report) -> None:
     if not report.broken(("schedule",)):
         keys = [each.name for each in fields(Schedule)]
         report.add_sentences("schedule", ("schedule",), keys, recipe.schedule.problems("schedule"))
+    if not report.broken(("optimizer",)):
+        keys = [each.name for each in fields(OptimizerSettings)]
+        report.add_sentences("optimizer", ("optimizer",), keys, recipe.optimizer.problems("optimizer"))
     valid = [_check_task(name, task, report) for name, task in recipe.tasks.items()]
     if all(valid) and recipe.tasks and not report.broken(("tasks",)):
         _check_best_metric(recipe, report)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from ..data.loading import DataSpec
 from ..data.sampling import Schedule
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
+from ..training.optimizers import OptimizerSettings
 from .reading import COMMAND_LINE, Layer, merge, override, read_chain, split_argv
 from .rules import REFUSED_TRAINING, check
 from .tree import (
@@ -61,6 +62,8 @@ class TaskRecipe:
     batch_size: int | None = None
     examples_per_epoch: int | None = None
     metric: str | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
 
     def spec(self, name: str) -> TaskSpec:
         """What the model has to know of the task.
@@ -115,6 +118,7 @@ class Recipe:
         schedule: how steps are shared out among the tasks.
         model: what is done with the encoder.
         peft: a method of peft on the encoder: `type` (lora if absent) and its config's fields; null: none.
+        optimizer: learning rates by part, layer and task, and one state for each task (fields of OptimizerSettings).
         training: fields of MtBertTrainingArguments; `output_dir` is required.
     """
 
@@ -124,6 +128,7 @@ class Recipe:
     schedule: Schedule = field(default_factory=Schedule)
     model: ModelRecipe = field(default_factory=ModelRecipe)
     peft: dict[str, Any] | None = None
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     training: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -252,7 +257,7 @@ def _resolve(layer: Layer, source: str) -> Recipe:
 
 def _elsewhere() -> dict[str, str]:
     groups = {"training.": training_arguments_class(), "schedule.": Schedule, "model.": ModelRecipe}
-    groups |= {"data.": DataSpec, "head.": HeadSpec}
+    groups |= {"data.": DataSpec, "head.": HeadSpec, "optimizer.": OptimizerSettings}
     return {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
 
 
@@ -274,6 +279,7 @@ def help_text() -> str:
         "schedule": help_rows(Schedule, "schedule.", documentation(Schedule)),
         "model": help_rows(ModelRecipe, "model.", documentation(ModelRecipe), ("adapter",)),
         "model.adapter": help_rows(AdapterSpec, "model.adapter.", documentation(AdapterSpec)),
+        "optimizer": help_rows(OptimizerSettings, "optimizer.", documentation(OptimizerSettings)),
         "training": help_rows(training, "training.", docs),
     }
     usage = "usage: RECIPE.yaml [--key value | --key=value]...\nValues are read as YAML: 1e-5, true, null, [a, b]."

@@ -16,12 +16,17 @@ class TaskTraining:
         batch_size: rows of this task in a step that holds it; None: the run's.
         examples_per_epoch: N_t, how many rows an epoch counts and takes at random of this task; None: all it has.
         metric: the main metric, which the averages take; None: accuracy, f1_micro or pearson, by problem type.
+        learning_rate: positive, in steps of this task; the rates of all parts of the model are multiplied by its ratio
+            to the run's. Needs `optimizer.per_task`. None: the run's.
+        weight_decay: 0 or more, in steps of this task; needs `optimizer.per_task`. None: the run's.
     """
 
     weight: float = 1.0
     batch_size: int | None = None
     examples_per_epoch: int | None = None
     metric: str | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
 
     def problems(self, where: str) -> list[str]:
         """Everything that is wrong with these values, as sentences that begin with `where`."""
@@ -32,6 +37,10 @@ class TaskTraining:
             value = getattr(self, key)
             if value is not None and value < 1:
                 found.append(f"{where}.{key} is {value}, but must be 1 or more")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            found.append(f"{where}.learning_rate is {self.learning_rate}, but must be positive")
+        if self.weight_decay is not None and self.weight_decay < 0:
+            found.append(f"{where}.weight_decay is {self.weight_decay}, but must be 0 or more")
         return found
 
 

@@ -26,7 +26,8 @@ from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .machine import keep_freed_memory
-from .reporting import print_parameters, print_plan
+from .optimizers import SEPARATE, OptimizerSettings, PerTaskOptimizer, moment_bytes, parameter_groups, task_rates
+from .reporting import print_lines, print_parameters, print_plan
 
 Splits = Mapping[str, Dataset]
 
@@ -46,6 +47,7 @@ class MtBertTrainer(Trainer):
         processing_class: the tokenizer, saved beside the model.
         schedule: how steps are shared out among the tasks.
         task_training: weights, batch sizes and metrics by task name, where they differ from the defaults.
+        optimizer: learning rates by part, layer and task, and one state for each task.
         kwargs: passed on to `transformers.Trainer`.
 
     Raises:
@@ -62,6 +64,7 @@ class MtBertTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         schedule: Schedule | None = None,
         task_training: Mapping[str, TaskTraining] | None = None,
+        optimizer: OptimizerSettings | None = None,
         **kwargs,
     ):
         if not isinstance(args, MtBertTrainingArguments):
@@ -83,6 +86,13 @@ class MtBertTrainer(Trainer):
         self.task_training = {task.name: (task_training or {}).get(task.name, TaskTraining()) for task in self.tasks}
         self._check_names("task_training", task_training or {})
         self._check_task_training()
+        self.optimizer_settings = optimizer or OptimizerSettings()
+        found = self.optimizer_settings.problems("optimizer")
+        if found := found + self.optimizer_settings.conflicts(
+            self.schedule, self.task_training, args.learning_rate, args.optim
+        ):
+            raise ValueError("\n".join(found))
+        self._per_task: PerTaskOptimizer | None = None
         self.processing_class = processing_class
         self.encoder_config = model.config.encoder
         super().__init__(
@@ -189,6 +199,23 @@ class MtBertTrainer(Trainer):
         sampler = StepSampler(self.plan(), args.gradient_accumulation_steps, args.world_size, args.process_index)
         return self._loader(self._batches(self.train_dataset), sampler)
 
+    # ---- the optimizer ----
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Make the optimizer of `args.optim`, over groups or for each task where the settings say so."""
+        settings, args = self.optimizer_settings, self.args
+        if self.optimizer is None and settings != OptimizerSettings():
+            of = self.model if model is None else model
+            decayed = self.get_decay_parameter_names(of)
+            groups = parameter_groups(of.named_parameters(), decayed, args.learning_rate, args.weight_decay, settings)
+            kind, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(args, of)
+            self.optimizer = kind(groups, **kwargs)
+            if settings.per_task is not None:
+                rates = task_rates(self.task_training, args.learning_rate)
+                self._per_task = PerTaskOptimizer(self.optimizer, rates, settings.per_task == SEPARATE)
+                self.optimizer = self._per_task
+        return super().create_optimizer(model)
+
     # ---- the loss of a step ----
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -197,6 +224,8 @@ class MtBertTrainer(Trainer):
         counts = sum(batch["labelled"] for batch in samples)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
+        if self._per_task is not None:
+            self._per_task.select(next(iter(samples[0]["rows"])))  # every micro-batch of the step holds this one task
         return samples, counts
 
     def task_losses(self, model, inputs, num_items_in_batch=None) -> tuple[dict[str, torch.Tensor], MtBertOutput]:
@@ -228,7 +257,11 @@ class MtBertTrainer(Trainer):
         self._loss_counts = torch.zeros(len(self.tasks), device=self.args.device)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what each task's rows have cost since the last log: `loss_<task>` (a mean) and `examples_<task>`."""
+        """Add what each task's rows have cost since the last log: `loss_<task>` (a mean) and `examples_<task>`.
+
+        `learning_rate` is that of the first parameter group, the encoder's last layer unless it is frozen; where tasks
+        have rates of their own, `learning_rate_<task>` is that group's in a step of the task.
+        """
         if "loss" in logs:
             sums = torch.stack([self._loss_sums, self._loss_counts])
             if self.args.world_size > 1:
@@ -237,6 +270,9 @@ class MtBertTrainer(Trainer):
                 logs[f"examples_{task.name}"] = int(count)
                 if count:
                     logs[f"loss_{task.name}"] = loss / count
+            if self._per_task is not None and "learning_rate" in logs:
+                rates = self._per_task.learning_rates(logs["learning_rate"])
+                logs.update({f"learning_rate_{name}": rate for name, rate in rates.items()})
             self._forget_losses()
         super().log(logs, start_time)
 
@@ -251,6 +287,9 @@ class MtBertTrainer(Trainer):
         if self.train_dataset is not None and self.is_world_process_zero():
             print_parameters(self.model.parameter_table())
             print_plan(self.plan())
+            if self.optimizer_settings.per_task == SEPARATE:
+                size = moment_bytes(self.model.named_parameters(), list(self.task_training), SEPARATE)
+                print_lines([f"AdamW's moments, a state for each of {len(self.tasks)} tasks: {size / 2**20:,.1f} MiB"])
         self._forget_losses()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 

@@ -19,6 +19,7 @@ from transformers import set_seed
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
+from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.trainer import MtBertTrainer
 
 SPLITS = ("train", "eval")
@@ -38,6 +39,15 @@ CASES = {
     "accumulated": {"schedule": Schedule("sqrt", mixed=True, steps_per_epoch=4), "accumulation": 2},
     "accumulated sequential": {"schedule": Schedule("sequential"), "accumulation": 2},
     "evaluated before": {"schedule": Schedule("annealed", steps_per_epoch=4), "evaluate_before": True},
+    "separate": {
+        "schedule": Schedule("round_robin", steps_per_epoch=5),
+        "task_training": {
+            "stars": TaskTraining(batch_size=1, learning_rate=0.02),
+            "same": TaskTraining(weight_decay=0.3),
+        },
+        "own": {"optimizer": OptimizerSettings(per_task="separate")},
+        "args": {"optim": "adamw_torch", "adam_epsilon": 0.1},  # so large that rounding stays rounding here, too
+    },
 }
 
 
@@ -57,12 +67,13 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
         eval_strategy="epoch",
         eval_on_start=True,
         num_train_epochs=2,
-        optim="sgd",  # linear in the gradient, so that rounding stays rounding
         learning_rate=0.05,
         per_device_train_batch_size=BATCH // processes // accumulation,
         per_device_eval_batch_size=4,
         gradient_accumulation_steps=accumulation,
         seed=3,
+        # sgd is linear in the gradient, so that rounding stays rounding
+        **{"optim": "sgd", **case.get("args", {})},
     )
     assert args.world_size == processes
     splits = {split: {each.name: load_from_disk(str(each)) for each in (data / split).iterdir()} for split in SPLITS}
@@ -73,6 +84,7 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
         splits["eval"],
         schedule=case["schedule"],
         task_training=case.get("task_training"),
+        **case.get("own", {}),
     )
     if case.get("evaluate_before"):
         trainer.evaluate()

@@ -12,6 +12,7 @@ from mtbert.data.sampling import Schedule
 from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec
 from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
 from mtbert.training.arguments import MtBertTrainingArguments, TrainingArguments
+from mtbert.training.optimizers import OptimizerSettings
 
 COURSE = {"format": "cs224n", "id": "id"}
 SST = {**COURSE, "text": "sentence", "label": "sentiment", "train": "ids-sst-train.csv", "dev": "ids-sst-dev.csv"}
@@ -55,6 +56,8 @@ KEYS = {
     "tasks.sst.batch_size": (2, {}),
     "tasks.sst.examples_per_epoch": (3, {}),
     "tasks.sst.metric": ("f1_macro", {}),
+    "tasks.sst.learning_rate": (0.001, {"optimizer.per_task": "rates"}),
+    "tasks.sst.weight_decay": (0.9, {"optimizer.per_task": "rates"}),
     "tasks.sst.head.type": ("attention", {}),
     "tasks.sts.head.layers": (2, {}),
     "tasks.sts.head.hidden_size": (8, {}),
@@ -81,6 +84,11 @@ KEYS = {
         {"model.adapter.type": "pal_top", "model.adapter.size": 12, "all_tasks.pooling": "mean"},
     ),
     "tasks.sst.adapter": (False, {"model.adapter.size": 12}),
+    "optimizer.per_task": ("separate", {"schedule.name": "round_robin", "schedule.steps_per_epoch": 6}),
+    "optimizer.encoder_learning_rate": (0.001, {}),
+    "optimizer.adapter_learning_rate": (0.001, {"model.adapter.size": 12}),
+    "optimizer.head_learning_rate": (0.001, {}),
+    "optimizer.layer_decay": (0.5, {}),
     "peft": ({"r": 2, "target_modules": ["query"]}, {}),
     "training.eval_train": (True, {}),
     "training.seed": (7, {}),
@@ -175,12 +183,13 @@ def test_no_key_is_without_a_test():
     def under(prefix: str, cls, leave=()) -> set[str]:
         return {f"{prefix}{each.name}" for each in fields(cls) if each.name not in leave}
 
-    known = under("", Recipe, ("tasks", "schedule", "model")) | under("schedule.", Schedule)
+    known = under("", Recipe, ("tasks", "schedule", "model", "optimizer")) | under("schedule.", Schedule)
     known |= (
         under("model.", ModelRecipe, ("adapter",))
         | under("model.adapter.", AdapterSpec)
         | under("tasks.*.", TaskRecipe, ("data", "head"))
     )
+    known |= under("optimizer.", OptimizerSettings)
     known |= under("tasks.*.data.", DataSpec) | under("tasks.*.head.", HeadSpec)
     own = {each.name for each in fields(MtBertTrainingArguments)} - {each.name for each in fields(TrainingArguments)}
     known |= {f"training.{name}" for name in own}

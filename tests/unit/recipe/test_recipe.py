@@ -23,6 +23,7 @@ from mtbert.recipe import (
 )
 from mtbert.recipe.tree import defaults, documentation, known_fields
 from mtbert.training.arguments import TaskTraining
+from mtbert.training.optimizers import OptimizerSettings
 
 GOOD = """\
 encoder: some/encoder
@@ -433,7 +434,8 @@ SETTINGS = {  # the conflict of a row → overrides that make it
     "model.train_layer_norms: true": [["--model.train_layer_norms=true"]],
     "tasks.*.adapter: false": [["--tasks.sts.adapter=false"]],
     "schedule.mixed: true": [
-        ["--schedule.mixed=true", f"--schedule.name={n}"] for n in ("round_robin", "simultaneous")
+        *(["--schedule.mixed=true", f"--schedule.name={n}"] for n in ("round_robin", "simultaneous")),
+        ["--schedule.mixed=true", "--optimizer.per_task=rates"],
     ],
     "schedule.temperature: null": [["--schedule.name=temperature"]],
     "schedule.temperature: a number": [["--schedule.temperature=2"]],
@@ -460,6 +462,20 @@ SETTINGS = {  # the conflict of a row → overrides that make it
         ["--training.metric_for_best_model=sts_mse"],
         ["--training.metric_for_best_model=eval_loss", "--training.greater_is_better=true"],
     ],
+    "schedule.name: simultaneous": [["--optimizer.per_task=separate", "--schedule.name=simultaneous"]],
+    "tasks.*.learning_rate: a number": [["--tasks.sts.learning_rate=1e-4"]],
+    "tasks.*.weight_decay: a number": [["--tasks.sts.weight_decay=0.1"]],
+    "training.learning_rate: 0": [
+        ["--optimizer.per_task=rates", "--tasks.sts.learning_rate=1e-4", "--training.learning_rate=0"]
+    ],
+    "training.optim: any but AdamW": [["--optimizer.per_task=separate", "--training.optim=sgd"]],
+    "training.optim: one with groups of its own": [["--optimizer.layer_decay=0.9", "--training.optim=adafactor"]],
+    "optimizer.encoder_learning_rate: a number": [
+        ["--model.freeze_encoder=true", "--optimizer.encoder_learning_rate=1e-3"],
+        ["--peft={type: lora}", "--optimizer.encoder_learning_rate=1e-3"],
+    ],
+    "optimizer.layer_decay: a number": [["--model.freeze_encoder=true", "--optimizer.layer_decay=0.9"]],
+    "optimizer.adapter_learning_rate: a number": [["--optimizer.adapter_learning_rate=1e-3"]],
     "training.metric_for_best_model: null": [
         ["--training.early_stopping_patience=2", "--training.eval_strategy=epoch"]
     ],
@@ -485,6 +501,10 @@ def test_every_combination_is_refused_with_its_reason(write, rule):
         ["--training.metric_for_best_model=eval_sts_mse", "--training.greater_is_better=false"],
         ["--training.metric_for_best_model=loss", "--training.eval_strategy=epoch"],
         ["--training.eval_strategy=epoch", "--tasks.sst.data.dev=null"],
+        ["--optimizer.per_task=separate", "--all_tasks.learning_rate=1e-6", "--tasks.sst.weight_decay=0"],
+        ["--optimizer.per_task=rates", "--training.optim=sgd", "--schedule.name=sequential"],
+        ["--model.freeze_encoder=true", "--model.train_layer_norms=true", "--optimizer.layer_decay=0.9"],
+        ["--peft={type: lora}", "--optimizer.adapter_learning_rate=1e-3"],
     ],
 )
 def test_combinations_that_work(write, overrides):
@@ -508,7 +528,8 @@ def test_names_of_the_best_metric(write):
 
 def test_every_field_is_documented():
     docs = {
-        cls: documentation(cls) for cls in (DataSpec, HeadSpec, Schedule, ModelRecipe, Recipe, TaskSpec, TaskTraining)
+        cls: documentation(cls)
+        for cls in (DataSpec, HeadSpec, Schedule, ModelRecipe, Recipe, TaskSpec, TaskTraining, OptimizerSettings)
     }
     docs[TaskRecipe] = TaskRecipe.documentation()
     for cls, texts in docs.items():
