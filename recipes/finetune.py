@@ -48,6 +48,7 @@ def main(argv: list[str]) -> None:
         schedule=recipe.schedule,
         task_training={name: task.training() for name, task in recipe.tasks.items()},
         optimizer=recipe.optimizer,
+        loss=recipe.loss,
     )
     if trainer.is_world_process_zero():
         print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())

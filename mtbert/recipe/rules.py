@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..data.loading import DataSpec
 from ..data.sampling import SAMPLED, Schedule
+from ..training.losses import FIXED, UNCERTAINTY, LossSettings, check_losses
 from ..training.optimizers import GROUPED, SEPARATE, STATEFUL, OptimizerSettings
 from .tree import KeyPath, Report, shown
 
@@ -269,6 +270,24 @@ COMBINATIONS: tuple[Rule, ...] = (
         lambda r: r.model.adapter is None and r.peft is None and r.optimizer.adapter_learning_rate is not None,
         "there is no adapter, and nothing that peft adds; set model.adapter or peft, or drop it",
     ),
+    Rule(
+        "loss.weighting: uncertainty",
+        "training.optim: one with groups of its own",
+        lambda r: r.loss.weighting == UNCERTAINTY and r.training_value("optim") not in GROUPED,
+        _PLAIN_OPTIMIZERS,
+    ),
+    Rule(
+        "loss.weighting: fixed",
+        "loss.learning_rate: a number",
+        lambda r: r.loss.weighting == FIXED and r.loss.learning_rate is not None,
+        "it is the rate of the log-variances; set loss.weighting: uncertainty, or drop it",
+    ),
+    Rule(
+        "tasks.*.class_weights: balanced or numbers",
+        "tasks.*.balanced: true",
+        lambda r: any(task.balanced and task.class_weights is not None for task in r.tasks.values()),
+        "both change how much a class counts; take one of them",
+    ),
 )
 
 
@@ -287,6 +306,9 @@ def check(recipe: Recipe, report: Report) -> None:
     if not report.broken(("optimizer",)):
         keys = [each.name for each in fields(OptimizerSettings)]
         report.add_sentences("optimizer", ("optimizer",), keys, recipe.optimizer.problems("optimizer"))
+    if not report.broken(("loss",)):
+        keys = [each.name for each in fields(LossSettings)]
+        report.add_sentences("loss", ("loss",), keys, recipe.loss.problems("loss"))
     valid = [_check_task(name, task, report) for name, task in recipe.tasks.items()]
     if all(valid) and recipe.tasks and not report.broken(("tasks",)):
         _check_best_metric(recipe, report)
@@ -336,6 +358,8 @@ def _check_task(name: str, task: TaskRecipe, report: Report) -> bool:
         from ..evaluation.metrics import check_metric  # importing evaluate takes seconds
 
         sentences = [sentence for sentence in (check_metric(spec, task.metric),) if sentence]
+    if spec is not None:
+        sentences += check_losses(spec, training)
     keys = [each.name for each in fields(task)]
     sentences = [each for each in sentences if not each.startswith(f"{who}: texts ")]  # data.text has its line already
     report.add_sentences(who, path, keys, sentences)

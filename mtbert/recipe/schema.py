@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from ..data.loading import DataSpec
 from ..data.sampling import Schedule
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
+from ..training.losses import LossSettings
 from ..training.optimizers import OptimizerSettings
 from .reading import COMMAND_LINE, Layer, merge, override, read_chain, split_argv
 from .rules import REFUSED_TRAINING, check
@@ -64,6 +65,9 @@ class TaskRecipe:
     metric: str | None = None
     learning_rate: float | None = None
     weight_decay: float | None = None
+    class_weights: tuple[float, ...] | str | None = None
+    label_smoothing: float = 0.0
+    balanced: bool = False
 
     def spec(self, name: str) -> TaskSpec:
         """What the model has to know of the task.
@@ -119,6 +123,7 @@ class Recipe:
         model: what is done with the encoder.
         peft: a method of peft on the encoder: `type` (lora if absent) and its config's fields; null: none.
         optimizer: learning rates by part, layer and task, and one state for each task (fields of OptimizerSettings).
+        loss: how the tasks' losses are put together (fields of LossSettings).
         training: fields of MtBertTrainingArguments; `output_dir` is required.
     """
 
@@ -129,6 +134,7 @@ class Recipe:
     model: ModelRecipe = field(default_factory=ModelRecipe)
     peft: dict[str, Any] | None = None
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
     training: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -257,7 +263,7 @@ def _resolve(layer: Layer, source: str) -> Recipe:
 
 def _elsewhere() -> dict[str, str]:
     groups = {"training.": training_arguments_class(), "schedule.": Schedule, "model.": ModelRecipe}
-    groups |= {"data.": DataSpec, "head.": HeadSpec, "optimizer.": OptimizerSettings}
+    groups |= {"data.": DataSpec, "head.": HeadSpec, "optimizer.": OptimizerSettings, "loss.": LossSettings}
     return {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
 
 
@@ -280,6 +286,7 @@ def help_text() -> str:
         "model": help_rows(ModelRecipe, "model.", documentation(ModelRecipe), ("adapter",)),
         "model.adapter": help_rows(AdapterSpec, "model.adapter.", documentation(AdapterSpec)),
         "optimizer": help_rows(OptimizerSettings, "optimizer.", documentation(OptimizerSettings)),
+        "loss": help_rows(LossSettings, "loss.", documentation(LossSettings)),
         "training": help_rows(training, "training.", docs),
     }
     usage = "usage: RECIPE.yaml [--key value | --key=value]...\nValues are read as YAML: 1e-5, true, null, [a, b]."

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..data.sampling import Schedule
+from .losses import UNCERTAINTY, LossSettings
 
 if TYPE_CHECKING:
     from .arguments import TaskTraining
@@ -65,7 +66,12 @@ class OptimizerSettings:
         return found
 
     def conflicts(
-        self, schedule: Schedule, tasks: Mapping[str, TaskTraining], learning_rate: float, optim: str
+        self,
+        schedule: Schedule,
+        tasks: Mapping[str, TaskTraining],
+        loss: LossSettings,
+        learning_rate: float,
+        optim: str,
     ) -> list[str]:
         """What these settings do not go with in a run, as sentences."""
         found, kind = [], getattr(optim, "value", optim)
@@ -77,7 +83,7 @@ class OptimizerSettings:
             if task.learning_rate is not None and not learning_rate:
                 found.append(f"args.learning_rate is {learning_rate}, but must be positive if a task has its own")
         known = STATEFUL if self.per_task == SEPARATE else GROUPED
-        if self != OptimizerSettings() and kind not in known:
+        if (self != OptimizerSettings() or loss.weighting == UNCERTAINTY) and kind not in known:
             found.append(f"args.optim is {kind!r}, but must be one of: {', '.join(known)}")
         return found
 

@@ -14,10 +14,12 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 
+from ..data.balancing import BalancedRows
 from ..data.collation import LengthSortedSteps, MultiTaskDataset
 from ..data.encoding import encode_dataset
 from ..data.loading import DataSpec, check_rows
@@ -25,11 +27,13 @@ from ..data.sampling import Plan, Schedule, StepSampler
 from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from .arguments import MtBertTrainingArguments, TaskTraining
+from .losses import UNCERTAINTY, LossSettings, UncertaintyWeighting, check_losses, class_weights, row_losses
 from .machine import keep_freed_memory
 from .optimizers import SEPARATE, OptimizerSettings, PerTaskOptimizer, moment_bytes, parameter_groups, task_rates
 from .reporting import print_lines, print_parameters, print_plan
 
 Splits = Mapping[str, Dataset]
+LOG_VARIANCES = "log_variances.safetensors"
 
 
 def _identity(batch: Any) -> Any:
@@ -48,6 +52,7 @@ class MtBertTrainer(Trainer):
         schedule: how steps are shared out among the tasks.
         task_training: weights, batch sizes and metrics by task name, where they differ from the defaults.
         optimizer: learning rates by part, layer and task, and one state for each task.
+        loss: how the tasks' losses are put together.
         kwargs: passed on to `transformers.Trainer`.
 
     Raises:
@@ -65,6 +70,7 @@ class MtBertTrainer(Trainer):
         schedule: Schedule | None = None,
         task_training: Mapping[str, TaskTraining] | None = None,
         optimizer: OptimizerSettings | None = None,
+        loss: LossSettings | None = None,
         **kwargs,
     ):
         if not isinstance(args, MtBertTrainingArguments):
@@ -87,12 +93,15 @@ class MtBertTrainer(Trainer):
         self._check_names("task_training", task_training or {})
         self._check_task_training()
         self.optimizer_settings = optimizer or OptimizerSettings()
-        found = self.optimizer_settings.problems("optimizer")
+        loss = loss or LossSettings()
+        found = self.optimizer_settings.problems("optimizer") + loss.problems("loss")
         if found := found + self.optimizer_settings.conflicts(
-            self.schedule, self.task_training, args.learning_rate, args.optim
+            self.schedule, self.task_training, loss, args.learning_rate, args.optim
         ):
             raise ValueError("\n".join(found))
         self._per_task: PerTaskOptimizer | None = None
+        self._uncertainty = UncertaintyWeighting(self.tasks) if loss.weighting == UNCERTAINTY else None
+        self._uncertainty_rate = args.learning_rate if loss.learning_rate is None else loss.learning_rate
         self.processing_class = processing_class
         self.encoder_config = model.config.encoder
         super().__init__(
@@ -108,6 +117,13 @@ class MtBertTrainer(Trainer):
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
         weights = [self.task_training[task.name].weight for task in self.tasks]
         self._weights = torch.tensor(weights, device=args.device)
+        self._class_weights, self._balanced = {}, {}
+        for task in self.tasks if train_dataset is not None else ():
+            self._read_labels(task, self.task_training[task.name])
+        if self._uncertainty is not None:
+            self._uncertainty.to(args.device)
+        if self.optimizer is not None and (optimizer is not None or loss.weighting == UNCERTAINTY):
+            raise ValueError("optimizers has one already made; drop it, or the settings optimizer and loss")
         self._counted_parameters = model.num_parameters(exclude_embeddings=True)
         self._forget_losses()
 
@@ -127,6 +143,7 @@ class MtBertTrainer(Trainer):
                 from ..evaluation.metrics import check_metric  # importing evaluate takes seconds
 
                 found += filter(None, [check_metric(task, settings.metric)])
+            found += check_losses(task, settings)
         if found:
             raise ValueError("\n".join(found))
 
@@ -150,6 +167,17 @@ class MtBertTrainer(Trainer):
                 dataset, _ = encode_dataset(task, dataset, self.processing_class, self.encoder_config, split)
             encoded[task.name] = dataset
         return encoded
+
+    def _read_labels(self, task, settings: TaskTraining) -> None:
+        """What follows from a task's training labels: the weights of its classes, and its rows by class."""
+        if settings.class_weights is None and not settings.balanced:
+            return
+        labels = np.asarray(self.train_dataset[task.name].with_format("numpy")["label"][:])
+        if settings.class_weights is not None:
+            weights = class_weights(task, settings.class_weights, labels)
+            self._class_weights[task.name] = torch.tensor(weights, dtype=torch.float32, device=self.args.device)
+        if settings.balanced:
+            self._balanced[self.task_ids[task.name]] = BalancedRows(labels)
 
     def _batches(self, splits: Splits) -> MultiTaskDataset:
         return MultiTaskDataset(self.tasks, splits, has_token_types(self.encoder_config))
@@ -189,6 +217,7 @@ class MtBertTrainer(Trainer):
             seed=args.data_seed if args.data_seed is not None else args.seed,
             batches=tuple(each.batch_size for each in settings),
             sizes=tuple(each.examples_per_epoch for each in settings),
+            balanced=self._balanced,
         )
         return replace(plan, epochs=-(-args.max_steps // plan.steps_per_epoch)) if args.max_steps > 0 else plan
 
@@ -204,10 +233,13 @@ class MtBertTrainer(Trainer):
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Make the optimizer of `args.optim`, over groups or for each task where the settings say so."""
         settings, args = self.optimizer_settings, self.args
-        if self.optimizer is None and settings != OptimizerSettings():
+        if self.optimizer is None and (settings != OptimizerSettings() or self._uncertainty is not None):
             of = self.model if model is None else model
             decayed = self.get_decay_parameter_names(of)
             groups = parameter_groups(of.named_parameters(), decayed, args.learning_rate, args.weight_decay, settings)
+            if self._uncertainty is not None:
+                own = {"lr": self._uncertainty_rate, "weight_decay": 0.0, "decayed": False}
+                groups.append({"params": list(self._uncertainty.parameters()), **own})
             kind, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(args, of)
             self.optimizer = kind(groups, **kwargs)
             if settings.per_task is not None:
@@ -224,6 +256,8 @@ class MtBertTrainer(Trainer):
         counts = sum(batch["labelled"] for batch in samples)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
+        if self._uncertainty is not None:
+            self._uncertainty.zero_grad()
         if self._per_task is not None:
             self._per_task.select(next(iter(samples[0]["rows"])))  # every micro-batch of the step holds this one task
         return samples, counts
@@ -238,7 +272,16 @@ class MtBertTrainer(Trainer):
         outputs = model(**{key: value for key, value in inputs.items() if key not in ("labelled", "rows")})
         rows = counts if self.schedule.name == "simultaneous" else counts.sum()
         scales = self._weights / rows.clamp(min=1).expand_as(self._weights)
-        losses = {name: scales[self.task_ids[name]] * rows.sum() for name, rows in outputs.row_losses.items()}
+        losses = {}
+        for name, rows in outputs.row_losses.items():
+            number, settings, weights = self.task_ids[name], self.task_training[name], self._class_weights.get(name)
+            if settings.label_smoothing or weights is not None:
+                logits, labels = outputs.task_logits[name], inputs["labels"][name]
+                rows = row_losses(self.tasks[number], logits, labels, weights, settings.label_smoothing)
+            total = rows.sum()
+            if self._uncertainty is not None:
+                total = self._uncertainty(name, total, inputs["labelled"][number])
+            losses[name] = scales[number] * total
         return losses, outputs
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -273,6 +316,9 @@ class MtBertTrainer(Trainer):
             if self._per_task is not None and "learning_rate" in logs:
                 rates = self._per_task.learning_rates(logs["learning_rate"])
                 logs.update({f"learning_rate_{name}": rate for name, rate in rates.items()})
+            if self._uncertainty is not None:
+                values = self._uncertainty.log_variances.items()
+                logs.update({f"log_variance_{name}": value.item() for name, value in values})
             self._forget_losses()
         super().log(logs, start_time)
 
@@ -292,6 +338,13 @@ class MtBertTrainer(Trainer):
                 print_lines([f"AdamW's moments, a state for each of {len(self.tasks)} tasks: {size / 2**20:,.1f} MiB"])
         self._forget_losses()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """transformers' own; the last of a step leaves the same gradients of the log-variances on every process."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if self._uncertainty is not None and self.args.world_size > 1 and self.accelerator.sync_gradients:
+            self._uncertainty.average_gradients(self.accelerator.reduce)
+        return loss
 
     # ---- evaluation ----
 
@@ -385,6 +438,17 @@ class MtBertTrainer(Trainer):
         return logits.cpu().numpy(), labels, total / count if count else float("nan")
 
     # ---- saving ----
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Save the log-variances with them: a run goes on with these, but a model has no use for them."""
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._uncertainty is not None and self.args.should_save:
+            save_file(self._uncertainty.state_dict(), os.path.join(output_dir, LOG_VARIANCES))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self._uncertainty is not None and checkpoint is not None:
+            self._uncertainty.load_state_dict(load_file(os.path.join(checkpoint, LOG_VARIANCES)))
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Save model and tokenizer; the arguments as JSON instead of a pickle."""

@@ -19,6 +19,7 @@ from transformers import set_seed
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
+from mtbert.training.losses import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.trainer import MtBertTrainer
 
@@ -47,6 +48,16 @@ CASES = {
         },
         "own": {"optimizer": OptimizerSettings(per_task="separate")},
         "args": {"optim": "adamw_torch", "adam_epsilon": 0.1},  # so large that rounding stays rounding here, too
+    },
+    "uncertainty": {
+        "schedule": Schedule("uniform", mixed=True, steps_per_epoch=5),
+        "task_training": {"stars": TaskTraining(class_weights="balanced", label_smoothing=0.2)},
+        "own": {"loss": LossSettings("uncertainty", 0.2)},
+        "accumulation": 2,
+    },
+    "balanced classes": {
+        "schedule": Schedule("sequential"),
+        "task_training": {"stars": TaskTraining(balanced=True), "same": TaskTraining(balanced=True)},
     },
 }
 

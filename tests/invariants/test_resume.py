@@ -13,6 +13,7 @@ import pytest
 
 from mtbert.data.sampling import SCHEDULES, Schedule
 from mtbert.training.arguments import TaskTraining
+from mtbert.training.losses import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
 
 STEPS = 6  # an epoch's, so that checkpoint 3 and 9 are in the middle of an epoch, and 6 at its end
@@ -98,6 +99,12 @@ def test_a_run_with_an_optimizer_for_each_task_resumes(per_task, assert_resumes)
     settings = OptimizerSettings(per_task=per_task, layer_decay=0.8, head_learning_rate=5e-3)
     schedule = Schedule("round_robin", steps_per_epoch=STEPS)
     assert_resumes(schedule, (MIDDLE, LATE), task_training=RATES, own={"optimizer": settings}, weight_decay=0.1)
+
+
+def test_a_run_with_trained_weights_of_losses_and_balanced_classes_resumes(assert_resumes):
+    own = {"stars": TaskTraining(balanced=True), "same": TaskTraining(class_weights="balanced", label_smoothing=0.1)}
+    schedule = Schedule("annealed", mixed=True, steps_per_epoch=STEPS)
+    assert_resumes(schedule, (MIDDLE,), task_training=own, own={"loss": LossSettings("uncertainty", 0.1)})
 
 
 def test_a_run_with_a_loading_worker_resumes(assert_resumes):

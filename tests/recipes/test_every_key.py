@@ -12,6 +12,7 @@ from mtbert.data.sampling import Schedule
 from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec
 from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
 from mtbert.training.arguments import MtBertTrainingArguments, TrainingArguments
+from mtbert.training.losses import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
 
 COURSE = {"format": "cs224n", "id": "id"}
@@ -58,6 +59,9 @@ KEYS = {
     "tasks.sst.metric": ("f1_macro", {}),
     "tasks.sst.learning_rate": (0.001, {"optimizer.per_task": "rates"}),
     "tasks.sst.weight_decay": (0.9, {"optimizer.per_task": "rates"}),
+    "tasks.sst.class_weights": ("balanced", {}),
+    "tasks.sst.label_smoothing": (0.5, {}),
+    "tasks.sst.balanced": (True, {}),
     "tasks.sst.head.type": ("attention", {}),
     "tasks.sts.head.layers": (2, {}),
     "tasks.sts.head.hidden_size": (8, {}),
@@ -89,6 +93,8 @@ KEYS = {
     "optimizer.adapter_learning_rate": (0.001, {"model.adapter.size": 12}),
     "optimizer.head_learning_rate": (0.001, {}),
     "optimizer.layer_decay": (0.5, {}),
+    "loss.weighting": ("uncertainty", {}),
+    "loss.learning_rate": (0.3, {"loss.weighting": "uncertainty"}),
     "peft": ({"r": 2, "target_modules": ["query"]}, {}),
     "training.eval_train": (True, {}),
     "training.seed": (7, {}),
@@ -183,13 +189,13 @@ def test_no_key_is_without_a_test():
     def under(prefix: str, cls, leave=()) -> set[str]:
         return {f"{prefix}{each.name}" for each in fields(cls) if each.name not in leave}
 
-    known = under("", Recipe, ("tasks", "schedule", "model", "optimizer")) | under("schedule.", Schedule)
+    known = under("", Recipe, ("tasks", "schedule", "model", "optimizer", "loss")) | under("schedule.", Schedule)
     known |= (
         under("model.", ModelRecipe, ("adapter",))
         | under("model.adapter.", AdapterSpec)
         | under("tasks.*.", TaskRecipe, ("data", "head"))
     )
-    known |= under("optimizer.", OptimizerSettings)
+    known |= under("optimizer.", OptimizerSettings) | under("loss.", LossSettings)
     known |= under("tasks.*.data.", DataSpec) | under("tasks.*.head.", HeadSpec)
     own = {each.name for each in fields(MtBertTrainingArguments)} - {each.name for each in fields(TrainingArguments)}
     known |= {f"training.{name}" for name in own}

@@ -23,6 +23,7 @@ from mtbert.recipe import (
 )
 from mtbert.recipe.tree import defaults, documentation, known_fields
 from mtbert.training.arguments import TaskTraining
+from mtbert.training.losses import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
 
 GOOD = """\
@@ -388,6 +389,12 @@ def test_every_problem_is_told_at_once(write):
         ),
         ("--tasks.sst.metric=best", "tasks.sst.metric is 'best', which is unknown; use one of: accuracy"),
         ("--tasks.sst.examples_per_epoch=0", "tasks.sst.examples_per_epoch is 0, but must be 1 or more"),
+        ("--tasks.sst.class_weights=[1, 2, 3]", "tasks.sst.class_weights has 3 numbers, but must have 2"),
+        ("--tasks.sst.class_weights=[1, 0]", "tasks.sst.class_weights is [1, 0], but must have positive numbers only"),
+        ("--tasks.sts.balanced=true", "tasks.sts.balanced is True, but a regression has no classes"),
+        ("--tasks.sst.label_smoothing=1", "tasks.sst.label_smoothing is 1, but must be 0 or more and below 1"),
+        ("--loss.weighting=learned", "loss.weighting is 'learned', but must be fixed or uncertainty"),
+        ("--optimizer.per_task=all", "optimizer.per_task is 'all', but must be separate, rates or null"),
         ("--encoder=", "encoder is empty; give a folder, or a name on the hub"),
     ],
 )
@@ -469,7 +476,12 @@ SETTINGS = {  # the conflict of a row → overrides that make it
         ["--optimizer.per_task=rates", "--tasks.sts.learning_rate=1e-4", "--training.learning_rate=0"]
     ],
     "training.optim: any but AdamW": [["--optimizer.per_task=separate", "--training.optim=sgd"]],
-    "training.optim: one with groups of its own": [["--optimizer.layer_decay=0.9", "--training.optim=adafactor"]],
+    "training.optim: one with groups of its own": [
+        ["--optimizer.layer_decay=0.9", "--training.optim=adafactor"],
+        ["--loss.weighting=uncertainty", "--training.optim=adafactor"],
+    ],
+    "loss.learning_rate: a number": [["--loss.learning_rate=0.1"]],
+    "tasks.*.balanced: true": [["--tasks.sst.balanced=true", "--tasks.sst.class_weights=[1, 2]"]],
     "optimizer.encoder_learning_rate: a number": [
         ["--model.freeze_encoder=true", "--optimizer.encoder_learning_rate=1e-3"],
         ["--peft={type: lora}", "--optimizer.encoder_learning_rate=1e-3"],
@@ -505,6 +517,8 @@ def test_every_combination_is_refused_with_its_reason(write, rule):
         ["--optimizer.per_task=rates", "--training.optim=sgd", "--schedule.name=sequential"],
         ["--model.freeze_encoder=true", "--model.train_layer_norms=true", "--optimizer.layer_decay=0.9"],
         ["--peft={type: lora}", "--optimizer.adapter_learning_rate=1e-3"],
+        ["--tasks.sst.class_weights=balanced", "--tasks.sst.label_smoothing=0.1"],
+        ["--tasks.sst.class_weights=[1, 2.5]", "--loss.weighting=uncertainty", "--loss.learning_rate=0.01"],
     ],
 )
 def test_combinations_that_work(write, overrides):
@@ -529,7 +543,17 @@ def test_names_of_the_best_metric(write):
 def test_every_field_is_documented():
     docs = {
         cls: documentation(cls)
-        for cls in (DataSpec, HeadSpec, Schedule, ModelRecipe, Recipe, TaskSpec, TaskTraining, OptimizerSettings)
+        for cls in (
+            DataSpec,
+            HeadSpec,
+            Schedule,
+            ModelRecipe,
+            Recipe,
+            TaskSpec,
+            TaskTraining,
+            OptimizerSettings,
+            LossSettings,
+        )
     }
     docs[TaskRecipe] = TaskRecipe.documentation()
     for cls, texts in docs.items():
