@@ -59,7 +59,7 @@ KEYS = {
     "tasks.sst.metric": ("f1_macro", {}),
     "tasks.sst.learning_rate": (0.001, {"optimizer.per_task": "rates"}),
     "tasks.sst.weight_decay": (0.9, {"optimizer.per_task": "rates"}),
-    "tasks.sst.class_weights": ("balanced", {}),
+    "tasks.sst.class_weights": ([1, 2, 3, 4, 5], {}),
     "tasks.sst.label_smoothing": (0.5, {}),
     "tasks.sst.balanced": (True, {}),
     "tasks.sst.head.type": ("attention", {}),

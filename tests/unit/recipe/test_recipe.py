@@ -481,7 +481,14 @@ SETTINGS = {  # the conflict of a row → overrides that make it
         ["--loss.weighting=uncertainty", "--training.optim=adafactor"],
     ],
     "loss.learning_rate: a number": [["--loss.learning_rate=0.1"]],
-    "tasks.*.balanced: true": [["--tasks.sst.balanced=true", "--tasks.sst.class_weights=[1, 2]"]],
+    "tasks.*.balanced: true": [
+        [
+            "--tasks.sts.range=null",
+            "--tasks.sts.labels=2",
+            "--tasks.sts.balanced=true",
+            "--tasks.sts.class_weights=[1, 2]",
+        ]
+    ],
     "optimizer.encoder_learning_rate: a number": [
         ["--model.freeze_encoder=true", "--optimizer.encoder_learning_rate=1e-3"],
         ["--peft={type: lora}", "--optimizer.encoder_learning_rate=1e-3"],
