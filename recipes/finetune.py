@@ -59,6 +59,8 @@ def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, 
         averaging=recipe.averaging,
         distillation=recipe.distillation,
         callbacks=list(callbacks),
+        optimizer=recipe.optimizer,
+        loss=recipe.loss,
     )
     if recipe.distillation is not None:
         texts = {name: loaded.splits["train"] for name, loaded in raw.items()}

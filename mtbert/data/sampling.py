@@ -6,12 +6,16 @@ permutation of its rows that is computed where it is needed, and goes on in the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch.utils.data import Sampler
+
+if TYPE_CHECKING:
+    from .balancing import BalancedRows
 
 SAMPLED = ("proportional", "sqrt", "annealed", "min_annealed", "uniform", "temperature")
 SCHEDULES = (*SAMPLED, "round_robin", "sequential", "simultaneous")
@@ -73,7 +77,7 @@ class Schedule:
         return weights / weights.sum()
 
 
-def _mix(values: np.ndarray, key: int) -> np.ndarray:
+def mix(values: np.ndarray, key: int) -> np.ndarray:
     """A 64-bit hash (the finaliser of splitmix64; Steele, Lea and Flood, 2014)."""
     values = values + np.uint64(key)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -94,7 +98,7 @@ def permute(positions: np.ndarray, size: int, key: Sequence[int]) -> np.ndarray:
     def network(values: np.ndarray) -> np.ndarray:
         left, right = values >> np.uint64(half), values & low
         for round_key in keys:
-            left, right = right, left ^ (_mix(right, int(round_key)) & low)
+            left, right = right, left ^ (mix(right, int(round_key)) & low)
         return (left << np.uint64(half)) | right
 
     with np.errstate(over="ignore"):
@@ -128,6 +132,7 @@ class Plan:
         seed: names the run; (seed, epoch, step) names a step.
         batches: rows a step for each task, where they differ from `batch`.
         sizes: N_t, the rows that an epoch counts for each task, where they differ from `rows`.
+        balanced: task id → its rows by class, where a task's walk has every class equally often.
     """
 
     schedule: Schedule
@@ -138,6 +143,7 @@ class Plan:
     seed: int = 0
     batches: tuple[int | None, ...] | None = None
     sizes: tuple[int | None, ...] | None = None
+    balanced: Mapping[int, BalancedRows] = field(default_factory=dict, compare=False)
 
     @cached_property
     def task_batches(self) -> np.ndarray:
@@ -215,6 +221,8 @@ class Plan:
     def take(self, task: int, first: int, count: int) -> np.ndarray:
         """Rows number first…first + count − 1 of a task's walk: one permutation of its rows after the other."""
         positions = first + np.arange(count)
+        if task in self.balanced:
+            return self.balanced[task].take(positions, (self.seed, task))
         passes, places = np.divmod(positions, self.rows[task])
         taken = np.empty(count, dtype=np.int64)
         for number in np.unique(passes):

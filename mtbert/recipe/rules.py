@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..data.loading import DataSpec
 from ..data.sampling import SAMPLED, Schedule
+from ..training.losses import FIXED, UNCERTAINTY, check_losses
+from ..training.optimizers import GROUPED, SEPARATE, STATEFUL, OptimizerSettings
 from .tree import KeyPath, Report, shown
 
 if TYPE_CHECKING:
@@ -91,6 +93,11 @@ def _reentrant(recipe: Recipe, key: str) -> bool:
     return isinstance(values, dict) and bool(values.get("use_reentrant"))
 
 
+_PER_TASK = "optimizer.per_task: separate or rates"
+_ONE_TASK = "each step has the optimizer of its one task; take a schedule with one task a step"
+_NEEDS_PER_TASK = "a task has its own in steps of its own optimizer only; set optimizer.per_task to separate or rates"
+_FROZEN = "the encoder is not trained; drop it"
+_PLAIN_OPTIMIZERS = f"parameters are put in groups of our own, which these take: {', '.join(GROUPED)}"
 COMBINATIONS: tuple[Rule, ...] = (
     Rule(
         "schedule.name: round_robin, sequential or simultaneous",
@@ -261,6 +268,94 @@ COMBINATIONS: tuple[Rule, ...] = (
         ),
         "it must be said what has to get better, such as metric_for_best_model: eval_overall",
     ),
+    Rule(
+        _PER_TASK,
+        "schedule.name: simultaneous",
+        lambda r: r.optimizer.per_task is not None and r.schedule.name == "simultaneous",
+        _ONE_TASK,
+    ),
+    Rule(
+        _PER_TASK,
+        "schedule.mixed: true",
+        lambda r: r.optimizer.per_task is not None and r.schedule.mixed,
+        _ONE_TASK,
+    ),
+    Rule(
+        "optimizer.per_task: null",
+        "tasks.*.learning_rate: a number",
+        lambda r: r.optimizer.per_task is None and any(task.learning_rate is not None for task in r.tasks.values()),
+        _NEEDS_PER_TASK,
+    ),
+    Rule(
+        "optimizer.per_task: null",
+        "tasks.*.weight_decay: a number",
+        lambda r: r.optimizer.per_task is None and any(task.weight_decay is not None for task in r.tasks.values()),
+        _NEEDS_PER_TASK,
+    ),
+    Rule(
+        "tasks.*.learning_rate: a number",
+        "training.learning_rate: 0",
+        lambda r: (
+            not r.training_value("learning_rate") and any(task.learning_rate is not None for task in r.tasks.values())
+        ),
+        "a task's rate is a multiple of the run's, whose schedule it follows; set a positive one",
+    ),
+    Rule(
+        "optimizer.per_task: separate",
+        "training.optim: any but AdamW",
+        lambda r: r.optimizer.per_task == SEPARATE and r.training_value("optim") not in STATEFUL,
+        f"each task has its own state of AdamW; take one of: {', '.join(STATEFUL)}",
+    ),
+    Rule(
+        "optimizer: a key that is set",
+        "training.optim: one with groups of its own",
+        lambda r: r.optimizer != OptimizerSettings() and r.training_value("optim") not in GROUPED,
+        _PLAIN_OPTIMIZERS,
+    ),
+    Rule(
+        "model.freeze_encoder: true",
+        "optimizer.encoder_learning_rate: a number",
+        lambda r: (
+            r.model.freeze_encoder and not r.model.train_layer_norms and r.optimizer.encoder_learning_rate is not None
+        ),
+        _FROZEN,
+    ),
+    Rule(
+        "model.freeze_encoder: true",
+        "optimizer.layer_decay: a number",
+        lambda r: r.model.freeze_encoder and not r.model.train_layer_norms and r.optimizer.layer_decay is not None,
+        _FROZEN,
+    ),
+    Rule(
+        "peft: a method",
+        "optimizer.encoder_learning_rate: a number",
+        lambda r: r.peft is not None and r.optimizer.encoder_learning_rate is not None,
+        "peft freezes the encoder's own weights; what it adds has the adapter_learning_rate",
+    ),
+    Rule(
+        "model.adapter: null",
+        "optimizer.adapter_learning_rate: a number",
+        lambda r: r.model.adapter is None and r.peft is None and r.optimizer.adapter_learning_rate is not None,
+        "there is no adapter, and nothing that peft adds; set model.adapter or peft, or drop it",
+    ),
+    Rule(
+        "loss.weighting: uncertainty",
+        "training.optim: one with groups of its own",
+        lambda r: r.loss.weighting == UNCERTAINTY and r.training_value("optim") not in GROUPED,
+        _PLAIN_OPTIMIZERS,
+    ),
+    Rule(
+        "loss.weighting: fixed",
+        "loss.learning_rate: a number",
+        lambda r: r.loss.weighting == FIXED and r.loss.learning_rate is not None,
+        "it is the rate of the log-variances; set loss.weighting: uncertainty, or drop it",
+    ),
+    Rule(
+        "tasks.*.class_weights: balanced or numbers",
+        "tasks.*.balanced: true",
+        lambda r: any(task.balanced and task.class_weights is not None for task in r.tasks.values()),
+        "both change how much a class counts; take one of them",
+    ),
 )
 
 
@@ -276,7 +371,7 @@ def check(recipe: Recipe, report: Report) -> None:
     if not report.broken(("schedule",)):
         keys = [each.name for each in fields(Schedule)]
         report.add_sentences("schedule", ("schedule",), keys, recipe.schedule.problems("schedule"))
-    for key in ("surgery", "smart", "proximal", "averaging", "distillation"):
+    for key in ("optimizer", "loss", "surgery", "smart", "proximal", "averaging", "distillation"):
         settings = getattr(recipe, key)
         if settings is not None and not report.broken((key,)):
             report.add_sentences(key, (key,), [each.name for each in fields(settings)], settings.problems(key))
@@ -329,6 +424,8 @@ def _check_task(name: str, task: TaskRecipe, report: Report) -> bool:
         from ..evaluation.metrics import check_metric  # importing evaluate takes seconds
 
         sentences = [sentence for sentence in (check_metric(spec, task.metric),) if sentence]
+    if spec is not None:
+        sentences += check_losses(spec, training)
     keys = [each.name for each in fields(task)]
     sentences = [each for each in sentences if not each.startswith(f"{who}: texts ")]  # data.text has its line already
     report.add_sentences(who, path, keys, sentences)

@@ -13,6 +13,8 @@ from ..data.sampling import Schedule
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
 from ..training.averaging import Averaging
 from ..training.distillation import Distillation
+from ..training.losses import LossSettings
+from ..training.optimizers import OptimizerSettings
 from ..training.proximal import Proximal
 from ..training.smart import Smart
 from ..training.surgery import Surgery
@@ -66,6 +68,11 @@ class TaskRecipe:
     batch_size: int | None = None
     examples_per_epoch: int | None = None
     metric: str | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    class_weights: tuple[float, ...] | str | None = None
+    label_smoothing: float = 0.0
+    balanced: bool = False
 
     def spec(self, name: str) -> TaskSpec:
         """What the model has to know of the task.
@@ -125,6 +132,8 @@ class Recipe:
         proximal: Bregman proximal point optimisation (a Proximal's fields); null: none.
         averaging: how the weights that are evaluated and saved are averaged (an Averaging's fields); null: the last.
         distillation: what is learned from teachers (a Distillation's fields); null: nothing.
+        optimizer: learning rates by part, layer and task, and one state for each task (fields of OptimizerSettings).
+        loss: how the tasks' losses are put together (fields of LossSettings).
         training: fields of MtBertTrainingArguments; `output_dir` is required.
     """
 
@@ -139,6 +148,8 @@ class Recipe:
     proximal: Proximal | None = None
     averaging: Averaging | None = None
     distillation: Distillation | None = None
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
     training: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
@@ -281,6 +292,7 @@ def _elsewhere() -> dict[str, str]:
     groups = {"training.": training_arguments_class(), "schedule.": Schedule, "model.": ModelRecipe}
     groups |= {"data.": DataSpec, "head.": HeadSpec, "surgery.": Surgery, "smart.": Smart, "proximal.": Proximal}
     groups |= {"averaging.": Averaging, "distillation.": Distillation}
+    groups |= {"optimizer.": OptimizerSettings, "loss.": LossSettings}
     found = {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
     return {name: path for name, path in found.items() if not path.endswith(".weight")}  # tasks have one, too
 
@@ -308,6 +320,8 @@ def help_text() -> str:
         "proximal": help_rows(Proximal, "proximal.", documentation(Proximal)),
         "averaging": help_rows(Averaging, "averaging.", documentation(Averaging)),
         "distillation": help_rows(Distillation, "distillation.", documentation(Distillation)),
+        "optimizer": help_rows(OptimizerSettings, "optimizer.", documentation(OptimizerSettings)),
+        "loss": help_rows(LossSettings, "loss.", documentation(LossSettings)),
         "training": help_rows(training, "training.", docs),
     }
     usage = "usage: RECIPE.yaml [--key value | --key=value]...\nValues are read as YAML: 1e-5, true, null, [a, b]."

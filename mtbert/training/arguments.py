@@ -16,12 +16,25 @@ class TaskTraining:
         batch_size: rows of this task in a step that holds it; None: the run's.
         examples_per_epoch: N_t, how many rows an epoch counts and takes at random of this task; None: all it has.
         metric: the main metric, which the averages take; None: accuracy, f1_micro or pearson, by problem type.
+        learning_rate: positive, in steps of this task; the rates of all parts of the model are multiplied by its ratio
+            to the run's. Needs `optimizer.per_task`. None: the run's.
+        weight_decay: 0 or more, in steps of this task; needs `optimizer.per_task`. None: the run's.
+        class_weights: a number for each class on the losses of its rows (for a multi-label task on each label's
+            positives), of which only the ratios count: their mean over the training labels is made 1; `balanced`:
+            inverse to the classes' frequencies. Training only: evaluations and the logged `loss_<task>` are without.
+        label_smoothing: s in [0, 1), the share of the target that is spread over all classes; training only, too.
+        balanced: draw every class of the task equally often.
     """
 
     weight: float = 1.0
     batch_size: int | None = None
     examples_per_epoch: int | None = None
     metric: str | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    class_weights: tuple[float, ...] | str | None = None
+    label_smoothing: float = 0.0
+    balanced: bool = False
 
     def problems(self, where: str) -> list[str]:
         """Everything that is wrong with these values, as sentences that begin with `where`."""
@@ -32,6 +45,18 @@ class TaskTraining:
             value = getattr(self, key)
             if value is not None and value < 1:
                 found.append(f"{where}.{key} is {value}, but must be 1 or more")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            found.append(f"{where}.learning_rate is {self.learning_rate}, but must be positive")
+        if self.weight_decay is not None and self.weight_decay < 0:
+            found.append(f"{where}.weight_decay is {self.weight_decay}, but must be 0 or more")
+        if isinstance(self.class_weights, str) and self.class_weights != "balanced":
+            found.append(f"{where}.class_weights is {self.class_weights!r}, but must be a list of numbers or balanced")
+        if isinstance(self.class_weights, tuple | list) and min(self.class_weights, default=0) <= 0:
+            found.append(f"{where}.class_weights is {list(self.class_weights)}, but must have positive numbers only")
+        if not 0 <= self.label_smoothing < 1:
+            found.append(f"{where}.label_smoothing is {self.label_smoothing}, but must be 0 or more and below 1")
+        if self.balanced and self.class_weights is not None:
+            found.append(f"{where}.balanced is true, but must be false with class_weights: both weigh the classes")
         return found
 
 

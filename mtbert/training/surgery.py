@@ -82,8 +82,9 @@ def parts_by_task(inputs: Mapping[str, Any], tasks: Sequence[TaskSpec]) -> Itera
         name, columns = tasks[segment.task_id].name, slice(*segment.tokens)
         part = {key: inputs[key][:, columns] for key in ("input_ids", "token_type_ids") if key in inputs}
         part["layout"] = layout.part(segment) if len(layout.segments) > 1 else layout
-        for key in ("labels", "rows"):
-            part[key] = {name: inputs[key][name]}
+        for key, value in inputs.items():
+            if isinstance(value, Mapping):  # by task: labels, rows, a teacher's targets
+                part[key] = {name: value[name]} if name in value else {}
         part["labelled"] = torch.zeros_like(inputs["labelled"])
         part["labelled"][segment.task_id] = inputs["labelled"][segment.task_id]
         yield name, part

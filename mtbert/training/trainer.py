@@ -15,10 +15,12 @@ import torch
 from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import PredictionOutput, speed_metrics
 
+from ..data.balancing import BalancedRows
 from ..data.collation import LengthSortedSteps, MultiTaskDataset
 from ..data.encoding import encode_dataset
 from ..data.loading import DataSpec, check_rows
@@ -28,7 +30,10 @@ from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .averaging import Averaging, WeightAverage, refuse_averaged
 from .distillation import COLUMN, Distillation, mixed_losses
+from .losses import UNCERTAINTY, LossSettings, UncertaintyWeighting, check_losses, class_weights
+from .losses import row_losses as weighted_losses
 from .machine import keep_freed_memory
+from .optimizers import SEPARATE, OptimizerSettings, PerTaskOptimizer, moment_bytes, parameter_groups, task_rates
 from .proximal import Proximal
 from .regularisers import Regularisers
 from .reporting import print_lines, print_parameters, print_plan
@@ -36,6 +41,7 @@ from .smart import Smart
 from .surgery import GradientSurgery, Surgery, parts_by_task
 
 Splits = Mapping[str, Dataset]
+LOG_VARIANCES = "log_variances.safetensors"
 
 
 def _identity(batch: Any) -> Any:
@@ -59,6 +65,8 @@ class MtBertTrainer(Trainer):
         averaging: how the weights that are evaluated and saved are averaged over the run; None: the last ones are.
         distillation: how much rows are trained on what teachers say, which their data has in a column `teacher`
             (`distillation.add_targets`); None: not at all.
+        optimizer: learning rates by part, layer and task, and one state for each task.
+        loss: how the tasks' losses are put together.
         kwargs: passed on to `transformers.Trainer`.
 
     Raises:
@@ -81,6 +89,8 @@ class MtBertTrainer(Trainer):
         proximal: Proximal | None = None,
         averaging: Averaging | None = None,
         distillation: Distillation | None = None,
+        optimizer: OptimizerSettings | None = None,
+        loss: LossSettings | None = None,
         **kwargs,
     ):
         if not isinstance(args, MtBertTrainingArguments):
@@ -103,6 +113,16 @@ class MtBertTrainer(Trainer):
         self._check_names("task_training", task_training or {})
         self._check_task_training()
         self.surgery = None if surgery is None else GradientSurgery(surgery, model, self.schedule, args.seed)
+        self.optimizer_settings = optimizer or OptimizerSettings()
+        loss = loss or LossSettings()
+        found = self.optimizer_settings.problems("optimizer") + loss.problems("loss")
+        if found := found + self.optimizer_settings.conflicts(
+            self.schedule, self.task_training, loss, args.learning_rate, args.optim
+        ):
+            raise ValueError("\n".join(found))
+        self._per_task: PerTaskOptimizer | None = None
+        self._uncertainty = UncertaintyWeighting(self.tasks) if loss.weighting == UNCERTAINTY else None
+        self._uncertainty_rate = args.learning_rate if loss.learning_rate is None else loss.learning_rate
         self.processing_class = processing_class
         self.encoder_config = model.config.encoder
         super().__init__(
@@ -126,6 +146,13 @@ class MtBertTrainer(Trainer):
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
         weights = [self.task_training[task.name].weight for task in self.tasks]
         self._weights = torch.tensor(weights, device=args.device)
+        self._class_weights, self._balanced = {}, {}
+        for task in self.tasks if train_dataset is not None else ():
+            self._read_labels(task, self.task_training[task.name])
+        if self._uncertainty is not None:
+            self._uncertainty.to(args.device)
+        if self.optimizer is not None and (optimizer is not None or loss.weighting == UNCERTAINTY):
+            raise ValueError("optimizers has one already made; drop it, or the settings optimizer and loss")
         self._counted_parameters = model.num_parameters(exclude_embeddings=True)
         inexact = self.accelerator.mixed_precision != "no" or bool(args.torch_compile)
         self._regularisers = Regularisers.of(model, smart, proximal, args.device, inexact)
@@ -149,6 +176,7 @@ class MtBertTrainer(Trainer):
                 from ..evaluation.metrics import check_metric  # importing evaluate takes seconds
 
                 found += filter(None, [check_metric(task, settings.metric)])
+            found += check_losses(task, settings)
         if found:
             raise ValueError("\n".join(found))
 
@@ -172,6 +200,17 @@ class MtBertTrainer(Trainer):
                 dataset, _ = encode_dataset(task, dataset, self.processing_class, self.encoder_config, split)
             encoded[task.name] = dataset
         return encoded
+
+    def _read_labels(self, task, settings: TaskTraining) -> None:
+        """What follows from a task's training labels: the weights of its classes, and its rows by class."""
+        if settings.class_weights is None and not settings.balanced:
+            return
+        labels = np.asarray(self.train_dataset[task.name].with_format("numpy")["label"][:])
+        if settings.class_weights is not None:
+            weights = class_weights(task, settings.class_weights, labels)
+            self._class_weights[task.name] = torch.tensor(weights, dtype=torch.float32, device=self.args.device)
+        if settings.balanced:
+            self._balanced[self.task_ids[task.name]] = BalancedRows(labels)
 
     def _batches(self, splits: Splits) -> MultiTaskDataset:
         return MultiTaskDataset(self.tasks, splits, has_token_types(self.encoder_config))
@@ -211,6 +250,7 @@ class MtBertTrainer(Trainer):
             seed=args.data_seed if args.data_seed is not None else args.seed,
             batches=tuple(each.batch_size for each in settings),
             sizes=tuple(each.examples_per_epoch for each in settings),
+            balanced=self._balanced,
         )
         return replace(plan, epochs=-(-args.max_steps // plan.steps_per_epoch)) if args.max_steps > 0 else plan
 
@@ -224,6 +264,26 @@ class MtBertTrainer(Trainer):
         sampler = StepSampler(self.plan(), args.gradient_accumulation_steps, args.world_size, args.process_index)
         return self._loader(self._batches(self.train_dataset), sampler)
 
+    # ---- the optimizer ----
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Make the optimizer of `args.optim`, over groups or for each task where the settings say so."""
+        settings, args = self.optimizer_settings, self.args
+        if self.optimizer is None and (settings != OptimizerSettings() or self._uncertainty is not None):
+            of = self.model if model is None else model
+            decayed = self.get_decay_parameter_names(of)
+            groups = parameter_groups(of.named_parameters(), decayed, args.learning_rate, args.weight_decay, settings)
+            if self._uncertainty is not None:
+                own = {"lr": self._uncertainty_rate, "weight_decay": 0.0, "decayed": False}
+                groups.append({"params": list(self._uncertainty.parameters()), **own})
+            kind, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(args, of)
+            self.optimizer = kind(groups, **kwargs)
+            if settings.per_task is not None:
+                rates = task_rates(self.task_training, args.learning_rate)
+                self._per_task = PerTaskOptimizer(self.optimizer, rates, settings.per_task == SEPARATE)
+                self.optimizer = self._per_task
+        return super().create_optimizer(model)
+
     # ---- the loss of a step ----
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -232,6 +292,10 @@ class MtBertTrainer(Trainer):
         counts = sum(batch["labelled"] for batch in samples)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
+        if self._uncertainty is not None:
+            self._uncertainty.zero_grad()
+        if self._per_task is not None:
+            self._per_task.select(next(iter(samples[0]["rows"])))  # every micro-batch of the step holds this one task
         return samples, counts
 
     def task_losses(self, model, inputs, num_items_in_batch=None) -> tuple[dict[str, torch.Tensor], MtBertOutput]:
@@ -243,17 +307,35 @@ class MtBertTrainer(Trainer):
         counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
         before = self._regularisers.random_state()
         outputs = model(**{key: value for key, value in inputs.items() if key not in ("labelled", "rows", COLUMN)})
-        if self.distillation is not None:
-            outputs.row_losses = mixed_losses(self.distillation, self.tasks, outputs, inputs.get(COLUMN, {}))
         rows = counts if self.schedule.name == "simultaneous" else counts.sum()
         scales = self._weights / rows.clamp(min=1).expand_as(self._weights)
-        row_losses = outputs.row_losses
-        if self.model.training:
-            # on the model itself: several processes wait for each other in the wrapper's forward, once a micro-batch,
-            # and average the gradients of all passes together
-            row_losses = self._regularisers.add(self.model, inputs, outputs, before)
-        losses = {name: scales[self.task_ids[name]] * rows.sum() for name, rows in row_losses.items()}
+        losses = {}
+        for name, rows in self._row_losses(inputs, outputs, before).items():
+            number, total = self.task_ids[name], rows.sum()
+            if self._uncertainty is not None:
+                total = self._uncertainty(name, total, inputs["labelled"][number])
+            losses[name] = scales[number] * total
         return losses, outputs
+
+    def _row_losses(self, inputs, outputs: MtBertOutput, before) -> dict[str, torch.Tensor]:
+        """What the rows of each task cost in training: weighted by class, mixed with a teacher's, and regularised.
+
+        Args:
+            before: the random state before the model's pass, as the regularisers gave it.
+        """
+        for name, settings in self.task_training.items():
+            weights = self._class_weights.get(name)
+            if name in outputs.row_losses and (settings.label_smoothing or weights is not None):
+                task, logits = self.tasks[self.task_ids[name]], outputs.task_logits[name]
+                smoothing = settings.label_smoothing
+                outputs.row_losses[name] = weighted_losses(task, logits, inputs["labels"][name], weights, smoothing)
+        if self.distillation is not None:
+            outputs.row_losses = mixed_losses(self.distillation, self.tasks, outputs, inputs.get(COLUMN, {}))
+        if not self.model.training:
+            return outputs.row_losses
+        # on the model itself: several processes wait for each other in the wrapper's forward, once a micro-batch, and
+        # average the gradients of all passes together
+        return self._regularisers.add(self.model, inputs, outputs, before)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the tasks' losses."""
@@ -267,16 +349,21 @@ class MtBertTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """One forward and backward; with gradient surgery one for each task of the micro-batch."""
+        """One forward and backward; with gradient surgery one for each task of the micro-batch.
+
+        The last of a step leaves the same gradients of the log-variances on every process.
+        """
         if self.surgery is None:
-            return super().training_step(model, inputs, num_items_in_batch)
-        counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
-        loss = 0
-        for task, part in parts_by_task(inputs, self.tasks):
-            with self.accelerator.no_sync(model), self.surgery.collecting(task):
-                loss += super().training_step(model, part, counts)
-        if self.accelerator.sync_gradients:
-            self.surgery.combine(self.accelerator, self.state.global_step)
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        else:
+            loss, counts = 0, inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
+            for task, part in parts_by_task(inputs, self.tasks):
+                with self.accelerator.no_sync(model), self.surgery.collecting(task):
+                    loss += super().training_step(model, part, counts)
+            if self.accelerator.sync_gradients:
+                self.surgery.combine(self.accelerator, self.state.global_step)
+        if self._uncertainty is not None and self.args.world_size > 1 and self.accelerator.sync_gradients:
+            self._uncertainty.average_gradients(self.accelerator.reduce)
         return loss
 
     def _forget_losses(self) -> None:
@@ -288,6 +375,8 @@ class MtBertTrainer(Trainer):
         """Add what each task's rows have cost since the last log: `loss_<task>` (a mean) and `examples_<task>`.
 
         `loss_<task>` is without regularisers; theirs are `smart_<task>`, `smart_skipped` and `proximal_<task>`.
+        `learning_rate` is that of the first parameter group, the encoder's last layer unless it is frozen; where tasks
+        have rates of their own, `learning_rate_<task>` is that group's in a step of the task.
         """
         if "loss" in logs:
             sums = torch.stack([self._loss_sums, self._loss_counts])
@@ -298,6 +387,12 @@ class MtBertTrainer(Trainer):
                 if count:
                     logs[f"loss_{task.name}"] = loss / count
             logs.update(self._regularisers.logs(lambda values: self.accelerator.reduce(values, reduction="sum")))
+            if self._per_task is not None and "learning_rate" in logs:
+                rates = self._per_task.learning_rates(logs["learning_rate"])
+                logs.update({f"learning_rate_{name}": rate for name, rate in rates.items()})
+            if self._uncertainty is not None:
+                values = self._uncertainty.log_variances.items()
+                logs.update({f"log_variance_{name}": value.item() for name, value in values})
             self._forget_losses()
             if self.surgery is not None:
                 logs |= self.surgery.logs()
@@ -315,6 +410,9 @@ class MtBertTrainer(Trainer):
             print_parameters(self.model.parameter_table())
             print_plan(self.plan())
             print_lines([None if self.surgery is None else self.surgery.describe()])
+            if self.optimizer_settings.per_task == SEPARATE:
+                size = moment_bytes(self.model.named_parameters(), list(self.task_training), SEPARATE)
+                print_lines([f"AdamW's moments, a state for each of {len(self.tasks)} tasks: {size / 2**20:,.1f} MiB"])
         self._forget_losses()
         if self.surgery is not None:
             self.surgery.forget()
@@ -425,20 +523,25 @@ class MtBertTrainer(Trainer):
         return nullcontext() if self.average is None else self.average.applied(self.model)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Save the teacher and the average, too."""
+        """Save what else a run goes on with, and a model has no use for: teacher, average, log-variances."""
         super()._save_optimizer_and_scheduler(output_dir)
-        if self._regularisers.teacher is not None and self.args.should_save:
+        if not self.args.should_save:
+            return
+        if self._regularisers.teacher is not None:
             self._regularisers.teacher.save(output_dir)
-        if self.average is not None and self.args.should_save:
+        if self.average is not None:
             self.average.save(output_dir, self.model)
+        if self._uncertainty is not None:
+            save_file(self._uncertainty.state_dict(), os.path.join(output_dir, LOG_VARIANCES))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        """Load the teacher and the average, too."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
         if self._regularisers.teacher is not None:
             self._regularisers.teacher.load(checkpoint, self.model)
+        if self._uncertainty is not None:
+            self._uncertainty.load_state_dict(load_file(os.path.join(checkpoint, LOG_VARIANCES)))
         if self.average is None:
             refuse_averaged(checkpoint)
         else:

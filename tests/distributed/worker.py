@@ -20,6 +20,8 @@ from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
 from mtbert.training.averaging import Averaging
+from mtbert.training.losses import LossSettings
+from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.proximal import Proximal
 from mtbert.training.smart import Smart
 from mtbert.training.surgery import Surgery
@@ -60,6 +62,25 @@ CASES = {
     "smart": {"schedule": Schedule("annealed", steps_per_epoch=4), "smart": Smart(radius=1e-4, step_size=1.0)},
     "evaluated before": {"schedule": Schedule("annealed", steps_per_epoch=4), "evaluate_before": True},
     "averaged": {"schedule": Schedule("annealed", steps_per_epoch=4), "averaging": Averaging("ema", 0.5)},
+    "separate": {
+        "schedule": Schedule("round_robin", steps_per_epoch=5),
+        "task_training": {
+            "stars": TaskTraining(batch_size=1, learning_rate=0.02),
+            "same": TaskTraining(weight_decay=0.3),
+        },
+        "own": {"optimizer": OptimizerSettings(per_task="separate")},
+        "args": {"optim": "adamw_torch", "adam_epsilon": 0.1},  # so large that rounding stays rounding here, too
+    },
+    "uncertainty": {
+        "schedule": Schedule("uniform", mixed=True, steps_per_epoch=5),
+        "task_training": {"stars": TaskTraining(class_weights="balanced", label_smoothing=0.2)},
+        "own": {"loss": LossSettings("uncertainty", 0.2)},
+        "accumulation": 2,
+    },
+    "balanced classes": {
+        "schedule": Schedule("sequential"),
+        "task_training": {"stars": TaskTraining(balanced=True), "same": TaskTraining(balanced=True)},
+    },
 }
 
 
@@ -79,12 +100,13 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
         eval_strategy="epoch",
         eval_on_start=True,
         num_train_epochs=2,
-        optim="sgd",  # linear in the gradient, so that rounding stays rounding
         learning_rate=0.05,
         per_device_train_batch_size=BATCH // processes // accumulation,
         per_device_eval_batch_size=4,
         gradient_accumulation_steps=accumulation,
         seed=3,
+        # sgd is linear in the gradient, so that rounding stays rounding
+        **{"optim": "sgd", **case.get("args", {})},
     )
     assert args.world_size == processes
     splits = {split: {each.name: load_from_disk(str(each)) for each in (data / split).iterdir()} for split in SPLITS}
@@ -99,6 +121,7 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
         smart=case.get("smart"),
         proximal=case.get("proximal"),
         averaging=case.get("averaging"),
+        **case.get("own", {}),
     )
     if case.get("evaluate_before"):
         trainer.evaluate()

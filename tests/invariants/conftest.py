@@ -60,11 +60,9 @@ def encoded(_encoded_splits, make_model, splits, tokenizer, tmp_path_factory):
 
 @pytest.fixture
 def make_trainer(encoded):
-    """A function: model, folder, schedule, settings → a trainer on the tiny data."""
+    """A function: model, folder, schedule, settings → a trainer on the tiny data; `own`: more of its arguments."""
 
-    def make(
-        model, folder, schedule: Schedule, task_training=None, rows=(20, 12, 17, 9), surgery=None, **settings
-    ) -> MtBertTrainer:
+    def make(model, folder, schedule: Schedule, task_training=None, rows=(20, 12, 17, 9), own=None, **settings):
         values = {
             "output_dir": str(folder),
             "use_cpu": True,
@@ -84,7 +82,7 @@ def make_trainer(encoded):
             encoded((10, 9, 8, 7), 1),
             schedule=schedule,
             task_training=task_training,
-            surgery=surgery,
+            **(own or {}),
         )
 
     return make

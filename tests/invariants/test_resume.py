@@ -13,6 +13,8 @@ import pytest
 
 from mtbert.data.sampling import SCHEDULES, Schedule
 from mtbert.training.arguments import TaskTraining
+from mtbert.training.losses import LossSettings
+from mtbert.training.optimizers import OptimizerSettings
 
 STEPS = 6  # an epoch's, so that checkpoint 3 and 9 are in the middle of an epoch, and 6 at its end
 MIDDLE, BOUNDARY, LATE, LAST = 3, 6, 9, 12
@@ -46,15 +48,15 @@ def history(folder: Path, after: int) -> list[dict]:
 def assert_resumes(make_model, make_trainer, assert_same_weights, tmp_path):
     """A function: trains to the end, then again from each of some checkpoints, and compares the ends."""
 
-    def check(schedule, steps=(BOUNDARY, LATE), last=LAST, task_training=None, **settings):
+    def check(schedule, steps=(BOUNDARY, LATE), last=LAST, task_training=None, own=None, **settings):
         values = {**SETTINGS, **settings}
         whole = tmp_path / "whole"
-        trainer = make_trainer(make_model(), whole, schedule, task_training, **values)
+        trainer = make_trainer(make_model(), whole, schedule, task_training, own=own, **values)
         trainer.train()
         assert trainer.state.global_step == last
         for step in steps:
             resumed = tmp_path / f"from-{step}"
-            trainer = make_trainer(make_model(), resumed, schedule, task_training, **values)
+            trainer = make_trainer(make_model(), resumed, schedule, task_training, own=own, **values)
             trainer.train(resume_from_checkpoint=str(whole / f"checkpoint-{step}"))
             end = f"checkpoint-{last}"
             assert not (resumed / f"checkpoint-{step}").exists()
@@ -86,6 +88,23 @@ def test_an_accumulating_run_resumes(assert_resumes):
 def test_a_run_with_weights_and_unequal_batches_resumes(assert_resumes):
     settings = {"stars": TaskTraining(weight=2.0, batch_size=3), "close": TaskTraining(examples_per_epoch=5)}
     assert_resumes(Schedule("annealed", steps_per_epoch=STEPS), task_training=settings)
+
+
+RATES = {"stars": TaskTraining(learning_rate=3e-3, weight_decay=0.3), "close": TaskTraining(learning_rate=1e-4)}
+
+
+@pytest.mark.parametrize("per_task", ["separate", "rates"])
+def test_a_run_with_an_optimizer_for_each_task_resumes(per_task, assert_resumes):
+    """At step 3 the fourth task has no state yet."""
+    settings = OptimizerSettings(per_task=per_task, layer_decay=0.8, head_learning_rate=5e-3)
+    schedule = Schedule("round_robin", steps_per_epoch=STEPS)
+    assert_resumes(schedule, (MIDDLE, LATE), task_training=RATES, own={"optimizer": settings}, weight_decay=0.1)
+
+
+def test_a_run_with_trained_weights_of_losses_and_balanced_classes_resumes(assert_resumes):
+    own = {"stars": TaskTraining(balanced=True), "same": TaskTraining(class_weights="balanced", label_smoothing=0.1)}
+    schedule = Schedule("annealed", mixed=True, steps_per_epoch=STEPS)
+    assert_resumes(schedule, (MIDDLE,), task_training=own, own={"loss": LossSettings("uncertainty", 0.1)})
 
 
 def test_a_run_with_a_loading_worker_resumes(assert_resumes):

@@ -31,7 +31,9 @@ def train(make_trainer, still_model, tmp_path):
     """A function: schedule, surgery, settings → a trainer that has trained."""
 
     def run(schedule, surgery, task_training=None, make_model=still_model, folder="run", **settings):
-        trainer = make_trainer(make_model(), tmp_path / folder, schedule, task_training, surgery=surgery, **settings)
+        trainer = make_trainer(
+            make_model(), tmp_path / folder, schedule, task_training, own={"surgery": surgery}, **settings
+        )
         trainer.train()
         return trainer
 
@@ -124,11 +126,11 @@ def test_surgery_changes_a_run(train):
 def test_a_resumed_run_is_the_uninterrupted_one(make_model, make_trainer, assert_same_weights, tmp_path: Path):
     settings = {"save_strategy": "steps", "save_steps": 3, "gradient_accumulation_steps": 2, "learning_rate": 1e-3}
     settings["per_device_train_batch_size"] = 4
-    trainer = make_trainer(make_model(), tmp_path / "whole", MIXED, surgery=Surgery(), **settings)
+    trainer = make_trainer(make_model(), tmp_path / "whole", MIXED, own={"surgery": Surgery()}, **settings)
     trainer.train()
     assert any(each["conflicts"] for each in logs(trainer)[3:])
     for step in (3, 6):
-        resumed = make_trainer(make_model(), tmp_path / f"{step}", MIXED, surgery=Surgery(), **settings)
+        resumed = make_trainer(make_model(), tmp_path / f"{step}", MIXED, own={"surgery": Surgery()}, **settings)
         resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
         assert_same_weights(tmp_path / "whole" / "checkpoint-8", tmp_path / f"{step}" / "checkpoint-8")
         assert logs(resumed)[step:] == logs(trainer)[step:]

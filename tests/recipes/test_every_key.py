@@ -14,6 +14,8 @@ from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
 from mtbert.training.arguments import MtBertTrainingArguments, TrainingArguments
 from mtbert.training.averaging import Averaging
 from mtbert.training.distillation import Distillation
+from mtbert.training.losses import LossSettings
+from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.proximal import Proximal
 from mtbert.training.smart import Smart
 from mtbert.training.surgery import Surgery
@@ -60,6 +62,11 @@ KEYS = {
     "tasks.sst.batch_size": (2, {}),
     "tasks.sst.examples_per_epoch": (3, {}),
     "tasks.sst.metric": ("f1_macro", {}),
+    "tasks.sst.learning_rate": (0.001, {"optimizer.per_task": "rates"}),
+    "tasks.sst.weight_decay": (0.9, {"optimizer.per_task": "rates"}),
+    "tasks.sst.class_weights": ([1, 2, 3, 4, 5], {}),
+    "tasks.sst.label_smoothing": (0.5, {}),
+    "tasks.sst.balanced": (True, {}),
     "tasks.sst.head.type": ("attention", {}),
     "tasks.sts.head.layers": (2, {}),
     "tasks.sts.head.hidden_size": (8, {}),
@@ -88,6 +95,13 @@ KEYS = {
         {"model.adapter.type": "pal_top", "model.adapter.size": 12, "all_tasks.pooling": "mean"},
     ),
     "tasks.sst.adapter": (False, {"model.adapter.size": 12}),
+    "optimizer.per_task": ("separate", {"schedule.name": "round_robin", "schedule.steps_per_epoch": 6}),
+    "optimizer.encoder_learning_rate": (0.001, {}),
+    "optimizer.adapter_learning_rate": (0.001, {"model.adapter.size": 12}),
+    "optimizer.head_learning_rate": (0.001, {}),
+    "optimizer.layer_decay": (0.5, {}),
+    "loss.weighting": ("uncertainty", {}),
+    "loss.learning_rate": (0.3, {"loss.weighting": "uncertainty"}),
     "peft": ({"r": 2, "target_modules": ["query"]}, {}),
     "smart": ({}, {}),
     "smart.weight": (3.0, {"smart.weight": 1.0}),
@@ -208,17 +222,15 @@ def test_no_key_is_without_a_test():
     def under(prefix: str, cls, leave=()) -> set[str]:
         return {f"{prefix}{each.name}" for each in fields(cls) if each.name not in leave}
 
-    known = under("", Recipe, ("tasks", "schedule", "surgery", "model")) | under("schedule.", Schedule)
-    known |= under("surgery.", Surgery)
-    known = under("", Recipe, ("tasks", "schedule", "model", "averaging", "distillation")) | under(
-        "schedule.", Schedule
-    )
+    nested = ("tasks", "schedule", "model", "optimizer", "loss", "surgery", "averaging", "distillation")
+    known = under("", Recipe, nested) | under("schedule.", Schedule) | under("surgery.", Surgery)
     known |= (
         under("model.", ModelRecipe, ("adapter",))
         | under("model.adapter.", AdapterSpec)
         | under("tasks.*.", TaskRecipe, ("data", "head"))
     )
     known |= under("averaging.", Averaging) | under("distillation.", Distillation)
+    known |= under("optimizer.", OptimizerSettings) | under("loss.", LossSettings)
     known |= under("tasks.*.data.", DataSpec) | under("tasks.*.head.", HeadSpec)
     known |= under("smart.", Smart) | under("proximal.", Proximal)
     own = {each.name for each in fields(MtBertTrainingArguments)} - {each.name for each in fields(TrainingArguments)}

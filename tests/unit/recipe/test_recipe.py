@@ -25,6 +25,8 @@ from mtbert.recipe.tree import defaults, documentation, known_fields
 from mtbert.training.arguments import TaskTraining
 from mtbert.training.averaging import Averaging
 from mtbert.training.distillation import Distillation
+from mtbert.training.losses import LossSettings
+from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.surgery import Surgery
 
 GOOD = """\
@@ -390,6 +392,12 @@ def test_every_problem_is_told_at_once(write):
         ),
         ("--tasks.sst.metric=best", "tasks.sst.metric is 'best', which is unknown; use one of: accuracy"),
         ("--tasks.sst.examples_per_epoch=0", "tasks.sst.examples_per_epoch is 0, but must be 1 or more"),
+        ("--tasks.sst.class_weights=[1, 2, 3]", "tasks.sst.class_weights has 3 numbers, but must have 2"),
+        ("--tasks.sst.class_weights=[1, 0]", "tasks.sst.class_weights is [1, 0], but must have positive numbers only"),
+        ("--tasks.sts.balanced=true", "tasks.sts.balanced is True, but a regression has no classes"),
+        ("--tasks.sst.label_smoothing=1", "tasks.sst.label_smoothing is 1, but must be 0 or more and below 1"),
+        ("--loss.weighting=learned", "loss.weighting is 'learned', but must be fixed or uncertainty"),
+        ("--optimizer.per_task=all", "optimizer.per_task is 'all', but must be separate, rates or null"),
         ("--encoder=", "encoder is empty; give a folder, or a name on the hub"),
         ("--averaging.type=mean", "averaging.type is 'mean', but must be one of: ema, swa"),
         ("--averaging.decay=1", "averaging.decay is 1, but must be in [0, 1)"),
@@ -449,7 +457,8 @@ SETTINGS = {  # the conflict of a row → overrides that make it
     "model.train_layer_norms: true": [["--model.train_layer_norms=true"]],
     "tasks.*.adapter: false": [["--tasks.sts.adapter=false"]],
     "schedule.mixed: true": [
-        ["--schedule.mixed=true", f"--schedule.name={n}"] for n in ("round_robin", "simultaneous")
+        *(["--schedule.mixed=true", f"--schedule.name={n}"] for n in ("round_robin", "simultaneous")),
+        ["--schedule.mixed=true", "--optimizer.per_task=rates"],
     ],
     "schedule.temperature: null": [["--schedule.name=temperature"]],
     "schedule.temperature: a number": [["--schedule.temperature=2"]],
@@ -492,6 +501,32 @@ SETTINGS = {  # the conflict of a row → overrides that make it
     "training.optim: lomo, adalomo, or a layerwise one": [
         ["--surgery.method=pcgrad", "--schedule.name=simultaneous", "--training.optim=adalomo"]
     ],
+    "schedule.name: simultaneous": [["--optimizer.per_task=separate", "--schedule.name=simultaneous"]],
+    "tasks.*.learning_rate: a number": [["--tasks.sts.learning_rate=1e-4"]],
+    "tasks.*.weight_decay: a number": [["--tasks.sts.weight_decay=0.1"]],
+    "training.learning_rate: 0": [
+        ["--optimizer.per_task=rates", "--tasks.sts.learning_rate=1e-4", "--training.learning_rate=0"]
+    ],
+    "training.optim: any but AdamW": [["--optimizer.per_task=separate", "--training.optim=sgd"]],
+    "training.optim: one with groups of its own": [
+        ["--optimizer.layer_decay=0.9", "--training.optim=adafactor"],
+        ["--loss.weighting=uncertainty", "--training.optim=adafactor"],
+    ],
+    "loss.learning_rate: a number": [["--loss.learning_rate=0.1"]],
+    "tasks.*.balanced: true": [
+        [
+            "--tasks.sts.range=null",
+            "--tasks.sts.labels=2",
+            "--tasks.sts.balanced=true",
+            "--tasks.sts.class_weights=[1, 2]",
+        ]
+    ],
+    "optimizer.encoder_learning_rate: a number": [
+        ["--model.freeze_encoder=true", "--optimizer.encoder_learning_rate=1e-3"],
+        ["--peft={type: lora}", "--optimizer.encoder_learning_rate=1e-3"],
+    ],
+    "optimizer.layer_decay: a number": [["--model.freeze_encoder=true", "--optimizer.layer_decay=0.9"]],
+    "optimizer.adapter_learning_rate: a number": [["--optimizer.adapter_learning_rate=1e-3"]],
     "training.metric_for_best_model: null": [
         ["--training.early_stopping_patience=2", "--training.eval_strategy=epoch"]
     ],
@@ -525,6 +560,12 @@ def test_every_combination_is_refused_with_its_reason(write, rule):
             "--model.freeze_encoder=true",
             "--model.train_layer_norms=true",
         ],
+        ["--optimizer.per_task=separate", "--all_tasks.learning_rate=1e-6", "--tasks.sst.weight_decay=0"],
+        ["--optimizer.per_task=rates", "--training.optim=sgd", "--schedule.name=sequential"],
+        ["--model.freeze_encoder=true", "--model.train_layer_norms=true", "--optimizer.layer_decay=0.9"],
+        ["--peft={type: lora}", "--optimizer.adapter_learning_rate=1e-3"],
+        ["--tasks.sst.class_weights=balanced", "--tasks.sst.label_smoothing=0.1"],
+        ["--tasks.sst.class_weights=[1, 2.5]", "--loss.weighting=uncertainty", "--loss.learning_rate=0.01"],
     ],
 )
 def test_combinations_that_work(write, overrides):
@@ -548,7 +589,18 @@ def test_names_of_the_best_metric(write):
 
 def test_every_field_is_documented():
     docs = {
-        cls: documentation(cls) for cls in (DataSpec, HeadSpec, Schedule, ModelRecipe, Recipe, TaskSpec, TaskTraining)
+        cls: documentation(cls)
+        for cls in (
+            DataSpec,
+            HeadSpec,
+            Schedule,
+            ModelRecipe,
+            Recipe,
+            TaskSpec,
+            TaskTraining,
+            OptimizerSettings,
+            LossSettings,
+        )
     }
     docs[Surgery] = documentation(Surgery)
     docs |= {cls: documentation(cls) for cls in (Averaging, Distillation)}

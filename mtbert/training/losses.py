@@ -1,0 +1,164 @@
+"""What training may change about the tasks' losses: weights of classes, smoothed labels, weights from uncertainty.
+
+Uncertainty: Kendall, Gal and Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and
+Semantics" (2018), equations 7 and 10. None of it concerns evaluation, whose losses are plain means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from sklearn.utils.class_weight import compute_class_weight
+from torch import Tensor, nn
+
+from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.heads import IGNORED, labelled
+
+if TYPE_CHECKING:
+    from .arguments import TaskTraining
+
+BALANCED, UNCERTAINTY, FIXED = "balanced", "uncertainty", "fixed"
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """How the tasks' losses are put together.
+
+    Attributes:
+        weighting: `fixed`: by the tasks' weights alone; `uncertainty`: besides, L_t becomes exp(−s_t) L_t + s_t / 2
+            (half the first term for regressions), s_t = log σ_t² being a trained number of each task that is 0 at
+            first. At rest σ_t² is the mean L_t of a regression, and twice that of a classification.
+        learning_rate: positive, of the s_t; AdamW moves them by about so much a step. null: the run's.
+    """
+
+    weighting: str = FIXED
+    learning_rate: float | None = None
+
+    def problems(self, where: str) -> list[str]:
+        """Everything that is wrong with these values, as sentences that begin with `where`."""
+        found = []
+        if self.weighting not in (FIXED, UNCERTAINTY):
+            found.append(f"{where}.weighting is {self.weighting!r}, but must be {FIXED} or {UNCERTAINTY}")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            found.append(f"{where}.learning_rate is {self.learning_rate}, but must be positive")
+        return found
+
+
+def check_losses(task: TaskSpec, settings: TaskTraining) -> list[str]:
+    """Sentences on settings that do not suit the task's kind of problem."""
+    found, weights = [], settings.class_weights
+    if task.problem_type == "regression":
+        for key, given in (
+            ("class_weights", weights is not None),
+            ("label_smoothing", settings.label_smoothing > 0),
+            ("balanced", settings.balanced),
+        ):
+            if given:
+                found.append(f"task {task.name!r}: {key} is {getattr(settings, key)}, but a regression has no classes")
+        return found
+    if isinstance(weights, tuple | list):
+        expected = 2 if task.problem_type == "binary_classification" else task.num_labels
+        if len(weights) != expected:
+            found.append(f"task {task.name!r}: class_weights has {len(weights)} numbers, but must have {expected}")
+    if settings.balanced and task.problem_type == "multi_label_classification":
+        found.append(f"task {task.name!r}: balanced is true, but a row of a multi-label task is in no single class")
+    return found
+
+
+def class_weights(task: TaskSpec, given: tuple[float, ...] | str, labels: np.ndarray) -> np.ndarray:
+    """Weights whose mean over the training labels is 1, so that a step's plain mean over its rows stays one.
+
+    Args:
+        given: a number for each class; for a multi-label task a factor on the positives of each label (torch's
+            `pos_weight`); or `balanced`: n / (K n_c), K the number of classes that occur, as in scikit-learn.
+        labels: the training labels, `(rows,)`, or `(rows, num_labels)` of 0 and 1; missing ones count nothing.
+
+    Returns:
+        `(classes,)`; for a multi-label task `(num_labels, 2)`: each label's weight of 0 and of 1.
+    """
+    known = labels[labelled(task, torch.from_numpy(labels)).numpy()]
+    if task.problem_type == "multi_label_classification":
+        pairs = np.ones((task.num_labels, 2))
+        if given != BALANCED:
+            pairs[:, 1] = given
+        else:
+            for label, column in enumerate(known.T):
+                weights = _balanced(column.astype(np.int64), 2)
+                pairs[label, 1] = weights[1] / weights[0]
+        return pairs / pairs[np.arange(task.num_labels), known.astype(np.int64)].mean() if known.size else pairs
+    known = known.astype(np.int64)
+    count = 2 if task.problem_type == "binary_classification" else task.num_labels
+    weights = _balanced(known, count) if given == BALANCED else np.asarray(given, dtype=np.float64)
+    return weights / weights[known].mean() if known.size else weights
+
+
+def _balanced(labels: np.ndarray, count: int) -> np.ndarray:
+    """scikit-learn's balanced weights `(count,)`; 1 for classes that do not occur."""
+    weights, occurring = np.ones(count), np.unique(labels)
+    if occurring.size:
+        weights[occurring] = compute_class_weight(BALANCED, classes=occurring, y=labels)
+    return weights
+
+
+def row_losses(task: TaskSpec, logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
+    """Each row's cross-entropy in fp32 with weighted classes and smoothed labels, 0 where the label is missing.
+
+    As in `torch.nn.functional.cross_entropy`: −Σ_c w_c t_c log p_c with t_c = (1 − s) [c = y] + s / K. With one logit
+    z, the two classes have the logits 0 and z; a multi-label task's row is the mean over its labels of that.
+
+    Args:
+        logits: `(rows, num_labels)`.
+        labels: `(rows,)`, or `(rows, num_labels)` for a multi-label task.
+        weights: what `class_weights` returns; None: 1.
+        smoothing: s, in [0, 1).
+    """
+    mask, logits = labelled(task, labels), logits.float()
+    weights = None if weights is None else weights.to(logits)
+    if task.problem_type == "single_label_classification":
+        target = torch.where(mask, labels, IGNORED).long()
+        return nn.functional.cross_entropy(
+            logits, target, weights, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing
+        )
+    several = task.problem_type == "multi_label_classification"
+    hard = torch.where(mask[:, None] if several else mask, labels, 0).float()
+    soft = hard * (1 - smoothing) + smoothing / 2
+    z = logits if several else logits.squeeze(-1)
+    of_zero, of_one = (1.0, 1.0) if weights is None else weights.unbind(-1)
+    losses = -of_one * soft * nn.functional.logsigmoid(z) - of_zero * (1 - soft) * nn.functional.logsigmoid(-z)
+    return torch.where(mask, losses.mean(-1) if several else losses, 0.0)
+
+
+class UncertaintyWeighting(nn.Module):
+    """One log-variance s_t = log σ_t² for each task, 0 at first."""
+
+    def __init__(self, tasks: Iterable[TaskSpec]):
+        super().__init__()
+        tasks = tuple(tasks)
+        self.factors = {task.name: 0.5 if task.problem_type == "regression" else 1.0 for task in tasks}
+        self.log_variances = nn.ParameterDict({task.name: nn.Parameter(torch.zeros(())) for task in tasks})
+
+    def forward(self, task: str, total: Tensor, rows: Tensor) -> Tensor:
+        """Σ_i (a exp(−s_t) ℓ_i + s_t / 2) over rows, a being ½ for regressions (equation 7) and 1 for classes (10).
+
+        Args:
+            total: Σ_i ℓ_i of the task's labelled rows, a scalar.
+            rows: how many they are, a scalar.
+        """
+        s = self.log_variances[task]
+        return self.factors[task] * torch.exp(-s) * total + rows * s / 2
+
+    def average_gradients(self, reduce: Callable[..., Tensor]) -> None:
+        """Make the gradients the means over processes; None where no process has one.
+
+        Args:
+            reduce: `Accelerator.reduce`, called once on every process.
+        """
+        found = [(0.0 if each.grad is None else each.grad.item(), each.grad is not None) for each in self.parameters()]
+        first = next(self.parameters())
+        means = reduce(torch.tensor(found, dtype=torch.float32, device=first.device), reduction="mean")
+        for parameter, (mean, share) in zip(self.parameters(), means, strict=True):
+            parameter.grad = mean.clone() if share > 0 else None
