@@ -493,11 +493,8 @@ class MtBertTrainer(Trainer):
         model.eval()
         logits = torch.zeros(len(split), task.num_labels, device=args.device)
         losses = torch.zeros(2, device=args.device)
-        with (
-            self._published(),
-            torch.inference_mode(),
-            self.accelerator.autocast(),
-        ):  # a model that was not trained is not prepared yet
+        # autocast, since a model that was not trained is not prepared yet
+        with self._published(), torch.inference_mode(), self.accelerator.autocast():
             for batch in loader:
                 labelled, rows = batch.pop("labelled"), batch.pop("rows")[task.name]
                 batch.pop(COLUMN, None)
