@@ -323,6 +323,7 @@ class MtBertTrainer(Trainer):
         Args:
             before: the random state before the model's pass, as the regularisers gave it.
         """
+        outputs = replace(outputs, row_losses=dict(outputs.row_losses))  # the log has the plain ones
         for name, settings in self.task_training.items():
             weights = self._class_weights.get(name)
             if name in outputs.row_losses and (settings.label_smoothing or weights is not None):
@@ -374,7 +375,7 @@ class MtBertTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what each task's rows have cost since the last log: `loss_<task>` (a mean) and `examples_<task>`.
 
-        `loss_<task>` is without regularisers; theirs are `smart_<task>`, `smart_skipped` and `proximal_<task>`.
+        `loss_<task>` is without class weights, teachers and regularisers; the latter are `smart_<task>`, `smart_skipped` and `proximal_<task>`.
         `learning_rate` is that of the first parameter group, the encoder's last layer unless it is frozen; where tasks
         have rates of their own, `learning_rate_<task>` is that group's in a step of the task.
         """
