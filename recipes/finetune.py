@@ -47,6 +47,7 @@ def main(argv: list[str]) -> None:
         processing_class=tokenizer,
         schedule=recipe.schedule,
         task_training={name: task.training() for name, task in recipe.tasks.items()},
+        recipe=recipe.to_dict(),
     )
     if trainer.is_world_process_zero():
         print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())

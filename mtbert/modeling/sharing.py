@@ -64,8 +64,6 @@ def explained(repo_id: str) -> Iterator[None]:
         raise PushError(f"{where}: offline mode is on; unset HF_HUB_OFFLINE to push") from error
     except LocalTokenNotFoundError as error:
         raise PushError(f"{where}: there is no token; {_LOG_IN}") from error
-    except RepositoryNotFoundError as error:
-        raise PushError(f"{where}: no such repository, or the token may not see it; {_LOG_IN}") from error
     except HfHubHTTPError as error:
         raise PushError(f"{where}: {_refusal(error)}") from error
     except _NO_ANSWER as error:
@@ -82,6 +80,8 @@ def _refusal(error: HfHubHTTPError) -> str:
     said = error.server_message or str(error).splitlines()[0]
     if status == 401:
         return f"the token was refused or is missing; {_LOG_IN}"
+    if isinstance(error, RepositoryNotFoundError):
+        return f"no such repository, or the token may not see it; {_LOG_IN}"
     if status == 403:
         return f"the token may not write there ({said}); use a token with write access, or another name"
     return f"the hub answered {status} ({said})"
@@ -99,7 +99,9 @@ def add_code(folder: str | os.PathLike) -> None:
 
 def edit_json(file: Path, change) -> None:
     """Replace a JSON file by what `change` makes of it."""
-    text = json.dumps(change(json.loads(file.read_text(encoding="utf-8"))), indent=2, ensure_ascii=False)
+    text = json.dumps(
+        change(json.loads(file.read_text(encoding="utf-8"))), indent=2, sort_keys=True, ensure_ascii=False
+    )
     file.write_text(text + "\n", encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from datasets import Dataset
 from peft import PeftModel
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
-from transformers.trainer_utils import PredictionOutput, speed_metrics
+from transformers.trainer_utils import HubStrategy, PredictionOutput, speed_metrics
 
 from ..data.collation import LengthSortedSteps, MultiTaskDataset
 from ..data.encoding import encode_dataset
@@ -24,8 +24,10 @@ from ..data.loading import DataSpec, check_rows
 from ..data.sampling import Plan, Schedule, StepSampler
 from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
+from ..modeling.sharing import explained
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .machine import keep_freed_memory
+from .pushing import card_of, push_checkpoint, push_run, report_failures
 from .reporting import print_parameters, print_plan
 
 Splits = Mapping[str, Dataset]
@@ -46,6 +48,7 @@ class MtBertTrainer(Trainer):
         processing_class: the tokenizer, saved beside the model.
         schedule: how steps are shared out among the tasks.
         task_training: weights, batch sizes and metrics by task name, where they differ from the defaults.
+        recipe: what the model card says of the training, as a JSON-ready tree; None: these arguments.
         kwargs: passed on to `transformers.Trainer`.
 
     Raises:
@@ -62,6 +65,7 @@ class MtBertTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         schedule: Schedule | None = None,
         task_training: Mapping[str, TaskTraining] | None = None,
+        recipe: Mapping[str, Any] | None = None,
         **kwargs,
     ):
         if not isinstance(args, MtBertTrainingArguments):
@@ -85,6 +89,7 @@ class MtBertTrainer(Trainer):
         self._check_task_training()
         self.processing_class = processing_class
         self.encoder_config = model.config.encoder
+        self.recipe = recipe
         super().__init__(
             model=model,
             args=args,
@@ -358,3 +363,52 @@ class MtBertTrainer(Trainer):
             os.remove(pickled)
         with open(os.path.join(folder, "training_args.json"), "w", encoding="utf-8") as file:
             json.dump(self.args.to_dict(), file, indent=2, default=str)
+
+    # ---- pushing to a hub ----
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository; PushError says what to do where that fails."""
+        with explained(self.args.hub_model_id or os.path.basename(self.args.output_dir)):
+            super().init_hf_repo(token, private)
+
+    def create_model_card(self, **about: Any) -> None:
+        """Write README.md into the run's folder; `about`: `license`, `language`, … of `mtbert.card.model_card`."""
+        if self.is_world_process_zero():
+            card_of(self, **about).save(os.path.join(self.args.output_dir, "README.md"))
+
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **about: Any,
+    ):
+        """Save and upload model, code, tokenizer and card, and nothing else of the run's folder.
+
+        Args:
+            about: for the card, as in `create_model_card`.
+
+        Raises:
+            PushError: if the hub refuses or cannot be reached; it says why and what to do.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = token if token is not None else self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        self.create_model_card(**about)
+        where = {"token": token, "revision": revision or self.args.hub_revision}
+        return push_run(self, not blocking, commit_message=commit_message, **where)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            self.push_in_progress = push_checkpoint(self, checkpoint_folder)
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        report_failures(getattr(self, "push_in_progress", None))

@@ -18,6 +18,12 @@ TOKEN, STRANGER = "hf_owner", "hf_stranger"
 LIMIT = 300  # seconds that one job of a client may take
 
 
+CODE = "adapters configuration_mtbert cpu editing families heads inputs modeling_mtbert packing"
+CODE += " pipeline prediction sharing"
+TEXTS = ["the cat sleeps .", "a dog", "is the old house not very good ?"]
+PAIRS = [["the cat", "a dog"], ["a bird flies", "fish"]]
+
+
 def load(name: str):
     spec = importlib.util.spec_from_file_location(f"hub_{name}", HERE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
@@ -131,3 +137,27 @@ def home(tmp_path_factory) -> Path:
 def visitor(make_client, home):
     """A client that cannot import mtbert, logged in as `ada`, with a cache of its own."""
     return make_client("mtbert", home=home)
+
+
+@pytest.fixture(scope="session")
+def code_files() -> set[str]:
+    """The files of code in a repository."""
+    return {f"{name}.py" for name in CODE.split()}
+
+
+@pytest.fixture(scope="session")
+def all_files(code_files) -> set[str]:
+    """Everything in a repository of a model."""
+    tokenizer = {"tokenizer.json", "tokenizer_config.json"}
+    return {".gitattributes", "README.md", "config.json", "model.safetensors", *tokenizer, *code_files}
+
+
+@pytest.fixture(scope="session")
+def logits_of():
+    """A function: a model's name in a client → the job that leaves its logits of all tasks in `result`."""
+
+    def job(model: str = "model", arguments: str = "") -> str:
+        rows = [f"{model}.predict({rows}, {arguments}tasks='all')" for rows in (TEXTS, PAIRS)]
+        return f"found = {' | '.join(rows)}\nresult = {{name: each.logits.tolist() for name, each in found.items()}}"
+
+    return job

@@ -279,6 +279,8 @@ class _Api(_Handler):
         repo = self.hub.repos.get(values["repo_id"])
         if repo is None or (repo.private and user != owner):
             return self.fail(401 if user is None else 404, "RepoNotFound", "Repository not found")
+        if name in self.WRITING and user is None:
+            return self.fail(401, "", "Invalid username or password.")
         if name in self.WRITING and user != owner:
             return self.fail(403, "", f"You don't have the rights to write to {values['repo_id']}")
         if name in ("tree", "info", "resolve"):
