@@ -22,6 +22,7 @@ from .adapters import AdapterPass, Decoder, TopNorm, make_adapter
 from .configuration_mtbert import AdapterSpec, MtBertConfig, TaskSpec
 from .cpu import use_faster_layers
 from .editing import add_task, export_encoder, extract_task, remove_task
+from .export import export_onnx
 from .families import prepare_layers
 from .heads import make_head, row_losses, to_scores
 from .inputs import has_token_types
@@ -255,6 +256,10 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             batch_tokens: how many tokens a batch may hold.
         """
         return embed(self, texts, task, tokenizer, normalize, batch_tokens)
+
+    def export_onnx(self, file: str | os.PathLike, tasks: str | Sequence[str] | None = None) -> list[str]:
+        """See `export.export_onnx`: one ONNX graph with every head; with adapters, of one task."""
+        return export_onnx(self, file, tasks)
 
     def push_to_hub(self, repo_id: str, **kwargs) -> CommitInfo:
         """Upload weights, config, tokenizer, the code that loads them without mtbert, and a model card.
