@@ -61,6 +61,7 @@ def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, 
         callbacks=list(callbacks),
         optimizer=recipe.optimizer,
         loss=recipe.loss,
+        recipe=recipe.to_dict(),
     )
     if recipe.distillation is not None:
         texts = {name: loaded.splits["train"] for name, loaded in raw.items()}

@@ -108,9 +108,7 @@ class TopPal(Adapter):
     def on_top(self, states, layout):
         if not self.first_only:
             return self._project(states, layout)
-        count = len(layout.lengths)
-        alone = PackedLayout.build([1] * count, [(0, count, 1)]).to(states.device)  # each first token is a sequence
-        first = self._project(states.index_select(0, layout.starts), alone)
+        first = self._project(states.index_select(0, layout.starts), layout.firsts())
         return states.index_copy(0, layout.starts, first.to(states.dtype))
 
     def _project(self, states: Tensor, layout: PackedLayout) -> Tensor:

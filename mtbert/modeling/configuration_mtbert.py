@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 PROBLEM_TYPES = (
     "single_label_classification",
@@ -325,6 +326,9 @@ class MtBertConfig(PreTrainedConfig):
     packed: bool = True
 
     def __post_init__(self, **kwargs):
+        if not type(self).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
+            for key in ("auto_map", "custom_pipelines"):  # are for those who have this code from the checkpoint alone
+                kwargs.pop(key, None)
         if isinstance(self.encoder, dict):
             values = dict(self.encoder)
             self.encoder = AutoConfig.for_model(values.pop("model_type"), **values)

@@ -59,12 +59,12 @@ class Linear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         if (
             ONEDNN
+            and not torch.compiler.is_compiling()  # first, so that no graph depends on what the others ask
             and input.device.type == "cpu"
             and input.dtype is self.weight.dtype is torch.float32
             and input.numel() >= MIN_ROWS * self.in_features
             and type(self.weight) in _PLAIN
             and not torch.is_autocast_enabled("cpu")
-            and not torch.compiler.is_compiling()
         ):
             return _Linear.apply(input, self.weight, self.bias)
         return super().forward(input)

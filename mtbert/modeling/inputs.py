@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -129,3 +129,31 @@ def _template(tokenizer, pair: bool) -> tuple[int, int, int]:
         return first, 0, len(parts) - first - parts.count(0)
     between = parts.index(1) - first - parts.count(0)
     return first, between, parts.count(None) - first - between
+
+
+Row = tuple[str, str | None]
+
+
+def as_row(value: str | Mapping[str, str] | Sequence[str]) -> Row:
+    """A text, a pair of texts, or a mapping with `text` (and `text_pair`) → (text, second text or None).
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if isinstance(value, str):
+        return value, None
+    if isinstance(value, Mapping):
+        row = value.get("text"), value.get("text_pair")
+    else:
+        row = tuple(value) if isinstance(value, (tuple, list)) and len(value) == 2 else (None, None)
+    if not isinstance(row[0], str) or not (row[1] is None or isinstance(row[1], str)):
+        shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
+        raise ValueError(f"{shown} is no row; give a text, a pair (text, text) or {{'text': ..., 'text_pair': ...}}")
+    return row
+
+
+def as_rows(values: str | Mapping[str, str] | Iterable) -> list[Row]:
+    """One row or several, as `as_row` reads them. A tuple is one pair; lists and other iterables hold rows."""
+    if isinstance(values, (str, Mapping, tuple)):
+        return [as_row(values)]
+    return [as_row(value) for value in values]

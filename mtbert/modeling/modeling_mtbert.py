@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
+import numpy as np
 import torch
+from huggingface_hub import CommitInfo
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
-from . import editing
 from .adapters import AdapterPass, Decoder, TopNorm, make_adapter
 from .configuration_mtbert import AdapterSpec, MtBertConfig, TaskSpec
 from .cpu import use_faster_layers
+from .editing import add_task, export_encoder, extract_task, remove_task
+from .export import export_onnx
 from .families import prepare_layers
 from .heads import make_head, row_losses, to_scores
 from .inputs import has_token_types
 from .packing import PackedLayout, Segment, enable_packing, position_offset
+from .prediction import BATCH_TOKENS, Prediction, embed, find_tokenizer, predict
 
 
 @dataclass
@@ -81,10 +86,17 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
 
     A batch may mix tasks; its rows come grouped by task. Inputs are padded, `(sequences, length)`, or packed,
     `(1, tokens)` with a `PackedLayout`; the outputs are the same.
+
+    Attributes:
+        make_card: (model, repository) → its model card. mtbert sets it; code that came from a hub has none, and keeps
+            the card that is there.
     """
+
+    make_card: ClassVar[Callable | None] = None
 
     def __init__(self, config: MtBertConfig):
         super().__init__(config)
+        self._tokenizer: PreTrainedTokenizerBase | None = None
         if not config.tasks:
             raise ValueError("tasks is empty; a model needs at least one task")
         self.tasks: tuple[TaskSpec, ...] = config.task_specs
@@ -182,19 +194,88 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
 
     def add_task(self, spec: TaskSpec | Mapping) -> None:
         """See `editing.add_task`: a new head (and adapter); all other tasks' outputs stay as they are."""
-        editing.add_task(self, spec)
+        add_task(self, spec)
 
     def remove_task(self, name: str) -> None:
         """See `editing.remove_task`: drop a task with its head and adapter."""
-        editing.remove_task(self, name)
+        remove_task(self, name)
 
     def extract_task(self, name: str, to: str | None = None) -> PreTrainedModel:
         """See `editing.extract_task`: a copy with one task alone, of mtbert or (`to`) of plain transformers."""
-        return editing.extract_task(self, name, to)
+        return extract_task(self, name, to)
 
     def export_encoder(self) -> PreTrainedModel:
         """See `editing.export_encoder`: a copy of the encoder as a plain transformers model."""
-        return editing.export_encoder(self)
+        return export_encoder(self)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer beside the checkpoint that this model was loaded from; ValueError if there is none."""
+        if self._tokenizer is None:
+            self._tokenizer = find_tokenizer(self)
+        return self._tokenizer
+
+    def predict(
+        self,
+        inputs: Iterable,
+        task: str | None = None,
+        tasks: str | Sequence[str] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> Prediction | dict[str, Prediction]:
+        """Answers for texts or pairs, in their order.
+
+        Args:
+            inputs: a text, a pair `(text, text)`, `{"text": ..., "text_pair": ...}`, or a list of such rows.
+            task: one task; may be left out where the model has only one.
+            tasks: several names, or `"all"` that take such rows. Tasks that encode a row alike share one pass of the
+                encoder; with adapters, one pass holds a copy of the rows for each task.
+            tokenizer: None: the one beside the checkpoint.
+            batch_tokens: how many tokens a batch may hold; rows are sorted by length for it.
+
+        Returns:
+            A Prediction (`labels`, `scores`, `logits`) for `task`; for `tasks` one for each, by name.
+        """
+        return predict(self, inputs, task, tasks, tokenizer, batch_tokens)
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        task: str | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        normalize: bool = False,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> np.ndarray:
+        """Sentence embeddings `(texts, hidden)` in fp32: what a Siamese task's head is given of each text.
+
+        Args:
+            texts: one text, or several.
+            task: a Siamese task, or one that reads a single text; None: the only Siamese one.
+            tokenizer: None: the one beside the checkpoint.
+            normalize: whether each has length 1.
+            batch_tokens: how many tokens a batch may hold.
+        """
+        return embed(self, texts, task, tokenizer, normalize, batch_tokens)
+
+    def export_onnx(self, file: str | os.PathLike, tasks: str | Sequence[str] | None = None) -> list[str]:
+        """See `export.export_onnx`: one ONNX graph with every head; with adapters, of one task."""
+        return export_onnx(self, file, tasks)
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> CommitInfo:
+        """Upload weights, config, tokenizer, the code that loads them without mtbert, and a model card.
+
+        Args:
+            repo_id: `user/name`, made if it is not there.
+            kwargs: `tokenizer` (None: the one beside the checkpoint), `card` (a ModelCard; None: the README.md beside
+                the checkpoint, or a new one), and as in transformers: `private`, `token`, `revision`, `create_pr`,
+                `commit_message`, `commit_description`, `max_shard_size`, `tags`.
+
+        Raises:
+            PushError: if the hub refuses or cannot be reached; it says why and what to do.
+        """
+        from .sharing import push  # with pipelines, which take long to import
+
+        return push(self, repo_id, **kwargs)
 
     def parts(self) -> list[tuple[str, str, nn.Module]]:
         """(component, task, module) of the shared encoder, of each task's adapter, and of each head."""
@@ -266,6 +347,11 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
                 raise ValueError("labels: with several tasks on every row, give them by task name")
             self._add_losses(output, segments, labels)
         return output
+
+    def pool(self, task: str, input_ids: Tensor, layout: PackedLayout, token_type_ids: Tensor | None = None) -> Tensor:
+        """What a task's head is given, `(sequences, hidden)`, of packed sequences of this task alone."""
+        hidden = self._encode(input_ids, token_type_ids, None, layout)
+        return self._pool(self.tasks[self.task_id(task)], hidden, layout, layout.segments[0])
 
     def _names(self, tasks: str | Sequence[str]) -> list[str]:
         if tasks == "all":

@@ -134,6 +134,11 @@ class PackedLayout:
         layout = PackedLayout.build(self.lengths[first:last], [(segment.task_id, rows, (last - first) // max(rows, 1))])
         return layout.to(self.starts.device, non_blocking=True)
 
+    def firsts(self) -> PackedLayout:
+        """The layout of the first tokens alone, each a sequence."""
+        count = len(self.lengths)
+        return PackedLayout.build([1] * count, [(0, count, 1)]).to(self.starts.device)
+
     def _apply(self, function) -> PackedLayout:
         buckets = tuple(Bucket(b.count, b.length, None if b.mask is None else function(b.mask)) for b in self.buckets)
         tensors = ("position_ids", "starts", "cu_seqlens", "gather", "scatter")
@@ -249,6 +254,8 @@ def packed_attention(
     Returns:
         `(tokens, heads, size)`.
     """
+    if hasattr(layout, "attend"):  # padded states, for graphs that know no layout
+        return layout.attend(query, key, value)
     if not layout.lengths:
         return value
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0 and window is None:

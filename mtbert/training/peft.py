@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
+from huggingface_hub import CommitInfo, ModelCard
 from peft import PeftConfig, PeftModel, PeftType, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from transformers import PreTrainedTokenizerBase
 
+from ..card import model_card
 from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..modeling.sharing import create, finish_repository, upload
 
 
 def peft_config(settings: Mapping[str, Any], model: MtBertForMultiTask) -> PeftConfig:
@@ -49,6 +54,47 @@ def _anchored(target: str | list[str] | tuple[str, ...]) -> str:
     return rf"encoder\.(?:.*\.)?(?:{'|'.join(target)})"
 
 
-def wrap(model: MtBertForMultiTask, settings: Mapping[str, Any]) -> PeftModel:
+class MtBertPeftModel(PeftModel):
+    """A model inside peft that says beside its adapter what its heads are, and is pushed with a card of its own."""
+
+    def save_pretrained(self, save_directory: str, *args, is_main_process: bool = True, **kwargs) -> None:
+        """Save what was trained, adapter_config.json and the model's config.json; see `PeftModel.save_pretrained`."""
+        super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            self.config.save_pretrained(save_directory)
+
+    def create_or_update_model_card(self, output_dir: str) -> None:
+        """No card: peft's names the encoder's folder on this machine; `push_to_hub` writes one without."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        card: ModelCard | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        tags: list[str] | None = None,
+        commit_message: str = "Upload adapter",
+        **options: Any,
+    ) -> CommitInfo:
+        """Upload what was trained (every head and adapter among it), both configs, a card, and the tokenizer if given.
+
+        Args:
+            repo_id: `user/name`, made if it is not there.
+            options: `revision`, `create_pr`, `commit_description`, as in transformers.
+
+        Raises:
+            PushError: if the hub refuses or cannot be reached; it says why and what to do.
+        """
+        repo_id = create(repo_id, private, token)
+        folder = tempfile.TemporaryDirectory()
+        self.save_pretrained(folder.name)
+        finish_repository(folder.name, tokenizer, card or model_card(self, repo_id, tags=tags))
+        return upload(folder, repo_id, token=token, commit_message=commit_message, **options)
+
+
+def wrap(model: MtBertForMultiTask, settings: Mapping[str, Any]) -> MtBertPeftModel:
     """The whole model inside peft, ready to be trained."""
-    return get_peft_model(model, peft_config(settings, model))
+    inside = get_peft_model(model, peft_config(settings, model))
+    inside.__class__ = MtBertPeftModel
+    return inside

@@ -18,7 +18,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
-from transformers.trainer_utils import PredictionOutput, speed_metrics
+from transformers.trainer_utils import HubStrategy, PredictionOutput, speed_metrics
 
 from ..data.balancing import BalancedRows
 from ..data.collation import LengthSortedSteps, MultiTaskDataset
@@ -27,6 +27,7 @@ from ..data.loading import DataSpec, check_rows
 from ..data.sampling import Plan, Schedule, StepSampler
 from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
+from ..modeling.sharing import explained
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .averaging import Averaging, WeightAverage, refuse_averaged
 from .distillation import COLUMN, Distillation, mixed_losses
@@ -35,6 +36,7 @@ from .losses import row_losses as weighted_losses
 from .machine import keep_freed_memory
 from .optimizers import SEPARATE, OptimizerSettings, PerTaskOptimizer, moment_bytes, parameter_groups, task_rates
 from .proximal import Proximal
+from .pushing import card_of, push_checkpoint, push_run, report_failures
 from .regularisers import Regularisers
 from .reporting import print_lines, print_parameters, print_plan
 from .smart import Smart
@@ -67,6 +69,7 @@ class MtBertTrainer(Trainer):
             (`distillation.add_targets`); None: not at all.
         optimizer: learning rates by part, layer and task, and one state for each task.
         loss: how the tasks' losses are put together.
+        recipe: what the model card says of the training, as a JSON-ready tree; None: these arguments.
         kwargs: passed on to `transformers.Trainer`.
 
     Raises:
@@ -91,6 +94,7 @@ class MtBertTrainer(Trainer):
         distillation: Distillation | None = None,
         optimizer: OptimizerSettings | None = None,
         loss: LossSettings | None = None,
+        recipe: Mapping[str, Any] | None = None,
         **kwargs,
     ):
         if not isinstance(args, MtBertTrainingArguments):
@@ -125,6 +129,7 @@ class MtBertTrainer(Trainer):
         self._uncertainty_rate = args.learning_rate if loss.learning_rate is None else loss.learning_rate
         self.processing_class = processing_class
         self.encoder_config = model.config.encoder
+        self.recipe = recipe
         super().__init__(
             model=model,
             args=args,
@@ -375,7 +380,8 @@ class MtBertTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what each task's rows have cost since the last log: `loss_<task>` (a mean) and `examples_<task>`.
 
-        `loss_<task>` is without class weights, teachers and regularisers; the latter are `smart_<task>`, `smart_skipped` and `proximal_<task>`.
+        `loss_<task>` is without class weights, teachers and regularisers; the latter are `smart_<task>`,
+        `smart_skipped` and `proximal_<task>`.
         `learning_rate` is that of the first parameter group, the encoder's last layer unless it is frozen; where tasks
         have rates of their own, `learning_rate_<task>` is that group's in a step of the task.
         """
@@ -562,3 +568,52 @@ class MtBertTrainer(Trainer):
             os.remove(pickled)
         with open(os.path.join(folder, "training_args.json"), "w", encoding="utf-8") as file:
             json.dump(self.args.to_dict(), file, indent=2, default=str)
+
+    # ---- pushing to a hub ----
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository; PushError says what to do where that fails."""
+        with explained(self.args.hub_model_id or os.path.basename(self.args.output_dir)):
+            super().init_hf_repo(token, private)
+
+    def create_model_card(self, **about: Any) -> None:
+        """Write README.md into the run's folder; `about`: `license`, `language`, … of `mtbert.card.model_card`."""
+        if self.is_world_process_zero():
+            card_of(self, **about).save(os.path.join(self.args.output_dir, "README.md"))
+
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **about: Any,
+    ):
+        """Save and upload model, code, tokenizer and card, and nothing else of the run's folder.
+
+        Args:
+            about: for the card, as in `create_model_card`.
+
+        Raises:
+            PushError: if the hub refuses or cannot be reached; it says why and what to do.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        token = token if token is not None else self.args.hub_token
+        if self.hub_model_id is None:
+            self.init_hf_repo(token=token, private=private)
+        self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        self.create_model_card(**about)
+        where = {"token": token, "revision": revision or self.args.hub_revision}
+        return push_run(self, not blocking, commit_message=commit_message, **where)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
+            self.push_in_progress = push_checkpoint(self, checkpoint_folder)
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        report_failures(getattr(self, "push_in_progress", None))

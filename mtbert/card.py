@@ -1,0 +1,177 @@
+"""The model card of a checkpoint: its tasks, data, results, recipe and limits, and how to call it."""
+
+from __future__ import annotations
+
+import math
+import platform
+import re
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from .modeling.configuration_mtbert import MtBertConfig, TaskSpec
+from .modeling.sharing import is_path
+
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
+LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub")
+_METRIC = r"eval_(?P<task>{task})_(?P<metric>\w+)"
+_LEFT_OUT = ("loss", "runtime", "undefined", "per_second")
+
+
+def model_card(
+    model: Any,
+    name: str,
+    results: Mapping[str, float] | None = None,
+    recipe: Mapping[str, Any] | None = None,
+    data: Mapping[str, str] | None = None,
+    base_model: str | None = None,
+    license: str | None = None,
+    language: str | list[str] | None = None,
+    datasets: list[str] | None = None,
+    tags: list[str] | None = None,
+) -> ModelCard:
+    """Write a card.
+
+    Args:
+        model: the model, or one inside peft; its config says what the tasks are.
+        name: the repository, `user/name`.
+        results: an evaluation's metrics, `eval_<task>_<metric>`.
+        recipe: what it was trained with, as a JSON-ready tree; paths are left out.
+        data: task → where its rows are from; None: what the recipe says.
+        base_model: the encoder's name on the hub; None: the recipe's, if it is no folder.
+        license: of the weights, as the hub names it (`apache-2.0`, `mit`, …).
+        language: ISO 639 codes.
+        datasets: names on the hub; None: those in the recipe.
+        tags: more of them; `mtbert` is always there.
+    """
+    config: MtBertConfig = model.config
+    recipe = dict(recipe or {})
+    sources = {task: each.get("data") or {} for task, each in (recipe.get("tasks") or {}).items()}
+    if base_model is None:
+        base_model = hub_name(recipe.get("encoder"))
+    scores = _scores(config, results or {})
+    measured = [(task, metric, value) for task, metric, value in scores if task is not None]
+    card_data = ModelCardData(
+        language=language,
+        license=license,
+        library_name="transformers",
+        base_model=base_model,
+        datasets=datasets or list(dict.fromkeys(each["hub"] for each in sources.values() if each.get("hub"))) or None,
+        pipeline_tag="text-classification",
+        tags=["mtbert", "multi-task", *(tags or [])],
+        metrics=sorted({_metric_type(metric) for _, metric, _ in measured}) or None,
+        model_name=name.rpartition("/")[2],
+        eval_results=[_result(*each, sources) for each in measured] or None,
+    )
+    tasks = config.task_specs
+    return ModelCard.from_template(
+        card_data,
+        template_path=str(TEMPLATE),
+        name=name,
+        base_model=base_model,
+        family=config.encoder.model_type,
+        hidden_size=config.hidden_size,
+        adapter=config.adapter_spec,
+        peft=hasattr(model, "peft_config"),
+        tasks=[_task(task) for task in tasks],
+        data=data or {task: _data(each) for task, each in sources.items() if _data(each)},
+        results=[(task.name if task else "all", metric, value) for task, metric, value in scores],
+        recipe=yaml.safe_dump(without_paths(recipe), sort_keys=False, allow_unicode=True, width=100) if recipe else "",
+        versions=", ".join([f"Python {platform.python_version()}", *(f"{each} {version(each)}" for each in LIBRARIES)]),
+        max_length=getattr(config.encoder, "max_position_embeddings", None) or "the tokenizer's number of",
+        shorter=any(task.max_length for task in tasks),
+        open_ended=[f"`{task.name}`" for task in tasks if _unbounded(task)],
+        license=license,
+    )
+
+
+def hub_name(name: Any) -> str | None:
+    """A model's name if it is one of the hub, else None."""
+    valid = isinstance(name, str) and not is_path(name) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
+    return name if valid else None
+
+
+def without_paths(value: Any, key: str = "") -> Any:
+    """A recipe's tree without the folders of one machine; of files, their names stay."""
+    if isinstance(value, Mapping):
+        return {name: without_paths(each, name) for name, each in value.items() if not name.endswith("_dir")}
+    if isinstance(value, (list, tuple)):
+        return [without_paths(each, key) for each in value]
+    if isinstance(value, str) and (Path(value).is_absolute() or is_path(value)):
+        return Path(value).name
+    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+
+
+def _scores(config: MtBertConfig, results: Mapping[str, float]) -> list[tuple[TaskSpec | None, str, float]]:
+    """(task, metric, value) of every score; None for the averages."""
+    found = []
+    for task in sorted(config.task_specs, key=lambda spec: -len(spec.name)):  # `sst_2` before `sst`
+        for key in results:
+            match = re.fullmatch(_METRIC.format(task=re.escape(task.name)), key)
+            if match and not key.endswith(_LEFT_OUT) and key not in {each[3] for each in found}:
+                found.append((task, match["metric"], float(results[key]), key))
+    order = [spec.name for spec in config.task_specs]
+    found.sort(key=lambda each: order.index(each[0].name))
+    found = [each[:3] for each in found if math.isfinite(each[2])]
+    averages = {key: results[f"eval_{key}"] for key in ("raw_mean", "overall") if f"eval_{key}" in results}
+    return [*found, *((None, key, float(value)) for key, value in averages.items())]
+
+
+def _metric_type(metric: str) -> str:
+    """The hub's name of a metric."""
+    return {"pearson": "pearsonr", "spearman": "spearmanr", "matthews": "matthews_correlation"}.get(
+        metric, "f1" if metric.startswith("f1") else metric
+    )
+
+
+def _result(task: TaskSpec, metric: str, value: float, sources: Mapping[str, Mapping]) -> EvalResult:
+    source = sources.get(task.name, {})
+    similarity = task.problem_type == "regression" and task.texts == 2
+    return EvalResult(
+        task_type="sentence-similarity" if similarity else "text-classification",
+        task_name=task.name,
+        dataset_type=source.get("hub") or task.name,
+        dataset_name=source.get("hub") or task.name,
+        dataset_config=source.get("subset"),
+        dataset_split=source.get("dev") if source.get("hub") else "validation",
+        metric_type=_metric_type(metric),
+        metric_name=metric,
+        metric_value=value,
+    )
+
+
+def _data(source: Mapping[str, Any]) -> str:
+    if source.get("hub"):
+        return " ".join(filter(None, [f"`{source['hub']}`", source.get("subset"), source.get("revision")]))
+    files = [source[split] for split in ("train", "dev", "test") if source.get(split)]
+    files = [Path(name).name for each in files for name in ([each] if isinstance(each, str) else each)]
+    return "files " + ", ".join(f"`{name}`" for name in files) if files else ""
+
+
+def _unbounded(task: TaskSpec) -> bool:
+    return task.problem_type == "regression" and task.head.output == "identity" and task.head.type != "cosine"
+
+
+def _task(task: TaskSpec) -> dict[str, Any]:
+    """What the template says of a task."""
+    low_high = f" from {task.range[0]:g} to {task.range[1]:g}" if task.range else ""
+    answers = {
+        "regression": f"a score{low_high}",
+        "multi_label_classification": f"any of {len(task.labels or ())} labels",
+    }.get(task.problem_type, f"one of {len(task.labels or ())} labels")
+    reads = "one text" if task.texts == 1 else "two texts, each alone" if task.siamese else "two texts in one input"
+    shown = '{"score": …}' if task.problem_type == "regression" else '{"label": …, "score": …}'
+    return {
+        "name": task.name,
+        "answers": answers,
+        "reads": f"{reads}, {task.pooling} pooling",
+        "head": task.head.type,
+        "labels": task.labels,
+        "siamese": task.siamese,
+        "example": '("A cat sleeps.", "A dog runs.")' if task.texts == 2 else '"A cat sleeps."',
+        "result": shown,
+    }

@@ -1,0 +1,210 @@
+"""`predict` and `embed` against the model called one row at a time with transformers' own padding."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from mtbert.modeling.configuration_mtbert import AdapterSpec, TaskSpec
+from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.prediction import Prediction
+
+TEXTS = ["the cat sleeps .", "a dog", "is the old house not very good ?", "fish", "a bird flies", "the tree is old ."]
+PAIRS = [(text, other) for text, other in zip(TEXTS, reversed(TEXTS), strict=True)]
+PAL = AdapterSpec("pal", size=12, heads=3, init="published")
+MORE = (TaskSpec("mood", labels=["sad", "glad"]), TaskSpec("stars2", labels=4, pooling="max", max_length=5))
+
+
+@pytest.fixture(params=["shared", "adapters"])
+def model(request, make_model, tasks) -> MtBertForMultiTask:
+    specs = [*tasks, *MORE]
+    return make_model(specs, adapter=PAL if request.param == "adapters" else None).eval()
+
+
+@torch.no_grad()
+def one_by_one(model, task: TaskSpec, tokenizer, rows) -> np.ndarray:
+    """A task's logits, each row alone."""
+    found, limit = [], {"truncation": True, "return_token_type_ids": True, "max_length": task.max_length or 64}
+    for row in rows:
+        if task.siamese:
+            batch = tokenizer(list(row), padding=True, return_tensors="pt", **limit)
+        else:
+            batch = tokenizer(*([row] if task.texts == 1 else row), return_tensors="pt", **limit)
+        found.append(model(**batch, task=task.name).logits[0])
+    return torch.stack(found).numpy()
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 20, 8192])
+def test_every_task_equals_one_row_at_a_time(model, tokenizer, batch_tokens):
+    for task in model.tasks:
+        rows = TEXTS if task.texts == 1 else PAIRS
+        found = model.predict(rows, task=task.name, tokenizer=tokenizer, batch_tokens=batch_tokens)
+        expected = one_by_one(model, task, tokenizer, rows)
+        np.testing.assert_allclose(found.logits, expected, atol=1e-5)
+        assert found.task == task and found.logits.dtype == np.float32
+
+
+def test_all_tasks_equal_one_after_the_other(model, tokenizer):
+    for rows, names in ((TEXTS, {"stars", "topics", "mood", "stars2"}), (PAIRS, {"same", "close"})):
+        found = model.predict(rows, tasks="all", tokenizer=tokenizer, batch_tokens=30)
+        assert set(found) == names
+        for name, prediction in found.items():
+            alone = model.predict(rows, task=name, tokenizer=tokenizer)
+            np.testing.assert_allclose(prediction.logits, alone.logits, atol=1e-5)
+
+
+def test_the_encoder_runs_once_for_tasks_that_share_their_input(make_model, tasks, tokenizer):
+    for adapter, expected in ((None, 2), (PAL, 1)):  # `stars2` cuts its inputs shorter: a pass of its own
+        model, calls = make_model([*tasks, *MORE], adapter=adapter), []
+        model.encoder.register_forward_hook(lambda *args, calls=calls: calls.append(1))
+        model.predict(TEXTS, tasks="all", tokenizer=tokenizer)
+        assert len(calls) == expected
+
+
+def test_encoders_without_packing_predict_the_same(make_model, tokenizer):
+    one, other = make_model(), make_model(packed=False)
+    for name, rows in (("stars", TEXTS), ("close", PAIRS)):
+        found = [model.predict(rows, task=name, tokenizer=tokenizer).logits for model in (one, other)]
+        np.testing.assert_allclose(*found, atol=1e-5)
+
+
+class TestAnswers:
+    def test_probabilities_and_labels(self, make_model, tokenizer):
+        model = make_model()
+        stars = model.predict(TEXTS, task="stars", tokenizer=tokenizer)
+        exponents = np.exp(stars.logits - stars.logits.max(1, keepdims=True))
+        np.testing.assert_allclose(stars.scores, exponents / exponents.sum(1, keepdims=True), atol=1e-6)
+        assert stars.labels == [str(i) for i in stars.logits.argmax(1)]
+        topics = model.predict(TEXTS, task="topics", tokenizer=tokenizer)
+        np.testing.assert_allclose(topics.scores, 1 / (1 + np.exp(-topics.logits)), atol=1e-6)
+        names = np.array(["cat", "dog", "bird"])
+        assert topics.labels == [names[row > 0].tolist() for row in topics.logits]
+        same = model.predict(PAIRS, task="same", tokenizer=tokenizer)
+        assert same.scores.shape == (6, 2)
+        np.testing.assert_allclose(same.scores.sum(1), 1, atol=1e-6)
+        assert same.labels == ["yes" if logit > 0 else "no" for (logit,) in same.logits]
+        close = model.predict(PAIRS, task="close", tokenizer=tokenizer)
+        assert close.labels == close.scores.tolist() == close.logits[:, 0].tolist()
+
+    def test_large_logits_do_not_overflow(self):
+        task = TaskSpec("t", "binary_classification", labels=["no", "yes"])
+        found = Prediction.of(task, np.array([[-200.0], [200.0]], dtype=np.float32))
+        assert found.scores.tolist() == [[1, 0], [0, 1]] and found.labels == ["no", "yes"]
+
+
+class TestInputs:
+    @pytest.mark.parametrize(
+        "rows",
+        [
+            [list(pair) for pair in PAIRS],
+            [{"text": text, "text_pair": pair} for text, pair in PAIRS],
+            (pair for pair in PAIRS),
+            Dataset.from_dict({"text": [t for t, _ in PAIRS], "text_pair": [p for _, p in PAIRS]}),
+        ],
+        ids=["lists", "mappings", "generator", "data set"],
+    )
+    def test_pairs_in_every_form(self, rows, make_model, tokenizer):
+        model = make_model()
+        found = model.predict(rows, task="same", tokenizer=tokenizer)
+        np.testing.assert_array_equal(found.logits, model.predict(PAIRS, task="same", tokenizer=tokenizer).logits)
+
+    def test_one_row_and_none(self, make_model, tokenizer):
+        model = make_model()
+        assert model.predict("a cat", task="stars", tokenizer=tokenizer).logits.shape == (1, 3)
+        assert model.predict(("a cat", "a dog"), task="same", tokenizer=tokenizer).logits.shape == (1, 1)
+        empty = model.predict([], task="stars", tokenizer=tokenizer)
+        assert empty.logits.shape == (0, 3) and empty.labels == []
+
+    def test_the_only_task_needs_no_name(self, make_model, tokenizer):
+        model = make_model([TaskSpec("only", labels=2)])
+        assert model.predict(TEXTS, tokenizer=tokenizer).logits.shape == (6, 2)
+
+    @pytest.mark.parametrize(
+        ("rows", "which", "message"),
+        [
+            (TEXTS, {}, r"give either task or tasks \('all', or some of: stars, same, close, topics\)"),
+            (TEXTS, {"task": "stars", "tasks": "all"}, "give either task or tasks"),
+            (TEXTS, {"task": "same"}, r"task 'same' takes 2 text\(s\) a row, but row 0 \('the cat sleeps .'\) has 1"),
+            ([("a", "b")], {"task": "stars"}, r"task 'stars' takes 1 text\(s\) a row, but row 0 \('a'\) has 2"),
+            ([1], {"task": "stars"}, "1 is no row; give a text, a pair"),
+            ([("a", None)], {"task": "same"}, r"takes 2 text\(s\)"),
+            ([{"sentence": "a"}], {"task": "stars"}, "is no row"),
+            (TEXTS, {"task": "stars", "batch_tokens": 0}, "batch_tokens is 0, but must be 1 or more"),
+        ],
+    )
+    def test_what_is_refused(self, rows, which, message, make_model, tokenizer):
+        with pytest.raises(ValueError, match=message):
+            make_model().predict(rows, tokenizer=tokenizer, **which)
+
+    def test_unknown_task(self, make_model, tokenizer):
+        with pytest.raises(KeyError, match="no task 'x'; this model has: stars"):
+            make_model().predict(TEXTS, task="x", tokenizer=tokenizer)
+
+    def test_all_without_a_fitting_task(self, make_model, tokenizer):
+        with pytest.raises(ValueError, match=r"no task of this model takes 2 text\(s\) a row"):
+            make_model([TaskSpec("only", labels=2)]).predict(PAIRS, tasks="all", tokenizer=tokenizer)
+
+
+class TestTokenizer:
+    def test_is_found_beside_the_checkpoint(self, make_model, tokenizer, tmp_path):
+        model = make_model()
+        model.save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        loaded = MtBertForMultiTask.from_pretrained(tmp_path)
+        expected = model.predict(TEXTS, task="stars", tokenizer=tokenizer)
+        np.testing.assert_allclose(loaded.predict(TEXTS, task="stars").logits, expected.logits, atol=1e-6)
+        assert loaded.tokenizer is loaded.tokenizer
+
+    def test_is_asked_for_where_there_is_none(self, make_model, tmp_path):
+        with pytest.raises(ValueError, match="tokenizer is missing; this model was not loaded from a checkpoint"):
+            make_model().predict(TEXTS, task="stars")
+        make_model().save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=f"tokenizer is missing; {tmp_path} has none that can be loaded"):
+            MtBertForMultiTask.from_pretrained(tmp_path).predict(TEXTS, task="stars")
+
+
+class TestEmbeddings:
+    def test_they_are_what_a_siamese_head_is_given(self, model, tokenizer):
+        found = model.embed(TEXTS, tokenizer=tokenizer, batch_tokens=12)
+        with torch.no_grad():
+            for row, text in enumerate(TEXTS):
+                batch = tokenizer([text, text], return_tensors="pt")
+                np.testing.assert_allclose(found[row], model(**batch, task="close").pooled["close"][0], atol=1e-5)
+        heads = model.heads["close"].eval()
+        u, v = (
+            model.embed([a for a, _ in PAIRS], tokenizer=tokenizer),
+            model.embed([b for _, b in PAIRS], tokenizer=tokenizer),
+        )
+        joined = torch.from_numpy(np.stack([u, v], axis=1).reshape(-1, 32))
+        scores = 5 * heads(joined).sigmoid().detach().numpy()[:, 0]
+        np.testing.assert_allclose(model.predict(PAIRS, task="close", tokenizer=tokenizer).scores, scores, atol=1e-5)
+
+    def test_of_an_odd_number_and_of_one(self, make_model, tokenizer):
+        model = make_model()
+        assert model.embed(TEXTS[:3], tokenizer=tokenizer).shape == (3, 32)
+        assert model.embed("a cat", tokenizer=tokenizer).shape == (1, 32)
+
+    def test_normalized(self, make_model, tokenizer):
+        found = make_model().embed(TEXTS, tokenizer=tokenizer, normalize=True)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+    def test_what_is_refused(self, make_model, tasks, tokenizer):
+        model = make_model()
+        with pytest.raises(ValueError, match="task 'same' reads a pair as one input"):
+            model.embed(TEXTS, task="same", tokenizer=tokenizer)
+        with pytest.raises(ValueError, match="texts has pairs"):
+            model.embed(PAIRS, tokenizer=tokenizer)
+        two = make_model([*tasks, replace(tasks[2], name="near")])
+        with pytest.raises(
+            ValueError, match="give the task whose embeddings are meant; .*: stars, close, topics, near"
+        ):
+            two.embed(TEXTS, tokenizer=tokenizer)
+
+
+def test_a_training_model_is_afterwards_one(make_model, tokenizer):
+    model = make_model().train()
+    one, other = (model.predict(TEXTS, task="stars", tokenizer=tokenizer).logits for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert model.training and model.heads["stars"].training

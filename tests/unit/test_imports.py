@@ -1,0 +1,39 @@
+"""Imports run one way, and what is uploaded beside a checkpoint needs nothing of the rest."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from transformers.dynamic_module_utils import get_relative_import_files
+
+PACKAGE = Path(__file__).resolve().parents[2] / "mtbert"
+MODELING = sorted((PACKAGE / "modeling").glob("[!_]*.py"))
+
+
+def imports(file: Path) -> list[tuple[int, str]]:
+    """(level, module) of every import in a file, those inside functions too."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found += [(node.level, node.module)] if node.module else [(node.level, f" {a.name}") for a in node.names]
+    return found
+
+
+@pytest.mark.parametrize("file", MODELING, ids=lambda file: file.stem)
+def test_modeling_imports_its_own_folder_only(file):
+    for level, module in imports(file):
+        assert level <= 1 and not (level == 0 and module.split(".")[0] == "mtbert"), f"{file.name}: {module}"
+        # transformers finds `from .module import name`, and only that, when it fetches code from a hub
+        assert level == 0 or not module.startswith(" "), f"{file.name}: from . import{module}"
+
+
+def test_every_file_of_modeling_is_reached_from_the_model():
+    found = {Path(file).name for file in get_relative_import_files(PACKAGE / "modeling" / "modeling_mtbert.py")}
+    assert {file.name for file in MODELING} == found | {"modeling_mtbert.py"}
+
+
+@pytest.mark.parametrize("name", ["hub.py", "card.py"])
+def test_hub_and_card_do_not_import_training(name):
+    assert not [module for _, module in imports(PACKAGE / name) if module.split(".")[0] in ("training", "recipe")]
