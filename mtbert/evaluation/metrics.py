@@ -324,6 +324,15 @@ def score_task(
     return scores
 
 
+def scorer(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    """A metric as a function of predictions and references, for many calls in a row; 0 where it is undefined.
+
+    Multi-label arrays must have no missing entries.
+    """
+    metric = METRICS[name].build()
+    return lambda x, y: metric._score(np.asarray(x, np.float64), np.asarray(y, np.float64))[name]
+
+
 def averages(main: dict[str, tuple[str, float]]) -> dict[str, float]:
     """Means over tasks of their main metrics.
 
