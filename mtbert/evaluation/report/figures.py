@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -37,18 +37,14 @@ def _line(axes: Axes, course: Sequence[Mapping[str, float]], label: str, style, 
 def learning_curves(curves: Mapping[str, Any], name: str) -> Figure:
     """A task's losses, and its main metric with the best epoch marked, by epoch."""
     figure, (left, right) = _panels(2)
-    splits = {"dev": curves["dev"], "train split": curves["train"]}
-    styles = _styles()
+    dev, train, steps = islice(_styles(), 3)
+    for label, scores, style in (("dev", curves["dev"], dev), ("train split", curves["train"], train)):
+        for axes, key in ((left, "loss"), (right, curves["main"])):
+            if key in scores:
+                _line(axes, scores[key], label, style)
     if curves["loss"]:
-        _line(left, curves["loss"], "training steps", next(styles))
-    for label, scores in splits.items():
-        if "loss" in scores:
-            _line(left, scores["loss"], label, next(styles))
+        _line(left, curves["loss"], "training steps", steps)
     left.set(title=f"{name}: loss", xlabel="epoch", ylabel="mean loss of a row")
-    styles = _styles()
-    for label, scores in splits.items():
-        if curves["main"] in scores:
-            _line(right, scores[curves["main"]], label, next(styles))
     if curves["best"] is not None:
         epoch, value = curves["best"]["epoch"], curves["best"]["value"]
         right.plot([epoch], [value], "*", color=COLOURS[5], markersize=14, label=f"best: {value:.3f}, epoch {epoch:g}")
@@ -148,8 +144,8 @@ def by_length(found: Mapping[str, Any], title: str, xlabel: str, ylabel: str) ->
     counts = axes.twinx()
     counts.plot(middle, [each["rows"] for each in bins], "s:", color=COLOURS[1], label="rows (right axis)")
     counts.set(ylabel="rows", ylim=(0, None))
-    handles = [*axes.get_legend_handles_labels()[0], *counts.get_legend_handles_labels()[0]]
-    axes.legend(handles=handles, fontsize="small")
+    counts.yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     return figure
 
 

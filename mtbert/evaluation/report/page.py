@@ -80,8 +80,9 @@ def sections(numbers: Mapping[str, Any]) -> list[Section]:
     """The whole page.
 
     Args:
-        numbers: `run` (see `recipes/evaluate_run.py`), what `analyse_run` returned, and `comparison`, what `compare_runs`
-            returned, if two runs are compared.
+        numbers: what `analyse_run` returned; `comparison`, what `compare_runs` returned, if two runs are compared; and
+            `run`: `name`, `against` (None, or the other run's name), `split`, `notes` (sentences), `examples` (rows
+            that a table of examples shows), `seed` and `resamples` of the bootstrap.
     """
     found = [_overview(numbers)]
     if numbers.get("comparison"):

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from matplotlib import rc_context
 
 from .page import Picture, Section, sections, shown
 
@@ -52,8 +53,9 @@ def write_report(folder: str | Path, numbers: Mapping[str, Any], overwrite: bool
         ValueError: see `check_folder`.
     """
     check_folder(folder, overwrite)
-    found = sections(numbers)
-    pictures = {item.name: _png(item) for each in found for item in each.items if isinstance(item, Picture)}
+    with rc_context({"text.parse_math": False}):  # a class may be called $
+        found = sections(numbers)
+        pictures = {item.name: _png(item) for each in found for item in each.items if isinstance(item, Picture)}
     html = render(numbers["run"], found, pictures)  # all is made before anything is written
     folder = Path(folder)
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
