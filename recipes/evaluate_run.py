@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from datasets import Dataset
+from peft import PeftModel
 from transformers import AutoTokenizer
 
-from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments
+from mtbert import MtBertConfig, MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, TaskSpec
 from mtbert.data.encoding import encode_dataset
-from mtbert.data.loading import LoadedTask, load_task
+from mtbert.data.loading import LoadedTask, load_column, load_task
 from mtbert.data.sampling import Plan
 from mtbert.evaluation.metrics import default_metrics
 from mtbert.evaluation.report import (
@@ -89,6 +91,15 @@ def find_recipe(folder: Path, given: Path | None, changes: Sequence[str]) -> Rec
     raise ValueError(f"{folder} has no recipe.json, which a run leaves at its end; name its recipe with --recipe")
 
 
+def load_model(folder: Path, recipe: Recipe) -> MtBertForMultiTask | PeftModel:
+    """The model of a run; one that was trained inside peft has its encoder where the recipe says."""
+    if recipe.peft is None:
+        return MtBertForMultiTask.from_pretrained(folder)
+    tasks = MtBertConfig.from_pretrained(folder).task_specs
+    model = MtBertForMultiTask.from_encoder(recipe.encoder, tasks, recipe.model.adapter, recipe.model.packed)
+    return PeftModel.from_pretrained(model, folder)
+
+
 def make_plan(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Plan:
     """What the run's steps held."""
     tasks = recipe.tasks
@@ -110,24 +121,21 @@ def make_plan(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Pl
 
 
 def read_groups(
-    recipe: Recipe, model: MtBertForMultiTask, split: str, wanted: Sequence[str]
+    recipe: Recipe, raw: dict[str, Dataset], specs: Sequence[TaskSpec], split: str, wanted: Sequence[str]
 ) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
     """Task → column → the value of each row; and which tasks lack a column that was asked for of all."""
-    found: dict[str, dict[str, list[str]]] = {task.name: {} for task in model.tasks}
+    found: dict[str, dict[str, list[str]]] = {name: {} for name in raw}
     notes = []
     for each in wanted:
         only, colon, column = each.rpartition(":")
-        tasks = [task for task in model.tasks if task.name in recipe.tasks and only in ("", task.name)]
-        if colon and not tasks:
-            raise ValueError(f"--group {each}: there is no task {only!r}; the tasks are: {', '.join(found)}")
+        tasks = [task for task in specs if task.name in raw and (not colon or only == task.name)]
+        if not tasks:
+            raise ValueError(f"--group {each}: no task {only!r} has a {split} split; these have: {', '.join(raw)}")
         lacking = {}
         for task in tasks:
-            data = recipe.tasks[task.name].data
-            if getattr(data, split) is None:
-                continue
-            try:  # the data have been read without fault, so that the column alone can be at fault
-                loaded = load_task(task, replace(data, id=column), recipe.data_dir)
-                found[task.name][column] = loaded.splits[split].with_format(None)["id"][:]
+            try:
+                values = load_column(task, recipe.tasks[task.name].data, split, column, recipe.data_dir)
+                found[task.name][column] = [values[row] for row in raw[task.name].with_format(None)["row"][:]]
             except ValueError as error:
                 lacking[task.name] = error
         if len(lacking) == len(tasks):
@@ -140,14 +148,14 @@ def read_groups(
 def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str]) -> Evaluated:
     """Load a run's model and data, and predict every row of a split."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = MtBertForMultiTask.from_pretrained(folder)
+    model = load_model(folder, recipe)
     known = [task for task in model.tasks if task.name in recipe.tasks]
     data = {task.name: load_task(task, recipe.tasks[task.name].data, recipe.data_dir) for task in known}
-    groups, notes = read_groups(recipe, model, split, wanted)
     raw = {task.name: data[task.name].splits[split] for task in known if split in data[task.name].splits}
     lacking = [task.name for task in model.tasks if task.name not in raw]
     if not raw:
         raise ValueError(f"no task of the recipe has a {split} split; name one with --tasks.NAME.data.{split}")
+    groups, notes = read_groups(recipe, raw, known, split, wanted)
     if lacking:
         notes.append(f"Without a {split} split, and so without scores: {', '.join(lacking)}.")
 
