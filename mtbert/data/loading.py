@@ -153,17 +153,43 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
     for split in SPLITS:
         if not (name := getattr(data, split)):
             continue
-        if data.hub:
-            parts = [data.hub, *(f"{key} {value}" for key in ("subset", "revision") if (value := getattr(data, key)))]
-            source = shown = f"{', '.join(parts)}, split {name}"
-            rows = _read_hub(data, name, f"task {task.name!r}: data.{split}")
-        else:
-            path = Path(data_dir or ".").expanduser() / Path(name).expanduser()
-            source, shown = str(path), name
-            rows = _read_file(path, data.format_of(name), data_dir, f"task {task.name!r}: data.{split}")
+        rows, source = _read_split(task, data, split, data_dir)
+        shown = source if data.hub else name
         splits[split], report = check_rows(task, split, rows, data, source)
         reports.append(replace(report, source=str(shown)))
     return LoadedTask(DatasetDict(splits), tuple(reports))
+
+
+def load_column(
+    task: TaskSpec, data: DataSpec, split: str, column: str, data_dir: str | Path | None = None
+) -> dict[int, str]:
+    """One more column of a split that `data` names, such as the group that a row belongs to.
+
+    Returns:
+        Row number, as in the `row` column of the checked split → the value as text; a missing one is empty.
+
+    Raises:
+        ValueError: there is no such column.
+        FileNotFoundError, OSError: as `load_task` does.
+    """
+    rows, source = _read_split(task, data, split, data_dir)
+    if column not in rows.column_names:
+        near = difflib.get_close_matches(column, rows.column_names, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        where = f"task {task.name!r}, {split} split, {source}"
+        raise ValueError(f"{where}: no column {column!r}; the columns are {rows.column_names}{hint}")
+    values = rows.with_format(None)[column][:]
+    return {i: "" if value is None else str(value) for i, value in enumerate(values, start=1)}
+
+
+def _read_split(task: TaskSpec, data: DataSpec, split: str, data_dir: str | Path | None) -> tuple[Dataset, str]:
+    """A split as it is in its source, and that source."""
+    name, where = getattr(data, split), f"task {task.name!r}: data.{split}"
+    if data.hub:
+        parts = [data.hub, *(f"{key} {value}" for key in ("subset", "revision") if (value := getattr(data, key)))]
+        return _read_hub(data, name, where), f"{', '.join(parts)}, split {name}"
+    path = Path(data_dir or ".").expanduser() / Path(name).expanduser()
+    return _read_file(path, data.format_of(name), data_dir, where), str(path)
 
 
 def _read_hub(data: DataSpec, split: str, where: str) -> Dataset:

@@ -129,12 +129,23 @@ class Spearman(_TaskMetric):
 
 
 class RegressionErrors(_TaskMetric):
-    """mse, rmse and mae, in the scores' unit or its square, and r2, undefined if the references are constant."""
+    """mse, rmse, mae and the median absolute error medae, in the scores' unit or its square; r2 and explained_variance,
+    undefined if the references are constant; and msle, the mean of (ln(1 + x) − ln(1 + y))².
+
+    msle is NaN, and `msle_undefined` says so, where a prediction or reference is −1 or less: as an error, 0 would be
+    its best value.
+    """
 
     def _score(self, x, y):
         mse = float(sk.mean_squared_error(y, x))
         errors = {"mse": mse, "rmse": mse**0.5, "mae": float(sk.mean_absolute_error(y, x))}
-        return errors | self._or_undefined("r2", lambda: sk.r2_score(y, x), _varied(y))
+        errors["medae"] = float(sk.median_absolute_error(y, x))
+        if min(x.min(), y.min()) > -1:
+            errors["msle"] = float(sk.mean_squared_log_error(y, x))
+        else:
+            errors |= {"msle": float("nan"), "msle_undefined": 1.0}
+        errors |= self._or_undefined("r2", lambda: sk.r2_score(y, x), _varied(y))
+        return errors | self._or_undefined("explained_variance", lambda: sk.explained_variance_score(y, x), _varied(y))
 
 
 def _varied(values: np.ndarray) -> bool:
@@ -172,7 +183,10 @@ METRICS: dict[str, MetricSpec] = {
     "mse": MetricSpec(RegressionErrors, _REGRESSION, rises=False),
     "rmse": MetricSpec(RegressionErrors, _REGRESSION, rises=False),
     "mae": MetricSpec(RegressionErrors, _REGRESSION, rises=False),
+    "medae": MetricSpec(RegressionErrors, _REGRESSION, rises=False),
+    "msle": MetricSpec(RegressionErrors, _REGRESSION, rises=False),
     "r2": MetricSpec(RegressionErrors, _REGRESSION),
+    "explained_variance": MetricSpec(RegressionErrors, _REGRESSION),
 }
 
 _DEFAULTS = {
@@ -188,12 +202,18 @@ def default_metrics(task: TaskSpec) -> tuple[str, ...]:
     return _DEFAULTS[task.problem_type]
 
 
+def all_metrics(task: TaskSpec) -> tuple[str, ...]:
+    """Names of every metric that can score a task; its main metric by default comes first."""
+    known = [name for name, spec in METRICS.items() if task.problem_type in spec.problem_types]
+    if task.problem_type == _SINGLE and task.num_labels != 2:
+        known.remove("f1")
+    return tuple(dict.fromkeys((*default_metrics(task), *known)))
+
+
 def check_metric(task: TaskSpec, name: str) -> str | None:
     """What is wrong with `name` as the task's main metric, as a sentence; None if nothing is."""
     where = f"task {task.name!r}: metric"
-    usable = [key for key, spec in METRICS.items() if task.problem_type in spec.problem_types and spec.rises]
-    if task.problem_type == _SINGLE and task.num_labels != 2:
-        usable.remove("f1")
+    usable = [key for key in METRICS if key in all_metrics(task) and METRICS[key].rises]
     if name in usable:
         return None
     remedy = f"use one of: {', '.join(usable)}"
@@ -238,7 +258,27 @@ def predictions_from_logits(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
     return logits[:, 0] if task.problem_type == "regression" else (logits[:, 0] > 0).astype(np.int64)
 
 
-def score_task(task: TaskSpec, logits: np.ndarray, labels: np.ndarray, metric: str | None = None) -> dict[str, float]:
+def labelled_rows(task: TaskSpec, labels: np.ndarray) -> np.ndarray:
+    """Which rows have a label: (rows,) bool; in a multi-label classification, at least one entry.
+
+    A class id of -100 or NaN, or a score of NaN, is missing.
+    """
+    known = ~_missing(task, np.asarray(labels, dtype=np.float64))
+    return known.any(axis=1) if task.problem_type == _MULTI else known
+
+
+def _missing(task: TaskSpec, labels: np.ndarray) -> np.ndarray:
+    missing = np.isnan(labels)
+    return missing if task.problem_type == "regression" else missing | (labels == IGNORE_INDEX)  # -100 may be a score
+
+
+def score_task(
+    task: TaskSpec,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    metric: str | None = None,
+    names: tuple[str, ...] | None = None,
+) -> dict[str, float]:
     """Scores of one task over its labelled rows.
 
     Args:
@@ -248,10 +288,12 @@ def score_task(task: TaskSpec, logits: np.ndarray, labels: np.ndarray, metric: s
             of NaN, is missing and its row is left out. In a multi-label classification single entries may be missing:
             they count for no F1, and as right for the accuracy.
         metric: the main metric; None: the first of `default_metrics(task)`.
+        names: further metrics, out of `all_metrics(task)`; None: `default_metrics(task)`.
 
     Returns:
-        The main metric first, then the task's default ones. An undefined correlation or r2 (constant predictions or
-        labels, fewer than 2 rows) is 0.0, and an entry `<metric>_undefined` says so. Empty if no row is labelled.
+        The main metric first, then the others. An undefined correlation, r2 or explained_variance (constant
+        predictions or labels, fewer than 2 rows) is 0.0, and an entry `<metric>_undefined` says so. Empty if no row is
+        labelled.
 
     Raises:
         ValueError: the metric does not suit the task, a shape is wrong, or a logit of a labelled row is not finite.
@@ -266,23 +308,29 @@ def score_task(task: TaskSpec, logits: np.ndarray, labels: np.ndarray, metric: s
     if labels.shape != expected:
         raise ValueError(f"task {task.name!r}: labels must be {expected}, but are {labels.shape}")
 
-    missing = np.isnan(labels)
-    if task.problem_type != "regression":  # -100 may be a score
-        missing |= labels == IGNORE_INDEX
-    rows = ~missing.all(axis=1) if multi_label else ~missing
+    rows = labelled_rows(task, labels)
     if not rows.any():
         return {}
     predictions, references = predictions_from_logits(task, logits[rows]), labels[rows]
     if multi_label:
         # A true negative changes neither precision nor recall, so F1 does not see the missing entries.
-        predictions = np.where(missing[rows], 0, predictions)
-        references = np.where(missing[rows], 0, references)
+        missing = _missing(task, references)
+        predictions, references = np.where(missing, 0, predictions), np.where(missing, 0, references)
 
     scores: dict[str, float] = {}
-    for name in dict.fromkeys((main, *defaults)):
+    for name in dict.fromkeys((main, *(defaults if names is None else names))):
         found = METRICS[name].build().compute(predictions=predictions, references=references)
         scores |= {key: found[key] for key in (name, f"{name}_undefined") if key in found}
     return scores
+
+
+def scorer(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
+    """A metric as a function of predictions and references, for many calls in a row; 0 where it is undefined.
+
+    Multi-label arrays must have no missing entries.
+    """
+    metric = METRICS[name].build()
+    return lambda x, y: metric._score(np.asarray(x, np.float64), np.asarray(y, np.float64))[name]
 
 
 def averages(main: dict[str, tuple[str, float]]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import datasets
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from mtbert.data.loading import DataSpec, check_rows, load_task
+from mtbert.data.loading import DataSpec, check_rows, load_column, load_task
 from mtbert.modeling.configuration_mtbert import TaskSpec
 
 COURSE = Path(__file__).parents[3].parent / "shared/data/cs224n"
@@ -491,3 +491,15 @@ def test_course_reports():
     assert report.lines() == [
         "pair train: 14,214 rows read from quora-train.csv, 14,212 kept; 2 left out: no label (rows 1,785, 10,001)"
     ]
+
+
+def test_a_further_column_is_read_by_row_number(tmp_path):
+    task, data = TaskSpec("stars", labels=2), DataSpec(train="a.csv", dev="b.csv")
+    (tmp_path / "a.csv").write_text("text,label\nx,0\n")
+    (tmp_path / "b.csv").write_text("text,label,sex\nx,0,f\ny,,m\nz,1,\n")
+    values = load_column(task, data, "dev", "sex", tmp_path)
+    assert values == {1: "f", 2: "m", 3: ""}
+    kept = load_task(task, data, tmp_path).splits["dev"]["row"][:]
+    assert [values[row] for row in kept] == ["f", ""]
+    with pytest.raises(ValueError, match=r"'stars', dev split, .*no column 'sexx'; .*did you mean 'sex'\?"):
+        load_column(task, data, "dev", "sexx", tmp_path)

@@ -16,9 +16,11 @@ from mtbert.evaluation.metrics import (
     Matthews,
     Pearson,
     RegressionErrors,
+    all_metrics,
     averages,
     check_metric,
     default_metrics,
+    labelled_rows,
     predictions_from_logits,
     score_task,
 )
@@ -80,7 +82,7 @@ class TestMetricClasses:
             F1("weighted").compute(predictions=[1], references=[1])
 
     def test_regressions_follow_their_formulas(self, rng):
-        x = rng.normal(size=100).astype(np.float32)
+        x = (5 + rng.normal(size=100)).astype(np.float32)
         y = np.round(x + rng.normal(size=100), 1).astype(np.float32)  # with ties
         given = {"predictions": x, "references": y}
         error = x.astype(np.float64) - y
@@ -91,8 +93,19 @@ class TestMetricClasses:
             "mse": pytest.approx(np.mean(error**2)),
             "rmse": pytest.approx(np.sqrt(np.mean(error**2))),
             "mae": pytest.approx(np.mean(np.abs(error))),
+            "medae": pytest.approx(np.sort(np.abs(error))[49:51].mean()),
+            "msle": pytest.approx(np.mean((np.log(1 + x.astype(np.float64)) - np.log(1 + y.astype(np.float64))) ** 2)),
+            "explained_variance": pytest.approx(1 - np.var(error) / np.var(y.astype(np.float64))),
             "r2": pytest.approx(1 - np.sum(error**2) / np.sum((y - y.mean(dtype=np.float64)) ** 2)),
         }
+
+    def test_a_logarithmic_error_of_minus_one_or_less_is_undefined(self):
+        scores = RegressionErrors().compute(predictions=[-1.0, 2.0], references=[0.0, 2.0])
+        assert np.isnan(scores["msle"])
+        assert scores["msle_undefined"] == 1.0
+        scores = RegressionErrors().compute(predictions=[-0.5, 2.0], references=[0.0, 2.0])
+        assert scores["msle"] == pytest.approx(np.log(0.5) ** 2 / 2)
+        assert "msle_undefined" not in scores
 
     def test_logits_given_for_class_ids_are_refused_rather_than_truncated(self):
         with pytest.raises(ValueError, match="predictions must be class ids, but hold 0.75"):
@@ -264,6 +277,24 @@ class TestScoreTask:
         assert scores["pearson"] == scores["spearman"] == 0.0
         assert scores["pearson_undefined"] == scores["spearman_undefined"] == 1.0
         assert "mse_undefined" not in scores
+
+    def test_further_metrics_are_computed_where_they_are_named(self, rng):
+        for task in TASKS.values():
+            logits = rng.normal(size=(40, task.num_labels))
+            labels = predictions_from_logits(task, rng.normal(size=(40, task.num_labels)))
+            names = all_metrics(task)
+            assert names[0] == default_metrics(task)[0]
+            assert "f1" not in names or task.num_labels <= 2
+            scores = score_task(task, logits, labels, names=names)
+            assert {key for key in scores if not key.endswith("_undefined")} == set(names)
+            alone = score_task(task, logits, labels)
+            assert {name: scores[name] for name in alone} == alone
+
+    def test_rows_are_labelled_where_something_is_known(self):
+        multi = np.array([[np.nan, 1, 0, -100], [np.nan] * 4, [-100] * 4, [0, 0, 0, 0]])
+        assert labelled_rows(TASKS["multi"], multi).tolist() == [True, False, False, True]
+        assert labelled_rows(TASKS["single"], np.array([0, -100, 2])).tolist() == [True, False, True]
+        assert labelled_rows(TASKS["regression"], np.array([-100, np.nan])).tolist() == [True, False]
 
     def test_r2_and_matthews_are_flagged_too(self):
         same = np.ones((3, 1))

@@ -1,0 +1,217 @@
+"""Figures out of numbers. Every function takes what an analysis returned, and computes nothing itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle, islice
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Safe for colour-blind readers (Okabe and Ito, 2008); lines also differ in their dashes and points in their markers.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+DASHES = ("-", "--", "-.", ":")
+MARKERS = "os^Dv"
+MOST_CLASSES = 12  # for which a confusion matrix has room for numbers
+
+
+def _panels(columns: int, width: float = 5.0, height: float = 3.6) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(width * columns, height), layout="constrained")
+    return figure, figure.subplots(1, columns, squeeze=False)[0]
+
+
+def _styles():
+    return zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS))
+
+
+def _line(axes: Axes, course: Sequence[Mapping[str, float]], label: str, style, x: str = "epoch") -> None:
+    colour, dash, marker = style
+    points = [(each[x], each["value"]) for each in course]
+    size = 4 if len(points) <= 50 else 0
+    axes.plot(*zip(*points, strict=True), dash, color=colour, marker=marker, markersize=size, label=label)
+
+
+def learning_curves(curves: Mapping[str, Any], name: str) -> Figure:
+    """A task's losses, and its main metric with the best epoch marked, by epoch."""
+    figure, (left, right) = _panels(2)
+    dev, train, steps = islice(_styles(), 3)
+    for label, scores, style in (("dev", curves["dev"], dev), ("train split", curves["train"], train)):
+        for axes, key in ((left, "loss"), (right, curves["main"])):
+            if key in scores:
+                _line(axes, scores[key], label, style)
+    if curves["loss"]:
+        _line(left, curves["loss"], "training steps", steps)
+    left.set(title=f"{name}: loss", xlabel="epoch", ylabel="mean loss of a row")
+    if curves["best"] is not None:
+        epoch, value = curves["best"]["epoch"], curves["best"]["value"]
+        right.plot([epoch], [value], "*", color=COLOURS[5], markersize=14, label=f"best: {value:.3f}, epoch {epoch:g}")
+    right.set(title=f"{name}: {curves['main']}", xlabel="epoch", ylabel=curves["main"])
+    for axes in (left, right):
+        if axes.has_data():
+            axes.legend()
+    return figure
+
+
+def sampling(table: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Figure:
+    """Each task's share of an epoch's rows, as logged, over its probability (or its planned share)."""
+    figure, (axes,) = _panels(1, 7)
+    epochs = [each["epoch"] for each in table]
+    for task, style in zip(tasks, _styles()):
+        totals = [max(1, sum(each["sampled"].values())) for each in table]
+        shares = [each["sampled"][task] / total for each, total in zip(table, totals, strict=True)]
+        axes.plot(epochs, shares, style[2], color=style[0], label=f"{task}: sampled")
+        if all("planned" in each for each in table):
+            planned = [_expected(each, task) for each in table]
+            axes.plot(epochs, planned, style[1], color=style[0], label=f"{task}: {_expectation(table)}")
+    axes.set(title="What each epoch drew", xlabel="epoch", ylabel="share of the epoch's rows", ylim=(0, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(fontsize="small")
+    return figure
+
+
+def _expected(epoch: Mapping[str, Any], task: str) -> float:
+    if epoch["probability"] is not None:
+        return epoch["probability"][task]
+    return epoch["planned"][task] / max(1, sum(epoch["planned"].values()))
+
+
+def _expectation(table: Sequence[Mapping[str, Any]]) -> str:
+    return "probability" if table[0]["probability"] is not None else "plan"
+
+
+def confusion(counts: np.ndarray, rates: np.ndarray, classes: Sequence[str], title: str) -> Figure:
+    """A confusion matrix as counts and as shares of each true class."""
+    side = 3.2 + 0.45 * min(len(classes), 20)
+    figure, panels = _panels(2, side + 1, side)
+    for axes, values, what in zip(panels, (counts, rates), ("rows", "share of the true class"), strict=True):
+        shown = np.asarray(values, dtype=np.float64)
+        top = 1.0 if what != "rows" else max(1.0, float(np.nanmax(shown, initial=0)))
+        image = axes.imshow(shown, cmap="cividis", vmin=0, vmax=top)
+        figure.colorbar(image, ax=axes, label=what, shrink=0.8)
+        axes.set(title=f"{title}: {what}", xlabel="predicted class", ylabel="true class")
+        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+        axes.set_yticks(range(len(classes)), classes)
+        if len(classes) <= MOST_CLASSES:
+            for (i, j), value in np.ndenumerate(shown):
+                text = "–" if np.isnan(value) else f"{value:,.0f}" if what == "rows" else f"{value:.2f}"
+                axes.text(j, i, text, ha="center", va="center", color="black" if value > top / 2 else "white")
+        axes.set_facecolor("#777777")  # behind the cells of a class without rows
+    return figure
+
+
+def reliability(found: Mapping[str, Any], title: str) -> Figure:
+    """A reliability diagram: accuracy against confidence, over how many decisions each bin holds."""
+    figure = Figure(figsize=(5, 5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    bins = found["bins"]
+    centres, width = [(each["low"] + each["high"]) / 2 for each in bins], bins[0]["high"] - bins[0]["low"]
+    upper.bar(
+        centres, [each["accuracy"] for each in bins], width, color=COLOURS[4], edgecolor="black", label="accuracy"
+    )
+    upper.plot([e["confidence"] for e in bins], [e["accuracy"] for e in bins], "o", color=COLOURS[5], label="bins")
+    upper.plot([0, 1], [0, 1], "--", color="black", label="perfectly calibrated")
+    upper.set(title=f"{title}: ECE {found['ece']:.3f}", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
+    upper.legend(loc="upper left")
+    lower.bar(centres, [each["rows"] for each in bins], width, color=COLOURS[0], edgecolor="black")
+    lower.set(xlabel="confidence (probability of the predicted class)", ylabel="decisions")
+    return figure
+
+
+def scatter(labels: Sequence[float], predicted: Sequence[float], title: str) -> Figure:
+    """Predicted against true scores."""
+    figure, (axes,) = _panels(1, 5, 4.6)
+    alpha = 0.7 if len(labels) < 300 else 0.25
+    axes.plot(labels, predicted, "o", color=COLOURS[0], alpha=alpha, markersize=4, markeredgewidth=0, label="rows")
+    ends = [min(*labels, *predicted), max(*labels, *predicted)]
+    axes.plot(ends, ends, "--", color="black", label="predicted = true")
+    axes.set(title=f"{title}: predicted against true", xlabel="true score", ylabel="predicted score")
+    axes.legend()
+    return figure
+
+
+def by_length(found: Mapping[str, Any], title: str, xlabel: str, ylabel: str) -> Figure:
+    """Mean error of rows of similar length, with two standard errors, and how many rows there are."""
+    figure, (axes,) = _panels(1, 6)
+    bins = found["bins"]
+    middle = [(each["low"] + each["high"]) / 2 for each in bins]
+    spread = [0 if np.isnan(each["standard_error"]) else 2 * each["standard_error"] for each in bins]
+    errors = [each["error"] for each in bins]
+    axes.errorbar(middle, errors, spread, fmt="o-", color=COLOURS[0], capsize=3, label="mean ± 2 standard errors")
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    counts = axes.twinx()
+    counts.plot(middle, [each["rows"] for each in bins], "s:", color=COLOURS[1], label="rows (right axis)")
+    counts.set(ylabel="rows", ylim=(0, None))
+    counts.yaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside lower center", ncols=2, fontsize="small")
+    return figure
+
+
+def groups(found: Mapping[str, Any], value: str, title: str) -> Figure:
+    """A value for each group; accuracies with their interval of 95 %."""
+    table = found["groups"]
+    figure, (axes,) = _panels(1, 6, 1.4 + 0.35 * len(table))
+    places, values = range(len(table)), [each[value] for each in table]
+    spread = None
+    if value == "accuracy":
+        spread = [
+            [each["accuracy"] - each["accuracy_low"] for each in table],
+            [each["accuracy_high"] - each["accuracy"] for each in table],
+        ]
+    axes.barh(places, values, xerr=spread, color=COLOURS[4], edgecolor="black", capsize=3)
+    axes.set_yticks(places, [f"{each['group'][:30]} ({each['rows']:,})" for each in table])
+    axes.invert_yaxis()
+    axes.set(title=title, xlabel=value, ylabel="group (rows)")
+    return figure
+
+
+def cosines(found: Mapping[str, Any]) -> Figure:
+    """Mean cosine of each pair of tasks' gradients, and its course by step."""
+    figure, (left, right) = _panels(2, 5.4, 4)
+    matrix, tasks = np.asarray(found["cosines"], dtype=np.float64), found["tasks"]
+    image = left.imshow(matrix, cmap="cividis", vmin=-1, vmax=1)
+    figure.colorbar(image, ax=left, label="cosine", shrink=0.8)
+    for (i, j), value in np.ndenumerate(matrix):
+        text = "–" if np.isnan(value) else f"{value:.2f}"
+        left.text(j, i, text, ha="center", va="center", color="black" if value > 0 else "white")
+    left.set_facecolor("#777777")
+    left.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right")
+    left.set_yticks(range(len(tasks)), tasks)
+    left.set(title="Gradients: mean cosine", xlabel="task", ylabel="task")
+    for (pair, course), style in zip(found["course"].items(), _styles()):
+        _line(right, course, pair, style, "step")
+    right.axhline(0, color="black", linewidth=0.8)
+    right.set(title="Gradients: cosine by step (below 0: conflict)", xlabel="step", ylabel="cosine", ylim=(-1.05, 1.05))
+    if found["course"]:
+        right.legend(fontsize="small")
+    return figure
+
+
+def gradient_course(found: Mapping[str, Any]) -> Figure:
+    """How many pairs were in conflict, and each task's gradient norm, by step."""
+    figure, (left, right) = _panels(2)
+    if found["conflicts"]:
+        _line(left, found["conflicts"], "conflicts", next(_styles()), "step")
+    left.set(title="Gradients: conflicts", xlabel="step", ylabel="conflicts (as logged)")
+    for (task, course), style in zip(found["norms"].items(), _styles()):
+        _line(right, course, task, style, "step")
+    right.set(title="Gradients: norms", xlabel="step", ylabel="norm of the task's gradient")
+    if found["norms"]:
+        right.legend()
+    return figure
+
+
+def differences(found: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Differences of two runs with their intervals of 95 %."""
+    figure, (axes,) = _panels(1, 7, 1.6 + 0.4 * len(found))
+    places, centres = np.arange(len(found)), np.array([each["difference"] for each in found.values()])
+    ends = np.array([[each["low"], each["high"]] for each in found.values()])
+    spread = np.nan_to_num(np.abs(ends - centres[:, None])).T
+    axes.errorbar(centres, places, xerr=spread, fmt="o", color=COLOURS[0], capsize=4)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(places, list(found))
+    axes.invert_yaxis()
+    axes.set(title="A − B, with intervals of 95 %", xlabel="difference of the score", ylabel="task and metric")
+    return figure

@@ -1,0 +1,317 @@
+"""Numbers → what stands on the page: sections with notes, tables and figures. Nothing is computed here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..metrics import METRICS
+from . import figures
+
+TEXT_SHOWN = 300  # characters; the JSON file has all
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under columns; cells that are numbers are set right."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure, its name (a task's begins with `<task>.`, which no two tasks share), and what it shows."""
+
+    name: str
+    figure: Figure
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading of level 2 or 3 and what follows it, in order: notes, then tables and figures."""
+
+    title: str
+    level: int = 2
+    notes: tuple[str, ...] = ()
+    items: tuple[Table | Picture, ...] = ()
+
+
+def shown(value: Any) -> str:
+    """A cell's text: three decimals, thousands with commas, an en dash for what is undefined."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, (bool, str)):
+        return str(value)
+    if isinstance(value, int | np.integer):
+        return f"{value:,}"
+    return f"{value:.3f}" if abs(value) >= 5e-4 or value == 0 else f"{value:.1e}"
+
+
+def _table(caption: str, rows: Iterable[Mapping[str, Any]]) -> Table:
+    """A table of mappings; its columns are their keys, in the order in which they come."""
+    rows = list(rows)
+    columns = tuple(dict.fromkeys(key for row in rows for key in row))
+    return Table(caption, tuple(c.replace("_", " ") for c in columns), tuple(_cells(row, columns) for row in rows))
+
+
+def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[Any, ...]:
+    cells = []
+    for column in columns:
+        value = row.get(column, "")
+        long = isinstance(value, str) and len(value) > TEXT_SHOWN
+        cells.append(f"{value[:TEXT_SHOWN]} …" if long else value)
+    return tuple(cells)
+
+
+def _examples(caption: str, rows: Sequence[Mapping[str, Any]], most: int) -> Table:
+    count = f"{len(rows):,}" + (f", the first {most} shown" if len(rows) > most else "")
+    return _table(f"{caption} ({count})", rows[:most])
+
+
+def sections(numbers: Mapping[str, Any]) -> list[Section]:
+    """The whole page.
+
+    Args:
+        numbers: what `analyse_run` returned; `comparison`, what `compare_runs` returned, if two runs are compared; and
+            `run`: `name`, `against` (None, or the other run's name), `split`, `notes` (sentences), `examples` (rows
+            that a table of examples shows), `seed` and `resamples` of the bootstrap.
+    """
+    found = [_overview(numbers)]
+    if numbers.get("comparison"):
+        found += _comparison(numbers["comparison"], numbers["run"])
+    for name, task in numbers["tasks"].items():
+        found += _task(name, task, numbers["run"])
+    return [*found, *_training(numbers)]
+
+
+def _overview(numbers: Mapping[str, Any]) -> Section:
+    run, recorded, rows, notes = numbers["run"], numbers["recorded"], [], list(numbers["run"]["notes"])
+    for name, task in numbers["tasks"].items():
+        row = {"task": name, "problem type": task["problem_type"], "rows": task["rows"], "main metric": task["main"]}
+        score = task["scores"].get(task["main"])
+        rows.append({**row, "score": score})
+        if run["split"] == "dev" and recorded:
+            rows[-1]["at the run's end"] = recorded.get(f"eval_{name}_{task['main']}")
+        notes += _undefined(name, task["scores"])
+        if not task["rows"]:
+            notes.append(f"{name}: the {run['split']} split has no labelled row, so that nothing can be scored.")
+    for name, value in numbers["averages"].items():
+        rows.append({"task": name, "score": value})
+        if run["split"] == "dev" and recorded:
+            rows[-1]["at the run's end"] = recorded.get(f"eval_{name}")
+    notes.append(
+        "overall is the mean over tasks with every correlation r as (1 + r)/2; raw_mean takes them as they are."
+    )
+    return Section("Scores", notes=tuple(notes), items=(_table(f"Scores of the {run['split']} split", rows),))
+
+
+def _undefined(name: str, scores: Mapping[str, float]) -> list[str]:
+    found = []
+    for key in scores:
+        metric = key.removesuffix("_undefined")
+        if metric == "msle" != key:
+            found.append(f"{name}: msle is undefined, since a score is −1 or less.")
+        elif metric != key:
+            cause = "predictions or labels are constant, or there are fewer than 2 rows"
+            found.append(f"{name}: {metric} is undefined and counts as 0 ({cause}).")
+    return found
+
+
+def _task(name: str, task: Mapping[str, Any], run: Mapping[str, Any]) -> list[Section]:
+    if not task["rows"]:
+        return [Section(f"Task {name}", notes=("No row has a label.",))]
+    most, items = run["examples"], []
+    scores = [{"metric": key, "score": value} for key, value in task["scores"].items() if key in METRICS]
+    items.append(_table("Scores by every metric that suits the task", scores))
+    found = [Section(f"Task {name}", notes=tuple(_undefined(name, task["scores"])), items=tuple(items))]
+    out_of_sample = run["split"] != "train"
+    if "classes" in task:
+        found.append(_classes(name, name, task["classes"], most, out_of_sample))
+    for label, decisions in task.get("labels", {}).items():
+        found.append(_classes(f"{name}, label {label}", f"{name}.{label}", decisions, most, out_of_sample))
+    if "calibration" in task:
+        found.append(_calibration(name, task["calibration"]))
+    if "points" in task:
+        points = task["points"]
+        picture = Picture(f"{name}.scatter", figures.scatter(points["label"], points["predicted"], name), "")
+        outliers = _examples("Residuals beyond 3 robust standard deviations", task["outliers"], most)
+        note = (
+            "z is the residual's distance from the median residual in units of 1.4826 · the median absolute deviation "
+            "(Leys et al., 2013). Such labels may be wrong; or the model is."
+        )
+        found.append(Section(f"{name}: predicted against true", 3, (note,), (picture, outliers)))
+    found.append(Section(f"{name}: worst errors", 3, items=(_examples("Largest losses", task["worst"], most),)))
+    found.append(_lengths(name, task))
+    return [*found, *(_group(name, column, groups, task["main"]) for column, groups in task["groups"].items())]
+
+
+def _classes(title: str, file: str, found: Mapping[str, Any], most: int, out_of_sample: bool) -> Section:
+    picture = Picture(
+        f"{file}.confusion",
+        figures.confusion(found["counts"], found["rates"], found["names"], title),
+        "Left: rows. Right: share of each true class; a class without rows is grey.",
+    )
+    items: list[Table | Picture] = [picture, _table("Each class against the rest", found["per_class"])]
+    for key in ("false_positives", "false_negatives"):
+        for name, rows in found[key].items():
+            if rows:
+                items.append(_table(f"{key.replace('_', ' ').capitalize()} of {name!r}, the surest first", rows))
+    items.append(_examples("Suspected wrong labels, the lowest self-confidence first", found["suspects"], most))
+    note = (
+        "Suspected labels by confident learning (Northcutt, Jiang and Chuang, 2021): another class reaches its own "
+        "threshold, the mean probability that the model gives it where it is the label. Self-confidence is the "
+        "probability of the label given."
+    )
+    notes = [note]
+    if not out_of_sample:
+        notes.append("The model was trained on these rows; confident learning wants rows that it was not trained on.")
+    return Section(f"{title}: classes", 3, tuple(notes), tuple(items))
+
+
+def _calibration(name: str, found: Mapping[str, Any]) -> Section:
+    caption = (
+        f"ECE {shown(found['ece'])}, largest gap {shown(found['mce'])}; 15 bins of equal width (Guo et al., 2017). "
+        "The model is too sure where the bars stay below the diagonal."
+    )
+    picture = Picture(f"{name}.reliability", figures.reliability(found, name), caption)
+    return Section(f"{name}: calibration", 3, items=(picture, _table("Bins", found["bins"])))
+
+
+def _lengths(name: str, task: Mapping[str, Any]) -> Section:
+    items: list[Table | Picture] = []
+    error = "mean |predicted − true|" if task["problem_type"] == "regression" else "error rate"
+    for key, what in (("length", "length in words"), ("length_difference", "difference of a pair's lengths in words")):
+        if key in task:
+            found = task[key]
+            rank = "undefined" if "spearman_undefined" in found else shown(found["spearman"])
+            caption = f"Spearman's correlation of {what} and error: {rank}."
+            figure = figures.by_length(found, f"{name}: error by {what.partition(' in ')[0]}", what, error)
+            items.append(Picture(f"{name}.{key}", figure, caption))
+            items.append(_table(f"Rows by {what}", found["bins"]))
+    return Section(f"{name}: error by length", 3, items=tuple(items))
+
+
+def _group(name: str, column: str, found: Mapping[str, Any], metric: str) -> Section:
+    value = "accuracy" if "accuracy" in found["groups"][0] else metric
+    notes = [
+        "Gaps of small groups are mostly chance: compare with the intervals. The gap of a selection rate is the "
+        "demographic parity difference; the larger of the gaps of the two false rates is the equalized odds "
+        "difference (Hardt, Price and Srebro, 2016)."
+    ]
+    if value == metric and value != "accuracy":
+        notes = ["Gaps of small groups are mostly chance. bias is the mean of predicted − true."]
+    if found["left_out"]:
+        notes.append(f"{found['left_out']} smaller groups are left out.")
+    undefined = [each["group"] for each in found["groups"] if f"{metric}_undefined" in each]
+    if undefined:
+        notes.append(f"{metric} is undefined and stands as 0 in: {', '.join(undefined)}; no gap counts it.")
+    rows = [{key: cell for key, cell in each.items() if not key.endswith("_undefined")} for each in found["groups"]]
+    picture = Picture(f"{name}.by.{column}", figures.groups(found, value, f"{name}: {value} by {column}"), "")
+    items = (picture, _table(f"Groups of {column}", rows), _table("Gaps between groups", found["gaps"]))
+    return Section(f"{name}: groups by {column}", 3, tuple(notes), items)
+
+
+def _training(numbers: Mapping[str, Any]) -> list[Section]:
+    curves, items, notes = numbers["curves"], [], []
+    for name, found in curves["tasks"].items():
+        if found["loss"] or found["dev"] or found["train"]:
+            items.append(Picture(f"{name}.curves", figures.learning_curves(found, name), ""))
+    best = {name: found["best"] for name, found in curves["tasks"].items()} | {"overall": curves["overall"]["best"]}
+    rows = [
+        {"": name, "epoch": each["epoch"], "step": each["step"], "dev score": each["value"]}
+        for name, each in best.items()
+        if each
+    ]
+    if rows:
+        items.append(_table("Where the dev score is best", rows))
+    if not items:
+        notes.append("The run's trainer_state.json holds no course.")
+    found = [Section("Training", notes=tuple(notes), items=tuple(items))]
+    if numbers["sampling"]:
+        found.append(_sampling(numbers["sampling"]))
+    if numbers["conflicts"]:
+        conflicts = numbers["conflicts"]
+        items = []
+        if conflicts["course"]:
+            items.append(Picture("gradients_cosines", figures.cosines(conflicts), "Means over the logged steps."))
+        if conflicts["conflicts"] or conflicts["norms"]:
+            items.append(Picture("gradients_course", figures.gradient_course(conflicts), ""))
+        found.append(Section("Gradient conflicts", 3, items=tuple(items)))
+    return [*found, _cost(numbers["cost"])]
+
+
+def _sampling(table: Sequence[Mapping[str, Any]]) -> Section:
+    tasks, rows = list(table[0]["sampled"]), []
+    for epoch in table:
+        row: dict[str, Any] = {"epoch": epoch["epoch"]}
+        for task in tasks:
+            if "planned" in epoch:
+                if epoch["probability"] is not None:
+                    row[f"p({task})"] = epoch["probability"][task]
+                row[f"planned {task}"] = epoch["planned"][task]
+            row[f"sampled {task}"] = epoch["sampled"][task]
+        rows.append(row)
+    note = (
+        "Sampled rows are counted whenever the run logs, and count for the epoch in which they are logged; where logs "
+        "do not fall on the ends of epochs, planned and sampled rows differ by less than one logging interval."
+    )
+    items = (Picture("sampling", figures.sampling(table, tasks), ""), _table("Rows of each epoch", rows))
+    return Section("What was sampled", 3, (note,), items)
+
+
+def _cost(cost: Mapping[str, Any]) -> Section:
+    names = {
+        "seconds": "training with its evaluations (s)",
+        "evaluation_seconds": "evaluations in it (s)",
+        "steps": "steps",
+        "examples": "examples",
+        "examples_per_second": "examples per second, without evaluations",
+        "steps_per_second": "steps per second, without evaluations",
+        "device": "device",
+        "processes": "processes",
+        "threads": "threads of each",
+        "precision": "mixed precision",
+        "kwh": "energy (kWh)",
+        "co2_kg": "emissions (kg CO₂ equivalent)",
+    }
+    rows = [{"": name, "value": cost[key]} for key, name in names.items() if key in cost]
+    notes = ["Of a run that was resumed, the seconds are those since its last start, but steps and examples are all."]
+    if "kwh" in cost:
+        notes.append("Energy and emissions as estimated by codecarbon during training.")
+    else:
+        notes.append("Energy was not measured; install codecarbon and add it to training.report_to to have it.")
+    return Section("Time and energy", 3, tuple(notes), (_table("Cost", rows),))
+
+
+def _comparison(found: Mapping[str, Any], run: Mapping[str, Any]) -> list[Section]:
+    rows, forest = [], {}
+    for name, task in found["tasks"].items():
+        drawn, tested = task["bootstrap"], task["mcnemar"] or {}
+        row = {"task": name, "metric": task["metric"], "rows": task["rows"], **drawn}
+        rows.append({**row, "right in A only": tested.get("only_a", ""), "right in B only": tested.get("only_b", "")})
+        rows[-1]["McNemar p"] = tested.get("p", "")
+        forest[f"{name}: {task['metric']}"] = drawn
+    rows.append({"task": "overall", **found["overall"]})
+    forest["overall"] = found["overall"]
+    notes = [
+        f"A is {run['name']}, B is {run['against']}. The interval of A − B is the 95 % percentile interval of "
+        f"{run['resamples']:,} bootstrap resamples, paired over rows, seed {run['seed']}; one that holds 0 shows no "
+        "difference. McNemar's p is the exact binomial one. Both are about these rows and these two checkpoints: other "
+        "seeds of training are another matter."
+    ]
+    if found["left_out"]:
+        notes.append(f"Not compared, since not in both runs or without labels: {', '.join(found['left_out'])}.")
+    items = (_table("Differences", rows), Picture("differences", figures.differences(forest), ""))
+    result = [Section("Comparison of two runs", notes=tuple(notes), items=items)]
+    for name, task in found["tasks"].items():
+        table = _examples("Rows that differ, the largest change first", task["flips"], 2 * run["examples"])
+        result.append(Section(f"{name}: what flipped", 3, items=(table,)))
+    return result

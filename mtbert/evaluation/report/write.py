@@ -1,0 +1,100 @@
+"""A report's folder: report.html, which needs no other file, report.json with its numbers, and the figures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from matplotlib import rc_context
+
+from .page import Picture, Section, sections, shown
+
+HTML, NUMBERS, FIGURES = "report.html", "report.json", "figures"
+DPI = 110
+
+
+def check_folder(folder: str | Path, overwrite: bool = False) -> None:
+    """Refuse a folder that has files in it; with `overwrite`, unless these are an older report.
+
+    Raises:
+        ValueError: it may not be written to.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise ValueError(f"{folder} has files in it; give another folder (--output), or --overwrite")
+        if not (folder / NUMBERS).is_file():
+            raise ValueError(f"{folder} has files in it that are no report; give another folder (--output)")
+    elif folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder (--output)")
+
+
+def write_report(folder: str | Path, numbers: Mapping[str, Any], overwrite: bool = False) -> Path:
+    """Write a report.
+
+    Args:
+        folder: where; it is made.
+        numbers: what `sections` takes.
+        overwrite: whether an older report there is replaced.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        ValueError: see `check_folder`.
+    """
+    check_folder(folder, overwrite)
+    with rc_context({"text.parse_math": False}):  # a class may be called $
+        found = sections(numbers)
+        pictures = {item.name: _png(item) for each in found for item in each.items if isinstance(item, Picture)}
+    html = render(numbers["run"], found, pictures)  # all is made before anything is written
+    folder = Path(folder)
+    (folder / FIGURES).mkdir(parents=True, exist_ok=True)
+    for old in (folder / FIGURES).glob("*.png"):
+        old.unlink()
+    for name, data in pictures.items():
+        (folder / FIGURES / _file(name)).write_bytes(data)
+    text = json.dumps(jsonable(numbers), indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / NUMBERS).write_text(text + "\n", encoding="utf-8")
+    (folder / HTML).write_text(html, encoding="utf-8")
+    return folder / HTML
+
+
+def render(run: Mapping[str, Any], found: list[Section], pictures: Mapping[str, bytes]) -> str:
+    """The page as HTML with every figure in it."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["shown"] = shown
+    environment.tests["number"] = lambda value: value is None or not isinstance(value, str)
+    template = environment.from_string(resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8"))
+    encoded = {name: base64.b64encode(data).decode("ascii") for name, data in pictures.items()}
+    return template.render(run=run, sections=found, pictures=encoded)
+
+
+def jsonable(value: Any) -> Any:
+    """Plain JSON values: arrays as lists, and null for what is undefined or infinite."""
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [jsonable(each) for each in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _png(picture: Picture) -> bytes:
+    stream = io.BytesIO()
+    picture.figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _file(name: str) -> str:
+    return f"{quote(name, safe='')}.png"  # a class or a column may be called anything

@@ -1,0 +1,215 @@
+"""Score a run or a checkpoint and write a report: one HTML file, its figures, and all numbers as JSON.
+
+    python recipes/evaluate_run.py RUN_DIR [--against RUN_DIR] [--split dev] [--group COLUMN | TASK:COLUMN ...]
+
+The data are those of the run's recipe.json; any key of it can be changed on the command line by its dotted name, as in
+`--data_dir DIR`. Scores are in fp32 unless the recipe, or `accelerate launch --mixed_precision bf16`, says otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoTokenizer
+
+from mtbert import MtBertConfig, MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, TaskSpec
+from mtbert.data.encoding import encode_dataset
+from mtbert.data.loading import LoadedTask, load_column, load_task
+from mtbert.data.sampling import Plan
+from mtbert.evaluation.metrics import default_metrics
+from mtbert.evaluation.report import (
+    RunLog,
+    TaskRows,
+    analyse_run,
+    check_folder,
+    compare_runs,
+    read_run,
+    write_report,
+)
+from mtbert.recipe import Recipe, RecipeError, load_recipe
+from mtbert.training.machine import share_cores
+
+OF_EVALUATION = ("per_device_eval_batch_size", "use_cpu", "bf16", "fp16", "tf32", "cpu_threads", "seed")
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The command line, and the keys of the recipe that it changes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="folder of a run, or of one of its checkpoints")
+    parser.add_argument("--against", type=Path, help="another run or checkpoint, scored on the same rows and compared")
+    parser.add_argument("--split", choices=("train", "dev", "test"), default="dev", help="default: %(default)s")
+    parser.add_argument(
+        "--group",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="columns of the data to score by, of all tasks or of one",
+    )
+    parser.add_argument("--recipe", type=Path, help="the run's recipe, where it has no recipe.json")
+    parser.add_argument("--output", type=Path, help="folder of the report; default: report in the run's folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace an older report")
+    parser.add_argument("--examples", type=int, default=10, help="rows in a table of examples; default: %(default)s")
+    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap; default: %(default)s")
+    args, more = parser.parse_known_args(argv)
+    for key in ("examples", "resamples"):
+        if getattr(args, key) < 1:
+            parser.error(f"--{key} is {getattr(args, key)}, but must be 1 or more")
+    if args.output is None:
+        name = "report" if args.split == "dev" else f"report-{args.split}"
+        args.output = args.run / (f"{name}-against-{args.against.resolve().name}" if args.against else name)
+    return args, more
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A run with its predictions: rows and main metric by task, its plan, and what has to be said."""
+
+    run: RunLog
+    tasks: dict[str, TaskRows]
+    metrics: dict[str, str]
+    plan: Plan
+    notes: tuple[str, ...]
+
+
+def find_recipe(folder: Path, given: Path | None, changes: Sequence[str]) -> Recipe:
+    """The recipe of a run or checkpoint: the one that is given, or the recipe.json there or beside the checkpoint."""
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {folder}")
+    known = [given] if given else [folder / "recipe.json", folder.resolve().parent / "recipe.json"]
+    for path in known:
+        if path.is_file():
+            return load_recipe(path, ["--training.output_dir", str(folder), *changes])
+    raise ValueError(f"{folder} has no recipe.json, which a run leaves at its end; name its recipe with --recipe")
+
+
+def load_model(folder: Path, recipe: Recipe) -> MtBertForMultiTask | PeftModel:
+    """The model of a run; one that was trained inside peft has its encoder where the recipe says."""
+    if recipe.peft is None:
+        return MtBertForMultiTask.from_pretrained(folder)
+    tasks = MtBertConfig.from_pretrained(folder).task_specs
+    model = MtBertForMultiTask.from_encoder(recipe.encoder, tasks, recipe.model.adapter, recipe.model.packed)
+    return PeftModel.from_pretrained(model, folder)
+
+
+def make_plan(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Plan:
+    """What the run's steps held."""
+    tasks = recipe.tasks
+    batch, accumulated = (
+        recipe.training_value(key) for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
+    )
+    data_seed, steps = recipe.training_value("data_seed"), recipe.training_value("max_steps")
+    plan = Plan(
+        schedule=recipe.schedule,
+        names=tuple(tasks),
+        rows=tuple(len(data[name].splits["train"]) for name in tasks),
+        batch=batch * processes * accumulated,
+        epochs=math.ceil(recipe.training_value("num_train_epochs")),
+        seed=recipe.training_value("seed") if data_seed is None else data_seed,
+        batches=tuple(task.batch_size for task in tasks.values()),
+        sizes=tuple(task.examples_per_epoch for task in tasks.values()),
+    )
+    return replace(plan, epochs=-(-steps // plan.steps_per_epoch)) if steps > 0 else plan
+
+
+def read_groups(
+    recipe: Recipe, raw: dict[str, Dataset], specs: Sequence[TaskSpec], split: str, wanted: Sequence[str]
+) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
+    """Task → column → the value of each row; and which tasks lack a column that was asked for of all."""
+    found: dict[str, dict[str, list[str]]] = {name: {} for name in raw}
+    notes = []
+    for each in wanted:
+        only, colon, column = each.rpartition(":")
+        tasks = [task for task in specs if task.name in raw and (not colon or only == task.name)]
+        if not tasks:
+            raise ValueError(f"--group {each}: no task {only!r} has a {split} split; these have: {', '.join(raw)}")
+        lacking = {}
+        for task in tasks:
+            try:
+                values = load_column(task, recipe.tasks[task.name].data, split, column, recipe.data_dir)
+                found[task.name][column] = [values[row] for row in raw[task.name].with_format(None)["row"][:]]
+            except ValueError as error:
+                lacking[task.name] = error
+        if len(lacking) == len(tasks):
+            raise ValueError(f"--group {each}: {next(iter(lacking.values()))}")
+        if lacking:
+            notes.append(f"No column {column!r} in the data of: {', '.join(lacking)}.")
+    return found, notes
+
+
+def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str]) -> Evaluated:
+    """Load a run's model and data, and predict every row of a split."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = load_model(folder, recipe)
+    known = [task for task in model.tasks if task.name in recipe.tasks]
+    data = {task.name: load_task(task, recipe.tasks[task.name].data, recipe.data_dir) for task in known}
+    raw = {task.name: data[task.name].splits[split] for task in known if split in data[task.name].splits}
+    lacking = [task.name for task in model.tasks if task.name not in raw]
+    if not raw:
+        raise ValueError(f"no task of the recipe has a {split} split; name one with --tasks.NAME.data.{split}")
+    groups, notes = read_groups(recipe, raw, known, split, wanted)
+    if lacking:
+        notes.append(f"Without a {split} split, and so without scores: {', '.join(lacking)}.")
+
+    settings = {key: recipe.training[key] for key in OF_EVALUATION if key in recipe.training}
+    with tempfile.TemporaryDirectory() as scratch:
+        args = MtBertTrainingArguments(output_dir=scratch, report_to="none", **settings)
+        share_cores(args)
+        trainer = MtBertTrainer(model, args, processing_class=tokenizer)
+        encoded = {
+            task.name: encode_dataset(task, raw[task.name], tokenizer, model.config.encoder, split)[0]
+            for task in known
+            if task.name in raw
+        }
+        found = trainer.predict(encoded)
+    tasks = {
+        task.name: TaskRows.of(
+            task, raw[task.name], found.predictions[task.name], found.label_ids[task.name], groups[task.name]
+        )
+        for task in known
+        if task.name in raw
+    }
+    metrics = {task.name: recipe.tasks[task.name].metric or default_metrics(task)[0] for task in known}
+    run = read_run(folder)
+    plan = make_plan(recipe, data, run.record.get("processes", 1)) if len(data) == len(recipe.tasks) else None
+    return Evaluated(run, tasks, metrics, plan, tuple(notes))
+
+
+def main(argv: Sequence[str]) -> Path:
+    args, changes = parse(argv)
+    check_folder(args.output, args.overwrite)
+    recipes = {folder: find_recipe(folder, args.recipe, changes) for folder in filter(None, [args.run, args.against])}
+    evaluated = {name: evaluate(name, recipe, args.split, args.group) for name, recipe in recipes.items()}
+
+    a = evaluated[args.run]
+    numbers = analyse_run(a.tasks, a.metrics, a.run, a.plan, args.examples)
+    numbers["run"] = {
+        "name": str(args.run),
+        "against": str(args.against) if args.against else None,
+        "split": args.split,
+        "examples": args.examples,
+        "resamples": args.resamples,
+        "seed": args.seed,
+        "notes": list(a.notes),
+    }
+    if args.against:
+        b = evaluated[args.against]
+        numbers["comparison"] = compare_runs(a.tasks, b.tasks, a.metrics, args.seed, args.resamples)
+    page = write_report(args.output, numbers, args.overwrite)
+    print(f"the report is {page}")
+    return page
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (RecipeError, ValueError, OSError) as error:
+        sys.exit(f"evaluate_run: {error}")

@@ -1,0 +1,184 @@
+"""recipes/evaluate_run.py on runs of recipes/finetune.py: the same scores, the plan, groups, comparisons, refusals."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from matplotlib.image import imread
+
+from mtbert.recipe import RecipeError
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = "a an the cat dog bird fish house tree runs sleeps eats flies is was not very good bad fine old new".split()  # noqa: SIM905
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
+
+
+@pytest.fixture(scope="module")
+def evaluate_run():
+    """`recipes/evaluate_run.py`, imported."""
+    spec = importlib.util.spec_from_file_location("evaluate_run", ROOT / "recipes" / "evaluate_run.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def runs(finetune, encoder_dir, tmp_path_factory) -> Path:
+    """A folder with data and two runs, `a` and `b`; steps are logged at the ends of epochs."""
+    folder, random = tmp_path_factory.mktemp("runs"), np.random.default_rng(0)
+    for split, count in (("train", 24), ("dev", 18), ("test", 6)):
+        lines = ["text,other,stars,close,sex"]
+        for i in range(count):
+            first, second = (" ".join(random.choice(WORDS, random.integers(2, 10))) for _ in range(2))
+            label = "" if split == "dev" and i == 4 else i % 3
+            lines.append(f"{first},{second},{label},{i % 11 / 2},{'fm'[i % 2]}")
+        (folder / f"{split}.csv").write_text("\n".join(lines) + "\n")
+        lines = [line.rpartition(",")[0] for line in lines]
+        (folder / f"{split}-pairs.csv").write_text("\n".join(lines) + "\n")
+    lines = [line.partition(",")[0] for line in (folder / "test.csv").read_text().splitlines()]
+    (folder / "test.csv").write_text("\n".join(lines) + "\n")  # texts alone
+    data = {"train": "train.csv", "dev": "dev.csv", "test": "test.csv"}
+    pairs = {"text": ["text", "other"], "label": "close", "train": "train-pairs.csv", "dev": "dev-pairs.csv"}
+    recipe = {
+        "encoder": encoder_dir,
+        "data_dir": str(folder),
+        "tasks": {
+            "stars": {"labels": 3, "metric": "f1_macro", "data": {"text": "text", "label": "stars", **data}},
+            "close": {"range": [0, 5], "data": pairs},
+        },
+        "schedule": {"name": "annealed", "steps_per_epoch": 4},
+        "training": {
+            "num_train_epochs": 2,
+            "per_device_train_batch_size": 4,
+            "gradient_accumulation_steps": 2,
+            "learning_rate": 0.01,
+            "eval_strategy": "epoch",
+            "save_strategy": "epoch",
+            "logging_steps": 4,
+            "report_to": "none",
+            "disable_tqdm": True,
+            "cpu_threads": 1,
+        },
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
+    for name, more in (("a", []), ("b", ["--training.seed", "7", "--peft.r", "2", "--peft.target_modules", "[query]"])):
+        finetune.main([str(folder / "recipe.yaml"), "--training.output_dir", str(folder / name), *more])
+    return folder
+
+
+def read(page: Path) -> dict:
+    return json.loads((page.parent / "report.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def report(evaluate_run, runs, tmp_path_factory) -> Path:
+    """The report of run `a`, with groups and the comparison with `b`, which was trained by LoRA."""
+    output = tmp_path_factory.mktemp("out") / "report"
+    arguments = [str(runs / "a"), "--against", str(runs / "b"), "--group", "sex", "--output", str(output)]
+    return evaluate_run.main([*arguments, "--resamples", "30"])
+
+
+def test_scores_are_those_that_the_runs_recorded(report, runs):
+    found = read(report)
+    for name, side in (("a", "a"), ("b", "b")):
+        recorded = json.loads((runs / name / "scores.json").read_text())
+        for task, metric in (("stars", "f1_macro"), ("close", "pearson")):
+            ours = found["comparison"]["tasks"][task]["bootstrap"][side]
+            assert ours == pytest.approx(recorded[f"eval_{task}_{metric}"], abs=1e-5)
+        assert found["comparison"]["overall"][side] == pytest.approx(recorded["eval_overall"], abs=1e-5)
+    assert found["averages"]["overall"] == found["comparison"]["overall"]["a"]
+    assert found["tasks"]["stars"]["rows"] == 17  # one has no label
+
+
+def test_the_plan_is_the_one_that_the_run_followed(report):
+    table = read(report)["sampling"]
+    assert [each["epoch"] for each in table] == [1, 2]
+    assert table[0]["probability"] == {"stars": 0.5, "close": 0.5}
+    for each in table:
+        assert each["planned"] == each["sampled"]
+        assert sum(each["sampled"].values()) == 32
+
+
+def test_groups_are_the_columns_values_and_tasks_without_it_are_named(report):
+    found = read(report)
+    groups = {each["group"]: each["rows"] for each in found["tasks"]["stars"]["groups"]["sex"]["groups"]}
+    assert groups == {"f": 8, "m": 9}
+    assert found["tasks"]["close"]["groups"] == {}
+    assert found["run"]["notes"] == ["No column 'sex' in the data of: close."]
+
+
+def test_the_course_of_the_run_is_in_the_report(report, runs):
+    found = read(report)
+    log = json.loads((runs / "a" / "trainer_state.json").read_text())["log_history"]
+    logged = [entry["loss_stars"] for entry in log if "loss_stars" in entry]
+    assert [each["value"] for each in found["curves"]["tasks"]["stars"]["loss"]] == logged
+    assert found["cost"]["examples"] == 64
+    assert found["cost"]["threads"] == 1
+
+
+def test_a_checkpoint_is_evaluated_with_the_recipe_of_its_run(evaluate_run, runs, tmp_path):
+    page = evaluate_run.main([str(runs / "a" / "checkpoint-4"), "--output", str(tmp_path / "out")])
+    found, log = read(page), json.loads((runs / "a" / "trainer_state.json").read_text())["log_history"]
+    logged = next(entry for entry in log if entry["step"] == 4 and "eval_overall" in entry)
+    assert found["averages"]["overall"] == pytest.approx(logged["eval_overall"], abs=1e-5)
+    assert len(found["sampling"]) == 1
+
+
+def test_a_split_without_labels_has_no_scores_but_a_report(evaluate_run, runs, tmp_path):
+    page = evaluate_run.main([str(runs / "a"), "--split", "test", "--output", str(tmp_path / "out")])
+    assert read(page)["tasks"] == {
+        "stars": {"problem_type": "single_label_classification", "main": "f1_macro", "rows": 0, "scores": {}}
+    }
+    assert "Without a test split, and so without scores: close." in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--group", "age"], "--group age: task 'stars'.*no column 'age'"),
+        (["--group", "close:sex"], "--group close:sex: task 'close'.*no column 'sex'"),
+        (["--group", "mood:sex"], "no task 'mood' has a dev split; these have: stars, close"),
+        (["--tasks.close.data.dev", "train-pairs.csv", "--against", "B"], None),
+        (["--output", "RUNS"], "has files in it"),
+        (["--against", "RUNS"], "has no recipe.json.*name its recipe with --recipe"),
+        (["--against", "nowhere"], "there is no folder nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_with_a_reason(arguments, message, evaluate_run, runs, tmp_path):
+    named = {"RUNS": str(runs), "B": str(runs / "b")}
+    arguments = [str(runs / "a"), "--output", str(tmp_path / "out"), *(named.get(each, each) for each in arguments)]
+    if message is None:  # the same change of data for both: rows are the same again
+        assert evaluate_run.main([*arguments, "--resamples", "5"]).is_file()
+        return
+    with pytest.raises((ValueError, OSError), match=message):
+        evaluate_run.main(arguments)
+
+
+def test_an_unknown_key_is_refused(evaluate_run, runs, tmp_path):
+    with pytest.raises(RecipeError, match="grup"):
+        evaluate_run.main([str(runs / "a"), "--output", str(tmp_path / "out"), "--grup", "sex"])
+
+
+def test_no_script_hides_a_package():
+    """A script's folder comes first on the path: a recipes/evaluate.py would be what mtbert imports as evaluate."""
+    for path in (ROOT / "recipes").glob("*.py"):
+        spec = importlib.util.find_spec(path.stem)
+        assert spec is None or spec.origin is None or Path(spec.origin).parent == path.parent, path.name
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_browser_shows_the_report_without_an_error(report, tmp_path):
+    picture = tmp_path / "page.png"
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1200,3000", f"--screenshot={picture}"]
+    done = subprocess.run([*command, report.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    assert "CONSOLE" not in done.stderr
+    assert len(np.unique(imread(picture)[:, :, :3].reshape(-1, 3), axis=0)) > 50

@@ -1,0 +1,215 @@
+"""The report's folder: all edge cases are written, it is one file without outside references, and nothing is lost."""
+
+import json
+import re
+import warnings
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from mtbert.data.sampling import Plan, Schedule
+from mtbert.evaluation.report import RunLog, analyse_run, compare_runs, write_report
+from mtbert.evaluation.report.page import Picture, sections, shown
+from mtbert.evaluation.report.write import jsonable
+from mtbert.modeling.configuration_mtbert import TaskSpec
+
+METRICS = {"stars": "accuracy", "same": "f1", "close": "pearson", "topics": "f1_micro"}
+RUN = {"name": "runs/a", "against": None, "split": "dev", "examples": 5, "resamples": 20, "seed": 0, "notes": []}
+
+
+def numbers(tasks, tmp_path, metrics=METRICS, log=(), plan=None, **run):
+    run_log = RunLog(tmp_path, log, {}, {"eval_stars_accuracy": 0.5})
+    metrics = {name: metrics.get(name, "accuracy") for name in tasks}
+    return {**analyse_run(tasks, metrics, run_log, plan, 5), "run": {**RUN, **run}}
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """A function: numbers → the page and the saved numbers; `drawn`: whether figures are drawn, which takes seconds."""
+    monkeypatch.setattr("mtbert.evaluation.report.write.DPI", 25)
+
+    def make(found, name="report", drawn=False, **kwargs):
+        if not drawn:
+            monkeypatch.setattr("mtbert.evaluation.report.write._png", lambda picture: b"png")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            page = write_report(tmp_path / name, found, **kwargs)
+        html, text = page.read_text("utf-8"), (page.parent / "report.json").read_text("utf-8")
+        check_html(html)
+        assert "NaN" not in text
+        return html, json.loads(text)
+
+    return make
+
+
+def check_html(html: str) -> None:
+    """Balanced tags, nothing fetched from anywhere, every link's target there, every image described."""
+
+    class Checker(HTMLParser):
+        open, ids, links = [], set(), set()
+
+        def handle_starttag(self, tag, attrs):
+            attrs = dict(attrs)
+            if tag not in ("meta", "link", "img", "br"):
+                self.open.append(tag)
+            self.ids |= {attrs["id"]} if "id" in attrs else set()
+            if tag == "a":
+                self.links.add(attrs["href"].removeprefix("#"))
+            if tag == "img":
+                assert attrs["alt"]
+                assert attrs["src"].startswith("data:image/png;base64,")
+            assert tag != "script"
+
+        def handle_endtag(self, tag):
+            assert self.open.pop() == tag
+
+    checker = Checker()
+    checker.open, checker.ids, checker.links = [], set(), set()
+    checker.feed(html)
+    assert checker.open == []
+    assert checker.links <= checker.ids
+    assert not re.search(r"https?://", html)
+
+
+def test_a_report_of_every_kind_of_task(make_rows, write, tmp_path):
+    groups = {"sex": ["f", "m"] * 30, "a/b & <c>": ["x"] * 60}
+    tasks = {name: make_rows(name, groups=groups) for name in METRICS}
+    log = [
+        {"step": 1, "epoch": 0.5, "examples_stars": 8, "loss_stars": 1.0, "cos_stars_same": -0.1, "conflicts": 1},
+        {"step": 2, "epoch": 1.0, "eval_stars_accuracy": 0.4, "eval_overall": 0.4},
+    ]
+    plan = Plan(Schedule("uniform", steps_per_epoch=2), tuple(tasks), (9, 9, 9, 9), 8, 1)
+    found = numbers(tasks, tmp_path, log=log, plan=plan)
+    found["comparison"] = compare_runs(tasks, tasks, METRICS, 0, 20)
+    found["run"]["against"] = "runs/b"
+    html, saved = write(found, drawn=True)
+    for path in (tmp_path / "report" / "figures").iterdir():
+        assert len(np.unique(imread(path))) > 3
+    names = [item.name for each in sections(found) for item in each.items if isinstance(item, Picture)]
+    assert len(set(names)) == len(names)
+    assert {path.name for path in (tmp_path / "report" / "figures").iterdir()} >= {
+        "stars.confusion.png",
+        "topics.dog.confusion.png",
+        "close.scatter.png",
+        "same.by.a%2Fb%20%26%20%3Cc%3E.png",
+        "sampling.png",
+        "gradients_cosines.png",
+        "differences.png",
+    }
+    assert len(list((tmp_path / "report" / "figures").iterdir())) == len(names)
+    assert html.count("<img") == len(names)
+    assert "a/b &amp; &lt;c&gt;" in html
+    assert saved == jsonable(found)
+    score = saved["tasks"]["stars"]["scores"]["accuracy"]
+    assert score == np.mean(tasks["stars"].right)
+    assert f">{score:.3f}<" in html
+
+
+def test_texts_are_escaped_and_long_ones_cut_on_the_page_only(make_rows, write, tmp_path):
+    rows = make_rows("stars", 3, labels=[0, 1, 2], logits=np.eye(3)[[1, 2, 0]])
+    object.__setattr__(rows, "texts", (("<script>alert(1)</script>",), ("word " * 200,), ("{{ 1 + 1 }}",)))
+    html, saved = write(numbers({"stars": rows}, tmp_path))
+    assert "<script>" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert "{{ 1 + 1 }}" in html
+    assert "word " * 200 not in html
+    assert "word " * 200 in [each["text"] for each in saved["tasks"]["stars"]["worst"]]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+@pytest.mark.parametrize("name", METRICS)
+def test_hardly_any_rows(name, count, make_rows, write, tmp_path):
+    tasks = {name: make_rows(name, count, groups={"sex": ["f"] * count})}
+    found = numbers(tasks, tmp_path)
+    if count:
+        found["comparison"] = compare_runs(tasks, tasks, METRICS, 0, 5)
+        found["run"]["against"] = "b"
+    html, saved = write(found, drawn=count == 1)
+    assert saved["tasks"][name]["rows"] == count
+    assert ("no labelled row" in html) == (count == 0)
+    assert bool(saved["averages"]) == (count > 0)
+
+
+def test_constant_predictions_count_as_zero_and_are_flagged(make_rows, write, tmp_path):
+    tasks = {"close": make_rows("close", 9, logits=np.full((9, 1), 2.5))}
+    html, saved = write(numbers(tasks, tmp_path))
+    assert saved["tasks"]["close"]["scores"]["pearson"] == 0
+    assert saved["averages"]["overall"] == 0.5
+    assert "close: pearson is undefined and counts as 0" in html
+
+
+def test_a_class_without_rows_and_one_never_predicted(make_rows, write, tmp_path):
+    rows = make_rows("stars", 4, labels=[0, 0, 1, 1], logits=np.eye(3)[[0, 0, 0, 2]])
+    _, saved = write(numbers({"stars": rows}, tmp_path))
+    empty = saved["tasks"]["stars"]["classes"]["per_class"][2]
+    assert empty["recall"] is None
+    assert saved["tasks"]["stars"]["classes"]["rates"][2] == [None] * 3
+
+
+def test_scores_of_minus_one_or_less_have_no_logarithmic_error(make_rows, write, tmp_path):
+    html, saved = write(numbers({"close": make_rows("close", 3, logits=[[-2], [0], [1]])}, tmp_path))
+    assert saved["tasks"]["close"]["scores"]["msle"] is None
+    assert "msle is undefined, since a score is −1 or less" in html
+
+
+def test_labels_may_be_called_anything(make_rows, write, tmp_path):
+    task = TaskSpec("langs", "multi_label_classification", labels=["c++", "../x", "$\\frac"])
+    write(
+        numbers({"langs": make_rows(task, groups={"_$^$": ["$_$^{"] * 60})}, tmp_path, {"langs": "f1_micro"}),
+        drawn=True,
+    )
+    assert len(list((tmp_path / "report" / "figures").glob("langs.*.confusion.png"))) == 3
+
+
+def test_examples_are_the_surest_of_each_side(make_rows, tmp_path):
+    rows = make_rows("same")
+    found = numbers({"same": rows}, tmp_path)["tasks"]["same"]["classes"]
+    wrong = [i for i in range(60) if rows.predicted[i] == 1 and rows.labels[i] == 0]
+    wrong.sort(key=lambda i: -rows.logits[i, 0])
+    assert [each["row"] for each in found["false_positives"]["yes"]] == [str(i + 1) for i in wrong[:5]]
+    missed = [i for i in range(60) if rows.predicted[i] == 0 and rows.labels[i] == 1]
+    missed.sort(key=lambda i: rows.logits[i, 0])
+    assert [each["row"] for each in found["false_negatives"]["yes"]] == [str(i + 1) for i in missed[:5]]
+    assert list(found["false_positives"]) == ["yes"]
+
+
+def test_the_worst_errors_are_those_with_the_largest_loss(make_rows, tmp_path):
+    for name in METRICS:
+        rows = make_rows(name)
+        worst = numbers({name: rows}, tmp_path)["tasks"][name]["worst"]
+        wrong = [i for i in np.argsort(-rows.losses) if rows.errors[i] > 0]
+        assert [each["row"] for each in worst] == [str(i + 1) for i in wrong[:5]]
+
+
+def test_a_trained_split_is_said_to_be_one(make_rows, write, tmp_path):
+    html, _ = write(numbers({"stars": make_rows("stars")}, tmp_path, split="train"))
+    assert "The model was trained on these rows" in html
+
+
+def test_a_folder_is_overwritten_only_where_it_is_a_report(make_rows, write, tmp_path):
+    found = numbers({"stars": make_rows("stars")}, tmp_path)
+    write(found)
+    with pytest.raises(ValueError, match="has files in it; give another folder .--output., or --overwrite"):
+        write(found)
+    (tmp_path / "report" / "figures" / "old.png").write_bytes(b"")
+    write(found, overwrite=True)
+    assert not (tmp_path / "report" / "figures" / "old.png").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("dear")
+    with pytest.raises(ValueError, match="that are no report"):
+        write(found, "mine", overwrite=True)
+    with pytest.raises(ValueError, match="is a file"):
+        write_report(tmp_path / "mine" / "thesis.txt", found, overwrite=True)
+
+
+def test_cells():
+    assert [shown(each) for each in (None, float("nan"), 1234, 0.12345, 0.0, 1e-5, True, "x", np.int64(3))] == [
+        "–", "–", "1,234", "0.123", "0.000", "1.0e-05", "True", "x", "3",
+    ]  # fmt: skip
+
+
+def test_json_has_null_for_what_is_undefined():
+    given = {"a": np.array([1.0, np.nan]), 2: (np.int64(3), np.bool_(True), float("inf"))}
+    assert jsonable(given) == {"a": [1.0, None], "2": [3, True, None]}
