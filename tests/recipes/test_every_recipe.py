@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from mtbert import MtBertForMultiTask
@@ -39,13 +40,20 @@ def test_recipe_trains_two_steps(path, finetune, encoder_dir, course_dir, tmp_pa
         "training.cpu_threads": 1,
     }
     finetune.main([str(path), *(f"--{key}={value}" for key, value in overrides.items())])
-    before, after = load_file(f"{encoder_dir}/model.safetensors"), load_file(folder / "model.safetensors")
+    recipe = load_recipe(path, ["--encoder", encoder_dir, "--training.output_dir", "x"])
+    before = load_file(f"{encoder_dir}/model.safetensors")
+    if recipe.peft is not None:
+        specs = [task.spec(name) for name, task in recipe.tasks.items()]
+        model = MtBertForMultiTask.from_encoder(encoder_dir, specs, recipe.model.adapter)
+        wrapped = PeftModel.from_pretrained(model, folder)
+        assert any(value.any() for name, value in wrapped.named_parameters() if "lora_B" in name)  # they begin at 0
+        return
+    after = load_file(folder / "model.safetensors")
     moved = {
         name
         for name in before
         if f"encoder.{name}" in after and not torch.equal(before[name], after[f"encoder.{name}"])
     }
-    frozen = load_recipe(path, ["--encoder", encoder_dir, "--training.output_dir", "x"]).model.freeze_encoder
-    assert bool(moved) != frozen
+    assert bool(moved) != recipe.model.freeze_encoder
     model = MtBertForMultiTask.from_pretrained(folder)
     assert set(model.heads) == {task.name for task in model.tasks}
