@@ -78,6 +78,13 @@ class TestEndOfTraining:
         assert "learning_rate: 0.01" in card and "name: annealed" in card and "license: mit" in card
         assert server.card_problems(card) == []
 
+    def test_the_card_passes_the_clients_validation(self, done, client_error):
+        done.run("from huggingface_hub import ModelCard; card = ModelCard.load('ada/end'); card.validate()")
+        found = done.run("result = [(each.task_name, each.metric_name) for each in card.data.eval_results]")
+        assert ["stars", "accuracy"] in found and ["close", "pearson"] in found
+        with pytest.raises(client_error, match='"model-index.*dataset.name" is required'):
+            done.run("ModelCard(str(card).replace('name: stars', 'name: null')).validate()")
+
     def test_it_loads(self, done, logits_of):
         expected = done.run("model = run.model\n" + logits_of(arguments="tokenizer=tokenizer, "))
         found = done.run("model = MtBertForMultiTask.from_pretrained('ada/end')\n" + logits_of())

@@ -76,7 +76,7 @@ def test_nothing_known_but_the_model(make_model):
     data = ModelCard(str(card)).data
     assert data.eval_results is None and data.base_model is None and data.license is None
     assert "None were recorded." in card.text and "The licence of the weights is not stated" in card.text
-    assert "The scores of `only` are not bounded" in card.text and "1 sentence task at once" not in card.text
+    assert "The scores of `only` are not bounded" in card.text and "for 1 sentence task with" in card.text
 
 
 def test_adapters_and_peft(make_model):
