@@ -17,13 +17,14 @@ from mtbert.training.machine import share_cores
 from mtbert.training.peft import wrap
 from mtbert.training.record import Movement, run_record
 from mtbert.training.reporting import print_lines, print_scores
-from mtbert.training.runs import choose_checkpoint, save_run, start_scores
+from mtbert.training.runs import save_run, start_scores
+from mtbert.training.stages import Stages
 
 
 def main(argv: list[str]) -> None:
     recipe = Recipe.from_cli(argv)
     args = recipe.training_arguments()
-    checkpoint = choose_checkpoint(args)
+    stages = Stages(args, len(recipe.stages))
     share_cores(args)
     set_seed(args.seed)
 
@@ -33,28 +34,35 @@ def main(argv: list[str]) -> None:
 
     specs = [task.spec(name) for name, task in recipe.tasks.items()]
     model = MtBertForMultiTask.from_encoder(recipe.encoder, specs, recipe.model.adapter, recipe.model.packed)
-    model.freeze_encoder(recipe.model.freeze_encoder, not recipe.model.train_layer_norms)
     if recipe.peft is not None:
         model = wrap(model, recipe.peft)
     with args.main_process_first(desc="encoding"):
         data = {s.name: encode_splits(s, raw[s.name].splits, tokenizer, model.config.encoder) for s in specs}
 
-    trainer = MtBertTrainer(
-        model,
-        args,
-        train_dataset={name: splits["train"] for name, (splits, _) in data.items()},
-        eval_dataset={name: splits["dev"] for name, (splits, _) in data.items() if "dev" in splits} or None,
-        processing_class=tokenizer,
-        schedule=recipe.schedule,
-        task_training={name: task.training() for name, task in recipe.tasks.items()},
-    )
-    if trainer.is_world_process_zero():
+    if args.process_index == 0:
         print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())
         print_lines(report.line() for _, reports in data.values() for report in reports)
 
     movement = Movement(model)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    for part in recipe.in_stages()[stages.finished :]:  # one, unless the recipe lists stages
+        stage, checkpoint = stages.next(model)
+        if part.peft is None:
+            model.freeze_encoder(part.model.freeze_encoder, not part.model.train_layer_norms)
+        trainer = MtBertTrainer(
+            model,
+            part.training_arguments(cpu_threads=args.cpu_threads),
+            train_dataset={name: splits["train"] for name, (splits, _) in data.items()},
+            eval_dataset={name: splits["dev"] for name, (splits, _) in data.items() if "dev" in splits} or None,
+            processing_class=tokenizer,
+            schedule=part.schedule,
+            task_training={name: task.training() for name, task in part.tasks.items()},
+            stage=stage,
+        )
+        trainer.train(resume_from_checkpoint=checkpoint)
+        stages.end(trainer)
+
     scores = trainer.evaluate() if trainer.eval_dataset else {}
+    trainer.state = stages.join()
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():

@@ -123,7 +123,8 @@ class Run:
     def execute(self, device: int | None, threads: int) -> None:
         """Run it in a process of its own; goes on from its last checkpoint, if there is one."""
         resume = []
-        if any(self.output.glob("checkpoint-*/trainer_state.json")):
+        saved = ("checkpoint-*", "stage-*", "stage-*/checkpoint-*")
+        if any(any(self.output.glob(f"{folder}/trainer_state.json")) for folder in saved):
             resume = ["--training.resume_from_checkpoint", "true"]
         elif self.output.is_dir():  # what was left by a run that was killed before it had saved anything
             shutil.rmtree(self.output)
@@ -171,6 +172,12 @@ def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]
         "training.report_to": "none",
     }
     settings |= {f"tasks.{name}.examples_per_epoch": "null" for name in recipe.tasks}
+    shares = range(1, len(recipe.stages) + 1)  # two stages: a third of the steps, and two thirds
+    for number, stage in enumerate(recipe.stages):
+        steps = settings["schedule.steps_per_epoch"] * shares[number] / sum(shares)
+        own = {f"training.{key}" for key in stage.get("training", ())} & settings.keys()
+        values = {key: settings[key] for key in sorted(own)} | {"schedule.steps_per_epoch": max(1, round(steps))}
+        settings |= {f"stages.{number}.{key}": value for key, value in values.items()}
     return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
 
 

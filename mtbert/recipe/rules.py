@@ -193,6 +193,12 @@ COMBINATIONS: tuple[Rule, ...] = (
         ),
         "it must be said what has to get better, such as metric_for_best_model: eval_overall",
     ),
+    Rule(
+        "stages: one or more",
+        "training.resume_from_checkpoint: a folder",
+        lambda r: bool(r.stages) and r.training.get("resume_from_checkpoint") not in (None, "true", "True", "latest"),
+        "what comes after that checkpoint belongs to the same run; write true, which takes the last one of all stages",
+    ),
 )
 
 

@@ -13,6 +13,7 @@ from ..data.sampling import Schedule
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
 from .reading import COMMAND_LINE, Layer, merge, override, read_chain, split_argv
 from .rules import REFUSED_TRAINING, check
+from .stages import split_stages
 from .tree import (
     KeyPath,
     RecipeError,
@@ -116,6 +117,8 @@ class Recipe:
         model: what is done with the encoder.
         peft: a method of peft on the encoder: `type` (lora if absent) and its config's fields; null: none.
         training: fields of MtBertTrainingArguments; `output_dir` is required.
+        stages: what each stage of the run sets, laid over the rest; they train the same model in turn, each with an
+            optimizer and a schedule of the rate of its own. Empty: one stage, the rest itself.
     """
 
     encoder: str
@@ -125,6 +128,7 @@ class Recipe:
     model: ModelRecipe = field(default_factory=ModelRecipe)
     peft: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def from_cli(cls, argv: Sequence[str] | None = None) -> Recipe:
@@ -155,6 +159,11 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """The whole tree, defaults included, as JSON-ready values."""
         return _lists(asdict(self))
+
+    def in_stages(self) -> tuple[Recipe, ...]:
+        """The whole recipe of each stage, in their order; without stages this recipe alone."""
+        layers = split_stages(Layer(self.to_dict()), Report("recipe"))
+        return tuple(_resolve(layer, "recipe") for layer in layers) or (self,)
 
     def training_default(self, key: str) -> Any:
         """What a training argument is where the recipe does not say."""
@@ -217,6 +226,8 @@ def _load(path: str | Path, overrides: Sequence[tuple[KeyPath, str]]) -> Recipe:
 def _hint(path: KeyPath) -> Any:
     """The type of a key; Any where there is no such key."""
     hint: Any = Recipe
+    if path[0] == "stages" and len(path) > 2:
+        return _hint(path[2:])
     for i, key in enumerate(path):
         if i == 0 and key in ("all_tasks", "training"):
             hint = TaskRecipe if key == "all_tasks" else training_arguments_class()
@@ -232,6 +243,7 @@ def _resolve(layer: Layer, source: str) -> Recipe:
     report = Report(source, layer.origins, _elsewhere())
     for path, message in layer.problems:
         report.add(path, message, bad=True)
+    stages = split_stages(layer, report)
     tree = dict(layer.tree)
     if tree.pop("base", None) is not None:
         report.add(("base",), " is for recipe files only; name it in the file")
@@ -245,6 +257,11 @@ def _resolve(layer: Layer, source: str) -> Recipe:
     training = read_fields(training_arguments_class(), recipe.training, ("training",), report)
     recipe = replace(recipe, training=training)
     check(recipe, report)
+    for stage in stages:
+        try:
+            _resolve(stage, source)
+        except RecipeError as error:
+            report.lines += error.problems
     if report.lines:
         raise RecipeError(report.lines)
     return recipe

@@ -27,6 +27,7 @@ from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .machine import keep_freed_memory
 from .reporting import print_parameters, print_plan
+from .stages import Stage
 
 Splits = Mapping[str, Dataset]
 
@@ -46,6 +47,7 @@ class MtBertTrainer(Trainer):
         processing_class: the tokenizer, saved beside the model.
         schedule: how steps are shared out among the tasks.
         task_training: weights, batch sizes and metrics by task name, where they differ from the defaults.
+        stage: where this training stands in a run of several stages; None: it is the whole run.
         kwargs: passed on to `transformers.Trainer`.
 
     Raises:
@@ -62,6 +64,7 @@ class MtBertTrainer(Trainer):
         processing_class: PreTrainedTokenizerBase | None = None,
         schedule: Schedule | None = None,
         task_training: Mapping[str, TaskTraining] | None = None,
+        stage: Stage | None = None,
         **kwargs,
     ):
         if not isinstance(args, MtBertTrainingArguments):
@@ -83,6 +86,7 @@ class MtBertTrainer(Trainer):
         self.task_training = {task.name: (task_training or {}).get(task.name, TaskTraining()) for task in self.tasks}
         self._check_names("task_training", task_training or {})
         self._check_task_training()
+        self.stage = stage
         self.processing_class = processing_class
         self.encoder_config = model.config.encoder
         super().__init__(
@@ -238,7 +242,10 @@ class MtBertTrainer(Trainer):
                 if count:
                     logs[f"loss_{task.name}"] = loss / count
             self._forget_losses()
-        super().log(logs, start_time)
+        if self.stage is None:
+            return super().log(logs, start_time)
+        with self.stage.continued(self.state):
+            super().log({**logs, "stage": self.stage.number}, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Forward and backward, 6 · parameters · real tokens; counted once, not at every step."""
@@ -346,6 +353,11 @@ class MtBertTrainer(Trainer):
         return logits.cpu().numpy(), labels, total / count if count else float("nan")
 
     # ---- saving ----
+
+    def _get_output_dir(self, trial) -> str:
+        """The folder of checkpoints: each stage has its own."""
+        folder = super()._get_output_dir(trial)
+        return folder if self.stage is None else os.path.join(folder, self.stage.folder)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Save model and tokenizer; the arguments as JSON instead of a pickle."""

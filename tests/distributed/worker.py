@@ -19,6 +19,7 @@ from transformers import set_seed
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
+from mtbert.training.stages import Stages
 from mtbert.training.trainer import MtBertTrainer
 
 SPLITS = ("train", "eval")
@@ -38,6 +39,7 @@ CASES = {
     "accumulated": {"schedule": Schedule("sqrt", mixed=True, steps_per_epoch=4), "accumulation": 2},
     "accumulated sequential": {"schedule": Schedule("sequential"), "accumulation": 2},
     "evaluated before": {"schedule": Schedule("annealed", steps_per_epoch=4), "evaluate_before": True},
+    "heads first": {"schedule": Schedule("annealed", steps_per_epoch=4), "heads_first": True},
 }
 
 
@@ -66,17 +68,25 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
     )
     assert args.world_size == processes
     splits = {split: {each.name: load_from_disk(str(each)) for each in (data / split).iterdir()} for split in SPLITS}
-    trainer = MtBertTrainer(
-        MtBertForMultiTask.from_pretrained(data / "model"),
-        args,
-        splits["train"],
-        splits["eval"],
-        schedule=case["schedule"],
-        task_training=case.get("task_training"),
-    )
-    if case.get("evaluate_before"):
-        trainer.evaluate()
-    trainer.train()
+    model = MtBertForMultiTask.from_pretrained(data / "model")
+    stages = Stages(args, 2 if case.get("heads_first") else 0)
+    for frozen in (True, False) if case.get("heads_first") else (False,):
+        model.freeze_encoder(frozen)
+        stage, _ = stages.next(model)
+        trainer = MtBertTrainer(
+            model,
+            args,
+            splits["train"],
+            splits["eval"],
+            schedule=case["schedule"],
+            task_training=case.get("task_training"),
+            stage=stage,
+        )
+        if case.get("evaluate_before"):
+            trainer.evaluate()
+        trainer.train()
+        stages.end(trainer)
+    trainer.state = stages.join()
     prediction = trainer.predict(splits["eval"])
     tensors = {f"weight.{key}": value.contiguous() for key, value in trainer.model.state_dict().items()}
     tensors |= {f"prediction.{task}": torch.from_numpy(logits) for task, logits in prediction.predictions.items()}

@@ -82,6 +82,7 @@ KEYS = {
     ),
     "tasks.sst.adapter": (False, {"model.adapter.size": 12}),
     "peft": ({"r": 2, "target_modules": ["query"]}, {}),
+    "stages": ([{"model": {"freeze_encoder": True}}, {}], {"stages": [{}, {}]}),
     "training.eval_train": (True, {}),
     "training.seed": (7, {}),
     "training.data_seed": (7, {}),

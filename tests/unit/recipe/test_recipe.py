@@ -460,6 +460,7 @@ SETTINGS = {  # the conflict of a row → overrides that make it
         ["--training.metric_for_best_model=sts_mse"],
         ["--training.metric_for_best_model=eval_loss", "--training.greater_is_better=true"],
     ],
+    "training.resume_from_checkpoint: a folder": [["--stages=[{}]", "--training.resume_from_checkpoint=out/stage-1"]],
     "training.metric_for_best_model: null": [
         ["--training.early_stopping_patience=2", "--training.eval_strategy=epoch"]
     ],
@@ -485,6 +486,7 @@ def test_every_combination_is_refused_with_its_reason(write, rule):
         ["--training.metric_for_best_model=eval_sts_mse", "--training.greater_is_better=false"],
         ["--training.metric_for_best_model=loss", "--training.eval_strategy=epoch"],
         ["--training.eval_strategy=epoch", "--tasks.sst.data.dev=null"],
+        ["--stages=[{}]", "--training.resume_from_checkpoint=true"],
     ],
 )
 def test_combinations_that_work(write, overrides):
