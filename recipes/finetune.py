@@ -15,6 +15,7 @@ from mtbert.data.loading import load_task
 from mtbert.recipe import Recipe, RecipeError
 from mtbert.training.machine import share_cores
 from mtbert.training.peft import wrap
+from mtbert.training.pretraining import pretrain
 from mtbert.training.record import Movement, run_record
 from mtbert.training.reporting import print_lines, print_scores
 from mtbert.training.runs import save_run, start_scores
@@ -32,8 +33,15 @@ def main(argv: list[str]) -> None:
     with args.main_process_first(desc="loading"):
         raw = {name: load_task(task.spec(name), task.data, recipe.data_dir) for name, task in recipe.tasks.items()}
 
+    encoder = recipe.encoder
+    if recipe.pretraining is not None:
+        texts = {name: loaded.splits for name, loaded in raw.items()}
+        further = recipe.pretraining_arguments(cpu_threads=args.cpu_threads)
+        encoder = pretrain(further, encoder, texts, tokenizer, until=further.use_epoch)
+        set_seed(args.seed)
+
     specs = [task.spec(name) for name, task in recipe.tasks.items()]
-    model = MtBertForMultiTask.from_encoder(recipe.encoder, specs, recipe.model.adapter, recipe.model.packed)
+    model = MtBertForMultiTask.from_encoder(encoder, specs, recipe.model.adapter, recipe.model.packed)
     if recipe.peft is not None:
         model = wrap(model, recipe.peft)
     with args.main_process_first(desc="encoding"):

@@ -31,6 +31,7 @@ from rich.markdown import Markdown
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mtbert.recipe import Recipe, RecipeError, load_recipe
+from mtbert.training.runs import PRETRAINING
 
 RECIPES = Path(__file__).resolve().parent
 CONFIGS = RECIPES / "configs"
@@ -127,7 +128,11 @@ class Run:
         if any(any(self.output.glob(f"{folder}/trainer_state.json")) for folder in saved):
             resume = ["--training.resume_from_checkpoint", "true"]
         elif self.output.is_dir():  # what was left by a run that was killed before it had saved anything
-            shutil.rmtree(self.output)
+            for left in self.output.iterdir():
+                if left.is_dir() and left.name != PRETRAINING:  # which goes on from what it has
+                    shutil.rmtree(left)
+                elif left.is_file():
+                    left.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "accelerate.commands.launch"]
         command += ["--config_file", str(RECIPES.parent / "accelerate_config.yaml")]

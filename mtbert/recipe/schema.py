@@ -12,7 +12,7 @@ from ..data.loading import DataSpec
 from ..data.sampling import Schedule
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
 from .reading import COMMAND_LINE, Layer, merge, override, read_chain, split_argv
-from .rules import REFUSED_TRAINING, check
+from .rules import PROCESS_KEYS, REFUSED_PRETRAINING, REFUSED_TRAINING, check
 from .stages import split_stages
 from .tree import (
     KeyPath,
@@ -27,7 +27,7 @@ from .tree import (
 )
 
 if TYPE_CHECKING:
-    from ..training.arguments import MtBertTrainingArguments, TaskTraining
+    from ..training.arguments import MtBertTrainingArguments, PretrainingArguments, TaskTraining
 
 
 def training_arguments_class() -> type[MtBertTrainingArguments]:
@@ -35,6 +35,13 @@ def training_arguments_class() -> type[MtBertTrainingArguments]:
     from ..training.arguments import MtBertTrainingArguments
 
     return MtBertTrainingArguments
+
+
+def pretraining_arguments_class() -> type[PretrainingArguments]:
+    """The class whose fields are the keys of `pretraining`."""
+    from ..training.arguments import PretrainingArguments
+
+    return PretrainingArguments
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,9 @@ class Recipe:
         training: fields of MtBertTrainingArguments; `output_dir` is required.
         stages: what each stage of the run sets, laid over the rest; they train the same model in turn, each with an
             optimizer and a schedule of the rate of its own. Empty: one stage, the rest itself.
+        pretraining: further pre-training of the encoder on the tasks' texts, by masked-language modelling, before
+            anything else: fields of PretrainingArguments. Of the machine it is as `training` says. null: none, and
+            pretrain.py takes its defaults.
     """
 
     encoder: str
@@ -129,6 +139,7 @@ class Recipe:
     peft: dict[str, Any] | None = None
     training: dict[str, Any] = field(default_factory=dict)
     stages: tuple[dict[str, Any], ...] = ()
+    pretraining: dict[str, Any] | None = None
 
     @classmethod
     def from_cli(cls, argv: Sequence[str] | None = None) -> Recipe:
@@ -193,6 +204,21 @@ class Recipe:
         except ValueError as error:
             raise RecipeError([f"training: {error}"]) from error
 
+    def pretraining_arguments(self, **extra: Any) -> PretrainingArguments:
+        """The arguments of pre-training, `extra` ones on top; what `REFUSED_PRETRAINING` names is as in `training`.
+
+        Raises:
+            RecipeError: if they do not go together, or not with this machine.
+        """
+        own = dict(self.pretraining or {})
+        own.setdefault("output_dir", str(Path(self.training["output_dir"], "pretraining")))
+        shared = {key: self.training[key] for key in PROCESS_KEYS if key in self.training}
+        report = {key: self.training[key] for key in ("report_to", "disable_tqdm") if key in self.training}
+        try:
+            return pretraining_arguments_class()(**{**report, **own, **shared, **extra})
+        except ValueError as error:
+            raise RecipeError([str(error)]) from error
+
 
 def _lists(value: Any) -> Any:
     if isinstance(value, dict):
@@ -229,8 +255,9 @@ def _hint(path: KeyPath) -> Any:
     if path[0] == "stages" and len(path) > 2:
         return _hint(path[2:])
     for i, key in enumerate(path):
-        if i == 0 and key in ("all_tasks", "training"):
-            hint = TaskRecipe if key == "all_tasks" else training_arguments_class()
+        if i == 0 and key in ("all_tasks", "training", "pretraining"):
+            sections = {"training": training_arguments_class, "pretraining": pretraining_arguments_class}
+            hint = TaskRecipe if key == "all_tasks" else sections[key]() if path[1:] else Any
         elif isinstance(hint, type) and hasattr(hint, "__dataclass_fields__"):
             hint = known_fields(hint).get(key, Any)
         else:
@@ -256,6 +283,9 @@ def _resolve(layer: Layer, source: str) -> Recipe:
     recipe = Recipe(**read_fields(Recipe, tree, (), report))
     training = read_fields(training_arguments_class(), recipe.training, ("training",), report)
     recipe = replace(recipe, training=training)
+    if recipe.pretraining is not None:
+        values = read_fields(pretraining_arguments_class(), recipe.pretraining, ("pretraining",), report)
+        recipe = replace(recipe, pretraining=values)
     check(recipe, report)
     for stage in stages:
         try:
@@ -269,7 +299,7 @@ def _resolve(layer: Layer, source: str) -> Recipe:
 
 def _elsewhere() -> dict[str, str]:
     groups = {"training.": training_arguments_class(), "schedule.": Schedule, "model.": ModelRecipe}
-    groups |= {"data.": DataSpec, "head.": HeadSpec}
+    groups |= {"data.": DataSpec, "head.": HeadSpec, "pretraining.": pretraining_arguments_class()}
     return {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
 
 
@@ -280,7 +310,10 @@ def help_text() -> str:
     docs = documentation(training) | {name: text.replace("%%", "%") for name, text in helps.items() if text}
     docs |= {name: f"Refused: {reason}." for name, reason in REFUSED_TRAINING.items()}
     docs["output_dir"] = f"Required. {docs['output_dir']}"
-    nested = [each.name for each in fields(Recipe) if each.name not in ("encoder", "data_dir")]
+    pretraining = pretraining_arguments_class()
+    masked = {each.name: " ".join(each.metadata.get("help", "").split()) for each in fields(pretraining)}
+    masked |= documentation(pretraining) | {name: f"Refused: {why}." for name, why in REFUSED_PRETRAINING.items()}
+    nested = [each.name for each in fields(Recipe) if each.name not in ("encoder", "data_dir", "stages")]
     base = ("base", "text", "in files only", "Another recipe, relative to this file, whose settings lie under these.")
     common = ("all_tasks.KEY", "as tasks.NAME.KEY", "", "Put under every task; a task's own value wins.")
     groups = {
@@ -292,6 +325,7 @@ def help_text() -> str:
         "model": help_rows(ModelRecipe, "model.", documentation(ModelRecipe), ("adapter",)),
         "model.adapter": help_rows(AdapterSpec, "model.adapter.", documentation(AdapterSpec)),
         "training": help_rows(training, "training.", docs),
+        "pretraining": help_rows(pretraining, "pretraining.", masked),
     }
     usage = "usage: RECIPE.yaml [--key value | --key=value]...\nValues are read as YAML: 1e-5, true, null, [a, b]."
     return "\n\n".join([usage, *(help_group(title, rows) for title, rows in groups.items())])

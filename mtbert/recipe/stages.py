@@ -32,6 +32,7 @@ REFUSED_IN_STAGES: dict[str, str] = {
     "data_dir": "every stage trains on the same data",
     "model": _ONE_MODEL,
     "peft": _ONE_MODEL,
+    "pretraining": "it comes before all stages",
     "stages": "a stage has no stages",
     "all_tasks": _ONE_TASK,
     "tasks": _ONE_TASK,

@@ -13,6 +13,8 @@ from transformers import TrainerState
 
 from .arguments import MtBertTrainingArguments
 
+PRETRAINING = "pretraining"  # the folder of a run's further pre-training, which has a history of its own
+
 
 def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
     """The checkpoint that a run goes on from; None for a new one.
@@ -34,7 +36,7 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
         if lacking := _lacking(Path(wanted)):
             raise ValueError(f"resume_from_checkpoint: {wanted} is not complete ({lacking}); take an earlier one")
         return str(wanted)
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(each.name != PRETRAINING for each in folder.iterdir()):
         raise ValueError(
             f"output_dir {folder} has files in it, which would be overwritten; give another folder, remove this one, "
             "or go on with it: --training.resume_from_checkpoint true"

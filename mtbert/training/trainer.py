@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 from peft import PeftModel
 from torch.utils.data import DataLoader
@@ -25,15 +24,12 @@ from ..data.sampling import Plan, Schedule, StepSampler
 from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from .arguments import MtBertTrainingArguments, TaskTraining
+from .loading import identity, step_loader
 from .machine import keep_freed_memory
 from .reporting import print_parameters, print_plan
 from .stages import Stage
 
 Splits = Mapping[str, Dataset]
-
-
-def _identity(batch: Any) -> Any:
-    return batch
 
 
 class MtBertTrainer(Trainer):
@@ -92,7 +88,7 @@ class MtBertTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=_identity,
+            data_collator=identity,
             train_dataset=self._encoded("train", train_dataset),
             eval_dataset=self._encoded("eval", eval_dataset),
             processing_class=processing_class,
@@ -149,26 +145,7 @@ class MtBertTrainer(Trainer):
         return MultiTaskDataset(self.tasks, splits, has_token_types(self.encoder_config))
 
     def _loader(self, dataset: MultiTaskDataset, sampler) -> DataLoader:
-        workers = self.args.dataloader_num_workers
-        loader = DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=_identity,
-            num_workers=workers,
-            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
-            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
-            persistent_workers=bool(workers) and self.args.dataloader_persistent_workers,
-            generator=torch.Generator(),  # its own, so that making an iterator leaves the run's random state alone
-        )
-        return prepare_data_loader(
-            loader,
-            device=self.args.device,
-            num_processes=1,
-            process_index=0,
-            put_on_device=True,
-            rng_types=[],
-            non_blocking=True,
-        )
+        return step_loader(self.args, dataset, sampler)
 
     def plan(self) -> Plan:
         """What every step of the run will hold."""
