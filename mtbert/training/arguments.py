@@ -126,6 +126,9 @@ class PretrainingArguments(TrainingArguments):
     report_to: None | str | list[str] = field(
         default="tensorboard", metadata={"help": "Where to report: tensorboard, none, or others that are installed."}
     )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave nan and inf losses out of the log; waits for the device at every step."}
+    )
     mask_probability: float = field(default=0.15, metadata={"help": ""})
     max_length: int | None = field(default=None, metadata={"help": ""})
     keep_epochs: tuple[int, ...] = field(default=(3, 18, 40), metadata={"help": ""})
@@ -135,7 +138,6 @@ class PretrainingArguments(TrainingArguments):
     def __post_init__(self):
         super().__post_init__()
         self.remove_unused_columns = False  # batches come whole from the data set
-        self.logging_nan_inf_filter = False
         if found := pretraining_problems(vars(self), "pretraining"):
             raise ValueError("\n".join(found))
 
