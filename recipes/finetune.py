@@ -17,9 +17,11 @@ from mtbert.recipe import Recipe, RecipeError
 from mtbert.training.distillation import add_targets
 from mtbert.training.machine import share_cores
 from mtbert.training.peft import wrap
+from mtbert.training.pretraining import pretrain
 from mtbert.training.record import Movement, run_record
 from mtbert.training.reporting import print_lines, print_scores
-from mtbert.training.runs import choose_checkpoint, save_run, start_scores
+from mtbert.training.runs import save_run, start_scores
+from mtbert.training.stages import Stages
 
 
 def main(argv: list[str]) -> None:
@@ -29,7 +31,7 @@ def main(argv: list[str]) -> None:
 def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
     """Train what a recipe says and save it; returns the final scores, which are empty without dev splits."""
     args = recipe.training_arguments()
-    checkpoint = choose_checkpoint(args)
+    stages = Stages(args, len(recipe.stages))
     share_cores(args)
     set_seed(args.seed)
 
@@ -37,42 +39,56 @@ def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, 
     with args.main_process_first(desc="loading"):
         raw = {name: load_task(task.spec(name), task.data, recipe.data_dir) for name, task in recipe.tasks.items()}
 
+    encoder = recipe.encoder
+    if recipe.pretraining is not None:
+        texts = {name: loaded.splits for name, loaded in raw.items()}
+        further = recipe.pretraining_arguments(cpu_threads=args.cpu_threads)
+        encoder = pretrain(further, encoder, texts, tokenizer, until=further.use_epoch)
+        set_seed(args.seed)
+
     specs = [task.spec(name) for name, task in recipe.tasks.items()]
-    model = MtBertForMultiTask.from_encoder(recipe.encoder, specs, recipe.model.adapter, recipe.model.packed)
-    model.freeze_encoder(recipe.model.freeze_encoder, not recipe.model.train_layer_norms)
+    model = MtBertForMultiTask.from_encoder(encoder, specs, recipe.model.adapter, recipe.model.packed)
     if recipe.peft is not None:
         model = wrap(model, recipe.peft)
     with args.main_process_first(desc="encoding"):
         data = {s.name: encode_splits(s, raw[s.name].splits, tokenizer, model.config.encoder) for s in specs}
 
-    trainer = MtBertTrainer(
-        model,
-        args,
-        train_dataset={name: splits["train"] for name, (splits, _) in data.items()},
-        eval_dataset={name: splits["dev"] for name, (splits, _) in data.items() if "dev" in splits} or None,
-        processing_class=tokenizer,
-        schedule=recipe.schedule,
-        task_training={name: task.training() for name, task in recipe.tasks.items()},
-        surgery=recipe.surgery,
-        smart=recipe.smart,
-        proximal=recipe.proximal,
-        averaging=recipe.averaging,
-        distillation=recipe.distillation,
-        callbacks=list(callbacks),
-        optimizer=recipe.optimizer,
-        loss=recipe.loss,
-        recipe=recipe.to_dict(),
-    )
-    if recipe.distillation is not None:
-        texts = {name: loaded.splits["train"] for name, loaded in raw.items()}
-        trainer.train_dataset = add_targets(recipe.distillation, trainer, texts)
-    if trainer.is_world_process_zero():
+    if args.process_index == 0:
         print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())
         print_lines(report.line() for _, reports in data.values() for report in reports)
 
     movement = Movement(model)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    for part in recipe.in_stages()[stages.finished :]:  # one, unless the recipe lists stages
+        stage, checkpoint = stages.next(model)
+        if part.peft is None:
+            model.freeze_encoder(part.model.freeze_encoder, not part.model.train_layer_norms)
+        trainer = MtBertTrainer(
+            model,
+            part.training_arguments(cpu_threads=args.cpu_threads),
+            train_dataset={name: splits["train"] for name, (splits, _) in data.items()},
+            eval_dataset={name: splits["dev"] for name, (splits, _) in data.items() if "dev" in splits} or None,
+            processing_class=tokenizer,
+            schedule=part.schedule,
+            task_training={name: task.training() for name, task in part.tasks.items()},
+            surgery=part.surgery,
+            smart=part.smart,
+            proximal=part.proximal,
+            averaging=part.averaging,
+            distillation=part.distillation,
+            optimizer=part.optimizer,
+            loss=part.loss,
+            recipe=recipe.to_dict(),
+            stage=stage,
+            callbacks=list(callbacks),
+        )
+        if part.distillation is not None:
+            texts = {name: loaded.splits["train"] for name, loaded in raw.items()}
+            trainer.train_dataset = add_targets(part.distillation, trainer, texts)
+        trainer.train(resume_from_checkpoint=checkpoint)
+        stages.end(trainer)
+
     scores = trainer.evaluate() if trainer.eval_dataset else {}
+    trainer.state = stages.join()
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():

@@ -31,6 +31,7 @@ from rich.markdown import Markdown
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mtbert.recipe import Recipe, RecipeError, load_recipe
+from mtbert.training.runs import PRETRAINING
 
 RECIPES = Path(__file__).resolve().parent
 CONFIGS = RECIPES / "configs"
@@ -128,10 +129,15 @@ class Run:
     def execute(self, device: int | None, threads: int) -> None:
         """Run it in a process of its own; goes on from its last checkpoint, if there is one."""
         resume = []
-        if any(self.output.glob("checkpoint-*/trainer_state.json")):
+        saved = ("checkpoint-*", "stage-*", "stage-*/checkpoint-*")
+        if any(any(self.output.glob(f"{folder}/trainer_state.json")) for folder in saved):
             resume = ["--training.resume_from_checkpoint", "true"]
         elif self.output.is_dir():  # what was left by a run that was killed before it had saved anything
-            shutil.rmtree(self.output)
+            for left in self.output.iterdir():
+                if left.is_dir() and left.name != PRETRAINING:  # which goes on from what it has
+                    shutil.rmtree(left)
+                elif left.is_file():
+                    left.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "accelerate.commands.launch"]
         command += ["--config_file", str(RECIPES.parent / "accelerate_config.yaml")]
@@ -177,6 +183,12 @@ def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]
         "training.report_to": "none",
     }
     settings |= {f"tasks.{name}.examples_per_epoch": "null" for name in recipe.tasks}
+    shares = range(1, len(recipe.stages) + 1)  # two stages: a third of the steps, and two thirds
+    for number, stage in enumerate(recipe.stages):
+        steps = settings["schedule.steps_per_epoch"] * shares[number] / sum(shares)
+        own = {f"training.{key}" for key in stage.get("training", ())} & settings.keys()
+        values = {key: settings[key] for key in sorted(own)} | {"schedule.steps_per_epoch": max(1, round(steps))}
+        settings |= {f"stages.{number}.{key}": value for key, value in values.items()}
     return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
 
 

@@ -1,11 +1,20 @@
 """Recipes: one typed tree read from YAML, and what in it does not go together; checked before any work begins."""
 
-from .rules import COMBINATIONS, REFUSED_TRAINING, Rule
-from .schema import ModelRecipe, Recipe, TaskRecipe, help_text, load_recipe, training_arguments_class
+from .rules import COMBINATIONS, REFUSED_PRETRAINING, REFUSED_TRAINING, Rule
+from .schema import (
+    ModelRecipe,
+    Recipe,
+    TaskRecipe,
+    help_text,
+    load_recipe,
+    pretraining_arguments_class,
+    training_arguments_class,
+)
 from .tree import RecipeError
 
 __all__ = [
     "COMBINATIONS",
+    "REFUSED_PRETRAINING",
     "REFUSED_TRAINING",
     "ModelRecipe",
     "Recipe",
@@ -14,5 +23,6 @@ __all__ = [
     "TaskRecipe",
     "help_text",
     "load_recipe",
+    "pretraining_arguments_class",
     "training_arguments_class",
 ]

@@ -165,8 +165,20 @@ def split_argv(argv: Sequence[str]) -> tuple[list[str], list[tuple[KeyPath, str]
     return positional, overrides
 
 
+def _inside(node: Any, key: str) -> Any:
+    """What a mapping or a list holds at a key or number; the node itself for no key; None if there is nothing."""
+    if not key:
+        return node
+    if isinstance(node, list):
+        return node[int(key)] if key.isdecimal() and int(key) < len(node) else None
+    return node.get(key) if isinstance(node, dict) else None
+
+
 def override(layer: Layer, path: KeyPath, text: str, hint: Any) -> Layer:
-    """`layer` with one value of the command line on top, read as YAML unless `hint` wants text."""
+    """`layer` with one value of the command line on top, read as YAML unless `hint` wants text.
+
+    An item of a list is named by its number: `stages.0.training.learning_rate`.
+    """
     wants_text = str in options(hint)
     try:
         value, below = parse_yaml(text, COMMAND_LINE)
@@ -177,13 +189,19 @@ def override(layer: Layer, path: KeyPath, text: str, hint: Any) -> Layer:
             return Layer(layer.tree, layer.origins | {path: COMMAND_LINE}, [*layer.problems, (path, message)])
     if wants_text and (isinstance(value, str) or not fits(hint, value)[0]):
         value, below = text, {}
-    tree = value
-    for key in reversed(path):
-        tree = {key: tree}
     origins = {(*path, *rest): COMMAND_LINE for rest in ((), *below)}
-    node: Any = layer.tree
+    tree, node = value, layer.tree
+    around = [node := _inside(node, key) for key in ("", *path[:-1])]
+    for end in range(len(path) - 1, -1, -1):
+        items, key = around[end], path[end]
+        if isinstance(items, list) and key.isdecimal() and int(key) < len(items):
+            tree = [merge({"": each}, {"": tree})[""] if i == int(key) else each for i, each in enumerate(items)]
+            origins = {p: o for p, o in layer.origins.items() if p[:end] == path[:end]} | origins
+        else:
+            tree = {key: tree}
+    node = layer.tree
     for i, key in enumerate(path[:-1], start=1):  # mappings that are made for this value come from it too
-        node = node.get(key) if isinstance(node, dict) else None
-        if not isinstance(node, dict):
+        node = _inside(node, key)
+        if not isinstance(node, dict | list):
             origins[path[:i]] = COMMAND_LINE
     return merge_layers(layer, Layer(tree, origins))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..data.loading import DataSpec
 from ..data.sampling import SAMPLED, Schedule
 from ..training.losses import FIXED, UNCERTAINTY, check_losses
 from ..training.optimizers import GROUPED, SEPARATE, STATEFUL, OptimizerSettings
-from .tree import KeyPath, Report, shown
+from .tree import KeyPath, Report, defaults, shown
 
 if TYPE_CHECKING:
     from .schema import Recipe, TaskRecipe
@@ -50,6 +50,37 @@ REFUSED_TRAINING: dict[str, str] = {
     "train_sampling_strategy": "the schedule orders the rows; see schedule.name",
     "use_cache": "it is for generating text, which an encoder does not do",
     "use_liger_kernel": "Liger kernels exist for decoders, and would silently change nothing here",
+}
+
+# Training arguments of the process, which pre-training and fine-tuning share.
+PROCESS_KEYS = ("bf16", "fp16", "tf32", "use_cpu", "cpu_threads", "full_determinism", "ddp_backend", "ddp_timeout")
+_BY_THE_TEXTS = "every text is read once an epoch, and the rate falls over all epochs"
+REFUSED_PRETRAINING: dict[str, str] = {
+    **{key: reason for key, reason in REFUSED_TRAINING.items() if reason in (_OWN_LOADER, _OWN_EVALUATION)},
+    **dict.fromkeys(PROCESS_KEYS, "fine-tuning in the same process has to be alike; set it in training"),
+    **dict.fromkeys(
+        (key for key, reason in REFUSED_TRAINING.items() if reason == _WHOLE_MODEL),
+        "the encoder is kept from the process that holds the whole model",
+    ),
+    "accelerator_config": REFUSED_TRAINING["accelerator_config"],
+    "auto_find_batch_size": REFUSED_TRAINING["auto_find_batch_size"],
+    "average_tokens_across_devices": "the loss always counts the chosen tokens of all processes",
+    "bf16_full_eval": "training.bf16 holds for the dev loss too",
+    "dataloader_drop_last": _BY_THE_TEXTS,
+    "dataloader_in_order": _BY_THE_TEXTS,
+    "fp16_full_eval": "training.fp16 holds for the dev loss too",
+    "ignore_data_skip": REFUSED_TRAINING["ignore_data_skip"],
+    "label_names": "the labels are the chosen tokens",
+    "label_smoothing_factor": "the loss is the cross-entropy of the chosen tokens",
+    "load_best_model_at_end": "the encoders of keep_epochs are what is kept",
+    "logging_nan_inf_filter": "it waits for the device at every step and hides a diverged loss",
+    "max_steps": _BY_THE_TEXTS,
+    "prediction_loss_only": "the dev loss is all that is taken",
+    "push_to_hub": "what is kept are folders; push one of them",
+    "remove_unused_columns": "batches come whole from the data set",
+    "resume_from_checkpoint": "a run goes on by itself from what its output folder holds",
+    "train_sampling_strategy": _BY_THE_TEXTS,
+    "use_liger_kernel": REFUSED_TRAINING["use_liger_kernel"],
 }
 
 
@@ -356,6 +387,12 @@ COMBINATIONS: tuple[Rule, ...] = (
         lambda r: any(task.balanced and task.class_weights is not None for task in r.tasks.values()),
         "both change how much a class counts; take one of them",
     ),
+    Rule(
+        "stages: one or more",
+        "training.resume_from_checkpoint: a folder",
+        lambda r: bool(r.stages) and r.training.get("resume_from_checkpoint") not in (None, "true", "True", "latest"),
+        "what comes after that checkpoint belongs to the same run; write true, which takes the last one of all stages",
+    ),
 )
 
 
@@ -366,6 +403,8 @@ def check(recipe: Recipe, report: Report) -> None:
     if not recipe.tasks and not report.broken(("tasks",)):
         report.add(("tasks",), ": there are none; give at least one, as a name with its settings")
     _check_training(recipe, report)
+    if recipe.pretraining is not None and not report.broken(("pretraining",)):
+        _check_pretraining(recipe.pretraining, report)
     for rule in COMBINATIONS:
         _check_rule(rule, recipe, report)
     if not report.broken(("schedule",)):
@@ -390,6 +429,17 @@ def _check_training(recipe: Recipe, report: Report) -> None:
     if not recipe.training.get("output_dir") and not report.broken(("training", "output_dir")):
         remedy = "give it in the recipe or on the command line: --training.output_dir DIR"
         report.add(("training", "output_dir"), f" is missing; {remedy}")
+
+
+def _check_pretraining(given: dict[str, Any], report: Report) -> None:
+    from ..training.arguments import PretrainingArguments, pretraining_problems
+
+    known = defaults(PretrainingArguments)
+    for key, reason in REFUSED_PRETRAINING.items():
+        if key in given and (given[key] or None) != (known.get(key) or None):
+            report.add(("pretraining", key), f" is {shown(given[key], key)}, which is refused: {reason}")
+    where = "pretraining"
+    report.add_sentences(where, (where,), known, pretraining_problems(known | given, where))
 
 
 def _check_rule(rule: Rule, recipe: Recipe, report: Report) -> None:

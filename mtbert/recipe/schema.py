@@ -19,7 +19,8 @@ from ..training.proximal import Proximal
 from ..training.smart import Smart
 from ..training.surgery import Surgery
 from .reading import COMMAND_LINE, Layer, merge, override, read_chain, split_argv
-from .rules import REFUSED_TRAINING, check
+from .rules import PROCESS_KEYS, REFUSED_PRETRAINING, REFUSED_TRAINING, check
+from .stages import split_stages
 from .tree import (
     KeyPath,
     RecipeError,
@@ -33,7 +34,7 @@ from .tree import (
 )
 
 if TYPE_CHECKING:
-    from ..training.arguments import MtBertTrainingArguments, TaskTraining
+    from ..training.arguments import MtBertTrainingArguments, PretrainingArguments, TaskTraining
 
 
 def training_arguments_class() -> type[MtBertTrainingArguments]:
@@ -41,6 +42,13 @@ def training_arguments_class() -> type[MtBertTrainingArguments]:
     from ..training.arguments import MtBertTrainingArguments
 
     return MtBertTrainingArguments
+
+
+def pretraining_arguments_class() -> type[PretrainingArguments]:
+    """The class whose fields are the keys of `pretraining`."""
+    from ..training.arguments import PretrainingArguments
+
+    return PretrainingArguments
 
 
 @dataclass(frozen=True)
@@ -135,6 +143,11 @@ class Recipe:
         optimizer: learning rates by part, layer and task, and one state for each task (fields of OptimizerSettings).
         loss: how the tasks' losses are put together (fields of LossSettings).
         training: fields of MtBertTrainingArguments; `output_dir` is required.
+        stages: what each stage of the run sets, laid over the rest; they train the same model in turn, each with an
+            optimizer and a schedule of the rate of its own. Empty: one stage, the rest itself.
+        pretraining: further pre-training of the encoder on the tasks' texts, by masked-language modelling, before
+            anything else: fields of PretrainingArguments. Of the machine it is as `training` says. null: none, and
+            pretrain.py takes its defaults.
     """
 
     encoder: str
@@ -151,6 +164,8 @@ class Recipe:
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     training: dict[str, Any] = field(default_factory=dict)
+    stages: tuple[dict[str, Any], ...] = ()
+    pretraining: dict[str, Any] | None = None
 
     @classmethod
     def from_cli(cls, argv: Sequence[str] | None = None) -> Recipe:
@@ -182,6 +197,11 @@ class Recipe:
         """The whole tree, defaults included, as JSON-ready values."""
         return _lists(asdict(self))
 
+    def in_stages(self) -> tuple[Recipe, ...]:
+        """The whole recipe of each stage, in their order; without stages this recipe alone."""
+        layers = split_stages(Layer(self.to_dict()), Report("recipe"))
+        return tuple(_resolve(layer, "recipe") for layer in layers) or (self,)
+
     def training_default(self, key: str) -> Any:
         """What a training argument is where the recipe does not say."""
         return defaults(training_arguments_class()).get(key)  # some came with later versions of transformers
@@ -209,6 +229,21 @@ class Recipe:
             return training_arguments_class()(**{**self.training, **extra})
         except ValueError as error:
             raise RecipeError([f"training: {error}"]) from error
+
+    def pretraining_arguments(self, **extra: Any) -> PretrainingArguments:
+        """The arguments of pre-training, `extra` ones on top; what `REFUSED_PRETRAINING` names is as in `training`.
+
+        Raises:
+            RecipeError: if they do not go together, or not with this machine.
+        """
+        own = dict(self.pretraining or {})
+        own.setdefault("output_dir", str(Path(self.training["output_dir"], "pretraining")))
+        shared = {key: self.training[key] for key in PROCESS_KEYS if key in self.training}
+        report = {key: self.training[key] for key in ("report_to", "disable_tqdm") if key in self.training}
+        try:
+            return pretraining_arguments_class()(**{**report, **own, **shared, **extra})
+        except ValueError as error:
+            raise RecipeError([str(error)]) from error
 
 
 def _lists(value: Any) -> Any:
@@ -255,9 +290,12 @@ def _load(path: str | Path, overrides: Sequence[tuple[KeyPath, str]]) -> Recipe:
 def _hint(path: KeyPath) -> Any:
     """The type of a key; Any where there is no such key."""
     hint: Any = Recipe
+    if path[0] == "stages" and len(path) > 2:
+        return _hint(path[2:])
     for i, key in enumerate(path):
-        if i == 0 and key in ("all_tasks", "training"):
-            hint = TaskRecipe if key == "all_tasks" else training_arguments_class()
+        if i == 0 and key in ("all_tasks", "training", "pretraining"):
+            sections = {"training": training_arguments_class, "pretraining": pretraining_arguments_class}
+            hint = TaskRecipe if key == "all_tasks" else sections[key]() if path[1:] else Any
         elif isinstance(hint, type) and hasattr(hint, "__dataclass_fields__"):
             hint = known_fields(hint).get(key, Any)
         else:
@@ -270,6 +308,7 @@ def _resolve(layer: Layer, source: str) -> Recipe:
     report = Report(source, layer.origins, _elsewhere())
     for path, message in layer.problems:
         report.add(path, message, bad=True)
+    stages = split_stages(layer, report)
     tree = dict(layer.tree)
     if tree.pop("base", None) is not None:
         report.add(("base",), " is for recipe files only; name it in the file")
@@ -282,7 +321,15 @@ def _resolve(layer: Layer, source: str) -> Recipe:
     recipe = Recipe(**read_fields(Recipe, tree, (), report))
     training = read_fields(training_arguments_class(), recipe.training, ("training",), report)
     recipe = replace(recipe, training=training)
+    if recipe.pretraining is not None:
+        values = read_fields(pretraining_arguments_class(), recipe.pretraining, ("pretraining",), report)
+        recipe = replace(recipe, pretraining=values)
     check(recipe, report)
+    for stage in stages:
+        try:
+            _resolve(stage, source)
+        except RecipeError as error:
+            report.lines += error.problems
     if report.lines:
         raise RecipeError(report.lines)
     return recipe
@@ -292,7 +339,7 @@ def _elsewhere() -> dict[str, str]:
     groups = {"training.": training_arguments_class(), "schedule.": Schedule, "model.": ModelRecipe}
     groups |= {"data.": DataSpec, "head.": HeadSpec, "surgery.": Surgery, "smart.": Smart, "proximal.": Proximal}
     groups |= {"averaging.": Averaging, "distillation.": Distillation}
-    groups |= {"optimizer.": OptimizerSettings, "loss.": LossSettings}
+    groups |= {"optimizer.": OptimizerSettings, "loss.": LossSettings, "pretraining.": pretraining_arguments_class()}
     found = {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
     return {name: path for name, path in found.items() if not path.endswith(".weight")}  # tasks have one, too
 
@@ -304,7 +351,10 @@ def help_text() -> str:
     docs = documentation(training) | {name: text.replace("%%", "%") for name, text in helps.items() if text}
     docs |= {name: f"Refused: {reason}." for name, reason in REFUSED_TRAINING.items()}
     docs["output_dir"] = f"Required. {docs['output_dir']}"
-    nested = [each.name for each in fields(Recipe) if each.name not in ("encoder", "data_dir")]
+    pretraining = pretraining_arguments_class()
+    masked = {each.name: " ".join(each.metadata.get("help", "").split()) for each in fields(pretraining)}
+    masked |= documentation(pretraining) | {name: f"Refused: {why}." for name, why in REFUSED_PRETRAINING.items()}
+    nested = [each.name for each in fields(Recipe) if each.name not in ("encoder", "data_dir", "stages")]
     base = ("base", "text", "in files only", "Another recipe, relative to this file, whose settings lie under these.")
     common = ("all_tasks.KEY", "as tasks.NAME.KEY", "", "Put under every task; a task's own value wins.")
     groups = {
@@ -323,6 +373,7 @@ def help_text() -> str:
         "optimizer": help_rows(OptimizerSettings, "optimizer.", documentation(OptimizerSettings)),
         "loss": help_rows(LossSettings, "loss.", documentation(LossSettings)),
         "training": help_rows(training, "training.", docs),
+        "pretraining": help_rows(pretraining, "pretraining.", masked),
     }
     usage = "usage: RECIPE.yaml [--key value | --key=value]...\nValues are read as YAML: 1e-5, true, null, [a, b]."
     return "\n\n".join([usage, *(help_group(title, rows) for title, rows in groups.items())])

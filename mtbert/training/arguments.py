@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
+from transformers.trainer_utils import IntervalStrategy
 
 
 @dataclass(frozen=True)
@@ -104,3 +107,84 @@ class MtBertTrainingArguments(TrainingArguments):
         self.remove_unused_columns = False  # the model takes what the collator makes, not columns of a data set
         if self.early_stopping_patience is not None and self.metric_for_best_model is None:
             raise ValueError("early_stopping_patience needs metric_for_best_model, such as eval_overall")
+
+
+@dataclass
+class PretrainingArguments(TrainingArguments):
+    """transformers' TrainingArguments for masked-language modelling, with other defaults and the fields below.
+
+    Other defaults: 40 epochs of batches of 32 at a peak rate of 5e-5 that rises over the first tenth of all steps and
+    then falls to 0, both linearly: the slanted triangular rates of Howard and Ruder (2018, equation 3) where their
+    ratio of the highest to the lowest rate grows beyond bounds. Loss, dev loss and checkpoint once an epoch, the last
+    checkpoint alone is kept. Dropout is the encoder's own.
+
+    Attributes:
+        output_dir: the folder of checkpoints, log and kept encoders; null: `pretraining` in training.output_dir. Runs
+            of several recipes may share one.
+        mask_probability: of each token to be chosen; 80 % of these become [MASK], 10 % a random token, 10 % stay.
+        max_length: longest text in tokens, special ones included; longer ones are cut. None: what the encoder allows.
+        keep_epochs: the encoder is kept after each of these epochs, and after the last, as `output_dir/epoch-<n>`: a
+            folder that `encoder` takes. Epochs that are never reached count for nothing.
+        use_epoch: the epoch whose encoder is fine-tuned, where the same recipe is given to finetune.py, which
+            pre-trains as far as that if it has not been done; None: the last.
+        cpu_threads: as `training.cpu_threads`.
+    """
+
+    output_dir: str | None = None
+    per_device_train_batch_size: int = field(
+        default=32, metadata={"help": "Texts a step and process; with processes and accumulation: a step's batch."}
+    )
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "Dev texts at a time and process."})
+    num_train_epochs: float = field(default=40, metadata={"help": "Passes over all texts, a whole number."})
+    learning_rate: float = field(default=5e-5, metadata={"help": "The highest rate."})
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Steps of rising rate; below 1: their share of all steps (cut_frac)."}
+    )
+    logging_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When the loss is logged."})
+    eval_strategy: IntervalStrategy | str = field(
+        default="epoch", metadata={"help": "When the dev loss is taken, if a task has a dev split."}
+    )
+    save_strategy: IntervalStrategy | str = field(
+        default="epoch", metadata={"help": "When a checkpoint is written that an interrupted run goes on from."}
+    )
+    save_total_limit: int | None = field(default=1, metadata={"help": "How many checkpoints are there at a time."})
+    report_to: None | str | list[str] = field(
+        default="tensorboard", metadata={"help": "Where to report: tensorboard, none, or others that are installed."}
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Leave nan and inf losses out of the log; waits for the device at every step."}
+    )
+    mask_probability: float = field(default=0.15, metadata={"help": ""})
+    max_length: int | None = field(default=None, metadata={"help": ""})
+    keep_epochs: tuple[int, ...] = field(default=(3, 18, 40), metadata={"help": ""})
+    use_epoch: int | None = field(default=None, metadata={"help": ""})
+    cpu_threads: int | None = field(default=None, metadata={"help": ""})
+
+    def __post_init__(self):
+        super().__post_init__()
+        self.remove_unused_columns = False  # batches come whole from the data set
+        if found := pretraining_problems(vars(self), "pretraining"):
+            raise ValueError("\n".join(found))
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The epochs that an encoder is kept after."""
+        wanted = {*self.keep_epochs, int(self.num_train_epochs), *filter(None, [self.use_epoch])}
+        return tuple(sorted(epoch for epoch in wanted if epoch <= self.num_train_epochs))
+
+
+def pretraining_problems(values: Mapping[str, Any], where: str) -> list[str]:
+    """Everything that is wrong with arguments of pre-training, defaults included; sentences that begin with `where`."""
+    found, epochs = [], values["num_train_epochs"]
+    if epochs < 1 or epochs != int(epochs):
+        found.append(f"{where}.num_train_epochs is {epochs}, but must be a whole number, 1 or more")
+    if not 0 < values["mask_probability"] < 1:
+        found.append(f"{where}.mask_probability is {values['mask_probability']}, but must be in (0, 1)")
+    if values["max_length"] is not None and values["max_length"] < 3:
+        found.append(f"{where}.max_length is {values['max_length']}, but must be 3 or more")
+    if any(epoch < 1 for epoch in values["keep_epochs"]):
+        found.append(f"{where}.keep_epochs is {list(values['keep_epochs'])}, but must be numbers of epochs, 1 or more")
+    use = values["use_epoch"]
+    if use is not None and not 1 <= use <= epochs:
+        found.append(f"{where}.use_epoch is {use}, but must be in 1 … num_train_epochs, which is {epochs}")
+    return found

@@ -47,21 +47,22 @@ def run_record(trainer: MtBertTrainer, movement: Movement) -> dict[str, Any]:
     """What a finished run leaves in `record.json`, beside its scores.
 
     Returns:
-        `seconds` of training, `steps`, `examples` (epoch → task → rows that it was given), `losses` (task → the first
-        and the last logged mean), `parameters` (rows of `Movement`), and the machine and versions.
+        `seconds` of training over all stages, `steps`, `examples` (epoch → task → rows that it was given), `losses`
+        (task → the first and the last logged mean), `parameters` (rows of `Movement`), and the machine and versions.
     """
     examples: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     losses: dict[str, list[float]] = {}
-    seconds = None
+    seconds = []
     for entry in trainer.state.log_history:
         for task in trainer.tasks:
             if count := entry.get(f"examples_{task.name}"):
                 examples[math.ceil(entry["epoch"] - 1e-6)][task.name] += count
                 losses.setdefault(task.name, []).append(entry[f"loss_{task.name}"])
-        seconds = entry.get("train_runtime", seconds)
+        if "train_runtime" in entry:
+            seconds.append(entry["train_runtime"])
     args = trainer.args
     return {
-        "seconds": seconds,
+        "seconds": sum(seconds) if seconds else None,
         "steps": trainer.state.global_step,
         "examples": {epoch: dict(counts) for epoch, counts in examples.items()},
         "losses": {task: [values[0], values[-1]] for task, values in losses.items()},

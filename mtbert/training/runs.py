@@ -13,6 +13,8 @@ from transformers import TrainerState
 
 from .arguments import MtBertTrainingArguments
 
+PRETRAINING = "pretraining"  # the folder of a run's further pre-training, which has a history of its own
+
 
 def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
     """The checkpoint that a run goes on from; None for a new one.
@@ -24,12 +26,9 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
         ValueError: if there is no such checkpoint, or the output folder of a new run has files in it.
     """
     folder, wanted = Path(args.output_dir), args.resume_from_checkpoint
-    if wanted in (True, "true", "True", "latest"):
-        checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-        for checkpoint in reversed(checkpoints):
-            if not (lacking := _lacking(checkpoint)):
-                return str(checkpoint)
-            warnings.warn(f"{checkpoint} is not complete ({lacking}); going on from the one before it", stacklevel=2)
+    if resumes_last(args):
+        if checkpoint := last_checkpoint(folder):
+            return checkpoint
         raise ValueError(f"resume_from_checkpoint: no complete checkpoint in {folder}; drop the key to start anew")
     if wanted:
         if not os.path.isdir(wanted):
@@ -37,11 +36,26 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
         if lacking := _lacking(Path(wanted)):
             raise ValueError(f"resume_from_checkpoint: {wanted} is not complete ({lacking}); take an earlier one")
         return str(wanted)
-    if folder.is_dir() and any(folder.iterdir()):
+    if folder.is_dir() and any(each.name != PRETRAINING for each in folder.iterdir()):
         raise ValueError(
             f"output_dir {folder} has files in it, which would be overwritten; give another folder, remove this one, "
             "or go on with it: --training.resume_from_checkpoint true"
         )
+    return None
+
+
+def resumes_last(args: MtBertTrainingArguments) -> bool:
+    """Whether a run goes on from the last checkpoint there is, rather than from a named one or from none."""
+    return args.resume_from_checkpoint in (True, "true", "True", "latest")
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The last complete checkpoint in a folder; None if there is none. Those that are torn are warned of."""
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    for checkpoint in reversed(checkpoints):
+        if not (lacking := _lacking(checkpoint)):
+            return str(checkpoint)
+        warnings.warn(f"{checkpoint} is not complete ({lacking}); going on from the one before it", stacklevel=3)
     return None
 
 

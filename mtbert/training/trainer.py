@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.data_loader import prepare_data_loader
 from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
@@ -31,6 +30,7 @@ from ..modeling.sharing import explained
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .averaging import Averaging, WeightAverage, refuse_averaged
 from .distillation import COLUMN, Distillation, mixed_losses
+from .loading import identity, step_loader
 from .losses import UNCERTAINTY, LossSettings, UncertaintyWeighting, check_losses, class_weights
 from .losses import row_losses as weighted_losses
 from .machine import keep_freed_memory
@@ -40,14 +40,11 @@ from .pushing import card_of, push_checkpoint, push_run, report_failures
 from .regularisers import Regularisers
 from .reporting import print_lines, print_parameters, print_plan
 from .smart import Smart
+from .stages import Stage
 from .surgery import GradientSurgery, Surgery, parts_by_task
 
 Splits = Mapping[str, Dataset]
 LOG_VARIANCES = "log_variances.safetensors"
-
-
-def _identity(batch: Any) -> Any:
-    return batch
 
 
 class MtBertTrainer(Trainer):
@@ -70,6 +67,7 @@ class MtBertTrainer(Trainer):
         optimizer: learning rates by part, layer and task, and one state for each task.
         loss: how the tasks' losses are put together.
         recipe: what the model card says of the training, as a JSON-ready tree; None: these arguments.
+        stage: where this training stands in a run of several stages; None: it is the whole run.
         kwargs: passed on to `transformers.Trainer`.
 
     Raises:
@@ -95,6 +93,7 @@ class MtBertTrainer(Trainer):
         optimizer: OptimizerSettings | None = None,
         loss: LossSettings | None = None,
         recipe: Mapping[str, Any] | None = None,
+        stage: Stage | None = None,
         **kwargs,
     ):
         if not isinstance(args, MtBertTrainingArguments):
@@ -127,13 +126,14 @@ class MtBertTrainer(Trainer):
         self._per_task: PerTaskOptimizer | None = None
         self._uncertainty = UncertaintyWeighting(self.tasks) if loss.weighting == UNCERTAINTY else None
         self._uncertainty_rate = args.learning_rate if loss.learning_rate is None else loss.learning_rate
+        self.stage = stage
         self.processing_class = processing_class
         self.encoder_config = model.config.encoder
         self.recipe = recipe
         super().__init__(
             model=model,
             args=args,
-            data_collator=_identity,
+            data_collator=identity,
             train_dataset=self._encoded("train", train_dataset),
             eval_dataset=self._encoded("eval", eval_dataset),
             processing_class=processing_class,
@@ -221,26 +221,7 @@ class MtBertTrainer(Trainer):
         return MultiTaskDataset(self.tasks, splits, has_token_types(self.encoder_config))
 
     def _loader(self, dataset: MultiTaskDataset, sampler) -> DataLoader:
-        workers = self.args.dataloader_num_workers
-        loader = DataLoader(
-            dataset,
-            batch_sampler=sampler,
-            collate_fn=_identity,
-            num_workers=workers,
-            pin_memory=self.args.dataloader_pin_memory and self.args.device.type == "cuda",
-            prefetch_factor=self.args.dataloader_prefetch_factor if workers else None,
-            persistent_workers=bool(workers) and self.args.dataloader_persistent_workers,
-            generator=torch.Generator(),  # its own, so that making an iterator leaves the run's random state alone
-        )
-        return prepare_data_loader(
-            loader,
-            device=self.args.device,
-            num_processes=1,
-            process_index=0,
-            put_on_device=True,
-            rng_types=[],
-            non_blocking=True,
-        )
+        return step_loader(self.args, dataset, sampler)
 
     def plan(self) -> Plan:
         """What every step of the run will hold."""
@@ -403,7 +384,10 @@ class MtBertTrainer(Trainer):
             self._forget_losses()
             if self.surgery is not None:
                 logs |= self.surgery.logs()
-        super().log(logs, start_time)
+        if self.stage is None:
+            return super().log(logs, start_time)
+        with self.stage.continued(self.state):
+            super().log({**logs, "stage": self.stage.number}, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Forward and backward, 6 · parameters · real tokens; counted once, not at every step."""
@@ -555,6 +539,11 @@ class MtBertTrainer(Trainer):
         super()._load_best_model()
         if self.average is not None:  # that checkpoint's weights are the average of its step
             self.average.forget()
+
+    def _get_output_dir(self, trial) -> str:
+        """The folder of checkpoints: each stage has its own."""
+        folder = super()._get_output_dir(trial)
+        return folder if self.stage is None else os.path.join(folder, self.stage.folder)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Save model and tokenizer; the arguments as JSON instead of a pickle."""

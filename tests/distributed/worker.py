@@ -24,6 +24,7 @@ from mtbert.training.losses import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.proximal import Proximal
 from mtbert.training.smart import Smart
+from mtbert.training.stages import Stages
 from mtbert.training.surgery import Surgery
 from mtbert.training.trainer import MtBertTrainer
 
@@ -81,6 +82,7 @@ CASES = {
         "schedule": Schedule("sequential"),
         "task_training": {"stars": TaskTraining(balanced=True), "same": TaskTraining(balanced=True)},
     },
+    "heads first": {"schedule": Schedule("annealed", steps_per_epoch=4), "heads_first": True},
 }
 
 
@@ -110,22 +112,30 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
     )
     assert args.world_size == processes
     splits = {split: {each.name: load_from_disk(str(each)) for each in (data / split).iterdir()} for split in SPLITS}
-    trainer = MtBertTrainer(
-        MtBertForMultiTask.from_pretrained(data / "model"),
-        args,
-        splits["train"],
-        splits["eval"],
-        schedule=case["schedule"],
-        task_training=case.get("task_training"),
-        surgery=case.get("surgery"),
-        smart=case.get("smart"),
-        proximal=case.get("proximal"),
-        averaging=case.get("averaging"),
-        **case.get("own", {}),
-    )
-    if case.get("evaluate_before"):
-        trainer.evaluate()
-    trainer.train()
+    model = MtBertForMultiTask.from_pretrained(data / "model")
+    stages = Stages(args, 2 if case.get("heads_first") else 0)
+    for frozen in (True, False) if case.get("heads_first") else (False,):
+        model.freeze_encoder(frozen)
+        stage, _ = stages.next(model)
+        trainer = MtBertTrainer(
+            model,
+            args,
+            splits["train"],
+            splits["eval"],
+            schedule=case["schedule"],
+            task_training=case.get("task_training"),
+            surgery=case.get("surgery"),
+            smart=case.get("smart"),
+            proximal=case.get("proximal"),
+            averaging=case.get("averaging"),
+            **case.get("own", {}),
+            stage=stage,
+        )
+        if case.get("evaluate_before"):
+            trainer.evaluate()
+        trainer.train()
+        stages.end(trainer)
+    trainer.state = stages.join()
     prediction = trainer.predict(splits["eval"])
     tensors = {f"weight.{key}": value.contiguous() for key, value in trainer.model.state_dict().items()}
     tensors |= {f"prediction.{task}": torch.from_numpy(logits) for task, logits in prediction.predictions.items()}

@@ -17,11 +17,12 @@ ALLOWED = {
     "modeling": {"modeling"},
     "data": {"data", "modeling"},
     "evaluation": {"evaluation", "data", "modeling"},
-    "hub": {"hub", "evaluation", "data", "modeling"},
-    "training": {"training", "evaluation", "data", "modeling"},
+    "card": {"card", "modeling"},
+    "hub": {"hub", "card", "evaluation", "data", "modeling"},
+    "training": {"training", "card", "evaluation", "data", "modeling"},
     "recipe": {"recipe", "training", "evaluation", "data", "modeling"},
 }
-CHECKPOINT_NEEDS = {"torch", "transformers", "numpy", *sys.stdlib_module_names}
+CHECKPOINT_NEEDS = {"torch", "transformers", "huggingface_hub", "numpy", *sys.stdlib_module_names}
 
 
 def imports(source: str | ast.Module, module: str) -> list[tuple[str, int]]:

@@ -11,7 +11,7 @@ from mtbert.data.loading import DataSpec
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec
 from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
-from mtbert.training.arguments import MtBertTrainingArguments, TrainingArguments
+from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArguments, TrainingArguments
 from mtbert.training.averaging import Averaging
 from mtbert.training.distillation import Distillation
 from mtbert.training.losses import LossSettings
@@ -122,6 +122,11 @@ KEYS = {
     "distillation.teachers": (["seed 8"], {"distillation.teachers": ["seed 7"]}),
     "distillation.weight": (0.9, {"distillation.teachers": ["seed 7"]}),
     "distillation.temperature": (5.0, {"distillation.teachers": ["seed 7"]}),
+    "stages": ([{"model": {"freeze_encoder": True}}, {}], {"stages": [{}, {}]}),
+    "pretraining": ({"num_train_epochs": 1, "learning_rate": 0.01}, {}),
+    "pretraining.mask_probability": (0.5, {"pretraining.num_train_epochs": 1, "pretraining.learning_rate": 0.01}),
+    "pretraining.max_length": (5, {"pretraining.num_train_epochs": 1, "pretraining.learning_rate": 0.01}),
+    "pretraining.use_epoch": (1, {"pretraining.num_train_epochs": 2, "pretraining.learning_rate": 0.01}),
     "training.eval_train": (True, {}),
     "training.seed": (7, {}),
     "training.data_seed": (7, {}),
@@ -160,6 +165,8 @@ ELSEWHERE = {
     "tasks.*.data.revision": "tests/unit/data/test_loading.py",
     "tasks.*.data.format": "tests/unit/data/test_loading.py: without it the course's tab-separated .csv fail",
     "tasks.*.data.id": "tests/unit/data/test_loading.py: names rows in files",
+    "pretraining.keep_epochs": "tests/invariants/test_pretraining.py: which encoders are kept",
+    "pretraining.cpu_threads": "refused; training.cpu_threads holds",
     "training.cpu_threads": "tests/unit/training/test_machine.py: the same numbers, faster",
     "model.packed": "tests/invariants/test_packed.py: the same numbers, faster",
 }
@@ -235,5 +242,7 @@ def test_no_key_is_without_a_test():
     known |= under("smart.", Smart) | under("proximal.", Proximal)
     own = {each.name for each in fields(MtBertTrainingArguments)} - {each.name for each in fields(TrainingArguments)}
     known |= {f"training.{name}" for name in own}
+    own = {each.name for each in fields(PretrainingArguments)} - {each.name for each in fields(TrainingArguments)}
+    known |= {f"pretraining.{name}" for name in own}
     tested = {".".join(["tasks", "*", *key.split(".")[2:]]) if key.startswith("tasks.") else key for key in KEYS}
     assert known - tested - set(ELSEWHERE) == set()

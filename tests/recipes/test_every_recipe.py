@@ -1,4 +1,4 @@
-"""Every recipe file loads, and trains two steps on tiny data with a tiny encoder."""
+"""Every recipe file loads, and trains two steps (of each stage, after an epoch of pre-training if it has some)."""
 
 from pathlib import Path
 
@@ -39,8 +39,11 @@ def test_recipe_trains_two_steps(path, finetune, encoder_dir, course_dir, tmp_pa
         "training.report_to": "none",
         "training.cpu_threads": 1,
     }
-    finetune.main([str(path), *(f"--{key}={value}" for key, value in overrides.items())])
     recipe = load_recipe(path, ["--encoder", encoder_dir, "--training.output_dir", "x"])
+    if recipe.pretraining is not None:
+        overrides |= {"pretraining.num_train_epochs": 1, "pretraining.use_epoch": 1}
+        overrides |= {"pretraining.learning_rate": 0.0}  # what moves is then moved by fine-tuning
+    finetune.main([str(path), *(f"--{key}={value}" for key, value in overrides.items())])
     before = load_file(f"{encoder_dir}/model.safetensors")
     if recipe.peft is not None:
         specs = [task.spec(name) for name, task in recipe.tasks.items()]
@@ -54,6 +57,9 @@ def test_recipe_trains_two_steps(path, finetune, encoder_dir, course_dir, tmp_pa
         for name in before
         if f"encoder.{name}" in after and not torch.equal(before[name], after[f"encoder.{name}"])
     }
-    assert bool(moved) != recipe.model.freeze_encoder
+    frozen = all(stage.model.freeze_encoder for stage in recipe.in_stages())
+    assert bool(moved) != frozen
+    assert (folder / "pretraining" / "epoch-1").is_dir() == (recipe.pretraining is not None)
+    assert len(list(folder.glob("stage-*"))) == len(recipe.stages)
     model = MtBertForMultiTask.from_pretrained(folder)
     assert set(model.heads) == {task.name for task in model.tasks}

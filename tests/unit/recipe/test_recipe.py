@@ -12,6 +12,7 @@ from mtbert.data.sampling import Schedule
 from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
 from mtbert.recipe import (
     COMBINATIONS,
+    REFUSED_PRETRAINING,
     REFUSED_TRAINING,
     ModelRecipe,
     Recipe,
@@ -19,6 +20,7 @@ from mtbert.recipe import (
     TaskRecipe,
     help_text,
     load_recipe,
+    pretraining_arguments_class,
     training_arguments_class,
 )
 from mtbert.recipe.tree import defaults, documentation, known_fields
@@ -527,6 +529,7 @@ SETTINGS = {  # the conflict of a row → overrides that make it
     ],
     "optimizer.layer_decay: a number": [["--model.freeze_encoder=true", "--optimizer.layer_decay=0.9"]],
     "optimizer.adapter_learning_rate: a number": [["--optimizer.adapter_learning_rate=1e-3"]],
+    "training.resume_from_checkpoint: a folder": [["--stages=[{}]", "--training.resume_from_checkpoint=out/stage-1"]],
     "training.metric_for_best_model: null": [
         ["--training.early_stopping_patience=2", "--training.eval_strategy=epoch"]
     ],
@@ -566,6 +569,7 @@ def test_every_combination_is_refused_with_its_reason(write, rule):
         ["--peft={type: lora}", "--optimizer.adapter_learning_rate=1e-3"],
         ["--tasks.sst.class_weights=balanced", "--tasks.sst.label_smoothing=0.1"],
         ["--tasks.sst.class_weights=[1, 2.5]", "--loss.weighting=uncertainty", "--loss.learning_rate=0.01"],
+        ["--stages=[{}]", "--training.resume_from_checkpoint=true"],
     ],
 )
 def test_combinations_that_work(write, overrides):
@@ -582,6 +586,50 @@ def test_names_of_the_best_metric(write):
     assert "which no evaluation has; did you mean eval_sst_accuracy? known ones: eval_overall, eval_raw_mean" in line
     dropped = ["--tasks.sts.data.dev=null", "--training.metric_for_best_model=sts_pearson"]
     assert "is text 'sts_pearson', which no evaluation has" in only_problem("good.yaml", *dropped)
+
+
+# ---- pre-training ----
+
+
+def test_pretraining_arguments(write):
+    recipe = load_recipe("good.yaml", ["--pretraining.use_epoch=3", "--training.use_cpu=true", "--training.seed=7"])
+    assert recipe.pretraining == {"use_epoch": 3}
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
+    arguments = recipe.pretraining_arguments(report_to="none")
+    assert isinstance(arguments, pretraining_arguments_class())
+    assert (arguments.output_dir, arguments.use_cpu, arguments.seed) == ("out/pretraining", True, 42)
+    assert (arguments.num_train_epochs, arguments.per_device_train_batch_size) == (40, 32)
+    assert (arguments.learning_rate, arguments.warmup_steps, arguments.lr_scheduler_type) == (5e-5, 0.1, "linear")
+    assert arguments.kept == (3, 18, 40)
+    short = load_recipe("good.yaml", ["--pretraining.num_train_epochs=5", "--pretraining.use_epoch=4"])
+    assert short.pretraining_arguments(use_cpu=True, report_to="none").kept == (3, 4, 5)
+    assert load_recipe("good.yaml").pretraining is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--pretraining.mask_probability=1", "mask_probability is 1, but must be in (0, 1)"),
+        ("--pretraining.max_length=2", "max_length is 2, but must be 3 or more"),
+        ("--pretraining.num_train_epochs=2.5", "num_train_epochs is 2.5, but must be a whole number, 1 or more"),
+        ("--pretraining.keep_epochs=[0]", "keep_epochs is [0], but must be numbers of epochs, 1 or more"),
+        ("--pretraining.use_epoch=41", "use_epoch is 41, but must be in 1 … num_train_epochs, which is 40"),
+        ("--pretraining.keep_epoch=[1]", "keep_epoch = [1]: there is no such key; did you mean keep_epochs?"),
+        ("--pretraining.keep_epochs=3", "keep_epochs is 3, but must be a list of values"),
+    ],
+)
+def test_values_of_pretraining_that_are_wrong(write, override, message):
+    assert only_problem("good.yaml", override) == f"command line: pretraining.{message}"
+
+
+@pytest.mark.parametrize("key", sorted(REFUSED_PRETRAINING))
+def test_refused_arguments_of_pretraining(write, key):
+    text = {"cpu_threads": "2", "max_steps": "5", "ddp_backend": "gloo", "ddp_timeout": "5"}.get(key)
+    text = text or REFUSED_VALUES.get(key, "x" if key == "resume_from_checkpoint" else "true")
+    if key == "parallelism_config":  # no YAML value has its type
+        return
+    line = only_problem("good.yaml", f"--pretraining.{key}={text}")
+    assert line.startswith(f"command line: pretraining.{key} is ") and line.endswith(REFUSED_PRETRAINING[key])
 
 
 # ---- help ----
@@ -626,6 +674,7 @@ def test_help_lists_every_key_and_exits(capsys, flag):
         "averaging.": Averaging,
         "distillation.": Distillation,
         "training.": training_arguments_class(),
+        "pretraining.": pretraining_arguments_class(),
     }
     for prefix, cls in groups.items():
         for name in set(known_fields(cls)) - {"data", "head", "adapter" if cls is ModelRecipe else ""}:

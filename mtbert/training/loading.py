@@ -1,0 +1,39 @@
+"""The data loader of a run: a process reads the steps that its sampler names, and no others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader, Dataset, Sampler
+from transformers import TrainingArguments
+
+
+def identity(batch: Any) -> Any:
+    """A collator for data sets that yield whole batches."""
+    return batch
+
+
+def step_loader(args: TrainingArguments, dataset: Dataset, sampler: Sampler) -> DataLoader:
+    """A loader of whole batches, one for each index of `sampler`, on the device that the run computes on."""
+    workers = args.dataloader_num_workers
+    loader = DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=identity,
+        num_workers=workers,
+        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+        prefetch_factor=args.dataloader_prefetch_factor if workers else None,
+        persistent_workers=bool(workers) and args.dataloader_persistent_workers,
+        generator=torch.Generator(),  # its own, so that making an iterator leaves the run's random state alone
+    )
+    return prepare_data_loader(
+        loader,
+        device=args.device,
+        num_processes=1,
+        process_index=0,
+        put_on_device=True,
+        rng_types=[],
+        non_blocking=True,
+    )

@@ -1,0 +1,278 @@
+"""Further pre-training: an encoder goes on with masked-language modelling on the texts of the tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    set_seed,
+)
+from transformers.trainer_utils import IntervalStrategy, speed_metrics
+
+from ..data.collation import LengthSortedSteps
+from ..data.encoding import encode_dataset
+from ..data.masking import DEV, TRAIN, EpochSteps, MaskedTexts, Texts
+from ..data.sampling import Plan, Schedule, StepSampler
+from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.cpu import use_faster_layers
+from ..modeling.heads import IGNORED
+from .arguments import PretrainingArguments
+from .loading import identity, step_loader
+from .machine import keep_freed_memory
+from .reporting import print_lines
+from .runs import last_checkpoint
+
+SETTINGS = "pretraining.json"
+# The arguments that the weights depend on, besides the batch size; two runs that agree in them are one.
+_DECISIVE = (
+    *(
+        "mask_probability",
+        "max_length",
+        "num_train_epochs",
+        "learning_rate",
+        "lr_scheduler_type",
+        "lr_scheduler_kwargs",
+    ),
+    *("warmup_steps", "weight_decay", "max_grad_norm", "optim", "optim_args", "adam_beta1", "adam_beta2"),
+    *("adam_epsilon", "seed", "data_seed"),
+)
+
+
+class KeptEncoders(TrainerCallback):
+    """Keeps the encoder after some epochs, and ends the training after one of them.
+
+    Args:
+        encoder: the whole encoder; what a masked-language model lacks of it, such as the pooler, is kept as it was.
+        tokenizer: saved beside it.
+        folder: each is kept in `folder/epoch-<n>`.
+        epochs: after which ones.
+        until: the epoch to stop after.
+    """
+
+    def __init__(self, encoder: PreTrainedModel, tokenizer, folder: str, epochs: tuple[int, ...], until: int):
+        self.encoder, self.tokenizer, self.folder = encoder, tokenizer, Path(folder)
+        self.epochs, self.until = epochs, until
+
+    def on_epoch_end(self, args, state, control, model: PreTrainedModel | None = None, **kwargs):
+        epoch = round(state.epoch)
+        if epoch in self.epochs and state.is_world_process_zero:
+            trained = {name: weight.cpu() for name, weight in model.base_model.state_dict().items()}
+            found = self.encoder.load_state_dict(trained, strict=False)
+            if found.unexpected_keys:
+                raise RuntimeError(f"the encoder alone has no {found.unexpected_keys}, which were trained")
+            folder, part = self.folder / f"epoch-{epoch}", self.folder / f"epoch-{epoch}.part"
+            self.encoder.save_pretrained(part)
+            self.tokenizer.save_pretrained(part)
+            if folder.exists():
+                shutil.rmtree(folder)
+            part.rename(folder)  # so that a folder of this name is whole
+        if epoch >= self.until:
+            control.should_training_stop = True
+
+
+class PretrainingTrainer(Trainer):
+    """transformers' Trainer on masked texts: every text once an epoch, in steps that are those of `MtBertTrainer`.
+
+    The loss is the mean cross-entropy over the chosen tokens of a whole step, whatever micro-batches and processes.
+
+    Args:
+        model: a masked-language model.
+        args: the run's arguments.
+        train_dataset: encoded training texts (`input_ids`).
+        eval_dataset: encoded dev texts.
+        processing_class: the tokenizer.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: PretrainingArguments,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | None,
+        processing_class: PreTrainedTokenizerBase,
+        **kwargs,
+    ):
+        super().__init__(
+            model,
+            args,
+            data_collator=identity,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            **kwargs,
+        )
+        self.model_accepts_loss_kwargs = True  # the loss counts the tokens of the whole step itself
+
+    def _masked(self, texts: Dataset, split: int) -> MaskedTexts:
+        return MaskedTexts(texts, self.processing_class, self.args.mask_probability, (self.args.seed, split))
+
+    def get_train_dataloader(self):
+        args = self.args
+        plan = Plan(
+            schedule=Schedule("sequential"),
+            names=("texts",),
+            rows=(len(self.train_dataset),),
+            batch=args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
+            epochs=int(args.num_train_epochs),
+            seed=args.data_seed if args.data_seed is not None else args.seed,
+        )
+        steps = StepSampler(plan, args.gradient_accumulation_steps, args.world_size, args.process_index)
+        return step_loader(args, self._masked(self.train_dataset, TRAIN), EpochSteps(steps))
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """All micro-batches of a step, and how many tokens were chosen in them over all processes."""
+        samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
+        count = sum((batch["labels"] != IGNORED).sum() for batch in samples)
+        if self.args.world_size > 1:
+            count = self.accelerator.reduce(count, reduction="sum")
+        return samples, count
+
+    @staticmethod
+    def _losses(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Any]:
+        """The summed cross-entropy of a batch, how many tokens it is of, and the model's outputs."""
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        chosen = inputs["labels"] != IGNORED
+        logits = outputs.logits[chosen].float()
+        return nn.functional.cross_entropy(logits, inputs["labels"][chosen], reduction="sum"), chosen.sum(), outputs
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        total, count, outputs = self._losses(model, inputs)
+        count = count if num_items_in_batch is None else num_items_in_batch
+        loss = total / count.clamp(min=1) * self.args.world_size  # the gradients are averaged, the sum is meant
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, eval_dataset: Dataset | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
+        """The mean cross-entropy over the chosen tokens of the dev texts, whose masks are the same at every time."""
+        args, start = self.args, time.time()
+        texts = self.eval_dataset if eval_dataset is None else eval_dataset
+        batch = args.per_device_eval_batch_size
+        steps = EpochSteps(LengthSortedSteps(0, texts, batch, args.world_size, args.process_index))
+        model = self._wrap_model(self.model, training=False)
+        was_training = model.training
+        model.eval()
+        sums = torch.zeros(2, device=args.device)
+        with torch.inference_mode(), self.accelerator.autocast():
+            for inputs in step_loader(args, self._masked(texts, DEV), steps):
+                total, count, _ = self._losses(model, inputs)
+                sums += torch.stack([total, count])
+        if args.world_size > 1:
+            sums = self.accelerator.reduce(sums, reduction="sum")
+        model.train(was_training)
+        total, count = sums.tolist()
+        metrics = {f"{metric_key_prefix}_loss": total / count if count else float("nan")}
+        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=len(texts)))
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(args, self.state, self.control, metrics)
+        return metrics
+
+
+def pretrain(
+    args: PretrainingArguments,
+    encoder: str,
+    splits: Mapping[str, Mapping[str, Dataset]],
+    tokenizer: PreTrainedTokenizerBase,
+    until: int | None = None,
+) -> str:
+    """Pre-train an encoder on the texts of the tasks, or go on with it, or find that it has been done.
+
+    Args:
+        args: the run's arguments.
+        encoder: a folder, or a name on the hub.
+        splits: checked splits by task, whose `train` is read, and `dev` for the dev loss.
+        until: the epoch to stop after; the next call goes on from there. None: the last.
+
+    Returns:
+        The folder of the encoder as it was after that epoch.
+
+    Raises:
+        ValueError: if the output folder holds something else, or the run in it has passed that epoch without keeping
+            its encoder; if the tokenizer has no mask token.
+    """
+    until = int(args.num_train_epochs) if until is None else until
+    if tokenizer.mask_token_id is None:
+        raise ValueError(f"{encoder}: the tokenizer has no mask token, which masked-language modelling needs")
+    texts = Texts.of(splits)
+    with args.main_process_first(desc="looking for what has been done"):
+        _claim(Path(args.output_dir), _settings(args, encoder, texts))
+    kept = os.path.join(args.output_dir, f"epoch-{until}")
+    if os.path.isdir(kept):
+        return kept
+    checkpoint = last_checkpoint(Path(args.output_dir))
+    if checkpoint and TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")).epoch >= until:
+        raise ValueError(
+            f"pretraining.output_dir {args.output_dir}: the run in it has passed epoch {until} without keeping its "
+            "encoder; use one of its folders epoch-<n>, or give another output_dir"
+        )
+    main = args.process_index == 0
+    set_seed(args.seed)
+    whole = AutoModel.from_pretrained(encoder)
+    if os.path.isdir(encoder):
+        whole.config._name_or_path = ""  # as in MtBertForMultiTask.from_encoder
+    model, loading = AutoModelForMaskedLM.from_pretrained(encoder, output_loading_info=True)
+    use_faster_layers(model)
+    spec = TaskSpec("texts", max_length=args.max_length)
+    encoded, reports = {}, []
+    with args.main_process_first(desc="encoding"):
+        for name in ("train", "dev"):
+            if rows := getattr(texts, name):
+                dataset = Dataset.from_dict({"text": list(rows)})
+                encoded[name], report = encode_dataset(spec, dataset, tokenizer, model.config, name)
+                reports.append(report.line())
+    if main:
+        print_lines([*texts.lines(), *reports])
+        if missing := sorted(loading["missing_keys"]):
+            print_lines([f"pre-training: {encoder} has no weights for {', '.join(missing)}, which begin at random"])
+    if "dev" not in encoded:
+        args.eval_strategy = IntervalStrategy.NO
+    if args.device.type == "cpu":
+        keep_freed_memory()
+        if args.cpu_threads is not None:
+            torch.set_num_threads(args.cpu_threads)
+    keep = KeptEncoders(whole, tokenizer, args.output_dir, args.kept, until)
+    trainer = PretrainingTrainer(model, args, encoded["train"], encoded.get("dev"), tokenizer, callbacks=[keep])
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_state()
+    args.distributed_state.wait_for_everyone()
+    return kept
+
+
+def _settings(args: PretrainingArguments, encoder: str, texts: Texts) -> dict[str, Any]:
+    """What makes a run of pre-training the one it is."""
+    values = args.to_dict()
+    batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+    settings = {"encoder": str(encoder), "texts": len(texts.train), "sha256": texts.digest(), "batch": batch}
+    return json.loads(json.dumps(settings | {key: values[key] for key in _DECISIVE}, default=str))
+
+
+def _claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Note in a new folder what its run is; refuse a folder that holds another run, or anything else."""
+    path = folder / SETTINGS
+    if not path.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(f"pretraining.output_dir {folder} has files in it, but no {SETTINGS}; give another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        return
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if different := [key for key in settings if found.get(key) != settings[key]]:
+        what = "; ".join(f"{key} was {found.get(key)!r} and is {settings[key]!r}" for key in different)
+        raise ValueError(
+            f"pretraining.output_dir {folder} holds a run with other settings: {what}; give another folder, or those "
+            "settings"
+        )

@@ -1,0 +1,122 @@
+"""Stages of a run: they train one model in turn, keep one history, and are passed over where they have ended before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors.torch import load_model, save_model
+from torch import nn
+from transformers import Trainer, TrainerState
+
+from .arguments import MtBertTrainingArguments
+from .runs import choose_checkpoint, last_checkpoint, resumes_last
+
+WEIGHTS, STATE = "weights.safetensors", "trainer_state.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a stage stands in its run.
+
+    Attributes:
+        number: 1 for the first.
+        step: optimizer steps of the stages before it.
+        epoch: epochs of the stages before it.
+    """
+
+    number: int
+    step: int = 0
+    epoch: float = 0.0
+
+    @property
+    def folder(self) -> str:
+        """Its folder in the run's output folder: its checkpoints, and its end."""
+        return f"stage-{self.number}"
+
+    @contextmanager
+    def continued(self, state: TrainerState) -> Iterator[None]:
+        """Within it, a trainer's step and epoch are those of the whole run, as the log and all reports have them."""
+        own = state.global_step, state.epoch
+        state.global_step, state.epoch = self.step + state.global_step, self.epoch + (state.epoch or 0.0)
+        try:
+            yield
+        finally:
+            state.global_step, state.epoch = own
+
+
+class Stages:
+    """The stages of a run and how far they have come.
+
+    A run without stages is one that leaves no trace of them. At its end, a stage that another follows leaves the
+    weights and the trainer's state in `output_dir/stage-<i>`.
+
+    Args:
+        args: the run's arguments: `output_dir` and `resume_from_checkpoint`.
+        count: the number of stages that the recipe lists; 0: none.
+
+    Attributes:
+        finished: how many stages have ended in an earlier run of this folder.
+        checkpoint: the checkpoint that the next one goes on from; None: its beginning.
+        states: the states of the stages that have ended.
+
+    Raises:
+        ValueError: if there is nothing to go on from, or the output folder of a new run has files in it.
+    """
+
+    def __init__(self, args: MtBertTrainingArguments, count: int):
+        self.folder, self.count = Path(args.output_dir), count
+        self.finished, self.states = 0, []
+        if not count or not resumes_last(args):
+            self.checkpoint = choose_checkpoint(args)
+            return
+        while self.finished < count - 1 and (self.folder / Stage(self.finished + 1).folder / STATE).is_file():
+            self.finished += 1
+        self.checkpoint = last_checkpoint(self.folder / Stage(self.finished + 1).folder)
+        if not self.finished and self.checkpoint is None:
+            raise ValueError(
+                f"resume_from_checkpoint: no complete checkpoint in {self.folder / Stage(1).folder}; drop the key to "
+                "start anew"
+            )
+
+    def next(self, model: nn.Module) -> tuple[Stage | None, str | None]:
+        """The place in the run of the stage to be trained now, and its checkpoint; `model` gets what it begins with."""
+        if not self.count:
+            return None, self.checkpoint
+        while len(self.states) < self.finished:
+            end = self.folder / Stage(len(self.states) + 1).folder
+            self.states.append(TrainerState.load_from_json(str(end / STATE)))
+            if len(self.states) == self.finished:
+                load_model(model, str(end / WEIGHTS))
+        before = join_states(self.states) if self.states else TrainerState()
+        checkpoint = self.checkpoint if len(self.states) == self.finished else None
+        return Stage(len(self.states) + 1, before.global_step, before.epoch), checkpoint
+
+    def end(self, trainer: Trainer) -> None:
+        """Keep what a stage leaves: its state, and its weights where another stage follows."""
+        self.states.append(trainer.state)
+        if len(self.states) >= self.count:
+            return
+        if trainer.is_world_process_zero():
+            end = self.folder / Stage(len(self.states)).folder
+            end.mkdir(parents=True, exist_ok=True)
+            save_model(trainer.model, str(end / WEIGHTS))
+            trainer.state.save_to_json(str(end / STATE))  # last, since it tells that the stage has ended
+
+    def join(self) -> TrainerState:
+        """The state of the whole run."""
+        return join_states(self.states)
+
+
+def join_states(states: Sequence[TrainerState]) -> TrainerState:
+    """The state of several stages as of one run: one log, and steps, epochs and costs summed."""
+    *before, last = states
+    if not before:
+        return last
+    summed = ("global_step", "epoch", "max_steps", "num_train_epochs", "num_input_tokens_seen", "total_flos")
+    values = {name: sum(getattr(state, name) for state in states) for name in summed}
+    if last.best_global_step is not None:
+        values["best_global_step"] = last.best_global_step + sum(state.global_step for state in before)
+    return replace(last, **values, log_history=[entry for state in states for entry in state.log_history])

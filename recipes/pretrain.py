@@ -1,0 +1,41 @@
+"""Go on with the masked-language modelling of an encoder on the texts of a recipe's tasks, and keep what comes of it.
+
+    accelerate launch --config_file accelerate_config.yaml recipes/pretrain.py RECIPE.yaml --encoder DIR_OR_HUB_NAME
+
+The encoders of `pretraining.keep_epochs` are folders that `--encoder` takes. finetune.py does the same by itself for a
+recipe with a `pretraining` section, as far as `pretraining.use_epoch`, and finds what has been done here before. Any
+key of the recipe can be set on the command line by its dotted name; `--help` lists them all.
+"""
+
+import sys
+
+from transformers import AutoTokenizer
+
+from mtbert.data.loading import load_task
+from mtbert.recipe import Recipe, RecipeError
+from mtbert.training.machine import share_cores
+from mtbert.training.pretraining import pretrain
+from mtbert.training.reporting import print_lines
+
+
+def main(argv: list[str]) -> None:
+    recipe = Recipe.from_cli(argv)
+    args = recipe.pretraining_arguments()
+    share_cores(args)
+
+    tokenizer = AutoTokenizer.from_pretrained(recipe.encoder)
+    with args.main_process_first(desc="loading"):
+        raw = {name: load_task(task.spec(name), task.data, recipe.data_dir) for name, task in recipe.tasks.items()}
+    if args.process_index == 0:
+        print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())
+
+    folder = pretrain(args, recipe.encoder, {name: loaded.splits for name, loaded in raw.items()}, tokenizer)
+    if args.process_index == 0:
+        print_lines([f"the encoder after the last epoch: {folder}"])
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except RecipeError as error:
+        sys.exit(str(error))

@@ -1,0 +1,271 @@
+"""Further pre-training: exact resume, the same steps whatever the micro-batches, and encoders that can be used."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
+
+from mtbert.data.masking import mask_tokens
+from mtbert.data.sampling import permute
+
+ROOT = Path(__file__).resolve().parents[2]
+WORDS = ("the", "cat", "dog", "runs", "sleeps", "is", "very", "good", "bad", "old", "new")
+ROWS, BATCH = 20, 8  # 20 sentences and 40 of pairs: 60 distinct texts, 8 steps an epoch, the last of 4 rows
+
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / "recipes" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def recipe(encoder_dir, tmp_path_factory):
+    """A function: changes of `pretraining` and other keys → the path of a recipe on tiny data."""
+    folder = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+
+    def sentence(mark: str) -> str:
+        return " ".join(random.choice(WORDS, size=random.integers(2, 12))) + f" {mark}"
+
+    for split, rows in (("train", ROWS), ("dev", 8)):
+        stars = [{"text": sentence("." * row), "label": row % 3} for row in range(rows)]
+        close = [
+            {"text": sentence("?" * row), "text_pair": sentence("? ." * row), "label": row % 6} for row in range(rows)
+        ]
+        for name, values in (("stars", stars), ("close", close)):
+            (folder / f"{name}-{split}.jsonl").write_text("\n".join(map(json.dumps, values)) + "\n")
+    process = {"report_to": "none", "disable_tqdm": True, "cpu_threads": 1, "use_cpu": True}
+    pair = {"text": ["text", "text_pair"], "train": "close-train.jsonl", "dev": "close-dev.jsonl"}
+
+    def write(output: Path, pretraining: dict | None = None, encoder: str = encoder_dir, **training) -> str:
+        tree = {
+            "encoder": encoder,
+            "data_dir": str(folder),
+            "tasks": {
+                "stars": {
+                    "labels": 3,
+                    "pooling": "pooler",
+                    "data": {"text": "text", "train": "stars-train.jsonl", "dev": "stars-dev.jsonl"},
+                },
+                "close": {"range": [0, 5], "data": pair},
+            },
+            "training": {"output_dir": str(output), "max_steps": 2, "save_strategy": "no", **process, **training},
+            "pretraining": {
+                "num_train_epochs": 3,
+                "keep_epochs": [1],
+                "per_device_train_batch_size": BATCH,
+                "learning_rate": 1e-3,
+                **(pretraining or {}),
+            },
+        }
+        path = tmp_path_factory.mktemp("recipe") / "recipe.yaml"
+        path.write_text(yaml.safe_dump(tree))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def still_encoder(encoder_dir, tmp_path_factory) -> str:
+    """A masked-language model without dropout, head included."""
+    folder = str(tmp_path_factory.mktemp("still"))
+    model = AutoModelForMaskedLM.from_pretrained(encoder_dir)
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(encoder_dir).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(recipe, tmp_path_factory) -> Path:
+    """The folder of a whole pre-training of three epochs, with all its checkpoints."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    script("pretrain").main([recipe(folder, {"save_total_limit": None})])
+    return folder / "pretraining"
+
+
+def log(folder: Path) -> list[dict]:
+    entries = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    keys = ("loss", "eval_loss", "epoch", "step", "learning_rate", "grad_norm")
+    return [{key: each[key] for key in keys if key in each} for each in entries if "train_runtime" not in each]
+
+
+def same(one: Path, other: Path) -> bool:
+    left, right = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_the_log_has_train_and_dev_loss_of_every_epoch(whole):
+    entries = log(whole)
+    losses = {key: [(each["step"], each[key]) for each in entries if key in each] for key in ("loss", "eval_loss")}
+    for values in losses.values():
+        assert [step for step, _ in values] == [8, 16, 24]
+        assert values[-1][1] < values[0][1]
+    assert not list(whole.glob("*.part"))
+    assert sorted(path.name for path in whole.glob("epoch-*")) == ["epoch-1", "epoch-3"]
+
+
+def test_the_rate_is_a_slanted_triangle(recipe, tmp_path):
+    """Howard and Ruder (2018, equation 3) with cut_frac 0.25 (of 24 steps: 6) and ratio → ∞."""
+    run = tmp_path / "run"
+    script("pretrain").main([recipe(run, {"logging_strategy": "steps", "logging_steps": 1, "warmup_steps": 0.25})])
+    rates = [each["learning_rate"] for each in log(run / "pretraining") if "learning_rate" in each]
+    expected = [1e-3 * (step / 6 if step < 6 else (24 - step) / 18) for step in range(24)]
+    assert rates == pytest.approx(expected)
+
+
+def test_the_first_step_is_that_of_a_plain_loop(still_encoder, recipe, tmp_path):
+    """The loss of the first step and its gradient's norm, with masks, rows and a mean written out again."""
+    path = recipe(
+        tmp_path / "run",
+        {"logging_strategy": "steps", "logging_steps": 1, "num_train_epochs": 1},
+        encoder=still_encoder,
+    )
+    tree = yaml.safe_load(Path(path).read_text())
+    tokenizer = AutoTokenizer.from_pretrained(still_encoder)
+    script("pretrain").main([path])
+    first = log(tmp_path / "run" / "pretraining")[0]
+
+    texts: dict[str, None] = {}
+    for name, columns in (("close", ("text", "text_pair")), ("stars", ("text",))):  # the order of the file
+        lines = Path(tree["data_dir"], f"{name}-train.jsonl").read_text().splitlines()
+        for column in columns:
+            texts |= dict.fromkeys(json.loads(line)[column] for line in lines)
+    texts = list(texts)
+    assert len(texts) == 3 * ROWS
+    total, count = 0, 0
+    model = AutoModelForMaskedLM.from_pretrained(still_encoder)
+    for row in permute(np.arange(BATCH), len(texts), (42, 0, 0)):
+        ids = np.array(tokenizer(texts[row])["input_ids"])
+        special = tokenizer.all_special_ids
+        inputs, labels = mask_tokens(ids, (42, 0, 0, row), 0.15, tokenizer.mask_token_id, len(tokenizer), special)
+        logits = model(torch.tensor(inputs)[None]).logits[0]
+        total = total + torch.nn.functional.cross_entropy(logits, torch.tensor(labels), reduction="sum")
+        count += int((labels != -100).sum())
+    (total / count).backward()
+    assert first["loss"] == pytest.approx((total / count).item(), rel=1e-4)
+    norm = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]).norm()
+    assert first["grad_norm"] == pytest.approx(float(norm), rel=1e-3)
+
+
+@pytest.mark.parametrize("step", [8, 16])
+def test_a_resumed_run_is_the_uninterrupted_one(step, whole, recipe, tmp_path):
+    folder = tmp_path / "run" / "pretraining"
+    shutil.copytree(whole, folder)
+    for path in (*folder.glob("epoch-*"), *folder.glob("checkpoint-*")):
+        if path.name.startswith("epoch") or int(path.name.rpartition("-")[2]) > step:
+            shutil.rmtree(path)
+    script("pretrain").main([recipe(tmp_path / "run", {"save_total_limit": None})])
+    assert same(whole / "epoch-3", folder / "epoch-3")
+    assert same(whole / "checkpoint-24", folder / "checkpoint-24")
+    assert log(whole) == log(folder)
+
+
+def test_a_run_resumes_in_the_middle_of_an_epoch(whole, recipe, tmp_path):
+    steps = {"save_strategy": "steps", "save_steps": 3, "save_total_limit": None}
+    script("pretrain").main([recipe(tmp_path / "run", steps)])
+    folder = tmp_path / "run" / "pretraining"
+    assert same(whole / "epoch-3", folder / "epoch-3")
+    for path in (*folder.glob("epoch-*"), *(folder / f"checkpoint-{n}" for n in (6, 9, 12, 15, 18, 21, 24))):
+        shutil.rmtree(path)
+    script("pretrain").main([recipe(tmp_path / "run", steps)])
+    for epoch in (1, 3):
+        assert same(whole / f"epoch-{epoch}", folder / f"epoch-{epoch}")
+
+
+def test_a_kept_encoder_has_the_pooler_it_began_with_and_no_head(whole, encoder_dir):
+    start, kept = (load_file(Path(folder, "model.safetensors")) for folder in (encoder_dir, whole / "epoch-3"))
+    assert start.keys() == kept.keys()
+    for name in start:
+        assert torch.equal(start[name], kept[name]) == name.startswith("pooler."), name
+    _, loading = AutoModel.from_pretrained(whole / "epoch-3", output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    assert AutoTokenizer.from_pretrained(whole / "epoch-3").mask_token == "[MASK]"
+    assert str(encoder_dir) not in (whole / "epoch-3" / "config.json").read_text()
+
+
+def test_finetune_pretrains_as_far_as_it_needs_and_another_goes_on(whole, recipe, tmp_path, capsys):
+    finetune, shared = script("finetune"), str(tmp_path / "mlm")
+    finetune.main([recipe(tmp_path / "one", {"use_epoch": 1, "output_dir": shared})])
+    assert "which begin at random" in capsys.readouterr().out
+    assert [path.name for path in Path(shared).glob("epoch-*")] == ["epoch-1"]
+    assert same(Path(shared, "epoch-1"), whole / "epoch-1")
+    finetune.main([recipe(tmp_path / "found", {"use_epoch": 1, "output_dir": shared})])
+    assert "which begin at random" not in capsys.readouterr().out
+    assert same(tmp_path / "one", tmp_path / "found")
+    finetune.main([recipe(tmp_path / "three", {"output_dir": shared})])
+    assert same(Path(shared, "epoch-3"), whole / "epoch-3")
+    by_hand = recipe(tmp_path / "by-hand")
+    tree = yaml.safe_load(Path(by_hand).read_text()) | {"encoder": str(whole / "epoch-3"), "pretraining": None}
+    Path(by_hand).write_text(yaml.safe_dump(tree))
+    finetune.main([by_hand])
+    assert same(tmp_path / "three", tmp_path / "by-hand")
+
+
+def test_a_folder_with_another_run_is_refused(whole, recipe, tmp_path):
+    pretrain = script("pretrain")
+    with pytest.raises(ValueError, match="holds a run with other settings: learning_rate was 0.001 and is 0.002; give"):
+        pretrain.main([recipe(tmp_path / "run", {"output_dir": str(whole), "learning_rate": 2e-3})])
+    with pytest.raises(ValueError, match="has passed epoch 2 without keeping its encoder"):
+        script("finetune").main([recipe(tmp_path / "run", {"output_dir": str(whole), "use_epoch": 2})])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="has files in it, but no pretraining.json; give another folder"):
+        pretrain.main([recipe(tmp_path / "run", {"output_dir": str(tmp_path / "mine")})])
+
+
+def test_micro_batches_make_no_difference(recipe, still_encoder, tmp_path):
+    """One batch of 8 is two of 4, up to rounding: the mean is over a whole step's chosen tokens."""
+    logs = []
+    for size, accumulation in ((8, 1), (4, 2)):
+        settings = {"per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+        settings |= {"logging_strategy": "steps", "logging_steps": 1, "num_train_epochs": 1, "optim": "sgd"}
+        script("pretrain").main([recipe(tmp_path / str(size), settings, encoder=still_encoder)])
+        logs.append(log(tmp_path / str(size) / "pretraining"))
+    for one, other in zip(*logs, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_two_processes_train_to_the_weights_of_one(recipe, still_encoder, tmp_path):
+    common = {
+        "logging_strategy": "steps",
+        "logging_steps": 1,
+        "num_train_epochs": 1,
+        "optim": "sgd",
+        "learning_rate": 0.1,
+    }
+    one = recipe(tmp_path / "one", {**common, "per_device_train_batch_size": 8}, encoder=still_encoder)
+    two = recipe(tmp_path / "two", {**common, "per_device_train_batch_size": 4}, still_encoder, ddp_backend="gloo")
+    script("pretrain").main([one])
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        launch += ["--master_port", str(probe.getsockname()[1])]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [*launch, str(ROOT / "recipes" / "pretrain.py"), two]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-4000:]
+    folders = [tmp_path / name / "pretraining" for name in ("one", "two")]
+    for one, two in zip(*map(log, folders), strict=True):
+        assert one == pytest.approx(two, rel=1e-3)
+    left, right = (load_file(folder / "epoch-1" / "model.safetensors") for folder in folders)
+    start = load_file(Path(still_encoder, "model.safetensors"))
+    assert max(float((left[name] - start[f"bert.{name}"]).abs().max()) for name in left if "pooler" not in name) > 1e-3
+    for name in left:
+        if "pooler" not in name:
+            torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-5)
