@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -109,12 +110,20 @@ def make_run(reproduce, tmp_path):
         (["E5,E6", "A4"], ["E5", "E6", "A4"]),
         (["A4", "A4,A3-A4"], ["A4", "A3"]),
         (["compare/pal"], ["pal"]),
-        (["D1-D9"], ["D2", "D3"]),  # those that there are
+        (["D1-D9"], ["D1-para", "D1-sst", "D1-sts", "D2", "D3", "D4", "D5"]),  # those that there are
     ],
 )
 def test_rows_by_name(reproduce, names, rows):
     found = reproduce.find_rows(names)
     assert list(found) == rows and all(path.is_file() and path.stem == row for row, path in found.items())
+
+
+def test_every_row_of_the_reports_has_a_recipe_and_a_published_entry(reproduce):
+    rows = reproduce.find_rows(["A1-A99", "B1-B99", "C1-C99", "D1-D99", "E1-E99"])
+    numbers = {re.match(r"[A-E]\d+", row)[0] for row in rows}
+    reports = {"A": 12, "B": 5, "C": 2, "D": 5, "E": 13}
+    assert numbers == {f"{report}{n + 1}" for report, count in reports.items() for n in range(count)}
+    assert set(reproduce.PUBLISHED) == set(rows)
 
 
 @pytest.mark.parametrize("name", ["Z1", "A99", "A12-A1", "Z1-Z3", "compare/nothing", "none.yaml"])
