@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mtbert.data.sampling import Schedule
 from mtbert.recipe import Recipe, RecipeError, load_recipe
 from mtbert.training.runs import PRETRAINING
 
@@ -253,13 +254,11 @@ def doubts(run: Run) -> list[str]:
     for task, counts in by_task.items():
         if not sum(counts):
             found.append(f"{task} was not trained")
-    annealed = recipe["schedule"]["name"] in ("annealed", "min_annealed")
-    epochs = len(run.record["examples"])
-    if annealed and len(by_task) > 1 and epochs > 1:
-        middle = epochs // 2
-        halves = [[sum(c[half]) for c in by_task.values()] for half in (slice(middle), slice(epochs - middle, None))]
-        if halves[0] == halves[1]:
-            found.append("the tasks' shares did not move")
+    annealed, epochs = recipe["schedule"]["name"] in ("annealed", "min_annealed"), len(run.record["examples"])
+    if annealed and len(by_task) > 1:
+        schedule = Schedule(**recipe["schedule"])
+        if schedule.exponent(1, epochs) == schedule.exponent(epochs, epochs):
+            found.append("α did not move")
     for part in run.record["parameters"]:
         name = f"{part['component']} {part['task']}".strip()
         if "moved" in part and part["trainable"] and not part["moved"]:
