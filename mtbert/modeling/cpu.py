@@ -1,9 +1,8 @@
 """Layers for training on CPUs: fp32 matrix products by oneDNN, and dropout from 16 random bits a number.
 
 PyTorch gives fp32 products to MKL, which uses AVX-512 on Intel's processors only, and draws a whole random number for
-every element that dropout may drop. On a processor with AVX-512 of another maker the first takes twice the time that
-it needs, the second four times. On every other device, and wherever one of the conditions below fails, these layers
-are `torch.nn`'s. Their parameters, names and `state_dict` are the same.
+every element that dropout may drop. On every other device, and wherever one of the conditions below fails, these
+layers are `torch.nn`'s. Their parameters, names and `state_dict` are the same.
 """
 
 from __future__ import annotations
