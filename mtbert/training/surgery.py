@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..modeling.modeling_mtbert import MtBertForMultiTask
 
 METHODS = ("pcgrad", "cagrad", "mgda", "upgrad")
-BLOCK = 2**16  # numbers of a gradient that are brought to float64 at a time; so many stay in a CPU's cache
+BLOCK = 2**18  # numbers of a gradient whose product is taken in float32: few enough that nothing of it is lost
 _STREAM = 0x5C6  # tells these random numbers from those of the schedule, which are drawn from (seed, epoch, block)
 
 
@@ -91,18 +91,40 @@ def parts_by_task(inputs: Mapping[str, Any], tasks: Sequence[TaskSpec]) -> Itera
 
 
 def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
-    """All inner products of T gradients, `(T, T)` in float64; each gradient is a list of tensors, None is 0."""
-    found = [tensors for tensors in zip(*gradients, strict=True) if any(each is not None for each in tensors)]
-    device = next((each.device for tensors in found for each in tensors if each is not None), None)
+    """All inner products of T gradients, `(T, T)` in float64; each gradient is a list of tensors, None is 0.
+
+    Products of blocks are taken in the gradients' precision, but at least float32, and added up in float64.
+    """
+    pairs = [(i, j) for i in range(len(gradients)) for j in range(i + 1)]
+    products, device = [], None
+    for tensors in zip(*gradients, strict=True):
+        known = next((each for each in tensors if each is not None), None)
+        if known is None:
+            continue
+        device, precision = known.device, torch.promote_types(known.dtype, torch.float32)
+        flat = [(torch.zeros_like(known) if each is None else each).flatten() for each in tensors]
+        for blocks in zip(*(each.split(BLOCK) for each in flat), strict=True):
+            blocks = [each.to(precision) for each in blocks]
+            products += [torch.dot(blocks[i], blocks[j]) for i, j in pairs]
     total = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=device)
-    size = BLOCK if total.device.type == "cpu" else 16 * BLOCK  # elsewhere starting a kernel is what costs
-    for tensors in found:
-        known = next(each for each in tensors if each is not None)
-        flat = [torch.zeros_like(known).flatten() if each is None else each.flatten() for each in tensors]
-        for blocks in zip(*(each.split(size) for each in flat), strict=True):
-            block = torch.stack(blocks).double()
-            total.addmm_(block, block.T)
-    return total
+    if products:
+        rows, columns = torch.tensor(pairs, device=device).T
+        total[rows, columns] = torch.stack(products).double().view(-1, len(pairs)).sum(0)
+    return total + total.tril(-1).T
+
+
+def same_rows(gradients: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
+    """Sparse gradients of one matrix → the rows that any of them has, `(n,)`, and what each has there, `(n, …)`."""
+    merged = [None if each is None else each.coalesce() for each in gradients]
+    rows, places = torch.cat([each.indices()[0] for each in merged if each is not None]).unique(return_inverse=True)
+    places = iter(places.split([each.indices().shape[1] for each in merged if each is not None]))
+    found: list[Tensor | None] = []
+    for each in merged:
+        if each is not None:
+            values = each.values()
+            each = values.new_zeros(len(rows), *values.shape[1:]).index_copy_(0, next(places), values)
+        found.append(each)
+    return rows, found
 
 
 def weighted_sum(gradients: Iterable[Tensor | None], weights: Tensor) -> Tensor | None:
@@ -150,6 +172,8 @@ class GradientSurgery:
         if found:
             raise ValueError("\n".join(found))
         self.settings, self.seed = settings, seed
+        words = model.encoder.get_input_embeddings()  # a step reads few of its rows
+        self._words = words if isinstance(words, nn.Embedding) and any(words.weight is p for p in self.shared) else None
         self.forget()
 
     def describe(self) -> str:
@@ -158,7 +182,7 @@ class GradientSurgery:
         memory = len(self.names) * size / 2**20
         return (
             f"Gradient surgery: {self.settings.method}, {len(self.names)} tasks × {count:,} shared parameters: "
-            f"{memory:,.1f} MiB of gradients"
+            f"at most {memory:,.1f} MiB of gradients"
         )
 
     def forget(self) -> None:
@@ -168,13 +192,28 @@ class GradientSurgery:
 
     @contextmanager
     def collecting(self, task: str) -> Iterator[None]:
-        """Backward passes in here add to this task's gradient of the shared parameters, and to no other's."""
+        """Backward passes in here add to this task's gradient of the shared parameters, and to no other's.
+
+        That of the word embeddings is sparse: made of zeros, it would take longer than all that surgery does with it.
+        """
         held = self._gradients.setdefault(task, [None] * len(self.shared))
         for parameter, gradient in zip(self.shared, held, strict=True):
             parameter.grad = gradient
-        yield
+        with self._sparse_words():
+            yield
         for place, parameter in enumerate(self.shared):
             held[place], parameter.grad = parameter.grad, None
+
+    @contextmanager
+    def _sparse_words(self) -> Iterator[None]:
+        if self._words is None:
+            yield
+            return
+        before, self._words.sparse = self._words.sparse, True
+        try:
+            yield
+        finally:
+            self._words.sparse = before
 
     def combine(self, accelerator: Accelerator, step: int) -> None:
         """Give the shared parameters the combination of the gradients that were collected, the mean over processes.
@@ -186,15 +225,22 @@ class GradientSurgery:
         if accelerator.num_processes > 1:
             self._average(accelerator)
         present = tuple(name for name in self.names if name in self._gradients)
-        gradients = [self._gradients[name] for name in present]
-        products = gramian(gradients)
+        columns = list(zip(*(self._gradients[name] for name in present), strict=True))
+        rows = {}
+        for place, column in enumerate(columns):
+            if any(each is not None and each.is_sparse for each in column):
+                rows[place], columns[place] = same_rows(column)
+        products = gramian(list(zip(*columns, strict=True)))
         if accelerator.scaler is not None:
             products /= accelerator.scaler.scale(torch.ones_like(products[0, 0])) ** 2
         self._note(present, products)
         one = len(present) == 1
         weights = torch.ones_like(products[0]) if one else self.settings.weights(products, (self.seed, step))
-        for parameter, column in zip(self.shared, zip(*gradients, strict=True), strict=True):
-            parameter.grad = weighted_sum(column, weights)
+        for place, (parameter, column) in enumerate(zip(self.shared, columns, strict=True)):
+            combined = weighted_sum(column, weights)
+            if place in rows:
+                combined = torch.zeros_like(parameter).index_copy_(0, rows[place], combined)
+            parameter.grad = combined
         self._gradients = {}
 
     def _average(self, accelerator: Accelerator) -> None:
@@ -214,7 +260,7 @@ class GradientSurgery:
             places = [place for place, _ in enumerate(parameters) if next(known)]
             if not places:
                 continue
-            given = [torch.zeros_like(parameters[i]) if group[i] is None else group[i] for i in places]
+            given = [torch.zeros_like(parameters[i]) if group[i] is None else group[i].to_dense() for i in places]
             flat = torch.cat([each.flatten() for each in given])
             torch.distributed.all_reduce(flat)
             for i, mean in zip(places, flat.div_(count).split([each.numel() for each in given]), strict=True):

@@ -13,7 +13,7 @@ from mtbert.modeling.inputs import encode_texts
 from mtbert.training import surgery_weights
 from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.peft import wrap
-from mtbert.training.surgery import _STREAM, GradientSurgery, Surgery, gramian, parts_by_task, weighted_sum
+from mtbert.training.surgery import _STREAM, GradientSurgery, Surgery, gramian, parts_by_task, same_rows, weighted_sum
 from mtbert.training.trainer import MtBertTrainer
 
 SIMULTANEOUS = Schedule("simultaneous")
@@ -137,6 +137,32 @@ def test_the_gramian_is_that_of_whole_vectors_and_none_is_zero(monkeypatch):
 def test_half_precision_gradients_have_a_float64_gramian():
     gradients = [[torch.full((300,), 300.0, dtype=torch.float16)], [torch.full((300,), -300.0, dtype=torch.float16)]]
     torch.testing.assert_close(gramian(gradients), 300.0**3 * torch.tensor([[1, -1], [-1, 1]], dtype=torch.float64))
+
+
+def test_sparse_gradients_are_brought_to_the_rows_that_any_of_them_has():
+    one = torch.sparse_coo_tensor([[4, 1, 4]], [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], (9, 2), check_invariants=True)
+    other = torch.sparse_coo_tensor([[1, 7]], [[7.0, 8.0], [9.0, 0.0]], (9, 2), check_invariants=True)
+    rows, (first, none, second) = same_rows([one, None, other])
+    assert rows.tolist() == [1, 4, 7] and none is None
+    for given, found in ((one, first), (other, second)):
+        torch.testing.assert_close(torch.zeros(9, 2).index_copy_(0, rows, found), given.to_dense())
+
+
+def test_the_word_embeddings_gradient_is_sparse_only_while_it_is_collected(make_model, batch, tasks):
+    model = make_model()
+    surgery, words = make_surgery(model), model.get_input_embeddings()
+    for _ in range(2):  # two micro-batches add up
+        for task, part in parts_by_task(batch, tasks):
+            with surgery.collecting(task):
+                output = model(**{key: value for key, value in part.items() if key not in ("labelled", "rows")})
+                output.row_losses[task].sum().backward()
+    held = [each[0] for each in surgery._gradients.values()]
+    assert surgery.shared[0] is words.weight and len(held) == 3 and all(each.is_sparse for each in held)
+    expected = sum(each.to_dense() for each in held)
+    surgery.settings = Surgery("cagrad", c=0.0)  # the sum
+    surgery.combine(accelerator(), 0)
+    torch.testing.assert_close(words.weight.grad, expected)
+    assert not words.sparse
 
 
 def test_a_weighted_sum_leaves_out_what_is_none():
@@ -283,7 +309,7 @@ def test_the_memory_of_the_gradients_is_told(make_model):
     surgery = make_surgery(make_model())
     count = sum(p.numel() for p in surgery.shared)
     memory = f"{4 * 4 * count / 2**20:,.1f} MiB of gradients"
-    assert surgery.describe() == f"Gradient surgery: pcgrad, 4 tasks × {count:,} shared parameters: {memory}"
+    assert surgery.describe() == f"Gradient surgery: pcgrad, 4 tasks × {count:,} shared parameters: at most {memory}"
 
 
 # ---- refusals ----
