@@ -38,6 +38,7 @@ RECIPES = Path(__file__).resolve().parent
 CONFIGS = RECIPES / "configs"
 EPOCHS, STEPS, BATCH = 10, 30, 32  # the small budget: what every row is given, in steps of one task
 AVERAGES = ("overall", "raw_mean")
+ROUNDING = 1e-12  # a divergence of outputs that fp32 alone tells apart is smaller
 PUBLISHED = yaml.safe_load((RECIPES / "published.yaml").read_text(encoding="utf-8"))
 
 
@@ -268,6 +269,14 @@ def doubts(run: Run) -> list[str]:
     has_adapter = bool(recipe.get("model", {}).get("adapter"))
     if has_adapter and not any(part["component"] == "adapter" for part in run.record["parameters"]):
         found.append("there is no adapter")
+    measured = run.record.get("measured", {})
+    settings = [recipe, *recipe.get("stages", ())]
+    if any(part.get("surgery") for part in settings) and not measured.get("conflicts"):
+        found.append("gradients never conflicted")
+    for name in ("smart", "proximal"):
+        if any(part.get(name) for part in settings):
+            missing = [task for task in by_task if not measured.get(f"{name}_{task}", 0) > ROUNDING]
+            found += [f"{name} of {task} is within rounding" for task in missing]
     return found
 
 

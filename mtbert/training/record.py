@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .trainer import MtBertTrainer
 
 SAMPLED = 64  # every so many numbers of a weight are remembered
+_MEASURED = ("conflicts", "cos_", "gradient_norm_", "smart_", "proximal_", "log_variance_")  # of the log
+_COUNTED = "_skipped"  # what ends so is a number of micro-batches
 
 
 class Movement:
@@ -48,16 +50,22 @@ def run_record(trainer: MtBertTrainer, movement: Movement) -> dict[str, Any]:
 
     Returns:
         `seconds` of training over all stages, `steps`, `examples` (epoch → task → rows that it was given), `losses`
-        (task → the first and the last logged mean), `parameters` (rows of `Movement`), and the machine and versions.
+        (task → the first and the last logged mean), `measured` (means over the log of what surgery, regularisers and
+        loss weights did, and how many micro-batches they skipped), `parameters` (rows of `Movement`), and the machine
+        and versions.
     """
     examples: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     losses: dict[str, list[float]] = {}
+    measured: dict[str, list[float]] = defaultdict(list)
     seconds = []
     for entry in trainer.state.log_history:
         for task in trainer.tasks:
             if count := entry.get(f"examples_{task.name}"):
                 examples[math.ceil(entry["epoch"] - 1e-6)][task.name] += count
                 losses.setdefault(task.name, []).append(entry[f"loss_{task.name}"])
+        for key in entry:
+            if key.startswith(_MEASURED):
+                measured[key].append(entry[key])
         if "train_runtime" in entry:
             seconds.append(entry["train_runtime"])
     args = trainer.args
@@ -66,6 +74,9 @@ def run_record(trainer: MtBertTrainer, movement: Movement) -> dict[str, Any]:
         "steps": trainer.state.global_step,
         "examples": {epoch: dict(counts) for epoch, counts in examples.items()},
         "losses": {task: [values[0], values[-1]] for task, values in losses.items()},
+        "measured": {
+            key: sum(values) / (1 if key.endswith(_COUNTED) else len(values)) for key, values in measured.items()
+        },
         "parameters": movement.rows(),
         "device": torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type,
         "processes": args.world_size,

@@ -366,7 +366,7 @@ class MtBertTrainer(Trainer):
         `learning_rate` is that of the first parameter group, the encoder's last layer unless it is frozen; where tasks
         have rates of their own, `learning_rate_<task>` is that group's in a step of the task.
         """
-        if "loss" in logs:
+        if "loss" in logs or ("train_runtime" in logs and self._loss_counts.any()):  # at the end: what is left
             sums = torch.stack([self._loss_sums, self._loss_counts])
             if self.args.world_size > 1:
                 sums = self.accelerator.reduce(sums, reduction="sum")

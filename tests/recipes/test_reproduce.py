@@ -83,11 +83,13 @@ def make_run(reproduce, tmp_path):
     """A function: row, seed, … → a finished Run with made-up scores and files."""
 
     def make(row="A1", seed=1, values=(0.5, 0.6), schedule="annealed", adapter=None, failed="", **changes):
+        settings = {key: changes.pop(key) for key in ("surgery", "smart", "proximal", "stages") if key in changes}
         folder = tmp_path / "made" / row / f"seed-{seed}"
         run = reproduce.Run(row, tmp_path / f"{row}.yaml", seed, folder, [], "no", failed)
         run.path.write_text("# Its sentence.\n# accelerate launch x\n")
         run.output.mkdir(parents=True)
         recipe = {"tasks": {"sst": {}, "sts": {}}, "schedule": {"name": schedule}, "model": {"adapter": adapter}}
+        recipe |= settings
         sst, sts = values
         scores = {"eval_sst_loss": 1.0, "eval_sst_accuracy": sst, "eval_sst_f1_macro": 0.1, "eval_sts_loss": 2.0}
         scores |= {"eval_sts_pearson": sts, "eval_raw_mean": (sst + sts) / 2, "eval_overall": (2 * sst + 1 + sts) / 4}
@@ -284,10 +286,23 @@ def test_a_run_in_which_all_acted_raises_no_doubt(reproduce, make_run):
             {"adapter": {"type": "pal"}, "parameters": changed(1, component="adapter", moved=0.0)},
             "adapter sst did not move",
         ),
+        ({"surgery": {"method": "pcgrad"}, "measured": {"conflicts": 0.0}}, "gradients never conflicted"),
+        ({"stages": [{}, {"surgery": {"method": "mgda"}}]}, "gradients never conflicted"),
+        ({"smart": {"weight": 1.0}, "measured": {"smart_sst": 1e-7}}, "smart of sts is within rounding"),
+        (
+            {"proximal": {"weight": 1.0}, "measured": {"proximal_sst": 1e-7, "proximal_sts": 1e-15}},
+            "proximal of sts is within rounding",
+        ),
     ],
 )
 def test_doubts(reproduce, make_run, settings, doubt):
     assert reproduce.doubts(make_run(**settings)) == [doubt]
+
+
+def test_surgery_and_regularisers_that_acted_raise_none(reproduce, make_run):
+    measured = {"conflicts": 0.4, "smart_sst": 1e-7, "smart_sts": 1e-9, "proximal_sst": 1e-3, "proximal_sts": 1e-4}
+    acted = {"surgery": {"method": "pcgrad"}, "smart": {"weight": 1.0}, "proximal": {"weight": 1.0}}
+    assert reproduce.doubts(make_run(**acted, measured=measured)) == []
 
 
 def test_a_frozen_part_that_stayed_and_shares_that_need_not_move_raise_none(reproduce, make_run):
