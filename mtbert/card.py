@@ -163,7 +163,8 @@ def _task(task: TaskSpec) -> dict[str, Any]:
         "regression": f"a score{low_high}",
         "multi_label_classification": f"any of {len(task.labels or ())} labels",
     }.get(task.problem_type, f"one of {len(task.labels or ())} labels")
-    reads = "one text" if task.texts == 1 else "two texts, each alone" if task.siamese else "two texts in one input"
+    ways = {"cross": "in one input", "siamese": "each alone", "both": "each alone and in one input"}
+    reads = "one text" if task.texts == 1 else f"two texts, {ways[task.pair]}"
     shown = '{"score": …}' if task.problem_type == "regression" else '{"label": …, "score": …}'
     return {
         "name": task.name,
@@ -171,7 +172,7 @@ def _task(task: TaskSpec) -> dict[str, Any]:
         "reads": f"{reads}, {task.pooling} pooling",
         "head": task.head.type,
         "labels": task.labels,
-        "siamese": task.siamese,
+        "apart": task.apart,
         "example": '("A cat sleeps.", "A dog runs.")' if task.texts == 2 else '"A cat sleeps."',
         "result": shown,
     }

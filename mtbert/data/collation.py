@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.heads import IGNORED
+from ..modeling.inputs import LENGTHS
 from ..modeling.packing import PackedLayout
 from .sampling import Step
 
@@ -50,9 +51,8 @@ class MultiTaskDataset(torch.utils.data.Dataset):
             if self.token_types:
                 has_types = "token_type_ids" in table.column_names
                 types.append(_values(table["token_type_ids"])[0] if has_types else np.zeros(len(ids), dtype=np.int8))
-            if task.siamese:
-                first = table["first_length"].to_numpy()
-                counts = np.stack([first, counts - first], axis=1).ravel()
+            cut = [table[name].to_numpy() for name in LENGTHS[: task.num_sequences - 1]]
+            counts = np.stack([*cut, counts - sum(cut)], axis=1).ravel()
             lengths.append(counts)
             plan.append((task_id, len(rows), task.num_sequences))
             batch["rows"][task.name] = torch.from_numpy(np.ascontiguousarray(rows))

@@ -53,7 +53,7 @@ def encode_dataset(
     """Encode a checked split (columns `text`, `text_pair`, `label`, …).
 
     Returns:
-        The split with `input_ids`, `token_type_ids` or `first_length` where the task needs them, and `label`, `row`
+        The split with `input_ids`, `token_type_ids` or `LENGTHS` where the task needs them, and `label`, `row`
         and `id` as they were; and what was cut.
     """
     if not tokenizer.is_fast:
@@ -67,8 +67,7 @@ def encode_dataset(
     probe = _encode_batch({key: values[:0] for key, values in dataset[:1].items()}, **arguments)
     if "token_type_ids" in probe:
         columns["token_type_ids"] = Sequence(Value("int8"))
-    if "first_length" in probe:
-        columns["first_length"] = Value("int32")
+    columns |= {name: Value("int32") for name in inputs.LENGTHS if name in probe}
     features = Features({**kept, **columns})
     if not len(dataset):  # map adds no columns to no rows
         del features["truncated"]

@@ -19,7 +19,7 @@ from scipy.special import expit, softmax
 from transformers import PreTrainedTokenizerBase
 
 from ..modeling.configuration_mtbert import TaskSpec
-from ..modeling.inputs import encode_texts, has_token_types, length_limit
+from ..modeling.inputs import LENGTHS, encode_texts, has_token_types, length_limit
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.packing import PackedLayout
 
@@ -62,7 +62,7 @@ class Predictor:
         self.inputs = self.truncated = 0
         groups: dict[tuple, list[TaskSpec]] = {}
         for task in self.tasks:
-            two = (task.siamese, task.separator, task.token_types) if task.texts == 2 else ()
+            two = (task.num_sequences, task.separator, task.token_types) if task.texts == 2 else ()
             groups.setdefault((length_limit(task, tokenizer, model.config.encoder), *two), []).append(task)
         self.groups = tuple(tuple(group) for group in groups.values())
 
@@ -93,10 +93,10 @@ class Predictor:
     def _batch(self, task: TaskSpec, encoded: Mapping[str, list], rows: np.ndarray) -> dict[str, Any]:
         """Encoded rows as a packed batch on the model's device."""
         tokens = [encoded["input_ids"][row] for row in rows]
-        lengths = [len(ids) for ids in tokens]
-        if task.siamese:
-            firsts = [encoded["first_length"][row] for row in rows]
-            lengths = [n for whole, n1 in zip(lengths, firsts, strict=True) for n in (n1, whole - n1)]
+        lengths = []
+        for row, ids in zip(rows, tokens, strict=True):
+            cut = [encoded[name][row] for name in LENGTHS[: task.num_sequences - 1]]
+            lengths += [*cut, len(ids) - sum(cut)]
         layout = PackedLayout.build(lengths, [(self.model.task_id(task.name), len(rows), task.num_sequences)])
         batch = {"input_ids": tokens}
         if has_token_types(self.model.config.encoder):

@@ -16,7 +16,7 @@ PROBLEM_TYPES = (
     "multi_label_classification",
 )
 POOLINGS = ("cls", "pooler", "mean", "max")
-PAIRS = ("cross", "siamese")
+PAIRS = ("cross", "siamese", "both")
 HEADS = ("linear", "mlp", "attention", "cosine")
 ACTIVATIONS = ("relu", "gelu", "tanh", "identity")
 PAIR_FEATURES = ("u;v", "u;v;|u-v|", "u;v;|u-v|;u*v")
@@ -53,7 +53,8 @@ class HeadSpec:
         dropout: probability inside the head, before its last matrix, in [0, 1). (`TaskSpec.dropout` is the one on
             the pooled output.)
         attention_heads: number of heads of an `attention` head; it must divide the encoder's width.
-        features: what a Siamese pair's two pooled outputs u and v become: `u;v`, `u;v;|u-v|` or `u;v;|u-v|;u*v`.
+        features: what the pooled outputs u and v of two texts that are encoded apart become: `u;v`, `u;v;|u-v|` or
+            `u;v;|u-v|;u*v`; a pair encoded in both ways adds that of the one input.
         output: what follows the one logit of a regression: `identity`, `sigmoid` (sigmoid, then scaled to the task's
             range) or, for `cosine` heads, `relu` (negative cosines count as the lowest score).
     """
@@ -195,12 +196,13 @@ class TaskSpec:
             second's; None for a regression.
         range: (lowest, highest) score of a regression.
         texts: 1 for sentences, 2 for pairs.
-        pair: how two texts are encoded: `cross` (one input) or `siamese` (each on its own, by the same encoder).
+        pair: how two texts are encoded: `cross` (one input), `siamese` (each on its own, by the same encoder) or `both`
+            (three inputs in one pass, whose outputs the head joins; about twice the tokens).
         pooling: which encoder output stands for a text: `cls` (first token), `pooler` (the encoder's own pooler),
             `mean` or `max` over its tokens.
         dropout: probability on the pooled output, in [0, 1).
-        separator: tokens between the two texts of a `cross` pair; None: what the tokenizer puts there.
-        token_types: whether a `cross` pair's second text has token type 1 (where the encoder has token types).
+        separator: tokens between two texts in one input; None: what the tokenizer puts there.
+        token_types: whether the second of two texts in one input has token type 1 (where the encoder has token types).
         max_length: longest input in tokens, special ones included; longer ones are cut. None: what the encoder allows.
         adapter: whether the model's adapter, if it has one, serves this task; false: the shared encoder alone.
         head: the head (a HeadSpec or its fields as a mapping).
@@ -274,7 +276,7 @@ class TaskSpec:
             found.append(f"{where}: head.output 'sigmoid' needs a regression with a range to scale to")
         if self.head.type == "cosine" and not (regression and self.siamese and self.range is not None):
             found.append(f"{where}: a cosine head needs a regression with a range, texts: 2 and pair: siamese")
-        if self.head.type == "attention" and self.siamese:
+        if self.head.type == "attention" and self.apart:
             found.append(f"{where}: an attention head reads one input; use pair: cross, or a linear or mlp head")
         if self.separator is not None and self.siamese:
             found.append(f"{where}: separator stands between two texts of one input; use pair: cross")
@@ -282,13 +284,18 @@ class TaskSpec:
 
     @property
     def siamese(self) -> bool:
-        """Whether an example is two encoder inputs."""
+        """Whether an example is two encoder inputs, one for each text."""
         return self.texts == 2 and self.pair == "siamese"
 
     @property
+    def apart(self) -> bool:
+        """Whether each of an example's two texts is an encoder input, whatever else is."""
+        return self.texts == 2 and self.pair != "cross"
+
+    @property
     def num_sequences(self) -> int:
-        """Encoder inputs per example: 2 for a Siamese pair, else 1."""
-        return 2 if self.siamese else 1
+        """Encoder inputs per example: 2 for a Siamese pair, 3 for one encoded in both ways, else 1."""
+        return {"siamese": 2, "both": 3}[self.pair] if self.apart else 1
 
     @property
     def num_labels(self) -> int:

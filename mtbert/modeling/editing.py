@@ -92,10 +92,10 @@ def _plain_model(model: MtBertForMultiTask, spec: TaskSpec) -> PreTrainedModel:
     family, where = model.config.encoder.model_type, f"task {spec.name!r}"
     if spec.name in model.adapters:
         raise ValueError(f"{where}: it has an adapter, for which plain transformers models have no place")
-    if family != "bert" or spec.head.type != "linear" or spec.siamese or spec.head.output != "identity":
+    if family != "bert" or spec.head.type != "linear" or spec.apart or spec.head.output != "identity":
         raise ValueError(
             f"{where}: a plain {family} model cannot compute a {spec.head.type} head with output {spec.head.output} "
-            f"on {'two inputs' if spec.siamese else 'one input'}; linear heads on one input of BERT can be taken out"
+            f"on {'several inputs' if spec.apart else 'one input'}; linear heads on one input of BERT can be taken out"
         )
     if spec.pooling != "pooler":
         raise ValueError(

@@ -3,7 +3,8 @@
 The graph's inputs are `input_ids`, `attention_mask` and (where the encoder has them) `token_type_ids`, int64
 `(sequences, length)`, padded on the right; both dimensions are dynamic. It has an output `<task>` `(rows, num_labels)`
 for each task, which is what the model gives: a regression's scores are on their scale. A Siamese task's rows are two
-sequences, one after the other; every other task's rows are sequences, so that one call answers for all.
+sequences, one after the other (three for `pair: both`); every other task's rows are sequences, so that one call answers
+for all.
 """
 
 from __future__ import annotations
@@ -91,8 +92,8 @@ class PaddedModel(nn.Module):
             pooled = (states * real).sum(1) / real.sum(1)
         else:
             pooled = states.masked_fill(~real, torch.finfo(states.dtype).min).amax(1)
-        if task.siamese:  # whole pairs only, so that a number of sequences that is odd is none of the graph's concern
-            pooled = pooled[: pooled.shape[0] // 2 * 2]
+        if task.num_sequences > 1:  # whole rows only, so that no other number of sequences is the graph's concern
+            pooled = pooled[: pooled.shape[0] // task.num_sequences * task.num_sequences]
         head = self.model.heads[task.name]
         return to_scores(task, head(pooled, states, mask) if task.head.type == "attention" else head(pooled))
 

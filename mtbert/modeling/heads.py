@@ -23,31 +23,33 @@ def _hidden_layers(spec: HeadSpec, input_size: int, hidden_size: int) -> tuple[l
 
 
 def pair_features(u: Tensor, v: Tensor, features: str) -> Tensor:
-    """Join a Siamese pair's two outputs (rows, hidden) to (rows, parts · hidden), as `HeadSpec.features` says."""
+    """Join the outputs of two texts, each (rows, hidden), to (rows, parts · hidden), as `HeadSpec.features` says."""
     parts = {"u": u, "v": v, "|u-v|": (u - v).abs(), "u*v": u * v}
     return torch.cat([parts[name] for name in features.split(";")], dim=-1)
 
 
 class ClassificationHead(nn.Module):
-    """Dropout, hidden layers (`linear`: none), one matrix; a Siamese pair's outputs are joined first.
+    """Dropout, hidden layers (`linear`: none), one matrix; the outputs of a pair's several inputs are joined first.
 
-    Input: pooled outputs `(sequences, hidden)`; a Siamese pair's two follow each other. Output: `(rows, num_labels)`.
+    Input: pooled outputs `(sequences, hidden)`; those of a row follow each other: first text, second, both in one.
+    Output: `(rows, num_labels)`.
     """
 
     def __init__(self, task: TaskSpec, hidden_size: int):
         super().__init__()
-        self.siamese, self.features = task.siamese, task.head.features
+        self.sequences, self.features = task.num_sequences, task.head.features
         self.dropout = nn.Dropout(task.dropout)
-        input_size = hidden_size * (task.head.features.count(";") + 1 if task.siamese else 1)
+        parts = task.head.features.count(";") + task.num_sequences - 1 if task.apart else 1
+        input_size = hidden_size * parts
         layers, last = _hidden_layers(task.head, input_size, task.head.hidden_size or hidden_size)
         self.layers = nn.Sequential(*layers)
         self.out_proj = nn.Linear(last, task.num_labels)
 
     def forward(self, pooled: Tensor) -> Tensor:
         pooled = self.dropout(pooled)
-        if self.siamese:
-            u, v = pooled.unflatten(0, (-1, 2)).unbind(1)
-            pooled = pair_features(u, v, self.features)
+        if self.sequences > 1:
+            u, v, *in_one = pooled.unflatten(0, (-1, self.sequences)).unbind(1)
+            pooled = torch.cat([pair_features(u, v, self.features), *in_one], dim=-1)
         return self.out_proj(self.layers(pooled))
 
 

@@ -1,4 +1,4 @@
-"""Texts → token ids, as a task's spec says: one text, a pair as one input, or a pair as two."""
+"""Texts → token ids, as a task's spec says: one text, a pair as one input, a pair as two, or as all three of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from .configuration_mtbert import TaskSpec
+
+LENGTHS = ("first_length", "second_length")  # columns: how long a row's inputs are, but for the last one
 
 
 def has_token_types(encoder: PreTrainedConfig) -> bool:
@@ -61,26 +63,24 @@ def encode_texts(
         pairs: second texts of a task with two.
 
     Returns:
-        Columns, one entry a row: `input_ids`; `token_type_ids`, if the task's pairs use them; `first_length`, the
-        tokens of the first of a Siamese pair's two inputs, which follow each other in `input_ids`; `truncated`,
-        the number of tokens cut off.
+        Columns, one entry a row: `input_ids`; `token_type_ids`, if the task's pairs use them; the first ones of
+        `LENGTHS`, for a row's several inputs (first text, second text, both in one) follow each other in `input_ids`;
+        `truncated`, the number of tokens cut off.
     """
     limit = length_limit(task, tokenizer, encoder)
     if (pairs is None) != (task.texts == 1):
         raise ValueError(f"task {task.name!r} takes {task.texts} text(s) a row, got {1 if pairs is None else 2}")
-    if task.siamese:
-        first, second = (_encode(tokenizer, side, None, limit, name=task.name) for side in (texts, pairs))
-        joined = zip(first["input_ids"], second["input_ids"], strict=True)
-        cut = zip(first["truncated"], second["truncated"], strict=True)
-        return {
-            "input_ids": [u + v for u, v in joined],
-            "first_length": [len(u) for u in first["input_ids"]],
-            "truncated": [u + v for u, v in cut],
-        }
-    columns = _encode(tokenizer, texts, pairs, limit, separator_ids(task, tokenizer), task.name)
-    if task.texts == 1 or not task.token_types or not has_token_types(encoder):
+    parts = []
+    if task.apart:
+        parts = [_encode(tokenizer, side, None, limit, name=task.name) for side in (texts, pairs)]
+    if not task.siamese:
+        parts.append(_encode(tokenizer, texts, pairs, limit, separator_ids(task, tokenizer), task.name))
+    joined = {key: zip(*(part[key] for part in parts), strict=True) for key in parts[0]}
+    columns = {key: [sum(values, start=type(values[0])()) for values in rows] for key, rows in joined.items()}
+    if task.texts == 1 or task.siamese or not task.token_types or not has_token_types(encoder):
         del columns["token_type_ids"]
-    return columns
+    lengths = {name: [len(ids) for ids in part["input_ids"]] for name, part in zip(LENGTHS, parts[:-1], strict=False)}
+    return columns | lengths
 
 
 def _encode(tokenizer, texts, pairs, limit, separator=None, name="") -> dict[str, list[Any]]:

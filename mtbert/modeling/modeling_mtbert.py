@@ -41,7 +41,8 @@ class MtBertOutput(ModelOutput):
         row_losses: for each task in the batch, by name: `(rows,)`, 0 where the label is missing.
         labelled: for each task in the batch, by name: `(rows,)`, whether a row has a label.
         pooled: for each task in the batch, by name: `(sequences, hidden)`, what its head was given. For a Siamese
-            task these are its sentence embeddings, u and v of a row one after the other.
+            task these are its sentence embeddings, u and v of a row one after the other; in `both` ways a third
+            follows, of the two texts in one input.
     """
 
     loss: Tensor | None = None
@@ -246,11 +247,12 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         normalize: bool = False,
         batch_tokens: int = BATCH_TOKENS,
     ) -> np.ndarray:
-        """Sentence embeddings `(texts, hidden)` in fp32: what a Siamese task's head is given of each text.
+        """Sentence embeddings `(texts, hidden)` in fp32: what the head is given of each text alone.
 
         Args:
             texts: one text, or several.
-            task: a Siamese task, or one that reads a single text; None: the only Siamese one.
+            task: one that encodes the texts of a pair apart, or reads a single text; None: the only one that does the
+                former.
             tokenizer: None: the one beside the checkpoint.
             normalize: whether each has length 1.
             batch_tokens: how many tokens a batch may hold.
@@ -314,7 +316,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
 
         Args:
             input_ids: `(sequences, length)`, padded, or `(1, tokens)` with a `layout`. A Siamese pair is two
-                sequences, one after the other.
+                sequences, one after the other; one that is encoded in both ways is three (u, v, both in one).
             attention_mask: `(sequences, length)`, 1 on real tokens; None: all are. Not with a `layout`.
             token_type_ids: like `input_ids`; ignored for encoders without token types.
             task_ids: `(rows,)`, the task of each row, rows grouped by task. Not with a `layout`, which says so too.

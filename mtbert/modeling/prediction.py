@@ -13,7 +13,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .configuration_mtbert import TaskSpec
-from .inputs import Row, as_rows, encode_texts, has_token_types
+from .inputs import LENGTHS, Row, as_rows, encode_texts, has_token_types
 from .packing import PackedLayout
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def _passes(model, specs: list[TaskSpec]) -> list[list[list[TaskSpec]]]:
         return [[[spec] for spec in specs]]
     groups: dict[tuple, list[TaskSpec]] = {}
     for spec in specs:
-        key = (spec.texts, spec.siamese, spec.separator, spec.token_types, spec.max_length)
+        key = (spec.texts, spec.num_sequences, spec.separator, spec.token_types, spec.max_length)
         groups.setdefault(key, []).append(spec)
     return [[group] for group in groups.values()]
 
@@ -193,8 +193,8 @@ def _batches(
                 ids = columns["input_ids"][row]
                 tokens += ids
                 types += columns["token_type_ids"][row] if "token_type_ids" in columns else [0] * len(ids)
-                first = columns["first_length"][row] if per_row == 2 else len(ids)
-                lengths += [first, len(ids) - first] if per_row == 2 else [first]
+                cut = [columns[name][row] for name in LENGTHS[: per_row - 1]]
+                lengths += [*cut, len(ids) - sum(cut)]
             plan.append((model.task_id(part[0].name), len(own), per_row))
         batch = {"input_ids": torch.tensor([tokens], device=model.device)}
         if has_token_types(model.config.encoder):
@@ -214,13 +214,13 @@ def _cut(order: np.ndarray, sizes: np.ndarray, batch_tokens: int) -> Iterator[np
 
 
 def _embedding_task(model, task: str | None) -> TaskSpec:
-    fitting = [spec for spec in model.tasks if spec.texts == 1 or spec.siamese]
+    fitting = [spec for spec in model.tasks if spec.texts == 1 or spec.apart]
     if task is None:
-        siamese = [spec for spec in fitting if spec.siamese]
-        if len(siamese) != 1:
+        apart = [spec for spec in fitting if spec.apart]
+        if len(apart) != 1:
             names = ", ".join(spec.name for spec in fitting) or "none"
             raise ValueError(f"give the task whose embeddings are meant; those that read one text alone: {names}")
-        return siamese[0]
+        return apart[0]
     spec = model.tasks[model.task_id(task)]
     if spec not in fitting:
         raise ValueError(f"task {task!r} reads a pair as one input, so that no text has an embedding of its own")

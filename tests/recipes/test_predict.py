@@ -29,6 +29,7 @@ SPECS = (
     TaskSpec("same", "binary_classification", labels=["no", "yes"], texts=2),
     TaskSpec("alike", range=(0, 5), texts=2),
     TaskSpec("close", range=(0, 5), texts=2, pair="siamese", head={"output": "sigmoid"}),
+    TaskSpec("near", range=(0, 5), texts=2, pair="both", pooling="mean"),
     TaskSpec("plain", range=(0, 5), texts=2, token_types=False, max_length=9),
 )
 
@@ -71,7 +72,10 @@ def one_by_one(model, tokenizer, task: TaskSpec, rows: pd.DataFrame) -> np.ndarr
             "return_tensors": "pt",
             "return_token_type_ids": True,
         }
-        if task.siamese:
+        if task.pair == "both":
+            sides = [tokenizer(*each, **limit) for each in ((text,), (pair,), (text, pair))]
+            batch = tokenizer.pad([{key: value[0] for key, value in side.items()} for side in sides])
+        elif task.siamese:
             batch = tokenizer([text, pair], padding=True, **limit)
         else:
             batch = tokenizer(text, pair if task.texts == 2 else None, **limit)
@@ -86,14 +90,14 @@ def one_by_one(model, tokenizer, task: TaskSpec, rows: pd.DataFrame) -> np.ndarr
 def test_logits_are_the_model_s_own_row_by_row(make_model, tokenizer, rows, settings):
     model = make_model(SPECS, **settings).eval()
     predictor = Predictor(model, tokenizer, [task.name for task in reversed(SPECS)], batch_size=7)
-    assert len(predictor.groups) == 4  # stars and topics share a pass, so do same and alike
+    assert len(predictor.groups) == 5  # stars and topics share a pass, so do same and alike
     found = predictor(rows["text"], rows["text_pair"])
     assert list(found) == [task.name for task in reversed(SPECS)]
     for task in SPECS:
         expected = one_by_one(model, tokenizer, task, rows)
         assert found[task.name].shape == (41, task.num_labels)
         np.testing.assert_allclose(found[task.name], expected, atol=2e-5, err_msg=task.name)
-    assert predictor.inputs == 4 * 41 and predictor.truncated >= 30
+    assert predictor.inputs == 5 * 41 and predictor.truncated >= 30
 
 
 def write(rows: pd.DataFrame, path: Path) -> None:

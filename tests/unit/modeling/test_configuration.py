@@ -67,13 +67,20 @@ class TestDefaults:
         assert (task.problem_type, task.num_labels, task.labels) == (problem_type, num_labels, labels)
 
     @pytest.mark.parametrize(
-        ("values", "siamese"),
-        [({}, False), ({"texts": 2}, False), ({"texts": 2, "pair": "siamese"}, True), ({"pair": "siamese"}, False)],
+        ("values", "sequences"),
+        [
+            ({}, 1),
+            ({"texts": 2}, 1),
+            ({"texts": 2, "pair": "siamese"}, 2),
+            ({"texts": 2, "pair": "both"}, 3),
+            ({"pair": "siamese"}, 1),
+            ({"pair": "both"}, 1),
+        ],
     )
-    def test_a_siamese_example_is_two_sequences(self, values, siamese):
+    def test_the_encoder_inputs_of_an_example(self, values, sequences):
         task = TaskSpec("t", labels=2, **values)
-        assert task.siamese is siamese
-        assert task.num_sequences == (2 if siamese else 1)
+        assert task.num_sequences == sequences
+        assert task.siamese is (sequences == 2) and task.apart is (sequences > 1)
 
     def test_specs_are_frozen_and_hashable(self):
         assert len(set(SPECS)) == len(SPECS)
@@ -121,7 +128,7 @@ TASK_RULES = [
     ({"labels": None, "texts": 2, "range": (0, 1), "head": {"type": "cosine"}}, "a cosine head needs a regression"),
     ({"labels": None, "texts": 2, "pair": "siamese", "head": {"type": "cosine"}}, "a cosine head needs a regression"),
     (
-        {"texts": 2, "pair": "siamese", "head": {"type": "attention"}},
+        {"texts": 2, "pair": "both", "head": {"type": "attention"}},
         "an attention head reads one input; use pair: cross, or a linear or mlp head",
     ),
     (

@@ -418,8 +418,8 @@ class TestPlain:
                 TaskSpec("t", labels=2, texts=2, pair="siamese", pooling="pooler"),
                 "without",
                 "bert",
-                "a plain bert model cannot compute a linear head with output identity on two inputs; linear heads on "
-                "one input of BERT can be taken out",
+                "a plain bert model cannot compute a linear head with output identity on several inputs; linear heads "
+                "on one input of BERT can be taken out",
             ),
             (
                 TaskSpec("t", range=(0, 5), pooling="pooler", head={"output": "sigmoid"}),

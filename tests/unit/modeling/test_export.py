@@ -70,6 +70,16 @@ def test_chosen_tasks_and_an_odd_number_of_sequences(make_model, tmp_path):
     assert topics.shape == (3, 3) and close.shape == (1, 1)
 
 
+def test_a_task_with_three_sequences_a_row(make_model, tmp_path):
+    task = TaskSpec("both", labels=3, texts=2, pair="both", pooling="mean")
+    model = make_model([task]).eval()
+    model.export_onnx(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    inputs = padded(6, 9)
+    (found,) = session.run(["both"], {key: value.numpy() for key, value in inputs.items()})
+    np.testing.assert_allclose(found, model(**inputs, task="both").logits.detach().numpy(), atol=1e-4)
+
+
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda spec: f"{spec.type}-{spec.input}")
 def test_padded_adapters_equal_packed_ones(adapter, make_model):
     model = make_model(adapter=adapter).eval()

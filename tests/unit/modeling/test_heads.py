@@ -47,6 +47,7 @@ class TestHeads:
             (TaskSpec("t", labels=3, head={"type": "mlp", "layers": 2, "hidden_size": 6}), 3),
             (TaskSpec("t", labels=3, texts=2, pair="siamese"), 3),
             (TaskSpec("t", **SIAMESE, head={"type": "cosine"}), 1),
+            (TaskSpec("t", labels=3, texts=2, pair="both", head={"type": "mlp", "layers": 1}), 3),
         ],
     )
     def test_output_shape(self, spec, logits):
@@ -88,6 +89,13 @@ class TestHeads:
         expected = torch.stack(expected)
         torch.testing.assert_close(pair_features(pooled[0::2], pooled[1::2], features), expected)
         assert head.out_proj.in_features == expected.shape[1]
+        torch.testing.assert_close(head(pooled), affine(head.out_proj, expected))
+
+    def test_a_pair_in_both_ways_adds_the_one_input(self):
+        task = TaskSpec("t", labels=3, texts=2, pair="both", head={"features": "u;v;|u-v|"})
+        head, pooled = make_head(task, HIDDEN).eval(), torch.randn(3 * ROWS, HIDDEN)
+        u, v, in_one = pooled[0::3], pooled[1::3], pooled[2::3]
+        expected = torch.cat([u, v, (u - v).abs(), in_one], dim=-1)
         torch.testing.assert_close(head(pooled), affine(head.out_proj, expected))
 
     @pytest.mark.parametrize("layers", [0, 1, 2])

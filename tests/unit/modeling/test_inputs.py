@@ -163,6 +163,28 @@ class TestSiamesePair:
         assert [len(ids) for ids in columns["input_ids"]] == [10, 7]
 
 
+class TestBothWays:
+    def test_each_text_and_then_both_in_one(self, tokenizer, encoder):
+        own = {"labels": 2, "texts": 2, "separator": CUSTOM}
+        columns = encode_texts(TaskSpec("t", pair="both", **own), tokenizer, encoder, TEXTS, PAIRS)
+        apart = encode_texts(TaskSpec("t", labels=2, texts=2, pair="siamese"), tokenizer, encoder, TEXTS, PAIRS)
+        in_one = encode_texts(TaskSpec("t", **own), tokenizer, encoder, TEXTS, PAIRS)
+        rows = list(zip(apart["input_ids"], in_one["input_ids"], strict=True))
+        assert columns["input_ids"] == [two + one for two, one in rows]
+        assert columns["first_length"] == apart["first_length"]
+        seconds = [len(two) - n for (two, _), n in zip(rows, apart["first_length"], strict=True)]
+        assert columns["second_length"] == seconds
+        types = [[0] * len(two) + of_one for (two, _), of_one in zip(rows, in_one["token_type_ids"], strict=True)]
+        assert columns["token_type_ids"] == types
+
+    def test_what_is_cut_adds_up(self, tokenizer, encoder):
+        task = TaskSpec("t", labels=2, texts=2, pair="both", max_length=7)
+        columns = encode_texts(task, tokenizer, encoder, [words(9)], [words(2)])
+        assert columns["truncated"] == [4 + 0 + 7]
+        assert (columns["first_length"], columns["second_length"]) == ([7], [4])
+        assert [len(ids) for ids in columns["input_ids"]] == [7 + 4 + 7]
+
+
 class TestErrorsAndEdges:
     def test_max_length_beyond_the_encoder(self, tokenizer, encoder):
         task = TaskSpec("t", labels=2, max_length=65)
@@ -196,7 +218,9 @@ class TestErrorsAndEdges:
         with pytest.raises(ValueError, match=r"task 't' takes 2 text\(s\) a row, got 1"):
             encode_texts(TaskSpec("t", labels=2, texts=2), tokenizer, encoder, TEXTS)
 
-    @pytest.mark.parametrize("values", [{}, {"texts": 2}, {"texts": 2, "pair": "siamese"}])
+    @pytest.mark.parametrize(
+        "values", [{}, {"texts": 2}, {"texts": 2, "pair": "siamese"}, {"texts": 2, "pair": "both"}]
+    )
     def test_no_rows(self, tokenizer, encoder, values):
         task = TaskSpec("t", labels=2, **values)
         empty = encode_texts(task, tokenizer, encoder, [], [] if task.texts == 2 else None)

@@ -46,6 +46,24 @@ def test_every_task_equals_one_row_at_a_time(model, tokenizer, batch_tokens):
         assert found.task == task and found.logits.dtype == np.float32
 
 
+@pytest.mark.parametrize("adapter", [None, PAL], ids=["shared", "adapters"])
+def test_pairs_in_both_ways(adapter, make_model, tasks, tokenizer):
+    """Beside tasks that encode the pair in one of these ways, and each row as three padded sequences of its own."""
+    both = TaskSpec("both", labels=3, texts=2, pair="both", pooling="mean", head={"type": "mlp", "layers": 1})
+    model = make_model([*tasks, both], adapter=adapter).eval()
+    found = model.predict(PAIRS, tasks="all", tokenizer=tokenizer, batch_tokens=60)
+    assert set(found) == {"same", "close", "both"}
+    for row, (first, second) in enumerate(PAIRS):
+        ids = [tokenizer(first)["input_ids"], tokenizer(second)["input_ids"], tokenizer(first, second)["input_ids"]]
+        batch = tokenizer.pad({"input_ids": ids}, return_tensors="pt")
+        types = torch.zeros_like(batch["input_ids"])
+        types[2, len(ids[0]) : len(ids[2])] = 1
+        with torch.no_grad():
+            logits = model(**batch, token_type_ids=types, task="both").logits[0]
+        np.testing.assert_allclose(found["both"].logits[row], logits.numpy(), atol=1e-5)
+    assert model.embed("a cat", task="both", tokenizer=tokenizer).shape == (1, 32)
+
+
 def test_all_tasks_equal_one_after_the_other(model, tokenizer):
     for rows, names in ((TEXTS, {"stars", "topics", "mood", "stars2"}), (PAIRS, {"same", "close"})):
         found = model.predict(rows, tasks="all", tokenizer=tokenizer, batch_tokens=30)
