@@ -72,7 +72,7 @@ def find_tokenizer(model: MtBertForMultiTask) -> PreTrainedTokenizerBase:
         raise ValueError("tokenizer is missing; this model was not loaded from a checkpoint, so give its tokenizer")
     revision = None if os.path.isdir(where) else getattr(model.config, "_commit_hash", None)
     try:
-        return AutoTokenizer.from_pretrained(where, revision=revision)
+        return AutoTokenizer.from_pretrained(where, config=model.config, revision=revision)  # asks for no trust again
     except (OSError, ValueError) as error:
         raise ValueError(f"tokenizer is missing; {where} has none that can be loaded, so give it") from error
 

@@ -100,6 +100,12 @@ class TestPush:
 
 
 class TestLoad:
+    def test_nobody_who_has_trusted_the_code_is_asked_again(self, loaded, logits_of):
+        loaded.run("import builtins\nasked, before, model._tokenizer = [], builtins.input, None")
+        loaded.run("builtins.input = lambda *question: asked.append(question) or 'n'")
+        loaded.run(logits_of())
+        assert loaded.run("builtins.input = before\nresult = asked") == []
+
     def test_without_mtbert(self, loaded, client_error, pushed, logits_of):
         with pytest.raises(client_error, match="import of mtbert halted"):
             loaded.run("import mtbert")
