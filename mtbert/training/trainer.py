@@ -8,13 +8,13 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel
-from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import HubStrategy, PredictionOutput, speed_metrics
@@ -29,10 +29,9 @@ from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from ..modeling.sharing import explained
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .averaging import Averaging, WeightAverage, refuse_averaged
-from .distillation import COLUMN, Distillation, mixed_losses
+from .distillation import COLUMN, Distillation
 from .loading import identity, step_loader
 from .losses import UNCERTAINTY, LossSettings, UncertaintyWeighting, check_losses, class_weights
-from .losses import row_losses as weighted_losses
 from .machine import keep_freed_memory
 from .optimizers import SEPARATE, OptimizerSettings, PerTaskOptimizer, moment_bytes, parameter_groups, task_rates
 from .proximal import Proximal
@@ -41,10 +40,10 @@ from .regularisers import Regularisers
 from .reporting import print_lines, print_parameters, print_plan
 from .smart import Smart
 from .stages import Stage
+from .step import StepLosses
 from .surgery import GradientSurgery, Surgery, parts_by_task
 
 Splits = Mapping[str, Dataset]
-LOG_VARIANCES = "log_variances.safetensors"
 
 
 class MtBertTrainer(Trainer):
@@ -124,7 +123,6 @@ class MtBertTrainer(Trainer):
         ):
             raise ValueError("\n".join(found))
         self._per_task: PerTaskOptimizer | None = None
-        self._uncertainty = UncertaintyWeighting(self.tasks) if loss.weighting == UNCERTAINTY else None
         self._uncertainty_rate = args.learning_rate if loss.learning_rate is None else loss.learning_rate
         self.stage = stage
         self.processing_class = processing_class
@@ -149,21 +147,21 @@ class MtBertTrainer(Trainer):
         self.distillation = distillation
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
-        weights = [self.task_training[task.name].weight for task in self.tasks]
-        self._weights = torch.tensor(weights, device=args.device)
-        self._class_weights, self._balanced = {}, {}
-        for task in self.tasks if train_dataset is not None else ():
-            self._read_labels(task, self.task_training[task.name])
-        if self._uncertainty is not None:
-            self._uncertainty.to(args.device)
         if self.optimizer is not None and (optimizer is not None or loss.weighting == UNCERTAINTY):
             raise ValueError("optimizers has one already made; drop it, or the settings optimizer and loss")
         self._counted_parameters = model.num_parameters(exclude_embeddings=True)
         inexact = self.accelerator.mixed_precision != "no" or bool(args.torch_compile)
-        self._regularisers = Regularisers.of(model, smart, proximal, args.device, inexact)
-        if self._regularisers.teacher is not None:
-            self.add_callback(self._regularisers.teacher)
-        self._forget_losses()
+        regularisers = Regularisers.of(model, smart, proximal, args.device, inexact)
+        if regularisers.teacher is not None:
+            self.add_callback(regularisers.teacher)
+        uncertainty = UncertaintyWeighting(self.tasks) if loss.weighting == UNCERTAINTY else None
+        own_means = self.schedule.name == "simultaneous"
+        self.losses = StepLosses(
+            model, self.task_training, own_means, regularisers, distillation, uncertainty, args.device
+        )
+        self._balanced: dict[int, BalancedRows] = {}
+        for task in self.tasks if train_dataset is not None else ():
+            self._read_labels(task, self.task_training[task.name])
 
     # ---- data ----
 
@@ -213,7 +211,7 @@ class MtBertTrainer(Trainer):
         labels = np.asarray(self.train_dataset[task.name].with_format("numpy")["label"][:])
         if settings.class_weights is not None:
             weights = class_weights(task, settings.class_weights, labels)
-            self._class_weights[task.name] = torch.tensor(weights, dtype=torch.float32, device=self.args.device)
+            self.losses.class_weights[task.name] = torch.tensor(weights, dtype=torch.float32, device=self.args.device)
         if settings.balanced:
             self._balanced[self.task_ids[task.name]] = BalancedRows(labels)
 
@@ -254,14 +252,14 @@ class MtBertTrainer(Trainer):
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Make the optimizer of `args.optim`, over groups or for each task where the settings say so."""
-        settings, args = self.optimizer_settings, self.args
-        if self.optimizer is None and (settings != OptimizerSettings() or self._uncertainty is not None):
+        settings, args, uncertainty = self.optimizer_settings, self.args, self.losses.uncertainty
+        if self.optimizer is None and (settings != OptimizerSettings() or uncertainty is not None):
             of = self.model if model is None else model
             decayed = self.get_decay_parameter_names(of)
             groups = parameter_groups(of.named_parameters(), decayed, args.learning_rate, args.weight_decay, settings)
-            if self._uncertainty is not None:
+            if uncertainty is not None:
                 own = {"lr": self._uncertainty_rate, "weight_decay": 0.0, "decayed": False}
-                groups.append({"params": list(self._uncertainty.parameters()), **own})
+                groups.append({"params": list(uncertainty.parameters()), **own})
             kind, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(args, of)
             self.optimizer = kind(groups, **kwargs)
             if settings.per_task is not None:
@@ -278,60 +276,21 @@ class MtBertTrainer(Trainer):
         counts = sum(batch["labelled"] for batch in samples)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
-        if self._uncertainty is not None:
-            self._uncertainty.zero_grad()
+        self.losses.begin()
         if self._per_task is not None:
             self._per_task.select(next(iter(samples[0]["rows"])))  # every micro-batch of the step holds this one task
         return samples, counts
 
     def task_losses(self, model, inputs, num_items_in_batch=None) -> tuple[dict[str, torch.Tensor], MtBertOutput]:
-        """w_t c_t mean_t of each task in a micro-batch, by name, and the model's outputs.
-
-        mean_t is over the task's labelled rows of the whole step: c_t = n_t / n in steps that are drawn, 1 in
-        simultaneous ones. In training, a row's loss includes what the regularisers add to it.
-        """
-        counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
-        before = self._regularisers.random_state()
-        outputs = model(**{key: value for key, value in inputs.items() if key not in ("labelled", "rows", COLUMN)})
-        rows = counts if self.schedule.name == "simultaneous" else counts.sum()
-        scales = self._weights / rows.clamp(min=1).expand_as(self._weights)
-        losses = {}
-        for name, rows in self._row_losses(inputs, outputs, before).items():
-            number, total = self.task_ids[name], rows.sum()
-            if self._uncertainty is not None:
-                total = self._uncertainty(name, total, inputs["labelled"][number])
-            losses[name] = scales[number] * total
-        return losses, outputs
-
-    def _row_losses(self, inputs, outputs: MtBertOutput, before) -> dict[str, torch.Tensor]:
-        """What the rows of each task cost in training: weighted by class, mixed with a teacher's, and regularised.
-
-        Args:
-            before: the random state before the model's pass, as the regularisers gave it.
-        """
-        outputs = replace(outputs, row_losses=dict(outputs.row_losses))  # the log has the plain ones
-        for name, settings in self.task_training.items():
-            weights = self._class_weights.get(name)
-            if name in outputs.row_losses and (settings.label_smoothing or weights is not None):
-                task, logits = self.tasks[self.task_ids[name]], outputs.task_logits[name]
-                smoothing = settings.label_smoothing
-                outputs.row_losses[name] = weighted_losses(task, logits, inputs["labels"][name], weights, smoothing)
-        if self.distillation is not None:
-            outputs.row_losses = mixed_losses(self.distillation, self.tasks, outputs, inputs.get(COLUMN, {}))
-        if not self.model.training:
-            return outputs.row_losses
-        # on the model itself: several processes wait for each other in the wrapper's forward, once a micro-batch, and
-        # average the gradients of all passes together
-        return self._regularisers.add(self.model, inputs, outputs, before)
+        """Each task's share of the step's loss in a micro-batch, and the model's outputs; see `StepLosses`."""
+        return self.losses(model, inputs, inputs["labelled"] if num_items_in_batch is None else num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the tasks' losses."""
         losses, outputs = self.task_losses(model, inputs, num_items_in_batch)
         loss = sum(losses.values())
         if self.model.training:
-            for name, rows in outputs.row_losses.items():
-                self._loss_sums[self.task_ids[name]] += rows.detach().sum()
-            self._loss_counts += inputs["labelled"]
+            self.losses.note(inputs, outputs)
             loss = loss * self.args.world_size  # the gradients are averaged over processes, the sum is meant
         return (loss, outputs) if return_outputs else loss
 
@@ -349,14 +308,10 @@ class MtBertTrainer(Trainer):
                     loss += super().training_step(model, part, counts)
             if self.accelerator.sync_gradients:
                 self.surgery.combine(self.accelerator, self.state.global_step)
-        if self._uncertainty is not None and self.args.world_size > 1 and self.accelerator.sync_gradients:
-            self._uncertainty.average_gradients(self.accelerator.reduce)
+        uncertainty = self.losses.uncertainty
+        if uncertainty is not None and self.args.world_size > 1 and self.accelerator.sync_gradients:
+            uncertainty.average_gradients(self.accelerator.reduce)
         return loss
-
-    def _forget_losses(self) -> None:
-        self._loss_sums = torch.zeros(len(self.tasks), device=self.args.device)
-        self._loss_counts = torch.zeros(len(self.tasks), device=self.args.device)
-        self._regularisers.forget()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what each task's rows have cost since the last log: `loss_<task>` (a mean) and `examples_<task>`.
@@ -366,22 +321,13 @@ class MtBertTrainer(Trainer):
         `learning_rate` is that of the first parameter group, the encoder's last layer unless it is frozen; where tasks
         have rates of their own, `learning_rate_<task>` is that group's in a step of the task.
         """
-        if "loss" in logs or ("train_runtime" in logs and self._loss_counts.any()):  # at the end: what is left
-            sums = torch.stack([self._loss_sums, self._loss_counts])
-            if self.args.world_size > 1:
-                sums = self.accelerator.reduce(sums, reduction="sum")
-            for task, loss, count in zip(self.tasks, *sums.tolist(), strict=True):
-                logs[f"examples_{task.name}"] = int(count)
-                if count:
-                    logs[f"loss_{task.name}"] = loss / count
-            logs.update(self._regularisers.logs(lambda values: self.accelerator.reduce(values, reduction="sum")))
+        if "loss" in logs or ("train_runtime" in logs and self.losses.steps):  # at the end: what is left
+            sum_up = self.accelerator.reduce if self.args.world_size > 1 else lambda values, reduction: values
+            logs.update(self.losses.logs(partial(sum_up, reduction="sum")))
             if self._per_task is not None and "learning_rate" in logs:
                 rates = self._per_task.learning_rates(logs["learning_rate"])
                 logs.update({f"learning_rate_{name}": rate for name, rate in rates.items()})
-            if self._uncertainty is not None:
-                values = self._uncertainty.log_variances.items()
-                logs.update({f"log_variance_{name}": value.item() for name, value in values})
-            self._forget_losses()
+            self.losses.forget()
             if self.surgery is not None:
                 logs |= self.surgery.logs()
         if self.stage is None:
@@ -404,11 +350,11 @@ class MtBertTrainer(Trainer):
             if self.optimizer_settings.per_task == SEPARATE:
                 size = moment_bytes(self.model.named_parameters(), list(self.task_training), SEPARATE)
                 print_lines([f"AdamW's moments, a state for each of {len(self.tasks)} tasks: {size / 2**20:,.1f} MiB"])
-        self._forget_losses()
+        self.losses.forget()
         if self.surgery is not None:
             self.surgery.forget()
-        if self._regularisers.teacher is not None:
-            self._regularisers.teacher.start()
+        if self.losses.regularisers.teacher is not None:
+            self.losses.regularisers.teacher.start()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     # ---- evaluation ----
@@ -515,21 +461,15 @@ class MtBertTrainer(Trainer):
         super()._save_optimizer_and_scheduler(output_dir)
         if not self.args.should_save:
             return
-        if self._regularisers.teacher is not None:
-            self._regularisers.teacher.save(output_dir)
+        self.losses.save(output_dir)
         if self.average is not None:
             self.average.save(output_dir, self.model)
-        if self._uncertainty is not None:
-            save_file(self._uncertainty.state_dict(), os.path.join(output_dir, LOG_VARIANCES))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        if self._regularisers.teacher is not None:
-            self._regularisers.teacher.load(checkpoint, self.model)
-        if self._uncertainty is not None:
-            self._uncertainty.load_state_dict(load_file(os.path.join(checkpoint, LOG_VARIANCES)))
+        self.losses.load(checkpoint)
         if self.average is None:
             refuse_averaged(checkpoint)
         else:
