@@ -40,6 +40,8 @@ class DataSpec:
         format: `csv`, `tsv`, `json` (lines), `parquet` or `cs224n` (the course's tab-separated .csv files); None: by
             the file's suffix.
         id: a column that identifies a row in reports and prediction files.
+        symmetric: whether the order of a pair's texts says nothing, so that training has every pair in both orders:
+            twice as many rows, for the schedule too unless the task's `examples_per_epoch` says otherwise.
     """
 
     text: tuple[str, ...] | str = "text"
@@ -52,6 +54,7 @@ class DataSpec:
     revision: str | None = None
     format: str | None = None
     id: str | None = None
+    symmetric: bool = False
 
     def __post_init__(self):
         columns = (self.text,) if isinstance(self.text, str) else tuple(self.text)
@@ -64,6 +67,8 @@ class DataSpec:
             found.append(f"{where}: text names {len(self.text)} columns, but must name 1, or 2 for pairs")
         if len(set(self.text)) != len(self.text):
             found.append(f"{where}: text names column {self.text[0]!r} twice; a pair has two columns")
+        if self.symmetric and len(self.text) != 2:
+            found.append(f"{where}: symmetric is true, but is for pairs; text names {len(self.text)} column")
         if self.label in self.text:
             found.append(f"{where}: label and text both name column {self.label!r}")
         if not self.train:
@@ -157,7 +162,15 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
         shown = source if data.hub else name
         splits[split], report = check_rows(task, split, rows, data, source)
         reports.append(replace(report, source=str(shown)))
+    if data.symmetric:
+        splits["train"] = in_both_orders(splits["train"])
     return LoadedTask(DatasetDict(splits), tuple(reports))
+
+
+def in_both_orders(pairs: Dataset) -> Dataset:
+    """Checked rows of pairs, and behind them the same rows with their texts exchanged."""
+    exchanged = pairs.rename_columns({"text": "text_pair", "text_pair": "text"})
+    return datasets.concatenate_datasets([pairs, exchanged.select_columns(pairs.column_names)])
 
 
 def load_column(

@@ -47,6 +47,7 @@ BASE = {
 KEYS = {
     "tasks.sst.data.text": ("id", {}),
     "tasks.sst.data.label": ("sentiment2", {}),
+    "tasks.sts.data.symmetric": (True, {}),
     "tasks.sst.data.train": ("ids-sst-dev.csv", {}),
     "tasks.sst.data.dev": ("ids-sst-train.csv", {}),
     "tasks.sst.problem_type": ("multi_label_classification", {}),

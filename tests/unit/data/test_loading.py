@@ -109,6 +109,19 @@ def test_splits_are_those_that_are_named(tmp_path):
     assert loaded.splits["dev"]["text"][:] == ["dev"]
 
 
+def test_symmetric_pairs_are_trained_on_in_both_orders(tmp_path):
+    write(tmp_path, "key,a,b,label\nx,one,two,yes\ny,three,,\nz,five,six,no\n")
+    write(tmp_path, "key,a,b,label\nw,one,two,yes\n", "dev.csv")
+    spec = DataSpec(("a", "b"), train="train.csv", dev="dev.csv", id="key", symmetric=True)
+    splits = load_task(PAIR, spec, tmp_path).splits
+    train = splits["train"]
+    assert train["text"][:] == ["one", "five", "two", "six"] and train["text_pair"][:] == ["two", "six", "one", "five"]
+    assert train["label"][:] == [1, 0, 1, 0] and train["id"][:] == ["x", "z", "x", "z"]
+    assert len(splits["dev"]) == 1
+    found = DataSpec(train="a.csv", symmetric=True).problems("data")
+    assert found == ["data: symmetric is true, but is for pairs; text names 1 column"]
+
+
 def test_a_changed_file_is_read_again(tmp_path):
     spec = write(tmp_path, "text,label\nold,bad\n")
     assert load_task(MOOD, spec, tmp_path).splits["train"]["text"][:] == ["old"]
