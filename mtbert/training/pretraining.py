@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,25 @@ class KeptEncoders(TrainerCallback):
             control.should_training_stop = True
 
 
+@contextmanager
+def only_chosen(model: PreTrainedModel, chosen: Tensor) -> Iterator[None]:
+    """Within, a masked-language model's head, which is as large as a small encoder, sees the chosen tokens alone.
+
+    Args:
+        chosen: `(rows, length)`, bool; the model's logits are then `(1, number of chosen, vocabulary)`.
+    """
+
+    def choose(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+        outputs["last_hidden_state"] = outputs["last_hidden_state"][chosen].unsqueeze(0)
+        return outputs
+
+    handle = model.base_model.register_forward_hook(choose)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 class PretrainingTrainer(Trainer):
     """transformers' Trainer on masked texts: every text once an epoch, in steps that are those of `MtBertTrainer`.
 
@@ -143,12 +163,12 @@ class PretrainingTrainer(Trainer):
             count = self.accelerator.reduce(count, reduction="sum")
         return samples, count
 
-    @staticmethod
-    def _losses(model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Any]:
-        """The summed cross-entropy of a batch, how many tokens it is of, and the model's outputs."""
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+    def _losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Any]:
+        """The summed cross-entropy of a batch, how many tokens it is of, and the model's outputs for them alone."""
         chosen = inputs["labels"] != IGNORED
-        logits = outputs.logits[chosen].float()
+        with only_chosen(self.model, chosen):
+            outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        logits = outputs.logits.squeeze(0).float()
         return nn.functional.cross_entropy(logits, inputs["labels"][chosen], reduction="sum"), chosen.sum(), outputs
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

@@ -1,0 +1,26 @@
+"""The head of a masked-language model on the chosen tokens alone."""
+
+import pytest
+import torch
+from families import family_config
+from transformers import AutoModelForMaskedLM, set_seed
+
+from mtbert.training.pretraining import only_chosen
+
+FAMILIES = ("albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_its_logits_are_those_of_the_chosen_tokens(family):
+    set_seed(0)
+    model = AutoModelForMaskedLM.from_config(family_config(family)).eval()
+    inputs = {"input_ids": torch.randint(5, 90, (3, 7)), "attention_mask": torch.ones(3, 7, dtype=torch.long)}
+    chosen = torch.rand(3, 7) < 0.3
+    with torch.no_grad():
+        whole = model(**inputs).logits
+        with only_chosen(model, chosen):
+            found = model(**inputs).logits
+        torch.testing.assert_close(found, whole[chosen].unsqueeze(0), atol=1e-5, rtol=1e-5)
+        assert model(**inputs).logits.shape == whole.shape
+        with only_chosen(model, torch.zeros_like(chosen)):
+            assert model(**inputs).logits.shape == (1, 0, whole.shape[-1])
