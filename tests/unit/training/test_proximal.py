@@ -65,7 +65,7 @@ def test_the_teacher_is_the_closed_form_over_a_run(make_model, make_trainer):
     decays = [0.5] * 3 + [0.9] * 7
     factors = [math.prod(decays)] + [(1 - decays[s]) * math.prod(decays[s + 1 :]) for s in range(10)]
     assert sum(factors) == pytest.approx(1)
-    teacher = trainer._regularisers.teacher.teacher
+    teacher = trainer.losses.regularisers.teacher.teacher
     assert teacher.keys() == recorder.weights[0].keys()
     for name, found in teacher.items():
         expected = sum(f * weights[name] for f, weights in zip(factors, recorder.weights, strict=True))
@@ -132,7 +132,7 @@ def test_only_what_is_trained_is_averaged(make_model, make_trainer):
         trainer = make_trainer(model, Proximal(), max_steps=2)
         trainer.train()
         names = {name for name, each in model.named_parameters() if each.requires_grad}
-        assert trainer._regularisers.teacher.teacher.keys() == names
+        assert trainer.losses.regularisers.teacher.teacher.keys() == names
         assert not any(name.endswith("word_embeddings.weight") for name in names)
 
 
@@ -144,8 +144,8 @@ def test_a_second_run_begins_with_a_new_teacher(make_model, make_trainer):
     trainer.add_callback(recorder)
     trainer.train()
     first, *later = recorder.weights
-    decays = [trainer._regularisers.teacher.settings.decay_at(step, 2) for step in (1, 2)]
-    for name, found in trainer._regularisers.teacher.teacher.items():
+    decays = [trainer.losses.regularisers.teacher.settings.decay_at(step, 2) for step in (1, 2)]
+    for name, found in trainer.losses.regularisers.teacher.teacher.items():
         expected = first[name]
         for decay, each in zip(decays, later, strict=True):
             expected = decay * expected + (1 - decay) * each[name]
@@ -157,8 +157,8 @@ def test_the_teacher_is_saved_in_every_checkpoint(make_model, make_trainer, tmp_
     trainer.train()
     for step in (2, 4):
         saved = load_file(tmp_path / "run" / f"checkpoint-{step}" / TEACHER_FILE)
-        assert saved.keys() == trainer._regularisers.teacher.teacher.keys()
-    assert all(torch.equal(saved[name], each) for name, each in trainer._regularisers.teacher.teacher.items())
+        assert saved.keys() == trainer.losses.regularisers.teacher.teacher.keys()
+    assert all(torch.equal(saved[name], each) for name, each in trainer.losses.regularisers.teacher.teacher.items())
 
 
 def test_a_checkpoint_without_a_fitting_teacher_is_refused(make_model, make_trainer, tmp_path):
