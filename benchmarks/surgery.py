@@ -109,7 +109,7 @@ def run(args: argparse.Namespace, folder: str) -> None:
         rows.append([name, step, median(ratios), min(ratios), max(ratios), memory])
     where["load_average_after"] = environment()["load_average_before"]
     columns = ["contender", "step (ms)", "× plain", "least", "most", "gradients (MiB)"]
-    note = "× plain is the median over rounds; gradients are those that surgery keeps, one of each task."
+    note = "× plain is the median over rounds; gradients: at most, one of each task (sparse for word embeddings)."
     table = Table("Gradient surgery in a training step, fp32", columns, rows, note)
     report("surgery", "What gradient surgery adds to a step", {"environment": where, **values}, [table], args.results)
 

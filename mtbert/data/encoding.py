@@ -53,8 +53,8 @@ def encode_dataset(
     """Encode a checked split (columns `text`, `text_pair`, `label`, …).
 
     Returns:
-        The split with `input_ids`, `token_type_ids` or `LENGTHS` where the task needs them, and `label`, `row`
-        and `id` as they were; and what was cut.
+        The split with `input_ids`, `token_type_ids` or columns of `LENGTHS` where the task needs them, and
+        `label`, `row` and `id` as they were; and what was cut.
     """
     if not tokenizer.is_fast:
         raise ValueError(

@@ -322,8 +322,7 @@ class MtBertTrainer(Trainer):
         have rates of their own, `learning_rate_<task>` is that group's in a step of the task.
         """
         if "loss" in logs or ("train_runtime" in logs and self.losses.steps):  # at the end: what is left
-            sum_up = self.accelerator.reduce if self.args.world_size > 1 else lambda values, reduction: values
-            logs.update(self.losses.logs(partial(sum_up, reduction="sum")))
+            logs.update(self.losses.logs(partial(self.accelerator.reduce, reduction="sum")))
             if self._per_task is not None and "learning_rate" in logs:
                 rates = self._per_task.learning_rates(logs["learning_rate"])
                 logs.update({f"learning_rate_{name}": rate for name, rate in rates.items()})
