@@ -57,6 +57,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--output", type=Path, help="folder of the report; default: report in the run's folder")
     parser.add_argument("--overwrite", action="store_true", help="replace an older report")
     parser.add_argument("--examples", type=int, default=10, help="rows in a table of examples; default: %(default)s")
+    parser.add_argument(
+        "--hide_texts", action="store_true", help="name rows without their texts, which others may not be shown"
+    )
     parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap; default: %(default)s")
     args, more = parser.parse_known_args(argv)
@@ -145,7 +148,7 @@ def read_groups(
     return found, notes
 
 
-def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str]) -> Evaluated:
+def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], show_texts: bool = True) -> Evaluated:
     """Load a run's model and data, and predict every row of a split."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = load_model(folder, recipe)
@@ -172,7 +175,12 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str]) ->
         found = trainer.predict(encoded)
     tasks = {
         task.name: TaskRows.of(
-            task, raw[task.name], found.predictions[task.name], found.label_ids[task.name], groups[task.name]
+            task,
+            raw[task.name],
+            found.predictions[task.name],
+            found.label_ids[task.name],
+            groups[task.name],
+            show_texts,
         )
         for task in known
         if task.name in raw
@@ -187,7 +195,9 @@ def main(argv: Sequence[str]) -> Path:
     args, changes = parse(argv)
     check_folder(args.output, args.overwrite)
     recipes = {folder: find_recipe(folder, args.recipe, changes) for folder in filter(None, [args.run, args.against])}
-    evaluated = {name: evaluate(name, recipe, args.split, args.group) for name, recipe in recipes.items()}
+    evaluated = {
+        name: evaluate(name, recipe, args.split, args.group, not args.hide_texts) for name, recipe in recipes.items()
+    }
 
     a = evaluated[args.run]
     numbers = analyse_run(a.tasks, a.metrics, a.run, a.plan, args.examples)

@@ -107,6 +107,18 @@ def test_the_plan_is_the_one_that_the_run_followed(report):
         assert sum(each["sampled"].values()) == 32
 
 
+def test_a_report_can_be_written_without_the_texts(evaluate_run, runs, report, tmp_path):
+    arguments = [str(runs / "a"), "--against", str(runs / "b"), "--output", str(tmp_path / "report"), "--hide_texts"]
+    page = evaluate_run.main([*arguments, "--resamples", "30"])
+    texts = [line.split(",")[0] for line in (runs / "dev.csv").read_text().splitlines()[1:]]
+    texts = [text for text in texts if len(text.split()) > 3]
+    for shown, where in ((True, report), (False, page)):
+        for file in (where, where.parent / "report.json"):
+            assert any(text in file.read_text("utf-8") for text in texts) is shown
+    hidden, full = read(page)["tasks"]["stars"]["worst"], read(report)["tasks"]["stars"]["worst"]
+    assert hidden == [{key: value for key, value in row.items() if key != "text"} for row in full]
+
+
 def test_groups_are_the_columns_values_and_tasks_without_it_are_named(report):
     found = read(report)
     groups = {each["group"]: each["rows"] for each in found["tasks"]["stars"]["groups"]["sex"]["groups"]}

@@ -26,6 +26,7 @@ class TaskRows:
         texts: for each row its one or two texts.
         names: what identifies a row: its id, or its number in the source.
         groups: column → the value of each row.
+        show_texts: whether tables of examples quote the texts; else they name rows and labels alone.
     """
 
     task: TaskSpec
@@ -34,6 +35,7 @@ class TaskRows:
     texts: tuple[tuple[str, ...], ...]
     names: tuple[str, ...]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    show_texts: bool = True
 
     @classmethod
     def of(
@@ -43,6 +45,7 @@ class TaskRows:
         logits: np.ndarray,
         labels: np.ndarray | None,
         groups: Mapping[str, Sequence[Any]] | None = None,
+        show_texts: bool = True,
     ) -> TaskRows:
         """Keep the rows that have a label.
 
@@ -51,6 +54,7 @@ class TaskRows:
             logits: (rows of the split, num_labels).
             labels: of the split's rows, as `MtBertTrainer.predict` returns them; None: no row has one.
             groups: column → the value of each row of the split.
+            show_texts: see the class.
 
         Raises:
             ValueError: a logit of a labelled row is not finite.
@@ -74,6 +78,7 @@ class TaskRows:
             tuple(zip(*(columns[key] for key in keys), strict=True)),
             tuple(str(name) for name in columns.get("id", columns.get("row"))),
             {name: tuple(str(values[i]) for i in kept) for name, values in (groups or {}).items()},
+            show_texts,
         )
 
     def __len__(self) -> int:
@@ -145,7 +150,7 @@ class TaskRows:
         return self.task.labels[int(values)]
 
     def example(self, row: int, **more: Any) -> dict[str, Any]:
-        """One row for a table: `row`, `text`, `text_pair` of pairs, `label`, `predicted`, and what `more` says."""
-        texts = dict(zip(("text", "text_pair"), self.texts[row], strict=False))
+        """One row for a table: `row`, `text` and `text_pair` if shown, `label`, `predicted`, and what `more` says."""
+        texts = dict(zip(("text", "text_pair"), self.texts[row] if self.show_texts else (), strict=False))
         sides = {"label": self.label_text(self.labels[row]), "predicted": self.label_text(self.predicted[row])}
         return {"row": self.names[row], **texts, **sides, **more}

@@ -1,5 +1,7 @@
 """TaskRows: what a model says of labelled rows, against formulas in numpy."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from datasets import Dataset
@@ -96,3 +98,8 @@ def test_an_example_shows_labels_by_name(make_rows):
     assert example | {"text": ""} == {"row": "1", "text": "", "label": "cat, bird", "predicted": "none", "loss": 2}
     assert make_rows("stars", 1, labels=[2], logits=[[0, 1, 0]]).example(0)["predicted"] == "fair"
     assert list(make_rows("close", 1).example(0)) == ["row", "text", "text_pair", "label", "predicted"]
+
+
+def test_an_example_can_leave_its_texts_out(make_rows):
+    rows = replace(make_rows("close", 1), show_texts=False)
+    assert list(rows.example(0)) == ["row", "label", "predicted"]
