@@ -33,6 +33,7 @@ def model_card(
     language: str | list[str] | None = None,
     datasets: list[str] | None = None,
     tags: list[str] | None = None,
+    energy: Mapping[str, Any] | None = None,
 ) -> ModelCard:
     """Write a card.
 
@@ -47,6 +48,7 @@ def model_card(
         language: ISO 639 codes.
         datasets: names on the hub; None: those in the recipe.
         tags: more of them; `mtbert` is always there.
+        energy: what training took, as `mtbert.evaluation.energy.read_energy` returns it.
     """
     config: MtBertConfig = model.config
     recipe = dict(recipe or {})
@@ -67,6 +69,8 @@ def model_card(
         model_name=name.rpartition("/")[2],
         eval_results=[_result(*each, sources) for each in measured] or None,
     )
+    if energy:
+        card_data["co2_eq_emissions"] = _emissions(energy)
     tasks = config.task_specs
     return ModelCard.from_template(
         card_data,
@@ -86,6 +90,7 @@ def model_card(
         shorter=any(task.max_length for task in tasks),
         open_ended=[f"`{task.name}`" for task in tasks if _unbounded(task)],
         license=license,
+        energy=energy or {},
     )
 
 
@@ -119,6 +124,12 @@ def _scores(config: MtBertConfig, results: Mapping[str, float]) -> list[tuple[Ta
     found = [each[:3] for each in found if math.isfinite(each[2])]
     averages = {key: results[f"eval_{key}"] for key in ("raw_mean", "overall") if f"eval_{key}" in results}
     return [*found, *((None, key, float(value)) for key, value in averages.items())]
+
+
+def _emissions(energy: Mapping[str, Any]) -> dict[str, Any]:
+    """The hub's metadata of a run's emissions, in grams of CO₂ equivalent."""
+    found = {"emissions": 1000 * energy["co2_kg"], "source": "codecarbon", "training_type": "fine-tuning"}
+    return found | ({"hardware_used": energy["hardware"]} if energy.get("hardware") else {})
 
 
 def _metric_type(metric: str) -> str:

@@ -21,6 +21,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..card import model_card
+from ..evaluation.energy import read_energy
 from ..modeling.sharing import finish_repository, upload
 from .arguments import MtBertTrainingArguments
 
@@ -105,7 +106,8 @@ def card_of(trainer: MtBertTrainer, **about: Any) -> ModelCard:
     """The model card of a run as it stands; `about` as in `model_card`."""
     name = trainer.hub_model_id or trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name
     recipe = trainer.recipe or settings(trainer)
-    return model_card(trainer.model, name, **{"results": results(trainer), "recipe": recipe, **about})
+    known = {"results": results(trainer), "recipe": recipe, "energy": read_energy(trainer.args.output_dir)}
+    return model_card(trainer.model, name, **{**known, **about})
 
 
 def results(trainer: MtBertTrainer) -> dict[str, float]:

@@ -4,6 +4,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from mtbert.card import hub_name, model_card, without_paths
+from mtbert.evaluation.energy import read_energy
 from mtbert.modeling.configuration_mtbert import AdapterSpec, TaskSpec
 from mtbert.training.peft import wrap
 
@@ -69,6 +70,18 @@ def test_blocks_are_python(card):
     for block in blocks:
         compile(block.split("```")[0], "card", "exec")
     assert 'model.embed(["A cat sleeps.", "A dog runs."], task="close")' in card.text
+
+
+def test_energy_is_told_where_it_was_measured(make_model, card, tmp_path):
+    assert "co2_eq_emissions" not in card.data.to_dict() and "codecarbon" not in card.text
+    columns, line = "emissions,energy_consumed,cpu_model,gpu_model", "0.002,0.01,A processor,"
+    (tmp_path / "emissions.csv").write_text(f"{columns}\n{line}\n{line}\n")
+    measured = model_card(make_model(), "ada/tasks", energy=read_energy(tmp_path))
+    measured.save(tmp_path / "README.md")
+    found = ModelCard.load(tmp_path / "README.md").data.to_dict()["co2_eq_emissions"]
+    hub_keys = {"source": "codecarbon", "training_type": "fine-tuning", "hardware_used": "A processor"}
+    assert found == {"emissions": 4.0, **hub_keys}
+    assert "took 0.02 kWh, about 4 g of CO₂" in measured.text
 
 
 def test_nothing_known_but_the_model(make_model):

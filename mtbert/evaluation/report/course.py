@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections import defaultdict
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...data.sampling import Plan
+from ..energy import read_energy
 from ..metrics import METRICS
 
 Log = Sequence[Mapping[str, float]]
@@ -163,10 +163,6 @@ def cost(log: Log, record: Mapping[str, Any], folder: Path | None = None) -> dic
             found["examples_per_second"] = examples / (seconds - evaluating)
             found["steps_per_second"] = steps / (seconds - evaluating)
     found |= {key: record[key] for key in ("device", "processes", "threads", "precision") if record.get(key)}
-    emissions = folder / "emissions.csv" if folder is not None else None
-    if emissions is not None and emissions.is_file():
-        with emissions.open(encoding="utf-8", newline="") as file:
-            measured = list(csv.DictReader(file))  # a line for each start of the run
-        found["kwh"] = sum(float(line["energy_consumed"]) for line in measured)
-        found["co2_kg"] = sum(float(line["emissions"]) for line in measured)
+    energy = read_energy(folder)
+    found |= {key: energy[key] for key in ("kwh", "co2_kg") if key in energy}
     return found
