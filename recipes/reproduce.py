@@ -3,7 +3,8 @@
     python recipes/reproduce.py A4 E5,E6 compare/pal --encoder DIR_OR_HUB_NAME --data_dir DIR --seeds 1,2,3
 
 A row is a recipe of recipes/configs/cs224n by its name (ranges as in A1-A12), or another folder's as folder/name, or a
-file. Every run is a process of its own with a folder and a log of its own; what has ended well is not run again.
+file. Every run is a process of its own with a folder and a log of its own; what has ended well is not run again. Rows
+that a budget makes the same run share it, and rows that pre-train alike share the pre-training.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -31,11 +33,13 @@ from rich.markdown import Markdown
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mtbert.data.sampling import Schedule
+from mtbert.modeling.configuration_mtbert import POOLINGS
 from mtbert.recipe import Recipe, RecipeError, load_recipe
 from mtbert.training.runs import PRETRAINING
 
 RECIPES = Path(__file__).resolve().parent
 CONFIGS = RECIPES / "configs"
+COMMITS = "commits.txt"  # beside a run: of every time that it was begun or gone on with
 EPOCHS, STEPS, BATCH = 10, 30, 32  # the small budget: what every row is given, in steps of one task
 AVERAGES = ("overall", "raw_mean")
 ROUNDING = 1e-12  # a divergence of outputs that fp32 alone tells apart is smaller
@@ -58,6 +62,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help=f"small: {EPOCHS} epochs of {STEPS} steps of {BATCH} rows, one rate; published: what the recipe says",
     )
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="of every row under the small budget")
+    parser.add_argument(
+        "--instead_of_pooler",
+        choices=[each for each in POOLINGS if each != "pooler"],
+        help="what rows pool with that use the encoder's pooler, which some encoders come without",
+    )
     parser.add_argument("--mixed_precision", choices=("no", "bf16", "fp16"), default="bf16")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each has one GPU, or its share of cores")
     parser.add_argument("--output", type=Path, default=Path("runs/reproduce"), help="folder for runs and tables")
@@ -102,7 +111,14 @@ def _row_number(path: Path) -> tuple[str, int, str]:
 
 @dataclass
 class Run:
-    """One row with one seed."""
+    """One row with one seed.
+
+    Attributes:
+        folder: of its output, log, and the commit it was begun with.
+        overrides: what the budget and the command line set in its recipe.
+        same_as: an earlier row's run with the very same settings, which is not run twice.
+        pretrained: the encoder that it begins with where it pre-trains first; other runs may begin with the same.
+    """
 
     row: str
     path: Path
@@ -113,6 +129,8 @@ class Run:
     failed: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)
+    same_as: Run | None = None
+    pretrained: Path | None = None
 
     @property
     def output(self) -> Path:
@@ -128,6 +146,11 @@ class Run:
         self.scores, self.record = scores, record
         return True
 
+    def commits(self) -> list[str]:
+        """Of every time that it was begun or gone on with, where that was noted."""
+        file = self.folder / COMMITS
+        return file.read_text(encoding="utf-8").split() if file.is_file() else []
+
     def execute(self, device: int | None, threads: int) -> None:
         """Run it in a process of its own; goes on from its last checkpoint, if there is one."""
         resume = []
@@ -141,6 +164,8 @@ class Run:
                 elif left.is_file():
                     left.unlink()
         self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / COMMITS).open("a", encoding="utf-8") as file:
+            file.write(f"{head()}\n")
         command = [sys.executable, "-m", "accelerate.commands.launch"]
         command += ["--config_file", str(RECIPES.parent / "accelerate_config.yaml")]
         command += ["--mixed_precision", self.mixed_precision, str(RECIPES / "finetune.py"), str(self.path)]
@@ -165,7 +190,7 @@ class Run:
 
 def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]:
     """What the small budget sets in a row's recipe: as many rows in all as EPOCHS × STEPS steps of BATCH rows."""
-    recipe: Recipe = load_recipe(path, [*more, "--training.output_dir", "unused"])
+    recipe = load(path, more)
     per_step = BATCH
     if recipe.schedule.name == "simultaneous":
         per_step = sum(task.batch_size or BATCH for task in recipe.tasks.values())
@@ -196,18 +221,18 @@ def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]
 
 def plan_runs(args: argparse.Namespace) -> list[Run]:
     """Every run of the table; all recipes are checked before the first begins."""
-    runs, problems = [], []
+    runs, problems, first = [], [], {}
     for row, path in find_rows(args.rows).items():
-        fixed = ["--encoder", args.encoder, "--data_dir", args.data_dir]
         try:
-            budget = small_budget(path, [*fixed, *args.more], args.learning_rate) if args.budget == "small" else []
+            fixed, pretrained = row_settings(path, args)
             for seed in args.seeds:
-                overrides = [*fixed, *budget, *args.more, "--training.seed", str(seed)]
-                recipe = load_recipe(path, [*overrides, "--training.output_dir", "unused"]).to_dict()
-                content = json.dumps([recipe, args.mixed_precision], sort_keys=True, default=str)
-                digest = hashlib.sha256(content.encode()).hexdigest()[:10]  # another recipe is another folder
+                overrides = [*fixed, "--training.seed", str(seed)]
+                digest = hashed(load(path, overrides).to_dict(), args.mixed_precision)
                 folder = args.output / args.budget / path.parent.name / row / f"seed-{seed}-{digest}"
-                runs.append(Run(row, path, seed, folder, overrides, args.mixed_precision))
+                run = Run(row, path, seed, folder, overrides, args.mixed_precision)
+                run.same_as, run.pretrained = first.get(digest), pretrained
+                runs.append(run)
+                first.setdefault(digest, run)
         except RecipeError as error:
             problems.append(f"{row}: {error}")
     if problems:
@@ -215,21 +240,67 @@ def plan_runs(args: argparse.Namespace) -> list[Run]:
     return runs
 
 
+def row_settings(path: Path, args: argparse.Namespace) -> tuple[list[str], Path | None]:
+    """What the command line and the budget set in a row's recipe, and the pre-trained encoder that it begins with."""
+    fixed = ["--encoder", args.encoder, "--data_dir", args.data_dir]
+    budget = small_budget(path, [*fixed, *args.more], args.learning_rate) if args.budget == "small" else []
+    fixed += [*budget, *args.more]
+    recipe = load(path, fixed)
+    if args.instead_of_pooler:
+        pooled = [name for name, task in recipe.tasks.items() if task.pooling == "pooler"]
+        fixed += [part for name in pooled for part in (f"--tasks.{name}.pooling", args.instead_of_pooler)]
+    if recipe.pretraining is None:
+        return fixed, None
+    folder = recipe.pretraining.get("output_dir")
+    if folder is None:
+        folder = str(shared_pretraining(recipe, args))
+        fixed += ["--pretraining.output_dir", folder]
+    return fixed, Path(folder, f"epoch-{recipe.pretraining.get('use_epoch')}")
+
+
+def load(path: Path, overrides: list[str]) -> Recipe:
+    """A row's recipe, checked."""
+    return load_recipe(path, [*overrides, "--training.output_dir", "unused"])
+
+
+def shared_pretraining(recipe: Recipe, args: argparse.Namespace) -> Path:
+    """The folder of the pre-training that all rows share which have the same texts and settings for it."""
+    texts = [recipe.encoder, str(recipe.data_dir), {name: asdict(task.data) for name, task in recipe.tasks.items()}]
+    settings = {key: value for key, value in recipe.pretraining.items() if key not in ("use_epoch", "keep_epochs")}
+    return args.output / "pretraining" / hashed(texts, settings, args.mixed_precision)
+
+
+def hashed(*content: Any) -> str:
+    """Ten characters that differ if the content does."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def head() -> str:
+    """The commit of this repository, or `unknown`."""
+    git = ["git", "-C", str(RECIPES), "rev-parse", "HEAD"]
+    return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
+
+
 def execute_all(runs: list[Run], jobs: int) -> None:
     """Run what has not ended well before, `jobs` at a time; a run that fails leaves the others alone."""
-    waiting = [run for run in runs if not run.finished()]
+    waiting = [run for run in runs if run.same_as is None and not run.finished()]
+    pretraining = {run.pretrained.parent: threading.Lock() for run in waiting if run.pretrained}
     gpus = list(range(torch.cuda.device_count())) or [None]
     devices = [gpus[job % len(gpus)] for job in range(jobs)]
     threads, lock = max(1, len(os.sched_getaffinity(0)) // jobs), threading.Lock()
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("runs"), *columns[1:]) as progress, ThreadPoolExecutor(jobs) as pool:
-        bar = progress.add_task("", total=len(runs), completed=len(runs) - len(waiting))
+        total = sum(run.same_as is None for run in runs)
+        bar = progress.add_task("", total=total, completed=total - len(waiting))
 
         def work(run: Run) -> None:
             with lock:
                 device = devices.pop(0)
+            alone = run.pretrained is not None and not run.pretrained.is_dir()
             try:
-                run.execute(device, threads)
+                with pretraining[run.pretrained.parent] if alone else nullcontext():  # one writes, the others read
+                    run.execute(device, threads)
             except Exception as error:
                 run.failed = repr(error)
             with lock:
@@ -239,6 +310,10 @@ def execute_all(runs: list[Run], jobs: int) -> None:
             progress.advance(bar)
 
         list(pool.map(work, waiting))
+    for run in runs:
+        if run.same_as is not None:
+            run.folder, run.failed = run.same_as.folder, run.same_as.failed
+            run.scores, run.record = run.same_as.scores, run.same_as.record
 
 
 # ---- what the logs must show ----
@@ -327,6 +402,8 @@ def table(runs: list[Run]) -> list[dict[str, Any]]:
                 "seconds": [run.record["seconds"] for run in done],
                 "steps": done[0].record["steps"] if done else None,
                 "trainable": done[0].record["parameters"][-1]["trainable"] if done else None,
+                "commits": sorted({commit for run in done for commit in run.commits()}),
+                "same_as": own[0].same_as.row if own[0].same_as else None,
                 "doubts": sorted({doubt for run in done for doubt in doubts(run)}),
                 "failed": [f"seed {run.seed}: {run.failed}" for run in own if run.failed],
             }
@@ -341,12 +418,11 @@ def _comment(path: Path) -> str:
 
 
 def environment(runs: list[Run], command: list[str]) -> dict[str, Any]:
-    """What the table was made with."""
+    """What the table was made with; commits are those of its runs."""
     done = next((run.record for run in runs if run.record), {})
-    git = ["git", "-C", str(RECIPES), "rev-parse", "HEAD"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
+    commits = sorted({commit for run in runs if run.record for commit in run.commits() or ["unknown"]})
     keys = ("device", "threads", "precision", "versions")
-    return {"command": " ".join(command), "commit": commit, **{key: done.get(key) for key in keys}}
+    return {"command": " ".join(command), "commit": ", ".join(commits), **{key: done.get(key) for key in keys}}
 
 
 def to_markdown(entries: list[dict[str, Any]], about: dict[str, Any]) -> str:
@@ -356,7 +432,8 @@ def to_markdown(entries: list[dict[str, Any]], about: dict[str, Any]) -> str:
     lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
     for entry in entries:
         published = " ".join(f"{name} {value}" for name, value in entry["published"].items())
-        notes = "; ".join(entry["doubts"] + entry["failed"])
+        same = [f"the run of {entry['same_as']}"] if entry["same_as"] else []
+        notes = "; ".join([*same, *entry["doubts"], *entry["failed"]])
         cells = [entry["row"], entry["what"], *(spread(entry["scores"].get(name, [])) for name in names), published]
         cells += [f"{entry['trainable']:,}" if entry["trainable"] is not None else "", str(entry["steps"] or "")]
         cells += [f"{mean(entry['seconds']):.0f}" if entry["seconds"] else "", notes]

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -226,6 +227,8 @@ def test_a_run_that_was_killed_is_run_again(reproduce, make_run, monkeypatch, le
     commands = []
 
     def finetune(command, **_):
+        if command[0] == "git":
+            return SimpleNamespace(stdout="c0ffee\n")
         commands.append(command)
         # nothing is overwritten, so what is left is removed
         assert any(run.output.glob("*")) == (left == "checkpoint")
@@ -239,13 +242,65 @@ def test_a_run_that_was_killed_is_run_again(reproduce, make_run, monkeypatch, le
     assert len(commands) == 1 and not run.failed and run.scores == {"eval_overall": 0.5}
     assert (commands[0][-4:-2] == ["--training.resume_from_checkpoint", "true"]) == (left == "checkpoint")
     reproduce.execute_all([run], 1)
-    assert len(commands) == 1
+    assert len(commands) == 1 and run.commits() == ["c0ffee"]
+
+
+def test_rows_that_a_budget_makes_the_same_are_run_once(reproduce, arguments, write_recipe, tmp_path, monkeypatch):
+    rates = [{**RECIPE["training"], "learning_rate": rate} for rate in (1e-5, 3e-5)]
+    rows = [write_recipe(name, training=rates[number]) for number, name in enumerate(("one", "two"))]
+    started = []
+
+    def execute(run, *_):
+        started.append(run.row)
+        run.scores, run.record = {"eval_overall": 0.5}, record()
+        run.output.mkdir(parents=True)
+        (run.output / "recipe.json").write_text(json.dumps(RECIPE | {"schedule": {"name": "annealed"}}))
+
+    monkeypatch.setattr(reproduce.Run, "execute", execute)
+    assert reproduce.main(arguments(*rows, "--seeds", "1,2", "--title", "same")) == 0
+    assert started == ["one", "one"]
+    table = json.loads((tmp_path / "runs" / "same.json").read_text())["rows"]
+    assert table[0]["scores"] == table[1]["scores"] == {"overall": [0.5, 0.5]}
+    assert [each["same_as"] for each in table] == [None, "one"]
+    assert "the run of one" in (tmp_path / "runs" / "same.md").read_text()
+    reproduce.main(arguments(*rows, "--seeds", "1", "--budget", "published", "--title", "other"))
+    assert started == ["one", "one", "one", "two"]
+
+
+def test_another_pooling_stands_in_for_the_pooler_alone(reproduce, arguments, write_recipe):
+    tasks = {"sst": RECIPE["tasks"]["sst"], "sts": {**RECIPE["tasks"]["sts"], "pooling": "cls"}}
+    command = arguments(write_recipe("a", tasks=tasks, all_tasks={"pooling": "pooler"}), "--seeds", "1")
+    for more, expected in (([], "pooler"), (["--instead_of_pooler", "mean"], "mean")):
+        run = reproduce.plan_runs(reproduce.parse([*command, *more]))[0]
+        recipe = reproduce.load(run.path, run.overrides)
+        assert {name: task.pooling for name, task in recipe.tasks.items()} == {"sst": expected, "sts": "cls"}
+
+
+def test_rows_share_a_pretraining_which_one_of_them_writes(reproduce, arguments, write_recipe, monkeypatch):
+    rows = [write_recipe(f"e{epoch}", pretraining={"use_epoch": epoch}) for epoch in (3, 18)]
+    rows += [write_recipe("rate", pretraining={"use_epoch": 3, "learning_rate": 1e-3}), write_recipe("none")]
+    runs = reproduce.plan_runs(reproduce.parse(arguments(*rows, "--seeds", "1,2")))
+    folders = {run.row: run.pretrained.parent for run in runs if run.pretrained}
+    assert folders.keys() == {"e3", "e18", "rate"} and folders["e3"] == folders["e18"] != folders["rate"]
+    assert {run.pretrained.name for run in runs if run.row == "e18"} == {"epoch-18"}
+    writing, most = [], []
+
+    def execute(run, *_):
+        assert not run.pretrained.is_dir()
+        writing.append(run.pretrained.parent)
+        most.append(max(map(writing.count, writing)))
+        time.sleep(0.05)
+        writing.remove(run.pretrained.parent)
+
+    monkeypatch.setattr(reproduce.Run, "execute", execute)
+    reproduce.execute_all([run for run in runs if run.pretrained], 4)
+    assert len(most) == 6 and max(most) == 1
 
 
 def test_a_run_that_ends_without_scores_has_failed(reproduce, make_run, monkeypatch):
     run = make_run()
     (run.output / "record.json").unlink()
-    monkeypatch.setattr(reproduce.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0))
+    monkeypatch.setattr(reproduce.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0, stdout=""))
     reproduce.execute_all([run], 1)
     assert run.failed.startswith("ended with 0; see")
 
