@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
@@ -415,24 +416,41 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             output = self.encoder(**inputs, attention_mask=nothing, position_ids=positions, layout=layout, **extra)
             hidden = output.last_hidden_state.squeeze(0)
             return hidden if adapters is None else adapters.on_top(hidden)
+        adapters = self._adapter_pass(layout)
+        if adapters is None and layout.buckets and _alone_on_cpu(layout.starts):
+            return self._encode_buckets(inputs, layout)
         index, mask = self._padded_index(layout, 0, len(layout.lengths))
-        padded = {key: value.squeeze(0)[index] for key, value in inputs.items()}
-        pad_id = self.encoder.config.pad_token_id or 0
-        if "input_ids" in padded:
-            padded["input_ids"] = torch.where(mask, padded["input_ids"], pad_id)
         sequence = torch.repeat_interleave(
             torch.arange(len(layout.lengths), device=mask.device),
             layout.cu_seqlens.diff(),
             output_size=sum(layout.lengths),
         )
         places = sequence * mask.shape[1] + layout.position_ids.squeeze(0)
-        adapters = self._adapter_pass(layout, places)
-        extra = {} if adapters is None else {"adapters": adapters}
-        hidden = self.encoder(**padded, attention_mask=mask.long(), **extra).last_hidden_state
-        hidden = hidden.flatten(0, 1).index_select(0, places)
+        extra = {}
+        if adapters is not None:
+            adapters = extra["adapters"] = replace(adapters, tokens=places)
+        hidden = self._encode_padded(inputs, index, mask, **extra).flatten(0, 1).index_select(0, places)
         return hidden if adapters is None else adapters.on_top(hidden)
 
-    def _adapter_pass(self, layout: PackedLayout, places: Tensor | None = None) -> AdapterPass | None:
+    def _encode_buckets(self, inputs: Mapping[str, Tensor], layout: PackedLayout) -> Tensor:
+        """Hidden states `(tokens, hidden)` by one pass for the sequences of each bucket, padded to its longest."""
+        hidden, first = [], 0
+        for bucket in layout.buckets:
+            last = first + bucket.count * bucket.length
+            index = layout.gather[first:last].view(bucket.count, bucket.length)
+            mask = torch.ones_like(index, dtype=torch.bool) if bucket.mask is None else bucket.mask[:, 0, 0]
+            hidden.append(self._encode_padded(inputs, index, mask).flatten(0, 1))
+            first = last
+        return torch.cat(hidden).index_select(0, layout.scatter)
+
+    def _encode_padded(self, inputs: Mapping[str, Tensor], index: Tensor, mask: Tensor, **extra) -> Tensor:
+        """Hidden states `(n, length, hidden)` of the tokens that `index` names, real where `mask` says so."""
+        padded = {key: value.squeeze(0)[index] for key, value in inputs.items()}
+        if "input_ids" in padded:
+            padded["input_ids"] = torch.where(mask, padded["input_ids"], self.encoder.config.pad_token_id or 0)
+        return self.encoder(**padded, attention_mask=mask.long(), **extra).last_hidden_state
+
+    def _adapter_pass(self, layout: PackedLayout) -> AdapterPass | None:
         """The adapters of the tasks in a batch; None if none of them has one."""
         names = [self.tasks[segment.task_id].name for segment in layout.segments]
         if not any(name in self.adapters for name in names):
@@ -442,7 +460,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             adapter = self.adapters[name] if name in self.adapters else None  # noqa: SIM401 (a ModuleDict has no get)
             own = layout if len(names) == 1 or adapter is None else layout.part(segment)
             parts.append((adapter, segment.tokens, own))
-        return AdapterPass(tuple(parts), places)
+        return AdapterPass(tuple(parts))
 
     @staticmethod
     def _padded_index(layout: PackedLayout, first: int, last: int) -> tuple[Tensor, Tensor]:
@@ -489,6 +507,11 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         if output.row_losses:
             total = sum(losses.sum() for losses in output.row_losses.values())
             output.loss = total / sum(mask.sum() for mask in output.labelled.values()).clamp(min=1)
+
+
+def _alone_on_cpu(tensor: Tensor) -> bool:
+    """Whether several passes of the encoder cost less than padding, and no other process has to make as many."""
+    return tensor.device.type == "cpu" and not (dist.is_available() and dist.is_initialized())
 
 
 __all__ = ["MtBertForMultiTask", "MtBertOutput", "MtBertPreTrainedModel"]
