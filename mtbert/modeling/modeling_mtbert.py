@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
@@ -28,6 +27,7 @@ from .families import prepare_layers
 from .heads import make_head, row_losses, to_scores
 from .inputs import has_token_types
 from .packing import PackedLayout, Segment, enable_packing, position_offset
+from .padding import encode_padded, padded
 from .prediction import BATCH_TOKENS, Prediction, embed, find_tokenizer, predict
 
 
@@ -416,39 +416,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             output = self.encoder(**inputs, attention_mask=nothing, position_ids=positions, layout=layout, **extra)
             hidden = output.last_hidden_state.squeeze(0)
             return hidden if adapters is None else adapters.on_top(hidden)
-        adapters = self._adapter_pass(layout)
-        if adapters is None and layout.buckets and _alone_on_cpu(layout.starts):
-            return self._encode_buckets(inputs, layout)
-        index, mask = self._padded_index(layout, 0, len(layout.lengths))
-        sequence = torch.repeat_interleave(
-            torch.arange(len(layout.lengths), device=mask.device),
-            layout.cu_seqlens.diff(),
-            output_size=sum(layout.lengths),
-        )
-        places = sequence * mask.shape[1] + layout.position_ids.squeeze(0)
-        extra = {}
-        if adapters is not None:
-            adapters = extra["adapters"] = replace(adapters, tokens=places)
-        hidden = self._encode_padded(inputs, index, mask, **extra).flatten(0, 1).index_select(0, places)
-        return hidden if adapters is None else adapters.on_top(hidden)
-
-    def _encode_buckets(self, inputs: Mapping[str, Tensor], layout: PackedLayout) -> Tensor:
-        """Hidden states `(tokens, hidden)` by one pass for the sequences of each bucket, padded to its longest."""
-        hidden, first = [], 0
-        for bucket in layout.buckets:
-            last = first + bucket.count * bucket.length
-            index = layout.gather[first:last].view(bucket.count, bucket.length)
-            mask = torch.ones_like(index, dtype=torch.bool) if bucket.mask is None else bucket.mask[:, 0, 0]
-            hidden.append(self._encode_padded(inputs, index, mask).flatten(0, 1))
-            first = last
-        return torch.cat(hidden).index_select(0, layout.scatter)
-
-    def _encode_padded(self, inputs: Mapping[str, Tensor], index: Tensor, mask: Tensor, **extra) -> Tensor:
-        """Hidden states `(n, length, hidden)` of the tokens that `index` names, real where `mask` says so."""
-        padded = {key: value.squeeze(0)[index] for key, value in inputs.items()}
-        if "input_ids" in padded:
-            padded["input_ids"] = torch.where(mask, padded["input_ids"], self.encoder.config.pad_token_id or 0)
-        return self.encoder(**padded, attention_mask=mask.long(), **extra).last_hidden_state
+        return encode_padded(self.encoder, inputs, layout, self._adapter_pass(layout))
 
     def _adapter_pass(self, layout: PackedLayout) -> AdapterPass | None:
         """The adapters of the tasks in a batch; None if none of them has one."""
@@ -462,25 +430,12 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             parts.append((adapter, segment.tokens, own))
         return AdapterPass(tuple(parts))
 
-    @staticmethod
-    def _padded_index(layout: PackedLayout, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """For sequences first…last: the token of each padded place, and which places are real; both `(n, length)`."""
-        place = torch.arange(max(layout.lengths[first:last], default=0), device=layout.starts.device)
-        mask = place < layout.cu_seqlens.diff()[first:last, None]
-        return torch.where(mask, layout.starts[first:last, None] + place, 0), mask
-
-    @classmethod
-    def _padded(cls, hidden: Tensor, layout: PackedLayout, first: int, last: int) -> tuple[Tensor, Tensor]:
-        """States `(n, length, hidden)` of sequences first…last, and which places are real."""
-        index, mask = cls._padded_index(layout, first, last)
-        return hidden.index_select(0, index.flatten()).unflatten(0, index.shape), mask
-
     def _pool(self, spec: TaskSpec, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
         first, last = segment.sequences
         if spec.pooling in ("cls", "pooler"):
             tokens = hidden.index_select(0, layout.starts[first:last])
             return tokens if spec.pooling == "cls" else self.encoder.pooler(tokens.unsqueeze(1))
-        states, mask = self._padded(hidden, layout, first, last)
+        states, mask = padded(hidden, layout, first, last)
         real = mask.unsqueeze(-1)
         if spec.pooling == "mean":
             return torch.where(real, states, 0).sum(1) / real.sum(1)
@@ -489,7 +444,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
     def _head(self, spec, pooled: Tensor, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
         head = self.heads[spec.name]
         if spec.head.type == "attention":
-            return to_scores(spec, head(pooled, *self._padded(hidden, layout, *segment.sequences)))
+            return to_scores(spec, head(pooled, *padded(hidden, layout, *segment.sequences)))
         return to_scores(spec, head(pooled))
 
     def _add_losses(self, output: MtBertOutput, segments, labels) -> None:
@@ -507,11 +462,6 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         if output.row_losses:
             total = sum(losses.sum() for losses in output.row_losses.values())
             output.loss = total / sum(mask.sum() for mask in output.labelled.values()).clamp(min=1)
-
-
-def _alone_on_cpu(tensor: Tensor) -> bool:
-    """Whether several passes of the encoder cost less than padding, and no other process has to make as many."""
-    return tensor.device.type == "cpu" and not (dist.is_available() and dist.is_initialized())
 
 
 __all__ = ["MtBertForMultiTask", "MtBertOutput", "MtBertPreTrainedModel"]
