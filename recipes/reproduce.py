@@ -421,8 +421,12 @@ def environment(runs: list[Run], command: list[str]) -> dict[str, Any]:
     """What the table was made with; commits are those of its runs."""
     done = next((run.record for run in runs if run.record), {})
     commits = sorted({commit for run in runs if run.record for commit in run.commits() or ["unknown"]})
-    keys = ("device", "threads", "precision", "versions")
-    return {"command": " ".join(command), "commit": ", ".join(commits), **{key: done.get(key) for key in keys}}
+    sizes: dict[str, dict[str, int]] = {}
+    for run in runs:
+        for split, counts in run.record.get("rows", {}).items():
+            sizes[split] = sizes.get(split, {}) | counts
+    found = {"command": " ".join(command), "commit": ", ".join(commits), "rows": sizes}
+    return found | {key: done.get(key) for key in ("encoder", "device", "threads", "precision", "versions")}
 
 
 def to_markdown(entries: list[dict[str, Any]], about: dict[str, Any]) -> str:

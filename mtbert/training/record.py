@@ -51,8 +51,8 @@ def run_record(trainer: MtBertTrainer, movement: Movement) -> dict[str, Any]:
     Returns:
         `seconds` of training over all stages, `steps`, `examples` (epoch → task → rows that it was given), `losses`
         (task → the first and the last logged mean), `measured` (means over the log of what surgery, regularisers and
-        loss weights did, and how many micro-batches they skipped), `parameters` (rows of `Movement`), and the machine
-        and versions.
+        loss weights did, and how many micro-batches they skipped), `parameters` (rows of `Movement`), `encoder` (its
+        family, layers and width), `rows` (split → task → number of rows), and the machine and versions.
     """
     examples: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     losses: dict[str, list[float]] = {}
@@ -68,7 +68,8 @@ def run_record(trainer: MtBertTrainer, movement: Movement) -> dict[str, Any]:
                 measured[key].append(entry[key])
         if "train_runtime" in entry:
             seconds.append(entry["train_runtime"])
-    args = trainer.args
+    args, encoder = trainer.args, trainer.accelerator.unwrap_model(trainer.model).config.encoder
+    splits = {"train": trainer.train_dataset, "dev": trainer.eval_dataset}
     return {
         "seconds": sum(seconds) if seconds else None,
         "steps": trainer.state.global_step,
@@ -78,6 +79,12 @@ def run_record(trainer: MtBertTrainer, movement: Movement) -> dict[str, Any]:
             key: sum(values) / (1 if key.endswith(_COUNTED) else len(values)) for key, values in measured.items()
         },
         "parameters": movement.rows(),
+        "encoder": {
+            "family": encoder.model_type,
+            "layers": getattr(encoder, "num_hidden_layers", None),
+            "width": encoder.hidden_size,
+        },
+        "rows": {name: {task: len(rows) for task, rows in (split or {}).items()} for name, split in splits.items()},
         "device": torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type,
         "processes": args.world_size,
         "threads": torch.get_num_threads(),

@@ -61,9 +61,14 @@ def test_the_record_has_what_was_measured_and_what_was_given_after_the_last_log(
         state=SimpleNamespace(log_history=log, global_step=7),
         tasks=model.tasks,
         args=SimpleNamespace(device=torch.device("cpu"), world_size=1, seed=3),
-        accelerator=SimpleNamespace(mixed_precision="no"),
+        accelerator=SimpleNamespace(mixed_precision="no", unwrap_model=lambda model: model),
+        model=model,
+        train_dataset={"stars": range(14)},
+        eval_dataset=None,
     )
     found = run_record(trainer, Movement(model))
     assert found["measured"] == {"conflicts": 0.25, "smart_stars": 2e-6, "smart_skipped": 3}
     assert found["examples"] == {1: {"stars": 14}} and found["losses"]["stars"] == [2.0, 1.0]
+    assert found["rows"] == {"train": {"stars": 14}, "dev": {}}
+    assert found["encoder"] == {"family": "bert", "layers": 2, "width": model.config.hidden_size}
     assert found["seconds"] == 3.0 and found["steps"] == 7
