@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .adapters import AdapterPass
-from .packing import PackedLayout
+from .packing import PACKED_FAMILIES, PackedLayout
 
 
 def padded_index(layout: PackedLayout, first: int, last: int) -> tuple[Tensor, Tensor]:
@@ -31,13 +31,13 @@ def encode_padded(
 ) -> Tensor:
     """Packed inputs → an encoder's last hidden states `(tokens, hidden)`, with padding.
 
-    On a CPU the sequences of each of the layout's buckets are a pass of their own, padded to the longest of them: there
-    padding costs as much as text. A single pass where adapters know the whole batch's layout, or where other processes
-    may have to make as many passes as this one.
+    Families that cannot be packed get a pass for each of the layout's buckets, padded to the longest sequence in it,
+    where one process computes on a CPU: there padding costs as much as text, and no other process has to make as many
+    passes. All others, which were asked not to be packed, get a single pass.
     """
     alone = layout.starts.device.type == "cpu" and not (dist.is_available() and dist.is_initialized())
-    if adapters is None and alone and layout.buckets:
-        return _in_buckets(encoder, inputs, layout)
+    if encoder.config.model_type not in PACKED_FAMILIES and alone and layout.buckets:
+        return _in_buckets(encoder, inputs, layout)  # adapters are for families that can be packed
     index, mask = padded_index(layout, 0, len(layout.lengths))
     sequence = torch.repeat_interleave(
         torch.arange(len(layout.lengths), device=mask.device),

@@ -126,6 +126,32 @@ def test_hidden_states_are_those_of_each_sequence_alone(family):
     assert_near(hidden, one_by_one(model, family, batch), "hidden states")
 
 
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+@pytest.mark.parametrize("family", PADDED_FAMILIES)
+def test_padding_within_a_few_lengths_gives_what_one_pass_gives(family, lengths, monkeypatch):
+    batch, found, passes = make_batch(lengths), [], []
+    for several_processes in (False, True):  # where others may have to make as many passes, there is one
+        monkeypatch.setattr("torch.distributed.is_initialized", lambda several=several_processes: several)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = make_model(family, packed=True)
+        shapes = []
+        model.encoder.embeddings.register_forward_hook(lambda *args, to=shapes: to.append(args[-1].shape[:2]))
+        output = model(**batch)
+        sum(losses.sum() for losses in output.row_losses.values()).backward()
+        found.append((output.task_logits, {name: p.grad for name, p in model.named_parameters()}))
+        passes.append(shapes)
+    every = [length for own in lengths for length in own]
+    assert passes[1] == [(len(every), max(every))]
+    assert sum(rows for rows, _ in passes[0]) == len(every)
+    if len(set(every)) > 1:
+        assert sum(rows * length for rows, length in passes[0]) < len(every) * max(every)
+    for one, other in zip(*found, strict=True):
+        assert one.keys() == other.keys()
+        for name in one:
+            assert_near(one[name], other[name], name)
+
+
 @torch.no_grad()
 def test_a_layout_gives_what_padded_inputs_give():
     batch, model = make_batch(LENGTHS["all lengths"]), make_model("bert", packed=True)

@@ -381,13 +381,11 @@ class TestTraining:
         specs = [TaskSpec.from_dict({**task.to_dict(), "dropout": 0.0}) for task in tasks]
         plain, checkpointed = (make_model(specs, packed=packed, **self.no_dropout).train() for _ in range(2))
         checkpointed.gradient_checkpointing_enable()
-        runs = {"plain": 0, "checkpointed": 0}
-        for name, model in (("plain", plain), ("checkpointed", checkpointed)):
-            model.encoder.encoder.layer[0].attention.register_forward_hook(
-                lambda *_, name=name: runs.update({name: runs[name] + 1})
-            )
+        runs = []
+        layer = checkpointed.encoder.encoder.layer[0]
+        layer.attention.register_forward_hook(lambda *_: runs.append(1))
         expected, found = self.gradients(plain, batch), self.gradients(checkpointed, batch)
-        assert runs["checkpointed"] == 2 * runs["plain"]  # once forward, once again for the gradient
+        assert len(runs) == 2  # once forward, once again for the gradient
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, msg=name)
@@ -400,20 +398,6 @@ class TestTraining:
         assert found.keys() == expected.keys()
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-3, msg=name)
-
-    def test_padding_is_that_of_a_few_lengths_where_nothing_else_waits(self, make_model, batch, monkeypatch):
-        model, shapes = make_model(packed=False).eval(), []
-        model.encoder.embeddings.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape[:2]))
-        few = model(**batch, task_ids=[0, 0, 2, 3, 3]).task_logits
-        lengths = batch["attention_mask"].sum(-1).tolist()
-        assert sum(rows for rows, _ in shapes) == len(lengths) and len(shapes) > 1
-        assert sum(rows * length for rows, length in shapes) < len(lengths) * max(lengths)
-        shapes.clear()
-        monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-        one = model(**batch, task_ids=[0, 0, 2, 3, 3]).task_logits
-        assert shapes == [(len(lengths), max(lengths))]
-        for name, logits in one.items():
-            torch.testing.assert_close(few[name], logits)
 
     def test_compiled_model_gives_the_same_gradients(self, make_model, tasks, batch):
         specs = [TaskSpec.from_dict({**task.to_dict(), "dropout": 0.0}) for task in tasks]
