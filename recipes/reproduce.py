@@ -210,6 +210,9 @@ def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]
         "training.report_to": "none",
     }
     settings |= {f"tasks.{name}.examples_per_epoch": "null" for name in recipe.tasks}
+    rates = {name: task.learning_rate for name, task in recipe.tasks.items() if task.learning_rate is not None}
+    for name, rate in rates.items():  # the highest is the budget's, the others keep their ratios to it
+        settings[f"tasks.{name}.learning_rate"] = learning_rate * rate / max(rates.values())
     shares = range(1, len(recipe.stages) + 1)  # two stages: a third of the steps, and two thirds
     for number, stage in enumerate(recipe.stages):
         steps = settings["schedule.steps_per_epoch"] * shares[number] / sum(shares)

@@ -178,6 +178,14 @@ def test_the_small_budget_gives_every_schedule_as_many_examples(reproduce, write
     assert recipe.training["eval_strategy"] == "no" and not recipe.training["load_best_model_at_end"]
 
 
+def test_rates_of_tasks_keep_their_ratios_below_the_budgets_rate(reproduce, write_recipe):
+    tasks = {name: {**RECIPE["tasks"][name], "learning_rate": rate} for name, rate in (("sst", 1e-6), ("sts", 4e-6))}
+    path = Path(write_recipe("a", tasks=tasks, optimizer={"per_task": "rates"}, schedule={"name": "round_robin"}))
+    recipe = reproduce.load(path, ["--data_dir", "x", *reproduce.small_budget(path, ["--data_dir", "x"], 2e-4)])
+    rates = {name: task.learning_rate for name, task in recipe.tasks.items()}
+    assert rates == {"sst": pytest.approx(5e-5), "sts": pytest.approx(2e-4)}
+
+
 def test_the_budget_is_that_of_the_recipe_with_the_command_line_s_keys(reproduce, arguments, write_recipe):
     command = arguments(write_recipe("mine"), "--seeds", "4", "--schedule.name", "simultaneous")
     args = reproduce.parse(command)
