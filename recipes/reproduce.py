@@ -191,9 +191,7 @@ class Run:
 def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]:
     """What the small budget sets in a row's recipe: as many rows in all as EPOCHS × STEPS steps of BATCH rows."""
     recipe = load(path, more)
-    per_step = BATCH
-    if recipe.schedule.name == "simultaneous":
-        per_step = sum(task.batch_size or BATCH for task in recipe.tasks.values())
+    per_step = BATCH * (len(recipe.tasks) if recipe.schedule.name == "simultaneous" else 1)
     settings = {
         "schedule.steps_per_epoch": max(1, round(STEPS * BATCH / per_step)),
         "training.num_train_epochs": EPOCHS,
@@ -209,7 +207,7 @@ def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]
         "training.early_stopping_patience": "null",
         "training.report_to": "none",
     }
-    settings |= {f"tasks.{name}.examples_per_epoch": "null" for name in recipe.tasks}
+    settings |= {f"tasks.{task}.{key}": "null" for task in recipe.tasks for key in ("examples_per_epoch", "batch_size")}
     rates = {name: task.learning_rate for name, task in recipe.tasks.items() if task.learning_rate is not None}
     for name, rate in rates.items():  # the highest is the budget's, the others keep their ratios to it
         settings[f"tasks.{name}.learning_rate"] = learning_rate * rate / max(rates.values())

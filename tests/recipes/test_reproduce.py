@@ -158,7 +158,8 @@ def test_all_recipes_are_checked_before_the_first_run(reproduce, arguments, writ
 
 
 @pytest.mark.parametrize(
-    ("schedule", "batch_size", "steps"), [("annealed", None, 30), ("simultaneous", None, 15), ("simultaneous", 16, 30)]
+    ("schedule", "batch_size", "steps"),
+    [("annealed", None, 30), ("round_robin", 150, 30), ("simultaneous", None, 15), ("simultaneous", 16, 15)],
 )
 def test_the_small_budget_gives_every_schedule_as_many_examples(reproduce, write_recipe, schedule, batch_size, steps):
     task = {"batch_size": batch_size, "examples_per_epoch": 7}
@@ -171,8 +172,8 @@ def test_the_small_budget_gives_every_schedule_as_many_examples(reproduce, write
     budget = reproduce.small_budget(path, [], 2e-4)
     recipe = load_recipe(path, [*budget, "--training.output_dir", "out"])
     assert recipe.schedule.steps_per_epoch == steps
-    rows = sum(each.batch_size or 32 for each in recipe.tasks.values()) if schedule == "simultaneous" else 32
-    assert steps * rows == 30 * 32
+    assert all(each.batch_size is None for each in recipe.tasks.values())
+    assert steps * 32 * (len(recipe.tasks) if schedule == "simultaneous" else 1) == 30 * 32
     assert recipe.training["num_train_epochs"] == 10 and recipe.training["learning_rate"] == 2e-4
     assert all(each.examples_per_epoch is None for each in recipe.tasks.values())
     assert recipe.training["eval_strategy"] == "no" and not recipe.training["load_best_model_at_end"]
