@@ -267,7 +267,7 @@ def load(path: Path, overrides: list[str]) -> Recipe:
 def shared_pretraining(recipe: Recipe, args: argparse.Namespace) -> Path:
     """The folder of the pre-training that all rows share which have the same texts and settings for it."""
     texts = [recipe.encoder, str(recipe.data_dir), {name: asdict(task.data) for name, task in recipe.tasks.items()}]
-    settings = {key: value for key, value in recipe.pretraining.items() if key not in ("use_epoch", "keep_epochs")}
+    settings = {key: value for key, value in recipe.pretraining.items() if key != "use_epoch"}
     return args.output / "pretraining" / hashed(texts, settings, args.mixed_precision)
 
 
