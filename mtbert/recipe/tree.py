@@ -125,6 +125,8 @@ def fits(hint: Any, value: Any) -> tuple[bool, Any]:
 def _fits_one(hint: Any, value: Any) -> tuple[bool, Any]:
     origin = get_origin(hint) or hint
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is Any:
+        return True, value
     if hint is float:
         return number and math.isfinite(value), value
     if hint is int:

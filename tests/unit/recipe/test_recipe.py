@@ -440,8 +440,9 @@ REFUSED_VALUES = {
 
 @pytest.mark.parametrize("key", sorted(REFUSED_TRAINING))
 def test_refused_training_arguments(write, key):
-    if key == "parallelism_config":  # no YAML value has its type
-        assert "training.parallelism_config is {}, but must be" in only_problem("good.yaml", f"--training.{key}={{}}")
+    if key == "parallelism_config":  # no YAML value has its type, where the library gives it one
+        line = only_problem("good.yaml", f"--training.{key}={{a: 1}}")
+        assert "training.parallelism_config is {'a': 1}, but must be" in line or line.endswith(REFUSED_TRAINING[key])
         return
     line = only_problem("good.yaml", f"--training.{key}={REFUSED_VALUES.get(key, 'true')}")
     assert line.startswith(f"command line: training.{key} is ") and line.endswith(REFUSED_TRAINING[key])
@@ -538,6 +539,9 @@ SETTINGS = {  # the conflict of a row → overrides that make it
 
 @pytest.mark.parametrize("rule", COMBINATIONS, ids=lambda rule: f"{rule.when} + {rule.conflict}")
 def test_every_combination_is_refused_with_its_reason(write, rule):
+    section, _, name = rule.conflict.partition(":")[0].partition(".")
+    if section == "training" and name not in known_fields(training_arguments_class()):
+        pytest.skip(f"this version of transformers has no {name}")
     told = ["".join(problems("good.yaml", *overrides)) for overrides in SETTINGS[rule.conflict]]
     key = rule.conflict.partition(":")[0].replace("*", "sts")
     expected = f"which does not go with {rule.when}: {rule.reason}"
