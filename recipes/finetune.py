@@ -14,8 +14,10 @@ from mtbert import MtBertForMultiTask, MtBertTrainer
 from mtbert.data.encoding import encode_splits
 from mtbert.data.loading import load_task
 from mtbert.recipe import Recipe, RecipeError
+from mtbert.training.checkpoints import CheckpointError
 from mtbert.training.distillation import add_targets
 from mtbert.training.machine import share_cores
+from mtbert.training.numerics import NotFinite
 from mtbert.training.peft import wrap
 from mtbert.training.pretraining import pretrain
 from mtbert.training.record import Movement, run_record
@@ -101,5 +103,5 @@ def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, 
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except RecipeError as error:
+    except (RecipeError, CheckpointError, NotFinite) as error:
         sys.exit(str(error))

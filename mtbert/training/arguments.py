@@ -9,6 +9,8 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from .numerics import SKIP, STOP
+
 
 @dataclass(frozen=True)
 class TaskTraining:
@@ -76,6 +78,9 @@ class MtBertTrainingArguments(TrainingArguments):
         early_stopping_threshold: the least difference that counts as better.
         cpu_threads: threads of each process where it computes on the CPU; None: what PyTorch is set to, and in
             `recipes/` the machine's cores shared out among its processes.
+        on_nonfinite: what to do at a step whose loss or gradient is nan or infinite: `stop` with an error that names
+            the task and its rows, or `skip` its update and count it. Either way a run stops after 20 such steps on
+            end. `skip` waits for the device at every step.
     """
 
     report_to: None | str | list[str] = field(
@@ -102,11 +107,18 @@ class MtBertTrainingArguments(TrainingArguments):
         },
     )
 
+    on_nonfinite: str = field(
+        default=STOP,
+        metadata={"help": "At a loss or gradient that is nan or infinite: stop, or skip the update and count it."},
+    )
+
     def __post_init__(self):
         super().__post_init__()
         self.remove_unused_columns = False  # the model takes what the collator makes, not columns of a data set
         if self.early_stopping_patience is not None and self.metric_for_best_model is None:
             raise ValueError("early_stopping_patience needs metric_for_best_model, such as eval_overall")
+        if self.on_nonfinite not in (STOP, SKIP):
+            raise ValueError(f"on_nonfinite is {self.on_nonfinite!r}, but must be {STOP} or {SKIP}")
 
 
 @dataclass

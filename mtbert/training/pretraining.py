@@ -19,7 +19,6 @@ from transformers import (
     AutoModelForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     TrainerState,
     set_seed,
@@ -34,10 +33,11 @@ from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.cpu import use_faster_layers
 from ..modeling.heads import IGNORED
 from .arguments import PretrainingArguments
+from .checkpoints import last_complete
+from .interruption import ResumableTrainer
 from .loading import identity, step_loader
 from .machine import keep_freed_memory
 from .reporting import print_lines
-from .runs import last_checkpoint
 
 SETTINGS = "pretraining.json"
 # The arguments that the weights depend on, besides the batch size; two runs that agree in them are one.
@@ -106,7 +106,7 @@ def only_chosen(model: PreTrainedModel, chosen: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-class PretrainingTrainer(Trainer):
+class PretrainingTrainer(ResumableTrainer):
     """transformers' Trainer on masked texts: every text once an epoch, in steps that are those of `MtBertTrainer`.
 
     The loss is the mean cross-entropy over the chosen tokens of a whole step, whatever micro-batches and processes.
@@ -233,7 +233,7 @@ def pretrain(
     kept = os.path.join(args.output_dir, f"epoch-{until}")
     if os.path.isdir(kept):
         return kept
-    checkpoint = last_checkpoint(Path(args.output_dir))
+    checkpoint = last_complete(args.output_dir)
     if checkpoint and TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")).epoch >= until:
         raise ValueError(
             f"pretraining.output_dir {args.output_dir}: the run in it has passed epoch {until} without keeping its "

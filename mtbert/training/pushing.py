@@ -24,6 +24,7 @@ from ..card import model_card
 from ..evaluation.energy import read_energy
 from ..modeling.sharing import finish_repository, upload
 from .arguments import MtBertTrainingArguments
+from .checkpoints import seal
 
 if TYPE_CHECKING:
     from .trainer import MtBertTrainer
@@ -84,6 +85,7 @@ def push_checkpoint(trainer: MtBertTrainer, checkpoint: str) -> PushInProgress:
         folder = collect(checkpoint)
         for name in NOT_RESUMED:
             Path(folder.name, name).unlink(missing_ok=True)
+        seal(folder.name)
         last = args.hub_strategy == HubStrategy.CHECKPOINT
         path = "last-checkpoint" if last else Path(checkpoint).name
         message += ", checkpoint"

@@ -18,8 +18,17 @@ if TYPE_CHECKING:
     from .trainer import MtBertTrainer
 
 SAMPLED = 64  # every so many numbers of a weight are remembered
-_MEASURED = ("conflicts", "cos_", "gradient_norm_", "smart_", "proximal_", "log_variance_")  # of the log
-_COUNTED = "_skipped"  # what ends so is a number of micro-batches
+_MEASURED = (
+    "conflicts",
+    "cos_",
+    "gradient_norm_",
+    "smart_",
+    "proximal_",
+    "log_variance_",
+    "nonfinite_",
+    "overflow_",
+)  # of the log
+_COUNTED = "_skipped"  # what ends so is a number of steps or micro-batches
 
 
 class Movement:
@@ -51,7 +60,7 @@ def run_record(trainer: MtBertTrainer, movement: Movement) -> dict[str, Any]:
     Returns:
         `seconds` of training over all stages, `steps`, `examples` (epoch → task → rows that it was given), `losses`
         (task → the first and the last logged mean), `measured` (means over the log of what surgery, regularisers and
-        loss weights did, and how many micro-batches they skipped), `parameters` (rows of `Movement`), `encoder` (its
+        loss weights did, and how many steps were left out), `parameters` (rows of `Movement`), `encoder` (its
         family, layers and width), `rows` (split → task → number of rows), and the machine and versions.
     """
     examples: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))

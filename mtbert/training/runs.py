@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 from transformers import TrainerState
 
 from .arguments import MtBertTrainingArguments
+from .checkpoints import CheckpointError, damage, last_complete
 
 PRETRAINING = "pretraining"  # the folder of a run's further pre-training, which has a history of its own
 
@@ -20,21 +20,22 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
     """The checkpoint that a run goes on from; None for a new one.
 
     `resume_from_checkpoint: true` (or `latest`) means the last complete one in the output folder, a path means that
-    one. A checkpoint that was being written when the run ended is passed over with a warning.
+    one. A checkpoint that was being written when the run ended, or is damaged, is passed over with a warning.
 
     Raises:
         ValueError: if there is no such checkpoint, or the output folder of a new run has files in it.
+        CheckpointError: if the one that is named is damaged.
     """
     folder, wanted = Path(args.output_dir), args.resume_from_checkpoint
     if resumes_last(args):
-        if checkpoint := last_checkpoint(folder):
+        if checkpoint := last_complete(folder):
             return checkpoint
         raise ValueError(f"resume_from_checkpoint: no complete checkpoint in {folder}; drop the key to start anew")
     if wanted:
         if not os.path.isdir(wanted):
             raise ValueError(f"resume_from_checkpoint: there is no folder {wanted}")
-        if lacking := _lacking(Path(wanted)):
-            raise ValueError(f"resume_from_checkpoint: {wanted} is not complete ({lacking}); take an earlier one")
+        if found := damage(wanted):
+            raise CheckpointError(f"resume_from_checkpoint: {wanted} is not complete ({found}); take an earlier one")
         return str(wanted)
     if folder.is_dir() and any(each.name != PRETRAINING for each in folder.iterdir()):
         raise ValueError(
@@ -47,27 +48,6 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
 def resumes_last(args: MtBertTrainingArguments) -> bool:
     """Whether a run goes on from the last checkpoint there is, rather than from a named one or from none."""
     return args.resume_from_checkpoint in (True, "true", "True", "latest")
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The last complete checkpoint in a folder; None if there is none. Those that are torn are warned of."""
-    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for checkpoint in reversed(checkpoints):
-        if not (lacking := _lacking(checkpoint)):
-            return str(checkpoint)
-        warnings.warn(f"{checkpoint} is not complete ({lacking}); going on from the one before it", stacklevel=3)
-    return None
-
-
-def _lacking(checkpoint: Path) -> str:
-    """What a resume would miss in a checkpoint; its state is written last, so a torn one lacks that."""
-    patterns = ("*model*.safetensors", "optimizer*", "scheduler.pt", "rng_state*.pth")
-    missing = [pattern for pattern in patterns if not any(checkpoint.glob(pattern))]
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        missing.append("trainer_state.json")
-    return f"without {', '.join(missing)}" if missing else ""
 
 
 def start_scores(state: TrainerState) -> dict[str, float]:

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import Trainer, TrainerState
 
 from .arguments import MtBertTrainingArguments
-from .runs import choose_checkpoint, last_checkpoint, resumes_last
+from .checkpoints import last_complete
+from .runs import choose_checkpoint, resumes_last
 
 WEIGHTS, STATE = "weights.safetensors", "trainer_state.json"
 
@@ -74,7 +75,7 @@ class Stages:
             return
         while self.finished < count - 1 and (self.folder / Stage(self.finished + 1).folder / STATE).is_file():
             self.finished += 1
-        self.checkpoint = last_checkpoint(self.folder / Stage(self.finished + 1).folder)
+        self.checkpoint = last_complete(self.folder / Stage(self.finished + 1).folder)
         if not self.finished and self.checkpoint is None:
             raise ValueError(
                 f"resume_from_checkpoint: no complete checkpoint in {self.folder / Stage(1).folder}; drop the key to "

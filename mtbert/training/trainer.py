@@ -16,7 +16,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase
 from transformers.trainer_utils import HubStrategy, PredictionOutput, speed_metrics
 
 from ..data.balancing import BalancedRows
@@ -30,9 +30,11 @@ from ..modeling.sharing import explained
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .averaging import Averaging, WeightAverage, refuse_averaged
 from .distillation import COLUMN, Distillation
+from .interruption import ResumableTrainer
 from .loading import identity, step_loader
 from .losses import UNCERTAINTY, LossSettings, UncertaintyWeighting, check_losses, class_weights
 from .machine import keep_freed_memory
+from .numerics import FiniteSteps, guarded
 from .optimizers import SEPARATE, OptimizerSettings, PerTaskOptimizer, moment_bytes, parameter_groups, task_rates
 from .proximal import Proximal
 from .pushing import card_of, push_checkpoint, push_run, report_failures
@@ -46,7 +48,7 @@ from .surgery import GradientSurgery, Surgery, parts_by_task
 Splits = Mapping[str, Dataset]
 
 
-class MtBertTrainer(Trainer):
+class MtBertTrainer(ResumableTrainer):
     """Trains one model on several tasks.
 
     Args:
@@ -159,6 +161,7 @@ class MtBertTrainer(Trainer):
         self.losses = StepLosses(
             model, self.task_training, own_means, regularisers, distillation, uncertainty, args.device
         )
+        self.finite = FiniteSteps(args.on_nonfinite, list(self.task_ids), late=args.device.type == "cuda")
         self._balanced: dict[int, BalancedRows] = {}
         for task in self.tasks if train_dataset is not None else ():
             self._read_labels(task, self.task_training[task.name])
@@ -291,7 +294,8 @@ class MtBertTrainer(Trainer):
         loss = sum(losses.values())
         if self.model.training:
             self.losses.note(inputs, outputs)
-            loss = loss * self.args.world_size  # the gradients are averaged over processes, the sum is meant
+            self.finite.note(inputs["rows"], outputs.row_losses, loss)
+            loss = guarded(loss) * self.args.world_size  # gradients are averaged over processes, the sum is meant
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model, inputs, num_items_in_batch=None):
@@ -313,11 +317,18 @@ class MtBertTrainer(Trainer):
             uncertainty.average_gradients(self.accelerator.reduce)
         return loss
 
+    def _get_grad_norm(self, model, grad_norm=None):
+        """The norm of a step's gradient; a step that it forbids has no gradient afterwards, and changes nothing."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if self.finite.check(norm, self.accelerator, self.train_dataset, self.state.global_step + 1):
+            self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what each task's rows have cost since the last log: `loss_<task>` (a mean) and `examples_<task>`.
 
         `loss_<task>` is without class weights, teachers and regularisers; the latter are `smart_<task>`,
-        `smart_skipped` and `proximal_<task>`.
+        `smart_skipped` and `proximal_<task>`. Steps without an update are `nonfinite_skipped` and `overflow_skipped`.
         `learning_rate` is that of the first parameter group, the encoder's last layer unless it is frozen; where tasks
         have rates of their own, `learning_rate_<task>` is that group's in a step of the task.
         """
@@ -327,6 +338,7 @@ class MtBertTrainer(Trainer):
                 rates = self._per_task.learning_rates(logs["learning_rate"])
                 logs.update({f"learning_rate_{name}": rate for name, rate in rates.items()})
             self.losses.forget()
+            logs |= self.finite.logs()
             if self.surgery is not None:
                 logs |= self.surgery.logs()
         if self.stage is None:
@@ -350,13 +362,21 @@ class MtBertTrainer(Trainer):
                 size = moment_bytes(self.model.named_parameters(), list(self.task_training), SEPARATE)
                 print_lines([f"AdamW's moments, a state for each of {len(self.tasks)} tasks: {size / 2**20:,.1f} MiB"])
         self.losses.forget()
+        self.finite.begin()
         if self.surgery is not None:
             self.surgery.forget()
         if self.losses.regularisers.teacher is not None:
             self.losses.regularisers.teacher.start()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self.finite.flush(self.accelerator, self.train_dataset)
+        return result
 
     # ---- evaluation ----
+
+    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
+        if self.control.should_evaluate or self.control.should_save:
+            self.finite.flush(self.accelerator, self.train_dataset)
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def evaluate(self, eval_dataset: Splits | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
         """Score every task and the averages over tasks, logged together.
@@ -495,7 +515,7 @@ class MtBertTrainer(Trainer):
         if os.path.exists(pickled):
             os.remove(pickled)
         with open(os.path.join(folder, "training_args.json"), "w", encoding="utf-8") as file:
-            json.dump(self.args.to_dict(), file, indent=2, default=str)
+            json.dump(self.args.to_dict() | self.held, file, indent=2, default=str)
 
     # ---- pushing to a hub ----
 

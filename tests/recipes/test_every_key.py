@@ -169,6 +169,7 @@ ELSEWHERE = {
     "pretraining.keep_epochs": "tests/invariants/test_pretraining.py: which encoders are kept",
     "pretraining.cpu_threads": "refused; training.cpu_threads holds",
     "training.cpu_threads": "tests/unit/training/test_machine.py: the same numbers, faster",
+    "training.on_nonfinite": "tests/invariants/test_numerics.py: whether a run ends at a broken row",
     "model.packed": "tests/invariants/test_packed.py: the same numbers, faster",
 }
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mtbert import MtBertTrainingArguments
+from mtbert.training.checkpoints import seal
 from mtbert.training.runs import choose_checkpoint, save_run
 
 
@@ -15,6 +16,7 @@ def checkpoint(folder, step, *lacking):
     for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
         if name not in lacking:
             (path / name).write_text("{}")
+    seal(path)
     return str(path)
 
 

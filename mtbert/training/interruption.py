@@ -1,0 +1,127 @@
+"""A Trainer whose runs may be stopped at any time: by a signal, by a killed process, or by a full disk."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import SaveStrategy
+
+from .checkpoints import CheckpointError, damage, last_complete, remove_older, seal, start, writing
+
+
+class StopOnSignal(TrainerCallback):
+    """Ends a run after the step in which a process of it was told to end, with a checkpoint, on all processes alike.
+
+    Attributes:
+        received: the signal, or None.
+        stopped: whether the run was ended.
+    """
+
+    def __init__(self):
+        self.received: int | None = None
+        self.stopped = False
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Within, SIGTERM is noted instead of ending the process; outside the main thread it cannot be."""
+        self.received, self.stopped = None, False
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self._note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = number
+
+    def on_step_end(self, args, state, control, **kwargs):
+        told = self.received is not None
+        if args.world_size > 1:  # the processes may be told in different steps
+            flag = torch.tensor(float(told), device=args.device)
+            torch.distributed.all_reduce(flag)
+            told = bool(flag)
+        if told:
+            self.stopped = control.should_save = control.should_training_stop = True
+
+
+class ResumableTrainer(Trainer):
+    """transformers' Trainer, whose checkpoints are sealed (`checkpoints.seal`), and which leaves one on SIGTERM."""
+
+    held: Mapping[str, Any] = {}  # arguments that have another value while a checkpoint is written
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.on_signal = StopOnSignal()
+        if self.args.save_strategy != SaveStrategy.NO:
+            self.add_callback(self.on_signal)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """Train; see `transformers.Trainer.train`.
+
+        Args:
+            resume_from_checkpoint: a folder, or true: the last complete checkpoint of this run's folder.
+
+        Raises:
+            CheckpointError: if the checkpoint to go on from is damaged, or there is none.
+            SystemExit: after SIGTERM and the checkpoint that it asks for; a shell has 143 for it.
+        """
+        if resume_from_checkpoint is True:
+            folder = self._get_output_dir(None)
+            resume_from_checkpoint = last_complete(folder)
+            if resume_from_checkpoint is None:
+                raise CheckpointError(f"resume_from_checkpoint: no complete checkpoint in {folder}")
+        elif resume_from_checkpoint and (found := damage(resume_from_checkpoint)):
+            raise CheckpointError(f"resume_from_checkpoint: {resume_from_checkpoint} is not complete ({found})")
+        if self.args.save_strategy == SaveStrategy.NO:  # a checkpoint is not wanted: the signal ends the process
+            return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        with self.on_signal.watching():
+            result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        if self.on_signal.stopped:
+            if self.is_world_process_zero():
+                print(
+                    f"told to end: stopped after step {self.state.global_step:,}, whose checkpoint is in "
+                    f"{self._get_output_dir(None)}; go on with --training.resume_from_checkpoint true",
+                    flush=True,
+                )
+            raise SystemExit(128 + signal.SIGTERM)
+        return result
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Write a checkpoint whole, seal it, and only then push it and remove older ones."""
+        args, folder = self.args, self._get_output_dir(trial)
+        checkpoint = os.path.join(folder, f"checkpoint-{self.state.global_step}")
+        with writing(checkpoint, args.should_save):
+            if args.should_save:
+                start(checkpoint)
+            self.accelerator.wait_for_everyone()
+            with self._holding(save_total_limit=None, push_to_hub=False):
+                super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if args.should_save:
+                seal(checkpoint)
+        if args.push_to_hub:
+            self._push_from_checkpoint(checkpoint)
+        if args.should_save:
+            remove_older(folder, args.save_total_limit, (checkpoint, self.state.best_model_checkpoint))
+
+    @contextmanager
+    def _holding(self, **values: Any) -> Iterator[None]:
+        self.held = {name: getattr(self.args, name) for name in values}
+        try:
+            for name, value in values.items():
+                setattr(self.args, name, value)
+            yield
+        finally:
+            for name, value in self.held.items():
+                setattr(self.args, name, value)
+            self.held = {}
