@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
+    RevisionNotFoundError,
 )
 from transformers import PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import get_relative_import_files
@@ -44,6 +45,13 @@ REMOTE_CODE = {
 }
 _NO_ANSWER = HfHubHTTPError.__bases__[0]  # the HTTP library's error, of whichever library huggingface_hub uses
 _LOG_IN = "log in with `hf auth login`, set HF_TOKEN, or give token="
+_AGAIN = "nothing was committed that the hub did not confirm; push again"
+_REMEDIES = {
+    409: "something else was pushed meanwhile; push again",
+    412: "something else was pushed meanwhile; push again",
+    413: "save smaller files (max_shard_size=)",
+    429: "wait some minutes, then push again",
+}
 
 
 class PushError(OSError):
@@ -67,24 +75,33 @@ def explained(repo_id: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         raise PushError(f"{where}: {_refusal(error)}") from error
     except _NO_ANSWER as error:
-        remedy = "nothing was committed that the hub did not confirm; push again"
-        raise PushError(f"{where}: the hub gave no answer ({error}); {remedy}") from error
+        raise PushError(f"{where}: the hub gave no answer ({error}); {_AGAIN}") from error
+    except RuntimeError as error:  # the upload of one large file; what broke it off is the cause
+        cause = error.__cause__
+        why = _refusal(cause) if isinstance(cause, HfHubHTTPError) else f"{cause or 'no reason given'}; {_AGAIN}"
+        raise PushError(f"{where}: {error} {why}") from error
     except ValueError as error:
-        if "metadata" not in str(error):
-            raise
-        raise PushError(f"{where}: the hub refuses the model card: {error}") from error
+        if "metadata" in str(error):
+            raise PushError(f"{where}: the hub refuses the model card: {error}") from error
+        if "LFS" in str(error):
+            raise PushError(f"{where}: the hub takes no large files: {error}") from error
+        raise
 
 
 def _refusal(error: HfHubHTTPError) -> str:
+    """What a hub's answer with an error means, and what to do."""
     status = error.response.status_code
     said = error.server_message or str(error).splitlines()[0]
     if status == 401:
         return f"the token was refused or is missing; {_LOG_IN}"
     if isinstance(error, RepositoryNotFoundError):
         return f"no such repository, or the token may not see it; {_LOG_IN}"
+    if isinstance(error, RevisionNotFoundError):
+        return "no such revision; give a branch, or the reference of an open pull request"
     if status == 403:
         return f"the token may not write there ({said}); use a token with write access, or another name"
-    return f"the hub answered {status} ({said})"
+    remedy = _REMEDIES.get(status, "the fault is the hub's; push again later" if status >= 500 else "see what it says")
+    return f"the hub answered {status} ({said}); {remedy}"
 
 
 def add_code(folder: str | os.PathLike) -> None:

@@ -138,7 +138,8 @@ class Hub:
         repos: `user/name` → Repo.
         blobs: sha256 → content of large files.
         requests: (method, path) of all requests so far.
-        gone_at: a part of a path; the request that has it, and all later ones, get no answer.
+        gone_at: a part of `METHOD /path`; the request that has it, and all later ones, get no answer.
+        answers: a part of `METHOD /path` → the status that requests which have it are refused with.
     """
 
     def __init__(self, tokens: dict[str, str]):
@@ -148,6 +149,7 @@ class Hub:
         self.requests: list[tuple[str, str]] = []
         self.gone_at: str | None = None
         self.gone = False
+        self.answers: dict[str, int] = {}
         self._servers = [ThreadingHTTPServer(("127.0.0.1", 0), self._handler(kind)) for kind in (_Api, _Storage)]
         self.endpoint, self.storage = (f"http://127.0.0.1:{server.server_address[1]}" for server in self._servers)
 
@@ -191,12 +193,16 @@ class _Handler(BaseHTTPRequestHandler):
     def serve(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.hub.requests.append((self.command, self.path))
-        if self.hub.gone_at is not None and self.hub.gone_at in self.path:
+        request = f"{self.command} {self.path}"
+        if self.hub.gone_at is not None and self.hub.gone_at in request:
             self.hub.gone = True
         if self.hub.gone:
             self.close_connection = True
             self.connection.close()
             return
+        for part, status in self.hub.answers.items():
+            if part in request:
+                return self.fail(status, "", f"{status} as asked for")
         self.route()
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = serve
