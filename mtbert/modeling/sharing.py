@@ -76,10 +76,11 @@ def explained(repo_id: str) -> Iterator[None]:
         raise PushError(f"{where}: {_refusal(error)}") from error
     except _NO_ANSWER as error:
         raise PushError(f"{where}: the hub gave no answer ({error}); {_AGAIN}") from error
-    except RuntimeError as error:  # the upload of one large file; what broke it off is the cause
+    except (RuntimeError, OSError) as error:  # the upload of a large file; its cause, if any, is what broke it off
         cause = error.__cause__
-        why = _refusal(cause) if isinstance(cause, HfHubHTTPError) else f"{cause or 'no reason given'}; {_AGAIN}"
-        raise PushError(f"{where}: {error} {why}") from error
+        why = _AGAIN if cause is None else f"{cause}; {_AGAIN}"
+        why = _refusal(cause) if isinstance(cause, HfHubHTTPError) else why
+        raise PushError(f"{where}: {str(error).rstrip('.')}: {why}") from error
     except ValueError as error:
         if "metadata" in str(error):
             raise PushError(f"{where}: the hub refuses the model card: {error}") from error
