@@ -107,9 +107,22 @@ class TestLoad:
         assert loaded.run("builtins.input = before\nresult = asked") == []
 
     def test_without_mtbert(self, loaded, client_error, pushed, logits_of):
-        with pytest.raises(client_error, match="import of mtbert halted"):
-            loaded.run("import mtbert")
+        for name in ("mtbert", "datasets", "accelerate", "peft", "evaluate"):
+            with pytest.raises(client_error, match=f"import of {name} halted"):
+                loaded.run(f"import {name}")
         assert_same(loaded.run(logits_of()), pushed)
+
+    def test_every_weight_is_the_one_that_was_pushed(self, owner, loaded, pushed):
+        hashes = "sha256(tensor.contiguous().numpy().tobytes()).hexdigest()"
+        job = f"""
+        from hashlib import sha256
+        result = {{name: {hashes} for name, tensor in model.state_dict().items()}}
+        """
+        found, expected = loaded.run(job), owner.run(job)
+        assert found == expected
+        for task in ("stars", "same", "close", "topics"):
+            assert any(name.startswith(f"heads.{task}.") for name in found)
+            assert any(name.startswith(f"adapters.{task}.") for name in found)
 
     def test_the_pipeline_without_mtbert(self, loaded, pushed):
         start = f"pipe = pipeline('multi-task-text-classification', model={REPO!r}, trust_remote_code=True)"
@@ -144,11 +157,25 @@ class TestLoad:
 
     def test_of_a_private_repository(self, owner, loaded, client_error, pushed, logits_of):
         owner.run("model.push_to_hub('ada/hidden', private=True)")
-        loaded.run("hidden = AutoModel.from_pretrained('ada/hidden', trust_remote_code=True)")
-        assert_same(loaded.run(logits_of("hidden")), pushed)
         with pytest.raises(client_error, match="not a valid model identifier|private") as caught:
             loaded.run("AutoModel.from_pretrained('ada/hidden', token='hf_stranger', trust_remote_code=True)")
         assert "OSError" in caught.value.kinds
+        loaded.run("hidden = AutoModel.from_pretrained('ada/hidden', trust_remote_code=True)")
+        assert_same(loaded.run(logits_of("hidden")), pushed)
+
+    def test_a_server_that_is_gone_in_the_middle_of_a_download(self, hub, owner, loaded, client_error, logits_of):
+        owner.run("model.encoder.embeddings.LayerNorm.bias.data += 1\nmodel.push_to_hub('ada/heavy')")
+        expected = owner.run(logits_of())
+        owner.run("model.encoder.embeddings.LayerNorm.bias.data -= 1")
+        hub.gone_at = "model.safetensors"
+        try:
+            with pytest.raises(client_error, match="ada/heavy") as caught:
+                loaded.run("AutoModel.from_pretrained('ada/heavy', trust_remote_code=True)")
+        finally:
+            hub.gone_at, hub.gone = None, False
+        assert "OSError" in caught.value.kinds
+        loaded.run("heavy = AutoModel.from_pretrained('ada/heavy', trust_remote_code=True)")
+        assert_same(loaded.run(logits_of("heavy")), expected)
 
     def test_of_a_missing_repository(self, loaded, client_error):
         with pytest.raises(client_error, match="ada/nothing is not a local folder and is not a valid model") as caught:

@@ -1,6 +1,7 @@
 """Imports run one way, and what is uploaded beside a checkpoint needs nothing of the rest."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,25 @@ def test_every_file_of_modeling_is_reached_from_the_model():
 @pytest.mark.parametrize("name", ["hub.py", "card.py"])
 def test_hub_and_card_do_not_import_training(name):
     assert not [module for _, module in imports(PACKAGE / name) if module.split(".")[0] in ("training", "recipe")]
+
+
+def needed(file: Path, seen: set[Path]) -> set[str]:
+    """The packages that an import of a file of mtbert imports, over all files of mtbert that it leads to."""
+    if file in seen:
+        return set()
+    seen.add(file)
+    found = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:  # what functions import comes when they are called
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            found.add(node.module.split(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            found |= needed((file.parents[node.level - 1] / node.module.replace(".", "/")).with_suffix(".py"), seen)
+    return found - set(sys.stdlib_module_names)
+
+
+def test_prediction_needs_nothing_of_the_training_side():
+    files: set[Path] = set()
+    assert needed(PACKAGE / "__init__.py", files) == {"torch", "transformers", "numpy", "huggingface_hub", "yaml"}
+    assert {file.parent.name for file in files} == {"mtbert", "modeling"}
