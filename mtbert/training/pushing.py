@@ -22,7 +22,7 @@ from transformers.utils import PushInProgress
 
 from ..card import model_card
 from ..evaluation.energy import read_energy
-from ..modeling.sharing import finish_repository, upload
+from ..modeling.sharing import edit_json, finish_repository, upload
 from .arguments import MtBertTrainingArguments
 from .checkpoints import seal
 
@@ -85,12 +85,19 @@ def push_checkpoint(trainer: MtBertTrainer, checkpoint: str) -> PushInProgress:
         folder = collect(checkpoint)
         for name in NOT_RESUMED:
             Path(folder.name, name).unlink(missing_ok=True)
+        edit_json(Path(folder.name, "trainer_state.json"), without_best_folder)
         seal(folder.name)
         last = args.hub_strategy == HubStrategy.CHECKPOINT
         path = "last-checkpoint" if last else Path(checkpoint).name
         message += ", checkpoint"
         jobs.append(upload(folder, trainer.hub_model_id, True, commit_message=message, path_in_repo=path, **where))
     return PushInProgress([*(running.jobs if busy else ()), *jobs])
+
+
+def without_best_folder(state: dict[str, Any]) -> dict[str, Any]:
+    """A trainer's state that names the best checkpoint, and not where it lies on this machine."""
+    best = state.get("best_model_checkpoint")
+    return state if best is None else {**state, "best_model_checkpoint": Path(best).name}
 
 
 def report_failures(pushes: PushInProgress | None) -> None:

@@ -7,13 +7,25 @@ tests spares the imports. A blocked module cannot be imported.
 import json
 import os
 import sys
+import time
 import traceback
 
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 for module in sys.argv[1:]:
     sys.modules[module] = None
-names: dict = {}
+
+
+def at_once(job):
+    """Run a job without the waits of up to 8 s between the attempts of huggingface_hub."""
+    before, time.sleep = time.sleep, lambda seconds: None
+    try:
+        return job()
+    finally:
+        time.sleep = before
+
+
+names: dict = {"at_once": at_once}
 for line in sys.stdin:
     names["result"] = None
     try:

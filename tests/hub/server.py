@@ -95,6 +95,10 @@ def card_problems(content: str) -> list[str]:
     for key in ("library_name", "pipeline_tag"):
         if key in data and not isinstance(data[key], str):
             found.append(f'"{key}" must be a string')
+    emitted = data.get("co2_eq_emissions", 0)
+    grams = emitted.get("emissions") if isinstance(emitted, dict) else emitted
+    if not isinstance(grams, (int, float)):
+        found.append('"co2_eq_emissions" must be a number of grams, or an object with "emissions"')
     return found + (_index_problems(data["model-index"]) if "model-index" in data else [])
 
 

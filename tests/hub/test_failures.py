@@ -8,9 +8,9 @@ NO_TOKEN = "the token was refused or is missing; log in with `hf auth login`, se
 LOST = "nothing was committed that the hub did not confirm; push again"
 LATER = "the fault is the hub's; push again later"
 
-# A small model `small`; `without_token(kept)`: no HF_TOKEN, and `kept` as what `hf auth login` leaves; no waiting.
+# A small model `small`; `without_token(kept)`: no HF_TOKEN, and `kept` as what `hf auth login` leaves.
 SET_UP = """
-import os, time
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from huggingface_hub import constants
@@ -30,13 +30,6 @@ def without_token(kept=None):
     finally:
         os.environ["HF_TOKEN"] = before
         file.unlink(missing_ok=True)
-
-def at_once(job):
-    before, time.sleep = time.sleep, lambda seconds: None  # the client tries again, after waits of up to 8 s
-    try:
-        return job()
-    finally:
-        time.sleep = before
 """
 OTHER_WEIGHTS = "small.encoder.embeddings.LayerNorm.bias.data += 1"  # so that the hub does not have them yet
 

@@ -61,6 +61,8 @@ class TestEndOfTraining:
     def done(self, trainer_client):
         """A run that was trained, evaluated and pushed."""
         trainer_client.run("run = trainer('ada/end', save_strategy='epoch'); run.train(); scores = run.evaluate()")
+        emissions = r"emissions,energy_consumed\n0.002,0.01\n"  # as codecarbon leaves them
+        trainer_client.run(f"open(RUNS + 'ada/end/emissions.csv', 'w').write('{emissions}')")
         trainer_client.run("run.push_to_hub(license='mit', language='en', private=True)")
         return trainer_client
 
@@ -76,7 +78,9 @@ class TestEndOfTraining:
         assert f"| stars | accuracy | {scores['eval_stars_accuracy']:.4f} |" in card
         assert f"| all | overall | {scores['eval_overall']:.4f} |" in card
         assert "learning_rate: 0.01" in card and "name: annealed" in card and "license: mit" in card
+        assert "Training took 0.01 kWh, about 2 g of CO₂" in card
         assert server.card_problems(card) == []
+        assert server.card_problems(card.replace("emissions: 2.0", "emissions: two")) != []
 
     def test_the_card_passes_the_clients_validation(self, done, client_error):
         done.run("from huggingface_hub import ModelCard; card = ModelCard.load('ada/end'); card.validate()")
@@ -115,7 +119,10 @@ class TestWhileTraining:
         ]  # fmt: skip
 
     def test_a_checkpoint_from_the_hub_is_resumed_bit_for_bit(self, hub, trainer_client, all_files):
-        settings = "push_to_hub=True, hub_strategy='checkpoint', hub_always_push=True"
+        settings = (
+            "push_to_hub=True, hub_strategy='checkpoint', hub_always_push=True, "
+            "eval_strategy='steps', eval_steps=3, metric_for_best_model='eval_loss'"
+        )
         trainer_client.run(f"run = trainer('ada/resumed', {settings}, save_steps=3); run.train()")
         whole = trainer_client.run("result = {n: p.flatten()[:5].tolist() for n, p in run.model.named_parameters()}")
         repo = hub.repos["ada/resumed"]
@@ -124,7 +131,9 @@ class TestWhileTraining:
         assert "training_args.bin" not in kept and "training_args.json" not in kept
         files = hub.files("ada/resumed")
         assert {name for name in files if "/" not in name} == all_files
-        assert paths_in({name: content for name, content in files.items() if name[-18:] != "trainer_state.json"}) == []
+        assert paths_in(files) == []
+        best = json.loads(files["last-checkpoint/trainer_state.json"])["best_model_checkpoint"]
+        assert best in ("checkpoint-3", "checkpoint-4")
         state, at_three = "last-checkpoint/trainer_state.json", None
         for commit, content in repo.commits.items():
             if state in content and json.loads(content[state])["global_step"] == 3:
@@ -140,7 +149,9 @@ class TestWhileTraining:
         assert resumed == whole
 
     def test_only_at_the_end(self, hub, trainer_client, all_files):
-        trainer_client.run("run = trainer('ada/last', push_to_hub=True, hub_strategy='end'); run.train()")
+        settings = "push_to_hub=True, hub_strategy='end', hub_private_repo=True, hub_token='hf_owner'"
+        trainer_client.run(f"run = trainer('ada/last', {settings}); run.train()")
+        assert hub.repos["ada/last"].private
         assert hub.repos["ada/last"].messages == ["initial commit"]
         trainer_client.run("run.save_model()")
         assert hub.repos["ada/last"].messages == ["initial commit", "Model save"]
@@ -161,6 +172,21 @@ class TestWhileTraining:
         assert len(found) == 1
         assert found[0].startswith("a checkpoint is not on the hub: push to 'ada/broken': the hub gave no answer")
         assert trainer_client.run("result = run.state.global_step") == 4
+
+    def test_the_end_of_a_run_that_cannot_be_pushed(self, hub, trainer_client, client_error):
+        trainer_client.run("run = trainer('ada/unreached', push_to_hub=True)")
+        hub.gone_at = "/ada/unreached/"
+        try:
+            with pytest.raises(client_error, match="push to 'ada/unreached': the hub gave no answer") as caught:
+                trainer_client.run("at_once(run.push_to_hub)")
+        finally:
+            hub.gone_at, hub.gone = None, False
+        assert caught.value.kinds[0] == "PushError"
+
+    def test_the_token_of_the_settings_is_the_one_that_is_used(self, trainer_client, client_error):
+        with pytest.raises(client_error, match="push to 'ada/end': the token was refused") as caught:
+            trainer_client.run("trainer('ada/end', push_to_hub=True, hub_token='hf_wrong')")
+        assert caught.value.kinds[0] == "PushError"
 
     def test_a_repository_that_may_not_be_made(self, trainer_client, client_error):
         with pytest.raises(client_error, match="push to 'bob/taken': the token may not write there") as caught:
