@@ -3,7 +3,7 @@
 from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .card import model_card
+from .card import saved_card
 from .modeling.configuration_mtbert import MtBertConfig
 from .modeling.modeling_mtbert import MtBertForMultiTask
 from .modeling.pipeline import PIPELINE_TASK, MultiTaskTextClassificationPipeline
@@ -15,4 +15,4 @@ def register() -> None:
     AutoModel.register(MtBertConfig, MtBertForMultiTask, exist_ok=True)
     if PIPELINE_TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(PIPELINE_TASK, MultiTaskTextClassificationPipeline, AutoModel, type="text")
-    MtBertForMultiTask.make_card = staticmethod(model_card)
+    MtBertForMultiTask.make_card = staticmethod(saved_card)

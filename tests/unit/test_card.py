@@ -1,11 +1,14 @@
 """The model card: what it says, as huggingface_hub reads it back."""
 
+import json
+
 import pytest
 from huggingface_hub import ModelCard
 
-from mtbert.card import hub_name, model_card, without_paths
+from mtbert.card import hub_name, model_card, saved_card, without_paths
 from mtbert.evaluation.energy import read_energy
 from mtbert.modeling.configuration_mtbert import AdapterSpec, TaskSpec
+from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.peft import wrap
 
 RECIPE = {
@@ -130,3 +133,20 @@ def test_names_of_the_hub(name, expected):
 def test_paths_are_left_out(tmp_path):
     tree = {"encoder": str(tmp_path), "data_dir": "data", "tasks": {"a": {"train": ["~/x.csv", "y.csv"], "weight": 2}}}
     assert without_paths(tree) == {"encoder": tmp_path.name, "tasks": {"a": {"train": ["x.csv", "y.csv"], "weight": 2}}}
+
+
+def test_a_model_of_a_runs_folder_tells_what_lies_beside_it(make_model, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    (tmp_path / "recipe.json").write_text(json.dumps(RECIPE))
+    (tmp_path / "scores.json").write_text(json.dumps(RESULTS))
+    (tmp_path / "emissions.csv").write_text("emissions,energy_consumed\n0.002,0.01\n")
+    card = saved_card(MtBertForMultiTask.from_pretrained(tmp_path), "ada/tasks", license="mit")
+    energy = {"kwh": 0.01, "co2_kg": 0.002, "hardware": ""}
+    assert str(card) == str(model_card(make_model(), "ada/tasks", RESULTS, RECIPE, license="mit", energy=energy))
+    assert "/home" not in str(card) and "| stars | accuracy | 0.5000 |" in card.text
+
+
+def test_a_model_from_nowhere_tells_nothing_of_the_folder_that_it_is_pushed_from(make_model, tmp_path, monkeypatch):
+    (tmp_path / "scores.json").write_text(json.dumps(RESULTS))
+    monkeypatch.chdir(tmp_path)
+    assert str(saved_card(make_model(), "ada/tasks")) == str(model_card(make_model(), "ada/tasks"))
