@@ -14,6 +14,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from .checkpoints import CheckpointError, damage, last_complete, remove_older, seal, start, writing
+from .runs import save_arguments
 
 
 class StopOnSignal(TrainerCallback):
@@ -95,6 +96,11 @@ class ResumableTrainer(Trainer):
                 )
             raise SystemExit(128 + signal.SIGTERM)
         return result
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        """Save model and tokenizer; the arguments as JSON instead of a pickle."""
+        super()._save(output_dir, state_dict)
+        save_arguments(self.args.output_dir if output_dir is None else output_dir, self.args, self.held)
 
     def _save_checkpoint(self, model, trial) -> None:
         """Write a checkpoint whole, seal it, and only then push it and remove older ones."""

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerState
+from transformers import TrainerState, TrainingArguments
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from .arguments import MtBertTrainingArguments
 from .checkpoints import CheckpointError, damage, last_complete
@@ -61,3 +62,16 @@ def save_run(folder: str, **values: Mapping[str, Any]) -> None:
     for name, each in values.items():
         text = json.dumps(each, indent=2, default=str)
         Path(folder, f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def save_arguments(folder: str, args: TrainingArguments, held: Mapping[str, Any] | None = None) -> None:
+    """Write a run's arguments as training_args.json, in place of the pickle that transformers' Trainer has left there.
+
+    Whoever opens a pickle runs what it says, and nothing of transformers or mtbert reads this one.
+
+    Args:
+        held: the values of arguments that have another one for the moment.
+    """
+    Path(folder, TRAINING_ARGS_NAME).unlink(missing_ok=True)
+    text = json.dumps(args.to_dict() | dict(held or {}), indent=2, default=str)
+    Path(folder, TRAINING_ARGS_NAME).with_suffix(".json").write_text(text + "\n", encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Mapping
@@ -505,17 +504,12 @@ class MtBertTrainer(ResumableTrainer):
         return folder if self.stage is None else os.path.join(folder, self.stage.folder)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        """Save model and tokenizer; the arguments as JSON instead of a pickle."""
+        """Save model and tokenizer, and with peft what says how to load them."""
         with self._published():
             super()._save(output_dir, state_dict)
         folder = output_dir if output_dir is not None else self.args.output_dir
         if isinstance(self.model, PeftModel):  # what its heads and adapters are, for whoever loads it
             self.model.config.save_pretrained(folder)
-        pickled = os.path.join(folder, "training_args.bin")
-        if os.path.exists(pickled):
-            os.remove(pickled)
-        with open(os.path.join(folder, "training_args.json"), "w", encoding="utf-8") as file:
-            json.dump(self.args.to_dict() | self.held, file, indent=2, default=str)
 
     # ---- pushing to a hub ----
 

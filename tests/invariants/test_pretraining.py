@@ -269,3 +269,10 @@ def test_two_processes_train_to_the_weights_of_one(recipe, still_encoder, tmp_pa
     for name in left:
         if "pooler" not in name:
             torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_has_its_arguments_as_json_and_no_pickle_of_them(whole):
+    for step in (8, 16, 24):  # the runs above were resumed from such checkpoints
+        assert not (whole / f"checkpoint-{step}" / "training_args.bin").exists()
+        values = json.loads((whole / f"checkpoint-{step}" / "training_args.json").read_text())
+        assert values["learning_rate"] == 1e-3 and values["keep_epochs"] == [1]
