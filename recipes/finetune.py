@@ -8,11 +8,12 @@ Any key of the recipe can be set on the command line by its dotted name; `--help
 import sys
 from collections.abc import Sequence
 
-from transformers import AutoTokenizer, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 
 from mtbert import MtBertForMultiTask, MtBertTrainer
 from mtbert.data.encoding import encode_splits
 from mtbert.data.loading import load_task
+from mtbert.modeling.pretrained import load_tokenizer
 from mtbert.recipe import Recipe, RecipeError
 from mtbert.training.checkpoints import CheckpointError
 from mtbert.training.distillation import add_targets
@@ -37,7 +38,7 @@ def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, 
     share_cores(args)
     set_seed(args.seed)
 
-    tokenizer = AutoTokenizer.from_pretrained(recipe.encoder)
+    tokenizer = load_tokenizer(recipe.encoder)
     with args.main_process_first(desc="loading"):
         raw = {name: load_task(task.spec(name), task.data, recipe.data_dir) for name, task in recipe.tasks.items()}
 

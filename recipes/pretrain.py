@@ -9,9 +9,8 @@ key of the recipe can be set on the command line by its dotted name; `--help` li
 
 import sys
 
-from transformers import AutoTokenizer
-
 from mtbert.data.loading import load_task
+from mtbert.modeling.pretrained import load_tokenizer
 from mtbert.recipe import Recipe, RecipeError
 from mtbert.training.machine import share_cores
 from mtbert.training.pretraining import pretrain
@@ -23,7 +22,7 @@ def main(argv: list[str]) -> None:
     args = recipe.pretraining_arguments()
     share_cores(args)
 
-    tokenizer = AutoTokenizer.from_pretrained(recipe.encoder)
+    tokenizer = load_tokenizer(recipe.encoder)
     with args.main_process_first(desc="loading"):
         raw = {name: load_task(task.spec(name), task.data, recipe.data_dir) for name, task in recipe.tasks.items()}
     if args.process_index == 0:

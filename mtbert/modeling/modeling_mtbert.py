@@ -12,10 +12,8 @@ import numpy as np
 import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import ModelOutput
 
 from .adapters import AdapterPass, Decoder, TopNorm, make_adapter
@@ -29,6 +27,7 @@ from .inputs import has_token_types
 from .packing import PackedLayout, Segment, enable_packing, position_offset
 from .padding import encode_padded, padded
 from .prediction import BATCH_TOKENS, Prediction, embed, find_tokenizer, predict
+from .pretrained import encoder_config
 
 
 @dataclass
@@ -151,15 +150,10 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             kwargs: passed on to `AutoModel.from_pretrained` (`revision`, `dtype`, `attn_implementation`, …).
 
         Raises:
-            ValueError: for an encoder whose code is not part of transformers.
+            ValueError: for an encoder whose code is not part of transformers, or that brings its own.
         """
         keys = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
-        config = AutoConfig.from_pretrained(encoder, **{key: kwargs[key] for key in keys if key in kwargs})
-        if config.model_type not in CONFIG_MAPPING or config.model_type == MtBertConfig.model_type:
-            raise ValueError(f"{encoder}: {config.model_type!r} is not an encoder of transformers; give one that is")
-        encoder_only = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES  # what is pretrained with masks sees all
-        if not encoder_only or getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False):
-            raise ValueError(f"{encoder}: {config.model_type!r} has a decoder; give an encoder-only model")
+        encoder_config(encoder, **{key: kwargs[key] for key in keys if key in kwargs})
         pretrained = AutoModel.from_pretrained(encoder, **kwargs)
         if os.path.isdir(encoder):
             pretrained.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine

@@ -32,6 +32,7 @@ from ..data.sampling import Plan, Schedule, StepSampler
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.cpu import use_faster_layers
 from ..modeling.heads import IGNORED
+from ..modeling.pretrained import encoder_config
 from .arguments import PretrainingArguments
 from .checkpoints import last_complete
 from .interruption import ResumableTrainer
@@ -222,7 +223,7 @@ def pretrain(
 
     Raises:
         ValueError: if the output folder holds something else, or the run in it has passed that epoch without keeping
-            its encoder; if the tokenizer has no mask token.
+            its encoder; if the tokenizer has no mask token, or the encoder brings code of its own.
     """
     until = int(args.num_train_epochs) if until is None else until
     if tokenizer.mask_token_id is None:
@@ -241,6 +242,7 @@ def pretrain(
         )
     main = args.process_index == 0
     set_seed(args.seed)
+    encoder_config(encoder)
     whole = AutoModel.from_pretrained(encoder)
     if os.path.isdir(encoder):
         whole.config._name_or_path = ""  # as in MtBertForMultiTask.from_encoder
