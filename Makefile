@@ -7,7 +7,7 @@ RUN := runs/quickstart
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help venv encoder quickstart lint format test bench clean
+.PHONY: help venv encoder quickstart lint audit format test bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,6 +34,10 @@ quickstart: encoder  ## fine-tune three tasks on the sample data, then predict w
 lint: venv  ## check style with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+audit: venv  ## look for dangerous calls (bandit) and for published vulnerabilities of the pinned packages (pip-audit)
+	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml .ci mtbert recipes benchmarks
+	$(BIN)/python .ci/packages.py constraints.txt
 
 format: venv  ## let ruff mend what lint would refuse
 	$(BIN)/ruff check --fix .

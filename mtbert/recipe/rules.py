@@ -38,7 +38,7 @@ REFUSED_TRAINING: dict[str, str] = {
     "fp16_full_eval": f"{_OWN_EVALUATION}; fp16: true holds for evaluation too",
     "fsdp": _WHOLE_MODEL,
     "fsdp_config": _WHOLE_MODEL,
-    "hub_token": "the recipe is saved with the run, and the token with it; log in with `hf auth login` instead",
+    "hub_token": "the recipe is saved with the run, and the token with it; log in with `hf auth login` instead",  # nosec B105: a reason
     "ignore_data_skip": "a resumed run goes on at the plan's own step, without passing over data",
     "include_for_metrics": "metrics take a task's logits and labels only",
     "label_names": "the labels of every task are `labels`",

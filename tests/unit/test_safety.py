@@ -40,7 +40,7 @@ def _danger(called: str, node: ast.Call, given: dict[str, str]) -> str | None:
         return f"{called} without weights_only=True"
     if module == "yaml" and (name in YAML and not _safe_loader(node, given)):
         return called
-    if given.get("allow_pickle", "False") != "False" or called.endswith(("read_pickle", "get_class_from_dynamic_module")):
+    if given.get("allow_pickle", "False") != "False" or name in ("read_pickle", "get_class_from_dynamic_module"):
         return called
     if given.get("shell", "False") != "False" or called in ("os.system", "os.popen"):
         return f"{called} through a shell"
