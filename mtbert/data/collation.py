@@ -98,8 +98,7 @@ class LengthSortedSteps(torch.utils.data.Sampler[Step]):
     tokens_per_row = 64
 
     def __init__(self, task_id: int, split: Dataset, batch: int, processes: int = 1, process: int = 0):
-        column = split.with_format("arrow")[:]["input_ids"] if len(split) else None
-        lengths = np.zeros(0, dtype=np.int64) if column is None else _lengths(column)
+        lengths = row_lengths(split)
         rows = np.argsort(-lengths, kind="stable")
         cuts = _batches(lengths[rows], batch, batch * self.tokens_per_row)
         own = np.split(rows, cuts)[process::processes] if len(rows) else []
@@ -114,7 +113,11 @@ class LengthSortedSteps(torch.utils.data.Sampler[Step]):
         return iter(self.steps)
 
 
-def _lengths(column: pa.ChunkedArray) -> np.ndarray:
+def row_lengths(split: Dataset) -> np.ndarray:
+    """Tokens of each row of an encoded split, `(rows,)`; those of both texts of a pair together."""
+    if not len(split):
+        return np.zeros(0, dtype=np.int64)
+    column = split.with_format("arrow")[:]["input_ids"]
     return np.concatenate([chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in column.chunks])
 
 

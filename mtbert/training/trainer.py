@@ -33,6 +33,7 @@ from .interruption import ResumableTrainer
 from .loading import identity, step_loader
 from .losses import UNCERTAINTY, LossSettings, UncertaintyWeighting, check_losses, class_weights
 from .machine import keep_freed_memory
+from .memory import print_memory
 from .numerics import FiniteSteps, guarded
 from .optimizers import SEPARATE, OptimizerSettings, PerTaskOptimizer, moment_bytes, parameter_groups, task_rates
 from .proximal import Proximal
@@ -356,6 +357,7 @@ class MtBertTrainer(ResumableTrainer):
         if self.train_dataset is not None and self.is_world_process_zero():
             print_parameters(self.model.parameter_table())
             print_plan(self.plan())
+            print_memory(self)
             print_lines([None if self.surgery is None else self.surgery.describe()])
             if self.optimizer_settings.per_task == SEPARATE:
                 size = moment_bytes(self.model.named_parameters(), list(self.task_training), SEPARATE)

@@ -1,0 +1,236 @@
+"""How much memory a training run will take at its peak, before it begins, and whether there is as much.
+
+Counted are tensors: what an optimizer step has to hold at once. Activations are what PyTorch's autograd keeps of a
+transformer layer in these sources and in transformers' for BERT; other families are taken to be like it. Not counted
+are heads and adapters' activations, which are small, and what the allocator loses between its blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+from ..data.collation import row_lengths
+from ..data.sampling import Step, StepSampler
+from ..modeling.packing import PackedLayout
+from .optimizers import MOMENTS, SEPARATE, moment_bytes
+from .reporting import print_lines
+
+if TYPE_CHECKING:
+    from .trainer import MtBertTrainer
+
+MIB = 2**20
+LOOKED_AT = 2048  # micro-batches of the first epoch among which the longest is looked for
+# Tensors of the encoder's width that are kept of a token in a layer: queries, keys, values, context, and for both
+# sublayers input, output, dropout's factors and what the norm is given.
+_WIDE_LINEAR, _WIDE_NORM = 10, 2
+_MOMENTS = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "adafactor": 0}  # of the optimizers that are not like AdamW
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the memory of one pass depends on.
+
+    Attributes:
+        tokens: that the linear layers see.
+        scores: Σ length² over all sequences as attention pads them.
+        layers, width, inner, heads: of the encoder.
+        half: whether linear layers compute in bf16 or fp16.
+        weights_kept: whether attention keeps its weights `(heads, length, length)`, as where they are written out.
+        dropout: whether hidden states have dropout.
+    """
+
+    tokens: int
+    scores: int
+    layers: int
+    width: int
+    inner: int
+    heads: int
+    half: bool = False
+    weights_kept: bool = True
+    dropout: bool = True
+
+    def layer_bytes(self) -> int:
+        """What autograd keeps of one layer."""
+        linear, norm = _WIDE_LINEAR - (0 if self.dropout else 4), _WIDE_NORM
+        number = 2 if self.half else 4
+        wide = (linear * number + norm * 4) * self.width + 2 * number * self.inner
+        weights = (8 + number) * self.heads * self.scores if self.weights_kept else 0
+        return self.tokens * wide + weights
+
+    def working_bytes(self) -> int:
+        """What computing a layer's gradients takes beside that: gradients of the widest states, scores and weights."""
+        weights = 8 * self.heads * self.scores if self.weights_kept else 0
+        return self.tokens * 2 * self.inner * (2 if self.half else 4) + weights
+
+    def pass_bytes(self, checkpointing: bool = False) -> int:
+        """What a forward pass leaves for the backward pass; with gradient checkpointing, each layer's input and one
+        layer at a time."""
+        embeddings = 4 * 4 * self.width * self.tokens
+        if checkpointing:
+            return embeddings + self.layers * 4 * self.width * self.tokens + self.layer_bytes()
+        return embeddings + self.layers * self.layer_bytes()
+
+
+def longest_step(trainer: MtBertTrainer) -> Step:
+    """The micro-batch with the most tokens on this process, among the first ones of the first epoch."""
+    args = trainer.args
+    lengths = [row_lengths(trainer.train_dataset[task.name]) for task in trainer.tasks]
+    sampler = StepSampler(trainer.plan(), args.gradient_accumulation_steps, args.world_size, args.process_index)
+    steps = min(LOOKED_AT, max(args.max_steps, 0) * args.gradient_accumulation_steps or LOOKED_AT)
+    return max(
+        islice(sampler, steps), key=lambda step: sum(int(lengths[task][rows].sum()) for task, rows in step.parts)
+    )
+
+
+def shape_of(model: nn.Module, layout: PackedLayout, half: bool) -> Shape:
+    """The shape of a pass over a layout by a model (one inside peft, too)."""
+    config, kept = model.config.encoder, sum(bucket.count * bucket.length**2 for bucket in layout.buckets)
+
+    def size(*names: str) -> Any:
+        return next((getattr(config, name) for name in names if getattr(config, name, None) is not None), 0)
+
+    packs, on_cpu = getattr(model, "_packs", False), next(model.parameters()).device.type == "cpu"
+    padded = sum(bucket.count * bucket.length for bucket in layout.buckets)
+    longest = max(layout.lengths, default=0)
+    if not packs and not on_cpu:
+        padded, kept = len(layout.lengths) * longest, len(layout.lengths) * longest**2
+    return Shape(
+        tokens=sum(layout.lengths) if packs else padded,
+        scores=kept,
+        layers=size("num_hidden_layers", "n_layers"),
+        width=size("hidden_size", "dim"),
+        inner=size("intermediate_size", "hidden_dim"),
+        heads=size("num_attention_heads", "n_heads"),
+        half=half,
+        weights_kept=not packs or (on_cpu and bool(size("attention_probs_dropout_prob", "attention_dropout"))),
+        dropout=bool(size("hidden_dropout_prob", "dropout", "mlp_dropout")),
+    )
+
+
+def _bytes(parameters: Any) -> int:
+    return sum(each.numel() * each.element_size() for each in parameters)
+
+
+def _recomputes(args: TrainingArguments) -> bool:
+    """Whether gradient checkpointing is on, by either of transformers' names for it."""
+    return bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
+
+
+def _activations(trainer: MtBertTrainer) -> tuple[int, int]:
+    """Bytes of the activations of the longest micro-batch, and its tokens; with surgery, of its longest task."""
+    layout: PackedLayout = trainer._batches(trainer.train_dataset).__getitems__(longest_step(trainer))["layout"]
+    if trainer.surgery is not None:
+        layout = layout.part(max(layout.segments, key=lambda segment: segment.tokens[1] - segment.tokens[0]))
+    tokens = sum(layout.lengths)
+    shape = shape_of(trainer.model, layout, trainer.accelerator.mixed_precision in ("bf16", "fp16"))
+    args, model = trainer.args, trainer.model
+    if not any(each.requires_grad for name, each in model.named_parameters() if ".heads." not in f".{name}"):
+        return shape.working_bytes(), tokens  # only heads are trained: no layer's states are kept
+    checkpointing = _recomputes(args)
+    kept = shape.pass_bytes(checkpointing)
+    for part in trainer.losses.regularisers.parts:
+        if part.name == "smart":  # the perturbed pass stands beside the clean one, in fp32
+            exact = Shape(**{**vars(shape), "half": False}).pass_bytes(checkpointing)
+            kept += exact * (2 if part.own_reference else 1)
+    return kept + shape.working_bytes(), tokens
+
+
+def estimate(trainer: MtBertTrainer) -> tuple[dict[str, int], int]:
+    """The parts of a run's peak memory in bytes, and the tokens of its longest micro-batch.
+
+    Returns:
+        `weights`, `gradients` (of all tasks, with surgery), `moments` (of every task, where each has its own state),
+        `copies` (the weights' average and the proximal teacher), `activations`, and on a CPU `process`: what this
+        process holds already besides the weights. A step that neither accumulates nor has surgery makes gradients
+        while it gives up activations, so that only the larger of both counts: the other is left out.
+    """
+    model, args = trainer.model, trainer.args
+    named = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
+    trained = _bytes(each for _, each in named)
+    weights = _bytes(model.parameters()) + _bytes(model.buffers())
+    per_task = trainer.optimizer_settings.per_task if trainer.optimizer_settings.per_task == SEPARATE else None
+    moments = moment_bytes(named, list(trainer.task_training), per_task)
+    kind = str(getattr(args.optim, "value", args.optim))
+    moments = moments * _MOMENTS.get(kind, MOMENTS) // MOMENTS
+    activations, tokens = _activations(trainer)
+    gradients, together = trained, args.gradient_accumulation_steps > 1 or args.world_size > 1
+    if trainer.surgery is not None:
+        words = trainer.surgery._words  # whose gradients are sparse until they are combined
+        shared = _bytes(trainer.surgery.shared) - (0 if words is None else _bytes([words.weight]))
+        gradients, together = trained + (len(trainer.tasks) - 1) * shared, True
+    elif args.world_size > 1:
+        gradients *= 2  # the buckets in which processes average them
+    parts = {"weights": weights, "gradients": gradients, "moments": moments, "activations": activations}
+    if not together:
+        parts.pop("gradients" if gradients < activations else "activations")
+    copies = (trainer.average is not None) + (trainer.losses.regularisers.teacher is not None)
+    if copies:
+        parts["copies"] = copies * sum(each.numel() * max(4, each.element_size()) for _, each in named)
+    if trainer.accelerator.mixed_precision in ("bf16", "fp16"):
+        parts["half-precision weights"] = weights // 2  # autocast keeps them for a pass
+    if args.device.type == "cpu":
+        parts["process"] = max(0, psutil.Process().memory_info().rss - weights)
+    return parts, tokens
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may still take on a device; on a CPU within the limit of its control group, if any."""
+    if device.type == "cuda":
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + unused
+    free = psutil.virtual_memory().available
+    try:
+        limit, used = (int(Path("/sys/fs/cgroup", f"memory.{name}").read_text()) for name in ("max", "current"))
+        return min(free, limit - used)
+    except (OSError, ValueError):  # no control group, or one without a limit
+        return free
+
+
+def describe(parts: Mapping[str, int], tokens: int, free: int) -> str:
+    """One line for the terminal."""
+    each = ", ".join(f"{name} {size / MIB:,.0f}" for name, size in parts.items())
+    total = sum(parts.values())
+    return f"Memory at the peak, about: {total / MIB:,.0f} MiB ({each}; {tokens:,} tokens); free: {free / MIB:,.0f} MiB"
+
+
+def lacking(parts: Mapping[str, int], free: int, checkpointing: bool, processes: int = 1) -> str | None:
+    """What to do where a run does not fit; None where it does.
+
+    Args:
+        free: bytes besides those that the process holds already, for all `processes` that share them.
+        checkpointing: whether gradient checkpointing is on.
+    """
+    held = parts["process"] + parts["weights"] if "process" in parts else parts["weights"]
+    more = processes * (sum(parts.values()) - held)
+    if more <= free:
+        return None
+    remedies = ["a smaller per_device_train_batch_size with more gradient_accumulation_steps"]
+    if not checkpointing:
+        remedies.append("gradient_checkpointing: true")
+    of = f" of {processes} processes" if processes > 1 else ""
+    return (
+        f"training{of} may need {more / MIB:,.0f} MiB more, but {free / MIB:,.0f} MiB are free; try "
+        f"{' or '.join(remedies)}"
+    )
+
+
+def print_memory(trainer: MtBertTrainer) -> None:
+    """Print what a run will take at its peak, and warn where there is less."""
+    args = trainer.args
+    parts, tokens = estimate(trainer)
+    free = free_memory(args.device)
+    print_lines([describe(parts, tokens, free)])
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if args.device.type == "cpu" else 1
+    if line := lacking(parts, free, _recomputes(args), processes):
+        warnings.warn(line, stacklevel=3)
