@@ -49,6 +49,14 @@ class _TaskMetric(evaluate.Metric):
             features=features if self.per_label else features[0],
         )
 
+    def add_batch(self, *, predictions=None, references=None, **kwargs) -> None:
+        """Add predictions and references; (rows, 1) arrays and tensors are of one label, and stay (rows, 1)."""
+        # A number can be made of an array or a tensor of one number, so that evaluate would take each row for one.
+        predictions, references = (
+            np.asarray(each).tolist() if getattr(each, "ndim", 1) > 1 else each for each in (predictions, references)
+        )
+        super().add_batch(predictions=predictions, references=references, **kwargs)
+
     def _compute(self, predictions, references, **options) -> dict[str, float]:
         return self._score(np.asarray(predictions, np.float64), np.asarray(references, np.float64), **options)
 
@@ -141,7 +149,8 @@ class RegressionErrors(_TaskMetric):
         errors = {"mse": mse, "rmse": mse**0.5, "mae": float(sk.mean_absolute_error(y, x))}
         errors["medae"] = float(sk.median_absolute_error(y, x))
         if min(x.min(), y.min()) > -1:
-            errors["msle"] = float(sk.mean_squared_log_error(y, x))
+            # scikit-learn's own function refuses scores between -1 and 0 below version 1.6.
+            errors["msle"] = float(sk.mean_squared_error(np.log1p(y), np.log1p(x)))
         else:
             errors |= {"msle": float("nan"), "msle_undefined": 1.0}
         errors |= self._or_undefined("r2", lambda: sk.r2_score(y, x), _varied(y))

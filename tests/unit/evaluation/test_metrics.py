@@ -8,6 +8,7 @@ import warnings
 import evaluate
 import numpy as np
 import pytest
+import torch
 
 from mtbert.evaluation.metrics import (
     F1,
@@ -110,6 +111,12 @@ class TestMetricClasses:
     def test_logits_given_for_class_ids_are_refused_rather_than_truncated(self):
         with pytest.raises(ValueError, match="predictions must be class ids, but hold 0.75"):
             Accuracy().compute(predictions=[0.75, 1.0], references=[0, 1])
+
+    @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor, lambda values: values.tolist()])
+    def test_one_label_stays_a_label_in_arrays_tensors_and_lists(self, rng, kind):
+        x, y = rng.integers(0, 2, (30, 1)), rng.integers(0, 2, (30, 1))
+        found = F1("micro").compute(predictions=kind(x), references=kind(y))
+        assert found == {"f1_micro": pytest.approx(f1_by_hand(x == 1, y == 1))}
 
     def test_scores_of_a_regression_are_not_truncated(self):
         assert RegressionErrors().compute(predictions=[0.5, 0.5], references=[0, 1])["mae"] == 0.5
