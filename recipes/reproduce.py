@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import fcntl
 import hashlib
 import json
 import os
@@ -20,11 +21,11 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any
+from typing import IO, Any
 
 import torch
 import yaml
@@ -42,6 +43,7 @@ CONFIGS = RECIPES / "configs"
 COMMITS = "commits.txt"  # beside a run: of every time that it was begun or gone on with
 EPOCHS, STEPS, BATCH = 10, 30, 32  # the small budget: what every row is given, in steps of one task
 AVERAGES = ("overall", "raw_mean")
+ABOUT_A_RUN = ("steps", "encoder", "rows", "commits")  # columns of the CSV file, beside what was measured
 ROUNDING = 1e-12  # a divergence of outputs that fp32 alone tells apart is smaller
 PUBLISHED = yaml.safe_load((RECIPES / "published.yaml").read_text(encoding="utf-8"))
 
@@ -152,7 +154,18 @@ class Run:
         return file.read_text(encoding="utf-8").split() if file.is_file() else []
 
     def execute(self, device: int | None, threads: int) -> None:
-        """Run it in a process of its own; goes on from its last checkpoint, if there is one."""
+        """Run it in a process of its own; goes on from its last checkpoint, if there is one.
+
+        A process that has it already, of another table or of one that was killed, is waited for.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
+            with suppress(OSError):  # some file systems know no locks
+                fcntl.flock(log, fcntl.LOCK_EX)  # the process inherits the log and so the lock, to its end
+            if not self.finished():
+                self._execute(log, device, threads)
+
+    def _execute(self, log: IO[str], device: int | None, threads: int) -> None:
         resume = []
         saved = ("checkpoint-*", "stage-*", "stage-*/checkpoint-*")
         if any(any(self.output.glob(f"{folder}/trainer_state.json")) for folder in saved):
@@ -163,7 +176,6 @@ class Run:
                     shutil.rmtree(left)
                 elif left.is_file():
                     left.unlink()
-        self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / COMMITS).open("a", encoding="utf-8") as file:
             file.write(f"{head()}\n")
         command = [sys.executable, "-m", "accelerate.commands.launch"]
@@ -182,8 +194,7 @@ class Run:
             environment["CUDA_VISIBLE_DEVICES"] = str(device)
         else:
             command += ["--training.cpu_threads", str(threads)]
-        with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
-            code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
+        code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, env=environment).returncode
         if code or not self.finished():
             self.failed = f"ended with {code}; see {self.folder / 'log.txt'}"
 
@@ -403,6 +414,8 @@ def table(runs: list[Run]) -> list[dict[str, Any]]:
                 "seconds": [run.record["seconds"] for run in done],
                 "steps": done[0].record["steps"] if done else None,
                 "trainable": done[0].record["parameters"][-1]["trainable"] if done else None,
+                "encoder": json.loads((done[0].output / "recipe.json").read_text()).get("encoder") if done else None,
+                "rows": done[0].record.get("rows") if done else None,
                 "commits": sorted({commit for run in done for commit in run.commits()}),
                 "same_as": own[0].same_as.row if own[0].same_as else None,
                 "doubts": sorted({doubt for run in done for doubt in doubts(run)}),
@@ -455,12 +468,17 @@ def write(entries: list[dict[str, Any]], about: dict[str, Any], folder: Path, ti
     (folder / f"{title}.json").write_text(values + "\n", encoding="utf-8")
     with (folder / f"{title}.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["row", "seed", "score", "value", "published", "trainable", "seconds"])
+        writer.writerow(["row", "seed", "score", "value", "published", "trainable", "seconds", *ABOUT_A_RUN])
         for entry in entries:
+            sizes = [
+                " ".join([f"{split}:", *(f"{task} {count}" for task, count in counts.items())])
+                for split, counts in (entry["rows"] or {}).items()
+            ]
+            made = [entry["steps"], entry["encoder"], "; ".join(sizes), " ".join(entry["commits"])]
             for name, values in entry["scores"].items():
                 for seed, value, seconds in zip(entry["seeds"], values, entry["seconds"], strict=True):
                     published = entry["published"].get(name, "")
-                    writer.writerow([entry["row"], seed, name, value, published, entry["trainable"], seconds])
+                    writer.writerow([entry["row"], seed, name, value, published, entry["trainable"], seconds, *made])
 
 
 def main(argv: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -89,7 +90,12 @@ def make_run(reproduce, tmp_path):
         run = reproduce.Run(row, tmp_path / f"{row}.yaml", seed, folder, [], "no", failed)
         run.path.write_text("# Its sentence.\n# accelerate launch x\n")
         run.output.mkdir(parents=True)
-        recipe = {"tasks": {"sst": {}, "sts": {}}, "schedule": {"name": schedule}, "model": {"adapter": adapter}}
+        recipe = {
+            "encoder": "not/used",
+            "tasks": {"sst": {}, "sts": {}},
+            "schedule": {"name": schedule},
+            "model": {"adapter": adapter},
+        }
         recipe |= settings
         sst, sts = values
         scores = {"eval_sst_loss": 1.0, "eval_sst_accuracy": sst, "eval_sst_f1_macro": 0.1, "eval_sts_loss": 2.0}
@@ -254,6 +260,22 @@ def test_a_run_that_was_killed_is_run_again(reproduce, make_run, monkeypatch, le
     assert len(commands) == 1 and run.commits() == ["c0ffee"]
 
 
+def test_a_run_that_another_process_has_is_waited_for(reproduce, make_run, monkeypatch):
+    """What a killed table has started goes on without it, and holds the log."""
+    run = make_run()
+    scores = run.output / "scores.json"
+    scores.rename(run.folder / "later.json")
+    hold = (
+        f"import time, pathlib; time.sleep(1); pathlib.Path({str(run.folder / 'later.json')!r}).rename({str(scores)!r})"
+    )
+    with (run.folder / "log.txt").open("a") as log:
+        reproduce.fcntl.flock(log, reproduce.fcntl.LOCK_EX)
+        other = subprocess.Popen([sys.executable, "-c", hold], stdout=log)
+    monkeypatch.setattr(reproduce.Run, "_execute", lambda *_: pytest.fail("it was begun a second time"))
+    reproduce.execute_all([run], 1)
+    assert other.wait() == 0 and not run.failed and run.scores["eval_sst_accuracy"] == 0.5
+
+
 def test_rows_that_a_budget_makes_the_same_are_run_once(reproduce, arguments, write_recipe, tmp_path, monkeypatch):
     rates = [{**RECIPE["training"], "learning_rate": rate} for rate in (1e-5, 3e-5)]
     rows = [write_recipe(name, training=rates[number]) for number, name in enumerate(("one", "two"))]
@@ -385,7 +407,9 @@ def test_main_metrics_of_tasks_whose_names_begin_alike(reproduce):
 
 def test_markdown_csv_and_json_hold_the_same_mean_and_deviation(reproduce, make_run, tmp_path):
     values = {1: (0.501, 0.612), 2: (0.523, 0.655), 3: (0.498, 0.604)}
-    runs = [make_run("A1", seed, pair) for seed, pair in values.items()]
+    rows = {"train": {"sst": 30, "sts": 60}, "dev": {"sst": 12}}
+    runs = [make_run("A1", seed, pair, rows=rows) for seed, pair in values.items()]
+    (runs[0].folder / "commits.txt").write_text("c0ffee\n")
     runs += [make_run("mine", 1, (0.4, 0.3)), make_run("mine", 2, failed="ended with 1; see a|b")]
     entries = reproduce.table(runs)
     about = reproduce.environment(runs, ["python", "x"])
@@ -410,6 +434,9 @@ def test_markdown_csv_and_json_hold_the_same_mean_and_deviation(reproduce, make_
     assert markdown[3].startswith("| mine | Its sentence. | 0.400 | 0.300 |")  # one run has no deviation
     assert r"seed 2: ended with 1; see a\|b" in markdown[3]
     assert len([line for line in lines if line["row"] == "mine"]) == 4
+    told = {"encoder": "not/used", "rows": "train: sst 30 sts 60; dev: sst 12", "commits": "c0ffee", "steps": "20"}
+    assert {key: lines[0][key] for key in told} == told
+    assert entries[0]["encoder"] == "not/used" and entries[0]["rows"]["train"] == {"sst": 30, "sts": 60}
 
 
 def test_a_row_without_a_run_that_ended_stands_in_the_table(reproduce, make_run):
