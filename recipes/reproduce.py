@@ -10,7 +10,6 @@ that a budget makes the same run share it, and rows that pre-train alike share t
 from __future__ import annotations
 
 import argparse
-import csv
 import fcntl
 import hashlib
 import json
@@ -24,7 +23,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
 from typing import IO, Any
 
 import torch
@@ -34,6 +32,7 @@ from rich.markdown import Markdown
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mtbert.data.sampling import Schedule
+from mtbert.evaluation.tables import main_metrics, to_markdown, write
 from mtbert.modeling.configuration_mtbert import POOLINGS
 from mtbert.recipe import Recipe, RecipeError, load_recipe
 from mtbert.training.runs import PRETRAINING
@@ -43,7 +42,6 @@ CONFIGS = RECIPES / "configs"
 COMMITS = "commits.txt"  # beside a run: of every time that it was begun or gone on with
 EPOCHS, STEPS, BATCH = 10, 30, 32  # the small budget: what every row is given, in steps of one task
 AVERAGES = ("overall", "raw_mean")
-ABOUT_A_RUN = ("steps", "encoder", "rows", "commits")  # columns of the CSV file, beside what was measured
 ROUNDING = 1e-12  # a divergence of outputs that fp32 alone tells apart is smaller
 PUBLISHED = yaml.safe_load((RECIPES / "published.yaml").read_text(encoding="utf-8"))
 
@@ -370,26 +368,6 @@ def doubts(run: Run) -> list[str]:
 # ---- the table ----
 
 
-def spread(values: list[float]) -> str:
-    """`.712 ± .004`; one value alone has no deviation."""
-    if not values:
-        return ""
-    text = f"{mean(values):.3f}"
-    return f"{text} ± {stdev(values):.3f}" if len(values) > 1 else text
-
-
-def main_metrics(scores: dict[str, float], tasks: list[str]) -> dict[str, float]:
-    """Each task's main score: the first that stands after its loss."""
-    found = {}
-    for task in tasks:
-        longer = tuple(f"eval_{other}_" for other in tasks if other.startswith(f"{task}_"))
-        own = [key for key in scores if key.startswith(f"eval_{task}_") and not key.startswith(longer)]
-        keys = [key for key in own if not key.endswith("_loss")]
-        if keys:
-            found[task] = scores[keys[0]]
-    return found
-
-
 def table(runs: list[Run]) -> list[dict[str, Any]]:
     """One entry a row, with the scores of its seeds, what was published, cost, and doubts."""
     entries = []
@@ -441,44 +419,6 @@ def environment(runs: list[Run], command: list[str]) -> dict[str, Any]:
             sizes[split] = sizes.get(split, {}) | counts
     found = {"command": " ".join(command), "commit": ", ".join(commits), "rows": sizes}
     return found | {key: done.get(key) for key in ("encoder", "device", "threads", "precision", "versions")}
-
-
-def to_markdown(entries: list[dict[str, Any]], about: dict[str, Any]) -> str:
-    """The table as markdown, with what it was made with."""
-    names = list(dict.fromkeys(name for entry in entries for name in entry["scores"]))
-    heading = ["row", "what", *names, "published", "trained parameters", "steps", "seconds", "notes"]
-    lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
-    for entry in entries:
-        published = " ".join(f"{name} {value}" for name, value in entry["published"].items())
-        same = [f"the run of {entry['same_as']}"] if entry["same_as"] else []
-        notes = "; ".join([*same, *entry["doubts"], *entry["failed"]])
-        cells = [entry["row"], entry["what"], *(spread(entry["scores"].get(name, [])) for name in names), published]
-        cells += [f"{entry['trainable']:,}" if entry["trainable"] is not None else "", str(entry["steps"] or "")]
-        cells += [f"{mean(entry['seconds']):.0f}" if entry["seconds"] else "", notes]
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    made = [f"- {key}: {json.dumps(value) if isinstance(value, dict) else value}" for key, value in about.items()]
-    return "\n".join(lines + ["", *made]) + "\n"
-
-
-def write(entries: list[dict[str, Any]], about: dict[str, Any], folder: Path, title: str) -> None:
-    """The same table as markdown, CSV and JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{title}.md").write_text(to_markdown(entries, about), encoding="utf-8")
-    values = json.dumps({"about": about, "rows": entries}, indent=2)
-    (folder / f"{title}.json").write_text(values + "\n", encoding="utf-8")
-    with (folder / f"{title}.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["row", "seed", "score", "value", "published", "trainable", "seconds", *ABOUT_A_RUN])
-        for entry in entries:
-            sizes = [
-                " ".join([f"{split}:", *(f"{task} {count}" for task, count in counts.items())])
-                for split, counts in (entry["rows"] or {}).items()
-            ]
-            made = [entry["steps"], entry["encoder"], "; ".join(sizes), " ".join(entry["commits"])]
-            for name, values in entry["scores"].items():
-                for seed, value, seconds in zip(entry["seeds"], values, entry["seconds"], strict=True):
-                    published = entry["published"].get(name, "")
-                    writer.writerow([entry["row"], seed, name, value, published, entry["trainable"], seconds, *made])
 
 
 def main(argv: list[str]) -> int:
