@@ -12,12 +12,15 @@ import json
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from mtbert.data.loading import load_task
 from mtbert.evaluation.ensemble import combine, predict_members
 from mtbert.evaluation.metrics import averages, default_metrics, predictions_from_logits, score_task
 from mtbert.recipe import load_recipe
 from mtbert.training.reporting import print_scores
+
+BESIDE = 3  # members in one table: more would be cut where a terminal is narrow
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -60,6 +63,17 @@ def write_predictions(path: Path, spec, rows, logits) -> None:
         writer.writerows(zip(*(rows[key] for key in keys), predicted, strict=True))
 
 
+def print_members(scores: dict[str, dict[str, float]], console: Console | None = None) -> None:
+    """Scores with the members as numbered columns, and which folder each number stands for."""
+    console = console or Console()
+    joint, *members = scores.values()
+    numbered = [(str(number), own) for number, own in enumerate(members, 1)]
+    for start in range(0, len(numbered), BESIDE):
+        print_scores({"ensemble": joint, **dict(numbered[start : start + BESIDE])}, console)
+    for number, folder in enumerate(list(scores)[1:], 1):
+        console.print(f"{number}: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
 def main(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     given = {"encoder": args.encoder, "data_dir": args.data_dir, "training.output_dir": args.output}
     overrides = [f"--{key}={value}" for key, value in given.items() if value is not None]
@@ -78,7 +92,7 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     scores = {"ensemble": scores_of(recipe, specs, rows, joint)}
     scores |= {folder: scores_of(recipe, specs, rows, own) for folder, own in members.items()}
     (args.output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
-    print_scores(scores)
+    print_members(scores)
     if args.predict is not None:
         rows, _, joint = together(args.predict) if args.predict != "dev" else (rows, members, joint)
         for name, logits in joint.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 COURSE = {"format": "cs224n", "id": "id"}
 SST = {**COURSE, "text": "sentence", "label": "sentiment", "train": "ids-sst-train.csv", "dev": "ids-sst-dev.csv"}
@@ -82,3 +83,14 @@ def test_another_recipe_and_folder(ensemble, runs, course_dir, tmp_path):
     given = ["--recipe", str(tmp_path / "recipe.yaml"), "--data_dir", str(course_dir), "--encoder", "none"]
     scores = ensemble.main(ensemble.parse([*runs, *given, "--output", str(tmp_path / "out")]))
     assert set(scores["ensemble"]) == {"sst_accuracy", "sst_f1_macro", "overall", "raw_mean"}
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_a_narrow_terminal_cuts_no_folder_and_no_score(ensemble, count, capsys):
+    folders = [f"runs/{'long_name_' * 9}{number}" for number in range(count)]
+    scores = {name: {"sst_accuracy": 0.5, "sts_spearman": -0.25 - i / 1e3} for i, name in enumerate(["all", *folders])}
+    ensemble.print_members(scores, Console(width=60))
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    for number, name in enumerate(folders, 1):
+        assert f"{number}: {name}\n" in shown and f"{scores[name]['sts_spearman']:.3f}" in shown
