@@ -27,6 +27,7 @@ from mtbert.data.sampling import Plan
 from mtbert.evaluation.metrics import default_metrics
 from mtbert.evaluation.report import (
     RunLog,
+    StagedPlan,
     TaskRows,
     analyse_run,
     check_folder,
@@ -79,7 +80,7 @@ class Evaluated:
     run: RunLog
     tasks: dict[str, TaskRows]
     metrics: dict[str, str]
-    plan: Plan
+    plan: Plan | StagedPlan | None
     notes: tuple[str, ...]
 
 
@@ -123,6 +124,31 @@ def make_plan(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Pl
     return replace(plan, epochs=-(-steps // plan.steps_per_epoch)) if steps > 0 else plan
 
 
+def plan_run(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Plan | StagedPlan | None:
+    """What the steps of a run held, of all its stages; None if one ends within an epoch, where the next one begins."""
+    stages = recipe.in_stages()
+    whole = [float(stage.training_value("num_train_epochs")).is_integer() for stage in stages[:-1]]
+    if not all(whole) or any(stage.training_value("max_steps") > 0 for stage in stages[:-1]):
+        return None
+    plans = tuple(make_plan(stage, data, processes) for stage in stages)
+    return StagedPlan(plans) if len(plans) > 1 else plans[0]
+
+
+def check_hidden(recipe: Recipe, wanted: Sequence[str]) -> None:
+    """Refuse to group by texts that the report may not show.
+
+    Raises:
+        ValueError: a column of --group is a text column of a task.
+    """
+    texts = {column: name for name, task in recipe.tasks.items() for column in task.data.text}
+    for column in (each.rpartition(":")[2] for each in wanted):
+        if column in texts:
+            raise ValueError(
+                f"--group {column}: it holds texts of the task {texts[column]!r}, which --hide_texts keeps out of the "
+                "report; give another column, or leave one of the two out"
+            )
+
+
 def read_groups(
     recipe: Recipe, raw: dict[str, Dataset], specs: Sequence[TaskSpec], split: str, wanted: Sequence[str]
 ) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
@@ -150,6 +176,8 @@ def read_groups(
 
 def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], show_texts: bool = True) -> Evaluated:
     """Load a run's model and data, and predict every row of a split."""
+    if not show_texts:
+        check_hidden(recipe, wanted)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = load_model(folder, recipe)
     known = [task for task in model.tasks if task.name in recipe.tasks]
@@ -187,7 +215,7 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
     }
     metrics = {task.name: recipe.tasks[task.name].metric or default_metrics(task)[0] for task in known}
     run = read_run(folder)
-    plan = make_plan(recipe, data, run.record.get("processes", 1)) if len(data) == len(recipe.tasks) else None
+    plan = plan_run(recipe, data, run.record.get("processes", 1)) if len(data) == len(recipe.tasks) else None
     return Evaluated(run, tasks, metrics, plan, tuple(notes))
 
 

@@ -7,12 +7,15 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 from matplotlib.image import imread
+from matplotlib.text import Text
 
 from mtbert.recipe import RecipeError
 
@@ -107,11 +110,17 @@ def test_the_plan_is_the_one_that_the_run_followed(report):
         assert sum(each["sampled"].values()) == 32
 
 
-def test_a_report_can_be_written_without_the_texts(evaluate_run, runs, report, tmp_path):
+def test_a_report_can_be_written_without_the_texts(evaluate_run, runs, report, tmp_path, monkeypatch):
+    from mtbert.evaluation.report import write
+
+    drawn, draw = [], write._png
+    words = lambda picture: [text.get_text() for text in picture.figure.findobj(Text)]  # noqa: E731
+    monkeypatch.setattr(write, "_png", lambda picture: drawn.extend([picture.name, *words(picture)]) or draw(picture))
     arguments = [str(runs / "a"), "--against", str(runs / "b"), "--output", str(tmp_path / "report"), "--hide_texts"]
-    page = evaluate_run.main([*arguments, "--resamples", "30"])
-    texts = [line.split(",")[0] for line in (runs / "dev.csv").read_text().splitlines()[1:]]
+    page = evaluate_run.main([*arguments, "--resamples", "30", "--group", "sex"])
+    texts = [text for line in (runs / "dev.csv").read_text().splitlines()[1:] for text in line.split(",")[:2]]
     texts = [text for text in texts if len(text.split()) > 3]
+    assert len(drawn) > 100 and not any(text in each for text in texts for each in drawn)
     for shown, where in ((True, report), (False, page)):
         for file in (where, where.parent / "report.json"):
             assert any(text in file.read_text("utf-8") for text in texts) is shown
@@ -159,6 +168,7 @@ def test_a_split_without_labels_has_no_scores_but_a_report(evaluate_run, runs, t
         (["--group", "close:sex"], "--group close:sex: task 'close'.*no column 'sex'"),
         (["--group", "mood:sex"], "no task 'mood' has a dev split; these have: stars, close"),
         (["--tasks.close.data.dev", "train-pairs.csv", "--against", "B"], None),
+        (["--group", "other", "--hide_texts"], "--group other: it holds texts of the task 'close', which --hide_texts"),
         (["--output", "RUNS"], "has files in it"),
         (["--against", "RUNS"], "has no recipe.json.*name its recipe with --recipe"),
         (["--against", "nowhere"], "there is no folder nowhere"),
@@ -172,6 +182,21 @@ def test_what_cannot_be_done_is_refused_with_a_reason(arguments, message, evalua
         return
     with pytest.raises((ValueError, OSError), match=message):
         evaluate_run.main(arguments)
+
+
+def test_the_plan_of_a_run_in_stages_is_that_of_each_stage(evaluate_run, runs):
+    rows = {name: SimpleNamespace(splits={"train": range(24)}) for name in ("stars", "close")}
+
+    recipe = evaluate_run.find_recipe(runs / "a", None, [])
+
+    def plan(**first):
+        later = {"training": {"learning_rate": 1e-3}, "schedule": {"steps_per_epoch": 7}}
+        return evaluate_run.plan_run(replace(recipe, stages=({"training": first}, later)), rows, 1)
+
+    found = plan(num_train_epochs=3)
+    assert [int(found.epoch_rows(epoch).sum()) for epoch in range(5)] == [32, 32, 32, 56, 56]  # 2 × 4 rows a step
+    assert plan(num_train_epochs=2.5) is None
+    assert plan(max_steps=3) is None
 
 
 def test_an_unknown_key_is_refused(evaluate_run, runs, tmp_path):

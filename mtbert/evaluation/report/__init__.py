@@ -1,12 +1,13 @@
 """The report of a run: `TaskRows` → `analyse_run` (and `compare_runs`) → `write_report`."""
 
 from .analysis import analyse_run, analyse_task, compare_runs
-from .course import RunLog, read_run
+from .course import RunLog, StagedPlan, read_run
 from .rows import TaskRows
 from .write import check_folder, write_report
 
 __all__ = [
     "RunLog",
+    "StagedPlan",
     "TaskRows",
     "analyse_run",
     "analyse_task",

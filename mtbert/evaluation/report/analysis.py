@@ -17,7 +17,7 @@ def analyse_run(
     tasks: Mapping[str, TaskRows],
     metrics: Mapping[str, str],
     run: course.RunLog,
-    plan: Plan | None = None,
+    plan: Plan | course.StagedPlan | None = None,
     examples: int = 10,
 ) -> dict[str, Any]:
     """Everything about one run.

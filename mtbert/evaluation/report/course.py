@@ -37,6 +37,35 @@ class RunLog:
     scores: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class StagedPlan:
+    """The plans of a run's stages, one after the other; every stage but the last ends with a whole epoch."""
+
+    stages: tuple[Plan, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Tasks, in the order of their ids."""
+        return self.stages[0].names
+
+    def probabilities(self, epoch: int) -> np.ndarray | None:
+        """p_t in an epoch of the run, from 0; None in a stage whose schedule does not draw."""
+        plan, own = self._at(epoch)
+        return plan.probabilities(own)
+
+    def epoch_rows(self, epoch: int) -> np.ndarray:
+        """Rows of each task that an epoch of the run passes, `(tasks,)`."""
+        plan, own = self._at(epoch)
+        return plan.epoch_rows(own)
+
+    def _at(self, epoch: int) -> tuple[Plan, int]:
+        for plan in self.stages[:-1]:
+            if epoch < plan.epochs:
+                return plan, epoch
+            epoch -= plan.epochs
+        return self.stages[-1], epoch
+
+
 def read_run(folder: str | Path) -> RunLog:
     """Read what a run's folder, or one of its checkpoints, has; what is not there stays empty."""
 
@@ -89,7 +118,7 @@ def learning_curves(log: Log, main: Mapping[str, str]) -> dict[str, Any]:
     return {"tasks": found, "overall": {"dev": overall, "best": best(overall)}}
 
 
-def sampling(log: Log, tasks: Sequence[str], plan: Plan | None) -> list[dict[str, Any]]:
+def sampling(log: Log, tasks: Sequence[str], plan: Plan | StagedPlan | None) -> list[dict[str, Any]]:
     """What every epoch drew.
 
     Args:
@@ -98,21 +127,24 @@ def sampling(log: Log, tasks: Sequence[str], plan: Plan | None) -> list[dict[str
 
     Returns:
         For each epoch that has begun `epoch`, from 1; `sampled`, rows by task as the log counts them; and, with a plan,
-        `planned`, rows by task, and `probability`, p_t by task (None for schedules that do not draw).
+        `planned`, rows by task of this epoch and of those before it in which nothing was logged, and `probability`, p_t
+        by task (None for schedules that do not draw).
     """
     sampled: dict[int, dict[str, int]] = defaultdict(lambda: dict.fromkeys(tasks, 0))
     for entry in log:
         for task in tasks:
             if f"examples_{task}" in entry:
                 sampled[max(1, math.ceil(entry["epoch"] - 1e-6))][task] += int(entry[f"examples_{task}"])
-    table = []
+    table, before = [], 0
     for epoch in sorted(sampled):
         row: dict[str, Any] = {"epoch": epoch, "sampled": sampled[epoch]}
         if plan is not None:
             p = plan.probabilities(epoch - 1)
-            row["planned"] = dict(zip(plan.names, plan.epoch_rows(epoch - 1).tolist(), strict=True))
+            planned = np.sum([plan.epoch_rows(each) for each in range(before, epoch)], axis=0)
+            row["planned"] = dict(zip(plan.names, planned.tolist(), strict=True))
             row["probability"] = None if p is None else dict(zip(plan.names, p.tolist(), strict=True))
         table.append(row)
+        before = epoch
     return table
 
 
@@ -147,13 +179,13 @@ def cost(log: Log, record: Mapping[str, Any], folder: Path | None = None) -> dic
         folder: where codecarbon has left its `emissions.csv`, if it was asked to (`report_to: codecarbon`).
 
     Returns:
-        `seconds` of training with the evaluations in it, `evaluation_seconds` of these, `steps`, `examples`, and
-        `examples_per_second` and `steps_per_second` without the evaluations; `device`, `processes`, `threads` and
-        `precision` as recorded; `kwh` and `co2_kg` by codecarbon. What is not known is left out.
+        `seconds` of training over all stages with the evaluations in it, `evaluation_seconds` of these, `steps`,
+        `examples`, and `examples_per_second` and `steps_per_second` without the evaluations; `device`, `processes`,
+        `threads` and `precision` as recorded; `kwh` and `co2_kg` by codecarbon. What is not known is left out.
     """
-    end = next((i for i, entry in enumerate(log) if "train_runtime" in entry), len(log))
-    seconds = log[end]["train_runtime"] if end < len(log) else None
-    evaluating = sum(entry.get("eval_runtime", 0.0) for entry in log[:end])
+    ends = [i for i, entry in enumerate(log) if "train_runtime" in entry]  # of each stage
+    seconds = sum(log[end]["train_runtime"] for end in ends) if ends else None
+    evaluating = sum(entry.get("eval_runtime", 0.0) for entry in log[: ends[-1] if ends else len(log)])
     examples = sum(int(value) for entry in log for key, value in entry.items() if key.startswith("examples_"))
     steps = max((entry["step"] for entry in log if "step" in entry), default=0)
     found: dict[str, Any] = {"steps": steps, "examples": examples, "evaluation_seconds": evaluating}

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 # Safe for colour-blind readers (Okabe and Ito, 2008); lines also differ in their dashes and points in their markers.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
@@ -49,10 +49,17 @@ def learning_curves(curves: Mapping[str, Any], name: str) -> Figure:
         epoch, value = curves["best"]["epoch"], curves["best"]["value"]
         right.plot([epoch], [value], "*", color=COLOURS[5], markersize=14, label=f"best: {value:.3f}, epoch {epoch:g}")
     right.set(title=f"{name}: {curves['main']}", xlabel="epoch", ylabel=curves["main"])
+    ends = [each["epoch"] for line in (curves["loss"], *_scores_of(curves)) for each in line]
     for axes in (left, right):
         if axes.has_data():
+            axes.set_xlim(0, max(ends) * 1.02 or 1)  # both alike, also where one of them has a single point
             axes.legend()
     return figure
+
+
+def _scores_of(curves: Mapping[str, Any]) -> list[Sequence[Mapping[str, float]]]:
+    """The courses of all scores of a task, of both splits."""
+    return [course for split in ("dev", "train") for course in curves[split].values()]
 
 
 def sampling(table: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Figure:
@@ -143,7 +150,7 @@ def by_length(found: Mapping[str, Any], title: str, xlabel: str, ylabel: str) ->
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
     counts = axes.twinx()
     counts.plot(middle, [each["rows"] for each in bins], "s:", color=COLOURS[1], label="rows (right axis)")
-    counts.set(ylabel="rows", ylim=(0, None))
+    counts.set(ylabel="rows", ylim=(0, 1.1 * max((each["rows"] for each in bins), default=1)))
     counts.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     return figure
@@ -190,14 +197,16 @@ def cosines(found: Mapping[str, Any]) -> Figure:
 
 
 def gradient_course(found: Mapping[str, Any]) -> Figure:
-    """How many pairs were in conflict, and each task's gradient norm, by step."""
+    """The share of steps in which gradients were in conflict, and each task's gradient norm, by step."""
     figure, (left, right) = _panels(2)
     if found["conflicts"]:
         _line(left, found["conflicts"], "conflicts", next(_styles()), "step")
-    left.set(title="Gradients: conflicts", xlabel="step", ylabel="conflicts (as logged)")
+    left.set(title="Gradients: conflicts", xlabel="step", ylabel="share of steps with a conflict", ylim=(-0.02, 1.02))
     for (task, course), style in zip(found["norms"].items(), _styles()):
         _line(right, course, task, style, "step")
-    right.set(title="Gradients: norms", xlabel="step", ylabel="norm of the task's gradient")
+    right.set(title="Gradients: norms", xlabel="step", ylabel="norm of the task's gradient", yscale="log")
+    right.yaxis.set_major_formatter("{x:g}")  # a report's figures take no $ for mathematics
+    right.yaxis.set_minor_formatter(LogFormatter())
     if found["norms"]:
         right.legend()
     return figure

@@ -18,11 +18,17 @@ TEXT_SHOWN = 300  # characters; the JSON file has all
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under columns; cells that are numbers are set right."""
+    """Rows of cells under columns; cells that are numbers, and headings above nothing else, are set right."""
 
     caption: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """Whether a column holds numbers and empty cells alone."""
+        cells = zip(*self.rows, strict=True)
+        return tuple(all(not isinstance(cell, str) or not cell for cell in column) for column in cells)
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,8 @@ def _table(caption: str, rows: Iterable[Mapping[str, Any]]) -> Table:
     """A table of mappings; its columns are their keys, in the order in which they come."""
     rows = list(rows)
     columns = tuple(dict.fromkeys(key for row in rows for key in row))
-    return Table(caption, tuple(c.replace("_", " ") for c in columns), tuple(_cells(row, columns) for row in rows))
+    headings = (c.upper() if c in ("a", "b") else c.replace("_", " ") for c in columns)  # the two runs are A and B
+    return Table(caption, tuple(headings), tuple(_cells(row, columns) for row in rows))
 
 
 def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[Any, ...]:
@@ -312,6 +319,7 @@ def _comparison(found: Mapping[str, Any], run: Mapping[str, Any]) -> list[Sectio
     items = (_table("Differences", rows), Picture("differences", figures.differences(forest), ""))
     result = [Section("Comparison of two runs", notes=tuple(notes), items=items)]
     for name, task in found["tasks"].items():
-        table = _examples("Rows that differ, the largest change first", task["flips"], 2 * run["examples"])
+        rows = [{**row, "better": {"a": "A", "b": "B"}.get(row["better"], "neither")} for row in task["flips"]]
+        table = _examples("Rows that differ, the largest change first", rows, 2 * run["examples"])
         result.append(Section(f"{name}: what flipped", 3, items=(table,)))
     return result

@@ -71,12 +71,16 @@ class TaskRows:
         keys = ("text", "text_pair")[: task.texts]
         logits = np.asarray(logits, dtype=np.float64)[kept]
         predictions_from_logits(task, logits)  # refuses what is not finite before anything is computed
+        texts = tuple(zip(*(columns[key] for key in keys), strict=True))
+        names = [str(name) for name in columns.get("id", columns["row"])]
+        if not show_texts and not set(names).isdisjoint(text for row in texts for text in row):
+            names = [str(name) for name in columns["row"]]  # a text may also be what identifies its row
         return cls(
             task,
             logits,
             labels,
-            tuple(zip(*(columns[key] for key in keys), strict=True)),
-            tuple(str(name) for name in columns.get("id", columns.get("row"))),
+            texts,
+            tuple(names),
             {name: tuple(str(values[i]) for i in kept) for name, values in (groups or {}).items()},
             show_texts,
         )

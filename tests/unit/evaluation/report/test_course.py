@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from mtbert.data.sampling import Plan, Schedule
-from mtbert.evaluation.report.course import best, conflicts, cost, learning_curves, read_run, sampling
+from mtbert.evaluation.report.course import (
+    StagedPlan,
+    best,
+    conflicts,
+    cost,
+    learning_curves,
+    read_run,
+    sampling,
+)
 
 LOG = [
     {"step": 0, "epoch": 0, "eval_a_accuracy": 0.2, "eval_a_loss": 1.5, "eval_overall": 0.3, "eval_runtime": 1.0},
@@ -85,6 +93,27 @@ def test_throughput_leaves_the_evaluations_out():
     assert found["steps_per_second"] == pytest.approx(20 / 20)
     assert (found["device"], found["threads"]) == ("cpu", 2)
     assert "seconds" not in cost(LOG[:3], {})
+
+
+def test_seconds_and_evaluations_of_all_stages_count():
+    later = [{**entry, "epoch": entry["epoch"] + 2, "step": entry["step"] + 20} for entry in LOG[1:]]
+    found = cost([*LOG[:-1], *later], {})
+    assert (found["seconds"], found["evaluation_seconds"]) == (50, 9)
+    assert (found["steps"], found["examples"]) == (40, 320)
+    assert found["examples_per_second"] == pytest.approx(320 / 41)
+
+
+def test_the_plan_of_each_stage_holds_for_its_epochs():
+    turns = Plan(Schedule("round_robin", steps_per_epoch=4), ("a", "b"), (90, 10), 8, 2)
+    drawn = Plan(Schedule("proportional", steps_per_epoch=3), ("a", "b"), (90, 10), 8, 5)
+    plan = StagedPlan((turns, drawn))
+    for epoch in range(6):
+        own, place = (turns, epoch) if epoch < 2 else (drawn, epoch - 2)
+        assert plan.epoch_rows(epoch).tolist() == own.epoch_rows(place).tolist()
+    log = [{"step": 4 * e, "epoch": float(e), "examples_a": 8, "examples_b": 8} for e in (1, 2, 3, 5)]
+    table = sampling(log, ["a", "b"], plan)
+    assert [each["probability"] for each in table] == [None, None, *[pytest.approx({"a": 0.9, "b": 0.1})] * 2]
+    assert [sum(each["planned"].values()) for each in table] == [32, 32, 24, 48]  # nothing was logged in epoch 4
 
 
 def test_energy_is_what_codecarbon_has_written(tmp_path):

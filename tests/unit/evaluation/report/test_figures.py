@@ -58,6 +58,7 @@ def test_learning_curves():
         to_hex(next(line for line in axes.lines if line.get_label() == "dev").get_color()) for axes in (left, right)
     ]
     assert same[0] == same[1]
+    assert left.get_xlim() == right.get_xlim() and left.get_xlim()[0] == 0
     figures.learning_curves({**curves, "loss": [], "dev": {}, "train": {}, "best": None}, "a")
 
 
@@ -132,6 +133,10 @@ def test_gradients():
     left, right = figures.gradient_course(found).axes
     assert points(left, "conflicts") == [[0, 1], [1, 1]]
     assert points(right, "a") == [[0, 2], [1, 3]]
+    right.set_ylim(0.05, 50)
+    right.figure.canvas.draw()
+    labels = [text.get_text() for text in right.get_yticklabels(which="both")]
+    assert {"0.1", "1", "10"} <= set(labels) and not any("$" in label for label in labels)
 
 
 def test_differences():

@@ -103,3 +103,10 @@ def test_an_example_shows_labels_by_name(make_rows):
 def test_an_example_can_leave_its_texts_out(make_rows):
     rows = replace(make_rows("close", 1), show_texts=False)
     assert list(rows.example(0)) == ["row", "label", "predicted"]
+
+
+def test_a_text_that_identifies_its_row_is_hidden_with_the_texts():
+    columns = {"text": ["a cat", "a dog"], "row": [3, 4], "id": ["a cat", "a dog"]}
+    task, split = TaskSpec("stars", labels=2), Dataset.from_dict(columns)
+    for shown, names in ((True, ("a cat", "a dog")), (False, ("3", "4"))):
+        assert TaskRows.of(task, split, np.zeros((2, 2)), np.array([0, 1]), show_texts=shown).names == names

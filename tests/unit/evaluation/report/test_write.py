@@ -11,7 +11,7 @@ from matplotlib.image import imread
 
 from mtbert.data.sampling import Plan, Schedule
 from mtbert.evaluation.report import RunLog, analyse_run, compare_runs, write_report
-from mtbert.evaluation.report.page import Picture, sections, shown
+from mtbert.evaluation.report.page import Picture, Table, sections, shown
 from mtbert.evaluation.report.write import jsonable
 from mtbert.modeling.configuration_mtbert import TaskSpec
 
@@ -208,6 +208,27 @@ def test_cells():
     assert [shown(each) for each in (None, float("nan"), 1234, 0.12345, 0.0, 1e-5, True, "x", np.int64(3))] == [
         "–", "–", "1,234", "0.123", "0.000", "1.0e-05", "True", "x", "3",
     ]  # fmt: skip
+
+
+def test_headings_stand_above_their_numbers():
+    rows = ((1, "", "x", None), (2.5, 3, "1", np.float64(2)))
+    assert Table("t", ("a", "b", "c", "d"), rows).numeric == (True, True, False, True)
+    assert Table("t", (), ()).numeric == ()
+
+
+def test_the_two_runs_are_called_by_the_letters_of_the_notes(make_rows, write, tmp_path):
+    pair = [{"same": make_rows("same", seed=seed, labels=[0, 1] * 30)} for seed in (0, 1)]
+    for rows in pair:
+        object.__setattr__(rows["same"], "texts", pair[0]["same"].texts)
+    found = numbers(pair[0], tmp_path)
+    found["comparison"] = compare_runs(*pair, METRICS, 0, 5)
+    found["run"]["against"] = "runs/b"
+    html, saved = write(found)
+    tables = {item.caption: item for each in sections(found) for item in each.items if isinstance(item, Table)}
+    flips = next(table for caption, table in tables.items() if caption.startswith("Rows that differ"))
+    assert [flips.columns[-3:], tables["Differences"].columns[3:5]] == [("A", "B", "better"), ("A", "B")]
+    assert {row[-1] for row in flips.rows} == {"A", "B"}
+    assert '<th scope="col" class="number">difference</th>' in html
 
 
 def test_json_has_null_for_what_is_undefined():
