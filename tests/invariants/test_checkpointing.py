@@ -38,6 +38,7 @@ RUNS = {
         SGD,
     ),
 }
+ADAPTERS = ({"type": "pal", "size": 8, "heads": 2}, {"type": "low_rank", "size": 8}, {"type": "houlsby", "size": 8})
 _UNLIKE = ("smart",)  # draws its noise for each micro-batch
 
 
@@ -48,7 +49,7 @@ def train(make_trainer, model, folder, run, batch: int, accumulation: int, check
     steps |= {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
     trainer = make_trainer(model, folder, schedule, own=own, **steps)
     calls: list[int] = []
-    layer = next(module for name, module in model.named_modules() if name.endswith("encoder.encoder.layer.0.attention"))
+    layer = next(module for name, module in model.named_modules() if name.endswith("encoder.encoder.layer.0.intermediate"))
     layer.register_forward_hook(lambda *_: calls.append(1))
     trainer.train()
     return {name: weight.detach().clone() for name, weight in model.state_dict().items()}, len(calls)
@@ -70,6 +71,15 @@ def compare(make_trainer, make, folder, run, accumulates: bool = True):
 @pytest.mark.parametrize("name", RUNS)
 def test_the_same_weights_as_without(name, still_model, make_trainer, tmp_path):
     compare(make_trainer, still_model, tmp_path, RUNS[name], name not in _UNLIKE)
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter["type"])
+def test_with_adapters(adapter, make_model, still_tasks, make_trainer, tmp_path):
+    def make():
+        still = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        return make_model(still_tasks, adapter={**adapter, "init": "published"}, **still)
+
+    compare(make_trainer, make, tmp_path, RUNS["mixed"])
 
 
 @pytest.mark.parametrize("kind", [{"type": "lora", "r": 4, "target_modules": ["query", "value"]}, {"type": "ia3"}])
