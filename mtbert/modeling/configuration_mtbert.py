@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
+from .checking import type_problems
 
 PROBLEM_TYPES = (
     "single_label_classification",
@@ -19,6 +23,7 @@ POOLINGS = ("cls", "pooler", "mean", "max")
 PAIRS = ("cross", "siamese", "both")
 HEADS = ("linear", "mlp", "attention", "cosine")
 ACTIVATIONS = ("relu", "gelu", "tanh", "identity")
+MAX_LABELS = 1_000_000
 PAIR_FEATURES = ("u;v", "u;v;|u-v|", "u;v;|u-v|;u*v")
 
 
@@ -34,6 +39,8 @@ def _build(cls: type, where: str, values: Any) -> Any:
     if not isinstance(values, dict):
         raise ValueError(f"{where} must be a mapping or a {cls.__name__}, but is {values!r}")
     known = [f.name for f in fields(cls)]
+    if cls is TaskSpec and "name" not in values:
+        raise ValueError(f"{where} has no name, only the keys {list(values)}; give it one")
     if unknown := [key for key in values if key not in known]:
         raise ValueError(f"{where} has unknown keys {unknown}; known ones: {', '.join(known)}")
     return cls(**values)
@@ -70,7 +77,9 @@ class HeadSpec:
 
     def problems(self, where: str) -> list[str]:
         """Everything that is wrong with these values, as sentences that begin with `where`."""
-        found: list[str] = []
+        found = type_problems(self, f"{where}.")
+        if found:
+            return found
         _known(found, f"{where}.type", self.type, HEADS)
         _known(found, f"{where}.activation", self.activation, ACTIVATIONS)
         _known(found, f"{where}.features", self.features, PAIR_FEATURES)
@@ -134,19 +143,21 @@ class AdapterSpec:
     init: str | None = None
 
     def __post_init__(self):
-        size, heads = _ADAPTERS.get(self.type, (1, None))
+        size, heads = _ADAPTERS.get(self.type, (1, None)) if isinstance(self.type, str) else (1, None)
         published = "published" if self.type in TOP_ADAPTERS else "zero"
         for key, default in (("size", size), ("heads", heads), ("init", published)):
             if getattr(self, key) is None:
                 object.__setattr__(self, key, default)
-        if self.layers is not None:
+        if isinstance(self.layers, list):
             object.__setattr__(self, "layers", tuple(self.layers))
         if found := self.problems("adapter"):
             raise ValueError("\n".join(found))
 
     def problems(self, where: str) -> list[str]:
         """Everything that is wrong with these values, as sentences that begin with `where`."""
-        found: list[str] = []
+        found = type_problems(self, f"{where}.")
+        if found:
+            return found
         _known(found, f"{where}.type", self.type, ADAPTERS)
         _known(found, f"{where}.activation", self.activation, ("gelu", "identity"))
         _known(found, f"{where}.input", self.input, ("cls", "all"))
@@ -229,11 +240,13 @@ class TaskSpec:
         if isinstance(self.labels, (str, bool)):
             raise ValueError(f"{where}: labels is {self.labels!r}, but must be a list of names, or their number")
         if isinstance(self.labels, int):
+            if self.labels > MAX_LABELS:
+                raise ValueError(f"{where}: labels is a number above {MAX_LABELS:,}; give fewer, or a list of names")
             set_field("labels", tuple(str(i) for i in range(self.labels)))
-        elif self.labels is not None:
+        elif isinstance(self.labels, Iterable):
             set_field("labels", tuple(str(label) for label in self.labels))
         for key in ("range", "separator"):
-            if getattr(self, key) is not None:
+            if isinstance(getattr(self, key), Iterable) and not isinstance(getattr(self, key), str):
                 set_field(key, tuple(getattr(self, key)))
         if self.problem_type is None:
             set_field("problem_type", "regression" if self.labels is None else "single_label_classification")
@@ -242,7 +255,9 @@ class TaskSpec:
 
     def problems(self, where: str) -> list[str]:
         """Everything that is wrong with these values, as sentences that begin with `where`."""
-        found: list[str] = []
+        found = type_problems(self, f"{where}: ")
+        if found:
+            return found
         if not self.name or not all(c.isalnum() or c in "_-" for c in self.name):
             found.append(f"{where}: the name must be made of letters, digits, '_' and '-'")
         elif hasattr(nn.ModuleDict, self.name) or self.name == "training":
@@ -314,6 +329,22 @@ class TaskSpec:
         return _build(cls, "task", values)
 
 
+def _encoder_config(values: dict[str, Any]) -> PreTrainedConfig:
+    """The encoder's own config out of its fields.
+
+    Raises:
+        ValueError: if transformers has no such encoder, or a field is wrong.
+    """
+    fields = dict(values)
+    kind = fields.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(f"encoder.model_type is {kind!r}, which this version of transformers does not know")
+    try:
+        return AutoConfig.for_model(kind, **fields)
+    except Exception as error:  # each family checks its own fields, with errors of many types
+        raise ValueError(f"encoder: the fields of {kind!r} are wrong: {error}") from error
+
+
 class MtBertConfig(PreTrainedConfig):
     """Configuration of `MtBertForMultiTask`.
 
@@ -337,8 +368,9 @@ class MtBertConfig(PreTrainedConfig):
             for key in ("auto_map", "custom_pipelines"):  # are for those who have this code from the checkpoint alone
                 kwargs.pop(key, None)
         if isinstance(self.encoder, dict):
-            values = dict(self.encoder)
-            self.encoder = AutoConfig.for_model(values.pop("model_type"), **values)
+            self.encoder = _encoder_config(self.encoder)
+        if not isinstance(self.tasks, Sequence | None) or isinstance(self.tasks, str):
+            raise ValueError(f"tasks is {self.tasks!r}, but must be a list of tasks")
         specs = [TaskSpec.from_dict(task) for task in self.tasks or ()]
         names = [spec.name for spec in specs]
         if repeated := sorted({name for name in names if names.count(name) > 1}):

@@ -14,12 +14,27 @@ import yaml
 from .tree import KeyPath, RecipeError, fits, options, shown
 
 COMMAND_LINE = "command line"
+MAX_NODES = 100_000  # values of one file, aliases counted as often as they stand for something
 
 
 class _Loader(yaml.SafeLoader):
     """Plain scalars as in YAML 1.2: 1e-5 is a number, and yes, no, on, off and dates are text."""
 
     yaml_implicit_resolvers: dict = {}
+    # Without dates, sets, bytes and ordered mappings: no key takes one, and a saved recipe is JSON.
+    yaml_constructors = {
+        tag: make
+        for tag, make in yaml.SafeLoader.yaml_constructors.items()
+        if tag is None or tag.rpartition(":")[2] in ("null", "bool", "int", "float", "str", "seq", "map")
+    }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError) as error:
+            kind = node.tag.rpartition(":")[2]
+            problem = f"{shown(node.value)} can not be read as {kind}; write another value, or put it in quotes"
+            raise yaml.constructor.ConstructorError(problem=problem, problem_mark=node.start_mark) from error
 
 
 for _tag, _pattern in (
@@ -48,11 +63,20 @@ class Layer:
 
 
 def parse_yaml(text: str, source: str) -> tuple[Any, dict[KeyPath, str]]:
-    """The value that `text` holds and the origin of its keys; repeated keys and keys that are not text are refused."""
+    """The value that `text` holds and the origin of its keys; repeated keys and keys that are not text are refused.
+
+    So are explicit tags but for those of plain values, and aliases that unfold into more than `MAX_NODES` values.
+    """
     problems: list[str] = []
     origins: dict[KeyPath, str] = {}
+    nodes = 0
 
     def walk(node: yaml.Node, path: KeyPath, above: tuple[yaml.Node, ...]) -> None:
+        nonlocal nodes
+        nodes += 1
+        if nodes > MAX_NODES:
+            too_many = f"its aliases stand for more than {MAX_NODES:,} values, here in {'.'.join(path)}; write less"
+            raise RecipeError([f"{source}:{node.start_mark.line + 1}: no valid YAML: {too_many}"])
         if any(node is outer for outer in above):
             problems.append(f"{source}:{node.start_mark.line + 1}: {'.'.join(path)} is an alias of what it stands in")
         elif isinstance(node, yaml.SequenceNode):
@@ -63,11 +87,11 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict[KeyPath, str]]:
             for key, value in node.value:
                 line, tag = key.start_mark.line + 1, key.tag.rpartition(":")[2]
                 if tag == "merge":
+                    walk(value, (*path, "<<"), (*above, node))
                     continue
                 if tag != "str":
-                    problems.append(
-                        f"{source}:{line}: the key {key.value} is read as {tag}, but must be text; quote it"
-                    )
+                    name = f"the key {key.value}" if isinstance(key, yaml.ScalarNode) else "a key"
+                    problems.append(f"{source}:{line}: {name} is read as {tag}, but must be text; quote it")
                     continue
                 here = (*path, key.value)
                 if key.value in seen:
@@ -92,15 +116,26 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict[KeyPath, str]]:
         details = (getattr(error, "context", None), getattr(error, "problem", None))
         what = ", ".join(part for part in details if part) or str(error).splitlines()[0]
         raise RecipeError([f"{source}{f':{mark.line + 1}' if mark else ''}: no valid YAML: {what}"]) from error
+    except RecursionError as error:
+        what = "its values lie too deep in each other; write fewer levels"
+        raise RecipeError([f"{source}: no valid YAML: {what}"]) from error
+
+
+def unreadable(error: Exception) -> str:
+    """Why a text file cannot be read."""
+    if isinstance(error, OSError):
+        return str(error.strerror)
+    return "no UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"no name of a file: {error}"
 
 
 def read_chain(path: Path, above: tuple[Path, ...] = ()) -> Layer:
     """The file's settings over those of its `base`, over those of that one's base, and so on."""
     try:
         tree, origins = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
-        raise RecipeError([f"{path}: cannot be read: {reason}"]) from error
+    except RecipeError:
+        raise
+    except (OSError, ValueError) as error:
+        raise RecipeError([f"{path}: cannot be read: {unreadable(error)}"]) from error
     if not isinstance(tree, dict | None):
         raise RecipeError([f"{path}: a recipe must be a mapping of keys to values, but this is {shown(tree)}"])
     layer = Layer(tree or {}, origins)
@@ -110,10 +145,10 @@ def read_chain(path: Path, above: tuple[Path, ...] = ()) -> Layer:
     if not isinstance(base, str):
         raise RecipeError([f"{where}: base is {shown(base)}, but must be the path of a recipe"])
     below, chain = Path(os.path.normpath(path.parent / base)), (*above, path)
+    if not os.path.isfile(below):
+        raise RecipeError([f"{where}: base is {base!r}, but there is no file {below}"])
     if below.resolve() in [file.resolve() for file in chain]:
         raise RecipeError([f"{where}: base goes round in a circle: {' → '.join(map(str, (*chain, below)))}"])
-    if not below.is_file():
-        raise RecipeError([f"{where}: base is {base!r}, but there is no file {below}"])
     return merge_layers(read_chain(below, chain), layer)
 
 

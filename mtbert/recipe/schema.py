@@ -227,7 +227,7 @@ class Recipe:
         """
         try:
             return training_arguments_class()(**{**self.training, **extra})
-        except ValueError as error:
+        except Exception as error:  # transformers refuses values with errors of many types
             raise RecipeError([f"training: {error}"]) from error
 
     def pretraining_arguments(self, **extra: Any) -> PretrainingArguments:

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from .reading import parse_yaml
+from .reading import parse_yaml, unreadable
 from .tree import RecipeError, Report, read_fields, shown
 
 if TYPE_CHECKING:
@@ -121,9 +121,8 @@ def read_space(path: str | Path) -> tuple[dict[str, Dimension], list[str], dict[
         tree, origins = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except RecipeError as error:
         return {}, list(error.problems), {}
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "no UTF-8 text"
-        return {}, [f"{path}: cannot be read: {reason}"], {}
+    except (OSError, ValueError) as error:
+        return {}, [f"{path}: cannot be read: {unreadable(error)}"], {}
     if not isinstance(tree, dict) or not tree:
         return {}, [f"{path}: a space must map dotted keys to their values, but this is {shown(tree)}"], {}
     space, report = {}, Report(str(path), origins)

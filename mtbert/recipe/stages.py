@@ -97,7 +97,8 @@ def split_stages(layer: Layer, report: Report) -> list[Layer]:
     rest = {key: value for key, value in layer.tree.items() if key != "stages"}
     origins = {path: origin for path, origin in layer.origins.items() if path[0] != "stages"}
     below = Layer(rest, origins, layer.problems)
-    tasks = [name for name, task in (rest.get("tasks") or {}).items() if task is not None]
+    known = rest.get("tasks")
+    tasks = [name for name, task in known.items() if task is not None] if isinstance(known, dict) else []
     return [merge_layers(below, _stage(number, stage, layer, tasks, report)) for number, stage in enumerate(stages)]
 
 

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import math
 import re
+import sys
 import textwrap
 import types
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,8 @@ from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 KeyPath = tuple[str, ...]
+LONGEST = 300  # characters of a value that a message shows
+FLOAT_MAX = sys.float_info.max
 
 
 class RecipeError(ValueError):
@@ -95,10 +98,18 @@ class Report:
 def shown(value: Any, key: str = "") -> str:
     """A value as a message has it; tokens stay secret."""
     if isinstance(value, str):
-        return "text '***'" if str(key).endswith("_token") else f"text {value!r}"
+        return "text '***'" if str(key).endswith("_token") else f"text {_short(value)}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return repr(value)
+    return _short(value)
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # Python does not write numbers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _is_enum(hint: Any) -> bool:
@@ -128,7 +139,7 @@ def _fits_one(hint: Any, value: Any) -> tuple[bool, Any]:
     if hint is Any:
         return True, value
     if hint is float:
-        return number and math.isfinite(value), value
+        return number and abs(value) <= FLOAT_MAX, value  # false for nan, and for integers that no float holds
     if hint is int:
         return number and isinstance(value, int), value
     if _is_enum(hint):
@@ -174,12 +185,16 @@ def _remedy(hint: Any, value: Any) -> str:
     """How a value of a wrong type may have been meant."""
     if isinstance(value, float) and not math.isfinite(value):
         return "; it must be finite"
+    if isinstance(value, int) and abs(value) > FLOAT_MAX:
+        return f"; it must be at most {FLOAT_MAX:g}"
     if isinstance(value, str):
         kinds = options(hint)
         if bool in kinds and value.lower() in ("yes", "on", "true", "no", "off", "false"):
             return f"; write {'true' if value.lower() in ('yes', 'on', 'true') else 'false'} without quotes"
         if (float in kinds or int in kinds) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", value):
-            return f"; write {Decimal(value):f} without quotes"
+            number = Decimal(value)
+            written = f"{number:f}" if abs(number.adjusted()) < 20 else f"{number:e}"  # no million zeros
+            return f"; write {written} without quotes"
     if isinstance(value, list) and fits(hint, [str(item) for item in value])[0]:
         return "; put its items in quotes"
     return ""

@@ -119,6 +119,19 @@ TASK_RULES = [
     ({"labels": None, "range": (5, 0)}, "range is (5, 0), but must be (lowest, highest)"),
     ({"labels": None, "range": (1, 1)}, "range is (1, 1), but must be (lowest, highest)"),
     ({"labels": None, "range": (0, 1, 2)}, "range is (0, 1, 2), but must be (lowest, highest)"),
+    ({"name": 3}, "task 3: name is 3, but must be text"),
+    ({"texts": True}, "texts is True, but must be an integer"),
+    ({"dropout": "0.1"}, "dropout is '0.1', but must be a finite number"),
+    ({"dropout": float("nan")}, "dropout is nan, but must be a finite number"),
+    ({"max_length": 2.5}, "max_length is 2.5, but must be an integer or null"),
+    ({"labels": 1.5}, "labels is 1.5, but must be a list of texts or an integer or null"),
+    ({"labels": 10**400}, "labels is a number above 1,000,000; give fewer, or a list of names"),
+    ({"labels": None, "range": ("a", 10**400)}, f"range is ('a', 1{'0' * 93}…, but must be a list of numbers or null"),
+    ({"separator": "[SEP]"}, "separator is '[SEP]', but must be a list of texts or null"),
+    ({"token_types": 1}, "token_types is 1, but must be true or false"),
+    ({"head": {"layers": "2"}}, "head.layers is '2', but must be an integer"),
+    ({"head": {"type": ["mlp"]}}, "head.type is ['mlp'], but must be text"),
+    ({"name": "../a"}, "task '../a': the name must be made of letters"),
     ({"head": {"output": "sigmoid"}}, "head.output 'sigmoid' needs a regression with a range to scale to"),
     ({"labels": None, "head": {"output": "sigmoid"}}, "head.output 'sigmoid' needs a regression with a range"),
     (
@@ -240,6 +253,32 @@ class TestRoundTrips:
         specs = [TaskSpec(name, labels=2) for name in ("a", "b", "a", "c", "b")]
         with pytest.raises(ValueError, match=r"the names \['a', 'b'\] are given twice; each task needs its own"):
             MtBertConfig(encoder=BertConfig(), tasks=specs)
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"tasks": 3}, "tasks is 3, but must be a list of tasks"),
+            ({"tasks": "abc"}, "tasks is 'abc', but must be a list of tasks"),
+            ({"tasks": [3]}, "task must be a mapping or a TaskSpec, but is 3"),
+            ({"tasks": [{"labels": 2}]}, r"task has no name, only the keys \['labels'\]; give it one"),
+            ({"adapter": "pal"}, "adapter must be a mapping or a AdapterSpec, but is 'pal'"),
+            ({"adapter": {"size": "12"}}, "adapter.size is '12', but must be an integer or null"),
+            ({"adapter": {"type": ["pal"]}}, r"adapter.type is \['pal'\], but must be text"),
+            ({"adapter": {"layers": 3}}, "adapter.layers is 3, but must be a list of integers or null"),
+            (
+                {"encoder": {"hidden_size": 8}},
+                "encoder.model_type is None, which this version of transformers does not",
+            ),
+            (
+                {"encoder": {"model_type": "brt"}},
+                "encoder.model_type is 'brt', which this version of transformers does",
+            ),
+            ({"encoder": {"model_type": "bert", "hidden_size": "8"}}, "encoder: the fields of 'bert' are wrong: "),
+        ],
+    )
+    def test_values_of_a_config_that_are_wrong(self, values, message):
+        with pytest.raises(ValueError, match=message):
+            MtBertConfig(**values)
 
     def test_a_wrong_task_in_a_config_says_so(self):
         with pytest.raises(ValueError, match="task 't': texts is 5"):

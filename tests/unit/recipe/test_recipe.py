@@ -44,6 +44,8 @@ training:
   output_dir: out
   learning_rate: 1e-5
 """
+# Each line stands for three of the one before.
+LAUGHS = "a: &a [x, x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}, *{a}]\n" for a, b in zip("abcdefghijk", "bcdefghijkl"))
 
 
 @pytest.fixture
@@ -150,6 +152,24 @@ def test_anchors_and_merge_keys(write):
         ("model:\n  packed: true\n  packed: true\n", r"^x\.yaml:3: model\.packed is given twice, first in line 2$"),
         ("tasks:\n  1: {}\n", r"^x\.yaml:2: the key 1 is read as int, but must be text; quote it$"),
         ("model: &a {packed: *a}\n", r"^x\.yaml:1: model\.packed is an alias of what it stands in$"),
+        ("model: &a {<<: *a}\n", r"^x\.yaml:1: model\.<< is an alias of what it stands in$"),
+        ("a: &a [*b]\n", r"^x\.yaml:1: no valid YAML: found undefined alias 'b'$"),
+        (LAUGHS, r"^x\.yaml:\d: no valid YAML: its aliases stand for more than 100,000 values, here in j\..*less$"),
+        ("[" * 3000, r"^x\.yaml: no valid YAML: its values lie too deep in each other; write fewer levels$"),
+        ("\n? [a]\n: b\n", r"^x\.yaml:2: a key is read as seq, but must be text; quote it$"),
+        ("model:\n  <<: {1: 2}\n", r"^x\.yaml:2: the key 1 is read as int, but must be text; quote it$"),
+        ("a: !!set {b}\n", r"^x\.yaml:1: no valid YAML: could not determine a constructor for the tag .*set"),
+        ("a: !!binary eA==\n", r"^x\.yaml:1: no valid YAML: could not determine a constructor for the tag .*binary"),
+        ("a:\n  !!int x\n", r"^x\.yaml:2: no valid YAML: text 'x' can not be read as int; write another value"),
+        ("a: !!bool x\n", r"^x\.yaml:1: no valid YAML: text 'x' can not be read as bool; write another"),
+        ("a: " + "9" * 5000, r"^x\.yaml:1: no valid YAML: text '9{299}… can not be read as int; write another"),
+        ("a: b\0", r"^x\.yaml: no valid YAML: unacceptable character #x0000"),
+        (
+            "a: b\n---\na: c\n",
+            r"^x\.yaml:2: no valid YAML: expected a single document in the stream, but found another",
+        ),
+        ('base: "a\\0"\n', r"^x\.yaml:1: base is 'a\\x00', but there is no file a"),
+        (f"base: {'a' * 5000}\n", r"^x\.yaml:1: base is 'a+', but there is no file a+$"),
         ("[1, 2]\n", r"^x\.yaml: a recipe must be a mapping of keys to values, but this is \[1, 2\]$"),
         ("base: [a]\n", r"^x\.yaml:1: base is \['a'\], but must be the path of a recipe$"),
         ("base: gone.yaml\n", r"^x\.yaml:1: base is 'gone\.yaml', but there is no file gone\.yaml$"),
@@ -162,6 +182,7 @@ def test_files_that_cannot_be_read(write, text, message):
 def test_missing_and_undecodable_files(write, tmp_path):
     assert only_problem("gone.yaml") == "gone.yaml: cannot be read: No such file or directory"
     (tmp_path / "latin.yaml").write_bytes("encoder: é".encode("latin-1"))
+    assert only_problem("a\0.yaml").endswith(".yaml: cannot be read: no name of a file: embedded null byte")
     assert only_problem("latin.yaml") == "latin.yaml: cannot be read: no UTF-8 text"
 
 
@@ -310,6 +331,10 @@ def test_command_lines_that_are_wrong(write, argv, message):
         ("--training.learning_rat=1", "training.learning_rat = 1: there is no such key; did you mean learning_rate?"),
         ("--tasks.sst.weight=true", "tasks.sst.weight is true, but must be a number"),
         ("--tasks.sst.weight=.nan", "tasks.sst.weight is nan, but must be a number; it must be finite"),
+        (f"--tasks.sst.weight=1{'0' * 400}", f"tasks.sst.weight is 1{'0' * 299}…, but must be a number; it must be at"),
+        ("--tasks.sst.weight='1e999'", "tasks.sst.weight is text '1e999', but must be a number; write 1e+999"),
+        (f"--stages={'a' * 400}", f"stages is text '{'a' * 299}…, but must be a list of values"),
+        ("--tasks.sst.labels=1000000001", "tasks.sst.labels is a number above 1,000,000; give fewer, or a list"),
         ("--tasks.sst.batch_size=2.0", "tasks.sst.batch_size is 2.0, but must be an integer or null"),
         (
             "--tasks.sst.labels=[0, 1]",

@@ -115,6 +115,12 @@ def test_mistakes_are_told_where_they_stand(path):
     assert "x.yaml:20: stages.0.tasks.stt.weight: the recipe has no task 'stt'; it has: sst, sts" in found
 
 
+@pytest.mark.parametrize("tasks", ["3", "[1]", "null"])
+def test_stages_beside_tasks_that_are_no_mapping(path, tasks):
+    found = problems(path, f"--tasks={tasks}")
+    assert any(line.startswith("command line: tasks") for line in found), found
+
+
 @pytest.mark.parametrize("value", ["3", "{a: 1}", "[1]"])
 def test_stages_are_a_list_of_mappings(path, value):
     assert any(line.startswith("command line: stages is ") for line in problems(path, f"--stages={value}"))
