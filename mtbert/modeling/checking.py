@@ -1,4 +1,4 @@
-"""Whether the fields of a specification hold values of the types that they are declared with."""
+"""Whether what a config holds is of the types that are declared, and makes an encoder of transformers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import sys
 from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
 from typing import Any, get_args, get_origin, get_type_hints
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 WORDS = {str: "text", int: "an integer", float: "a finite number", bool: "true or false", type(None): "null"}
 
@@ -42,3 +45,19 @@ def _describe(hint: Any) -> str:
     if kinds:
         return " or ".join(map(_describe, kinds))
     return "a mapping" if is_dataclass(hint) else WORDS.get(hint, str(hint))
+
+
+def encoder_config(values: dict[str, Any]) -> PreTrainedConfig:
+    """The encoder's own config out of its fields.
+
+    Raises:
+        ValueError: if transformers has no such encoder, or a field is wrong.
+    """
+    rest = dict(values)
+    kind = rest.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(f"encoder.model_type is {kind!r}, which this version of transformers does not know")
+    try:
+        return AutoConfig.for_model(kind, **rest)
+    except Exception as error:  # each family checks its own fields, with errors of many types
+        raise ValueError(f"encoder: the fields of {kind!r} are wrong: {error}") from error

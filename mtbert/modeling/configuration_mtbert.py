@@ -8,10 +8,9 @@ from typing import Any
 
 from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .checking import type_problems
+from .checking import encoder_config, type_problems
 
 PROBLEM_TYPES = (
     "single_label_classification",
@@ -329,22 +328,6 @@ class TaskSpec:
         return _build(cls, "task", values)
 
 
-def _encoder_config(values: dict[str, Any]) -> PreTrainedConfig:
-    """The encoder's own config out of its fields.
-
-    Raises:
-        ValueError: if transformers has no such encoder, or a field is wrong.
-    """
-    fields = dict(values)
-    kind = fields.pop("model_type", None)
-    if kind not in CONFIG_MAPPING:
-        raise ValueError(f"encoder.model_type is {kind!r}, which this version of transformers does not know")
-    try:
-        return AutoConfig.for_model(kind, **fields)
-    except Exception as error:  # each family checks its own fields, with errors of many types
-        raise ValueError(f"encoder: the fields of {kind!r} are wrong: {error}") from error
-
-
 class MtBertConfig(PreTrainedConfig):
     """Configuration of `MtBertForMultiTask`.
 
@@ -368,9 +351,11 @@ class MtBertConfig(PreTrainedConfig):
             for key in ("auto_map", "custom_pipelines"):  # are for those who have this code from the checkpoint alone
                 kwargs.pop(key, None)
         if isinstance(self.encoder, dict):
-            self.encoder = _encoder_config(self.encoder)
+            self.encoder = encoder_config(self.encoder)
         if not isinstance(self.tasks, Sequence | None) or isinstance(self.tasks, str):
             raise ValueError(f"tasks is {self.tasks!r}, but must be a list of tasks")
+        if not isinstance(self.packed, bool):
+            raise ValueError(f"packed is {self.packed!r}, but must be true or false")
         specs = [TaskSpec.from_dict(task) for task in self.tasks or ()]
         names = [spec.name for spec in specs]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
@@ -379,6 +364,20 @@ class MtBertConfig(PreTrainedConfig):
         if self.adapter is not None:
             self.adapter = _build(AdapterSpec, "adapter", self.adapter).to_dict()
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in transformers; an error names the checkpoint.
+
+        Raises:
+            ValueError: for fields that are wrong, or that another version wrote.
+        """
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except Exception as error:  # transformers' own checks raise many types
+            name = kwargs.get("name_or_path")
+            where, by = f"{name}/config.json: " if name else "", config_dict.get("transformers_version")
+            raise ValueError(f"{where}{error}; take the versions that wrote it (transformers {by})") from error
 
     @property
     def task_specs(self) -> tuple[TaskSpec, ...]:

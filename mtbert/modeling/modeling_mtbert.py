@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .adapters import AdapterPass, Decoder, TopNorm, make_adapter
+from .checkpoints import load_checked
 from .configuration_mtbert import AdapterSpec, MtBertConfig, TaskSpec
 from .cpu import use_faster_layers
 from .editing import add_task, export_encoder, extract_task, remove_task
@@ -63,6 +64,15 @@ class MtBertPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
+        """A saved model; as in transformers, but every weight must be there and fit (see `checkpoints.load_checked`).
+
+        Raises:
+            ValueError: for a folder whose files are no whole checkpoint, or are pickles.
+        """
+        return load_checked(cls, super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
 
     def _init_weights(self, module: nn.Module) -> None:
         std = getattr(self.config.encoder, "initializer_range", 0.02)
