@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import glob
 import json
-from dataclasses import dataclass, replace
+import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from datasets import Dataset, DatasetDict, Features, Value
 
 from ..modeling.configuration_mtbert import TaskSpec
 from .labels import CODE, EMPTY, NO_LABEL, SHOWN, LabelReader, check_batch, label_feature, wrong_rows
+from .leakage import shared_rows
 
 FORMATS = ("csv", "tsv", "json", "parquet", "cs224n")
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
@@ -108,6 +110,8 @@ class SplitReport:
         read: number of rows in the source.
         kept: number of rows that can be used.
         left_out: a reason → the numbers of the rows left out for it. A row is named under one reason only.
+        shared: an earlier split (`train`, or `dev` of a test split) → the numbers of the rows kept whose text, or
+            pair, is that of a row of the former, too.
     """
 
     task: str
@@ -116,13 +120,22 @@ class SplitReport:
     read: int
     kept: int
     left_out: dict[str, tuple[int, ...]]
+    shared: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def lines(self) -> list[str]:
         """The report as sentences."""
         read = f"{self.read:,} row" + ("s" if self.read != 1 else "")
         line = f"{self.task} {self.split}: {read} read from {self.source}, {self.kept:,} kept"
         reasons = [f"{len(rows):,} left out: {why} ({_rows(rows)})" for why, rows in self.left_out.items()]
-        return ["; ".join([line, *reasons])]
+        return ["; ".join([line, *reasons]), *self._warnings()]
+
+    def _warnings(self) -> list[str]:
+        what = "their scores say little about new texts; remove them from one of the two"
+        return [
+            f"warning: {self.task} {self.split}: {len(rows):,} of {self.kept:,} rows have the text of a row of {other} "
+            f"({_rows(rows)}); {what}"
+            for other, rows in self.shared.items()
+        ]
 
 
 @dataclass(frozen=True)
@@ -162,6 +175,8 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
         shown = source if data.hub else name
         splits[split], report = check_rows(task, split, rows, data, source)
         reports.append(replace(report, source=str(shown)))
+    shared = shared_rows(splits, unordered=data.symmetric)
+    reports = [replace(report, shared=shared.get(report.split, {})) for report in reports]
     if data.symmetric:
         splits["train"] = in_both_orders(splits["train"])
     return LoadedTask(DatasetDict(splits), tuple(reports))
@@ -218,9 +233,9 @@ def _read_hub(data: DataSpec, split: str, where: str) -> Dataset:
 
 
 def _read_file(path: Path, kind: str, data_dir: str | Path | None, where: str) -> Dataset:
-    if not path.is_file():
-        at = "it is a folder" if path.is_dir() else "there is no such file"
-        if not path.parent.is_dir():
+    if not os.path.isfile(path):
+        at = "it is a folder" if os.path.isdir(path) else "there is no such file"
+        if not os.path.isdir(path.parent):
             at = f"there is no folder {path.parent}"
         elif near := difflib.get_close_matches(path.name, sorted(p.name for p in path.parent.iterdir()), 1):
             at += f"; the nearest name in that folder is {near[0]!r}"

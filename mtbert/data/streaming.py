@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO
 import pandas as pd
 import pyarrow.parquet as pq
 
+from ..modeling.inputs import half_character
 from .labels import CODE, NUL, SWALLOWED, check_batch
 from .loading import FORMATS, SEPARATORS, SUFFIXES
 
@@ -85,8 +87,8 @@ class RowSource:
             read += count
 
     def _batches(self, kind: str | None, stream: BinaryIO) -> Iterator[dict[str, list]]:
-        if self.file != STDIN and not Path(self.file).is_file():
-            what = "is a folder" if Path(self.file).is_dir() else "does not exist"
+        if self.file != STDIN and not os.path.isfile(self.file):
+            what = "is a folder" if os.path.isdir(self.file) else "does not exist"
             raise FileNotFoundError(f"{self.file} {what}; give a file, or - for standard input")
         if kind in SEPARATORS:
             yield from self._csv_batches(SEPARATORS[kind])
@@ -105,10 +107,12 @@ class RowSource:
             head = pd.read_csv(self.file, header=None, nrows=2, **options)
             names = [name or f"Unnamed: {i}" for i, name in enumerate(head.iloc[0])]
             self._need(names)
+            if repeated := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{self.shown}: the header names {repeated} more than once; give each column its name")
             with pd.read_csv(self.file, header=0, names=names, chunksize=self.size, **options) as reader:
                 for frame in reader:
                     yield {column: frame[column].tolist() for column in self.columns}
-        except UnicodeDecodeError as error:
+        except UnicodeError as error:
             raise ValueError(f"{self.file}: line {self._broken_line():,} is no UTF-8 text; convert the file") from error
         except pd.errors.EmptyDataError as error:
             raise ValueError(f"{self.file} is empty; even without rows it needs a header") from error
@@ -129,12 +133,24 @@ class RowSource:
     def _parquet_batches(self) -> Iterator[dict[str, list]]:
         try:
             file = pq.ParquetFile(self.file)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{self.file} can not be read as parquet: {error}") from error
+            names = file.schema_arrow.names
+        except (OSError, ValueError, KeyError, NotImplementedError) as error:
+            raise ValueError(f"{self.file} can not be read as parquet: {error}; write the file again") from error
         with file:
-            self._need(file.schema_arrow.names)
-            for batch in file.iter_batches(self.size, columns=list(self.columns)):
-                yield batch.to_pydict()
+            self._need(names)
+            batches = file.iter_batches(self.size, columns=list(self.columns))
+            read = 0
+            while True:
+                try:
+                    batch = next(batches, None)
+                    if batch is None:
+                        return
+                    values = batch.to_pydict()
+                except (OSError, ValueError, KeyError, NotImplementedError) as error:
+                    where = f"{self.file} can not be read as parquet after row {read:,}"
+                    raise ValueError(f"{where}: {error}; write the file again") from error
+                yield values
+                read += len(batch)
 
     def _line_batches(self, file: Iterable[bytes], kind: str | None) -> Iterator[dict[str, list]]:
         lines = self._decoded(file)
@@ -168,13 +184,13 @@ class RowSource:
     def _parsed(self, number: int, text: str) -> Any:
         try:
             return json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.shown}: line {number:,} is no JSON: {error}") from error
 
     def _array(self, lines: Iterator[tuple[int, str]]) -> list[Any]:
         try:
             return json.loads("\n".join(text for _, text in lines))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{self.shown} is no JSON array: {error}") from error
 
     def _value(self, row: Any, column: str, where: str) -> Any:
@@ -199,6 +215,9 @@ class RowSource:
                 if not isinstance(value, str | int | float | None):
                     kind = type(value).__name__
                     raise ValueError(f"{self.shown}: row {row + 1:,}: {column!r} is a {kind}, but must be text")
+                if isinstance(value, str) and (place := half_character(value)) is not None:
+                    half = f"has half of a surrogate pair as character {place:,}; write the text as UTF-8"
+                    raise ValueError(f"{self.shown}: row {row + 1:,}: {column!r} {half}")
         tabs = self.kind() == "tsv"
         out = check_batch(batch, list(rows), self.text, "", self.id, None, tabs, CODE)
         for row, status in zip(rows, out.pop("_status").tolist(), strict=True):

@@ -141,19 +141,48 @@ def as_row(value: str | Mapping[str, str] | Sequence[str]) -> Row:
         ValueError: for anything else.
     """
     if isinstance(value, str):
-        return value, None
-    if isinstance(value, Mapping):
+        row = value, None
+    elif isinstance(value, Mapping):
         row = value.get("text"), value.get("text_pair")
     else:
         row = tuple(value) if isinstance(value, (tuple, list)) and len(value) == 2 else (None, None)
     if not isinstance(row[0], str) or not (row[1] is None or isinstance(row[1], str)):
-        shown = repr(value) if len(repr(value)) < 80 else f"{repr(value)[:77]}..."
-        raise ValueError(f"{shown} is no row; give a text, a pair (text, text) or {{'text': ..., 'text_pair': ...}}")
+        raise ValueError(
+            f"{shown(value)} is no row; give a text, a pair (text, text) or {{'text': ..., 'text_pair': ...}}"
+        )
+    for text in row:
+        if text is not None and (place := half_character(text)) is not None:
+            raise ValueError(
+                f"{shown(value)}: character {place:,} is half of a surrogate pair; decode the text as UTF-8"
+            )
     return row
+
+
+def half_character(text: str) -> int | None:
+    """Where a text has a lone surrogate, which no encoding knows and no tokenizer takes; None if nowhere."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
+def shown(value: Any) -> str:
+    """A value as a message has it."""
+    text = repr(value)
+    return text if len(text) < 80 else f"{text[:77]}..."
 
 
 def as_rows(values: str | Mapping[str, str] | Iterable) -> list[Row]:
     """One row or several, as `as_row` reads them. A tuple is one pair; lists and other iterables hold rows."""
     if isinstance(values, (str, Mapping, tuple)):
         return [as_row(values)]
-    return [as_row(value) for value in values]
+    if not isinstance(values, Iterable) or isinstance(values, (bytes, bytearray)):
+        raise ValueError(f"{shown(values)} holds no rows; give a text, a pair (text, text), or a list of such rows")
+    found = []
+    for number, value in enumerate(values):
+        try:
+            found.append(as_row(value))
+        except ValueError as error:
+            raise ValueError(f"row {number}: {error}") from error
+    return found

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import Pipeline
 
-from .inputs import Row, as_row
+from .inputs import Row, as_row, as_rows
 from .prediction import Prediction, predict
 
 PIPELINE_TASK = "multi-task-text-classification"
@@ -34,13 +34,17 @@ class MultiTaskTextClassificationPipeline(Pipeline):
         unknown = [key for key in kwargs if key != "top_k"]
         if unknown:
             raise TypeError(f"unknown arguments {unknown}; known ones: task, top_k, batch_size")
-        if "top_k" in kwargs and kwargs["top_k"] is not None and kwargs["top_k"] < 1:
-            raise ValueError(f"top_k is {kwargs['top_k']}, but must be 1 or more, or None for all labels")
+        if kwargs.get("top_k") is not None and not _counts(kwargs["top_k"]):
+            raise ValueError(f"top_k is {kwargs['top_k']!r}, but must be 1 or more, or None for all labels")
         name = task if task is not None else task_name
         return {}, {} if name is None else {"task": name}, kwargs
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         one = isinstance(inputs, (str, Mapping, tuple))
+        if not one and (not isinstance(inputs, Iterable) or isinstance(inputs, (bytes, bytearray))):
+            as_rows(inputs)  # says what is wrong with it
+        if (size := kwargs.get("batch_size")) is not None and not _counts(size):
+            raise ValueError(f"batch_size is {size!r}, but must be a whole number, 1 or more")
         if isinstance(inputs, list) and not inputs:
             return []
         return super().__call__(inputs if one or isinstance(inputs, list) else (row for row in inputs), *args, **kwargs)
@@ -68,6 +72,10 @@ class MultiTaskTextClassificationPipeline(Pipeline):
         rows = iter(inputs)
         while batch := list(islice(rows, batch_size)):
             yield from super().run_single(batch, preprocess_params, forward_params, postprocess_params)
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def answers(prediction: Prediction, top_k: int | None = 1) -> list:

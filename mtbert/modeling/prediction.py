@@ -73,8 +73,8 @@ def find_tokenizer(model: MtBertForMultiTask) -> PreTrainedTokenizerBase:
     revision = None if os.path.isdir(where) else getattr(model.config, "_commit_hash", None)
     try:
         return AutoTokenizer.from_pretrained(where, config=model.config, revision=revision)  # asks for no trust again
-    except (OSError, ValueError) as error:
-        raise ValueError(f"tokenizer is missing; {where} has none that can be loaded, so give it") from error
+    except Exception as error:  # tokenizers raises what has no type of its own
+        raise ValueError(f"tokenizer is missing; {where} has none that can be loaded ({error}), so give it") from error
 
 
 def predict(
@@ -89,9 +89,10 @@ def predict(
     if (task is None) == (tasks is None) and len(model.tasks) > 1:
         names = ", ".join(spec.name for spec in model.tasks)
         raise ValueError(f"give either task or tasks ('all', or some of: {names})")
+    check_batch_tokens(batch_tokens)
     rows = as_rows(inputs)
     specs = _specs(model, task, tasks, rows)
-    tokenizer = tokenizer or model.tokenizer
+    tokenizer = model.tokenizer if tokenizer is None else tokenizer
     logits = {spec.name: np.zeros((len(rows), spec.num_labels), dtype=np.float32) for spec in specs}
     with _evaluating(model):
         for parts in _passes(model, specs):
@@ -114,6 +115,7 @@ def embed(
     batch_tokens: int = BATCH_TOKENS,
 ) -> np.ndarray:
     """Sentence embeddings `(texts, hidden)`; see `MtBertForMultiTask.embed`."""
+    check_batch_tokens(batch_tokens)
     spec = _embedding_task(model, task)
     rows = as_rows(texts)
     if any(pair is not None for _, pair in rows):
@@ -126,6 +128,12 @@ def embed(
             pooled = model.pool(spec.name, **batch).float()
             found[own] = (torch.nn.functional.normalize(pooled, dim=-1) if normalize else pooled).cpu().numpy()
     return found
+
+
+def check_batch_tokens(value: Any) -> None:
+    """ValueError unless `value` is a number of tokens."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"batch_tokens is {value!r}, but must be 1 or more, a whole number")
 
 
 @contextmanager
@@ -149,6 +157,8 @@ def _specs(model, task, tasks, rows: list[Row]) -> list[TaskSpec]:
         raise ValueError(f"no task of this model takes {count} text(s) a row")
     if task is None and tasks is None:
         return [model.tasks[0]]
+    if tasks is not None and (not isinstance(tasks, Iterable) or isinstance(tasks, Mapping)):
+        raise ValueError(f"tasks is {tasks!r}, but must be 'all' or a list of names")
     names = [task] if task is not None else [tasks] if isinstance(tasks, str) else list(tasks)
     return [model.tasks[model.task_id(name)] for name in names]
 
@@ -181,8 +191,6 @@ def _batches(
     model, parts, encoded: list[Mapping[str, list]], batch_tokens: int, sequences: int | None = None
 ) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
     """Rows by length, in batches of at most `batch_tokens` tokens over all copies, and the model's inputs for them."""
-    if batch_tokens < 1:
-        raise ValueError(f"batch_tokens is {batch_tokens}, but must be 1 or more")
     sizes = sum(np.array([len(ids) for ids in columns["input_ids"]], dtype=np.int64) for columns in encoded)
     order = np.argsort(-sizes, kind="stable")
     for own in _cut(order, sizes, batch_tokens):
@@ -196,6 +204,9 @@ def _batches(
                 cut = [columns[name][row] for name in LENGTHS[: per_row - 1]]
                 lengths += [*cut, len(ids) - sum(cut)]
             plan.append((model.task_id(part[0].name), len(own), per_row))
+        if (top := max(tokens, default=0)) >= model.config.encoder.vocab_size:
+            known = f"the encoder has embeddings for {model.config.encoder.vocab_size:,} tokens"
+            raise ValueError(f"tokenizer gives token {top:,}, but {known}; give the checkpoint's own tokenizer")
         batch = {"input_ids": torch.tensor([tokens], device=model.device)}
         if has_token_types(model.config.encoder):
             batch["token_type_ids"] = torch.tensor([types], device=model.device)

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -143,6 +144,9 @@ def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere"):
         load_task(MOOD, DataSpec(train="nowhere/a.csv"), tmp_path)
     (tmp_path / "folder.csv").mkdir()
+    for name in ("a\0.csv", "a" * 5000 + ".csv"):
+        with pytest.raises(FileNotFoundError, match="task 'mood': data.train: .*a.*csv: there is no such file"):
+            load_task(MOOD, DataSpec(train=name), tmp_path)
     with pytest.raises(FileNotFoundError, match="it is a folder"):
         load_task(MOOD, DataSpec(train="folder.csv"), tmp_path)
 
@@ -401,6 +405,29 @@ def test_texts_and_reports_of_a_pair():
     (line,) = report.lines()
     assert line.startswith("pair train: 7 rows read from here, 1 kept; 2 left out: no label (rows 5, 6); 2 left")
     assert report.read == report.kept + sum(map(len, report.left_out.values()))
+
+
+def test_texts_that_stand_in_two_splits_are_told(tmp_path):
+    write(tmp_path, "text,label\none,bad\ntwo,good\nthree,bad\n")
+    write(tmp_path, "text,label\nnew,bad\n,bad\n two ,bad\nThree,good\none,\n", "dev.csv")
+    write(tmp_path, "text\nnew\nthree\nthree\n", "test.csv")
+    spec = DataSpec(train="train.csv", dev="dev.csv", test="test.csv")
+    train, dev, test = load_task(MOOD, spec, tmp_path).reports
+    assert (train.shared, dev.shared) == ({}, {"train": (3,)})
+    assert test.shared == {"train": (2, 3), "dev": (1,)}
+    assert len(train.lines()) == 1 and len(test.lines()) == 3
+    assert dev.lines()[1] == (
+        "warning: mood dev: 1 of 3 rows have the text of a row of train (row 3); "
+        "their scores say little about new texts; remove them from one of the two"
+    )
+
+
+def test_pairs_that_stand_in_two_splits(tmp_path):
+    write(tmp_path, "a,b,label\none,two,yes\nthree,four,no\n")
+    write(tmp_path, "a,b,label\ntwo,one,yes\nthree,four,no\none,four,no\n", "dev.csv")
+    spec = DataSpec(("a", "b"), train="train.csv", dev="dev.csv")
+    assert load_task(PAIR, spec, tmp_path).reports[1].shared == {"train": (2,)}
+    assert load_task(PAIR, replace(spec, symmetric=True), tmp_path).reports[1].shared == {"train": (1, 2)}
 
 
 def test_report_shows_five_rows():

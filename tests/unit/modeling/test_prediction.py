@@ -149,12 +149,31 @@ class TestInputs:
             ([1], {"task": "stars"}, "1 is no row; give a text, a pair"),
             ([("a", None)], {"task": "same"}, r"takes 2 text\(s\)"),
             ([{"sentence": "a"}], {"task": "stars"}, "is no row"),
+            (["a", "b\ud800"], {"task": "stars"}, "row 1: 'b.ud800': character 1 is half of a surrogate pair; decode"),
+            (["a", None], {"task": "stars"}, "row 1: None is no row; give a text"),
+            ([b"a"], {"task": "stars"}, "row 0: b'a' is no row; give a text"),
+            (b"ab", {"task": "stars"}, "b'ab' holds no rows; give a text, a pair"),
+            (3, {"task": "stars"}, "3 holds no rows; give a text, a pair"),
+            (None, {"task": "stars"}, "None holds no rows"),
+            (TEXTS, {"tasks": 3}, "tasks is 3, but must be 'all' or a list of names"),
+            (TEXTS, {"task": "stars", "batch_tokens": "9"}, "batch_tokens is '9', but must be 1 or more"),
+            (
+                TEXTS,
+                {"task": "stars", "batch_tokens": 1.5},
+                "batch_tokens is 1.5, but must be 1 or more, a whole number",
+            ),
             (TEXTS, {"task": "stars", "batch_tokens": 0}, "batch_tokens is 0, but must be 1 or more"),
         ],
     )
     def test_what_is_refused(self, rows, which, message, make_model, tokenizer):
         with pytest.raises(ValueError, match=message):
             make_model().predict(rows, tokenizer=tokenizer, **which)
+
+    def test_a_tokenizer_of_another_encoder(self, make_model, tokenizer):
+        model = make_model()
+        model.config.encoder.vocab_size = 5
+        with pytest.raises(ValueError, match=r"tokenizer gives token \d+, but the encoder has embeddings for 5 tokens"):
+            model.predict(TEXTS, task="stars", tokenizer=tokenizer)
 
     def test_unknown_task(self, make_model, tokenizer):
         with pytest.raises(KeyError, match="no task 'x'; this model has: stars"):
@@ -179,6 +198,10 @@ class TestTokenizer:
         with pytest.raises(ValueError, match="tokenizer is missing; this model was not loaded from a checkpoint"):
             make_model().predict(TEXTS, task="stars")
         make_model().save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=f"tokenizer is missing; {tmp_path} has none that can be loaded"):
+            MtBertForMultiTask.from_pretrained(tmp_path).predict(TEXTS, task="stars")
+        (tmp_path / "tokenizer.json").write_text("{}")
+        (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
         with pytest.raises(ValueError, match=f"tokenizer is missing; {tmp_path} has none that can be loaded"):
             MtBertForMultiTask.from_pretrained(tmp_path).predict(TEXTS, task="stars")
 
