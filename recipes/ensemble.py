@@ -9,6 +9,7 @@ the ensemble predicts for the test splits, one csv file a task. Without `--recip
 import argparse
 import csv
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -30,6 +31,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--encoder", help="of the recipe, where it names none; nothing of it is read")
     parser.add_argument("--data_dir", help="folder of the data files; default: the recipe's")
     parser.add_argument("--output", type=Path, required=True, help="folder for scores.json and predictions")
+    parser.add_argument("--overwrite", action="store_true", help="replace scores and predictions that are there")
     parser.add_argument("--predict", choices=("dev", "test"), help="also write predictions for this split")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -78,6 +80,10 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     given = {"encoder": args.encoder, "data_dir": args.data_dir, "training.output_dir": args.output}
     overrides = [f"--{key}={value}" for key, value in given.items() if value is not None]
     recipe = load_recipe(args.recipe or Path(args.checkpoints[0], "recipe.json"), overrides)
+    written = ["scores.json", *(f"{name}-{args.predict}.csv" for name in recipe.tasks if args.predict)]
+    for file in (args.output / name for name in written):
+        if file.exists() and not args.overwrite:
+            raise FileExistsError(f"{file} exists; give another --output, or --overwrite to replace it")
     specs = {name: task.spec(name) for name, task in recipe.tasks.items()}
     splits = {name: load_task(specs[name], task.data, recipe.data_dir).splits for name, task in recipe.tasks.items()}
 
@@ -101,4 +107,7 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    main(parse())
+    try:
+        main(parse())
+    except (OSError, ValueError) as error:
+        sys.exit(str(error))

@@ -12,9 +12,7 @@ from transformers import TrainerCallback, set_seed
 
 from mtbert import MtBertForMultiTask, MtBertTrainer
 from mtbert.data.encoding import encode_splits
-from mtbert.data.loading import load_task
-from mtbert.modeling.pretrained import load_tokenizer
-from mtbert.recipe import Recipe, RecipeError
+from mtbert.recipe import Recipe, RecipeError, load_data, load_tokenizer
 from mtbert.training.checkpoints import CheckpointError
 from mtbert.training.distillation import add_targets
 from mtbert.training.machine import share_cores
@@ -38,9 +36,9 @@ def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, 
     share_cores(args)
     set_seed(args.seed)
 
-    tokenizer = load_tokenizer(recipe.encoder)
+    tokenizer = load_tokenizer(recipe)
     with args.main_process_first(desc="loading"):
-        raw = {name: load_task(task.spec(name), task.data, recipe.data_dir) for name, task in recipe.tasks.items()}
+        raw = load_data(recipe)
 
     encoder = recipe.encoder
     if recipe.pretraining is not None:

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from mtbert import MtBertConfig, MtBertForMultiTask
 from mtbert.data.streaming import KINDS, STDIN, RowSource
@@ -57,7 +57,11 @@ def load(checkpoint: str, encoder: str | None, device: str | None) -> MtBertForM
     Raises:
         ValueError: if it is none of mtbert's, or one of peft and no encoder is given.
     """
-    config = AutoConfig.from_pretrained(checkpoint)
+    try:
+        config = AutoConfig.from_pretrained(checkpoint)
+    except Exception as error:  # of many types: of a hub, of JSON, of a config that is wrong
+        what = "has no config that can be read" if Path(checkpoint).is_dir() else "is no folder, and no hub gives it"
+        raise ValueError(f"{checkpoint} {what}: {error}") from error
     if not isinstance(config, MtBertConfig):
         raise ValueError(f"{checkpoint} is a checkpoint of {config.model_type}, not of mtbert")
     if Path(checkpoint, "adapter_config.json").is_file():
@@ -69,7 +73,19 @@ def load(checkpoint: str, encoder: str | None, device: str | None) -> MtBertForM
         model = PeftModel.from_pretrained(base, checkpoint)
     else:
         model = AutoModel.from_pretrained(checkpoint)
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, AssertionError) as error:  # PyTorch's, for a device that it does not know or lacks
+        raise ValueError(f"--device is {device!r}, which can not be used: {error}") from error
+
+
+def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a checkpoint; ValueError if there is none that can be loaded."""
+    try:
+        return AutoTokenizer.from_pretrained(checkpoint)
+    except Exception as error:  # tokenizers raises what has no type of its own
+        what = "has no tokenizer that can be loaded; save it there"
+        raise ValueError(f"{checkpoint} {what}: {str(error) or type(error).__name__}") from error
 
 
 def choose_tasks(names: str, model: MtBertForMultiTask) -> list[str]:
@@ -90,9 +106,8 @@ def choose_tasks(names: str, model: MtBertForMultiTask) -> list[str]:
 def main(argv: list[str]) -> None:
     args = parse(argv)
     model = load(args.checkpoint, args.encoder, args.device)
-    predictor = Predictor(
-        model, AutoTokenizer.from_pretrained(args.checkpoint), choose_tasks(args.tasks, model), args.batch_size
-    )
+    chosen = choose_tasks(args.tasks, model)
+    predictor = Predictor(model, load_tokenizer(args.checkpoint), chosen, args.batch_size)
     pairs = any(task.texts == 2 for task in predictor.tasks)
     text = (args.text, args.text_pair) if pairs else (args.text,)
     source = RowSource(args.file, text, args.id, args.input_format, args.chunk_size)

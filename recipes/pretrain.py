@@ -9,9 +9,7 @@ key of the recipe can be set on the command line by its dotted name; `--help` li
 
 import sys
 
-from mtbert.data.loading import load_task
-from mtbert.modeling.pretrained import load_tokenizer
-from mtbert.recipe import Recipe, RecipeError
+from mtbert.recipe import Recipe, RecipeError, load_data, load_tokenizer
 from mtbert.training.machine import share_cores
 from mtbert.training.pretraining import pretrain
 from mtbert.training.reporting import print_lines
@@ -22,9 +20,9 @@ def main(argv: list[str]) -> None:
     args = recipe.pretraining_arguments()
     share_cores(args)
 
-    tokenizer = load_tokenizer(recipe.encoder)
+    tokenizer = load_tokenizer(recipe)
     with args.main_process_first(desc="loading"):
-        raw = {name: load_task(task.spec(name), task.data, recipe.data_dir) for name, task in recipe.tasks.items()}
+        raw = load_data(recipe)
     if args.process_index == 0:
         print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())
 

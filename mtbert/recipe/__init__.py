@@ -1,5 +1,6 @@
 """Recipes: one typed tree read from YAML, and what in it does not go together; checked before any work begins."""
 
+from .inputs import load_data, load_tokenizer
 from .rules import COMBINATIONS, REFUSED_PRETRAINING, REFUSED_TRAINING, Rule
 from .schema import (
     ModelRecipe,
@@ -22,7 +23,9 @@ __all__ = [
     "Rule",
     "TaskRecipe",
     "help_text",
+    "load_data",
     "load_recipe",
+    "load_tokenizer",
     "pretraining_arguments_class",
     "training_arguments_class",
 ]

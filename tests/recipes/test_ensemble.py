@@ -53,6 +53,9 @@ def runs(finetune, encoder_dir, course_dir, tmp_path_factory) -> list[str]:
 def test_an_ensemble_of_one_has_its_members_scores(ensemble, runs, tmp_path):
     scores = ensemble.main(ensemble.parse([runs[0], "--output", str(tmp_path / "out")]))
     assert json.loads((tmp_path / "out" / "scores.json").read_text()) == scores
+    with pytest.raises(FileExistsError, match="scores.json exists; give another --output, or --overwrite to replace"):
+        ensemble.main(ensemble.parse([runs[0], "--output", str(tmp_path / "out")]))
+    ensemble.main(ensemble.parse([runs[0], "--output", str(tmp_path / "out"), "--overwrite"]))
     own = json.loads(Path(runs[0], "scores.json").read_text())
     assert list(scores) == ["ensemble", runs[0]]
     for each in scores.values():
