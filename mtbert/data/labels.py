@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,12 @@ def wrong_rows(
             count = f"{len(rows):,} row{'s' if len(rows) > 1 else ''}"
             found.append(f"{where}: column {column!r} is wrong in {count}: {'; '.join(values)}{more}; {rule}")
     return found
+
+
+def listed(columns: Sequence[str]) -> str:
+    """Names of columns as an error shows them."""
+    text = str(list(columns))
+    return text if len(text) <= 500 else f"{text[:500]}… ({len(columns):,} in all)"
 
 
 def _short(value: Any, feature: Any) -> str:

@@ -16,7 +16,7 @@ import pandas as pd
 from datasets import Dataset, DatasetDict, Features, Value
 
 from ..modeling.configuration_mtbert import TaskSpec
-from .labels import CODE, EMPTY, NO_LABEL, SHOWN, LabelReader, check_batch, label_feature, wrong_rows
+from .labels import CODE, EMPTY, NO_LABEL, SHOWN, LabelReader, check_batch, label_feature, listed, wrong_rows
 from .leakage import shared_rows
 
 FORMATS = ("csv", "tsv", "json", "parquet", "cs224n")
@@ -205,7 +205,7 @@ def load_column(
         near = difflib.get_close_matches(column, rows.column_names, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         where = f"task {task.name!r}, {split} split, {source}"
-        raise ValueError(f"{where}: no column {column!r}; the columns are {rows.column_names}{hint}")
+        raise ValueError(f"{where}: no column {column!r}; the columns are {listed(rows.column_names)}{hint}")
     values = rows.with_format(None)[column][:]
     return {i: "" if value is None else str(value) for i, value in enumerate(values, start=1)}
 
@@ -255,7 +255,7 @@ def _read_file(path: Path, kind: str, data_dir: str | Path | None, where: str) -
             kind, "give every row as many fields as the header, close every quote, and use UTF-8"
         )
         at = _broken_line(path) if kind == "json" else ""
-        raise ValueError(f"{where}: {path} can not be read as {kind}: {message}{at}; {remedy}") from error
+        raise ValueError(f"{where}: {path} can not be read as {kind}: {message[:1000]}{at}; {remedy}") from error
 
 
 def _csv_options(path: Path, separator: str) -> dict[str, Any]:
@@ -267,7 +267,7 @@ def _csv_options(path: Path, separator: str) -> dict[str, Any]:
         raise ValueError("no row after the header")
     names = [name or f"Unnamed: {i}" for i, name in enumerate(head.iloc[0])]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"the header names {repeated} more than once")
+        raise ValueError(f"the header names {listed(repeated)} more than once")
     features = Features({name: Value("string") for name in names})
     return options | {"column_names": names, "header": 0, "features": features}
 
@@ -380,7 +380,7 @@ def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, whe
             hint = f"; did you mean {near[0]!r}?" if near else ""
             if len(columns) == 1 and "\t" in columns[0]:
                 hint = "; the columns are separated by tabs: use format: tsv, or cs224n for the course's files"
-            raise ValueError(f"{where}: no column {column!r} for {key}; the columns are {columns}{hint}")
+            raise ValueError(f"{where}: no column {column!r} for {key}; the columns are {listed(columns)}{hint}")
     for column in data.text:
         kind = dataset.features[column]
         if not isinstance(kind, Value) or not kind.dtype.startswith(TEXT_DTYPES):

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from ..modeling.inputs import half_character
-from .labels import CODE, NUL, SWALLOWED, check_batch
+from .labels import CODE, NUL, SWALLOWED, check_batch, listed
 from .loading import FORMATS, SEPARATORS, SUFFIXES
 
 STDIN = "-"
@@ -108,7 +108,9 @@ class RowSource:
             names = [name or f"Unnamed: {i}" for i, name in enumerate(head.iloc[0])]
             self._need(names)
             if repeated := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"{self.shown}: the header names {repeated} more than once; give each column its name")
+                raise ValueError(
+                    f"{self.shown}: the header names {listed(repeated)} more than once; give each column its name"
+                )
             with pd.read_csv(self.file, header=0, names=names, chunksize=self.size, **options) as reader:
                 for frame in reader:
                     yield {column: frame[column].tolist() for column in self.columns}
@@ -197,7 +199,7 @@ class RowSource:
         if not isinstance(row, dict):
             raise ValueError(f"{self.shown}: {where} is {type(row).__name__}, but must be an object with {column!r}")
         if column not in row:
-            raise ValueError(f"{self.shown}: {where} has no {column!r}; it has: {', '.join(row)}")
+            raise ValueError(f"{self.shown}: {where} has no {column!r}; it has: {', '.join(row)[:500]}")
         return row[column]
 
     def _need(self, names: Sequence[str]) -> None:
@@ -207,7 +209,7 @@ class RowSource:
                 hint = f"did you mean {near[0]!r}? " if near else "name another, or choose tasks that do without. "
                 if len(names) == 1 and "\t" in names[0]:
                     hint = "the columns are separated by tabs: give the format tsv or cs224n. "
-                raise ValueError(f"{self.shown}: there is no column {column!r}; {hint}The columns are: {list(names)}")
+                raise ValueError(f"{self.shown}: there is no column {column!r}; {hint}The columns are: {listed(names)}")
 
     def _checked(self, batch: dict[str, list], rows: range) -> dict[str, list]:
         for column in self.columns:

@@ -24,7 +24,7 @@ from .editing import add_task, export_encoder, extract_task, remove_task
 from .export import export_onnx
 from .families import prepare_layers
 from .heads import make_head, row_losses, to_scores
-from .inputs import has_token_types
+from .inputs import has_token_types, shown
 from .packing import PackedLayout, Segment, enable_packing, position_offset
 from .padding import encode_padded, padded
 from .prediction import BATCH_TOKENS, Prediction, embed, find_tokenizer, predict
@@ -61,6 +61,7 @@ class MtBertPreTrainedModel(PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
+    _keys_to_ignore_on_load_unexpected = (r"^encoder\.pooler\.",)  # of tasks that were removed before it was saved
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
@@ -183,7 +184,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         """The id of a task; KeyError with the known names if there is none of this name."""
         names = [task.name for task in self.tasks]
         if name not in names:
-            raise KeyError(f"no task {name!r}; this model has: {', '.join(names)}")
+            raise KeyError(f"no task {shown(name)}; this model has: {', '.join(names)}")
         return names.index(name)
 
     def freeze_encoder(self, frozen: bool = True, layer_norms: bool = True) -> None:

@@ -49,7 +49,8 @@ def train(make_trainer, model, folder, run, batch: int, accumulation: int, check
     steps |= {"per_device_train_batch_size": batch, "gradient_accumulation_steps": accumulation}
     trainer = make_trainer(model, folder, schedule, own=own, **steps)
     calls: list[int] = []
-    layer = next(module for name, module in model.named_modules() if name.endswith("encoder.encoder.layer.0.intermediate"))
+    place = "encoder.encoder.layer.0.intermediate"
+    layer = next(module for name, module in model.named_modules() if name.endswith(place))
     layer.register_forward_hook(lambda *_: calls.append(1))
     trainer.train()
     return {name: weight.detach().clone() for name, weight in model.state_dict().items()}, len(calls)

@@ -89,7 +89,7 @@ def trees(draw) -> dict:
             node = node[key]
         key, how = path[-1], draw(st.sampled_from(["value", "value", "value", "drop", "rename", "nest", "move"]))
         if how == "value" or isinstance(node, list):
-            node[key] = draw(VALUES)
+            node[key] = copy.deepcopy(draw(VALUES))
         elif how == "drop":
             del node[key]
         elif how == "rename":

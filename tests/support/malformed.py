@@ -50,7 +50,7 @@ class Tally:
 
     tried: int = 0
     refused: int = 0
-    unclear: list[str] = field(default_factory=list)
+    unclear: list[str] = field(default_factory=list, repr=False)
 
     def judge(
         self,
