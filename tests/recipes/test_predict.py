@@ -345,6 +345,25 @@ def test_outputs_that_are_refused(path, settings, message):
         PredictionFile(path, SPECS, **settings)
 
 
+def test_an_output_that_is_a_folder(tmp_path):
+    with pytest.raises(FileExistsError, match="is a folder; give a file's name"):
+        PredictionFile(str(tmp_path), SPECS[:1], "csv")
+
+
+def test_devices_and_tokenizers_that_are_refused(predict, checkpoint):
+    command = [checkpoint, "in.csv", "--output", "out.csv"]
+    with pytest.raises(ValueError, match="--device is 'gpu', which can not be used: "):
+        predict.main([*command, "--device", "gpu"])
+    Path(checkpoint, "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match=f"{checkpoint} has no tokenizer that can be loaded; save it there: "):
+        predict.main(command)
+    Path(checkpoint, "config.json").write_text("{")
+    with pytest.raises(ValueError, match=f"{checkpoint} has no config that can be read: "):
+        predict.main(command)
+    with pytest.raises(ValueError, match="gone is no folder, and no hub gives it: "):
+        predict.main([f"{checkpoint}/gone", "in.csv", "--output", "out.csv"])
+
+
 def test_tasks_and_checkpoints_that_are_refused(predict, checkpoint, encoder_dir):
     command = ["in.csv", "--output", "out.csv"]
     with pytest.raises(ValueError, match=r"--tasks has \['sstt'\], but the checkpoint's tasks are: stars, topics"):

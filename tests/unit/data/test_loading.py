@@ -464,6 +464,11 @@ def test_missing_columns_and_wrong_types():
         check(MOOD, rows, text="parts", label="labels")
 
 
+def test_rows_of_another_number_of_texts():
+    with pytest.raises(ValueError, match=r"task 'pair': texts is 2, but data.text names 1: \['text'\]; give as many"):
+        check(PAIR, ["yes"])
+
+
 def test_no_usable_row():
     rows = Dataset.from_dict({"text": ["a", ""], "label": [None, "bad"]})
     with pytest.raises(ValueError, match=r"no usable row in 2 \(1 no label, 1 empty text in text\)"):

@@ -119,6 +119,8 @@ TASK_RULES = [
     ({"labels": None, "range": (5, 0)}, "range is (5, 0), but must be (lowest, highest)"),
     ({"labels": None, "range": (1, 1)}, "range is (1, 1), but must be (lowest, highest)"),
     ({"labels": None, "range": (0, 1, 2)}, "range is (0, 1, 2), but must be (lowest, highest)"),
+    ({"labels": "ab"}, "labels is 'ab', but must be a list of names, or their number"),
+    ({"labels": True}, "labels is True, but must be a list of names, or their number"),
     ({"name": 3}, "task 3: name is 3, but must be text"),
     ({"texts": True}, "texts is True, but must be an integer"),
     ({"dropout": "0.1"}, "dropout is '0.1', but must be a finite number"),
@@ -264,6 +266,11 @@ class TestRoundTrips:
             ({"adapter": "pal"}, "adapter must be a mapping or a AdapterSpec, but is 'pal'"),
             ({"adapter": {"size": "12"}}, "adapter.size is '12', but must be an integer or null"),
             ({"adapter": {"type": ["pal"]}}, r"adapter.type is \['pal'\], but must be text"),
+            ({"adapter": {"layers": []}}, r"adapter.layers is \[\], but must name one layer or more, each once"),
+            (
+                {"adapter": {"layers": [1, 1]}},
+                r"adapter.layers is \[1, 1\], but must name one layer or more, each once",
+            ),
             ({"adapter": {"layers": 3}}, "adapter.layers is 3, but must be a list of integers or null"),
             (
                 {"encoder": {"hidden_size": 8}},

@@ -195,6 +195,10 @@ class TestLabels:
         other = model(**first, task_ids=[0, 0, 2], labels={"stars": torch.tensor([2, 1]), "close": torch.tensor([3.5])})
         close(one.loss, other.loss)
 
+    def test_one_tensor_for_several_tasks_on_every_row(self, model, batch):
+        with pytest.raises(ValueError, match="labels: with several tasks on every row, give them by task name"):
+            model(**batch, tasks=["stars", "topics"], labels=torch.zeros(len(batch["input_ids"]), dtype=torch.long))
+
     def test_tasks_without_labels_have_no_loss(self, model, batch):
         labels = {"stars": torch.tensor([0, 1, 2, 0, 1, 2])}
         output = model(**batch, tasks="all", labels=labels)

@@ -313,6 +313,21 @@ def test_command_lines_that_are_wrong(write, argv, message):
         Recipe.from_cli(argv)
 
 
+def test_overrides_without_a_key(write):
+    assert only_problem("good.yaml", "stray") == "command line: 'stray' belongs to no --key; write --key VALUE"
+
+
+def test_arguments_of_pretraining_that_do_not_go_together(write):
+    recipe = load_recipe("good.yaml", ["--pretraining={}"])
+    with pytest.raises(RecipeError, match="At most one of fp16 and bf16"):
+        recipe.pretraining_arguments(use_cpu=True, fp16=True, bf16=True)
+
+
+def test_rates_of_a_task():
+    found = TaskTraining(learning_rate=0, weight_decay=-1).problems("t")
+    assert found == ["t.learning_rate is 0, but must be positive", "t.weight_decay is -1, but must be 0 or more"]
+
+
 # ---- keys and types ----
 
 
