@@ -392,7 +392,7 @@ COMBINATIONS: tuple[Rule, ...] = (
     Rule(
         "stages: one or more",
         "training.resume_from_checkpoint: a folder",
-        lambda r: bool(r.stages) and r.training.get("resume_from_checkpoint") not in (None, "true", "True", "latest"),
+        lambda r: r.stages and r.training.get("resume_from_checkpoint") not in (None, "true", "True", "latest", "auto"),
         "what comes after that checkpoint belongs to the same run; write true, which takes the last one of all stages",
     ),
 )

@@ -14,6 +14,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from .arguments import MtBertTrainingArguments
 from .checkpoints import CheckpointError, damage, last_complete
 
+AUTO = "auto"
 PRETRAINING = "pretraining"  # the folder of a run's further pre-training, which has a history of its own
 
 
@@ -21,7 +22,9 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
     """The checkpoint that a run goes on from; None for a new one.
 
     `resume_from_checkpoint: true` (or `latest`) means the last complete one in the output folder, a path means that
-    one. A checkpoint that was being written when the run ended, or is damaged, is passed over with a warning.
+    one. `auto` means the last one if there is any, and else a new run, over what an interrupted one has left: one
+    command for the first start and for every restart. A checkpoint that was being written when the run ended, or is
+    damaged, is passed over with a warning.
 
     Raises:
         ValueError: if there is no such checkpoint, or the output folder of a new run has files in it.
@@ -31,6 +34,8 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
     if resumes_last(args):
         if checkpoint := last_complete(folder):
             return checkpoint
+        if starts_anew(args, folder):
+            return None
         raise ValueError(f"resume_from_checkpoint: no complete checkpoint in {folder}; drop the key to start anew")
     if wanted:
         if not os.path.isdir(wanted):
@@ -48,7 +53,23 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
 
 def resumes_last(args: MtBertTrainingArguments) -> bool:
     """Whether a run goes on from the last checkpoint there is, rather than from a named one or from none."""
-    return args.resume_from_checkpoint in (True, "true", "True", "latest")
+    return args.resume_from_checkpoint in (True, "true", "True", "latest", AUTO)
+
+
+def starts_anew(args: MtBertTrainingArguments, folder: Path) -> bool:
+    """Whether a run without a checkpoint begins at its start: where that is wanted, and loses no finished model.
+
+    Raises:
+        ValueError: if it is wanted, but the folder has a model in it.
+    """
+    if args.resume_from_checkpoint != AUTO:
+        return False
+    if models := sorted(each.name for each in folder.glob("*model*.safetensors")):
+        raise ValueError(
+            f"resume_from_checkpoint: auto finds no checkpoint in {folder}, but {models[0]} of a run that has ended, "
+            "which would be overwritten; give another output_dir, or remove this one"
+        )
+    return True
 
 
 def start_scores(state: TrainerState) -> dict[str, float]:
@@ -72,6 +93,8 @@ def save_arguments(folder: str, args: TrainingArguments, held: Mapping[str, Any]
     Args:
         held: the values of arguments that have another one for the moment.
     """
+    if not args.should_save:  # another process does
+        return
     Path(folder, TRAINING_ARGS_NAME).unlink(missing_ok=True)
     text = json.dumps(args.to_dict() | dict(held or {}), indent=2, default=str)
     Path(folder, TRAINING_ARGS_NAME).with_suffix(".json").write_text(text + "\n", encoding="utf-8")

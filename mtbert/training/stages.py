@@ -13,7 +13,7 @@ from transformers import Trainer, TrainerState
 
 from .arguments import MtBertTrainingArguments
 from .checkpoints import last_complete
-from .runs import choose_checkpoint, resumes_last
+from .runs import choose_checkpoint, resumes_last, starts_anew
 
 WEIGHTS, STATE = "weights.safetensors", "trainer_state.json"
 
@@ -76,7 +76,7 @@ class Stages:
         while self.finished < count - 1 and (self.folder / Stage(self.finished + 1).folder / STATE).is_file():
             self.finished += 1
         self.checkpoint = last_complete(self.folder / Stage(self.finished + 1).folder)
-        if not self.finished and self.checkpoint is None:
+        if not self.finished and self.checkpoint is None and not starts_anew(args, self.folder):
             raise ValueError(
                 f"resume_from_checkpoint: no complete checkpoint in {self.folder / Stage(1).folder}; drop the key to "
                 "start anew"

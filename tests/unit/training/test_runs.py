@@ -6,7 +6,8 @@ import pytest
 
 from mtbert import MtBertTrainingArguments
 from mtbert.training.checkpoints import seal
-from mtbert.training.runs import choose_checkpoint, save_run
+from mtbert.training.runs import choose_checkpoint, save_arguments, save_run
+from mtbert.training.stages import Stages
 
 
 def checkpoint(folder, step, *lacking):
@@ -41,6 +42,27 @@ def test_resuming_takes_the_last_checkpoint(tmp_path, word):
     assert choose_checkpoint(arguments(tmp_path, resume_from_checkpoint=word)) == last
 
 
+def test_auto_starts_anew_and_then_goes_on(tmp_path):
+    """One command for the first start, a restart before the first checkpoint, and one after it."""
+    folder = tmp_path / "run"
+    assert choose_checkpoint(arguments(folder, resume_from_checkpoint="auto")) is None
+    (folder / "runs").mkdir(parents=True)
+    torn = checkpoint(folder, 8, "trainer_state.json")
+    with pytest.warns(UserWarning, match="checkpoint-8 is not complete"):
+        assert choose_checkpoint(arguments(folder, resume_from_checkpoint="auto")) is None
+    last = checkpoint(folder, 16)
+    assert choose_checkpoint(arguments(folder, resume_from_checkpoint="auto")) == last != torn
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_auto_does_not_overwrite_a_model_that_has_no_checkpoint(tmp_path, count):
+    assert Stages(arguments(tmp_path, resume_from_checkpoint="auto"), count).checkpoint is None
+    (tmp_path / "model.safetensors").write_text("weights")
+    with pytest.raises(ValueError, match="auto finds no checkpoint in .*, but model.safetensors .* another output_dir"):
+        Stages(arguments(tmp_path, resume_from_checkpoint="auto"), count)
+    assert (tmp_path / "model.safetensors").read_text() == "weights"
+
+
 @pytest.mark.parametrize("lacking", ["trainer_state.json", "optimizer.pt", "model.safetensors", "rng_state.pth"])
 def test_a_torn_checkpoint_is_passed_over(tmp_path, lacking):
     good, torn = checkpoint(tmp_path, 8), checkpoint(tmp_path, 16, lacking)
@@ -61,3 +83,13 @@ def test_recipe_and_scores_are_saved_as_json(tmp_path):
     save_run(str(tmp_path), recipe={"encoder": "x"}, scores={"eval_overall": 0.5})
     assert json.loads((tmp_path / "recipe.json").read_text()) == {"encoder": "x"}
     assert json.loads((tmp_path / "scores.json").read_text()) == {"eval_overall": 0.5}
+
+
+def test_arguments_are_saved_as_json_by_the_process_that_saves(tmp_path, monkeypatch):
+    (tmp_path / "training_args.bin").write_text("pickle")
+    args = arguments(tmp_path / "run", seed=7)
+    save_arguments(str(tmp_path), args)
+    assert json.loads((tmp_path / "training_args.json").read_text())["seed"] == 7
+    assert not (tmp_path / "training_args.bin").exists()
+    monkeypatch.setattr(type(args), "should_save", False)
+    save_arguments(str(tmp_path / "not made by this process"), args)
