@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from .numerics import SKIP, STOP
+from .processes import join_processes, refuse_sharding
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ class MtBertTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self):
+        refuse_sharding(self)
+        join_processes(self)
         super().__post_init__()
         self.remove_unused_columns = False  # the model takes what the collator makes, not columns of a data set
         if self.early_stopping_patience is not None and self.metric_for_best_model is None:
@@ -173,6 +176,8 @@ class PretrainingArguments(TrainingArguments):
     cpu_threads: int | None = field(default=None, metadata={"help": ""})
 
     def __post_init__(self):
+        refuse_sharding(self)
+        join_processes(self)
         super().__post_init__()
         self.remove_unused_columns = False  # batches come whole from the data set
         if found := pretraining_problems(vars(self), "pretraining"):

@@ -36,10 +36,12 @@ from .machine import keep_freed_memory
 from .memory import print_memory
 from .numerics import FiniteSteps, guarded
 from .optimizers import SEPARATE, OptimizerSettings, PerTaskOptimizer, moment_bytes, parameter_groups, task_rates
+from .processes import watch_gradients
 from .proximal import Proximal
 from .pushing import card_of, push_checkpoint, push_run, report_failures
 from .regularisers import Regularisers
 from .reporting import print_lines, print_parameters, print_plan
+from .runs import save_arguments
 from .smart import Smart
 from .stages import Stage
 from .step import StepLosses
@@ -163,6 +165,7 @@ class MtBertTrainer(ResumableTrainer):
         )
         self.finite = FiniteSteps(args.on_nonfinite, list(self.task_ids), late=args.device.type == "cuda")
         self._balanced: dict[int, BalancedRows] = {}
+        self._gradients = watch_gradients(self)
         for task in self.tasks if train_dataset is not None else ():
             self._read_labels(task, self.task_training[task.name])
 
@@ -277,6 +280,7 @@ class MtBertTrainer(ResumableTrainer):
         """All micro-batches of a step, and how many labelled rows of each task they hold over all processes."""
         samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = sum(batch["labelled"] for batch in samples)
+        self._gradients.saw(samples)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
         self.losses.begin()
@@ -510,7 +514,7 @@ class MtBertTrainer(ResumableTrainer):
         with self._published():
             super()._save(output_dir, state_dict)
         folder = output_dir if output_dir is not None else self.args.output_dir
-        if isinstance(self.model, PeftModel):  # what its heads and adapters are, for whoever loads it
+        if isinstance(self.model, PeftModel) and self.args.should_save:  # what heads and adapters are, for a loader
             self.model.config.save_pretrained(folder)
 
     # ---- pushing to a hub ----

@@ -1,0 +1,137 @@
+"""What holds for many processes, checked in one."""
+
+import warnings
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from mtbert.data.sampling import Schedule
+from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArguments, TaskTraining
+from mtbert.training.processes import SWITCHES, GradientCheck, has_absent_tasks, join_processes
+from mtbert.training.trainer import MtBertTrainer
+
+
+@pytest.mark.parametrize("kind", [MtBertTrainingArguments, PretrainingArguments])
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_switches_of_the_launcher_that_share_the_model_out_are_refused(kind, switch, tmp_path, monkeypatch):
+    monkeypatch.setenv(switch, "true")
+    with pytest.raises(ValueError, match=f"{switch} is true: {SWITCHES[switch]} is refused: .* MULTI_GPU"):
+        kind(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+    monkeypatch.setenv(switch, "false")
+    kind(output_dir=str(tmp_path), report_to="none", use_cpu=True)
+
+
+@pytest.mark.parametrize("key", ["fsdp", "deepspeed"])
+def test_arguments_that_share_the_model_out_are_refused(key, tmp_path):
+    with pytest.raises(ValueError, match=f"{key} is 'x', which is refused: .* hold the whole model; use plain data"):
+        MtBertTrainingArguments(output_dir=str(tmp_path), report_to="none", use_cpu=True, **{key: "x"})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "batches", "shares", "absent"),
+    [
+        (Schedule(), (None,), 4, False),  # one task is in every micro-batch
+        (Schedule(), (None, None), 1, True),
+        (Schedule(mixed=True), (None, None), 1, True),
+        (Schedule("simultaneous"), (None, None), 8, False),
+        (Schedule("simultaneous"), (None, None), 16, True),
+        (Schedule("simultaneous"), (None, 3), 2, False),
+        (Schedule("simultaneous"), (None, 3), 4, True),  # fewer rows than processes and micro-batches
+    ],
+)
+def test_where_a_task_may_be_absent(schedule, batches, shares, absent):
+    assert has_absent_tasks(schedule, batches, 8, shares) == absent
+
+
+def test_the_search_for_missing_gradients_is_on_only_where_it_is_needed(make_model, splits, tokenizer, tmp_path):
+    def searches(schedule: Schedule, sizes=None, **settings) -> bool:
+        args = MtBertTrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **settings)
+        own = {"close": TaskTraining(batch_size=sizes)}
+        trainer = MtBertTrainer(make_model(), args, splits(), None, tokenizer, schedule, own)
+        return trainer.accelerator.ddp_handler.find_unused_parameters
+
+    assert searches(Schedule())
+    assert searches(Schedule(), activation_checkpointing=True)
+    assert not searches(Schedule("simultaneous"))
+    assert not searches(Schedule("simultaneous"), 1)
+    assert searches(Schedule("simultaneous"), 1, gradient_accumulation_steps=2)
+    assert not searches(Schedule(), ddp_find_unused_parameters=False)
+    assert searches(Schedule("simultaneous"), ddp_find_unused_parameters=True)
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.frozen = nn.Linear(2, 1), nn.Linear(2, 1), nn.Linear(2, 1).requires_grad_(False)
+
+
+def step(check: GradientCheck, model: Two, tasks: str, *parts: str) -> None:
+    """A step of `tasks` in which `parts` of the model have gradients."""
+    model.zero_grad()
+    check.saw([{"rows": {task: None}} for task in tasks])
+    for part in parts:
+        for parameter in getattr(model, part).parameters():
+            parameter.grad = torch.zeros_like(parameter)
+    check.on_pre_optimizer_step(None, SimpleNamespace(is_world_process_zero=True), None)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_parameter_without_a_gradient_is_named_once_every_task_has_appeared(strict):
+    model, check = Two(), GradientCheck("xy", strict)
+    check.on_train_begin(None, None, None, model)
+    step(check, model, "x", "a")
+    expected = "parameters are trained and got no gradient: b.weight, b.bias; .*requires_grad_"
+    with pytest.raises(RuntimeError, match=expected) if strict else pytest.warns(UserWarning, match=expected):
+        step(check, model, "y", "a")
+    step(check, model, "y")  # once is enough
+
+
+def test_parameters_whose_tasks_come_one_after_the_other_are_not_missed():
+    model, check = Two(), GradientCheck("xy", True)
+    check.on_train_begin(None, None, None, model)
+    step(check, model, "x", "a")
+    step(check, model, "y", "b")
+    step(check, model, "y")
+
+
+def test_a_training_warns_of_a_parameter_that_nothing_trains(make_model, splits, tokenizer, tmp_path):
+    def train(model):
+        args = MtBertTrainingArguments(
+            str(tmp_path), use_cpu=True, report_to="none", save_strategy="no", max_steps=1, disable_tqdm=True
+        )
+        MtBertTrainer(model, args, splits(), None, tokenizer, Schedule("simultaneous")).train()
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="every task has had a step")
+        train(make_model())
+    model = make_model()
+    model.encoder.register_parameter("idle", nn.Parameter(torch.zeros(2)))
+    with pytest.warns(UserWarning, match="got no gradient: encoder.idle; nothing trains them"):
+        train(model)
+
+
+@pytest.mark.parametrize(
+    ("environment", "given", "joins"),
+    [
+        ({}, {"use_cpu": True}, False),
+        ({"WORLD_SIZE": "1"}, {"use_cpu": True}, False),
+        ({"WORLD_SIZE": "2"}, {"use_cpu": True}, True),
+        ({"WORLD_SIZE": "2"}, {"use_cpu": False}, not torch.accelerator.is_available()),
+        ({"WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}, {"use_cpu": False}, True),
+        ({"WORLD_SIZE": "2"}, {"use_cpu": True, "ddp_backend": "mpi"}, False),
+    ],
+)
+def test_processes_on_a_cpu_meet_with_the_timeout_of_the_arguments(environment, given, joins, monkeypatch):
+    met = []
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **kwargs: met.append((args, kwargs)))
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    args = SimpleNamespace(**{"ddp_backend": None, "ddp_timeout": 7, **given})
+    join_processes(args)
+    assert met == ([(("gloo",), {"timeout": timedelta(seconds=7)})] if joins else [])
+    if joins and "ACCELERATE_USE_CPU" not in environment:
+        assert args.use_cpu
