@@ -41,7 +41,6 @@ from .proximal import Proximal
 from .pushing import card_of, push_checkpoint, push_run, report_failures
 from .regularisers import Regularisers
 from .reporting import print_lines, print_parameters, print_plan
-from .runs import save_arguments
 from .smart import Smart
 from .stages import Stage
 from .step import StepLosses
@@ -325,6 +324,7 @@ class MtBertTrainer(ResumableTrainer):
         """The norm of a step's gradient; a step that it forbids has no gradient afterwards, and changes nothing."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if self.finite.check(norm, self.accelerator, self.train_dataset, self.state.global_step + 1):
+            self._gradients.on_pre_optimizer_step(self.args, self.state, self.control)  # it asks for the first ones
             self.optimizer.zero_grad(set_to_none=True)
         return norm
 

@@ -1,9 +1,18 @@
-"""What makes small runs fast."""
+"""What makes small runs fast, and the data that their processes read."""
 
 import gc
+import socket
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+
+from mtbert.training.arguments import MtBertTrainingArguments
+from mtbert.training.trainer import MtBertTrainer
+
+# train sizes leave uneven last steps of 4, 4, 1 and 1 rows; eval sizes leave uneven batches on several processes
+TRAIN_ROWS, EVAL_ROWS = (20, 12, 17, 9), (13, 9, 8, 3)
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -15,3 +24,39 @@ def _fast_small_runs():
     yield
     gc.unfreeze()
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def eval_rows() -> tuple[int, ...]:
+    """Rows of each task in `eval`."""
+    return EVAL_ROWS
+
+
+@pytest.fixture(scope="session")
+def free_port():
+    """A function that finds a port of this machine that nobody listens on."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return probe.getsockname()[1]
+
+    return find
+
+
+@pytest.fixture
+def write_data(make_model, splits, tasks, tokenizer):
+    """A function: folder → in it `model`, `model-pal` (untrained, without dropout), `train` and `eval` (encoded)."""
+
+    def write(folder: Path) -> None:
+        still = [replace(task, dropout=0.0) for task in tasks]
+        for name, adapter in (("model", None), ("model-pal", {"type": "pal", "size": 12})):
+            model = make_model(still, adapter=adapter, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+            model.save_pretrained(folder / name)
+        args = MtBertTrainingArguments(str(folder / "encoding"), use_cpu=True, report_to="none")
+        encoded = MtBertTrainer(model, args, splits(TRAIN_ROWS), splits(EVAL_ROWS, 1), tokenizer)
+        for split, data in (("train", encoded.train_dataset), ("eval", encoded.eval_dataset)):
+            for name, rows in data.items():
+                rows.save_to_disk(str(folder / split / name))
+
+    return write

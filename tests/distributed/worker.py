@@ -1,4 +1,9 @@
-"""The runs that one process and two must train alike: `torchrun --nproc_per_node 2 worker.py DATA RESULTS`.
+"""The runs that one process and many must train alike.
+
+    torchrun --nproc_per_node 2 worker.py DATA RESULTS [CASE...]     processes as a launcher starts them
+    python worker.py DATA RESULTS --fork 4 [CASE...]                 processes that share what was imported before
+
+Without CASE: `EVERY_TIME`, and all of `CASES` where the environment has MTBERT_ALL_CASES.
 
 DATA holds `model/` (a checkpoint without dropout) and `train/<task>`, `eval/<task>` (encoded data sets). RESULTS gets,
 for each case and rank, `<case>-<rank>.safetensors` (final weights and predictions) and `<case>-<rank>.json` (the log).
@@ -8,7 +13,11 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import torch
@@ -22,6 +31,7 @@ from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
 from mtbert.training.averaging import Averaging
 from mtbert.training.losses import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
+from mtbert.training.peft import wrap
 from mtbert.training.proximal import Proximal
 from mtbert.training.smart import Smart
 from mtbert.training.stages import Stages
@@ -29,6 +39,7 @@ from mtbert.training.surgery import Surgery
 from mtbert.training.trainer import MtBertTrainer
 
 SPLITS = ("train", "eval")
+FEW_ROWS = {"stars": 1, "same": 3}
 BATCH = 8  # rows a step, over all processes and micro-batches
 CASES = {
     "annealed": {"schedule": Schedule("annealed", steps_per_epoch=4)},
@@ -83,14 +94,60 @@ CASES = {
         "task_training": {"stars": TaskTraining(balanced=True), "same": TaskTraining(balanced=True)},
     },
     "heads first": {"schedule": Schedule("annealed", steps_per_epoch=4), "heads_first": True},
+    "every task in every share": {"schedule": Schedule("simultaneous", steps_per_epoch=3)},
+    "few rows": {"schedule": Schedule("uniform", mixed=True, steps_per_epoch=5), "few_rows": True},
+    "lora": {"schedule": Schedule("annealed", mixed=True, steps_per_epoch=4), "peft": {"r": 2}},
+    "pal": {"schedule": Schedule("round_robin", steps_per_epoch=5), "adapter": True},
+    "pal in pcgrad": {"schedule": Schedule("simultaneous", steps_per_epoch=3), "adapter": True, "surgery": Surgery()},
+    "activation checkpointing": {
+        "schedule": Schedule("annealed", steps_per_epoch=4),
+        "args": {"activation_checkpointing": True},
+    },
 }
+# the other draws of a task a step: they are the ones above with other probabilities
+RARE = {
+    name: {"schedule": Schedule(name, steps_per_epoch=5, temperature=3.0 if name == "temperature" else None)}
+    for name in ("proportional", "sqrt", "min_annealed", "uniform", "temperature")
+}
+RARE |= {f"{name} mixed": {"schedule": replace(case["schedule"], mixed=True)} for name, case in RARE.items()}
+RARE |= {
+    "lora in pcgrad": {"schedule": Schedule("simultaneous", steps_per_epoch=3), "peft": {"r": 2}, "surgery": Surgery()},
+    "cagrad": {"schedule": Schedule("simultaneous", steps_per_epoch=3), "surgery": Surgery("cagrad", 0.4)},
+    "mgda": {"schedule": Schedule("simultaneous", steps_per_epoch=3), "surgery": Surgery("mgda")},
+    "rates by task": {
+        "schedule": Schedule("round_robin", steps_per_epoch=5),
+        "task_training": {"stars": TaskTraining(learning_rate=0.02)},
+        "own": {"optimizer": OptimizerSettings(per_task="rates")},
+    },
+    "smart of mixed steps": {
+        "schedule": Schedule("annealed", mixed=True, steps_per_epoch=4),
+        "smart": Smart(radius=1e-4, step_size=1.0),
+        "accumulation": 2,
+    },
+}
+EVERY_TIME = tuple(CASES)
+CASES |= RARE
+
+
+def chosen() -> tuple[str, ...]:
+    """The cases to run."""
+    return tuple(CASES) if os.environ.get("MTBERT_ALL_CASES") else EVERY_TIME
+
+
+def make_model(name: str, data: Path):
+    """The untrained model of a case."""
+    case = CASES[name]
+    set_seed(0)
+    model = MtBertForMultiTask.from_pretrained(data / ("model-pal" if case.get("adapter") else "model"))
+    return wrap(model, {"target_modules": ["query", "value"], **case["peft"]}) if "peft" in case else model
 
 
 def run_case(name: str, data: Path, results: Path, processes: int) -> None:
     """Train one case and write what came out of it."""
     case = CASES[name]
     accumulation = case.get("accumulation", 1)
-    set_seed(0)
+    model = make_model(name, data)
+    start = {key: value.clone().contiguous() for key, value in model.state_dict().items()}
     args = MtBertTrainingArguments(
         output_dir=str(results / "runs" / name),
         use_cpu=True,
@@ -112,10 +169,12 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
     )
     assert args.world_size == processes
     splits = {split: {each.name: load_from_disk(str(each)) for each in (data / split).iterdir()} for split in SPLITS}
-    model = MtBertForMultiTask.from_pretrained(data / "model")
+    if case.get("few_rows"):  # fewer than processes
+        splits["train"] |= {name: splits["train"][name].select(range(rows)) for name, rows in FEW_ROWS.items()}
     stages = Stages(args, 2 if case.get("heads_first") else 0)
     for frozen in (True, False) if case.get("heads_first") else (False,):
-        model.freeze_encoder(frozen)
+        if "peft" not in case:
+            model.freeze_encoder(frozen)
         stage, _ = stages.next(model)
         trainer = MtBertTrainer(
             model,
@@ -138,6 +197,7 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
     trainer.state = stages.join()
     prediction = trainer.predict(splits["eval"])
     tensors = {f"weight.{key}": value.contiguous() for key, value in trainer.model.state_dict().items()}
+    tensors |= {f"start.{key}": value for key, value in start.items()}
     tensors |= {f"prediction.{task}": torch.from_numpy(logits) for task, logits in prediction.predictions.items()}
     rank = args.process_index
     save_file(tensors, results / f"{name}-{rank}.safetensors")
@@ -145,13 +205,30 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
     (results / f"{name}-{rank}.json").write_text(json.dumps(logged))
 
 
-def run_all(data: Path, results: Path, processes: int) -> None:
-    for name in CASES:
+def run_all(data: Path, results: Path, processes: int, names: Sequence[str]) -> None:
+    torch.set_num_threads(1)
+    gc.freeze()  # each training collects garbage
+    for name in names:
         run_case(name, data, results, processes)
 
 
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    gc.freeze()  # each training collects garbage
-    run_all(Path(sys.argv[1]), Path(sys.argv[2]), processes=2)
+def run_forked(rank: int, processes: int, data: Path, results: Path, names: Sequence[str]) -> None:
+    """One of several processes on this machine, which meet at a file."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    store = torch.distributed.FileStore(str(results / "meeting"), processes)
+    limit = timedelta(seconds=120)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=processes, timeout=limit)
+    run_all(data, results, processes, names)
     torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    data, results, *names = sys.argv[1:]
+    if names[:1] == ["--fork"]:
+        count = int(names[1])
+        given = (count, Path(data), Path(results), names[2:] or chosen())
+        torch.multiprocessing.start_processes(run_forked, given, nprocs=count, start_method="fork")
+    else:
+        run_all(Path(data), Path(results), int(os.environ["WORLD_SIZE"]), names or chosen())
+        torch.distributed.destroy_process_group()
