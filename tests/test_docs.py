@@ -1,0 +1,50 @@
+"""What the pages in docs/ say is so: tables that follow from the code, links, and files that they name."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mtbert.recipe.combinations import combination_tables
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+SCALING = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+ENGINES = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
+
+
+def test_the_tables_of_what_combines_are_those_of_the_rules():
+    """Where they differ, put what `python -m mtbert.recipe.combinations` prints between the two comments."""
+    shown = re.search(r"<!-- combinations -->\n(.*?)\n<!-- end -->", SCALING, re.DOTALL)
+    assert shown is not None
+    assert shown[1].strip() == combination_tables()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_it_names_exist(page):
+    for name in re.findall(r"(?:recipes|mtbert|tests)/[\w/.]+\.(?:py|yaml|sbatch)", page.read_text(encoding="utf-8")):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("path", ENGINES, ids=lambda path: path.name)
+def test_configs_of_accelerate_are_read_and_named(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    text = path.read_text(encoding="utf-8")
+    assert load_config_from_file(str(path)).num_processes > 1  # an unknown key is an error
+    assert text.startswith("#")
+    assert f"recipes/accelerate/{path.name}" in text
+    assert f"recipes/accelerate/{path.name}" in SCALING
+
+
+def test_the_script_for_slurm_is_valid_bash():
+    script = ROOT / "recipes" / "slurm" / "finetune.sbatch"
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    assert "--training.resume_from_checkpoint auto" in script.read_text(encoding="utf-8")
