@@ -56,7 +56,9 @@ def join_processes(args: TrainingArguments) -> None:
     """Meet the other processes that a launcher has started, where that is on a CPU.
 
     transformers leaves this to `use_cpu`: without it, the processes on a machine without an accelerator would each
-    train alone, over each other's files. And it hands `ddp_timeout` on for accelerators only.
+    train alone, over each other's files. And it hands `ddp_timeout` on for accelerators only. An agent of torchrun that
+    starts processes again keeps its store, so that each attempt needs names of its own there: else the processes would
+    look for each other at the addresses of the dead.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return
@@ -64,7 +66,11 @@ def join_processes(args: TrainingArguments) -> None:
         args.use_cpu = True
     on_cpu = args.use_cpu or os.environ.get("ACCELERATE_USE_CPU", "").lower() in TRUE
     if on_cpu and args.ddp_backend in (None, "gloo") and not distributed.is_initialized():
-        distributed.init_process_group("gloo", timeout=timedelta(seconds=args.ddp_timeout))
+        timeout = timedelta(seconds=args.ddp_timeout)
+        store, rank, size = next(distributed.rendezvous("env://", timeout=timeout))
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = distributed.PrefixStore(f"attempt-{attempt}", store)
+        distributed.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
 
 
 def has_absent_tasks(schedule: Schedule, batches: Sequence[int | None], batch: int, shares: int) -> bool:

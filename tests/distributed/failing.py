@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from datasets import load_from_disk
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from transformers import TrainerCallback
 
 from mtbert.data.sampling import Schedule
@@ -105,12 +106,32 @@ def wait(child: int, start: float) -> int | None:
     return None
 
 
+def restart(data: Path, output: Path, port: int) -> None:
+    """Two processes under the agent that `torchrun --rdzv_backend c10d --max_restarts 1` starts.
+
+    With the static backend, which is torchrun's default, processes that start again find the old addresses.
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id="failing",
+        rdzv_backend="c10d",
+        rdzv_endpoint=f"127.0.0.1:{port}",
+        max_restarts=1,
+        monitor_interval=0.2,
+        start_method="fork",
+    )
+    elastic_launch(config, train)(data, output, signal.SIGKILL)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     gc.freeze()
     data, results, port = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     runs = {"whole": None, "killed": signal.SIGKILL, "stopped": signal.SIGSTOP}
-    for name in runs:
+    for name in (*runs, "restarted"):
         (results / name).mkdir()
     ends = {name: fork(data, results / name, failure, port) for name, failure in runs.items()}
     (results / "ends.json").write_text(json.dumps(ends))
+    restart(data, results / "restarted", port)

@@ -1,4 +1,4 @@
-"""When one of two processes ends or stops, the other ends in bounded time."""
+"""When one of two processes ends or stops, the other ends in bounded time; an elastic agent starts both again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 SCRIPT = Path(__file__).with_name("failing.py")
 LIMIT = 480  # seconds for all runs, which take about 20 where nothing else runs
@@ -63,3 +65,13 @@ def test_the_other_process_ends_in_bounded_time(failure, results):
     assert ends["seconds"] < 120
     assert not (results["folder"] / failure / "began.json").exists()
     assert (results["folder"] / failure / "run" / "checkpoint-2").is_dir()
+
+
+def test_the_agent_starts_both_again_from_the_last_checkpoint(results):
+    folder = results["folder"]
+    assert (folder / "restarted" / "began.json").exists(), results["log"][-6000:]
+    assert json.loads((folder / "restarted" / "began.json").read_text()) == "checkpoint-2"
+    assert json.loads((folder / "whole" / "began.json").read_text()) is None
+    one, other = (load_file(folder / name / "run" / "model.safetensors") for name in ("whole", "restarted"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
