@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import re
@@ -93,24 +92,6 @@ def model_card(
         license=license,
         energy=energy or {},
     )
-
-
-def saved_card(model: Any, name: str, **about: Any) -> ModelCard:
-    """The card of a model that was loaded from a run's folder, with the recipe, scores and energy that lie beside it.
-
-    Args:
-        model: the model; one from elsewhere has a card without them.
-        name: the repository, `user/name`.
-        about: as in `model_card`, such as `license` and `language`; what is given here counts.
-    """
-    from .evaluation.energy import read_energy  # who only predicts needs none of it
-
-    folder = Path(model.name_or_path or "-")
-    found = {"energy": read_energy(folder)}
-    for key, file in (("recipe", "recipe.json"), ("results", "scores.json")):
-        if (folder / file).is_file():
-            found[key] = json.loads((folder / file).read_text(encoding="utf-8"))
-    return model_card(model, name, **{**found, **about})
 
 
 def hub_name(name: Any) -> str | None:

@@ -7,6 +7,8 @@ layers are `torch.nn`'s. Their parameters, names and `state_dict` are the same.
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
@@ -90,11 +92,20 @@ class Dropout(nn.Dropout):
         return dropout(input, self.p, self.training)
 
 
+# How many kernels PyTorch's and oneDNN's own caches keep, 1,024 each by default: one for every shape, and a packed
+# batch has as many rows as its texts have tokens. So a process would grow by 700 MB; a step needs some dozens.
+_KERNELS = {"LRU_CACHE_CAPACITY": "128", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
 _FASTER: dict[type, type] = {nn.Linear: Linear, nn.Dropout: Dropout}
 
 
 def use_faster_layers(module: nn.Module) -> None:
-    """Exchange the classes of a module's plain linear and dropout layers, in place, for those of this file."""
+    """Exchange the classes of a module's plain linear and dropout layers, in place, for those of this file.
+
+    The caches of oneDNN's kernels are bounded for the process, unless it has used oneDNN before or the environment says
+    how large they are.
+    """
+    for name, value in _KERNELS.items():
+        os.environ.setdefault(name, value)
     for layer in module.modules():
         if type(layer) in _FASTER and not getattr(layer, "inplace", False):
             layer.__class__ = _FASTER[type(layer)]

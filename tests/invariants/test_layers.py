@@ -22,7 +22,8 @@ ALLOWED = {
     "training": {"training", "card", "evaluation", "data", "modeling"},
     "recipe": {"recipe", "training", "evaluation", "data", "modeling"},
 }
-CHECKPOINT_NEEDS = {"torch", "transformers", "huggingface_hub", "numpy", *sys.stdlib_module_names}
+# transformers itself needs the last three
+CHECKPOINT_NEEDS = {"torch", "transformers", "huggingface_hub", "numpy", "safetensors", *sys.stdlib_module_names}
 
 
 def imports(source: str | ast.Module, module: str) -> list[tuple[str, int]]:

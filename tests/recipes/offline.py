@@ -11,6 +11,8 @@ import socket
 import sys
 from pathlib import Path
 
+from mtbert.modeling.pretrained import load_tokenizer
+
 ROOT = Path(__file__).resolve().parents[2]
 asked: list[str] = []
 
@@ -38,7 +40,7 @@ def main(recipe: str, encoder: str, run: str) -> None:
     rows = str(ROOT / "recipes" / "sample_data" / "sentiment-dev.csv")
     script("predict").main([run, rows, "--tasks", "sentiment", "--output", str(Path(run, "out.csv"))])
     script("evaluate_run").main([run])
-    for load in (script("finetune").load_tokenizer, script("predict").AutoModel.from_pretrained):
+    for load in (load_tokenizer, script("predict").AutoModel.from_pretrained):
         try:
             load("someone/not-here")  # a name on the hub
         except OSError as error:

@@ -5,8 +5,9 @@ import json
 import pytest
 from huggingface_hub import ModelCard
 
-from mtbert.card import hub_name, model_card, saved_card, without_paths
+from mtbert.card import hub_name, model_card, without_paths
 from mtbert.evaluation.energy import read_energy
+from mtbert.hub import saved_card
 from mtbert.modeling.configuration_mtbert import AdapterSpec, TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.peft import wrap

@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, TaskSpec
 from mtbert.modeling.pretrained import load_tokenizer
+from mtbert.training.checkpoints import seal
 
 TASK = TaskSpec("t", labels=2)
 
@@ -105,6 +106,7 @@ def test_a_resume_opens_no_pickle_as_it_is(file, make_model, splits, tokenizer, 
     trainer.train()
     checkpoint = tmp_path / "run" / "checkpoint-1"
     torch.save({"state": Order(harm)}, checkpoint / file)
+    seal(checkpoint)
     with pytest.raises(pickle.UnpicklingError, match="(?s)Weights only load failed"):
         trainer.train(resume_from_checkpoint=str(checkpoint))
     torch.load(checkpoint / file, weights_only=False)
