@@ -167,7 +167,7 @@ class Run:
         resume = []
         saved = ("checkpoint-*", "stage-*", "stage-*/checkpoint-*")
         if any(any(self.output.glob(f"{folder}/trainer_state.json")) for folder in saved):
-            resume = ["--training.resume_from_checkpoint", "true"]
+            resume = ["--training.resume_from_checkpoint", "auto"]  # all of them may be torn
         elif self.output.is_dir():  # what was left by a run that was killed before it had saved anything
             for left in self.output.iterdir():
                 if left.is_dir() and left.name != PRETRAINING:  # which goes on from what it has

@@ -2,7 +2,7 @@
 
 Counted are tensors: what an optimizer step has to hold at once. Activations are what PyTorch's autograd keeps of a
 transformer layer in these sources and in transformers' for BERT; other families are taken to be like it. Not counted
-are heads and adapters' activations, which are small, and what the allocator loses between its blocks.
+are heads and adapters' activations, which are small, and on a GPU what the allocator loses between its blocks.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from .trainer import MtBertTrainer
 
 MIB = 2**20
+# What a CPU's activations take of the C library's heap, which keeps the freed blocks of earlier steps' sizes, for each
+# byte of theirs; found with benchmarks/memory.py.
+HEAP = 1.9
 LOOKED_AT = 2048  # micro-batches of the first epoch among which the longest is looked for
 # Tensors of the encoder's width that are kept of a token in a layer: queries, keys, values, context, and for both
 # sublayers input, output, dropout's factors and what the norm is given.
@@ -146,14 +149,29 @@ def _activations(trainer: MtBertTrainer) -> tuple[int, int]:
     return kept + shape.working_bytes(), tokens
 
 
+def step_parts(gradients: int, activations: int, on_cpu: bool, together: bool) -> dict[str, int]:
+    """What gradients and activations of a step take, in bytes.
+
+    A GPU's step that neither accumulates nor has surgery makes gradients while it gives up activations, so that only
+    the larger of both counts. A CPU's heap keeps the blocks of both.
+
+    Args:
+        together: whether there are gradients when activations are made.
+    """
+    if on_cpu:
+        return {"gradients": gradients, "activations": round(HEAP * activations)}
+    if together:
+        return {"gradients": gradients, "activations": activations}
+    return {"gradients": gradients} if gradients >= activations else {"activations": activations}
+
+
 def estimate(trainer: MtBertTrainer) -> tuple[dict[str, int], int]:
     """The parts of a run's peak memory in bytes, and the tokens of its longest micro-batch.
 
     Returns:
         `weights`, `gradients` (of all tasks, with surgery), `moments` (of every task, where each has its own state),
         `copies` (the weights' average and the proximal teacher), `activations`, and on a CPU `process`: what this
-        process holds already besides the weights. A step that neither accumulates nor has surgery makes gradients
-        while it gives up activations, so that only the larger of both counts: the other is left out.
+        process holds already besides the weights.
     """
     model, args = trainer.model, trainer.args
     named = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
@@ -171,9 +189,8 @@ def estimate(trainer: MtBertTrainer) -> tuple[dict[str, int], int]:
         gradients, together = trained + (len(trainer.tasks) - 1) * shared, True
     elif args.world_size > 1:
         gradients *= 2  # the buckets in which processes average them
-    parts = {"weights": weights, "gradients": gradients, "moments": moments, "activations": activations}
-    if not together:
-        parts.pop("gradients" if gradients < activations else "activations")
+    parts = {"weights": weights, "moments": moments}
+    parts |= step_parts(gradients, activations, args.device.type == "cpu", together)
     copies = (trainer.average is not None) + (trainer.losses.regularisers.teacher is not None)
     if copies:
         parts["copies"] = copies * sum(each.numel() * max(4, each.element_size()) for _, each in named)

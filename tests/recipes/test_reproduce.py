@@ -255,7 +255,7 @@ def test_a_run_that_was_killed_is_run_again(reproduce, make_run, monkeypatch, le
     monkeypatch.setattr(reproduce.subprocess, "run", finetune)
     reproduce.execute_all([run], 1)
     assert len(commands) == 1 and not run.failed and run.scores == {"eval_overall": 0.5}
-    assert (commands[0][-4:-2] == ["--training.resume_from_checkpoint", "true"]) == (left == "checkpoint")
+    assert (commands[0][-4:-2] == ["--training.resume_from_checkpoint", "auto"]) == (left == "checkpoint")
     reproduce.execute_all([run], 1)
     assert len(commands) == 1 and run.commits() == ["c0ffee"]
 

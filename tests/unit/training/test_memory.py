@@ -97,9 +97,12 @@ def test_every_part_is_counted(make_trainer):
     assert bigger["activations"] > 1.2 * plain["activations"]
 
 
-def test_without_accumulation_the_larger_of_gradients_and_activations_counts(make_trainer):
-    parts = parts_of(make_trainer())
-    assert ("gradients" in parts) != ("activations" in parts)
+def test_gradients_and_activations_of_a_step(make_trainer):
+    assert memory.step_parts(5, 3, on_cpu=False, together=False) == {"gradients": 5}
+    assert memory.step_parts(3, 5, on_cpu=False, together=False) == {"activations": 5}
+    assert memory.step_parts(3, 5, on_cpu=False, together=True) == {"gradients": 3, "activations": 5}
+    assert memory.step_parts(3, 10, on_cpu=True, together=False) == {"gradients": 3, "activations": 19}
+    assert {"gradients", "activations"} <= parts_of(make_trainer()).keys()
 
 
 def test_a_run_prints_one_line_and_warns_where_it_does_not_fit(make_trainer, monkeypatch, capsys):
