@@ -126,12 +126,18 @@ def test_a_training_warns_of_a_parameter_that_nothing_trains(make_model, splits,
 )
 def test_processes_on_a_cpu_meet_with_the_timeout_of_the_arguments(environment, given, joins, monkeypatch):
     met = []
+    store, stores = torch.distributed.HashStore(), []
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda *args, **kwargs: met.append((args, kwargs)))
+    monkeypatch.setattr(torch.distributed, "rendezvous", lambda url, timeout: iter([(store, 1, 2)]))
+    monkeypatch.setattr(torch.distributed, "PrefixStore", lambda *of: stores.append(of) or store)
     monkeypatch.delenv("WORLD_SIZE", raising=False)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "3")
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     args = SimpleNamespace(**{"ddp_backend": None, "ddp_timeout": 7, **given})
     join_processes(args)
-    assert met == ([(("gloo",), {"timeout": timedelta(seconds=7)})] if joins else [])
+    how = {"store": store, "rank": 1, "world_size": 2, "timeout": timedelta(seconds=7)}
+    assert met == ([(("gloo",), how)] if joins else [])
+    assert stores == ([("attempt-3", store)] if joins else [])  # a restart shares no names with what ended
     if joins and "ACCELERATE_USE_CPU" not in environment:
         assert args.use_cpu
