@@ -10,6 +10,7 @@ key of the recipe can be set on the command line by its dotted name; `--help` li
 import sys
 
 from mtbert.recipe import Recipe, RecipeError, load_data, load_tokenizer
+from mtbert.training.checkpoints import CheckpointError
 from mtbert.training.machine import share_cores
 from mtbert.training.pretraining import pretrain
 from mtbert.training.reporting import print_lines
@@ -34,5 +35,5 @@ def main(argv: list[str]) -> None:
 if __name__ == "__main__":
     try:
         main(sys.argv[1:])
-    except RecipeError as error:
+    except (RecipeError, CheckpointError) as error:
         sys.exit(str(error))

@@ -36,7 +36,6 @@ class FiniteSteps:
 
     Args:
         on_nonfinite: `stop` or `skip`.
-        tasks: names of the tasks.
         late: look at a step's gradient when the next one's is there, so that a GPU is not waited for; to stop only.
 
     Attributes:
@@ -44,8 +43,8 @@ class FiniteSteps:
         overflowed: steps that the scaler of fp16 passed over since `forget`, whose losses were finite.
     """
 
-    def __init__(self, on_nonfinite: str, tasks: Sequence[str], late: bool = False):
-        self.on_nonfinite, self.tasks, self.late = on_nonfinite, tasks, late and on_nonfinite == STOP
+    def __init__(self, on_nonfinite: str, late: bool = False):
+        self.on_nonfinite, self.late = on_nonfinite, late and on_nonfinite == STOP
         self.begin()
 
     def begin(self) -> None:

@@ -162,7 +162,7 @@ class MtBertTrainer(ResumableTrainer):
         self.losses = StepLosses(
             model, self.task_training, own_means, regularisers, distillation, uncertainty, args.device
         )
-        self.finite = FiniteSteps(args.on_nonfinite, list(self.task_ids), late=args.device.type == "cuda")
+        self.finite = FiniteSteps(args.on_nonfinite, late=args.device.type == "cuda")
         self._balanced: dict[int, BalancedRows] = {}
         self._gradients = watch_gradients(self)
         for task in self.tasks if train_dataset is not None else ():
