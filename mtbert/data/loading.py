@@ -285,6 +285,16 @@ def _broken_line(path: Path) -> str:
     return ""
 
 
+def _unreadable(dataset: Dataset) -> int:
+    """The number, from 1, of the first row with a text that is no UTF-8."""
+    for row in range(len(dataset)):
+        try:
+            dataset[row]
+        except UnicodeDecodeError:
+            break
+    return row + 1
+
+
 def check_rows(
     task: TaskSpec, split: str, dataset: Dataset, data: DataSpec, source: str
 ) -> tuple[Dataset, SplitReport]:
@@ -327,15 +337,18 @@ def check_rows(
     # course's files were written with quotes by a program, so their quotes are balanced.
     tabs = not data.hub and data.format_of(source) == "tsv"
     kwargs = {"text": data.text, "label": data.label, "id": data.id, "reader": reader, "tabs": tabs, "code": CODE}
-    checked = dataset.map(
-        check_batch,
-        batched=True,
-        with_indices=True,
-        fn_kwargs=kwargs,
-        remove_columns=dataset.column_names,
-        features=Features(features),
-        desc=f"Checking {task.name} {split}",
-    )
+    try:
+        checked = dataset.map(
+            check_batch,
+            batched=True,
+            with_indices=True,
+            fn_kwargs=kwargs,
+            remove_columns=dataset.column_names,
+            features=Features(features),
+            desc=f"Checking {task.name} {split}",
+        )
+    except UnicodeDecodeError as error:  # Arrow reads texts of JSON and parquet without looking at them
+        raise ValueError(f"{where}: row {_unreadable(dataset):,} is no UTF-8 ({error.reason}); write it so") from error
     status = checked.data.column("_status").to_numpy()
 
     if found := wrong_rows(dataset, data.text, data.label, reader, status, where):

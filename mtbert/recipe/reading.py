@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from .tree import KeyPath, RecipeError, fits, options, shown
+from .tree import LONGEST, KeyPath, RecipeError, fits, options, shown
 
 COMMAND_LINE = "command line"
 MAX_NODES = 100_000  # values of one file, aliases counted as often as they stand for something
@@ -220,7 +220,7 @@ def override(layer: Layer, path: KeyPath, text: str, hint: Any) -> Layer:
     except RecipeError as error:
         value, below = text, {}
         if not wants_text:
-            message = f" is {text!r}, which is {error.problems[0].partition(': ')[2]}"
+            message = f" is {text[:LONGEST]!r}, which is {error.problems[0].partition(': ')[2]}"
             return Layer(layer.tree, layer.origins | {path: COMMAND_LINE}, [*layer.problems, (path, message)])
     if wants_text and (isinstance(value, str) or not fits(hint, value)[0]):
         value, below = text, {}

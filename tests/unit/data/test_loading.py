@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
@@ -548,3 +550,16 @@ def test_a_further_column_is_read_by_row_number(tmp_path):
     assert [values[row] for row in kept] == ["f", ""]
     with pytest.raises(ValueError, match=r"'stars', dev split, .*no column 'sexx'; .*did you mean 'sex'\?"):
         load_column(task, data, "dev", "sexx", tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_text_that_is_no_utf8_names_its_row(kind, tmp_path):
+    """Arrow itself reads such texts."""
+    path = tmp_path / f"train.{kind}"
+    if kind == "jsonl":
+        path.write_bytes(b'{"text": "fine", "label": 0}\n{"text": "b\xffd", "label": 1}\n')
+    else:
+        texts = pa.array([b"fine", b"b\xffd"], pa.binary()).cast(pa.string(), safe=False)
+        pq.write_table(pa.table({"text": texts, "label": [0, 1]}), path)
+    with pytest.raises(ValueError, match=r"task 'mood'.*row 2 is no UTF-8"):
+        load_task(TaskSpec("mood", labels=2), DataSpec("text", train=path.name), tmp_path)
