@@ -192,7 +192,8 @@ def split_argv(argv: Sequence[str]) -> tuple[list[str], list[tuple[KeyPath, str]
             continue
         key, equals, text = argument[2:].partition("=")
         if not equals and (not arguments or arguments[0].startswith("--")):
-            problems.append(f"{COMMAND_LINE}: --{key} has no value; write --{key} VALUE or --{key}=VALUE")
+            name = key if len(key) <= LONGEST else f"{key[:LONGEST]}…"
+            problems.append(f"{COMMAND_LINE}: --{name} has no value; write --{name} VALUE or --{name}=VALUE")
             continue
         overrides.append((tuple(key.split(".")), text if equals else arguments.pop(0)))
     if problems:
