@@ -93,7 +93,7 @@ class Dropout(nn.Dropout):
 
 
 # How many kernels PyTorch's and oneDNN's own caches keep, 1,024 each by default: one for every shape, and a packed
-# batch has as many rows as its texts have tokens. So a process would grow by 700 MB; a step needs some dozens.
+# batch has as many rows as its texts have tokens. A process would grow by hundreds of MB; a step needs some dozens.
 _KERNELS = {"LRU_CACHE_CAPACITY": "128", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
 _FASTER: dict[type, type] = {nn.Linear: Linear, nn.Dropout: Dropout}
 

@@ -58,12 +58,8 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-def damage(checkpoint: str | Path, resumable: bool = True) -> str:
-    """What is wrong with a checkpoint; empty if nothing is.
-
-    Args:
-        resumable: whether a run is to go on from it, and so needs all that a run leaves.
-    """
+def damage(checkpoint: str | Path) -> str:
+    """What is wrong with a checkpoint that a run is to go on from; empty if nothing is."""
     folder = Path(checkpoint)
     try:
         files = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
@@ -80,7 +76,7 @@ def damage(checkpoint: str | Path, resumable: bool = True) -> str:
             return f"{name} has {path.stat().st_size:,} bytes, but was written with {size:,}"
         if _sha256(path) != digest:
             return f"{name} is not what was written: its SHA-256 differs"
-    missing = [each for each in _NEEDED if resumable and next(folder.glob(each), None) is None]
+    missing = [each for each in _NEEDED if next(folder.glob(each), None) is None]
     return f"it was saved without {', '.join(missing)}" if missing else ""
 
 

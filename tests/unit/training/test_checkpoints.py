@@ -74,7 +74,6 @@ def test_a_broken_seal_is_damage(checkpoint, text, told):
 
 def test_a_resume_needs_all_that_a_run_leaves(checkpoint):
     folder = checkpoint(1, ["model.safetensors", "trainer_state.json"])
-    assert damage(folder, resumable=False) == ""
     assert "saved without optimizer*, scheduler.pt, rng_state*.pth" in damage(folder)
 
 
