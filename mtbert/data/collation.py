@@ -29,7 +29,8 @@ class MultiTaskDataset(torch.utils.data.Dataset):
 
     A batch has `input_ids` and `token_type_ids` `(1, tokens)`, `layout` (a PackedLayout), `labels` by task name (where
     the data has them), `labelled` `(tasks,)`: how many rows of each task count, and `rows` by task name: which ones;
-    `teacher` by task name, `(rows, num_labels)`, where the data says what teachers predict (`distillation.py`).
+    `teacher` by task name, `(rows, num_labels)`, where the data says what teachers predict (`distillation.py`). A row
+    counts that has a label or a teacher's prediction, unless it is there to fill a step up.
     """
 
     def __init__(self, tasks: Sequence[TaskSpec], splits: dict[str, Dataset], token_types: bool):
@@ -56,15 +57,20 @@ class MultiTaskDataset(torch.utils.data.Dataset):
             lengths.append(counts)
             plan.append((task_id, len(rows), task.num_sequences))
             batch["rows"][task.name] = torch.from_numpy(np.ascontiguousarray(rows))
+            counted = np.zeros(len(rows), dtype=bool)
             if "teacher" in table.column_names:
                 taught = _values(table["teacher"])[0].reshape(-1, task.num_labels).astype(np.float32)
+                if step.filler:
+                    taught[:] = float("nan")
                 batch.setdefault("teacher", {})[task.name] = torch.from_numpy(taught)
+                counted |= np.isfinite(taught).all(axis=1)
             if "label" in table.column_names:
                 labels = self._labels(task, table["label"])
                 if step.filler:
                     labels[:] = float("nan") if labels.dtype.kind == "f" else IGNORED
                 batch["labels"][task.name] = torch.from_numpy(labels)
-                labelled[task_id] = self._count(labels)
+                counted |= self._known(labels)
+            labelled[task_id] = counted.sum()
         if not batch["labels"]:
             del batch["labels"]
         batch["input_ids"] = torch.from_numpy(np.concatenate(tokens).astype(np.int64)).unsqueeze(0)
@@ -82,9 +88,9 @@ class MultiTaskDataset(torch.utils.data.Dataset):
         return column.to_numpy().astype(dtype)
 
     @staticmethod
-    def _count(labels: np.ndarray) -> int:
+    def _known(labels: np.ndarray) -> np.ndarray:
         missing = np.isnan(labels) if labels.dtype.kind == "f" else labels == IGNORED
-        return int((~missing.reshape(len(labels), -1).any(axis=1)).sum())
+        return ~missing.reshape(len(labels), -1).any(axis=1)
 
 
 class LengthSortedSteps(torch.utils.data.Sampler[Step]):

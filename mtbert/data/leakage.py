@@ -9,6 +9,7 @@ import pandas as pd
 from datasets import Dataset
 
 BATCH = 20_000
+BEFORE = {"dev": ("train", "unlabelled"), "test": ("train", "unlabelled", "dev")}
 
 
 def shared_rows(splits: Mapping[str, Dataset], unordered: bool = False) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -17,27 +18,31 @@ def shared_rows(splits: Mapping[str, Dataset], unordered: bool = False) -> dict[
     Texts are compared by 64-bit hashes, a batch of rows in memory at a time.
 
     Args:
-        splits: checked rows (`text`, of pairs `text_pair`, and `row`), by `train`, `dev` and `test`.
+        splits: checked rows (`text`, of pairs `text_pair`, and `row`), by `train`, `unlabelled`, `dev` and `test`.
         unordered: whether a pair is the same with its texts exchanged.
 
     Returns:
-        Split → an earlier split → the numbers of the rows of the former whose text, or pair, is in the latter.
+        Split → a split before it → the numbers of the rows of the former whose text, or pair, is in the latter.
     """
-    names = [name for name in ("train", "dev", "test") if name in splits]
-    if len(names) < 2:
+    if not any(name in splits for name in BEFORE):
         return {}
-    hashes = {name: _hashes(splits[name], unordered) for name in names}
+    hashes = {name: text_hashes(rows, unordered) for name, rows in splits.items()}
     found: dict[str, dict[str, tuple[int, ...]]] = {}
-    for i, name in enumerate(names):
-        for earlier in names[:i]:
-            if len(at := np.flatnonzero(np.isin(hashes[name], hashes[earlier]))):
+    for name, others in BEFORE.items():
+        for other in others:
+            if name in splits and other in splits and len(at := np.flatnonzero(np.isin(hashes[name], hashes[other]))):
                 rows = np.asarray(splits[name].with_format(None)["row"][:])
-                found.setdefault(name, {})[earlier] = tuple(rows[at].tolist())
+                found.setdefault(name, {})[other] = tuple(rows[at].tolist())
     return found
 
 
-def _hashes(rows: Dataset, unordered: bool) -> np.ndarray:
-    """A 64-bit number for each row, which is the same where the texts are."""
+def text_hashes(rows: Dataset, unordered: bool = False) -> np.ndarray:
+    """A 64-bit number for each row, which is the same where the texts are: `(rows,)` uint64.
+
+    Args:
+        rows: columns `text` and, for pairs, `text_pair`.
+        unordered: whether a pair is the same with its texts exchanged.
+    """
     columns = [column for column in ("text", "text_pair") if column in rows.column_names]
     parts = []
     for table in rows.select_columns(columns).with_format("arrow").iter(BATCH):

@@ -23,6 +23,7 @@ FORMATS = ("csv", "tsv", "json", "parquet", "cs224n")
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 SEPARATORS = {"csv": ",", "tsv": "\t", "cs224n": "\t"}
 SPLITS = ("train", "dev", "test")
+UNLABELLED = "unlabelled"
 TEXT_DTYPES = ("str", "large_str", "int", "uint", "float", "bool")
 
 
@@ -36,6 +37,8 @@ class DataSpec:
         train: the training split: a file (relative to the recipe's `data_dir`) or, with `hub`, a split's name.
         dev: the split that evaluations, early stopping and the best checkpoint use.
         test: a split to predict; its label column may be absent.
+        unlabelled: further texts for training, on which a teacher's predictions alone are learned (see
+            `distillation`); its columns are those of `text`, labels in it are not read.
         hub: name of a dataset of the hub (or a local dataset folder), as `datasets.load_dataset` takes it.
         subset: the hub dataset's configuration, such as `sst2` of `glue`.
         revision: the hub dataset's revision.
@@ -51,6 +54,7 @@ class DataSpec:
     train: str | None = None
     dev: str | None = None
     test: str | None = None
+    unlabelled: str | None = None
     hub: str | None = None
     subset: str | None = None
     revision: str | None = None
@@ -84,7 +88,7 @@ class DataSpec:
         elif self.format is not None and self.hub:
             found.append(f"{where}: format is {self.format!r}, but is for files; hub {self.hub!r} has its own")
         elif not self.hub:
-            for split in SPLITS:
+            for split in (*SPLITS, UNLABELLED):
                 if (name := getattr(self, split)) and self.format_of(name) is None:
                     known = ", ".join(SUFFIXES)
                     found.append(f"{where}: {split} is {name!r}, whose suffix is none of {known}; give format")
@@ -105,13 +109,13 @@ class SplitReport:
 
     Attributes:
         task: the task's name.
-        split: `train`, `dev` or `test`.
+        split: `train`, `dev`, `test` or `unlabelled`.
         source: the file or hub split, as the DataSpec names it.
         read: number of rows in the source.
         kept: number of rows that can be used.
         left_out: a reason → the numbers of the rows left out for it. A row is named under one reason only.
-        shared: an earlier split (`train`, or `dev` of a test split) → the numbers of the rows kept whose text, or
-            pair, is that of a row of the former, too.
+        shared: a split before it (`train`, `unlabelled`, or `dev` of a test split) → the numbers of the rows kept
+            whose text, or pair, is that of a row of the former, too.
     """
 
     task: str
@@ -140,7 +144,11 @@ class SplitReport:
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task's checked splits, by `train`, `dev` and `test`, and the report of each."""
+    """A task's checked splits, by `train`, `dev` and `test`, and the report of each file.
+
+    The rows of `unlabelled` stand in `train`, behind its own, with labels that say so (-100, or nan); their numbers in
+    `row` go on from those of the train file.
+    """
 
     splits: DatasetDict
     reports: tuple[SplitReport, ...]
@@ -168,7 +176,7 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
     if found := data.problems(f"task {task.name!r}: data") + _mismatch(task, data):
         raise ValueError("\n".join(found))
     splits, reports = {}, []
-    for split in SPLITS:
+    for split in (*SPLITS, UNLABELLED):
         if not (name := getattr(data, split)):
             continue
         rows, source = _read_split(task, data, split, data_dir)
@@ -177,6 +185,8 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
         reports.append(replace(report, source=str(shown)))
     shared = shared_rows(splits, unordered=data.symmetric)
     reports = [replace(report, shared=shared.get(report.split, {})) for report in reports]
+    if more := splits.pop(UNLABELLED, None):
+        splits["train"] = _with_unlabelled(task, splits["train"], more, reports[0].read)
     if data.symmetric:
         splits["train"] = in_both_orders(splits["train"])
     return LoadedTask(DatasetDict(splits), tuple(reports))
@@ -186,6 +196,18 @@ def in_both_orders(pairs: Dataset) -> Dataset:
     """Checked rows of pairs, and behind them the same rows with their texts exchanged."""
     exchanged = pairs.rename_columns({"text": "text_pair", "text_pair": "text"})
     return datasets.concatenate_datasets([pairs, exchanged.select_columns(pairs.column_names)])
+
+
+def _with_unlabelled(task: TaskSpec, train: Dataset, more: Dataset, numbered: int) -> Dataset:
+    """The rows of `train`, and behind them those of `more` without a label, their numbers after `numbered`."""
+    blank = LabelReader(task.problem_type, task.labels or ()).blank
+    columns = {"label": [blank] * len(more), "row": [numbered + row for row in more["row"]]}
+    if "id" not in more.column_names:
+        columns["id"] = [""] * len(more)
+    for name in [name for name in columns if name in train.column_names]:
+        rest = more.remove_columns(name) if name in more.column_names else more
+        more = rest.add_column(name, columns[name], feature=train.features[name])
+    return datasets.concatenate_datasets([train, more.select_columns(train.column_names)])
 
 
 def load_column(
@@ -301,19 +323,20 @@ def check_rows(
     """Check every row of a split and bring its columns into one form.
 
     Texts lose the white space around them. Rows without a label or with an empty text are left out and reported, but
-    for a `test` split, whose every row is to be predicted: it may lack some labels or all. An empty list is a
-    multi-label example with no label true, an empty string one that was not labelled.
+    for a `test` split, whose every row is to be predicted: it may lack some labels or all. Of an `unlabelled` one the
+    labels are not read, and ids may be missing. An empty list is a multi-label example with no label true, an empty
+    string one that was not labelled.
 
     Args:
-        split: `train`, `dev` or `test`.
+        split: `train`, `dev`, `test` or `unlabelled`.
         dataset: rows with the columns that `data` names; formats and further columns do not matter.
         source: what errors and the report call the dataset.
 
     Returns:
         The usable rows in their order, and a report. Columns: `text` (string); `text_pair` (string) for pairs;
         `label` (int64, float32 for a regression, `len(task.labels)` float32 0/1 for multi-label tasks; absent from a
-        test split without labels); `row` (int64, the row's number in the source, as in SplitReport); `id` (string)
-        if `data.id` is given.
+        test split without labels and from an unlabelled one); `row` (int64, the row's number in the source, as in
+        SplitReport); `id` (string) if `data.id` is given.
 
     Raises:
         TypeError: `dataset` is streamed, or no `datasets.Dataset`.
@@ -321,8 +344,10 @@ def check_rows(
             usable.
     """
     where = f"task {task.name!r}, {split} split, {source}"
+    if split == UNLABELLED and isinstance(dataset, Dataset) and data.id not in dataset.column_names:
+        data = replace(data, id=None)
     _check_dataset(task, split, dataset, data, where)
-    labelled = data.label in dataset.column_names
+    labelled = data.label in dataset.column_names and split != UNLABELLED
     columns = dict.fromkeys([*data.text, *([data.label] if labelled else []), *([data.id] if data.id else [])])
     dataset = dataset.with_format(None).select_columns(list(columns))
     minus_one = split == "test" or data.hub is not None
@@ -388,7 +413,7 @@ def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, whe
     needed = [*(("text", column) for column in data.text), ("label", data.label)]
     needed += [("id", data.id)] if data.id else []
     for key, column in needed:
-        if column not in columns and not (key == "label" and split == "test"):
+        if column not in columns and not (key == "label" and split in ("test", UNLABELLED)):
             near = difflib.get_close_matches(column, columns, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             if len(columns) == 1 and "\t" in columns[0]:

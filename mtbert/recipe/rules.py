@@ -390,6 +390,18 @@ COMBINATIONS: tuple[Rule, ...] = (
         "both change how much a class counts; take one of them",
     ),
     Rule(
+        "tasks.*.data.unlabelled: texts",
+        "distillation: null",
+        lambda r: r.distillation is None and any(task.data.unlabelled for task in r.tasks.values()),
+        "only a teacher says what is to be learned from texts without labels; set distillation, or drop them",
+    ),
+    Rule(
+        "tasks.*.data.unlabelled: texts",
+        "tasks.*.balanced: true",
+        lambda r: any(task.balanced and task.data.unlabelled for task in r.tasks.values()),
+        "a text without a label belongs to no class; take one of them",
+    ),
+    Rule(
         "stages: one or more",
         "training.resume_from_checkpoint: a folder",
         lambda r: r.stages and r.training.get("resume_from_checkpoint") not in (None, "true", "True", "latest", "auto"),

@@ -1,12 +1,13 @@
 """Distillation: a task's rows are also trained on what teachers predict for them (Hinton, Vinyals and Dean, 2015).
 
-A row's loss is (1 − λ) · own + λ · distilled. With logits z of the student and v_k of K teachers, and temperature T,
-the distilled loss is T² · KL(q ‖ softmax(z / T)), q = 1/K Σ_k softmax(v_k / T) (section 2: T² keeps the gradient's
-size), the same of Bernoulli distributions for binary and multi-label tasks (there the mean over labels), and the
-squared error to the teachers' mean score for a regression. Teachers that are single-task models make this the
-distillation of Clark et al. (2019, BAM!); one that has the student's own shape, born-again training.
+A row's loss is (1 − λ) · own + λ · distilled, and that of a text without a label the distilled one alone. With logits
+z of the student and v_k of K teachers, and temperature T, the distilled loss is T² · KL(q ‖ softmax(z / T)),
+q = 1/K Σ_k softmax(v_k / T) (section 2: T² keeps the gradient's size), the same of Bernoulli distributions for binary
+and multi-label tasks (there the mean over labels), and the squared error to the teachers' mean score for a regression.
+Teachers that are single-task models make this the distillation of Clark et al. (2019, BAM!); one that has the student's
+own shape, born-again training; further texts without labels, a transfer set (section 3 of the former).
 
-What teachers predict is computed once, for the rows that the run's plan takes, and kept as a column of the data.
+What teachers predict is computed once, for the rows that the run's plan takes, and is a column of the data.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.heads import labelled
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -94,34 +96,46 @@ def distilled_losses(task: TaskSpec, logits: Tensor, targets: Tensor, temperatur
 
 def mixed_losses(
     distillation: Distillation, tasks: Sequence[TaskSpec], outputs: MtBertOutput, targets: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """(1 − λ) · own + λ · distilled of every row, by task; 0 for rows without a label, own where nobody teaches."""
-    mixed, share = dict(outputs.row_losses), distillation.weight
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What each row is trained on, and which rows are trained on at all; both by task, `(rows,)`.
+
+    (1 − λ) · own + λ · distilled of rows with a label and a teacher's prediction; own, or distilled, of rows with one
+    of the two; 0 of rows with neither.
+
+    Args:
+        targets: by task, `(rows, num_labels)`: `soft_targets`, nan for rows that nobody teaches.
+    """
+    losses, counted = dict(outputs.row_losses), dict(outputs.labelled)
     for task in tasks:
-        if task.name in mixed and task.name in targets:
+        if task.name in losses and task.name in targets:
+            known, target = outputs.labelled[task.name], targets[task.name]
+            taught = target.isfinite().all(dim=-1)
             logits = outputs.task_logits[task.name]
-            distilled = distilled_losses(task, logits, targets[task.name], distillation.temperature)
-            both = (1 - share) * mixed[task.name] + share * distilled
-            mixed[task.name] = torch.where(outputs.labelled[task.name], both, 0.0)
-    return mixed
+            distilled = distilled_losses(task, logits, target.where(taught[:, None], 0.5), distillation.temperature)
+            share = torch.where(known, distillation.weight, 1.0).where(taught, 0.0)
+            losses[task.name] = (1 - share) * losses[task.name] + share * distilled
+            counted[task.name] = known | taught
+    return losses, counted
 
 
 def add_targets(distillation: Distillation, trainer: MtBertTrainer, texts: Mapping[str, Dataset]) -> dict[str, Dataset]:
     """The trainer's training data with what the teachers say about it, in a column `teacher` of the taught tasks.
 
-    Teachers read the texts with their own tokenizers and encodings, in fp32, and the rows are shared out among the
-    processes. Rows that the trainer's plan does not take hold nan.
+    Teachers read the texts with their own tokenizers and encodings, in the run's precision; the rows are shared out
+    among the processes, and what is said of them is kept between runs (`teaching.py`). Rows that the trainer's plan
+    does not take hold nan.
 
     Args:
         texts: task → the rows of text that `trainer.train_dataset` was encoded from, in the same order.
 
     Raises:
-        ValueError: with everything that is wrong with the teachers (`check_members`), or for rows in another number.
+        ValueError: with everything that is wrong with the teachers (`check_members`); for rows in another number, for
+            texts without a label that nobody teaches, for predictions that are not finite.
     """
-    from accelerate.utils import reduce
     from datasets import List, Value
 
-    from ..evaluation.ensemble import check_members, load_member, task_logits
+    from ..evaluation.ensemble import check_members, load_member
+    from .teaching import teacher_logits
 
     taught = check_members(distillation.teachers, trainer.tasks)
     plan, args = trainer.plan(), trainer.args
@@ -130,17 +144,25 @@ def add_targets(distillation: Distillation, trainer: MtBertTrainer, texts: Mappi
         rows, encoded = len(texts[name]), len(trainer.train_dataset[name])
         if rows != encoded:
             raise ValueError(f"task {name!r}: there are {rows} rows of text, but {encoded} to be trained on")
+    for name in trainer.train_dataset.keys() - taught.keys():
+        labels = torch.as_tensor(np.asarray(trainer.train_dataset[name].with_format(None)["label"][:]))
+        if missing := int((~labelled(trainer.tasks[trainer.task_ids[name]], labels)).sum()):
+            raise ValueError(
+                f"task {name!r}: {missing:,} texts have no label, and none of the teachers has the task; "
+                "drop data.unlabelled, or give a teacher of it"
+            )
     logits: dict[str, list[Tensor]] = {name: [] for name in taught}
     for folder in distillation.teachers:
         model, tokenizer = load_member(folder, args.device)
         for name in (name for name, folders in taught.items() if folder in folders):
-            share = (args.per_device_eval_batch_size, args.world_size, args.process_index)
-            own = task_logits(model, tokenizer, name, texts[name].select(used[name]), *share)
-            logits[name].append(reduce(own, "sum") if args.world_size > 1 else own)
+            rows, batch_size = texts[name].select(used[name]), args.per_device_eval_batch_size
+            logits[name].append(teacher_logits(model, tokenizer, name, rows, batch_size, trainer.accelerator))
     data = dict(trainer.train_dataset)
     for name in taught:
         task = trainer.tasks[trainer.task_ids[name]]
         column = np.full((len(data[name]), task.num_labels), np.nan, dtype=np.float32)
         column[used[name]] = soft_targets(task, logits[name], distillation.temperature).cpu().numpy()
+        if not np.isfinite(column[used[name]]).all():
+            raise ValueError(f"task {name!r}: a teacher's predictions are not finite; teachers: {taught[name]}")
         data[name] = data[name].add_column(COLUMN, list(column), feature=List(Value("float32")))
     return data

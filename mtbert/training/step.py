@@ -67,12 +67,12 @@ class StepLosses:
     ) -> tuple[dict[str, Tensor], MtBertOutput]:
         """w_t c_t mean_t of each task in a micro-batch, by name, and the model's outputs.
 
-        mean_t is over the task's labelled rows of the whole step; c_t = n_t / n, or 1 with `own_means`. In training, a
-        row's loss includes what the regularisers add to it.
+        mean_t is over the task's rows of the whole step that count, labelled or taught; c_t = n_t / n, or 1 with
+        `own_means`. In training, a row's loss includes what the regularisers add to it.
 
         Args:
             model: the model, as it is wrapped for several processes.
-            counts: `(tasks,)`, the labelled rows of the whole step.
+            counts: `(tasks,)`, the rows of the whole step that count.
         """
         before = self.regularisers.random_state()
         outputs = model(**{key: value for key, value in inputs.items() if key not in ("labelled", "rows", COLUMN)})
@@ -100,7 +100,8 @@ class StepLosses:
                 smoothing = settings.label_smoothing
                 outputs.row_losses[name] = row_losses(task, logits, inputs["labels"][name], weights, smoothing)
         if self.distillation is not None:
-            outputs.row_losses = mixed_losses(self.distillation, self.tasks, outputs, inputs.get(COLUMN, {}))
+            found = mixed_losses(self.distillation, self.tasks, outputs, inputs.get(COLUMN, {}))
+            outputs.row_losses, outputs.labelled = found
         if not self.model.training:
             return outputs.row_losses
         # on the model itself: several processes wait for each other in the wrapper's forward, once a micro-batch, and
@@ -113,6 +114,7 @@ class StepLosses:
         """Count a micro-batch's rows and their losses in the next means."""
         for name, rows in outputs.row_losses.items():
             self._sums[self._numbers[name]] += rows.detach().sum()
+            self._labelled[self._numbers[name]] += outputs.labelled[name].sum()
         self._counts += inputs["labelled"]
 
     def forget(self) -> None:
@@ -120,23 +122,23 @@ class StepLosses:
         self.steps = 0
         self._sums = torch.zeros(len(self.tasks), device=self.weights.device)
         self._counts = torch.zeros(len(self.tasks), device=self.weights.device)
+        self._labelled = torch.zeros(len(self.tasks), device=self.weights.device)
         self.regularisers.forget()
 
     def logs(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Since `forget`: `examples_<task>`, `loss_<task>`, what the regularisers log, and `log_variance_<task>`.
 
-        `loss_<task>` is the mean over rows without class weights, teachers and regularisers.
+        `loss_<task>` is the mean over rows with a label, without class weights, teachers and regularisers.
 
         Args:
             reduce: sums a tensor over all processes.
         """
         found: dict[str, float] = {}
-        for task, loss, count in zip(
-            self.tasks, *reduce(torch.stack([self._sums, self._counts])).tolist(), strict=True
-        ):
+        sums = reduce(torch.stack([self._sums, self._labelled, self._counts])).tolist()
+        for task, loss, labelled, count in zip(self.tasks, *sums, strict=True):
             found[f"examples_{task.name}"] = int(count)
-            if count:
-                found[f"loss_{task.name}"] = loss / count
+            if labelled:
+                found[f"loss_{task.name}"] = loss / labelled
         found |= self.regularisers.logs(reduce)
         if self.uncertainty is not None:
             values = self.uncertainty.log_variances.items()

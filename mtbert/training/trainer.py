@@ -457,13 +457,13 @@ class MtBertTrainer(ResumableTrainer):
         # autocast, since a model that was not trained is not prepared yet
         with self._published(), torch.inference_mode(), self.accelerator.autocast():
             for batch in loader:
-                labelled, rows = batch.pop("labelled"), batch.pop("rows")[task.name]
-                batch.pop(COLUMN, None)
+                rows = batch.pop("rows")[task.name]
+                batch = {key: value for key, value in batch.items() if key not in ("labelled", COLUMN)}
                 output = model(**batch)
                 logits[rows] = output.logits.float()
                 if output.row_losses:
                     losses[0] += output.row_losses[task.name].sum()
-                    losses[1] += labelled.sum()
+                    losses[1] += output.labelled[task.name].sum()
                 self.control = self.callback_handler.on_prediction_step(args, self.state, self.control)
         if args.world_size > 1:  # rows of other processes are 0 here, so that a sum gathers them
             logits, losses = self.accelerator.reduce((logits, losses), reduction="sum")

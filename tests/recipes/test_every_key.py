@@ -122,6 +122,7 @@ KEYS = {
     "averaging.start": (0.7, {"averaging.type": "ema"}),
     "distillation.teachers": (["seed 8"], {"distillation.teachers": ["seed 7"]}),
     "distillation.weight": (0.9, {"distillation.teachers": ["seed 7"]}),
+    "tasks.sst.data.unlabelled": ("ids-sst-test-student.csv", {"distillation.teachers": ["seed 7"]}),
     "distillation.temperature": (5.0, {"distillation.teachers": ["seed 7"]}),
     "stages": ([{"model": {"freeze_encoder": True}}, {}], {"stages": [{}, {}]}),
     "pretraining": ({"num_train_epochs": 1, "learning_rate": 0.01}, {}),

@@ -10,10 +10,12 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from mtbert.data.loading import DataSpec, check_rows, load_column, load_task
 from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.heads import labelled
 
 COURSE = Path(__file__).parents[3].parent / "shared/data/cs224n"
 SST = TaskSpec("sst", labels=5)
@@ -430,6 +432,41 @@ def test_pairs_that_stand_in_two_splits(tmp_path):
     spec = DataSpec(("a", "b"), train="train.csv", dev="dev.csv")
     assert load_task(PAIR, spec, tmp_path).reports[1].shared == {"train": (2,)}
     assert load_task(PAIR, replace(spec, symmetric=True), tmp_path).reports[1].shared == {"train": (1, 2)}
+
+
+def test_texts_without_labels_are_trained_on_too(tmp_path):
+    write(tmp_path, "text,label,n\none,bad,a\n,good,b\ntwo,good,c\n")
+    write(tmp_path, "text,label\nthree,no label of the task\n,\n four ,good\n", "more.csv")
+    write(tmp_path, "text,label\nnew,bad\nfour,good\n", "dev.csv")
+    spec = DataSpec(train="train.csv", dev="dev.csv", unlabelled="more.csv", id="n")
+    with pytest.raises(ValueError, match="dev split.*no column 'n' for id"):
+        load_task(MOOD, spec, tmp_path)
+    loaded = load_task(MOOD, replace(spec, id=None), tmp_path)
+    assert sorted(loaded.splits) == ["dev", "train"]
+    assert loaded.splits["train"].to_list() == [
+        {"text": "one", "label": 0, "row": 1},
+        {"text": "two", "label": 1, "row": 3},
+        {"text": "three", "label": -100, "row": 4},
+        {"text": "four", "label": -100, "row": 6},
+    ]
+    assert loaded.reports[2].lines() == [
+        "mood unlabelled: 3 rows read from more.csv, 2 kept; 1 left out: empty text in text (row 2)"
+    ]
+    assert loaded.reports[1].shared == {"unlabelled": (2,)}
+    named = load_task(MOOD, replace(spec, dev=None), tmp_path).splits["train"]
+    assert named["id"][:] == ["a", "c", "", ""] and named.features["label"] == loaded.splits["train"].features["label"]
+
+
+@pytest.mark.parametrize("task", [STS, TOPICS, PAIR], ids=lambda task: task.name)
+def test_a_missing_label_is_that_of_its_kind(task, tmp_path):
+    labels = {"sts": "4.5", "topics": "art", "pair": "yes"}[task.name]
+    write(tmp_path, f"a,b,label\none,two,{labels}\n")
+    write(tmp_path, "a,b\nthree,four\n", "more.csv")
+    task, text = replace(task, texts=2), ("a", "b")
+    rows = load_task(task, DataSpec(text, train="train.csv", unlabelled="more.csv", symmetric=True), tmp_path).splits
+    labels = torch.as_tensor(rows["train"]["label"][:])
+    assert labelled(task, labels).tolist() == [True, False, True, False]
+    assert rows["train"]["text"][:] == ["one", "three", "two", "four"]
 
 
 def test_report_shows_five_rows():

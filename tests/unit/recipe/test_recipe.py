@@ -556,13 +556,18 @@ SETTINGS = {  # the conflict of a row → overrides that make it
         ["--loss.weighting=uncertainty", "--training.optim=adafactor"],
     ],
     "loss.learning_rate: a number": [["--loss.learning_rate=0.1"]],
+    "distillation: null": [["--tasks.sst.data.unlabelled=more.csv"]],
     "tasks.*.balanced: true": [
+        [
+            *("--tasks.sts.range=null", "--tasks.sts.labels=2", "--tasks.sts.balanced=true"),
+            *("--tasks.sts.data.unlabelled=more.csv", "--distillation={teachers: [a]}"),
+        ],
         [
             "--tasks.sts.range=null",
             "--tasks.sts.labels=2",
             "--tasks.sts.balanced=true",
             "--tasks.sts.class_weights=[1, 2]",
-        ]
+        ],
     ],
     "optimizer.encoder_learning_rate: a number": [
         ["--model.freeze_encoder=true", "--optimizer.encoder_learning_rate=1e-3"],

@@ -2,20 +2,37 @@
 
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
 from mtbert.data.collation import MultiTaskDataset
+from mtbert.data.leakage import text_hashes
 from mtbert.data.sampling import Plan, Schedule, Step
 from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.training import teaching
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
-from mtbert.training.distillation import COLUMN, Distillation, add_targets, distilled_losses, soft_targets
+from mtbert.training.distillation import (
+    COLUMN,
+    Distillation,
+    add_targets,
+    distilled_losses,
+    mixed_losses,
+    soft_targets,
+)
 from mtbert.training.trainer import MtBertTrainer
 
 STILL = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 NAMES = ("stars", "same", "close", "topics")
+
+
+@pytest.fixture(autouse=True)
+def memories(monkeypatch, tmp_path):
+    """Teachers remember nothing of other tests."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.fixture
@@ -142,13 +159,90 @@ def test_a_mixed_batch_is_the_rows_task_by_task(make_trainer, save_teacher):
         assert torch.equal(mixed[COLUMN][name], alone[COLUMN][name])
 
 
-def test_a_row_without_a_label_is_not_taught(make_trainer, save_teacher):
-    trainer = make_trainer(Distillation((save_teacher("teacher", 0.1),), weight=0.5))
+@pytest.mark.parametrize("number", range(4), ids=NAMES)
+def test_a_row_without_a_label_is_taught_alone(make_trainer, save_teacher, number):
+    trainer, name = make_trainer(Distillation((save_teacher("teacher", 0.1),), weight=0.25)), NAMES[number]
     data = MultiTaskDataset(trainer.tasks, trainer.train_dataset, token_types=True)
-    batch = data.__getitems__(Step(((0, trainer.plan().taken(0)[:4]),)))
-    batch["labels"]["stars"][1] = -100
-    _, outputs = trainer.task_losses(trainer.model, batch, batch["labelled"])
-    assert outputs.row_losses["stars"][1] == 0 and (outputs.row_losses["stars"][[0, 2, 3]] > 0).all()
+    batch = data.__getitems__(Step(((number, trainer.plan().taken(number)[:4]),)))
+    missing = float("nan") if batch["labels"][name].is_floating_point() else -100
+    batch["labels"][name][1:3], batch[COLUMN][name][2:] = missing, float("nan")
+    outputs = trainer.model(**{k: v for k, v in batch.items() if k not in ("labelled", "rows", COLUMN)})
+    losses, counted = mixed_losses(trainer.distillation, trainer.tasks, outputs, batch[COLUMN])
+    own, logits, task = outputs.row_losses[name], outputs.task_logits[name], trainer.tasks[number]
+    distilled = distilled_losses(task, logits[:2], batch[COLUMN][name][:2], 2.0)
+    expected = torch.stack([0.75 * own[0] + 0.25 * distilled[0], distilled[1], torch.zeros(()), own[3]])
+    torch.testing.assert_close(losses[name], expected)
+    assert counted[name].tolist() == [True, True, False, True]
+
+
+def unlabelled(split, count):
+    """The rows, the first `count` of which lose their labels."""
+    labels = split["label"][:]
+    blank = {list: [float("nan")] * np.size(labels[0]), float: float("nan"), int: -100}[type(labels[0])]
+    column = [blank] * count + labels[count:]
+    return split.remove_columns("label").add_column("label", column, feature=split.features["label"])
+
+
+def test_texts_without_labels_count_where_a_teacher_speaks(make_trainer, save_teacher, splits):
+    folder = save_teacher("teacher", 0.1)
+    trainer = make_trainer(max_steps=4)
+    trainer.distillation = trainer.losses.distillation = Distillation((folder,), weight=1.0)
+    trainer.train_dataset = {name: unlabelled(split, len(split)) for name, split in trainer.train_dataset.items()}
+    trainer.train_dataset = add_targets(trainer.distillation, trainer, splits())
+    trainer.train()
+    logs = [each for each in trainer.state.log_history if "loss" in each]
+    assert all(each[f"examples_{name}"] == 4 and f"loss_{name}" not in each for each in logs for name in NAMES)
+    assert all(each["loss"] > 0 and each["grad_norm"] > 0 for each in logs)
+
+
+def test_texts_without_labels_need_a_teacher_of_their_task(make_trainer, save_teacher, still_tasks):
+    trainer, folder = make_trainer(), save_teacher("teacher", 0.1, still_tasks[:1])
+    trainer.train_dataset = {name: unlabelled(split, 3) for name, split in trainer.train_dataset.items()}
+    match = "task '(same|close|topics)': 3 texts have no label, and none of the teachers has the task; drop data.unl"
+    with pytest.raises(ValueError, match=match):
+        add_targets(Distillation((folder,)), trainer, trainer.train_dataset)
+
+
+def test_teachers_are_asked_once_about_a_text(make_trainer, save_teacher, monkeypatch):
+    asked = []
+    ask = teaching.task_logits
+    monkeypatch.setattr(teaching, "task_logits", lambda *args: asked.append(len(args[3])) or ask(*args))
+    settings = Distillation((save_teacher("teacher", 0.1),))
+    columns = []
+    for name, epochs in (("one", 1), ("again", 1), ("longer", 2), ("longest", 2)):
+        data = make_trainer(settings, name, num_train_epochs=epochs).train_dataset
+        columns.append({n: np.stack(list(split.with_format("numpy")[COLUMN][:])) for n, split in data.items()})
+        if name in ("one", "longer"):
+            assert asked and sum(asked) <= 64
+            asked.clear()
+        assert not asked
+    for name in NAMES:
+        np.testing.assert_array_equal(columns[0][name], columns[1][name])
+        np.testing.assert_array_equal(columns[2][name], columns[3][name])
+        both = np.isfinite(columns[0][name]) & np.isfinite(columns[2][name])
+        np.testing.assert_allclose(columns[2][name][both], columns[0][name][both], rtol=1e-4, atol=1e-5)
+
+
+def test_another_teacher_is_another_memory_and_a_torn_one_is_none(make_model, tokenizer, still_tasks, splits):
+    torch.manual_seed(1)
+    one = make_model(still_tasks, **STILL)
+    paths = {teaching.Memory(one, tokenizer, "stars", precision).path for precision in ("no", "bf16")}
+    paths.add(teaching.Memory(one, tokenizer, "same", "no").path)
+    with torch.no_grad():
+        next(one.parameters()).add_(1e-3)
+    memory = teaching.Memory(one, tokenizer, "stars", "no")
+    assert len(paths | {memory.path}) == 4
+    rows, hashes = splits()["stars"], text_hashes(splits()["stars"])
+    assert np.isnan(memory.recall(hashes)).all()
+    told = teaching.teacher_logits(one.eval(), tokenizer, "stars", rows, 8, Accelerator(cpu=True))
+    np.testing.assert_array_equal(memory.recall(hashes), told.numpy())
+    memory.path.write_bytes(memory.path.read_bytes()[:100])
+    assert np.isnan(memory.recall(hashes)).all()
+
+
+def test_predictions_that_are_not_finite_are_refused(make_trainer, save_teacher):
+    with pytest.raises(ValueError, match="task 'stars': a teacher's predictions are not finite; teachers: "):
+        make_trainer(Distillation((save_teacher("teacher", float("inf")),)))
 
 
 def test_two_teachers_are_averaged_and_a_task_of_one_is_that_ones(make_trainer, save_teacher, still_tasks):
