@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..data.loading import DataSpec
 from ..data.sampling import SAMPLED, Schedule
 from ..training.losses import FIXED, UNCERTAINTY, check_losses
 from ..training.optimizers import GROUPED, SEPARATE, STATEFUL, OptimizerSettings
+from ..training.processes import NOT_WITH_SHARES, fsdp_is_asked_for
 from .tree import KeyPath, Report, defaults, shown
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 # Training arguments that may not be changed, and why; checked where the value is not the default.
 _OWN_LOADER = "the trainer has its own data loader, which does not read it"
 _OWN_EVALUATION = "the trainer scores whole splits task by task in its own loop, which does not read it"
+_OWN_SHARES = "FSDP2 of the encoder's layers is training.shard_encoder: true; heads and adapters stay whole"
 _WHOLE_MODEL = "each task's rows, heads and gradients are handled in one process that holds the whole model"
 REFUSED_TRAINING: dict[str, str] = {
     "accelerator_config": "the plan says which process takes which rows, so batches are not split, sent or padded",
@@ -36,8 +39,8 @@ REFUSED_TRAINING: dict[str, str] = {
     "eval_do_concat_batches": _OWN_EVALUATION,
     "eval_use_gather_object": _OWN_EVALUATION,
     "fp16_full_eval": f"{_OWN_EVALUATION}; fp16: true holds for evaluation too",
-    "fsdp": _WHOLE_MODEL,
-    "fsdp_config": _WHOLE_MODEL,
+    "fsdp": _OWN_SHARES,
+    "fsdp_config": _OWN_SHARES,
     "hub_token": "the recipe is saved with the run, and the token with it; log in with `hf auth login` instead",  # nosec B105: a reason
     "ignore_data_skip": "a resumed run goes on at the plan's own step, without passing over data",
     "include_for_metrics": "metrics take a task's logits and labels only",
@@ -60,7 +63,7 @@ REFUSED_PRETRAINING: dict[str, str] = {
     **{key: reason for key, reason in REFUSED_TRAINING.items() if reason in (_OWN_LOADER, _OWN_EVALUATION)},
     **dict.fromkeys(PROCESS_KEYS, "fine-tuning in the same process has to be alike; set it in training"),
     **dict.fromkeys(
-        (key for key, reason in REFUSED_TRAINING.items() if reason == _WHOLE_MODEL),
+        (key for key, reason in REFUSED_TRAINING.items() if reason in (_WHOLE_MODEL, _OWN_SHARES)),
         "the encoder is kept from the process that holds the whole model",
     ),
     "accelerator_config": REFUSED_TRAINING["accelerator_config"],
@@ -124,6 +127,12 @@ _INPUT_GRADIENTS = "the ascent asks for gradients of inputs, which PyTorch refus
 def _reentrant(recipe: Recipe, key: str) -> bool:
     values = recipe.training_value(key)
     return isinstance(values, dict) and bool(values.get("use_reentrant"))
+
+
+def _with_shares(recipe: Recipe, key: str) -> bool:
+    path, shards = tuple(key.split(".")), recipe.training_value("shard_encoder") or fsdp_is_asked_for()
+    given = path[0] == "training" or getattr(recipe, path[0]) is not None
+    return bool(shards and given and recipe.value(path))
 
 
 _PER_TASK = "optimizer.per_task: separate or rates"
@@ -406,6 +415,10 @@ COMBINATIONS: tuple[Rule, ...] = (
         "training.resume_from_checkpoint: a folder",
         lambda r: r.stages and r.training.get("resume_from_checkpoint") not in (None, "true", "True", "latest", "auto"),
         "what comes after that checkpoint belongs to the same run; write true, which takes the last one of all stages",
+    ),
+    *(
+        Rule("training.shard_encoder: true", f"{key}: any", partial(_with_shares, key=key), reason)
+        for key, reason in NOT_WITH_SHARES.items()
     ),
 )
 

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
 from .numerics import SKIP, STOP
-from .processes import join_processes, refuse_sharding
+from .processes import join_processes, refuse_sharding, take_over_fsdp
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,9 @@ class MtBertTrainingArguments(TrainingArguments):
         on_nonfinite: what to do at a step whose loss or gradient is nan or infinite: `stop` with an error that names
             the task and its rows, or `skip` its update and count it. Either way a run stops after 20 such steps on
             end. `skip` waits for the device at every step.
+        shard_encoder: share the weights, gradients and moments of the encoder's layers out among the processes (FSDP2)
+            while training; checkpoints are the same. `accelerate launch` with `distributed_type: FSDP` and
+            `fsdp_version: 2` sets it. No effect on one process.
     """
 
     report_to: None | str | list[str] = field(
@@ -113,7 +116,12 @@ class MtBertTrainingArguments(TrainingArguments):
         metadata={"help": "At a loss or gradient that is nan or infinite: stop, or skip the update and count it."},
     )
 
+    shard_encoder: bool = field(
+        default=False, metadata={"help": "Share the encoder's layers out among the processes (FSDP2) while training."}
+    )
+
     def __post_init__(self):
+        self.shard_encoder = take_over_fsdp() or self.shard_encoder
         refuse_sharding(self)
         join_processes(self)
         super().__post_init__()
@@ -176,6 +184,7 @@ class PretrainingArguments(TrainingArguments):
     cpu_threads: int | None = field(default=None, metadata={"help": ""})
 
     def __post_init__(self):
+        take_over_fsdp()  # pre-training keeps the whole model on every process
         refuse_sharding(self)
         join_processes(self)
         super().__post_init__()

@@ -25,6 +25,7 @@ from ..data.sampling import Step, StepSampler
 from ..modeling.packing import PackedLayout
 from .optimizers import MOMENTS, SEPARATE, moment_bytes
 from .reporting import print_lines
+from .sharding import encoder_layers
 
 if TYPE_CHECKING:
     from .trainer import MtBertTrainer
@@ -189,6 +190,12 @@ def estimate(trainer: MtBertTrainer) -> tuple[dict[str, int], int]:
         gradients, together = trained + (len(trainer.tasks) - 1) * shared, True
     elif args.world_size > 1:
         gradients *= 2  # the buckets in which processes average them
+    held = weights
+    if args.shard_encoder and args.world_size > 1:
+        layers = _bytes(each for part in encoder_layers(model.encoder) for each in part.parameters())
+        elsewhere = layers - layers // args.world_size
+        weights, moments = weights - elsewhere, moments - elsewhere * _MOMENTS.get(kind, MOMENTS)
+        gradients -= layers + elsewhere  # theirs are averaged layer by layer
     parts = {"weights": weights, "moments": moments}
     parts |= step_parts(gradients, activations, args.device.type == "cpu", together)
     copies = (trainer.average is not None) + (trainer.losses.regularisers.teacher is not None)
@@ -197,7 +204,7 @@ def estimate(trainer: MtBertTrainer) -> tuple[dict[str, int], int]:
     if trainer.accelerator.mixed_precision in ("bf16", "fp16"):
         parts["half-precision weights"] = weights // 2  # autocast keeps them for a pass
     if args.device.type == "cpu":
-        parts["process"] = max(0, psutil.Process().memory_info().rss - weights)
+        parts["process"] = max(0, psutil.Process().memory_info().rss - held)
     return parts, tokens
 
 

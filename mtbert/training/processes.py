@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Switches of `accelerate launch`, and training arguments, that share a model out among processes.
 SWITCHES = {
-    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_FSDP": "FSDP 1",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
@@ -29,8 +29,20 @@ TRUE = ("true", "1", "yes")
 ARGUMENTS = ("fsdp", "deepspeed", "parallelism_config")
 REMEDY = (
     "each task's rows, heads and gradients are handled in processes that hold the whole model; use plain data "
-    "parallelism (distributed_type: MULTI_GPU, for CPUs too: see recipes/accelerate/)"
+    "parallelism (distributed_type: MULTI_GPU, for CPUs too: see recipes/accelerate/), or FSDP 2"
 )
+
+# Settings that need the whole model on every process, and why.
+NOT_WITH_SHARES = {
+    "surgery.method": "it combines whole gradients of each task",
+    "smart.weight": "its ascent asks for gradients of the embeddings alone, in passes that share nothing out",
+    "proximal.weight": "its teacher is a copy of the whole model",
+    "averaging.type": "the average is a copy of the whole model",
+    "peft": "it trains so few weights that there is nothing to share out",
+    "optimizer.per_task": "its states are of whole parameters",
+    "training.fp16": "its scaler takes whole gradients only; use bf16",
+    "training.torch_compile": "layers that are exchanged for shared ones were never compiled here",
+}
 
 
 def refuse_sharding(args: TrainingArguments, environment: Mapping[str, str] | None = None) -> None:
@@ -50,6 +62,40 @@ def refuse_sharding(args: TrainingArguments, environment: Mapping[str, str] | No
     for switch, name in SWITCHES.items():
         if environment.get(switch, "").lower() in TRUE:
             raise ValueError(f"{switch} is {environment[switch]}: {name} is refused: {REMEDY}")
+
+
+def refuse_with_shares(settings: Mapping[str, Any]) -> None:
+    """Refuse what does not go with `shard_encoder`.
+
+    Args:
+        settings: some of `NOT_WITH_SHARES` → the value of each; None and False are no value.
+
+    Raises:
+        ValueError: naming every one, and why.
+    """
+    found = [
+        f"{key} does not go with shard_encoder: {NOT_WITH_SHARES[key]}" for key, value in settings.items() if value
+    ]
+    if found:
+        raise ValueError("\n".join(found))
+
+
+def fsdp_is_asked_for() -> bool:
+    """Whether `accelerate launch` was told to shard with FSDP2, be it taken over or not."""
+    if os.environ.get("MTBERT_SHARD_ENCODER", "").lower() in TRUE:
+        return True
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in TRUE and os.environ.get("FSDP_VERSION") == "2"
+
+
+def take_over_fsdp() -> bool:
+    """Whether `accelerate launch` was told to shard with FSDP2; if so, it is told not to.
+
+    accelerate would shard heads, too, whose gradients a process may lack, and leaves CPUs out without a word.
+    """
+    asked = fsdp_is_asked_for()
+    if asked:
+        os.environ |= {"ACCELERATE_USE_FSDP": "false", "MTBERT_SHARD_ENCODER": "true"}
+    return asked
 
 
 def join_processes(args: TrainingArguments) -> None:

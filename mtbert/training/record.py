@@ -71,7 +71,8 @@ def run_record(trainer: MtBertTrainer, movement: Movement) -> dict[str, Any]:
         for task in trainer.tasks:
             if count := entry.get(f"examples_{task.name}"):
                 examples[math.ceil(entry["epoch"] - 1e-6)][task.name] += count
-                losses.setdefault(task.name, []).append(entry[f"loss_{task.name}"])
+            if (loss := entry.get(f"loss_{task.name}")) is not None:
+                losses.setdefault(task.name, []).append(loss)
         for key in entry:
             if key.startswith(_MEASURED):
                 measured[key].append(entry[key])

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 8192
 
 
+def memory_folder() -> Path:
+    """Where what teachers said is kept."""
+    return Path(datasets.config.HF_DATASETS_CACHE, "mtbert-teachers")
+
+
 class Memory:
     """What one teacher said about texts for one task, in one precision.
 
@@ -46,7 +51,7 @@ class Memory:
         for name, weight in sorted(model.state_dict().items()):
             digest.update(name.encode())
             digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
-        self.path = Path(datasets.config.HF_DATASETS_CACHE, "mtbert-teachers", f"{digest.hexdigest()}.safetensors")
+        self.path = memory_folder() / f"{digest.hexdigest()}.safetensors"
         self.width = next(spec.num_labels for spec in model.tasks if spec.name == task)
 
     def recall(self, hashes: np.ndarray) -> np.ndarray:

@@ -29,18 +29,18 @@ from ..modeling.sharing import explained
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .averaging import Averaging, WeightAverage, refuse_averaged
 from .distillation import COLUMN, Distillation
-from .interruption import ResumableTrainer
 from .loading import identity, step_loader
 from .losses import UNCERTAINTY, LossSettings, UncertaintyWeighting, check_losses, class_weights
 from .machine import keep_freed_memory
 from .memory import print_memory
 from .numerics import FiniteSteps, guarded
 from .optimizers import SEPARATE, OptimizerSettings, PerTaskOptimizer, moment_bytes, parameter_groups, task_rates
-from .processes import watch_gradients
+from .processes import refuse_with_shares, watch_gradients
 from .proximal import Proximal
 from .pushing import card_of, push_checkpoint, push_run, report_failures
 from .regularisers import Regularisers
 from .reporting import print_lines, print_parameters, print_plan
+from .sharding import ShardingTrainer
 from .smart import Smart
 from .stages import Stage
 from .step import StepLosses
@@ -49,7 +49,7 @@ from .surgery import GradientSurgery, Surgery, parts_by_task
 Splits = Mapping[str, Dataset]
 
 
-class MtBertTrainer(ResumableTrainer):
+class MtBertTrainer(ShardingTrainer):
     """Trains one model on several tasks.
 
     Args:
@@ -110,6 +110,15 @@ class MtBertTrainer(ResumableTrainer):
             if args.cpu_threads is not None:
                 torch.set_num_threads(args.cpu_threads)
         self.tasks = model.tasks
+        if args.shard_encoder:
+            refuse_with_shares(
+                {
+                    **{"surgery.method": surgery, "smart.weight": smart, "proximal.weight": proximal},
+                    **{"averaging.type": averaging, "peft": isinstance(model, PeftModel)},
+                    **{"optimizer.per_task": optimizer and optimizer.per_task, "training.fp16": args.fp16},
+                    **{"training.torch_compile": args.torch_compile},
+                }
+            )
         self.task_ids = {task.name: number for number, task in enumerate(self.tasks)}
         self.schedule = schedule or Schedule()
         if found := self.schedule.problems("schedule"):
@@ -455,7 +464,7 @@ class MtBertTrainer(ResumableTrainer):
         logits = torch.zeros(len(split), task.num_labels, device=args.device)
         losses = torch.zeros(2, device=args.device)
         # autocast, since a model that was not trained is not prepared yet
-        with self._published(), torch.inference_mode(), self.accelerator.autocast():
+        with self._published(), self.whole(), torch.inference_mode(), self.accelerator.autocast():
             for batch in loader:
                 rows = batch.pop("rows")[task.name]
                 batch = {key: value for key, value in batch.items() if key not in ("labelled", COLUMN)}

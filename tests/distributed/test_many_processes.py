@@ -38,7 +38,7 @@ ALL = bool(os.environ.get("MTBERT_ALL_CASES"))
 LIMIT = 1800 if ALL else 300  # seconds for a launch, of which the longest takes about 20 where nothing else runs
 pytestmark = pytest.mark.timeout(3 * LIMIT)
 # what goes another way with the number of processes: tasks that some lack, gradients that are not DDP's to average
-FOUR = ("mixed", "simultaneous", "separate", "few rows", "pal in pcgrad")
+FOUR = ("mixed", "simultaneous", "separate", "few rows", "pal in pcgrad", "sharded moments")
 LAUNCHED = {2: worker.chosen(), 4: worker.chosen() if ALL else FOUR}
 every_case = pytest.mark.parametrize(
     ("case", "processes"), [(case, processes) for processes, cases in LAUNCHED.items() for case in cases]
@@ -149,7 +149,7 @@ def test_processes_evaluate_to_the_metrics_of_one(case, processes, outcome):
     (_, one), (_, many) = outcome(case, 1), outcome(case, processes)
     assert_close(many["test"], one["test"])
     evaluations = [[each for each in log["log_history"] if "eval_overall" in each] for log in (one, many)]
-    stages = 2 if case == "heads first" else 1
+    stages = 2 if worker.CASES[case].get("heads_first") else 1
     assert len(evaluations[0]) == 3 * stages  # before the first step, and after each of two epochs
     for left, right in zip(*evaluations, strict=True):
         assert_close(right, left)

@@ -93,6 +93,22 @@ CASES = {
         "schedule": Schedule("sequential"),
         "task_training": {"stars": TaskTraining(balanced=True), "same": TaskTraining(balanced=True)},
     },
+    "sharded": {"schedule": Schedule("annealed", steps_per_epoch=4), "args": {"shard_encoder": True}},
+    "sharded moments": {
+        "schedule": Schedule("sqrt", mixed=True, steps_per_epoch=4),
+        "accumulation": 2,
+        "adapter": True,
+        "own": {"optimizer": OptimizerSettings(layer_decay=0.9), "loss": LossSettings("uncertainty", 0.2)},
+        "args": {
+            **{"shard_encoder": True, "activation_checkpointing": True, "max_grad_norm": 0.5},
+            **{"optim": "adamw_torch_fused", "adam_epsilon": 0.1},
+        },
+    },
+    "sharded stages": {
+        "schedule": Schedule("annealed", steps_per_epoch=4),
+        "heads_first": True,
+        "args": {"shard_encoder": True},
+    },
     "heads first": {"schedule": Schedule("annealed", steps_per_epoch=4), "heads_first": True},
     "every task in every share": {"schedule": Schedule("simultaneous", steps_per_epoch=3)},
     "few rows": {"schedule": Schedule("uniform", mixed=True, steps_per_epoch=5), "few_rows": True},

@@ -170,6 +170,7 @@ ELSEWHERE = {
     "pretraining.keep_epochs": "tests/invariants/test_pretraining.py: which encoders are kept",
     "pretraining.cpu_threads": "refused; training.cpu_threads holds",
     "training.cpu_threads": "tests/unit/training/test_machine.py: the same numbers, faster",
+    "training.shard_encoder": "tests/distributed/test_many_processes.py: the same numbers, in less memory",
     "training.on_nonfinite": "tests/invariants/test_numerics.py: whether a run ends at a broken row",
     "model.packed": "tests/invariants/test_packed.py: the same numbers, faster",
 }
@@ -185,6 +186,13 @@ def put(tree: dict, path: str, value) -> None:
 @pytest.fixture(scope="module")
 def run(finetune, encoder_dir, course_dir, tmp_path_factory):
     """Settings → all numbers of a run: its losses, its scores and its final weights."""
+    memories = tmp_path_factory.mktemp("memories")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mtbert.training.teaching.memory_folder", lambda: memories)
+        yield _runs(finetune, encoder_dir, course_dir, tmp_path_factory)
+
+
+def _runs(finetune, encoder_dir, course_dir, tmp_path_factory):
     lines = {split: (course_dir / f"ids-sst-{split}.csv").read_text().splitlines() for split in ("train", "dev")}
     for split, (header, *rows) in lines.items():
         rows = [f"{row}\t{(i * 3) % 5}" for i, row in enumerate(rows)]

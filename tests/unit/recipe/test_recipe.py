@@ -540,7 +540,6 @@ SETTINGS = {  # the conflict of a row → overrides that make it
     ],
     "schedule.mixed: false": [["--surgery.method=pcgrad"]],
     "schedule.name: round_robin or sequential": [["--surgery.method=pcgrad", "--schedule.name=sequential"]],
-    "surgery.method: any": [["--surgery.method=pcgrad", "--schedule.name=simultaneous", "--tasks.sst=null"]],
     "training.optim: lomo, adalomo, or a layerwise one": [
         ["--surgery.method=pcgrad", "--schedule.name=simultaneous", "--training.optim=adalomo"]
     ],
@@ -576,6 +575,17 @@ SETTINGS = {  # the conflict of a row → overrides that make it
     "optimizer.layer_decay: a number": [["--model.freeze_encoder=true", "--optimizer.layer_decay=0.9"]],
     "optimizer.adapter_learning_rate: a number": [["--optimizer.adapter_learning_rate=1e-3"]],
     "training.resume_from_checkpoint: a folder": [["--stages=[{}]", "--training.resume_from_checkpoint=out/stage-1"]],
+    "surgery.method: any": [
+        ["--surgery.method=pcgrad", "--schedule.name=simultaneous", "--tasks.sst=null"],
+        ["--surgery.method=pcgrad", "--schedule.name=simultaneous", "--training.shard_encoder=true"],
+    ],
+    "smart.weight: any": [["--smart={}", "--training.shard_encoder=true"]],
+    "proximal.weight: any": [["--proximal={}", "--training.shard_encoder=true"]],
+    "averaging.type: any": [["--averaging={type: ema}", "--training.shard_encoder=true"]],
+    "peft: any": [["--peft={type: lora}", "--training.shard_encoder=true"]],
+    "optimizer.per_task: any": [["--optimizer.per_task=rates", "--training.shard_encoder=true"]],
+    "training.fp16: any": [["--training.fp16=true", "--training.shard_encoder=true"]],
+    "training.torch_compile: any": [["--training.torch_compile=true", "--training.shard_encoder=true"]],
     "training.metric_for_best_model: null": [
         ["--training.early_stopping_patience=2", "--training.eval_strategy=epoch"]
     ],

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import datasets
 import numpy as np
 import pytest
 import torch
@@ -32,7 +31,7 @@ NAMES = ("stars", "same", "close", "topics")
 @pytest.fixture(autouse=True)
 def memories(monkeypatch, tmp_path):
     """Teachers remember nothing of other tests."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(teaching, "memory_folder", lambda: tmp_path / "memories")
 
 
 @pytest.fixture

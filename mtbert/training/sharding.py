@@ -1,0 +1,250 @@
+"""The encoder's layers shared out among processes (FSDP2): of each, a process holds 1/N of weights, gradients, moments.
+
+A layer is gathered when a pass comes to it, and its gradient is averaged and shared out again (Rajbhandari et al.,
+2020, ZeRO stage 3; PyTorch's `fully_shard`). Every process takes every layer at every pass, whatever its tasks. Heads,
+adapters and embeddings stay whole, and DistributedDataParallel averages their gradients: a process that lacks a task
+has none of its head, which it allows for and a reduction of shards does not.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from .interruption import ResumableTrainer
+from .processes import refuse_with_shares
+from .reporting import print_lines
+
+State = dict[str, Any]
+
+
+def encoder_layers(encoder: nn.Module) -> tuple[nn.ModuleList, ...]:
+    """The lists of an encoder's layers, outermost ones only.
+
+    Raises:
+        ValueError: if it has none.
+    """
+    found: list[tuple[str, nn.ModuleList]] = []
+    for name, module in encoder.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer, _ in found)
+        if isinstance(module, nn.ModuleList) and len(module) and not inside:
+            found.append((name, module))
+    if not found:
+        kind = encoder.config.model_type
+        raise ValueError(f"training.shard_encoder: {kind} encoders have no list of layers; drop it")
+    return tuple(module for _, module in found)
+
+
+class ShardedLayers:
+    """The layers of a model's encoder, each process holding its share of each parameter.
+
+    Args:
+        model: as every process has it, alike; it is changed, and `gather` changes it back.
+        device: of the processes.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device):
+        self.model, self.lists = model, encoder_layers(model.encoder)
+        self.mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+        self._plain = [[_without_weights(layer) for layer in layers] for layers in self.lists]
+        for layer in self:
+            fully_shard(layer, mesh=self.mesh)
+        shares = {id(parameter) for layer in self for parameter in layer.parameters()}
+        names = [name for name, parameter in model.named_parameters() if id(parameter) in shares]
+        model._ddp_params_and_buffers_to_ignore = names  # what DistributedDataParallel reads
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return (layer for layers in self.lists for layer in layers)
+
+    def describe(self) -> str:
+        """One line for the terminal."""
+        whole = sum(parameter.numel() for layer in self for parameter in layer.parameters())
+        own = sum(parameter.to_local().numel() for layer in self for parameter in layer.parameters())
+        return f"The encoder's layers are shared out: {own:,} of their {whole:,} parameters on this process"
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Within, every process has all weights, so that each may make passes that others do not."""
+        for layer in self:
+            layer.set_reshard_after_forward(False)
+            layer.unshard()
+        try:
+            yield
+        finally:
+            for layer in self:
+                layer.set_reshard_after_forward(True)
+                layer.reshard()
+
+    def gather(self) -> None:
+        """Make the model an ordinary one again, with all its weights on every process."""
+        del self.model._ddp_params_and_buffers_to_ignore
+        for layers, plain in zip(self.lists, self._plain, strict=True):
+            for number, (layer, empty) in enumerate(zip(list(layers), plain, strict=True)):
+                empty.load_state_dict(gathered(layer.state_dict()), assign=True)
+                layers[number] = empty.train(layer.training)
+
+
+def _without_weights(layer: nn.Module) -> nn.Module:
+    """A copy whose parameters take no memory."""
+    empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in layer.parameters()}
+    return copy.deepcopy(layer, empty)
+
+
+def gathered(values: Any) -> Any:
+    """The same with every share replaced by the whole tensor; all processes have to ask for it."""
+    if isinstance(values, DTensor):
+        return values.detach().full_tensor()
+    if isinstance(values, dict):
+        return {key: gathered(value) for key, value in values.items()}
+    return [gathered(value) for value in values] if isinstance(values, list) else values
+
+
+class SharedMoments:
+    """An optimizer of shares and of whole parameters, whose saved state is that of a run without shares.
+
+    In a step, and only there, each of its groups is split in two, since fused optimizers take no mixed ones.
+
+    Args:
+        optimizer: without a state so far.
+        shares: a parameter of its → what that is now, a share or the same.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, shares: Mapping[nn.Parameter, nn.Parameter]):
+        self.optimizer = optimizer
+        for group in optimizer.param_groups:
+            group["params"] = [shares.get(parameter, parameter) for parameter in group["params"]]
+        self._groups = optimizer.param_groups
+        optimizer.register_step_pre_hook(self._split)
+        optimizer.register_step_post_hook(self._join)
+
+    def _split(self, *_: Any) -> None:
+        self._groups, split = self.optimizer.param_groups, []
+        for group in self._groups:
+            for shared in (True, False):
+                if part := [each for each in group["params"] if isinstance(each, DTensor) is shared]:
+                    split.append({**group, "params": part})
+        self.optimizer.param_groups = split
+
+    def _join(self, *_: Any) -> None:
+        self.optimizer.param_groups = self._groups
+
+    def whole(self) -> State:
+        """What a run without shares would save; all processes have to ask for it."""
+        return gathered(self.optimizer.state_dict())
+
+    def own(self, state: State) -> State:
+        """This process's shares of such a state."""
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        moments = {
+            number: {key: _share(value, parameters[number]) for key, value in values.items()}
+            for number, values in state["state"].items()
+        }
+        return {**state, "state": moments}
+
+
+def _share(value: Any, parameter: nn.Parameter) -> Any:
+    """The part of a whole moment that belongs to a process's share of a parameter."""
+    if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return value
+    return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+
+
+def clip(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
+    """Scale gradients, some of them shares, so that their norm is at most `largest`; returns the norm before that."""
+    having = [each for each in parameters if each.grad is not None]
+    parts = [[each for each in having if isinstance(each, DTensor) is shared] for shared in (True, False)]
+    norms = [get_total_norm([each.grad for each in part]) for part in parts if part]
+    norm = torch.linalg.vector_norm(torch.stack([gathered(each) for each in norms]))
+    for part in parts:
+        clip_grads_with_norm_(part, largest, norm)
+    return norm
+
+
+class ShardingTrainer(ResumableTrainer):
+    """A trainer that can share the encoder's layers out while it trains, with the checkpoints of one that does not.
+
+    Attributes:
+        sharded: the layers during training with `shard_encoder` on several processes; else None.
+    """
+
+    sharded: ShardedLayers | None = None
+    _moments: SharedMoments | None = None
+    _weights: dict[str, Tensor] | None = None
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """As in transformers; then, if asked to, share out the layers, which have the weights to begin with by now."""
+        optimizer = super().create_optimizer(model)
+        if self.args.shard_encoder and self.args.world_size > 1 and self.sharded is None:
+            refuse_with_shares({"training.fp16": self.accelerator.scaler})  # which a launcher can switch on, too
+            names = {parameter: name for name, parameter in self.model.named_parameters()}
+            self.sharded = ShardedLayers(self.model, self.args.device)
+            shares = dict(self.model.named_parameters())
+            self._moments = SharedMoments(optimizer, {whole: shares[name] for whole, name in names.items()})
+            if self.is_world_process_zero():
+                print_lines([self.sharded.describe()])
+        return optimizer
+
+    def gather(self) -> None:
+        """Have the whole model on every process again; after training."""
+        if self.sharded is not None:
+            self.sharded.gather()
+            self.sharded, self._moments, self.optimizer, self.model_wrapped = None, None, None, self.model
+
+    def whole(self):
+        """Within, a process may make passes that others do not."""
+        return nullcontext() if self.sharded is None else self.sharded.whole()
+
+    def train(self, *args, **kwargs):
+        result = super().train(*args, **kwargs)
+        self.gather()
+        return result
+
+    def _load_best_model(self) -> None:
+        self.gather()
+        super()._load_best_model()
+
+    def _clip_grad_norm(self, model):
+        if self.sharded is None:
+            return super()._clip_grad_norm(model)
+        return clip(model.parameters(), self.args.max_grad_norm)
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        if self.sharded is not None and grad_norm is None:
+            grad_norm = clip(model.parameters(), float("inf"))
+        return super()._get_grad_norm(model, grad_norm=grad_norm)
+
+    # ---- checkpoints: what one process writes, all have to gather ----
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save model and tokenizer; all processes have to call it."""
+        self._weights = None if self.sharded is None else gathered(self.model.state_dict())
+        super().save_model(output_dir, _internal_call)
+        self._weights = None
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        super()._save(output_dir, self._weights if state_dict is None else state_dict)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self._moments is None:
+            return super()._save_optimizer_and_scheduler(output_dir)
+        state = self._moments.whole()
+        hook = self._moments.optimizer.register_state_dict_post_hook(lambda *_: state)
+        super()._save_optimizer_and_scheduler(output_dir)
+        hook.remove()
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if self._moments is None:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        moments = self._moments
+        hook = moments.optimizer.register_load_state_dict_pre_hook(lambda _, state: moments.own(state))
+        super()._load_optimizer_and_scheduler(checkpoint)
+        hook.remove()
