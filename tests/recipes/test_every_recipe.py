@@ -26,7 +26,7 @@ def test_recipe_opens_with_its_launch_command(path):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=names)
-def test_recipe_trains_two_steps(path, finetune, encoder_dir, course_dir, tmp_path):
+def test_recipe_trains_two_steps(path, finetune, encoder_dir, course_dir, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     data_dir = CONFIGS.parent / "sample_data" if path.name == "quickstart.yaml" else course_dir
     overrides = {
@@ -43,6 +43,12 @@ def test_recipe_trains_two_steps(path, finetune, encoder_dir, course_dir, tmp_pa
     if recipe.pretraining is not None:
         overrides |= {"pretraining.num_train_epochs": 1, "pretraining.use_epoch": 1}
         overrides |= {"pretraining.learning_rate": 0.0}  # what moves is then moved by fine-tuning
+    if recipe.distillation is not None:  # by what the recipe that it inherits from trains
+        monkeypatch.setattr("mtbert.training.teaching.memory_folder", lambda: tmp_path / "memories")
+        teacher = {**overrides, "training.output_dir": tmp_path / "teacher"}
+        finetune.main([str(path.parent / "best.yaml"), *(f"--{key}={value}" for key, value in teacher.items())])
+        overrides |= {"distillation.teachers": [str(tmp_path / "teacher")]}
+        overrides |= {"tasks.sst.data.unlabelled": "ids-sst-test-student.csv"}
     finetune.main([str(path), *(f"--{key}={value}" for key, value in overrides.items())])
     before = load_file(f"{encoder_dir}/model.safetensors")
     if recipe.peft is not None:
