@@ -32,6 +32,7 @@ from .tree import (
     known_fields,
     read_fields,
 )
+from .values import check_values
 
 if TYPE_CHECKING:
     from ..training.arguments import MtBertTrainingArguments, PretrainingArguments, TaskTraining
@@ -225,10 +226,15 @@ class Recipe:
         Raises:
             RecipeError: if they do not go together, or not with this machine.
         """
+        from ..training.feasible import argument_problems
+
         try:
-            return training_arguments_class()(**{**self.training, **extra})
+            arguments = training_arguments_class()(**{**self.training, **extra})
         except Exception as error:  # transformers refuses values with errors of many types
             raise RecipeError([f"training: {error}"]) from error
+        if found := argument_problems(arguments, "training"):
+            raise RecipeError(found)
+        return arguments
 
     def pretraining_arguments(self, **extra: Any) -> PretrainingArguments:
         """The arguments of pre-training, `extra` ones on top; what `REFUSED_PRETRAINING` names is as in `training`.
@@ -240,10 +246,16 @@ class Recipe:
         own.setdefault("output_dir", str(Path(self.training["output_dir"], "pretraining")))
         shared = {key: self.training[key] for key in PROCESS_KEYS if key in self.training}
         report = {key: self.training[key] for key in ("report_to", "disable_tqdm") if key in self.training}
+        from ..training.feasible import argument_problems
+
         try:
-            return pretraining_arguments_class()(**{**report, **own, **shared, **extra})
-        except ValueError as error:
-            raise RecipeError([str(error)]) from error
+            arguments = pretraining_arguments_class()(**{**report, **own, **shared, **extra})
+        except Exception as error:  # as above
+            where = "" if str(error).startswith("pretraining") else "pretraining: "
+            raise RecipeError([f"{where}{error}"]) from error
+        if found := argument_problems(arguments, "pretraining"):
+            raise RecipeError(found)
+        return arguments
 
 
 def _lists(value: Any) -> Any:
@@ -325,6 +337,7 @@ def _resolve(layer: Layer, source: str) -> Recipe:
         values = read_fields(pretraining_arguments_class(), recipe.pretraining, ("pretraining",), report)
         recipe = replace(recipe, pretraining=values)
     check(recipe, report)
+    check_values(recipe, report)
     for stage in stages:
         try:
             _resolve(stage, source)
