@@ -12,11 +12,10 @@ from transformers import TrainerCallback, set_seed
 
 from mtbert import MtBertForMultiTask, MtBertTrainer
 from mtbert.data.encoding import encode_splits
-from mtbert.recipe import Recipe, RecipeError, load_data, load_tokenizer
-from mtbert.training.checkpoints import CheckpointError
+from mtbert.recipe import Recipe, check_model, check_stages, load_data, load_tokenizer
+from mtbert.recipe.ending import clear_errors
 from mtbert.training.distillation import add_targets
 from mtbert.training.machine import share_cores
-from mtbert.training.numerics import NotFinite
 from mtbert.training.peft import wrap
 from mtbert.training.pretraining import pretrain
 from mtbert.training.record import Movement, run_record
@@ -33,10 +32,12 @@ def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, 
     """Train what a recipe says and save it; returns the final scores, which are empty without dev splits."""
     args = recipe.training_arguments()
     stages = Stages(args, len(recipe.stages))
+    check_stages(recipe)
+    tokenizer = load_tokenizer(recipe)
+    check_model(recipe, tokenizer)
     share_cores(args)
     set_seed(args.seed)
 
-    tokenizer = load_tokenizer(recipe)
     with args.main_process_first(desc="loading"):
         raw = load_data(recipe)
 
@@ -100,7 +101,5 @@ def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, 
 
 
 if __name__ == "__main__":
-    try:
+    with clear_errors():
         main(sys.argv[1:])
-    except (RecipeError, CheckpointError, NotFinite) as error:
-        sys.exit(str(error))

@@ -9,8 +9,8 @@ key of the recipe can be set on the command line by its dotted name; `--help` li
 
 import sys
 
-from mtbert.recipe import Recipe, RecipeError, load_data, load_tokenizer
-from mtbert.training.checkpoints import CheckpointError
+from mtbert.recipe import Recipe, load_data, load_tokenizer
+from mtbert.recipe.ending import clear_errors
 from mtbert.training.machine import share_cores
 from mtbert.training.pretraining import pretrain
 from mtbert.training.reporting import print_lines
@@ -33,7 +33,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with clear_errors():
         main(sys.argv[1:])
-    except (RecipeError, CheckpointError) as error:
-        sys.exit(str(error))

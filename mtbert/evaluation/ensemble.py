@@ -43,7 +43,9 @@ def check_members(folders: Iterable[str], tasks: Sequence[TaskSpec]) -> dict[str
         try:
             config = AutoConfig.from_pretrained(folder)
         except (OSError, ValueError) as error:
-            problems.append(f"{folder}: no checkpoint can be read there: {str(error).splitlines()[0]}")
+            remedy = "give a folder that finetune.py wrote, or a name on a hub that can be reached"
+            said = ("" if os.path.isdir(folder) else "there is no such folder; ") + str(error).splitlines()[0]
+            problems.append(f"{folder}: no checkpoint can be read there: {said.rstrip('.')}; {remedy}")
             continue
         if not isinstance(config, MtBertConfig):
             problems.append(f"{folder}: is a checkpoint of {config.model_type!r}, but must be one of mtbert")

@@ -31,6 +31,7 @@ def length_limit(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, encoder: Pr
     if task.max_length > positions:
         raise ValueError(
             f"task {task.name!r}: max_length is {task.max_length}, but the encoder has positions for {positions} tokens"
+            "; give that or less"
         )
     return task.max_length
 
@@ -45,7 +46,10 @@ def separator_ids(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> list[in
         return None
     vocabulary = tokenizer.get_vocab()
     if unknown := [token for token in task.separator if token not in vocabulary]:
-        raise ValueError(f"task {task.name!r}: separator has tokens {unknown} that the tokenizer does not know")
+        raise ValueError(
+            f"task {task.name!r}: separator has tokens {unknown} that the tokenizer does not know; name tokens of its "
+            "vocabulary, or drop the key"
+        )
     return [vocabulary[token] for token in task.separator]
 
 

@@ -1,6 +1,6 @@
 """Recipes: one typed tree read from YAML, and what in it does not go together; checked before any work begins."""
 
-from .inputs import load_data, load_tokenizer
+from .inputs import check_model, check_stages, load_data, load_tokenizer
 from .rules import COMBINATIONS, REFUSED_PRETRAINING, REFUSED_TRAINING, Rule
 from .schema import (
     ModelRecipe,
@@ -22,6 +22,8 @@ __all__ = [
     "RecipeError",
     "Rule",
     "TaskRecipe",
+    "check_model",
+    "check_stages",
     "help_text",
     "load_data",
     "load_recipe",

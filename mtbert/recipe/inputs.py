@@ -1,13 +1,20 @@
-"""What a recipe reads before any work: its tokenizer and its data, with all that is wrong with them at once."""
+"""What a recipe reads before any work: tokenizer, data, configs; with all that is wrong with them at once."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..data.loading import LoadedTask, load_task
+from ..evaluation.ensemble import check_members
 from ..modeling import pretrained
+from ..modeling.configuration_mtbert import MtBertConfig
+from ..modeling.inputs import length_limit, separator_ids
+from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..training.peft import wrap
 from .tree import RecipeError
 
 if TYPE_CHECKING:
@@ -45,3 +52,67 @@ def load_data(recipe: Recipe) -> dict[str, LoadedTask]:
     if problems:
         raise RecipeError(problems)
     return found
+
+
+def check_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Whether the encoder takes the recipe's tasks, adapter and peft method; of the encoder its config alone is read.
+
+    Raises:
+        RecipeError: with what it does not take.
+    """
+    specs, problems = [task.spec(name) for name, task in recipe.tasks.items()], []
+
+    def note(check: Callable[..., object], *given: object) -> None:
+        try:
+            check(*given)
+        except (OSError, ValueError) as error:
+            problems.extend(str(error).splitlines())
+
+    def build() -> None:
+        with torch.device("meta"):  # modules without memory for their weights
+            model = MtBertForMultiTask(MtBertConfig(encoder=config, tasks=specs, adapter=recipe.model.adapter))
+            if recipe.peft is not None:
+                wrap(model, recipe.peft)
+
+    try:
+        config = pretrained.encoder_config(recipe.encoder)
+    except (OSError, ValueError) as error:
+        raise RecipeError([f"encoder is {recipe.encoder!r}, which can not be taken: {error}"]) from error
+    for spec in specs:
+        note(length_limit, spec, tokenizer, config)
+        note(separator_ids, spec, tokenizer)
+    note(build)
+    if problems:
+        raise RecipeError(problems)
+
+
+def check_stages(recipe: Recipe) -> None:
+    """Whether pre-training and every stage can be run on this machine, and teachers can teach: their configs are read.
+
+    Raises:
+        RecipeError: with what can not be, of all stages; or for texts without labels that nobody teaches.
+    """
+    stages, problems = recipe.in_stages(), []
+    first = [] if recipe.pretraining is None else [recipe.pretraining_arguments]
+    for make_arguments in (*first, *(stage.training_arguments for stage in stages)):
+        try:
+            make_arguments()
+        except RecipeError as error:
+            problems += error.problems
+    for stage in stages:
+        problems += [] if stage.distillation is None else _teacher_problems(stage)
+    if problems:
+        raise RecipeError(list(dict.fromkeys(problems)))
+
+
+def _teacher_problems(stage: Recipe) -> list[str]:
+    try:
+        taught = check_members(stage.distillation.teachers, [task.spec(name) for name, task in stage.tasks.items()])
+    except ValueError as error:
+        return [f"distillation.teachers: {line}" for line in str(error).splitlines()]
+    return [
+        f"tasks.{name}.data.unlabelled is {task.data.unlabelled!r}, but none of distillation.teachers has that task; "
+        "give a teacher of it, or drop the texts"
+        for name, task in stage.tasks.items()
+        if task.data.unlabelled and name not in taught
+    ]

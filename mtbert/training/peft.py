@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from huggingface_hub import CommitInfo, ModelCard
@@ -44,7 +45,18 @@ def peft_config(settings: Mapping[str, Any], model: MtBertForMultiTask) -> PeftC
         if values.get(key) is not None:
             values[key] = _anchored(values[key])
     own = [f"heads.{task}" for task in model.heads] + [f"adapters.{task}" for task in model.adapters]
-    return config_class(**values, modules_to_save=own)
+    with _in_one_line(settings):
+        return config_class(**values, modules_to_save=own)
+
+
+@contextmanager
+def _in_one_line(settings: Mapping[str, Any]) -> Iterator[None]:
+    """What peft refuses, with errors of many types, as one ValueError that names the recipe's key."""
+    try:
+        yield
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"peft is {dict(settings)}, which peft does not take: {said}; see its manual") from error
 
 
 def _anchored(target: str | list[str] | tuple[str, ...]) -> str:
@@ -94,7 +106,13 @@ class MtBertPeftModel(PeftModel):
 
 
 def wrap(model: MtBertForMultiTask, settings: Mapping[str, Any]) -> MtBertPeftModel:
-    """The whole model inside peft, ready to be trained."""
-    inside = get_peft_model(model, peft_config(settings, model))
+    """The whole model inside peft, ready to be trained.
+
+    Raises:
+        ValueError: for settings that peft refuses, or that no module of the encoder fits; see `peft_config`.
+    """
+    config = peft_config(settings, model)
+    with _in_one_line(settings):
+        inside = get_peft_model(model, config)
     inside.__class__ = MtBertPeftModel
     return inside

@@ -31,6 +31,8 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
         CheckpointError: if the one that is named is damaged.
     """
     folder, wanted = Path(args.output_dir), args.resume_from_checkpoint
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"output_dir {folder} is a file; give a folder, which is made if it is not there")
     if resumes_last(args):
         if checkpoint := last_complete(folder):
             return checkpoint
@@ -39,7 +41,7 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
         raise ValueError(f"resume_from_checkpoint: no complete checkpoint in {folder}; drop the key to start anew")
     if wanted:
         if not os.path.isdir(wanted):
-            raise ValueError(f"resume_from_checkpoint: there is no folder {wanted}")
+            raise ValueError(f"resume_from_checkpoint: there is no folder {wanted}; give a checkpoint's, or true")
         if found := damage(wanted):
             raise CheckpointError(f"resume_from_checkpoint: {wanted} is not complete ({found}); take an earlier one")
         return str(wanted)
