@@ -73,6 +73,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--title", default="table", help="name of the table's files")
     args, more = parser.parse_known_args(argv)
     args.more = more  # further keys of the recipes, such as --all_tasks.pooling mean
+    if not re.fullmatch(r"\d+(,\d+)*", args.seeds):
+        parser.error(f"--seeds is {args.seeds!r}, but must be whole numbers, 0 or more, separated by commas")
+    if args.jobs < 1:
+        parser.error(f"--jobs is {args.jobs}, but must be 1 or more")
     args.seeds = list(dict.fromkeys(int(seed) for seed in args.seeds.split(",")))
     return args
 

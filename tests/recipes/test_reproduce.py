@@ -148,6 +148,21 @@ def test_two_recipes_of_one_name_are_refused(reproduce, write_recipe):
         reproduce.find_rows(["A4", write_recipe("A4")])
 
 
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--seeds=1,b", "--seeds is '1,b', but must be whole numbers, 0 or more, separated by commas"),
+        ("--seeds=", "--seeds is '', but must be whole numbers"),
+        ("--seeds=-1", "--seeds is '-1', but must be whole numbers"),
+        ("--jobs=0", "--jobs is 0, but must be 1 or more"),
+    ],
+)
+def test_seeds_and_jobs_that_are_refused(reproduce, option, message, capsys):
+    with pytest.raises(SystemExit):
+        reproduce.parse(["A4", "--encoder", "e", "--data_dir", "d", option])
+    assert message in capsys.readouterr().err
+
+
 def test_a_seed_given_twice_is_one_run(reproduce, arguments, write_recipe):
     args = reproduce.parse(arguments(write_recipe("mine"), "--seeds", "3,1,3"))
     assert [run.seed for run in reproduce.plan_runs(args)] == [3, 1]
