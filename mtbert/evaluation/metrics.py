@@ -356,7 +356,7 @@ def averages(main: dict[str, tuple[str, float]]) -> dict[str, float]:
         ValueError: a metric is unknown, or one of which lower is better.
     """
     if refused := {task: name for task, (name, _) in main.items() if name not in METRICS or not METRICS[name].rises}:
-        raise ValueError(f"averages need metrics that rise, which these are not: {refused}")
+        raise ValueError(f"averages need metrics that rise, which these are not: {refused}; give others")
     if not main:
         return {}
     raw = [value for _, value in main.values()]

@@ -76,7 +76,7 @@ def check_folder(folder: Path) -> dict[str, tuple[int, ...]]:
     config = read_json(folder / "config.json")
     if (kind := config.get("model_type")) != "mtbert":
         raise ValueError(
-            f"{folder}/config.json: model_type is {kind!r}, but must be 'mtbert'; is it a checkpoint of ours?"
+            f"{folder}/config.json: model_type is {kind!r}, but must be 'mtbert'; give a checkpoint of mtbert"
         )
     shapes: dict[str, tuple[int, ...]] = {}
     for file in weight_files(folder):

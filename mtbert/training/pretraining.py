@@ -227,7 +227,10 @@ def pretrain(
     """
     until = int(args.num_train_epochs) if until is None else until
     if tokenizer.mask_token_id is None:
-        raise ValueError(f"{encoder}: the tokenizer has no mask token, which masked-language modelling needs")
+        raise ValueError(
+            f"{encoder}: the tokenizer has no mask token, which masked-language modelling needs; give an encoder with "
+            "one, or drop pretraining"
+        )
     texts = Texts.of(splits)
     with args.main_process_first(desc="looking for what has been done"):
         _claim(Path(args.output_dir), _settings(args, encoder, texts))

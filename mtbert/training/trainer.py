@@ -130,6 +130,8 @@ class MtBertTrainer(ShardingTrainer):
         self.optimizer_settings = optimizer or OptimizerSettings()
         loss = loss or LossSettings()
         found = self.optimizer_settings.problems("optimizer") + loss.problems("loss")
+        for key, given in (("averaging", averaging), ("distillation", distillation)):
+            found += [] if given is None else given.problems(key)
         if found := found + self.optimizer_settings.conflicts(
             self.schedule, self.task_training, loss, args.learning_rate, args.optim
         ):
@@ -149,13 +151,9 @@ class MtBertTrainer(ShardingTrainer):
             processing_class=processing_class,
             **kwargs,
         )
-        if averaging is not None and (found := averaging.problems("averaging")):
-            raise ValueError("\n".join(found))
         self.average = None if averaging is None else WeightAverage(averaging)
         if self.average is not None:
             self.add_callback(self.average)
-        if distillation is not None and (found := distillation.problems("distillation")):
-            raise ValueError("\n".join(found))
         self.distillation = distillation
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))

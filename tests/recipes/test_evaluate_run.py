@@ -172,6 +172,10 @@ def test_a_split_without_labels_has_no_scores_but_a_report(evaluate_run, runs, t
         (["--output", "RUNS"], "has files in it"),
         (["--against", "RUNS"], "has no recipe.json.*name its recipe with --recipe"),
         (["--against", "nowhere"], "there is no folder nowhere"),
+        (
+            ["--split", "test", "--tasks.stars.data.test", "null"],
+            "no task of the recipe has a test split; name one wi",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_refused_with_a_reason(arguments, message, evaluate_run, runs, tmp_path):
@@ -182,6 +186,13 @@ def test_what_cannot_be_done_is_refused_with_a_reason(arguments, message, evalua
         return
     with pytest.raises((ValueError, OSError), match=message):
         evaluate_run.main(arguments)
+
+
+@pytest.mark.parametrize("key", ["examples", "resamples"])
+def test_numbers_of_the_command_line(evaluate_run, key, capsys):
+    with pytest.raises(SystemExit):
+        evaluate_run.parse(["some/run", f"--{key}", "0"])
+    assert f"--{key} is 0, but must be 1 or more" in capsys.readouterr().err
 
 
 def test_the_plan_of_a_run_in_stages_is_that_of_each_stage(evaluate_run, runs):

@@ -337,5 +337,5 @@ class TestAverages:
 
     @pytest.mark.parametrize("name", ["mse", "rmse", "mae", "nonsense"])
     def test_a_metric_that_does_not_rise_is_refused(self, name):
-        with pytest.raises(ValueError, match=f"'b': '{name}'"):
+        with pytest.raises(ValueError, match=f"metrics that rise, .* are not: {{'b': '{name}'}}; give"):
             averages({"a": ("accuracy", 0.5), "b": (name, 0.1)})

@@ -1,11 +1,12 @@
-"""The head of a masked-language model on the chosen tokens alone."""
+"""The head of a masked-language model on the chosen tokens alone, and a tokenizer without a mask."""
 
 import pytest
 import torch
 from families import family_config
 from transformers import AutoModelForMaskedLM, set_seed
 
-from mtbert.training.pretraining import only_chosen
+from mtbert.training.arguments import PretrainingArguments
+from mtbert.training.pretraining import only_chosen, pretrain
 
 FAMILIES = ("albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta")
 
@@ -24,3 +25,12 @@ def test_its_logits_are_those_of_the_chosen_tokens(family):
         assert model(**inputs).logits.shape == whole.shape
         with only_chosen(model, torch.zeros_like(chosen)):
             assert model(**inputs).logits.shape == (1, 0, whole.shape[-1])
+
+
+def test_a_tokenizer_without_a_mask_is_refused_before_anything_is_written(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer, "_special_tokens_map", {**tokenizer._special_tokens_map, "mask_token": None})
+    args = PretrainingArguments(str(tmp_path / "out"), use_cpu=True, report_to="none")
+    message = "^some/encoder: the tokenizer has no mask token, .* needs; give an encoder with one, or drop pretraining$"
+    with pytest.raises(ValueError, match=message):
+        pretrain(args, "some/encoder", {}, tokenizer)
+    assert list(tmp_path.iterdir()) == []

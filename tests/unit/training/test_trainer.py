@@ -15,6 +15,10 @@ from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.modeling.inputs import encode_texts
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
+from mtbert.training.averaging import Averaging
+from mtbert.training.distillation import Distillation
+from mtbert.training.losses import LossSettings
+from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.trainer import MtBertTrainer
 
 NAMES = ("stars", "same", "close", "topics")
@@ -629,3 +633,36 @@ class TestErrors:
         data["stars"] = Dataset.from_dict({"text": ["a cat", "a dog"], "label": [0, 7]})
         with pytest.raises(ValueError, match="task 'stars', train split.*row 2: 7"):
             make_trainer(train_dataset=data)
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"averaging": Averaging(decay=2)}, r"^averaging.decay is 2, but must be in \[0, 1\)$"),
+            (
+                {"distillation": Distillation()},
+                r"^distillation.teachers is \[\], but must be folders of checkpoint",
+            ),
+            (
+                {"optimizer": OptimizerSettings("all")},
+                "^optimizer.per_task is 'all', but must be separate, rates",
+            ),
+            ({"loss": LossSettings("learned")}, "^loss.weighting is 'learned', but must be fixed or uncertainty"),
+        ],
+    )
+    def test_wrong_settings_of_the_run(self, make_model, make_args, given, message):
+        with pytest.raises(ValueError, match=message):
+            MtBertTrainer(make_model(), make_args(), **given)
+
+    def test_an_optimizer_of_ones_own_excludes_the_settings_of_ours(self, make_model, make_args):
+        model = make_model()
+        optimizers = (torch.optim.SGD(model.parameters(), lr=0.1), None)
+        message = "^optimizers has one already made; drop it, or the settings optimizer and loss$"
+        with pytest.raises(ValueError, match=message):
+            MtBertTrainer(model, make_args(), optimizers=optimizers, optimizer=OptimizerSettings(layer_decay=0.9))
+        with pytest.raises(ValueError, match=message):
+            MtBertTrainer(model, make_args(), optimizers=optimizers, loss=LossSettings("uncertainty"))
+
+    def test_several_gpus_in_one_process(self, make_model, make_args, monkeypatch):
+        monkeypatch.setattr(MtBertTrainingArguments, "n_gpu", property(lambda args: 2))
+        with pytest.raises(ValueError, match="^2 GPUs in one process would mean DataParallel, .*; start with `acce"):
+            MtBertTrainer(make_model(), make_args())
