@@ -257,7 +257,7 @@ def objective(search: Search, trial: Trial) -> float:
         scores = run(load_recipe(path), [pruning])
         trial.set_user_attr("scores", scores)
         if not math.isfinite(scores[search.metric]):
-            raise ValueError(f"{search.metric} is {scores[search.metric]}")
+            raise ValueError(f"{search.metric} is {scores[search.metric]}, but must be finite to be searched by")
         return scores[search.metric]
     except optuna.TrialPruned as error:
         trial.set_user_attr("scores", pruning.scores)

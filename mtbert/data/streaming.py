@@ -150,7 +150,8 @@ class RowSource:
                     values = batch.to_pydict()
                 except (OSError, ValueError, KeyError, NotImplementedError) as error:
                     where = f"{self.file} can not be read as parquet after row {read:,}"
-                    raise ValueError(f"{where}: {error}; write the file again") from error
+                    said = " ".join(str(error).split())
+                    raise ValueError(f"{where}: {said}; write the file again") from error
                 yield values
                 read += len(batch)
 

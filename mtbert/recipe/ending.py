@@ -16,7 +16,7 @@ def is_ours(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace.tb_next is not None:
         trace = trace.tb_next
-    file = Path(trace.tb_frame.f_code.co_filename)
+    file = Path(trace.tb_frame.f_code.co_filename).resolve()  # a script names itself as it was called
     return any(file.is_relative_to(folder) for folder in OURS)
 
 

@@ -86,9 +86,10 @@ class ResumableTrainer(Trainer):
             folder = self._get_output_dir(None)
             resume_from_checkpoint = last_complete(folder)
             if resume_from_checkpoint is None:
-                raise CheckpointError(f"resume_from_checkpoint: no complete checkpoint in {folder}")
+                raise CheckpointError(f"resume_from_checkpoint: no complete checkpoint in {folder}; drop the key")
         elif resume_from_checkpoint and (found := damage(resume_from_checkpoint)):
-            raise CheckpointError(f"resume_from_checkpoint: {resume_from_checkpoint} is not complete ({found})")
+            where = f"resume_from_checkpoint: {resume_from_checkpoint}"
+            raise CheckpointError(f"{where} is not complete ({found}); take an earlier one")
         if self.args.save_strategy == SaveStrategy.NO:  # a checkpoint is not wanted: the signal ends the process
             return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
         with self.on_signal.watching():

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from peft import PeftModel
@@ -301,6 +302,18 @@ def test_rows_that_can_not_be_read(tmp_path, name, content, message):
         (tmp_path / name).write_bytes(content)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         list(RowSource(str(tmp_path / name)).chunks())
+
+
+def test_a_parquet_file_that_is_broken_after_some_rows(tmp_path):
+    path, rows = tmp_path / "in.parquet", pd.DataFrame({"text": [f"word {i}" for i in range(4)]})
+    rows.to_parquet(path, row_group_size=2, compression=None)
+    content = bytearray(path.read_bytes())
+    start = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    first = start.dictionary_page_offset or start.data_page_offset
+    content[first : first + start.total_compressed_size] = b"\xff" * start.total_compressed_size
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"in\.parquet can not be read as parquet after row 2: .*; write the file"):
+        list(RowSource(str(path), size=2).chunks())
 
 
 def test_standard_input_that_can_not_be_read(monkeypatch):

@@ -303,6 +303,17 @@ def test_several_processes_are_refused(search, arguments, monkeypatch):
     assert "a search is one process" in problems(search, arguments(SPACE))
 
 
+def test_a_trial_whose_score_is_not_finite_has_failed(search, arguments, monkeypatch):
+    wanted = plan(search, arguments(SPACE))
+    study = search.open_study(wanted)
+    monkeypatch.setattr(search, "run", lambda recipe, callbacks: {"eval_overall": float("nan")})
+    trial = study.ask()
+    with pytest.raises(ValueError, match="^eval_overall is nan, but must be finite to be searched by$"):
+        search.objective(wanted, trial)
+    assert "eval_overall is nan" in study.trials[0].user_attrs["note"]
+    assert "eval_overall is nan" in (wanted.folder / "trial-0000.error.txt").read_text()
+
+
 def test_a_study_of_something_else_is_not_gone_on_with(search, arguments):
     argv = arguments(SPACE, "--trials", "0")
     one = plan(search, argv)

@@ -1,9 +1,10 @@
 """What a repository must not tell of this machine, and what a user is told of a push that broke off."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
-from huggingface_hub.errors import LocalTokenNotFoundError
+from huggingface_hub.errors import LocalTokenNotFoundError, RepositoryNotFoundError
 
 from mtbert.modeling.sharing import (
     REMOTE_CODE,
@@ -71,6 +72,12 @@ class TestExplained:
         with pytest.raises(PushError, match=rf"(?s)^push to 'a/b': {message}") as caught, explained("a/b"):
             raise error
         assert caught.value.__cause__ is error
+
+    def test_a_repository_that_is_not_there(self):
+        error = RepositoryNotFoundError("x", response=SimpleNamespace(status_code=404, headers={}, request=None))
+        message = "^push to 'a/b': no such repository, or the token may not see it; log in with `hf auth login`"
+        with pytest.raises(PushError, match=message), explained("a/b"):
+            raise error
 
     @pytest.mark.parametrize("error", [ValueError("revision and create_pr"), TypeError("x"), PushError("said already")])
     def test_mistakes_in_the_call_stay_what_they_are(self, error):

@@ -34,3 +34,9 @@ def test_a_tokenizer_without_a_mask_is_refused_before_anything_is_written(tokeni
     with pytest.raises(ValueError, match=message):
         pretrain(args, "some/encoder", {}, tokenizer)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_arguments_are_told_together(tmp_path):
+    message = r"^pretraining.mask_probability is 2, but must be in \(0, 1\)\npretraining.max_length is 1, but must be 3"
+    with pytest.raises(ValueError, match=message):
+        PretrainingArguments(str(tmp_path), use_cpu=True, report_to="none", mask_probability=2, max_length=1)
