@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .reading import Layer, merge, merge_layers
-from .tree import KeyPath, Report, shown
+from .tree import KeyPath, Report, shown, some
 
 # How a task is trained, which may differ from stage to stage.
 TASK_KEYS = (
@@ -111,7 +111,7 @@ def _stage(number: int, stage: dict[str, Any], layer: Layer, tasks: list[str], r
         if reason is not None:
             report.add((*where, *path), f" is {shown(value, path[-1])}, which a stage may not set: {reason}")
         elif path[0] == "tasks" and path[1] not in tasks:
-            report.add((*where, *path), f": the recipe has no task {path[1]!r}; it has: {', '.join(tasks)}")
+            report.add((*where, *path), f": the recipe has no task {path[1]!r}; it has: {some(tasks)}")
         else:
             origin = layer.origins.get((*where, *path), report.source)
             for target in targets:

@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 KeyPath = tuple[str, ...]
+NAMES = 30  # keys that a message lists
 LONGEST = 300  # characters of a value that a message shows
 FLOAT_MAX = sys.float_info.max
 
@@ -87,7 +88,7 @@ class Report:
         near = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.6)
         if key in self.elsewhere and self.elsewhere[key] != ".".join(path):
             near = [self.elsewhere[key]]
-        hint = f"did you mean {near[0]}?" if near else f"known ones: {', '.join(known)}"
+        hint = f"did you mean {near[0]}?" if near else f"known ones: {some(list(known))}"
         self.add(path, f" = {shown(value, key)}: there is no such key; {hint}")
 
     def broken(self, path: KeyPath) -> bool:
@@ -102,6 +103,12 @@ def shown(value: Any, key: str = "") -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return _short(value)
+
+
+def some(names: Sequence[str]) -> str:
+    """Names as a message lists them, the first of many."""
+    more = "" if len(names) <= NAMES else f", and {len(names) - NAMES} more (--help lists them)"
+    return (", ".join(names[:NAMES]) or "none") + more
 
 
 def _short(value: Any) -> str:

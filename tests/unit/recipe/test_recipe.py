@@ -342,6 +342,10 @@ def test_rates_of_a_task():
         ("--tasks.sst.head.layer=1", "tasks.sst.head.layer = 1: there is no such key; did you mean layers?"),
         ("--all_tasks.poling=cls", "all_tasks.poling = text 'cls': there is no such key; did you mean pooling?"),
         ("--schedule.zzz=1", "schedule.zzz = 1: there is no such key; known ones: name, mixed, steps_per_epoch, temp"),
+        (
+            "--training.zzz=1",
+            "training.zzz = 1: there is no such key; known ones: output_dir, per_device_train_batch_size",
+        ),
         ("--model.freeze=true", "model.freeze = true: there is no such key; did you mean freeze_encoder?"),
         ("--training.learning_rat=1", "training.learning_rat = 1: there is no such key; did you mean learning_rate?"),
         ("--tasks.sst.weight=true", "tasks.sst.weight is true, but must be a number"),
@@ -742,3 +746,8 @@ def test_help_lists_every_key_and_exits(capsys, flag):
         assert f"  {line}  (" in text
     assert "--schedule.name  (text, default: 'annealed')\n      `proportional` (p_t" in text
     assert re.search(r"--training\.use_liger_kernel .*\n      Refused: Liger kernels", text)
+
+
+def test_a_long_list_of_known_keys_is_cut(write):
+    line = only_problem("good.yaml", "--training.zzz=1")
+    assert re.search(r", and \d{2,3} more \(--help lists them\)$", line) and len(line) < 1500
