@@ -43,7 +43,8 @@ def near_pairs(
     if len(texts) < 3:
         return []
     known = {frozenset(pair) for pair in (*pairs, *without)}
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\S+").fit_transform(texts)
+    weigh = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, tokenizer=str.split, token_pattern=None)
+    words = weigh.fit_transform(texts)
     near = NearestNeighbors(n_neighbors=min(nearest + 1, len(texts)), metric="cosine").fit(words)
     generator, found = np.random.default_rng(seed), []
     order = generator.permutation(len(texts))
