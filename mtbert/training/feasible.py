@@ -9,6 +9,8 @@ from accelerate.utils import DynamoBackend
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 
+LONGEST = 300  # characters of a value that a message shows
+
 
 def argument_problems(args: TrainingArguments, where: str) -> list[str]:
     """Optimizer, rate's schedule, loggers and compiler that can not be made; sentences that begin with `where`."""
@@ -23,7 +25,7 @@ def argument_problems(args: TrainingArguments, where: str) -> list[str]:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
         get_scheduler(args.lr_scheduler_type, optimizer, 1, 2, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
     except (TypeError, ValueError, AttributeError) as error:
-        given, kind = dict(args.lr_scheduler_kwargs or {}), _name(args.lr_scheduler_type)
+        given, kind = repr(args.lr_scheduler_kwargs or {})[:LONGEST], _name(args.lr_scheduler_type)
         found.append(
             f"{where}.lr_scheduler_kwargs is {given}, which lr_scheduler_type: {kind} does not take: {_line(error)}; "
             "give what its function in transformers asks for"

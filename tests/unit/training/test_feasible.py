@@ -22,6 +22,10 @@ def arguments(kind=MtBertTrainingArguments, **given):
             "x.lr_scheduler_kwargs is {'power': 2}, which lr_scheduler_type: linear does not take: ",
         ),
         (
+            {"lr_scheduler_kwargs": "power"},
+            "x.lr_scheduler_kwargs is 'power', which lr_scheduler_type: linear does not take: ",
+        ),
+        (
             {"lr_scheduler_type": "cosine_with_min_lr"},
             "x.lr_scheduler_kwargs is {}, which lr_scheduler_type: cosine_with_min_lr does not take: One of min_lr",
         ),
