@@ -192,10 +192,12 @@ def estimate(trainer: MtBertTrainer) -> tuple[dict[str, int], int]:
         gradients *= 2  # the buckets in which processes average them
     held = weights
     if args.shard_encoder and args.world_size > 1:
-        layers = _bytes(each for part in encoder_layers(model.encoder) for each in part.parameters())
-        elsewhere = layers - layers // args.world_size
-        weights, moments = weights - elsewhere, moments - elsewhere * _MOMENTS.get(kind, MOMENTS)
-        gradients -= layers + elsewhere  # theirs are averaged layer by layer
+        layers = [each for part in encoder_layers(model.encoder) for each in part.parameters()]
+        own = _bytes(each for each in layers if each.requires_grad)
+        elsewhere = own - own // args.world_size
+        weights -= _bytes(layers) - _bytes(layers) // args.world_size
+        moments -= elsewhere * _MOMENTS.get(kind, MOMENTS)
+        gradients -= own + elsewhere  # theirs are averaged layer by layer
     parts = {"weights": weights, "moments": moments}
     parts |= step_parts(gradients, activations, args.device.type == "cpu", together)
     copies = (trainer.average is not None) + (trainer.losses.regularisers.teacher is not None)
