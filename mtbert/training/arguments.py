@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
@@ -66,8 +67,21 @@ class TaskTraining:
         return found
 
 
+class PlainCpu:
+    """For a TrainingArguments: a process's CPU is `cpu`, where accelerate says `cpu:0` when there are several.
+
+    PyTorch 2.11 cannot load a checkpoint's optimizer onto `cpu:0`.
+    """
+
+    @property
+    def device(self) -> torch.device:
+        """The device used by this process."""
+        device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
+
+
 @dataclass
-class MtBertTrainingArguments(TrainingArguments):
+class MtBertTrainingArguments(PlainCpu, TrainingArguments):
     """transformers' TrainingArguments with a few other defaults, and the fields below.
 
     Other defaults: `report_to` is TensorBoard, and `logging_nan_inf_filter` is off, because it waits for the device at
@@ -133,7 +147,7 @@ class MtBertTrainingArguments(TrainingArguments):
 
 
 @dataclass
-class PretrainingArguments(TrainingArguments):
+class PretrainingArguments(PlainCpu, TrainingArguments):
     """transformers' TrainingArguments for masked-language modelling, with other defaults and the fields below.
 
     Other defaults: 40 epochs of batches of 32 at a peak rate of 5e-5 that rises over the first tenth of all steps and
