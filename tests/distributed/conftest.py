@@ -46,13 +46,20 @@ def free_port():
 
 @pytest.fixture
 def write_data(make_model, splits, tasks, tokenizer):
-    """A function: folder → in it `model`, `model-pal` (untrained, without dropout), `train` and `eval` (encoded)."""
+    """A function: folder → in it what `worker.py` describes, and `model-pal`, as `model` with adapters."""
 
     def write(folder: Path) -> None:
         still = [replace(task, dropout=0.0) for task in tasks]
         for name, adapter in (("model", None), ("model-pal", {"type": "pal", "size": 12})):
             model = make_model(still, adapter=adapter, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
             model.save_pretrained(folder / name)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        model.save_pretrained(folder / "teacher")
+        tokenizer.save_pretrained(folder / "teacher")
+        for name, rows in splits(TRAIN_ROWS).items():
+            rows.save_to_disk(str(folder / "texts" / name))
         args = MtBertTrainingArguments(str(folder / "encoding"), use_cpu=True, report_to="none")
         encoded = MtBertTrainer(model, args, splits(TRAIN_ROWS), splits(EVAL_ROWS, 1), tokenizer)
         for split, data in (("train", encoded.train_dataset), ("eval", encoded.eval_dataset)):

@@ -5,8 +5,9 @@
 
 Without CASE: `EVERY_TIME`, and all of `CASES` where the environment has MTBERT_ALL_CASES.
 
-DATA holds `model/` (a checkpoint without dropout) and `train/<task>`, `eval/<task>` (encoded data sets). RESULTS gets,
-for each case and rank, `<case>-<rank>.safetensors` (final weights and predictions) and `<case>-<rank>.json` (the log).
+DATA holds `model/` (a checkpoint without dropout), `teacher/` (another, with its tokenizer), `train/<task>` and
+`eval/<task>` (encoded data sets) and `texts/<task>` (the texts of `train`). RESULTS gets, for each case and rank,
+`<case>-<rank>.safetensors` (final weights and predictions) and `<case>-<rank>.json` (the log).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import datasets
 import torch
 from datasets import load_from_disk
 from safetensors.torch import save_file
@@ -29,6 +31,7 @@ from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
 from mtbert.training.averaging import Averaging
+from mtbert.training.distillation import Distillation, add_targets
 from mtbert.training.losses import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.peft import wrap
@@ -38,6 +41,7 @@ from mtbert.training.stages import Stages
 from mtbert.training.surgery import Surgery
 from mtbert.training.trainer import MtBertTrainer
 
+UNLABELLED_ROWS = 5  # of a taught task
 SPLITS = ("train", "eval")
 FEW_ROWS = {"stars": 1, "same": 3}
 BATCH = 8  # rows a step, over all processes and micro-batches
@@ -110,6 +114,7 @@ CASES = {
         "args": {"shard_encoder": True},
     },
     "heads first": {"schedule": Schedule("annealed", steps_per_epoch=4), "heads_first": True},
+    "taught": {"schedule": Schedule("annealed", mixed=True, steps_per_epoch=4), "taught": 0.7},
     "every task in every share": {"schedule": Schedule("simultaneous", steps_per_epoch=3)},
     "few rows": {"schedule": Schedule("uniform", mixed=True, steps_per_epoch=5), "few_rows": True},
     "lora": {"schedule": Schedule("annealed", mixed=True, steps_per_epoch=4), "peft": {"r": 2}},
@@ -158,12 +163,24 @@ def make_model(name: str, data: Path):
     return wrap(model, {"target_modules": ["query", "value"], **case["peft"]}) if "peft" in case else model
 
 
+def teach(trainer: MtBertTrainer, data: Path, results: Path) -> None:
+    """Add what the teacher says, which nobody asked before, and leave some rows without a label."""
+    datasets.config.HF_DATASETS_CACHE = results / "cache"
+    texts = {name: load_from_disk(str(data / "texts" / name)) for name in trainer.train_dataset}
+    taught = add_targets(trainer.distillation, trainer, texts)
+    labels = taught["stars"].with_format(None)["label"][UNLABELLED_ROWS:]
+    column = [-100] * UNLABELLED_ROWS + list(labels)
+    taught["stars"] = taught["stars"].remove_columns("label").add_column("label", column)
+    trainer.train_dataset = taught
+
+
 def run_case(name: str, data: Path, results: Path, processes: int) -> None:
     """Train one case and write what came out of it."""
     case = CASES[name]
     accumulation = case.get("accumulation", 1)
     model = make_model(name, data)
     start = {key: value.clone().contiguous() for key, value in model.state_dict().items()}
+    distillation = Distillation((str(data / "teacher"),), case["taught"]) if "taught" in case else None
     args = MtBertTrainingArguments(
         output_dir=str(results / "runs" / name),
         use_cpu=True,
@@ -203,11 +220,14 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
             smart=case.get("smart"),
             proximal=case.get("proximal"),
             averaging=case.get("averaging"),
+            distillation=distillation,
             **case.get("own", {}),
             stage=stage,
         )
         if case.get("evaluate_before"):
             trainer.evaluate()
+        if distillation is not None:
+            teach(trainer, data, results)
         trainer.train()
         stages.end(trainer)
     trainer.state = stages.join()
