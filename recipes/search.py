@@ -47,6 +47,7 @@ from rich.table import Table
 from transformers import TrainerCallback
 
 from mtbert.recipe import Recipe, RecipeError, load_recipe
+from mtbert.recipe.ending import clear_errors
 from mtbert.recipe.rules import known_scores
 from mtbert.recipe.schema import override_tree
 from mtbert.recipe.space import Dimension, check_space, read_space
@@ -361,7 +362,5 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with clear_errors():
         sys.exit(main(sys.argv[1:]))
-    except (ValueError, RecipeError) as error:
-        sys.exit(str(error))
