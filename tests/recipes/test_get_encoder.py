@@ -118,6 +118,14 @@ def test_a_base_encoder_with_other_weights(get_encoder, published, tmp_path):
     assert told.endswith("Remove the folder, or give another")
 
 
+def test_a_folder_without_weights(get_encoder, published, tmp_path):
+    asked = published({})
+    (tmp_path / "new" / "base").mkdir(parents=True)
+    told = f"get_encoder: {tmp_path}/new/base/model.safetensors is not there. Remove the folder, or give another"
+    assert refusal(get_encoder) == told
+    assert not asked
+
+
 @pytest.mark.parametrize(
     ("files", "how", "told"),
     [
