@@ -14,13 +14,14 @@ import torch
 from datasets import Dataset
 from scipy.special import log_softmax, logsumexp
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from ..data.collation import LengthSortedSteps, MultiTaskDataset
 from ..data.encoding import encode_dataset
 from ..modeling.configuration_mtbert import MtBertConfig, TaskSpec
 from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..modeling.pretrained import load_tokenizer
 
 MEANING = ("problem_type", "texts", "labels", "range")
 
@@ -71,7 +72,7 @@ def check_members(folders: Iterable[str], tasks: Sequence[TaskSpec]) -> dict[str
 def load_member(folder: str, device: torch.device | str) -> tuple[MtBertForMultiTask, PreTrainedTokenizerBase]:
     """A checkpoint's model, frozen and in evaluation mode, and its tokenizer."""
     model = MtBertForMultiTask.from_pretrained(folder).to(device).eval()
-    return model.requires_grad_(False), AutoTokenizer.from_pretrained(folder)
+    return model.requires_grad_(False), load_tokenizer(folder)
 
 
 @torch.inference_mode()

@@ -39,12 +39,19 @@ def encoder_config(encoder: str | os.PathLike, **where: Any) -> PreTrainedConfig
 def load_tokenizer(encoder: str | os.PathLike) -> PreTrainedTokenizerBase:
     """The tokenizer of an encoder or checkpoint.
 
+    How it cuts and pads is said with every call; what its file says of that (sentence-transformers' pad to 128) is left
+    out, so that what a run saves does not depend on whether it called its tokenizer or found the texts encoded.
+
     Raises:
         ValueError: if the tokenizer, or the encoder beside it, brings code of its own.
     """
     _refuse_code(encoder, "config.json", PreTrainedConfig.get_config_dict(encoder)[0])
     _refuse_code(encoder, "tokenizer_config.json", get_tokenizer_config(encoder))
-    return AutoTokenizer.from_pretrained(encoder)
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    if tokenizer.is_fast:
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    return tokenizer
 
 
 def _refuse_code(encoder: str | os.PathLike, file: str, values: Mapping[str, Any]) -> None:

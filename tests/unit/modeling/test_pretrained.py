@@ -111,3 +111,18 @@ def test_a_resume_opens_no_pickle_as_it_is(file, make_model, splits, tokenizer, 
         trainer.train(resume_from_checkpoint=str(checkpoint))
     torch.load(checkpoint / file, weights_only=False)
     assert harm.exists()  # so that the test would have seen it
+
+
+def test_a_tokenizer_cuts_and_pads_as_a_call_says_and_not_as_its_file(encoder_dir, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(encoder_dir)
+    tokenizer.backend_tokenizer.enable_truncation(7)
+    tokenizer.backend_tokenizer.enable_padding(length=7)
+    tokenizer.save_pretrained(tmp_path)
+    shutil.copy(f"{encoder_dir}/config.json", tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).backend_tokenizer.padding["length"] == 7
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.backend_tokenizer.truncation is None
+    assert loaded.backend_tokenizer.padding is None
+    before = loaded.backend_tokenizer.to_str()
+    loaded(["a cat", "the good dog"])
+    assert loaded.backend_tokenizer.to_str() == before
