@@ -26,6 +26,25 @@ from ..modeling.pretrained import load_tokenizer
 MEANING = ("problem_type", "texts", "labels", "range")
 
 
+def member_config(folder: str) -> MtBertConfig:
+    """The config of a checkpoint (or name on the hub); no weights are read.
+
+    Raises:
+        ValueError: if there is none, or it is not of a whole model of mtbert.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        remedy = "give a folder that finetune.py wrote, or a name on a hub that can be reached"
+        said = ("" if os.path.isdir(folder) else "there is no such folder; ") + str(error).splitlines()[0]
+        raise ValueError(f"{folder}: no checkpoint can be read there: {said.rstrip('.')}; {remedy}") from error
+    if not isinstance(config, MtBertConfig):
+        raise ValueError(f"{folder}: is a checkpoint of {config.model_type!r}, but must be one of mtbert")
+    if os.path.exists(os.path.join(folder, "adapter_config.json")):
+        raise ValueError(f"{folder}: holds what peft trained, not a whole model; merge it (merge_and_unload) first")
+    return config
+
+
 def check_members(folders: Iterable[str], tasks: Sequence[TaskSpec]) -> dict[str, list[str]]:
     """Which checkpoints have which tasks, by name; their configs alone are read.
 
@@ -42,17 +61,10 @@ def check_members(folders: Iterable[str], tasks: Sequence[TaskSpec]) -> dict[str
     found, problems = {}, []
     for folder in folders:
         try:
-            config = AutoConfig.from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            remedy = "give a folder that finetune.py wrote, or a name on a hub that can be reached"
-            said = ("" if os.path.isdir(folder) else "there is no such folder; ") + str(error).splitlines()[0]
-            problems.append(f"{folder}: no checkpoint can be read there: {said.rstrip('.')}; {remedy}")
+            config = member_config(folder)
+        except ValueError as error:
+            problems.append(str(error))
             continue
-        if not isinstance(config, MtBertConfig):
-            problems.append(f"{folder}: is a checkpoint of {config.model_type!r}, but must be one of mtbert")
-            continue
-        if os.path.exists(os.path.join(folder, "adapter_config.json")):
-            problems.append(f"{folder}: holds what peft trained, not a whole model; merge it (merge_and_unload) first")
         specs = {spec.name: spec for spec in config.task_specs}
         if not any(task.name in specs for task in tasks):
             asked = ", ".join(task.name for task in tasks)

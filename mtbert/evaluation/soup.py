@@ -1,8 +1,7 @@
 """The mean of several checkpoints' weights as one model (Wortsman et al., 2022, "Model soups": the uniform soup).
 
-It costs as much as one member, where an ensemble costs as much as all. It works where the members began as the same
-encoder and their heads as the same numbers (the same seed), so that they ended in the same valley of the loss; runs of
-other seeds begin with other heads, and their mean is good for nothing. Its scores tell.
+It costs as much as one member, where an ensemble costs as much as all. The paper averages runs that began at the same
+weights; here that is the same encoder, and the same seed for the heads. Nothing says beforehand what a mean is worth.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..modeling.modeling_mtbert import MtBertForMultiTask
-from .ensemble import load_member
+from .ensemble import load_member, member_config
 
 OWN = ("_name_or_path", "transformers_version", "dtype")  # keys of a config that may differ
 
@@ -22,24 +21,30 @@ def mean_of(folders: Sequence[str]) -> tuple[MtBertForMultiTask, PreTrainedToken
     """The model whose every weight is the mean of the members', fp32, with its tokenizer.
 
     Args:
-        folders: checkpoints of the same encoder, adapters and tasks, two or more. They are loaded one after the other:
-            memory for three models.
+        folders: checkpoints of the same encoder, adapters and tasks, two or more; beside the mean, one at a time is in
+            memory.
 
     Returns:
         Model, tokenizer, and for each member the distance of its weights from the mean, as a share of the mean's norm.
 
     Raises:
-        ValueError: for fewer than two members or the same twice; for one that differs from the first in config or
-            tokenizer; for weights that are not finite.
+        ValueError: for fewer than two members or the same twice; for one that cannot be read, or differs from the first
+            in config or tokenizer; for weights that are not finite.
     """
     if len(set(folders)) < max(2, len(folders)):
         raise ValueError(f"two checkpoints or more are averaged, each once, but there are: {', '.join(folders)}")
+    configs = [member_config(folder) for folder in folders]
+    for folder, config in zip(folders[1:], configs[1:], strict=True):
+        _check_alike(folders[0], configs[0].to_dict(), folder, config.to_dict())
     mean, tokenizer = load_member(folders[0], "cpu")
     mean.float()
     weights = mean.state_dict()
     for number, folder in enumerate(folders[1:], 2):
         member, own = load_member(folder, "cpu")
-        _check_alike(folders[0], (mean, tokenizer), folder, (member, own))
+        if own.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
+            raise ValueError(
+                f"{folder}: its tokenizer is another than that of {folders[0]}; see recipes/ensemble.py instead"
+            )
         for name, value in member.state_dict().items():
             if value.is_floating_point():
                 weights[name] += (value.float() - weights[name]) / number
@@ -57,9 +62,7 @@ def _norm(weights: dict[str, torch.Tensor]) -> float:
     return sum(float(value.double().pow(2).sum()) for value in weights.values()) ** 0.5
 
 
-def _check_alike(first: str, one: tuple, folder: str, other: tuple) -> None:
-    (model, tokenizer), (member, own) = one, other
-    ours, theirs = model.config.to_dict(), member.config.to_dict()
+def _check_alike(first: str, ours: dict, folder: str, theirs: dict) -> None:
     for key in sorted((ours.keys() | theirs.keys()) - set(OWN)):
         if (found := _difference(key, theirs.get(key), ours.get(key))) is not None:
             where, value, wanted = found
@@ -67,8 +70,6 @@ def _check_alike(first: str, one: tuple, folder: str, other: tuple) -> None:
                 f"{folder}: {where} is {value!r}, but {wanted!r} in {first}; weights are averaged of checkpoints "
                 "of the same encoder, adapters and tasks; recipes/ensemble.py lets others predict together"
             )
-    if own.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
-        raise ValueError(f"{folder}: its tokenizer is another than that of {first}; see recipes/ensemble.py instead")
 
 
 def _difference(where: str, value, wanted):

@@ -41,3 +41,9 @@ def test_the_mean_is_a_checkpoint_that_names_its_members_and_overwrites_nothing(
     assert f"{folders[1]}: {distances[folders[1]]:.2%} of the mean's norm from it" in capsys.readouterr().out
     with pytest.raises(FileExistsError, match="mean exists; give another --out, or remove it"):
         average.main(average.parse(given))
+    gone = str(tmp_path / "gone")
+    with pytest.raises(
+        ValueError, match=f"^{gone}: no checkpoint can be read there: there is no such folder; .* give a"
+    ):
+        average.main(average.parse([folders[0], gone, "--out", str(tmp_path / "other")]))
+    assert not (tmp_path / "other").exists()
