@@ -17,13 +17,10 @@ TRAIN_ROWS, EVAL_ROWS = (20, 12, 17, 9), (13, 9, 8, 3)
 
 @pytest.fixture(scope="package", autouse=True)
 def _fast_small_runs():
-    """One thread, for shared cores; and each training collects garbage, which need not search what is there already."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Each training collects garbage, which need not search what is there already."""
     gc.freeze()
     yield
     gc.unfreeze()
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -38,15 +38,6 @@ BASE = BertConfig()  # BERT-base
 close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads only get into each other's way in tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make_model(adapter, specs=TASKS, packed=True, **settings) -> MtBertForMultiTask:
     """Freshly initialised, in eval mode, with the same weights at each call."""
     set_seed(1)

@@ -36,15 +36,6 @@ ADAPTERS = {
 every_adapter = pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads only get into each other's way in tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @torch.no_grad()
 def make_model(adapter=None, specs=TASKS, family="bert", **settings) -> MtBertForMultiTask:
     """In eval mode, with random weights as after a training: nothing is at an initial value."""

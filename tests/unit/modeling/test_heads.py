@@ -19,15 +19,6 @@ ACTIVATIONS = {
 SIAMESE = {"texts": 2, "pair": "siamese", "range": (0, 5)}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads only get into each other's way in tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def affine(layer, x):
     return torch.einsum("oi,...i->...o", layer.weight, x) + layer.bias
 

@@ -25,15 +25,6 @@ TINY = {"vocab_size": 40, "max_position_embeddings": 32}
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads only get into each other's way in tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def batch(tokenizer):
     """Padded inputs; from its third token on, a text has token type 1."""

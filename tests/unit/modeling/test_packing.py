@@ -12,15 +12,6 @@ from mtbert.modeling.packing import MAX_BUCKETS, PackedLayout, Segment, _split, 
 SEEDS = range(8)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads only get into each other's way in tensors this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def random_lengths(seed):
     """Many or few sequences, of similar or of very different lengths."""
     random = np.random.default_rng(seed)

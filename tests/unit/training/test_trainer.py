@@ -34,15 +34,6 @@ class Spy(MtBertTrainer):
         return loss
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Threads only get into each other's way in models this small."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def make_args(tmp_path):
     def make(**kwargs) -> MtBertTrainingArguments:
