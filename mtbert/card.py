@@ -6,6 +6,7 @@ import math
 import platform
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,45 @@ _METRIC = r"eval_(?P<task>{task})_(?P<metric>\w+)"
 _LEFT_OUT = ("loss", "runtime", "undefined", "per_second")
 
 
+@dataclass(frozen=True)
+class CardSettings:
+    """What a card says that neither model nor training knows; on a hub one searches by it.
+
+    Attributes:
+        license: of the weights, as the hub names it (`apache-2.0`, `mit`, …; `other` has a `license_name`).
+        license_name: what a license is called that the hub has no name for.
+        language: the texts' language, or languages, as ISO 639 codes (`en`, `[en, de]`).
+        datasets: names on the hub of the data; None: those that the tasks are read from.
+        tags: more of them; `mtbert` is always there.
+    """
+
+    license: str | None = None
+    license_name: str | None = None
+    language: tuple[str, ...] | str | None = None
+    datasets: tuple[str, ...] | None = None
+    tags: tuple[str, ...] = ()
+
+    def problems(self, where: str) -> list[str]:
+        """Everything that is wrong with these values, as sentences that begin with `where`."""
+        found = []
+        if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license):
+            found.append(f"{where}.license is {self.license!r}, but must be as the hub names it, such as apache-2.0")
+        if self.license == "other" and not self.license_name:
+            found.append(f"{where}.license is 'other', but {where}.license_name does not say which; name it there")
+        if self.license != "other" and self.license_name is not None:
+            found.append(f"{where}.license_name is {self.license_name!r}, which goes with license: other; drop one")
+        languages = [self.language] if isinstance(self.language, str) else self.language or ()
+        if bad := [each for each in languages if not re.fullmatch(r"[a-z]{2,3}|code|multilingual", each)]:
+            found.append(f"{where}.language has {bad[0]!r}, but must be of ISO 639 codes, such as en")
+        if bad := [each for each in self.datasets or () if hub_name(each) is None]:
+            found.append(f"{where}.datasets has {bad[0]!r}, but must be of names on the hub, such as nyu-mll/glue")
+        for key in ("language", "datasets", "tags"):
+            values = getattr(self, key) or ()
+            if not isinstance(values, str) and len(set(values)) < len(values):
+                found.append(f"{where}.{key} is {list(values)}, but must have each once")
+        return found
+
+
 def model_card(
     model: Any,
     name: str,
@@ -30,6 +70,7 @@ def model_card(
     data: Mapping[str, str] | None = None,
     base_model: str | None = None,
     license: str | None = None,
+    license_name: str | None = None,
     language: str | list[str] | None = None,
     datasets: list[str] | None = None,
     tags: list[str] | None = None,
@@ -41,17 +82,21 @@ def model_card(
         model: the model, or one inside peft; its config says what the tasks are.
         name: the repository, `user/name`.
         results: an evaluation's metrics, `eval_<task>_<metric>`.
-        recipe: what it was trained with, as a JSON-ready tree; paths are left out.
+        recipe: what it was trained with, as a JSON-ready tree; paths are left out. What its section `card` says (see
+            `CardSettings`) holds where it is not given here.
         data: task → where its rows are from; None: what the recipe says.
         base_model: the encoder's name on the hub; None: the recipe's, if it is no folder.
-        license: of the weights, as the hub names it (`apache-2.0`, `mit`, …).
-        language: ISO 639 codes.
-        datasets: names on the hub; None: those in the recipe.
-        tags: more of them; `mtbert` is always there.
+        license, license_name, language, datasets, tags: see `CardSettings`.
         energy: what training took, as `mtbert.evaluation.energy.read_energy` returns it.
     """
     config: MtBertConfig = model.config
     recipe = dict(recipe or {})
+    said = recipe.pop("card", None) or {}
+    if license is None:
+        license, license_name = said.get("license"), said.get("license_name")
+    language = said.get("language") if language is None else language
+    datasets = datasets or said.get("datasets")
+    tags = [*(tags or []), *(said.get("tags") or [])]
     sources = {task: each.get("data") or {} for task, each in (recipe.get("tasks") or {}).items()}
     if base_model is None:
         base_model = hub_name(recipe.get("encoder"))
@@ -60,11 +105,12 @@ def model_card(
     card_data = ModelCardData(
         language=language,
         license=license,
+        license_name=license_name,
         library_name="transformers",
         base_model=base_model,
         datasets=datasets or list(dict.fromkeys(each["hub"] for each in sources.values() if each.get("hub"))) or None,
         pipeline_tag="text-classification",
-        tags=["mtbert", "multi-task", *(tags or [])],
+        tags=list(dict.fromkeys(["mtbert", "multi-task", *tags])),
         metrics=sorted({_metric_type(metric) for _, metric, _ in measured}) or None,
         model_name=name.rpartition("/")[2],
         eval_results=[_result(*each, sources) for each in measured] or None,
@@ -89,7 +135,7 @@ def model_card(
         max_length=getattr(config.encoder, "max_position_embeddings", None) or "the tokenizer's number of",
         shorter=any(task.max_length for task in tasks),
         open_ended=[f"`{task.name}`" for task in tasks if _unbounded(task)],
-        license=license,
+        license=license_name or license,
         energy=energy or {},
     )
 

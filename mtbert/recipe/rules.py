@@ -437,7 +437,7 @@ def check(recipe: Recipe, report: Report) -> None:
     if not report.broken(("schedule",)):
         keys = [each.name for each in fields(Schedule)]
         report.add_sentences("schedule", ("schedule",), keys, recipe.schedule.problems("schedule"))
-    for key in ("optimizer", "loss", "surgery", "smart", "proximal", "averaging", "distillation"):
+    for key in ("optimizer", "loss", "surgery", "smart", "proximal", "averaging", "distillation", "card"):
         settings = getattr(recipe, key)
         if settings is not None and not report.broken((key,)):
             report.add_sentences(key, (key,), [each.name for each in fields(settings)], settings.problems(key))

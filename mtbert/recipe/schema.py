@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from ..card import CardSettings
 from ..data.loading import DataSpec
 from ..data.sampling import Schedule
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
@@ -146,6 +147,7 @@ class Recipe:
         training: fields of MtBertTrainingArguments; `output_dir` is required.
         stages: what each stage of the run sets, laid over the rest; they train the same model in turn, each with an
             optimizer and a schedule of the rate of its own. Empty: one stage, the rest itself.
+        card: what the model card says besides (fields of CardSettings).
         pretraining: further pre-training of the encoder on the tasks' texts, by masked-language modelling, before
             anything else: fields of PretrainingArguments. Of the machine it is as `training` says. null: none, and
             pretrain.py takes its defaults.
@@ -166,6 +168,7 @@ class Recipe:
     loss: LossSettings = field(default_factory=LossSettings)
     training: dict[str, Any] = field(default_factory=dict)
     stages: tuple[dict[str, Any], ...] = ()
+    card: CardSettings = field(default_factory=CardSettings)
     pretraining: dict[str, Any] | None = None
 
     @classmethod
@@ -353,6 +356,7 @@ def _elsewhere() -> dict[str, str]:
     groups |= {"data.": DataSpec, "head.": HeadSpec, "surgery.": Surgery, "smart.": Smart, "proximal.": Proximal}
     groups |= {"averaging.": Averaging, "distillation.": Distillation}
     groups |= {"optimizer.": OptimizerSettings, "loss.": LossSettings, "pretraining.": pretraining_arguments_class()}
+    groups |= {"card.": CardSettings}
     found = {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
     return {name: path for name, path in found.items() if not path.endswith(".weight")}  # tasks have one, too
 
@@ -385,6 +389,7 @@ def help_text() -> str:
         "distillation": help_rows(Distillation, "distillation.", documentation(Distillation)),
         "optimizer": help_rows(OptimizerSettings, "optimizer.", documentation(OptimizerSettings)),
         "loss": help_rows(LossSettings, "loss.", documentation(LossSettings)),
+        "card": help_rows(CardSettings, "card.", documentation(CardSettings)),
         "training": help_rows(training, "training.", docs),
         "pretraining": help_rows(pretraining, "pretraining.", masked),
     }

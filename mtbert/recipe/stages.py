@@ -47,6 +47,7 @@ REFUSED_IN_STAGES: dict[str, str] = {
     "peft": _ONE_MODEL,
     "pretraining": "it comes before all stages",
     "stages": "a stage has no stages",
+    "card": "the stages are one run, with one card",
     "all_tasks": _ONE_TASK,
     "tasks": _ONE_TASK,
     **dict.fromkeys(

@@ -30,7 +30,7 @@ rows = {
 }
 tokenizer = AutoTokenizer.from_pretrained(ENCODER)
 
-def trainer(name, peft=None, **settings):
+def trainer(name, peft=None, recipe=None, **settings):
     set_seed(1)
     model = MtBertForMultiTask.from_encoder(ENCODER, tasks)
     if peft:
@@ -39,7 +39,7 @@ def trainer(name, peft=None, **settings):
                   disable_tqdm=True, logging_steps=2, save_strategy="steps", save_steps=2, hub_model_id=name)
     args = MtBertTrainingArguments(RUNS + name, **{**values, **settings})
     return MtBertTrainer(model, args, rows, rows, processing_class=tokenizer,
-                         schedule=Schedule("annealed", steps_per_epoch=4))
+                         schedule=Schedule("annealed", steps_per_epoch=4), recipe=recipe)
 """  # fmt: skip
 
 
@@ -99,13 +99,15 @@ class TestEndOfTraining:
 class TestWhileTraining:
     def test_every_save(self, hub, trainer_client, all_files):
         settings = (
-            "push_to_hub=True, hub_strategy='every_save', hub_always_push=True, eval_strategy='steps', eval_steps=2"
+            "push_to_hub=True, hub_strategy='every_save', hub_always_push=True, eval_strategy='steps', eval_steps=2, "
+            "recipe={'card': {'license': 'mit', 'language': ['en', 'de']}}"
         )
         trainer_client.run(f"run = trainer('ada/saves', {settings}); run.train()")
         messages = [each for each in hub.repos["ada/saves"].messages if "step" in each]
         assert messages == ["Training in progress, step 2", "Training in progress, step 4"]
         assert set(hub.files("ada/saves")) == all_files and paths_in(hub.files("ada/saves")) == []
-        assert b"| stars | accuracy |" in hub.files("ada/saves")["README.md"]
+        card = hub.files("ada/saves")["README.md"].decode()
+        assert "| stars | accuracy |" in card and "license: mit" in card and "language:\n- en\n- de" in card
         same = """
         from safetensors.torch import load_file
         from huggingface_hub import hf_hub_download

@@ -7,6 +7,7 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from mtbert.card import CardSettings
 from mtbert.data.loading import DataSpec
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec
@@ -172,6 +173,7 @@ ELSEWHERE = {
     "training.cpu_threads": "tests/unit/training/test_machine.py: the same numbers, faster",
     "training.shard_encoder": "tests/distributed/test_many_processes.py: the same numbers, in less memory",
     "training.on_nonfinite": "tests/invariants/test_numerics.py: whether a run ends at a broken row",
+    **{f"card.{each.name}": "tests/unit/test_card.py: what the card says" for each in fields(CardSettings)},
     "model.packed": "tests/invariants/test_packed.py: the same numbers, faster",
 }
 
@@ -240,13 +242,14 @@ def test_no_key_is_without_a_test():
     def under(prefix: str, cls, leave=()) -> set[str]:
         return {f"{prefix}{each.name}" for each in fields(cls) if each.name not in leave}
 
-    nested = ("tasks", "schedule", "model", "optimizer", "loss", "surgery", "averaging", "distillation")
+    nested = ("tasks", "schedule", "model", "optimizer", "loss", "surgery", "averaging", "distillation", "card")
     known = under("", Recipe, nested) | under("schedule.", Schedule) | under("surgery.", Surgery)
     known |= (
         under("model.", ModelRecipe, ("adapter",))
         | under("model.adapter.", AdapterSpec)
         | under("tasks.*.", TaskRecipe, ("data", "head"))
     )
+    known |= under("card.", CardSettings)
     known |= under("averaging.", Averaging) | under("distillation.", Distillation)
     known |= under("optimizer.", OptimizerSettings) | under("loss.", LossSettings)
     known |= under("tasks.*.data.", DataSpec) | under("tasks.*.head.", HeadSpec)

@@ -56,6 +56,28 @@ def test_metadata_comes_back_as_it_was_given(card, tmp_path):
     assert stars.dataset_split == "validation"
 
 
+def test_a_recipe_says_what_neither_model_nor_training_knows(make_model):
+    said = {"license": "mit", "language": ["en", "de"], "datasets": ["nyu-mll/glue"], "tags": ["reviews", "mtbert"]}
+    card = model_card(make_model(), "ada/tasks", recipe={**RECIPE, "card": said})
+    data = ModelCard(str(card)).data
+    assert (data.license, data.language, data.datasets) == ("mit", ["en", "de"], ["nyu-mll/glue"])
+    assert data.tags == ["mtbert", "multi-task", "reviews"]
+    assert "The weights: mit." in card.text and "card:" not in card.text
+    given = model_card(
+        make_model(), "ada/tasks", recipe={"card": said}, license="apache-2.0", language="fr", tags=["x"]
+    )
+    assert (given.data.license, given.data.language) == ("apache-2.0", "fr")
+    assert given.data.tags == ["mtbert", "multi-task", "x", "reviews"]
+
+
+def test_a_licence_that_the_hub_has_no_name_for(make_model):
+    said = {"license": "other", "license_name": "ours"}
+    card = model_card(make_model(), "ada/tasks", recipe={"card": said})
+    assert (card.data.license, card.data["license_name"]) == ("other", "ours") and "The weights: ours." in card.text
+    given = model_card(make_model(), "ada/tasks", recipe={"card": said}, license="mit")
+    assert given.data.license == "mit" and given.data.get("license_name") is None
+
+
 def test_text_has_tasks_labels_data_results_and_recipe(card):
     text = card.text
     for name in ("stars", "same", "close", "topics"):

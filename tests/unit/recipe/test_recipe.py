@@ -7,6 +7,7 @@ from dataclasses import fields, is_dataclass
 import pytest
 import yaml
 
+from mtbert.card import CardSettings
 from mtbert.data.loading import DataSpec
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
@@ -454,6 +455,16 @@ def test_every_problem_is_told_at_once(write):
         ),
         ("--distillation={teachers: [a], weight: 2}", "distillation.weight is 2, but must be in [0, 1]"),
         ("--distillation={teachers: [a], temperature: 0}", "distillation.temperature is 0, but must be positive"),
+        (
+            "--card.license=Apache 2.0",
+            "card.license is 'Apache 2.0', but must be as the hub names it, such as apache-2.0",
+        ),
+        ("--card.license=other", "card.license is 'other', but card.license_name does not say which; name it there"),
+        ("--card={license: mit, license_name: Ours}", "card.license_name is 'Ours', which goes with license: other"),
+        ("--card.language=English", "card.language has 'English', but must be of ISO 639 codes, such as en"),
+        ("--card.language=[en, en]", "card.language is ['en', 'en'], but must have each once"),
+        ("--card.datasets=[./mine]", "card.datasets has './mine', but must be of names on the hub, such as"),
+        ("--card.tags=[a, a]", "card.tags is ['a', 'a'], but must have each once"),
         ("--averaging.start=1", "averaging.start is 1, but must be in [0, 1)"),
     ],
 )
@@ -714,7 +725,7 @@ def test_every_field_is_documented():
         )
     }
     docs[Surgery] = documentation(Surgery)
-    docs |= {cls: documentation(cls) for cls in (Averaging, Distillation)}
+    docs |= {cls: documentation(cls) for cls in (Averaging, CardSettings, Distillation)}
     docs[TaskRecipe] = TaskRecipe.documentation()
     for cls, texts in docs.items():
         assert is_dataclass(cls)
@@ -735,6 +746,7 @@ def test_help_lists_every_key_and_exits(capsys, flag):
         "surgery.": Surgery,
         "model.": ModelRecipe,
         "averaging.": Averaging,
+        "card.": CardSettings,
         "distillation.": Distillation,
         "training.": training_arguments_class(),
         "pretraining.": pretraining_arguments_class(),
