@@ -16,8 +16,8 @@ import torch
 from rich.console import Console
 
 from mtbert.data.loading import load_task
-from mtbert.evaluation.ensemble import combine, predict_members
-from mtbert.evaluation.metrics import averages, default_metrics, predictions_from_logits, score_task
+from mtbert.evaluation.ensemble import combine, predict_members, score_logits
+from mtbert.evaluation.metrics import predictions_from_logits
 from mtbert.recipe import load_recipe
 from mtbert.training.reporting import print_scores
 
@@ -36,17 +36,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
-
-
-def scores_of(recipe, specs, loaded, logits) -> dict[str, float]:
-    """Scores of every task with labels, and their averages."""
-    found, main = {}, {}
-    for name in logits:
-        metric = recipe.tasks[name].metric or default_metrics(specs[name])[0]
-        scores = score_task(specs[name], logits[name], loaded[name].with_format("numpy")["label"][:], metric)
-        main[name] = (metric, scores[metric])
-        found |= {f"{name}_{key}": value for key, value in scores.items()}
-    return found | averages(main)
 
 
 def write_predictions(path: Path, spec, rows, logits) -> None:
@@ -95,8 +84,9 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, float]]:
 
     args.output.mkdir(parents=True, exist_ok=True)
     rows, members, joint = together("dev")
-    scores = {"ensemble": scores_of(recipe, specs, rows, joint)}
-    scores |= {folder: scores_of(recipe, specs, rows, own) for folder, own in members.items()}
+    metrics = {name: task.metric for name, task in recipe.tasks.items()}
+    every = {"ensemble": joint, **members}
+    scores = {who: score_logits(list(specs.values()), metrics, rows, logits) for who, logits in every.items()}
     (args.output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
     print_members(scores)
     if args.predict is not None:

@@ -22,6 +22,7 @@ from ..modeling.configuration_mtbert import MtBertConfig, TaskSpec
 from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.pretrained import load_tokenizer
+from .metrics import averages, default_metrics, score_task
 
 MEANING = ("problem_type", "texts", "labels", "range")
 
@@ -166,3 +167,26 @@ def predict_members(
         own = [name for name in splits if folder in having.get(name, ())]
         found[folder] = {n: task_logits(model, tokenizer, n, splits[n], batch_size).cpu().numpy() for n in own}
     return found
+
+
+def score_logits(
+    tasks: Sequence[TaskSpec],
+    metrics: Mapping[str, str | None],
+    splits: Mapping[str, Dataset],
+    logits: Mapping[str, np.ndarray],
+) -> dict[str, float]:
+    """Scores of every task that has logits, `<task>_<metric>`, and their averages.
+
+    Args:
+        metrics: task → its main metric; None: the default of its kind.
+        splits: task → rows with a `label`, in the order of the logits.
+    """
+    found, main = {}, {}
+    for task in tasks:
+        if task.name in logits:
+            metric = metrics[task.name] or default_metrics(task)[0]
+            labels = splits[task.name].with_format("numpy")["label"][:]
+            scores = score_task(task, logits[task.name], labels, metric)
+            main[task.name] = (metric, scores[metric])
+            found |= {f"{task.name}_{key}": value for key, value in scores.items()}
+    return found | averages(main)

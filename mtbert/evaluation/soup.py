@@ -1,4 +1,4 @@
-"""The mean of several checkpoints' weights as one model (Wortsman et al., 2022, "Model soups": the uniform soup).
+"""The mean of several checkpoints' weights as one model (Wortsman et al., 2022, "Model soups").
 
 It costs as much as one member, where an ensemble costs as much as all. The paper averages runs that began at the same
 weights; here that is the same encoder, and the same seed for the heads. Nothing says beforehand what a mean is worth.
@@ -6,7 +6,7 @@ weights; here that is the same encoder, and the same seed for the heads. Nothing
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -56,6 +56,36 @@ def mean_of(folders: Sequence[str]) -> tuple[MtBertForMultiTask, PreTrainedToken
         held = load_member(folder, "cpu")[0].state_dict()
         distances[folder] = _norm({name: held[name].float() - weights[name].float() for name in weights}) / norm
     return mean, tokenizer, distances
+
+
+def greedy_soup(
+    folders: Sequence[str], score: Callable[[MtBertForMultiTask, PreTrainedTokenizerBase], float]
+) -> tuple[list[str], list[tuple[list[str], float]]]:
+    """The members whose mean is taken, chosen one after the other (the paper's Recipe 1, "GreedySoup").
+
+    From the best by itself to the worst, a member stays if the mean with it scores no lower than the mean without. The
+    score is thereby one that was chosen by: what the mean is worth, other data say.
+
+    Args:
+        folders: as in `mean_of`.
+        score: what a model and its tokenizer are worth; higher is better.
+
+    Returns:
+        The members that stay, the best first, and all that was tried with its score, in that order.
+
+    Raises:
+        ValueError: as in `mean_of`, which is asked before anything is scored.
+    """
+    mean_of(folders)  # whatever can not be averaged is told here
+    tried = [([folder], score(*load_member(folder, "cpu"))) for folder in folders]
+    (kept, best), *others = sorted(tried, key=lambda each: -each[1])
+    for (folder,), _ in others:
+        model, tokenizer, _ = mean_of([*kept, folder])
+        found = score(model, tokenizer)
+        tried.append(([*kept, folder], found))
+        if found >= best:
+            kept, best = [*kept, folder], found
+    return kept, tried
 
 
 def _norm(weights: dict[str, torch.Tensor]) -> float:

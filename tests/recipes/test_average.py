@@ -19,6 +19,51 @@ def average():
     return module
 
 
+@pytest.fixture
+def members(make_model, tokenizer, tasks, tmp_path) -> list[str]:
+    """Three checkpoints whose heads say class 0 (loudly), 1 and 1, and a recipe of which most dev rows are 1."""
+    folders = []
+    for name, label, loud in (("zero", 0, 1000), ("one", 1, 100), ("more", 1, 100)):
+        model = make_model(tasks[:1])
+        with torch.no_grad():
+            model.heads["stars"].out_proj.bias.copy_(loud * torch.eye(3)[label])
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        folders.append(str(tmp_path / name))
+    (tmp_path / "dev.csv").write_text("text,label\n" + "a cat,1\n" * 3 + "a dog,0\n")
+    task = {"labels": 3, "pooling": "mean", "data": {"text": "text", "label": "label"}}
+    task["data"] |= {"train": "dev.csv", "dev": "dev.csv"}
+    recipe = {"encoder": "any", "data_dir": str(tmp_path), "tasks": {"stars": task}, "training": {"output_dir": "any"}}
+    Path(folders[0], "recipe.json").write_text(json.dumps(recipe))
+    return folders
+
+
+def test_greedy_leaves_out_who_lowers_the_dev_score(average, members, tmp_path, capsys):
+    zero, one, more = members
+    distances = average.main(average.parse([*members, "--greedy", "--out", str(tmp_path / "mean")]))
+    assert list(distances) == [one, more]
+    assert json.loads((tmp_path / "mean" / "greedy.json").read_text()) == [
+        {"members": [zero], "overall": 0.25},
+        {"members": [one], "overall": 0.75},
+        {"members": [more], "overall": 0.75},
+        {"members": [one, more], "overall": 0.75},
+        {"members": [one, more, zero], "overall": 0.25},
+    ]
+    assert f"0.7500: {one} + {more}" in capsys.readouterr().out
+
+
+def test_what_greedy_needs_is_told(average, members, tmp_path):
+    out = ["--out", str(tmp_path / "mean")]
+    with pytest.raises(ValueError, match="--recipe and --data_dir say what --greedy chooses by; give it"):
+        average.main(average.parse([*members, *out, "--data_dir", "x"]))
+    recipe = json.loads(Path(members[0], "recipe.json").read_text())
+    del recipe["tasks"]["stars"]["data"]["dev"]
+    (tmp_path / "none.yaml").write_text(json.dumps(recipe))
+    with pytest.raises(ValueError, match="no task of the recipe has a dev split to choose by; give data.dev"):
+        average.main(average.parse([*members, *out, "--greedy", "--recipe", str(tmp_path / "none.yaml")]))
+    assert not (tmp_path / "mean").exists()
+
+
 def test_the_mean_is_a_checkpoint_that_names_its_members_and_overwrites_nothing(
     average, make_model, tokenizer, tmp_path, capsys
 ):

@@ -24,6 +24,7 @@ def commands(tmp_path) -> list[list[str]]:
         f"OUT={tmp_path}",
         "BIN=bin",
         *(f"{tmp_path}/{each}/scores.json" for each in STUDENTS),
+        f"{tmp_path}/base_mean/averaged.json",
     ]
     ended = subprocess.run(given, cwd=ROOT, capture_output=True, text=True, check=True)
     return [shlex.split(line) for line in ended.stdout.replace("\\\n", " ").splitlines()]
@@ -34,6 +35,10 @@ def test_what_a_student_needs_is_made_before_it(tmp_path):
     for command in commands(tmp_path):
         at = next(at for at, word in enumerate(command) if word.endswith(".py"))
         script, arguments = Path(command[at]).name, command[at + 1 :]
+        if script == "average.py":
+            members = arguments[: arguments.index("--greedy")]
+            assert len(members) == 3 and set(members) <= made and arguments[-2:] == ["--out", f"{tmp_path}/base_mean"]
+            continue
         if script != "finetune.py":
             made.add(arguments[arguments.index({"get_encoder.py": "--base"}.get(script, "--out")) + 1])
             continue
@@ -47,7 +52,7 @@ def test_what_a_student_needs_is_made_before_it(tmp_path):
             assert texts | set(recipe.distillation.teachers) <= made
             students.append(Path(recipe.training["output_dir"]).name)
         made.add(recipe.training["output_dir"])
-    assert tuple(students) == STUDENTS
+    assert tuple(students) == STUDENTS and len(members) == 3
 
 
 def test_what_is_there_is_kept(tmp_path):
@@ -56,7 +61,7 @@ def test_what_is_there_is_kept(tmp_path):
     (tmp_path / "base" / "scores.json").write_text("{}")
     left = commands(tmp_path)
     assert [command for command in every if command not in left] == [
-        command for command in every if f"{tmp_path}/base" in command
+        command for command in every if f"{tmp_path}/base" in command and "finetune.py" in " ".join(command)
     ]
     assert len(left) == len(every) - 1
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mtbert.evaluation.soup import mean_of
+from mtbert.evaluation.soup import greedy_soup, mean_of
 
 
 @pytest.fixture
@@ -79,3 +79,44 @@ def test_members_of_another_kind_are_refused_with_what_differs(save, tasks, toke
 def test_weights_that_are_not_finite_are_refused(save):
     with pytest.raises(ValueError, match="of the mean are not finite: a member's are not"):
         mean_of([save("a"), save("bb", math.inf)])
+
+
+def test_a_greedy_soup_keeps_who_does_not_lower_the_score(save):
+    """Biases of one head, by hand: the score of a model is how near its bias is to 1."""
+    folders = []
+    for name, bias in {"far": 4.0, "near": 0.5, "other": 1.75, "same": 1.125}.items():
+        folders.append(save(name))
+        model, tokenizer, _ = mean_of([folders[-1], save("zero")])  # for its weights, to be changed
+        with torch.no_grad():
+            model.heads["stars"].out_proj.bias.fill_(bias)
+        model.save_pretrained(folders[-1])
+    asked = []
+
+    def score(model, tokenizer) -> float:
+        asked.append(model.heads["stars"].out_proj.bias[0].item())
+        assert len(tokenizer)
+        return -abs(asked[-1] - 1)
+
+    far, near, other, same = folders
+    kept, tried = greedy_soup(folders, score)
+    # by themselves; then 1.125 and 0.5 are .8125, worse; 1.125 and 1.75 are 1.4375, worse; and so is the last
+    assert asked == [4.0, 0.5, 1.75, 1.125, 0.8125, 1.4375, 2.5625]
+    assert kept == [same] and len(tried) == 7 and tried[4] == ([same, near], -0.1875)
+    kept, tried = greedy_soup([near, other, far], score)
+    # 0.5 and 1.75 are 1.125, better; with 4 it is 2.083, worse
+    assert kept == [near, other] and tried[3] == ([near, other], -0.125)
+    assert [members for members, _ in tried[3:]] == [[near, other], [near, other, far]]
+
+
+def test_members_that_score_alike_are_kept(save):
+    folders = [save("a", 0.1), save("bb", 0.2), save("ccc", 0.3)]
+    kept, tried = greedy_soup(folders, lambda model, tokenizer: 0.5)
+    assert kept == folders and len(tried) == 5
+
+
+def test_what_can_not_be_averaged_is_told_before_anything_is_scored(save, tasks):
+    def never(model, tokenizer) -> float:
+        raise AssertionError("scored")
+
+    with pytest.raises(ValueError, match="recipes/ensemble.py lets others"):
+        greedy_soup([save("a"), save("fewer", specs=tasks[:2])], never)
