@@ -20,7 +20,7 @@ ALLOWED = {
     "card": {"card", "modeling"},
     "hub": {"hub", "card", "evaluation", "data", "modeling"},
     "training": {"training", "card", "evaluation", "data", "modeling"},
-    "recipe": {"recipe", "training", "evaluation", "data", "modeling"},
+    "recipe": {"recipe", "training", "card", "evaluation", "data", "modeling"},
 }
 # transformers itself needs the last three
 CHECKPOINT_NEEDS = {"torch", "transformers", "huggingface_hub", "numpy", "safetensors", *sys.stdlib_module_names}
