@@ -33,7 +33,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def choose(args: argparse.Namespace) -> tuple[list[str], list[dict]]:
     """The members that a greedy soup keeps, and what was tried: `members`, `overall`."""
-    overrides = [f"--data_dir={args.data_dir}"] if args.data_dir else []
+    given = {"encoder": args.checkpoints[0], "data_dir": args.data_dir, "training.output_dir": args.out}
+    overrides = [f"--{key}={value}" for key, value in given.items() if value is not None]
     recipe = load_recipe(args.recipe or Path(args.checkpoints[0], "recipe.json"), overrides)
     specs = [task.spec(name) for name, task in recipe.tasks.items()]
     splits = {spec.name: load_task(spec, recipe.tasks[spec.name].data, recipe.data_dir).splits for spec in specs}

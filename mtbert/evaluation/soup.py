@@ -6,6 +6,7 @@ weights; here that is the same encoder, and the same seed for the heads. Nothing
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -68,7 +69,7 @@ def greedy_soup(
 
     Args:
         folders: as in `mean_of`.
-        score: what a model and its tokenizer are worth; higher is better.
+        score: what a model and its tokenizer are worth; higher is better, and nan (an undefined score) worst.
 
     Returns:
         The members that stay, the best first, and all that was tried with its score, in that order.
@@ -78,12 +79,12 @@ def greedy_soup(
     """
     mean_of(folders)  # whatever can not be averaged is told here
     tried = [([folder], score(*load_member(folder, "cpu"))) for folder in folders]
-    (kept, best), *others = sorted(tried, key=lambda each: -each[1])
+    (kept, best), *others = sorted(tried, key=lambda each: math.inf if math.isnan(each[1]) else -each[1])
     for (folder,), _ in others:
         model, tokenizer, _ = mean_of([*kept, folder])
         found = score(model, tokenizer)
         tried.append(([*kept, folder], found))
-        if found >= best:
+        if found >= best or math.isnan(best):
             kept, best = [*kept, folder], found
     return kept, tried
 

@@ -50,6 +50,10 @@ def test_greedy_leaves_out_who_lowers_the_dev_score(average, members, tmp_path, 
         {"members": [one, more, zero], "overall": 0.25},
     ]
     assert f"0.7500: {one} + {more}" in capsys.readouterr().out
+    recipe = json.loads(Path(zero, "recipe.json").read_text())
+    (tmp_path / "course.yaml").write_text(json.dumps({"tasks": recipe["tasks"]}))  # the rest on the command line
+    given = ["--greedy", "--recipe", str(tmp_path / "course.yaml"), "--data_dir", str(tmp_path)]
+    assert average.main(average.parse([*members, *given, "--out", str(tmp_path / "again")])) == distances
 
 
 def test_what_greedy_needs_is_told(average, members, tmp_path):

@@ -114,6 +114,13 @@ def test_members_that_score_alike_are_kept(save):
     assert kept == folders and len(tried) == 5
 
 
+def test_an_undefined_score_is_the_worst(save):
+    undefined, good = save("a", 0.1), save("bb", 0.2)
+    scores = iter([math.nan, 0.5, math.nan])
+    kept, tried = greedy_soup([undefined, good], lambda model, tokenizer: next(scores))
+    assert kept == [good] and [members for members, _ in tried] == [[undefined], [good], [good, undefined]]
+
+
 def test_what_can_not_be_averaged_is_told_before_anything_is_scored(save, tasks):
     def never(model, tokenizer) -> float:
         raise AssertionError("scored")
