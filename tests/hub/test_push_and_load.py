@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 REPO = "ada/tasks"
 TEXTS = ["the cat sleeps .", "a dog", "is the old house not very good ?"]
 PAIRS = [["the cat", "a dog"], ["a bird flies", "fish"]]
+COMPAT = Path(__file__).resolve().parents[1] / "compat"
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +113,16 @@ class TestLoad:
             with pytest.raises(client_error, match=f"import of {name} halted"):
                 loaded.run(f"import {name}")
         assert_same(loaded.run(logits_of()), pushed)
+
+    @pytest.mark.parametrize("folder", sorted(COMPAT.glob("*/hub")), ids=lambda folder: folder.parent.name)
+    def test_what_an_earlier_version_pushed(self, loaded, folder):
+        loaded.run((COMPAT / "logits.py").read_text())
+        job = f"""
+        from transformers import AutoTokenizer
+        old = AutoModel.from_pretrained({str(folder)!r}, trust_remote_code=True)
+        result = logits_of(old, AutoTokenizer.from_pretrained({str(folder)!r}))
+        """
+        assert_same(loaded.run(job), json.loads((folder.parent / "logits.json").read_text())["run"])
 
     def test_every_weight_is_the_one_that_was_pushed(self, owner, loaded, pushed):
         hashes = "sha256(tensor.contiguous().numpy().tobytes()).hexdigest()"

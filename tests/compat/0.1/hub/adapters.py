@@ -1,0 +1,243 @@
+"""Per-task adapters over a shared encoder: projected attention, low-rank, Houlsby, top layers.
+
+Stickland and Murray, "BERT and PALs: Projected Attention Layers for Efficient Adaptation in Multi-Task Learning"
+(2019), whose symbols are used: TS(h) = V_D g(V_E h), d_m the encoder's width, d_s the adapter's. Adapters work on
+packed states, `(tokens, d_m)`, of their own task's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+
+from .configuration_mtbert import AdapterSpec
+from .packing import PackedLayout, packed_attention
+
+_ACTIVATIONS = {"gelu": nn.functional.gelu, "identity": lambda states: states}
+
+
+def _number(config: PreTrainedConfig, *names: str) -> float:
+    return next((getattr(config, name) for name in names if hasattr(config, name)), 0.0)
+
+
+def dropouts(config: PreTrainedConfig) -> tuple[float, float]:
+    """The encoder's dropout on hidden states and on attention weights."""
+    hidden = _number(config, "hidden_dropout_prob", "mlp_dropout", "dropout")
+    return hidden, _number(config, "attention_probs_dropout_prob", "attention_dropout")
+
+
+class Decoder(nn.Linear):
+    """V_D: zero at the start, unless `init` is `published`, so that a parallel adapter adds nothing."""
+
+
+class TopNorm(nn.LayerNorm):
+    """A norm of the top layers: at the start normal like every weight, a slip of the authors' code."""
+
+
+class ProjectedAttention(nn.Module):
+    """g: multi-head self-attention in d_s dimensions without an output matrix."""
+
+    def __init__(self, size: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query, self.key, self.value = (nn.Linear(size, size) for _ in range(3))
+
+    def forward(self, states: Tensor, layout: PackedLayout) -> Tensor:
+        """`(tokens, d_s)` → the same shape."""
+        q, k, v = (project(states).unflatten(-1, (self.heads, -1)) for project in (self.query, self.key, self.value))
+        return packed_attention(q, k, v, layout, self.dropout if self.training else 0.0).flatten(1)
+
+
+class Adapter(nn.Module):
+    """One task's adapter: what it adds in each layer, and what it does on top. The base class does nothing."""
+
+    def after_attention(self, layer: int, states: Tensor, layout: PackedLayout) -> Tensor | None:
+        """What is added to the attention sublayer's output `(tokens, d_m)` before its residual sum; None: nothing."""
+        return None
+
+    def beside_layer(self, layer: int, inputs: Tensor, attended: Tensor, layout: PackedLayout) -> Tensor | None:
+        """What is added at the end of a layer, before its last norm; None: nothing.
+
+        Args:
+            layer: its number, from 0.
+            inputs: h, the layer's input, `(tokens, d_m)`.
+            attended: a, the output of its attention sublayer, `(tokens, d_m)`.
+            layout: where the sequences lie.
+        """
+        return None
+
+    def on_top(self, states: Tensor, layout: PackedLayout) -> Tensor:
+        """Replaces the last hidden states `(tokens, d_m)`."""
+        return states
+
+
+class ParallelPal(Adapter):
+    """LN(FFN(a) + a + TS(h)) in every layer: V_E and V_D are one pair, g is one for each layer (section 3.1).
+
+    The GELU after V_D is in the authors' code, not in the paper's formula.
+    """
+
+    def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
+        super().__init__()
+        self.encode, self.decode = nn.Linear(width, spec.size), Decoder(spec.size, width)
+        dropout = dropouts(config)[1]
+        self.attention = nn.ModuleDict({str(i): ProjectedAttention(spec.size, spec.heads, dropout) for i in layers})
+        self.activation = spec.activation
+
+    def beside_layer(self, layer, inputs, attended, layout):
+        if str(layer) not in self.attention:
+            return None
+        added = self.decode(self.attention[str(layer)](self.encode(inputs), layout))
+        return _ACTIVATIONS[self.activation](added)
+
+
+class TopPal(Adapter):
+    """One TS on the last hidden states, in sequence with the encoder (report A)."""
+
+    def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
+        super().__init__()
+        self.encode, self.decode = nn.Linear(width, spec.size), Decoder(spec.size, width)
+        self.attention = ProjectedAttention(spec.size, spec.heads, dropouts(config)[1])
+        self.activation = spec.activation
+        self.first_only = spec.input == "cls"
+
+    def on_top(self, states, layout):
+        if not self.first_only:
+            return self._project(states, layout)
+        first = self._project(states.index_select(0, layout.starts), layout.firsts())
+        return states.index_copy(0, layout.starts, first.to(states.dtype))
+
+    def _project(self, states: Tensor, layout: PackedLayout) -> Tensor:
+        return _ACTIVATIONS[self.activation](self.decode(self.attention(self.encode(states), layout)))
+
+
+class Bottleneck(nn.Module):
+    """V_D gelu(V_E x), `(tokens, d_m)` → the same shape."""
+
+    def __init__(self, width: int, size: int):
+        super().__init__()
+        self.encode, self.decode = nn.Linear(width, size), Decoder(size, width)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.decode(nn.functional.gelu(self.encode(states)))
+
+
+class LowRank(Adapter):
+    """A bottleneck beside every layer, each layer with a pair of matrices of its own (section 3.2)."""
+
+    def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
+        super().__init__()
+        self.layers = nn.ModuleDict({str(i): Bottleneck(width, spec.size) for i in layers})
+
+    def beside_layer(self, layer, inputs, attended, layout):
+        return self.layers[str(layer)](inputs) if str(layer) in self.layers else None
+
+
+class Houlsby(Adapter):
+    """Two bottlenecks a layer: on the attention sublayer's output, and beside the FFN, reading the FFN's input.
+
+    Houlsby et al., "Parameter-Efficient Transfer Learning for NLP" (2019), in the form that Stickland and Murray's
+    code gives it.
+    """
+
+    def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
+        super().__init__()
+        self.attention = nn.ModuleDict({str(i): Bottleneck(width, spec.size) for i in layers})
+        self.ffn = nn.ModuleDict({str(i): Bottleneck(width, spec.size) for i in layers})
+
+    def after_attention(self, layer, states, layout):
+        return self.attention[str(layer)](states) if str(layer) in self.attention else None
+
+    def beside_layer(self, layer, inputs, attended, layout):
+        return self.ffn[str(layer)](attended) if str(layer) in self.ffn else None
+
+
+class TopAttention(nn.Module):
+    """An attention sublayer of BERT in d_s dimensions: LN(x + dropout(W g(x)))."""
+
+    def __init__(self, spec: AdapterSpec, config: PreTrainedConfig):
+        super().__init__()
+        hidden_dropout, attention_dropout = dropouts(config)
+        self.attention = ProjectedAttention(spec.size, spec.heads, attention_dropout)
+        self.dense = nn.Linear(spec.size, spec.size)
+        self.dropout = nn.Dropout(hidden_dropout)
+        self.norm = TopNorm(spec.size, eps=1e-12)
+
+    def forward(self, states: Tensor, layout: PackedLayout) -> Tensor:
+        return self.norm(states + self.dropout(self.dense(self.attention(states, layout))))
+
+
+class TopLayers(Adapter):
+    """Down to d_s, `depth` attention sublayers, up to d_m again, on the last hidden states (section 3.2)."""
+
+    def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
+        super().__init__()
+        self.encode, self.decode = nn.Linear(width, spec.size), Decoder(spec.size, width)
+        self.blocks = nn.ModuleList([TopAttention(spec, config) for _ in range(spec.depth)])
+
+    def on_top(self, states, layout):
+        states = self.encode(states)
+        for block in self.blocks:
+            states = block(states, layout)
+        return self.decode(states)
+
+
+_TYPES = {"pal": ParallelPal, "pal_top": TopPal, "low_rank": LowRank, "houlsby": Houlsby, "top_layers": TopLayers}
+
+
+def make_adapter(spec: AdapterSpec, encoder: PreTrainedConfig) -> Adapter:
+    """One task's adapter for an encoder.
+
+    Raises:
+        ValueError: if `spec.layers` names a layer that the encoder does not have.
+    """
+    count = encoder.num_hidden_layers
+    if spec.layers is not None and (outside := [i for i in spec.layers if not 0 <= i < count]):
+        raise ValueError(f"adapter.layers has {outside}, but the encoder's layers are 0 to {count - 1}; name those")
+    layers = tuple(range(count)) if spec.layers is None else spec.layers
+    return _TYPES[spec.type](spec, encoder.hidden_size, layers, encoder)
+
+
+@dataclass(frozen=True)
+class AdapterPass:
+    """The adapters of one batch, for the layers of one forward pass.
+
+    Attributes:
+        parts: for each task in the batch, in order: its adapter (None: passes through), its tokens, its own layout.
+        tokens: `(tokens,)`, where the real tokens stand in padded states `(sequences · length)`; None if packed.
+    """
+
+    parts: tuple[tuple[Adapter | None, tuple[int, int], PackedLayout], ...]
+    tokens: Tensor | None = None
+
+    def add(self, states: Tensor, part: Callable[..., Tensor | None], *others: Tensor) -> Tensor:
+        """`states` plus what `part(adapter, layout, *others)` gives for each task's tokens of `others`."""
+        width = states.shape[-1]
+        flat = [each.reshape(-1, width) for each in others]
+        if self.tokens is not None:
+            flat = [each.index_select(0, self.tokens) for each in flat]
+        added = []
+        for adapter, (first, last), layout in self.parts:
+            own = None if adapter is None else part(adapter, layout, *(each[first:last] for each in flat))
+            added.append(own if own is None else own.to(states.dtype))
+        if all(own is None for own in added):
+            return states
+        parts = zip(added, self.parts, strict=True)
+        added = [states.new_zeros(end - start, width) if own is None else own for own, (_, (start, end), _) in parts]
+        total = added[0] if len(added) == 1 else torch.cat(added)
+        if self.tokens is not None:
+            padded = total.new_zeros(states.numel() // width, width)
+            total = padded.index_copy(0, self.tokens, total)
+        return states + total.view_as(states)
+
+    def on_top(self, states: Tensor) -> Tensor:
+        """Last hidden states `(tokens, d_m)`, packed, as each task's adapter leaves them."""
+        tops = [
+            states[first:last] if adapter is None else adapter.on_top(states[first:last], layout).to(states.dtype)
+            for adapter, (first, last), layout in self.parts
+        ]
+        return tops[0] if len(tops) == 1 else torch.cat(tops)

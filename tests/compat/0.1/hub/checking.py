@@ -1,0 +1,63 @@
+"""Whether what a config holds is of the types that are declared, and makes an encoder of transformers."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields, is_dataclass
+from numbers import Integral, Real
+from typing import Any, get_args, get_origin, get_type_hints
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+WORDS = {str: "text", int: "an integer", float: "a finite number", bool: "true or false", type(None): "null"}
+
+
+def type_problems(spec: Any, where: str) -> list[str]:
+    """Fields of a dataclass with a value of another type, as sentences that begin with `where` and the field's name."""
+    found = []
+    for each, hint in ((each, get_type_hints(type(spec))[each.name]) for each in fields(spec)):
+        value = getattr(spec, each.name)
+        if not _fits(hint, value):
+            text = repr(value)
+            shown = text if len(text) <= 100 else f"{text[:100]}…"
+            found.append(f"{where}{each.name} is {shown}, but must be {_describe(hint)}")
+    return found
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    kinds = get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, list | tuple) and all(_fits(kinds[0], each) for each in value)  # any number of them
+    if kinds:
+        return any(_fits(kind, value) for kind in kinds)
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    if hint is int:
+        return isinstance(value, Integral)
+    return isinstance(value, Real) and abs(value) <= sys.float_info.max if hint is float else isinstance(value, hint)
+
+
+def _describe(hint: Any) -> str:
+    kinds = get_args(hint)
+    if get_origin(hint) is tuple:
+        return "a list of " + {str: "texts", int: "integers", float: "numbers"}.get(kinds[0], "values")
+    if kinds:
+        return " or ".join(map(_describe, kinds))
+    return "a mapping" if is_dataclass(hint) else WORDS.get(hint, str(hint))
+
+
+def encoder_config(values: dict[str, Any]) -> PreTrainedConfig:
+    """The encoder's own config out of its fields.
+
+    Raises:
+        ValueError: if transformers has no such encoder, or a field is wrong.
+    """
+    rest = dict(values)
+    kind = rest.pop("model_type", None)
+    if kind not in CONFIG_MAPPING:
+        raise ValueError(f"encoder.model_type is {kind!r}, which this version of transformers does not know")
+    try:
+        return AutoConfig.for_model(kind, **rest)
+    except Exception as error:  # each family checks its own fields, with errors of many types
+        raise ValueError(f"encoder: the fields of {kind!r} are wrong: {error}") from error

@@ -1,0 +1,177 @@
+"""Loading a checkpoint: what its folder may hold, and one clear error, which names the file, for what it may not."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+if TYPE_CHECKING:
+    from .modeling_mtbert import MtBertPreTrainedModel
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"  # peft's checkpoints hold what was added only, and are loaded by its own rules
+SHOWN = 5
+PROBLEMS = {"missing_keys": "missing", "unexpected_keys": "not the model's"}
+AGAIN = "save the model again, or take another copy"
+
+
+def load_checked(
+    model_class: type[MtBertPreTrainedModel],
+    load: Callable[..., Any],
+    name: str | os.PathLike | None,
+    *args: Any,
+    output_loading_info: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """What `load`, transformers' `from_pretrained`, makes of a checkpoint whose every weight fits the model.
+
+    A folder's files are looked at before anything is read into memory. Weights of a hub come as safetensors only, too.
+
+    Args:
+        model_class: the class that is loaded.
+        load: its `from_pretrained` of transformers.
+        name: a folder, or a name on a hub.
+
+    Raises:
+        ValueError: for pickled weights, files outside the folder, files that are torn, weights that are missing, too
+            many or of another shape, and a config that is wrong; it names the file and the remedy.
+        OSError: a hub does not have it, or cannot be reached.
+    """
+    folder = Path(name, kwargs.get("subfolder") or "") if name is not None and os.path.isdir(name) else None
+    if kwargs.get("state_dict") is not None or (folder is not None and (folder / ADAPTER).is_file()):
+        return load(name, *args, output_loading_info=output_loading_info, **kwargs)
+    shapes = {} if folder is None else check_folder(folder)
+    where = str(folder or name)
+    try:
+        kwargs.setdefault("use_safetensors", True)
+        model, info = load(name, *args, output_loading_info=True, **kwargs)
+    except Exception as error:
+        if folder is None or str(error).startswith(where):
+            raise
+        raise ValueError(f"{where}: {_reason(model_class, folder, shapes, error)}; {AGAIN}") from error
+    found = [f"weights are {what}: {_some(info[key])}" for key, what in PROBLEMS.items() if info.get(key)]
+    if found:
+        raise ValueError(
+            f"{where}: {'; '.join(found)}; config.json and the weights are of two models, or torn; {AGAIN}"
+        )
+    return (model, info) if output_loading_info else model
+
+
+def check_folder(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Look at a checkpoint's folder without loading it.
+
+    Returns:
+        The weights' names and shapes, as the files' headers have them.
+
+    Raises:
+        ValueError: see `load_checked`.
+    """
+    config = read_json(folder / "config.json")
+    if (kind := config.get("model_type")) != "mtbert":
+        raise ValueError(
+            f"{folder}/config.json: model_type is {kind!r}, but must be 'mtbert'; give a checkpoint of mtbert"
+        )
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(folder):
+        shapes |= _header(file)
+    encoder = config.get("encoder")
+    layers = encoder.get("num_hidden_layers") if isinstance(encoder, dict) else None
+    if isinstance(layers, int) and layers > len(shapes):
+        raise ValueError(
+            f"{folder}/config.json: encoder.num_hidden_layers is {layers:,}, but there are {len(shapes)} weights"
+        )
+    return shapes
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        ValueError: if the file is not there, or holds anything else.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ValueError(f"{file} is missing; {AGAIN}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{file} can not be read as JSON: {error}; {AGAIN}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{file} holds a {type(values).__name__}, but must hold an object; {AGAIN}")
+    return values
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint's weights.
+
+    Raises:
+        ValueError: if there are none but pickles, or an index names what is no file in the folder.
+    """
+    index = folder / INDEX
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if not index.is_file():
+        return _variants(folder)
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise ValueError(f"{index}: weight_map is {str(named)[:80]}, but must map weights to files; {AGAIN}")
+    for weight, name in named.items():
+        if not isinstance(name, str) or name != os.path.basename(name) or not name.endswith(".safetensors"):
+            found = f"weight {weight!r} is in {str(name)[:200]!r}"
+            raise ValueError(f"{index}: {found}, but must be in a .safetensors file of the folder; {AGAIN}")
+        if not (folder / name).is_file():
+            raise ValueError(f"{index}: weight {weight!r} is in {name!r}, but there is no such file; {AGAIN}")
+    return [folder / name for name in sorted(set(named.values()))]
+
+
+def _variants(folder: Path) -> list[Path]:
+    """Weights under another name than transformers' first one, such as model.fp16.safetensors."""
+    if found := sorted(folder.glob("*.safetensors")):
+        return found
+    if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES and "model" in file.name):
+        raise ValueError(
+            f"{folder}/{pickles[0]} is a pickle, which may run any code when it is read, and is refused; "
+            "save the model as model.safetensors where it came from"
+        )
+    raise ValueError(f"{folder} has no model.safetensors; {AGAIN}")
+
+
+def _header(file: Path) -> dict[str, tuple[int, ...]]:
+    found = {}
+    try:
+        with safe_open(file, framework="pt") as weights:
+            for key in weights.keys():  # noqa: SIM118 (no mapping)
+                part = weights.get_slice(key)
+                found[key] = tuple(part.get_shape())
+                if not part.get_dtype().startswith(("F", "BF")):
+                    raise ValueError(f"{file}: weight {key!r} holds {part.get_dtype()}, but must hold floats; {AGAIN}")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{file} can not be read as safetensors: {error}; {AGAIN}") from error
+    return found
+
+
+def _reason(model_class: type, folder: Path, shapes: dict[str, tuple[int, ...]], error: Exception) -> str:
+    """Why a model was not loaded: weights of other shapes, by name, or what the library said."""
+    said = str(error).strip() or type(error).__name__
+    if not (isinstance(error, RuntimeError) and "mismatch" in said):
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        return f"config.json does not make a model ({kind}{said[:500]})"
+    with torch.device("meta"):
+        state = model_class(model_class.config_class.from_pretrained(folder)).state_dict()
+    odd = [
+        f"{key} is {shapes[key]}, but config.json asks for {tuple(value.shape)}"
+        for key, value in state.items()
+        if key in shapes and shapes[key] != tuple(value.shape)
+    ]
+    return f"weights have other shapes: {_some(odd)}" if odd else said[:500]
+
+
+def _some(names: Iterable[Any]) -> str:
+    names = sorted(map(str, names))
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")

@@ -1,0 +1,398 @@
+"""What a checkpoint says about itself: its encoder, its tasks and their heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from torch import nn
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
+
+from .checking import encoder_config, type_problems
+
+PROBLEM_TYPES = (
+    "single_label_classification",
+    "binary_classification",
+    "regression",
+    "multi_label_classification",
+)
+POOLINGS = ("cls", "pooler", "mean", "max")
+PAIRS = ("cross", "siamese", "both")
+HEADS = ("linear", "mlp", "attention", "cosine")
+ACTIVATIONS = ("relu", "gelu", "tanh", "identity")
+MAX_LABELS = 1_000_000
+PAIR_FEATURES = ("u;v", "u;v;|u-v|", "u;v;|u-v|;u*v")
+
+
+def _known(problems: list[str], where: str, value: Any, known: tuple[str, ...]) -> None:
+    if value not in known:
+        problems.append(f"{where} is {value!r}, but must be one of: {', '.join(known)}")
+
+
+def _build(cls: type, where: str, values: Any) -> Any:
+    """Make the dataclass `cls` from a mapping, refusing unknown keys by name."""
+    if isinstance(values, cls):
+        return values
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} must be a mapping or a {cls.__name__}, but is {values!r}")
+    known = [f.name for f in fields(cls)]
+    if cls is TaskSpec and "name" not in values:
+        raise ValueError(f"{where} has no name, only the keys {list(values)}; give it one")
+    if unknown := [key for key in values if key not in known]:
+        raise ValueError(f"{where} has unknown keys {unknown}; known ones: {', '.join(known)}")
+    return cls(**values)
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """What turns an example's pooled encoder output into logits.
+
+    Attributes:
+        type: `linear` (one matrix), `mlp` (`layers` hidden layers, then one matrix), `attention` (the pooled output
+            attends over the example's own hidden states, then as `mlp`), or `cosine` (Siamese pairs only: `layers`
+            linear layers on each side, then their cosine).
+        layers: number of hidden layers, 0 or more. `linear` has none, `mlp` at least one.
+        hidden_size: width of a hidden layer; None: the encoder's width.
+        activation: after each hidden layer: `relu`, `gelu`, `tanh` or `identity`.
+        dropout: probability inside the head, before its last matrix, in [0, 1). (`TaskSpec.dropout` is the one on
+            the pooled output.)
+        attention_heads: number of heads of an `attention` head; it must divide the encoder's width.
+        features: what the pooled outputs u and v of two texts that are encoded apart become: `u;v`, `u;v;|u-v|` or
+            `u;v;|u-v|;u*v`; a pair encoded in both ways adds that of the one input.
+        output: what follows the one logit of a regression: `identity`, `sigmoid` (sigmoid, then scaled to the task's
+            range) or, for `cosine` heads, `relu` (negative cosines count as the lowest score).
+    """
+
+    type: str = "linear"
+    layers: int = 0
+    hidden_size: int | None = None
+    activation: str = "relu"
+    dropout: float = 0.0
+    attention_heads: int = 1
+    features: str = "u;v;|u-v|"
+    output: str = "identity"
+
+    def problems(self, where: str) -> list[str]:
+        """Everything that is wrong with these values, as sentences that begin with `where`."""
+        found = type_problems(self, f"{where}.")
+        if found:
+            return found
+        _known(found, f"{where}.type", self.type, HEADS)
+        _known(found, f"{where}.activation", self.activation, ACTIVATIONS)
+        _known(found, f"{where}.features", self.features, PAIR_FEATURES)
+        _known(found, f"{where}.output", self.output, ("identity", "sigmoid", "relu"))
+        if self.layers < 0:
+            found.append(f"{where}.layers is {self.layers}, but must be 0 or more")
+        if self.type == "linear" and self.layers:
+            found.append(f"{where}.layers is {self.layers}, but a linear head has none; use type: mlp")
+        if self.type == "mlp" and self.layers == 0:
+            found.append(f"{where}.layers is 0, but an mlp head needs at least 1; or use type: linear")
+        if self.hidden_size is not None and self.hidden_size < 1:
+            found.append(f"{where}.hidden_size is {self.hidden_size}, but must be positive")
+        if self.attention_heads < 1:
+            found.append(f"{where}.attention_heads is {self.attention_heads}, but must be 1 or more")
+        if not 0 <= self.dropout < 1:
+            found.append(f"{where}.dropout is {self.dropout}, but must be in [0, 1)")
+        if self.output == "relu" and self.type != "cosine":
+            found.append(f"{where}.output is 'relu', which is for cosine heads; use identity or sigmoid")
+        if self.output == "sigmoid" and self.type == "cosine":
+            found.append(f"{where}.output is 'sigmoid', but a cosine is bounded already; use identity or relu")
+        return found
+
+
+# Sizes and numbers of heads of the published systems, for an encoder of width 768.
+_ADAPTERS = {
+    "pal": (204, 6),
+    "pal_top": (204, 6),
+    "low_rank": (100, None),
+    "houlsby": (50, None),
+    "top_layers": (204, 12),
+}
+ADAPTERS = tuple(_ADAPTERS)
+TOP_ADAPTERS = ("pal_top", "top_layers")
+
+
+@dataclass(frozen=True)
+class AdapterSpec:
+    """What each task adds to the shared encoder.
+
+    Attributes:
+        type: `pal` (projected attention beside every layer), `pal_top` (one on top), `low_rank` (a bottleneck beside
+            every layer), `houlsby` (two bottlenecks in every layer) or `top_layers` (attention layers on top).
+        size: d_s, the width inside the adapter; None: the published one (204, 204, 100, 50, 204).
+        heads: attention heads, which must divide the size; None: 6, as in the authors' code (the paper says 12), or
+            12 for `top_layers`.
+        activation: `gelu` (the authors' code) or `identity` (the paper's formula) after V_D, for `pal` and `pal_top`.
+        layers: numbers of the layers that have it, from 0; None: all. Not for the types on top.
+        depth: number of attention layers of `top_layers`.
+        input: what `pal_top` reads: `cls` (the first token alone) or `all` positions.
+        init: `zero` (decoders are 0, so that the network's function is unchanged at the start) or `published` (all
+            weights normal); None: `zero`, or `published` for the types on top, which replace the hidden states.
+    """
+
+    type: str = "pal"
+    size: int | None = None
+    heads: int | None = None
+    activation: str = "gelu"
+    layers: tuple[int, ...] | None = None
+    depth: int = 6
+    input: str = "cls"
+    init: str | None = None
+
+    def __post_init__(self):
+        size, heads = _ADAPTERS.get(self.type, (1, None)) if isinstance(self.type, str) else (1, None)
+        published = "published" if self.type in TOP_ADAPTERS else "zero"
+        for key, default in (("size", size), ("heads", heads), ("init", published)):
+            if getattr(self, key) is None:
+                object.__setattr__(self, key, default)
+        if isinstance(self.layers, list):
+            object.__setattr__(self, "layers", tuple(self.layers))
+        if found := self.problems("adapter"):
+            raise ValueError("\n".join(found))
+
+    def problems(self, where: str) -> list[str]:
+        """Everything that is wrong with these values, as sentences that begin with `where`."""
+        found = type_problems(self, f"{where}.")
+        if found:
+            return found
+        _known(found, f"{where}.type", self.type, ADAPTERS)
+        _known(found, f"{where}.activation", self.activation, ("gelu", "identity"))
+        _known(found, f"{where}.input", self.input, ("cls", "all"))
+        _known(found, f"{where}.init", self.init, ("zero", "published"))
+        for key in ("size", "depth"):
+            if getattr(self, key) < 1:
+                found.append(f"{where}.{key} is {getattr(self, key)}, but must be 1 or more")
+        if self.heads is not None and self.type in ("low_rank", "houlsby"):
+            found.append(f"{where}.heads is {self.heads}, but {self.type} has no attention; drop it")
+        elif self.heads is not None and self.heads < 1:
+            found.append(f"{where}.heads is {self.heads}, but must be 1 or more")
+        elif self.heads is not None and self.size >= 1 and self.size % self.heads:
+            below = self.size - self.size % self.heads
+            fitting = [str(size) for size in (below, below + self.heads) if size]
+            found.append(
+                f"{where}.size is {self.size}, which {self.heads} heads do not divide; the nearest sizes that fit: "
+                f"{' and '.join(fitting)}"
+            )
+        if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
+            found.append(f"{where}.layers is {list(self.layers)}, but must name one layer or more, each once")
+        if self.type in TOP_ADAPTERS and self.layers is not None:
+            found.append(f"{where}.layers is {list(self.layers)}, but {self.type} stands on top of the last layer")
+        if self.type in TOP_ADAPTERS and self.init == "zero":
+            found.append(f"{where}.init is 'zero', but {self.type} replaces the hidden states, which would be 0")
+        if self.type not in ("pal", "pal_top") and self.activation != "gelu":
+            found.append(f"{where}.activation is {self.activation!r}, which is for pal and pal_top only")
+        if self.type != "pal_top" and self.input != "cls":
+            found.append(f"{where}.input is {self.input!r}, which is for pal_top only")
+        if self.type != "top_layers" and self.depth != 6:
+            found.append(f"{where}.depth is {self.depth}, which is for top_layers only")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """One sentence task, as far as the model is concerned.
+
+    Attributes:
+        name: how the task is asked for; letters, digits, `_` and `-`.
+        problem_type: one of transformers' names or `binary_classification` (one logit). None: a classification
+            where `labels` are given, else a regression.
+        labels: class names in id order, or their number; two for `binary_classification`, whose one logit is the
+            second's; None for a regression.
+        range: (lowest, highest) score of a regression.
+        texts: 1 for sentences, 2 for pairs.
+        pair: how two texts are encoded: `cross` (one input), `siamese` (each on its own, by the same encoder) or `both`
+            (three inputs in one pass, whose outputs the head joins; about twice the tokens).
+        pooling: which encoder output stands for a text: `cls` (first token), `pooler` (the encoder's own pooler),
+            `mean` or `max` over its tokens.
+        dropout: probability on the pooled output, in [0, 1).
+        separator: tokens between two texts in one input; None: what the tokenizer puts there.
+        token_types: whether the second of two texts in one input has token type 1 (where the encoder has token types).
+        max_length: longest input in tokens, special ones included; longer ones are cut. None: what the encoder allows.
+        adapter: whether the model's adapter, if it has one, serves this task; false: the shared encoder alone.
+        head: the head (a HeadSpec or its fields as a mapping).
+    """
+
+    name: str
+    problem_type: str | None = None
+    labels: tuple[str, ...] | int | None = None
+    range: tuple[float, float] | None = None
+    texts: int = 1
+    pair: str = "cross"
+    pooling: str = "cls"
+    dropout: float = 0.1
+    separator: tuple[str, ...] | None = None
+    token_types: bool = True
+    max_length: int | None = None
+    adapter: bool = True
+    head: HeadSpec = field(default_factory=HeadSpec)
+
+    def __post_init__(self):
+        where = f"task {self.name!r}"
+        set_field = lambda key, value: object.__setattr__(self, key, value)  # noqa: E731 (a frozen dataclass)
+        set_field("head", _build(HeadSpec, f"{where}: head", self.head))
+        if isinstance(self.labels, (str, bool)):
+            raise ValueError(f"{where}: labels is {self.labels!r}, but must be a list of names, or their number")
+        if isinstance(self.labels, int):
+            if self.labels > MAX_LABELS:
+                raise ValueError(f"{where}: labels is a number above {MAX_LABELS:,}; give fewer, or a list of names")
+            set_field("labels", tuple(str(i) for i in range(self.labels)))
+        elif isinstance(self.labels, Iterable):
+            set_field("labels", tuple(str(label) for label in self.labels))
+        for key in ("range", "separator"):
+            if isinstance(getattr(self, key), Iterable) and not isinstance(getattr(self, key), str):
+                set_field(key, tuple(getattr(self, key)))
+        if self.problem_type is None:
+            set_field("problem_type", "regression" if self.labels is None else "single_label_classification")
+        if found := self.problems(where):
+            raise ValueError("\n".join(found))
+
+    def problems(self, where: str) -> list[str]:
+        """Everything that is wrong with these values, as sentences that begin with `where`."""
+        found = type_problems(self, f"{where}: ")
+        if found:
+            return found
+        if not self.name or not all(c.isalnum() or c in "_-" for c in self.name):
+            found.append(f"{where}: the name must be made of letters, digits, '_' and '-'")
+        elif hasattr(nn.ModuleDict, self.name) or self.name == "training":
+            found.append(f"{where}: a module cannot have this name, which PyTorch uses itself; add a letter")
+        _known(found, f"{where}: problem_type", self.problem_type, PROBLEM_TYPES)
+        _known(found, f"{where}: pair", self.pair, PAIRS)
+        _known(found, f"{where}: pooling", self.pooling, POOLINGS)
+        found += self.head.problems(f"{where}: head")
+        if self.texts not in (1, 2):
+            found.append(f"{where}: texts is {self.texts}, but must be 1 or 2")
+        if not 0 <= self.dropout < 1:
+            found.append(f"{where}: dropout is {self.dropout}, but must be in [0, 1)")
+        if self.max_length is not None and self.max_length < 3:
+            found.append(f"{where}: max_length is {self.max_length}, but must be 3 or more")
+        regression = self.problem_type == "regression"
+        if regression and self.labels is not None:
+            found.append(f"{where}: labels are for classifications; a regression has a range")
+        if not regression and self.range is not None:
+            found.append(f"{where}: range is for regressions; a {self.problem_type} has labels")
+        if not regression and not self.labels:
+            found.append(f"{where}: labels are missing; give the class names in id order, or their number")
+        if self.labels and len(set(self.labels)) != len(self.labels):
+            found.append(f"{where}: labels {list(self.labels)} repeat a name")
+        if self.problem_type == "binary_classification" and self.labels and len(self.labels) != 2:
+            found.append(f"{where}: labels has {len(self.labels)} names, but a binary classification has 2")
+        if self.problem_type == "single_label_classification" and self.labels and len(self.labels) < 2:
+            found.append(f"{where}: labels has {len(self.labels)} name, but a classification needs at least 2")
+        if self.range is not None and not (len(self.range) == 2 and self.range[0] < self.range[1]):
+            found.append(f"{where}: range is {self.range}, but must be (lowest, highest)")
+        if self.head.output == "sigmoid" and (not regression or self.range is None):
+            found.append(f"{where}: head.output 'sigmoid' needs a regression with a range to scale to")
+        if self.head.type == "cosine" and not (regression and self.siamese and self.range is not None):
+            found.append(f"{where}: a cosine head needs a regression with a range, texts: 2 and pair: siamese")
+        if self.head.type == "attention" and self.apart:
+            found.append(f"{where}: an attention head reads one input; use pair: cross, or a linear or mlp head")
+        if self.separator is not None and self.siamese:
+            found.append(f"{where}: separator stands between two texts of one input; use pair: cross")
+        return found
+
+    @property
+    def siamese(self) -> bool:
+        """Whether an example is two encoder inputs, one for each text."""
+        return self.texts == 2 and self.pair == "siamese"
+
+    @property
+    def apart(self) -> bool:
+        """Whether each of an example's two texts is an encoder input, whatever else is."""
+        return self.texts == 2 and self.pair != "cross"
+
+    @property
+    def num_sequences(self) -> int:
+        """Encoder inputs per example: 2 for a Siamese pair, 3 for one encoded in both ways, else 1."""
+        return {"siamese": 2, "both": 3}[self.pair] if self.apart else 1
+
+    @property
+    def num_labels(self) -> int:
+        """Number of logits: classes, or 1 for `binary_classification` and `regression`."""
+        one = self.problem_type in ("binary_classification", "regression")
+        return 1 if one else len(self.labels)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON-ready values."""
+        values = asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any] | TaskSpec) -> TaskSpec:
+        """The inverse of `to_dict`; unknown keys are refused by name."""
+        return _build(cls, "task", values)
+
+
+class MtBertConfig(PreTrainedConfig):
+    """Configuration of `MtBertForMultiTask`.
+
+    Args:
+        encoder: configuration of the shared encoder, any text encoder that is part of transformers.
+        tasks: the tasks (TaskSpec, or their fields as mappings), in the order of their ids.
+        adapter: what each task adds to the encoder (AdapterSpec, or its fields as a mapping); None: nothing.
+        packed: whether padding is removed before the encoder where its family allows it (same outputs, faster).
+    """
+
+    model_type = "mtbert"
+    sub_configs = {"encoder": AutoConfig}
+
+    encoder: dict | PreTrainedConfig | None = None
+    tasks: list | None = None
+    adapter: dict | None = None
+    packed: bool = True
+
+    def __post_init__(self, **kwargs):
+        if not type(self).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
+            for key in ("auto_map", "custom_pipelines"):  # are for those who have this code from the checkpoint alone
+                kwargs.pop(key, None)
+        if isinstance(self.encoder, dict):
+            self.encoder = encoder_config(self.encoder)
+        if not isinstance(self.tasks, Sequence | None) or isinstance(self.tasks, str):
+            raise ValueError(f"tasks is {self.tasks!r}, but must be a list of tasks")
+        if not isinstance(self.packed, bool):
+            raise ValueError(f"packed is {self.packed!r}, but must be true or false")
+        specs = [TaskSpec.from_dict(task) for task in self.tasks or ()]
+        names = [spec.name for spec in specs]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"tasks: the names {repeated} are given twice; each task needs its own")
+        self.tasks = [spec.to_dict() for spec in specs]
+        if self.adapter is not None:
+            self.adapter = _build(AdapterSpec, "adapter", self.adapter).to_dict()
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+        """As in transformers; an error names the checkpoint.
+
+        Raises:
+            ValueError: for fields that are wrong, or that another version wrote.
+        """
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except Exception as error:  # transformers' own checks raise many types
+            name = kwargs.get("name_or_path")
+            where, by = f"{name}/config.json: " if name else "", config_dict.get("transformers_version")
+            raise ValueError(f"{where}{error}; take the versions that wrote it (transformers {by})") from error
+
+    @property
+    def task_specs(self) -> tuple[TaskSpec, ...]:
+        """The tasks as frozen TaskSpec objects."""
+        return tuple(TaskSpec.from_dict(task) for task in self.tasks)
+
+    @property
+    def adapter_spec(self) -> AdapterSpec | None:
+        """The adapter as a frozen AdapterSpec object."""
+        return None if self.adapter is None else AdapterSpec(**self.adapter)
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the encoder."""
+        return self.encoder.hidden_size
+
+
+__all__ = ["AdapterSpec", "HeadSpec", "MtBertConfig", "TaskSpec"]

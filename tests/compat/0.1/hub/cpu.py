@@ -1,0 +1,111 @@
+"""Layers for training on CPUs: fp32 matrix products by oneDNN, and dropout from 16 random bits a number.
+
+PyTorch gives fp32 products to MKL, which uses AVX-512 on Intel's processors only, and draws a whole random number for
+every element that dropout may drop. On every other device, and wherever one of the conditions below fails, these
+layers are `torch.nn`'s. Their parameters, names and `state_dict` are the same.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+MIN_ROWS = 64  # below, preparing oneDNN's kernel for a new shape takes longer than the product
+_PLAIN = (Tensor, nn.Parameter)
+
+
+def _has_onednn() -> bool:
+    return (
+        torch.backends.mkldnn.is_available()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    )
+
+
+ONEDNN = _has_onednn()
+
+
+def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """left · rightᵀ + bias by oneDNN, with `left` (…, k) and `right` (n, k) in fp32."""
+    return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+
+
+class _Linear(torch.autograd.Function):
+    """x Wᵀ + b and its gradients, each one product of oneDNN."""
+
+    @staticmethod
+    def forward(ctx, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return _product(inputs, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        inputs, weight = ctx.saved_tensors
+        of_inputs, of_weight, of_bias = ctx.needs_input_grad
+        rows = gradient.flatten(0, -2)
+        return (
+            _product(gradient, weight.t()) if of_inputs else None,
+            _product(rows.t(), inputs.flatten(0, -2).t()) if of_weight else None,
+            rows.sum(0) if of_bias else None,
+        )
+
+
+class Linear(nn.Linear):
+    """`nn.Linear`; fp32 products of at least `MIN_ROWS` rows are oneDNN's where that is the faster library."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if (
+            ONEDNN
+            and not torch.compiler.is_compiling()  # first, so that no graph depends on what the others ask
+            and input.device.type == "cpu"
+            and input.dtype is self.weight.dtype is torch.float32
+            and input.numel() >= MIN_ROWS * self.in_features
+            and type(self.weight) in _PLAIN
+            and not torch.is_autocast_enabled("cpu")
+        ):
+            return _Linear.apply(input, self.weight, self.bias)
+        return super().forward(input)
+
+
+def dropout(states: Tensor, p: float, training: bool = True) -> Tensor:
+    """`nn.functional.dropout`, on CPUs with 16 random bits an element.
+
+    The probability is thereby rounded to a multiple of 2⁻¹⁶, and what is kept is scaled by that probability, so that
+    the mean is exact. Random numbers come from PyTorch's default generator.
+    """
+    dropped = round(p * 2**16) if training else 0
+    if not 0 < dropped < 2**16 or states.device.type != "cpu" or torch.compiler.is_compiling():
+        return nn.functional.dropout(states, p, training)
+    bits = torch.empty(-(-states.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    kept = bits.view(torch.int16)[: states.numel()].view(states.shape) >= dropped - 2**15
+    return states * kept.to(states.dtype).mul_(2**16 / (2**16 - dropped))
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` by `dropout`."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return dropout(input, self.p, self.training)
+
+
+# How many kernels PyTorch's and oneDNN's own caches keep, 1,024 each by default: one for every shape, and a packed
+# batch has as many rows as its texts have tokens. A process would grow by hundreds of MB; a step needs some dozens.
+_KERNELS = {"LRU_CACHE_CAPACITY": "128", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
+_FASTER: dict[type, type] = {nn.Linear: Linear, nn.Dropout: Dropout}
+
+
+def use_faster_layers(module: nn.Module) -> None:
+    """Exchange the classes of a module's plain linear and dropout layers, in place, for those of this file.
+
+    The caches of oneDNN's kernels are bounded for the process, unless it has used oneDNN before or the environment says
+    how large they are.
+    """
+    for name, value in _KERNELS.items():
+        os.environ.setdefault(name, value)
+    for layer in module.modules():
+        if type(layer) in _FASTER and not getattr(layer, "inplace", False):
+            layer.__class__ = _FASTER[type(layer)]

@@ -1,0 +1,147 @@
+"""A model as an ONNX graph: the padded path, with every task's head.
+
+The graph's inputs are `input_ids`, `attention_mask` and (where the encoder has them) `token_type_ids`, int64
+`(sequences, length)`, padded on the right; both dimensions are dynamic. It has an output `<task>` `(rows, num_labels)`
+for each task, which is what the model gives: a regression's scores are on their scale. A Siamese task's rows are two
+sequences, one after the other (three for `pair: both`); every other task's rows are sequences, so that one call answers
+for all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from .adapters import AdapterPass
+from .heads import to_scores
+from .inputs import has_token_types
+
+if TYPE_CHECKING:
+    from .modeling_mtbert import MtBertForMultiTask
+
+OPSET = 18
+
+
+@dataclass(frozen=True)
+class PaddedLayout:
+    """Stands for a PackedLayout where adapters work on padded states `(sequences · length, d_m)`.
+
+    Attributes:
+        mask: `(sequences, length)`, true on real tokens.
+    """
+
+    mask: Tensor
+
+    @property
+    def starts(self) -> Tensor:
+        """`(sequences,)`, index of each sequence's first token."""
+        count, length = self.mask.shape
+        return torch.arange(count, device=self.mask.device) * length
+
+    def firsts(self) -> PaddedLayout:
+        """The layout of the first tokens alone."""
+        return PaddedLayout(self.mask[:, :1])
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Scaled dot-product attention of each sequence over itself, `(tokens, heads, size)` each."""
+        q, k, v = (each.unflatten(0, self.mask.shape).transpose(1, 2) for each in (query, key, value))
+        mask = self.mask[:, None, None, :]
+        return nn.functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(0, 1)
+
+
+class PaddedModel(nn.Module):
+    """The forward pass of `MtBertForMultiTask` on padded inputs, without a step that depends on their values.
+
+    Args:
+        model: the model, whose modules are used as they are.
+        tasks: names of the tasks; with adapters, one.
+    """
+
+    def __init__(self, model: MtBertForMultiTask, tasks: Sequence[str]):
+        super().__init__()
+        self.model, self.tasks = model, [model.tasks[model.task_id(name)] for name in tasks]
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Logits `(rows, num_labels)` of each task."""
+        model, mask = self.model, attention_mask.bool()
+        name = self.tasks[0].name
+        adapter = model.adapters[name] if name in model.adapters else None  # noqa: SIM401 (a ModuleDict has no get)
+        layout = PaddedLayout(mask)
+        extra = {} if adapter is None else {"adapters": AdapterPass(((adapter, (0, None), layout),))}
+        if token_type_ids is not None:
+            extra["token_type_ids"] = token_type_ids
+        states = model.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
+        if adapter is not None:
+            states = adapter.on_top(states.flatten(0, 1), layout).view_as(states)
+        return tuple(self._logits(task, states, mask) for task in self.tasks)
+
+    def _logits(self, task, states: Tensor, mask: Tensor) -> Tensor:
+        real = mask.unsqueeze(-1)
+        if task.pooling == "cls":
+            pooled = states[:, 0]
+        elif task.pooling == "pooler":
+            pooled = self.model.encoder.pooler(states[:, :1])
+        elif task.pooling == "mean":
+            pooled = (states * real).sum(1) / real.sum(1)
+        else:
+            pooled = states.masked_fill(~real, torch.finfo(states.dtype).min).amax(1)
+        if task.num_sequences > 1:  # whole rows only, so that no other number of sequences is the graph's concern
+            pooled = pooled[: pooled.shape[0] // task.num_sequences * task.num_sequences]
+        head = self.model.heads[task.name]
+        return to_scores(task, head(pooled, states, mask) if task.head.type == "attention" else head(pooled))
+
+
+def export_onnx(
+    model: MtBertForMultiTask, file: str | os.PathLike, tasks: str | Sequence[str] | None = None
+) -> list[str]:
+    """Write a model as one ONNX file.
+
+    Args:
+        model: with adapters, one task is exported at a time, as each has an encoder of its own there.
+        file: the file to write; weights beyond 2 GB go into `<file>.data` beside it.
+        tasks: one name or several; None: all of them.
+
+    Returns:
+        The names of the graph's outputs, which are the tasks.
+
+    Raises:
+        ImportError: without the packages of `pip install 'mtbert[onnx]'`.
+        ValueError: for several tasks of a model with adapters.
+    """
+    names = [tasks] if isinstance(tasks, str) else [task.name for task in model.tasks] if tasks is None else list(tasks)
+    if len(names) > 1 and any(name in model.adapters for name in names):
+        raise ValueError(
+            f"tasks is {names}, but adapters give each task an encoder of its own; export one task at a time"
+        )
+    padded = PaddedModel(model, names)
+    inputs = {"input_ids": torch.ones(4, 8, dtype=torch.long), "attention_mask": torch.ones(4, 8, dtype=torch.long)}
+    inputs["attention_mask"][1:, 5:] = 0
+    if model._accepts_types and has_token_types(model.config.encoder):
+        inputs["token_type_ids"] = torch.zeros(4, 8, dtype=torch.long)
+    inputs = {key: value.to(model.device) for key, value in inputs.items()}
+    dynamic = {0: torch.export.Dim("sequences"), 1: torch.export.Dim("length")}
+    was_training = model.training
+    try:
+        torch.onnx.export(
+            padded.eval(),
+            (),
+            os.fspath(file),
+            kwargs=inputs,
+            input_names=list(inputs),
+            output_names=names,
+            dynamic_shapes=dict.fromkeys(inputs, dynamic),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    finally:
+        model.train(was_training)
+    return names

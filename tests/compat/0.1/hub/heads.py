@@ -1,0 +1,152 @@
+"""Task heads: what turns pooled encoder outputs into logits, and logits into a loss for each row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .configuration_mtbert import HeadSpec, TaskSpec
+
+IGNORED = -100  # a missing class label, as everywhere in transformers; a missing float label is nan
+
+_ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "identity": nn.Identity}
+
+
+def _hidden_layers(spec: HeadSpec, input_size: int, hidden_size: int) -> tuple[list[nn.Module], int]:
+    layers: list[nn.Module] = []
+    for _ in range(spec.layers):
+        layers += [nn.Linear(input_size, hidden_size), _ACTIVATIONS[spec.activation]()]
+        input_size = hidden_size
+    if spec.dropout:
+        layers.append(nn.Dropout(spec.dropout))
+    return layers, input_size
+
+
+def pair_features(u: Tensor, v: Tensor, features: str) -> Tensor:
+    """Join the outputs of two texts, each (rows, hidden), to (rows, parts · hidden), as `HeadSpec.features` says."""
+    parts = {"u": u, "v": v, "|u-v|": (u - v).abs(), "u*v": u * v}
+    return torch.cat([parts[name] for name in features.split(";")], dim=-1)
+
+
+class ClassificationHead(nn.Module):
+    """Dropout, hidden layers (`linear`: none), one matrix; the outputs of a pair's several inputs are joined first.
+
+    Input: pooled outputs `(sequences, hidden)`; those of a row follow each other: first text, second, both in one.
+    Output: `(rows, num_labels)`.
+    """
+
+    def __init__(self, task: TaskSpec, hidden_size: int):
+        super().__init__()
+        self.sequences, self.features = task.num_sequences, task.head.features
+        self.dropout = nn.Dropout(task.dropout)
+        parts = task.head.features.count(";") + task.num_sequences - 1 if task.apart else 1
+        input_size = hidden_size * parts
+        layers, last = _hidden_layers(task.head, input_size, task.head.hidden_size or hidden_size)
+        self.layers = nn.Sequential(*layers)
+        self.out_proj = nn.Linear(last, task.num_labels)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        pooled = self.dropout(pooled)
+        if self.sequences > 1:
+            u, v, *in_one = pooled.unflatten(0, (-1, self.sequences)).unbind(1)
+            pooled = torch.cat([pair_features(u, v, self.features), *in_one], dim=-1)
+        return self.out_proj(self.layers(pooled))
+
+
+class CosineHead(nn.Module):
+    """Cosine of a Siamese pair after `layers` shared linear layers on each side (report C), in [-1, 1] or [0, 1].
+
+    Input: `(2 · rows, hidden)`, a pair's two outputs follow each other. Output: `(rows, 1)`.
+    """
+
+    def __init__(self, task: TaskSpec, hidden_size: int):
+        super().__init__()
+        self.dropout = nn.Dropout(task.dropout)
+        layers, _ = _hidden_layers(task.head, hidden_size, task.head.hidden_size or hidden_size)
+        self.layers = nn.Sequential(*layers)
+        self.relu = task.head.output == "relu"
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        u, v = self.layers(self.dropout(pooled)).unflatten(0, (-1, 2)).unbind(1)
+        cosine = nn.functional.cosine_similarity(u, v, dim=-1).unsqueeze(-1)
+        return cosine.relu() if self.relu else cosine
+
+
+class AttentionHead(nn.Module):
+    """The pooled output attends over the example's own hidden states, then a `ClassificationHead` (report D).
+
+    Inputs: pooled `(rows, hidden)`, states `(rows, length, hidden)`, mask `(rows, length)`, true on real tokens.
+    Output: `(rows, num_labels)`.
+    """
+
+    def __init__(self, task: TaskSpec, hidden_size: int):
+        super().__init__()
+        if hidden_size % task.head.attention_heads:
+            fitting = [n for n in range(1, hidden_size + 1) if hidden_size % n == 0]
+            nearest = sorted(fitting, key=lambda n: abs(n - task.head.attention_heads))[:2]
+            raise ValueError(
+                f"task {task.name!r}: head.attention_heads is {task.head.attention_heads}, which does not divide the "
+                f"encoder's width {hidden_size}; the nearest that do: {sorted(nearest)}"
+            )
+        self.attention = nn.MultiheadAttention(hidden_size, task.head.attention_heads, batch_first=True)
+        self.classifier = ClassificationHead(task, hidden_size)
+
+    def forward(self, pooled: Tensor, states: Tensor, mask: Tensor) -> Tensor:
+        context, _ = self.attention(pooled.unsqueeze(1), states, states, key_padding_mask=~mask, need_weights=False)
+        return self.classifier(context.squeeze(1))
+
+
+def make_head(task: TaskSpec, hidden_size: int) -> nn.Module:
+    """The head that `task.head` describes, for an encoder of this width."""
+    if task.head.type == "cosine":
+        return CosineHead(task, hidden_size)
+    if task.head.type == "attention":
+        return AttentionHead(task, hidden_size)
+    return ClassificationHead(task, hidden_size)
+
+
+def to_scores(task: TaskSpec, logits: Tensor) -> Tensor:
+    """Put a regression's logits on its scale: range · sigmoid, or range · cosine; others are returned as they are."""
+    if task.problem_type != "regression" or task.range is None:
+        return logits
+    low, high = task.range
+    if task.head.output == "sigmoid":
+        return low + (high - low) * logits.sigmoid()
+    if task.head.type == "cosine":
+        return low + (high - low) * logits
+    return logits
+
+
+def labelled(task: TaskSpec, labels: Tensor) -> Tensor:
+    """Which rows have a label: `(rows,)` bool. Missing is -100, or nan where labels are floats."""
+    missing = labels.isnan() if labels.is_floating_point() else labels == IGNORED
+    if labels.is_floating_point() and task.problem_type != "regression":
+        missing = missing | (labels == IGNORED)
+    return ~missing.any(dim=-1) if task.problem_type == "multi_label_classification" else ~missing
+
+
+def row_losses(task: TaskSpec, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's loss in fp32, 0 where the label is missing, and which rows are labelled; both `(rows,)`.
+
+    Cross-entropy, binary cross-entropy on one logit, squared error, or the mean binary cross-entropy over labels.
+
+    Args:
+        logits: `(rows, num_labels)`; a regression's are on its scale already (`to_scores`).
+        labels: `(rows,)`, or `(rows, num_labels)` of 0 and 1 for a multi-label task.
+    """
+    mask = labelled(task, labels)
+    logits = logits.float()
+    if task.problem_type == "single_label_classification":
+        target = torch.where(mask, labels, IGNORED).long()
+        return nn.functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none"), mask
+    if task.problem_type == "multi_label_classification":
+        target = torch.where(mask[:, None], labels, 0).float()
+        losses = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
+    else:
+        target = torch.where(mask, labels, 0).float()
+        logits = logits.squeeze(-1)
+        if task.problem_type == "binary_classification":
+            losses = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        else:
+            losses = nn.functional.mse_loss(logits, target, reduction="none")
+    return torch.where(mask, losses, 0.0), mask

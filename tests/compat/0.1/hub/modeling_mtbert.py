@@ -1,0 +1,472 @@
+"""One encoder, one head for each task, and the routing between them."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from huggingface_hub import CommitInfo
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .adapters import AdapterPass, Decoder, TopNorm, make_adapter
+from .checkpoints import load_checked
+from .configuration_mtbert import AdapterSpec, MtBertConfig, TaskSpec
+from .cpu import use_faster_layers
+from .editing import add_task, export_encoder, extract_task, remove_task
+from .export import export_onnx
+from .families import prepare_layers
+from .heads import make_head, row_losses, to_scores
+from .inputs import has_token_types, shown
+from .packing import PackedLayout, Segment, enable_packing, position_offset
+from .padding import encode_padded, padded
+from .prediction import BATCH_TOKENS, Prediction, embed, find_tokenizer, predict
+from .pretrained import encoder_config
+
+
+@dataclass
+class MtBertOutput(ModelOutput):
+    """What `MtBertForMultiTask` returns.
+
+    Attributes:
+        loss: mean loss over the labelled rows of the batch; with labels only.
+        logits: `(rows, num_labels)`, where the batch holds one task; a regression's are on its scale.
+        task_logits: the same for each task in the batch, by name.
+        row_losses: for each task in the batch, by name: `(rows,)`, 0 where the label is missing.
+        labelled: for each task in the batch, by name: `(rows,)`, whether a row has a label.
+        pooled: for each task in the batch, by name: `(sequences, hidden)`, what its head was given. For a Siamese
+            task these are its sentence embeddings, u and v of a row one after the other; in `both` ways a third
+            follows, of the two texts in one input.
+    """
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    task_logits: dict[str, Tensor] | None = None
+    row_losses: dict[str, Tensor] | None = None
+    labelled: dict[str, Tensor] | None = None
+    pooled: dict[str, Tensor] | None = None
+
+
+class MtBertPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation."""
+
+    config_class = MtBertConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _keys_to_ignore_on_load_unexpected = (r"^encoder\.pooler\.",)  # of tasks that were removed before it was saved
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
+        """A saved model; as in transformers, but every weight must be there and fit (see `checkpoints.load_checked`).
+
+        Raises:
+            ValueError: for a folder whose files are no whole checkpoint, or are pickles.
+        """
+        return load_checked(cls, super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        std = getattr(self.config.encoder, "initializer_range", 0.02)
+        if isinstance(module, Decoder) and self.config.adapter_spec.init == "zero":
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, TopNorm):
+            init.normal_(module.weight, 0.0, std)
+            init.normal_(module.bias, 0.0, std)
+        elif isinstance(module, (nn.Linear, nn.MultiheadAttention)):
+            weights = [module.weight] if isinstance(module, nn.Linear) else [module.in_proj_weight]
+            biases = [module.bias] if isinstance(module, nn.Linear) else [module.in_proj_bias]
+            for weight in weights:
+                init.normal_(weight, 0.0, std)
+            for bias in biases:
+                if bias is not None:
+                    init.zeros_(bias)
+
+
+class MtBertForMultiTask(MtBertPreTrainedModel):
+    """A shared encoder with one head for each task.
+
+    A batch may mix tasks; its rows come grouped by task. Inputs are padded, `(sequences, length)`, or packed,
+    `(1, tokens)` with a `PackedLayout`; the outputs are the same.
+
+    Attributes:
+        make_card: (model, repository) → its model card. mtbert sets it; code that came from a hub has none, and keeps
+            the card that is there.
+    """
+
+    make_card: ClassVar[Callable | None] = None
+
+    def __init__(self, config: MtBertConfig):
+        super().__init__(config)
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        if not config.tasks:
+            raise ValueError("tasks is empty; a model needs at least one task")
+        self.tasks: tuple[TaskSpec, ...] = config.task_specs
+        self.encoder = AutoModel.from_config(config.encoder)
+        self.heads = nn.ModuleDict({task.name: make_head(task, config.hidden_size) for task in self.tasks})
+        self.adapters = nn.ModuleDict(
+            {
+                task.name: make_adapter(config.adapter_spec, config.encoder)
+                for task in self.tasks
+                if config.adapter is not None and task.adapter
+            }
+        )
+        self._adopt_encoder()
+        self.post_init()
+
+    def _adopt_encoder(self) -> None:
+        """Fit the encoder to the tasks: a pooler that no task reads is dropped, and padding is, where it can be."""
+        needs_pooler = [task.name for task in self.tasks if task.pooling == "pooler"]
+        pooler = getattr(self.encoder, "pooler", None)
+        if needs_pooler and pooler is None:
+            raise ValueError(
+                f"tasks {needs_pooler}: pooling is 'pooler', but {self.encoder.config.model_type} encoders have none; "
+                "use cls, mean or max"
+            )
+        if pooler is not None and not needs_pooler:
+            self.encoder.pooler = None
+        if self.config.adapter is not None:
+            prepare_layers(self.encoder)
+        use_faster_layers(self.encoder)
+        use_faster_layers(self.adapters)
+        self._packs = self.config.packed and enable_packing(self.encoder)
+        self._accepts_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
+
+    @classmethod
+    def from_encoder(
+        cls,
+        encoder: str | os.PathLike,
+        tasks: Sequence[TaskSpec | Mapping],
+        adapter: AdapterSpec | Mapping | None = None,
+        packed: bool = True,
+        **kwargs,
+    ) -> MtBertForMultiTask:
+        """Start from a pretrained encoder, with new heads.
+
+        Args:
+            encoder: a model of the hub, or a folder, that `AutoModel.from_pretrained` loads.
+            tasks: the tasks, in the order of their ids.
+            adapter: what each task adds to the encoder; None: nothing.
+            packed: whether to leave padding out where the encoder's family allows it.
+            kwargs: passed on to `AutoModel.from_pretrained` (`revision`, `dtype`, `attn_implementation`, …).
+
+        Raises:
+            ValueError: for an encoder whose code is not part of transformers, or that brings its own.
+        """
+        keys = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
+        encoder_config(encoder, **{key: kwargs[key] for key in keys if key in kwargs})
+        pretrained = AutoModel.from_pretrained(encoder, **kwargs)
+        if os.path.isdir(encoder):
+            pretrained.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine
+        model = cls(MtBertConfig(encoder=pretrained.config, tasks=list(tasks), adapter=adapter, packed=False))
+        model.config.packed = packed
+        model.encoder = pretrained
+        model._adopt_encoder()
+        return model.to(pretrained.dtype)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.encoder.set_input_embeddings(value)
+
+    def task_id(self, name: str) -> int:
+        """The id of a task; KeyError with the known names if there is none of this name."""
+        names = [task.name for task in self.tasks]
+        if name not in names:
+            raise KeyError(f"no task {shown(name)}; this model has: {', '.join(names)}")
+        return names.index(name)
+
+    def freeze_encoder(self, frozen: bool = True, layer_norms: bool = True) -> None:
+        """Keep the encoder's weights as they are, so that only heads and adapters are trained.
+
+        Args:
+            frozen: False: train them (again).
+            layer_norms: whether the encoder's norms are kept, too.
+        """
+        self.encoder.requires_grad_(not frozen)
+        for module in self.encoder.modules():
+            if isinstance(module, nn.LayerNorm) and not layer_norms:
+                module.requires_grad_(True)
+
+    def add_task(self, spec: TaskSpec | Mapping) -> None:
+        """See `editing.add_task`: a new head (and adapter); all other tasks' outputs stay as they are."""
+        add_task(self, spec)
+
+    def remove_task(self, name: str) -> None:
+        """See `editing.remove_task`: drop a task with its head and adapter."""
+        remove_task(self, name)
+
+    def extract_task(self, name: str, to: str | None = None) -> PreTrainedModel:
+        """See `editing.extract_task`: a copy with one task alone, of mtbert or (`to`) of plain transformers."""
+        return extract_task(self, name, to)
+
+    def export_encoder(self) -> PreTrainedModel:
+        """See `editing.export_encoder`: a copy of the encoder as a plain transformers model."""
+        return export_encoder(self)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer beside the checkpoint that this model was loaded from; ValueError if there is none."""
+        if self._tokenizer is None:
+            self._tokenizer = find_tokenizer(self)
+        return self._tokenizer
+
+    def predict(
+        self,
+        inputs: Iterable,
+        task: str | None = None,
+        tasks: str | Sequence[str] | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> Prediction | dict[str, Prediction]:
+        """Answers for texts or pairs, in their order.
+
+        Args:
+            inputs: a text, a pair `(text, text)`, `{"text": ..., "text_pair": ...}`, or a list of such rows.
+            task: one task; may be left out where the model has only one.
+            tasks: several names, or `"all"` that take such rows. Tasks that encode a row alike share one pass of the
+                encoder; with adapters, one pass holds a copy of the rows for each task.
+            tokenizer: None: the one beside the checkpoint.
+            batch_tokens: how many tokens a batch may hold; rows are sorted by length for it.
+
+        Returns:
+            A Prediction (`labels`, `scores`, `logits`) for `task`; for `tasks` one for each, by name.
+        """
+        return predict(self, inputs, task, tasks, tokenizer, batch_tokens)
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        task: str | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        normalize: bool = False,
+        batch_tokens: int = BATCH_TOKENS,
+    ) -> np.ndarray:
+        """Sentence embeddings `(texts, hidden)` in fp32: what the head is given of each text alone.
+
+        Args:
+            texts: one text, or several.
+            task: one that encodes the texts of a pair apart, or reads a single text; None: the only one that does the
+                former.
+            tokenizer: None: the one beside the checkpoint.
+            normalize: whether each has length 1.
+            batch_tokens: how many tokens a batch may hold.
+        """
+        return embed(self, texts, task, tokenizer, normalize, batch_tokens)
+
+    def export_onnx(self, file: str | os.PathLike, tasks: str | Sequence[str] | None = None) -> list[str]:
+        """See `export.export_onnx`: one ONNX graph with every head; with adapters, of one task."""
+        return export_onnx(self, file, tasks)
+
+    def push_to_hub(self, repo_id: str, **kwargs) -> CommitInfo:
+        """Upload weights, config, tokenizer, the code that loads them without mtbert, and a model card.
+
+        Args:
+            repo_id: `user/name`, made if it is not there.
+            kwargs: `tokenizer` (None: the one beside the checkpoint), `card` (a ModelCard; None: the README.md beside
+                the checkpoint, or a new one), and as in transformers: `private`, `token`, `revision`, `create_pr`,
+                `commit_message`, `commit_description`, `max_shard_size`, `tags`.
+
+        Raises:
+            PushError: if the hub refuses or cannot be reached; it says why and what to do.
+        """
+        from .sharing import push  # with pipelines, which take long to import
+
+        return push(self, repo_id, **kwargs)
+
+    def parts(self) -> list[tuple[str, str, nn.Module]]:
+        """(component, task, module) of the shared encoder, of each task's adapter, and of each head."""
+        adapters = [("adapter", name, module) for name, module in self.adapters.items()]
+        return [("encoder", "", self.encoder), *adapters, *(("head", *item) for item in self.heads.items())]
+
+    def parameter_table(self) -> list[dict[str, str | int | float]]:
+        """Parameters of the shared encoder, of each task's adapter and head, and of all of them.
+
+        Returns:
+            Rows with `component`, `task`, `parameters`, `trainable` and `ratio`, the multiple of one encoder.
+        """
+        whole = sum(p.numel() for p in self.encoder.parameters())
+        rows = []
+        for component, task, module in [*self.parts(), ("total", "", self)]:
+            count = sum(p.numel() for p in module.parameters())
+            trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+            row = {"component": component, "task": task, "parameters": count, "trainable": trained}
+            rows.append({**row, "ratio": count / whole})
+        return rows
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        task_ids: Tensor | Sequence[int] | None = None,
+        labels: Tensor | Mapping[str, Tensor] | None = None,
+        task: str | None = None,
+        tasks: str | Sequence[str] | None = None,
+        layout: PackedLayout | None = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs,
+    ) -> MtBertOutput:
+        """Encode a batch and run the heads of its tasks.
+
+        Args:
+            input_ids: `(sequences, length)`, padded, or `(1, tokens)` with a `layout`. A Siamese pair is two
+                sequences, one after the other; one that is encoded in both ways is three (u, v, both in one).
+            attention_mask: `(sequences, length)`, 1 on real tokens; None: all are. Not with a `layout`.
+            token_type_ids: like `input_ids`; ignored for encoders without token types.
+            task_ids: `(rows,)`, the task of each row, rows grouped by task. Not with a `layout`, which says so too.
+            labels: by task name, or one tensor `(rows,)` (`(rows, num_labels)` for a multi-label task). Class ids, 0
+                and 1, or scores; -100 or nan where missing.
+            task: the task of the whole batch, instead of `task_ids`.
+            tasks: names, or `"all"`: run these heads on every row, after one pass of the encoder (which holds a copy
+                of the rows for each task if adapters tell them apart).
+            inputs_embeds: `(sequences, length, hidden)` or `(1, tokens, hidden)` instead of `input_ids`.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("give either input_ids or inputs_embeds")
+        values = (input_ids, token_type_ids, inputs_embeds)
+        if layout is None:
+            values, layout = self._pack(values, attention_mask, task_ids, task, tasks)
+        segments = layout.segments
+        if tasks is not None:
+            values, layout, segments = self._for_all(self._names(tasks), values, layout)
+        hidden = self._encode(*values, layout)
+        pooled, logits = {}, {}
+        for segment in segments:
+            spec = self.tasks[segment.task_id]
+            pooled[spec.name] = self._pool(spec, hidden, layout, segment)
+            logits[spec.name] = self._head(spec, pooled[spec.name], hidden, layout, segment)
+        output = MtBertOutput(task_logits=logits, pooled=pooled)
+        if len(logits) == 1:
+            output.logits = next(iter(logits.values()))
+        if labels is not None:
+            if tasks is not None and len(logits) > 1 and not isinstance(labels, Mapping):
+                raise ValueError("labels: with several tasks on every row, give them by task name")
+            self._add_losses(output, segments, labels)
+        return output
+
+    def pool(self, task: str, input_ids: Tensor, layout: PackedLayout, token_type_ids: Tensor | None = None) -> Tensor:
+        """What a task's head is given, `(sequences, hidden)`, of packed sequences of this task alone."""
+        hidden = self._encode(input_ids, token_type_ids, None, layout)
+        return self._pool(self.tasks[self.task_id(task)], hidden, layout, layout.segments[0])
+
+    def _names(self, tasks: str | Sequence[str]) -> list[str]:
+        if tasks == "all":
+            return [spec.name for spec in self.tasks]
+        return [tasks] if isinstance(tasks, str) else list(tasks)
+
+    def _for_all(self, names: list[str], values, layout: PackedLayout):
+        """Make every sequence an input of every task: shared, or a copy for each where adapters tell them apart."""
+        count, plan = len(layout.lengths), []
+        for name in names:
+            spec = self.tasks[self.task_id(name)]
+            rows, odd = divmod(count, spec.num_sequences)
+            if odd:
+                raise ValueError(f"task {name!r} takes {spec.num_sequences} sequences a row, got {count} in all")
+            plan.append((self.task_id(name), rows, spec.num_sequences))
+        if any(name in self.adapters for name in names):
+            copies = PackedLayout.build(layout.lengths * len(names), plan).to(layout.starts.device)
+            values = [None if value is None else torch.cat([value] * len(names), dim=1) for value in values]
+            return values, copies, copies.segments
+        tokens = (0, sum(layout.lengths))
+        segments = tuple(Segment(task_id, (0, rows), (0, count), tokens) for task_id, rows, _ in plan)
+        return values, replace(layout, segments=segments), segments
+
+    def _pack(self, values, attention_mask, task_ids, task, tasks):
+        """Padded tensors and their mask → packed tensors and their layout."""
+        first = next(value for value in values if value is not None)
+        if attention_mask is None:
+            attention_mask = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
+        mask = attention_mask.bool()
+        if task_ids is None:
+            named = [task] if task is not None else self._names(tasks)[:1] if tasks is not None else None
+            if named is None and len(self.tasks) > 1:
+                raise ValueError("give task, tasks or task_ids: this model has several tasks")
+            spec = self.tasks[self.task_id(named[0]) if named else 0]
+            runs = [(self.task_id(spec.name), len(first) // spec.num_sequences)]
+        else:
+            ids, counts = torch.unique_consecutive(torch.as_tensor(task_ids), return_counts=True)
+            runs = list(zip(ids.tolist(), counts.tolist(), strict=True))
+            if len({task_id for task_id, _ in runs}) < len(runs):
+                raise ValueError("task_ids: the rows must be grouped by task; sort them first")
+            if out := [task_id for task_id, _ in runs if not 0 <= task_id < len(self.tasks)]:
+                raise ValueError(f"task_ids has {out}, but this model's tasks are 0 to {len(self.tasks) - 1}")
+        plan = [(task_id, rows, self.tasks[task_id].num_sequences) for task_id, rows in runs]
+        layout = PackedLayout.build(mask.sum(-1).tolist(), plan).to(first.device)
+        return [None if value is None else value[mask].unsqueeze(0) for value in values], layout
+
+    def _encode(self, input_ids, token_type_ids, inputs_embeds, layout: PackedLayout) -> Tensor:
+        """Packed inputs → last hidden states `(tokens, hidden)`."""
+        inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
+        if self._accepts_types and has_token_types(self.encoder.config):
+            inputs["token_type_ids"] = token_type_ids
+        inputs = {key: value for key, value in inputs.items() if value is not None}
+        if self._packs:
+            first = next(iter(inputs.values()))
+            nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=first.device)  # four dimensions: taken as it is
+            positions = layout.position_ids + position_offset(self.encoder)
+            adapters = self._adapter_pass(layout)
+            extra = {} if adapters is None else {"adapters": adapters}
+            output = self.encoder(**inputs, attention_mask=nothing, position_ids=positions, layout=layout, **extra)
+            hidden = output.last_hidden_state.squeeze(0)
+            return hidden if adapters is None else adapters.on_top(hidden)
+        return encode_padded(self.encoder, inputs, layout, self._adapter_pass(layout))
+
+    def _adapter_pass(self, layout: PackedLayout) -> AdapterPass | None:
+        """The adapters of the tasks in a batch; None if none of them has one."""
+        names = [self.tasks[segment.task_id].name for segment in layout.segments]
+        if not any(name in self.adapters for name in names):
+            return None
+        parts = []
+        for name, segment in zip(names, layout.segments, strict=True):
+            adapter = self.adapters[name] if name in self.adapters else None  # noqa: SIM401 (a ModuleDict has no get)
+            own = layout if len(names) == 1 or adapter is None else layout.part(segment)
+            parts.append((adapter, segment.tokens, own))
+        return AdapterPass(tuple(parts))
+
+    def _pool(self, spec: TaskSpec, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
+        first, last = segment.sequences
+        if spec.pooling in ("cls", "pooler"):
+            tokens = hidden.index_select(0, layout.starts[first:last])
+            return tokens if spec.pooling == "cls" else self.encoder.pooler(tokens.unsqueeze(1))
+        states, mask = padded(hidden, layout, first, last)
+        real = mask.unsqueeze(-1)
+        if spec.pooling == "mean":
+            return torch.where(real, states, 0).sum(1) / real.sum(1)
+        return torch.where(real, states, torch.finfo(states.dtype).min).amax(1)
+
+    def _head(self, spec, pooled: Tensor, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
+        head = self.heads[spec.name]
+        if spec.head.type == "attention":
+            return to_scores(spec, head(pooled, *padded(hidden, layout, *segment.sequences)))
+        return to_scores(spec, head(pooled))
+
+    def _add_losses(self, output: MtBertOutput, segments, labels) -> None:
+        output.row_losses, output.labelled = {}, {}
+        for segment in segments:
+            spec = self.tasks[segment.task_id]
+            if isinstance(labels, Mapping):
+                if spec.name not in labels:
+                    continue
+                own = labels[spec.name]
+            else:
+                own = labels if len(segments) == 1 else labels[slice(*segment.rows)]
+            losses, mask = row_losses(spec, output.task_logits[spec.name], own)
+            output.row_losses[spec.name], output.labelled[spec.name] = losses, mask
+        if output.row_losses:
+            total = sum(losses.sum() for losses in output.row_losses.values())
+            output.loss = total / sum(mask.sum() for mask in output.labelled.values()).clamp(min=1)
+
+
+__all__ = ["MtBertForMultiTask", "MtBertOutput", "MtBertPreTrainedModel"]

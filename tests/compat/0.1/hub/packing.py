@@ -1,0 +1,358 @@
+"""Padding-free encoding: a batch is one row of real tokens, and attention alone knows where its sequences end.
+
+Every linear layer, norm, adapter and head works on `(tokens, hidden)`. Attention groups the sequences into a few
+buckets of similar length, pads inside a bucket only, and drops the padding again. It enters an encoder through
+transformers' attention interface under the name `mtbert_packed`; the layout reaches it as a keyword argument.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from .cpu import dropout as faster_dropout
+
+PACKED_ATTENTION = "mtbert_packed"
+
+# Families whose layers pass keyword arguments on to the attention interface, with the position of a first token:
+# RoBERTa's positions begin after the padding index. A test holds packed = padded for each of them.
+PACKED_FAMILIES = {
+    "albert": 0,
+    "bert": 0,
+    "camembert": "after_padding",
+    "distilbert": 0,
+    "electra": 0,
+    "ernie": 0,
+    "modernbert": 0,
+    "roberta": "after_padding",
+    "xlm-roberta": "after_padding",
+}
+MAX_BUCKETS = 4
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The rows of one task in a batch: half-open ranges of rows, encoder inputs and tokens."""
+
+    task_id: int
+    rows: tuple[int, int]
+    sequences: tuple[int, int]
+    tokens: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Sequences that attention computes together.
+
+    Attributes:
+        count: number of sequences.
+        length: the longest one, in tokens.
+        mask: `(count, 1, 1, length)`, true on real tokens; None where all have this length.
+    """
+
+    count: int
+    length: int
+    mask: Tensor | None
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Where sequences and tasks lie in a packed row; made on the CPU, so that using it never waits for a device.
+
+    Attributes:
+        lengths: tokens of each sequence.
+        segments: one for each task in the batch, in the order of rows.
+        position_ids: `(1, tokens)`, counted from 0 in each sequence.
+        starts: `(sequences,)`, index of each sequence's first token.
+        cu_seqlens: `(sequences + 1,)` int32, the cumulated lengths.
+        buckets: groups of sequences of similar length.
+        gather: `(slots,)`: for each slot of the padded buckets, one after the other, the token it holds; padding
+            slots hold token 0.
+        scatter: `(tokens,)`: for each token its slot.
+    """
+
+    lengths: tuple[int, ...]
+    segments: tuple[Segment, ...]
+    position_ids: Tensor
+    starts: Tensor
+    cu_seqlens: Tensor
+    buckets: tuple[Bucket, ...]
+    gather: Tensor
+    scatter: Tensor
+
+    @classmethod
+    def build(
+        cls,
+        lengths: Sequence[int] | np.ndarray,
+        tasks: Sequence[tuple[int, int, int]],
+        max_buckets: int = MAX_BUCKETS,
+    ) -> PackedLayout:
+        """Lay out sequences of the given lengths (tokens, each at least 1).
+
+        Args:
+            lengths: one for each sequence; a Siamese pair's two texts follow each other.
+            tasks: (task id, rows, sequences a row) for each task, in the order of the batch.
+            max_buckets: upper bound for the number of attention buckets.
+        """
+        lengths = np.asarray(lengths, dtype=np.int64)
+        ends = np.cumsum(lengths)
+        starts = ends - lengths
+        total = int(ends[-1]) if len(ends) else 0
+        if (expected := sum(rows * per_row for _, rows, per_row in tasks)) != len(lengths):
+            raise ValueError(f"{len(lengths)} sequences were given, but the tasks' rows have {expected}")
+        segments, row, sequence = [], 0, 0
+        for task_id, rows, per_row in tasks:
+            last = sequence + rows * per_row
+            tokens = (int(starts[sequence]) if sequence < len(starts) else total, int(ends[last - 1]) if last else 0)
+            segments.append(Segment(task_id, (row, row + rows), (sequence, last), tokens))
+            row, sequence = row + rows, last
+        buckets, gather, scatter = _bucket(lengths, starts, total, max_buckets)
+        return cls(
+            lengths=tuple(lengths.tolist()),
+            segments=tuple(segments),
+            position_ids=torch.from_numpy(np.arange(total) - np.repeat(starts, lengths)).unsqueeze(0),
+            starts=torch.from_numpy(starts),
+            cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
+            buckets=buckets,
+            gather=gather,
+            scatter=scatter,
+        )
+
+    def part(self, segment: Segment) -> PackedLayout:
+        """The layout of one task's sequences alone, on the same device."""
+        first, last = segment.sequences
+        rows = segment.rows[1] - segment.rows[0]
+        layout = PackedLayout.build(self.lengths[first:last], [(segment.task_id, rows, (last - first) // max(rows, 1))])
+        return layout.to(self.starts.device, non_blocking=True)
+
+    def firsts(self) -> PackedLayout:
+        """The layout of the first tokens alone, each a sequence."""
+        count = len(self.lengths)
+        return PackedLayout.build([1] * count, [(0, count, 1)]).to(self.starts.device)
+
+    def _apply(self, function) -> PackedLayout:
+        buckets = tuple(Bucket(b.count, b.length, None if b.mask is None else function(b.mask)) for b in self.buckets)
+        tensors = ("position_ids", "starts", "cu_seqlens", "gather", "scatter")
+        values = {name: function(getattr(self, name)) for name in tensors}
+        return PackedLayout(lengths=self.lengths, segments=self.segments, buckets=buckets, **values)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedLayout:
+        """The same layout on another device."""
+        return self._apply(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PackedLayout:
+        """The same layout in page-locked memory, for copies that do not wait."""
+        return self._apply(Tensor.pin_memory)
+
+
+def _bucket(lengths: np.ndarray, starts: np.ndarray, total: int, max_buckets: int):
+    """Group sequences of similar length; see `PackedLayout` for the three results."""
+    if total == 0:
+        empty = torch.empty(0, dtype=torch.long)
+        return (), empty, empty
+    order = np.argsort(lengths, kind="stable")
+    buckets, gather, slot = [], [], 0
+    scatter = np.empty(total, dtype=np.int64)
+    for members in _split(lengths[order], max_buckets):
+        index = order[members]
+        count, width = lengths[index], int(lengths[index[-1]])
+        real = np.arange(width) < count[:, None]
+        tokens = np.where(real, starts[index][:, None] + np.arange(width), 0)
+        slots = slot + np.arange(len(index) * width).reshape(real.shape)
+        scatter[tokens[real]] = slots[real]
+        gather.append(tokens.ravel())
+        mask = None if real.all() else torch.from_numpy(real)[:, None, None, :]
+        buckets.append(Bucket(len(index), width, mask))
+        slot += len(index) * width
+    return tuple(buckets), torch.from_numpy(np.concatenate(gather)), torch.from_numpy(scatter)
+
+
+def _split(ascending: np.ndarray, max_buckets: int) -> list[slice]:
+    """Cut ascending lengths into at most `max_buckets` runs so that Σ count · longest² (attention's cost) is least.
+
+    Dynamic programming over the places where the length changes, which are few.
+    """
+    cuts = np.flatnonzero(np.diff(ascending)) + 1
+    if len(cuts) > 24:  # candidates at quantiles are as good, and keep this cheap for large batches
+        cuts = cuts[np.linspace(0, len(cuts) - 1, 24).astype(int)]
+    edges = np.concatenate([[0], cuts, [len(ascending)]])
+    longest = ascending[edges[1:] - 1].astype(np.float64)
+    cost = (edges[None, 1:] - edges[:-1, None]) * longest[None, :] ** 2  # of the run from edge i to edge j + 1
+    cost[np.tril_indices(len(longest), -1)] = np.inf
+    best, choice = cost[0], []
+    for _ in range(min(max_buckets, len(longest)) - 1):
+        options = np.concatenate([[np.inf], best[:-1]])[:, None] + cost
+        start = options.argmin(axis=0)
+        better = options[start, np.arange(len(longest))] < best
+        choice.append(np.where(better, start, -1))
+        best = np.where(better, options[start, np.arange(len(longest))], best)
+    runs, last = [], len(longest) - 1
+    for start in reversed(choice):
+        if start[last] > 0:
+            runs.append(slice(edges[start[last]], edges[last + 1]))
+            last = start[last] - 1
+    return [slice(0, edges[last + 1]), *reversed(runs)]
+
+
+class _ToSlots(torch.autograd.Function):
+    """Tokens → padded slots. Each token has one slot, so the gradient is a plain selection, not a sum."""
+
+    @staticmethod
+    def forward(ctx, tokens: Tensor, gather: Tensor, scatter: Tensor) -> Tensor:
+        ctx.save_for_backward(scatter)
+        return tokens.index_select(0, gather)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (scatter,) = ctx.saved_tensors
+        return gradient.index_select(0, scatter), None, None
+
+
+class _FromSlots(torch.autograd.Function):
+    """Padded slots → tokens. Padding slots get gradient 0."""
+
+    @staticmethod
+    def forward(ctx, slots: Tensor, scatter: Tensor) -> Tensor:
+        ctx.save_for_backward(scatter)
+        ctx.count = slots.shape[0]
+        return slots.index_select(0, scatter)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (scatter,) = ctx.saved_tensors
+        slots = gradient.new_zeros(ctx.count, *gradient.shape[1:])
+        return slots.index_copy_(0, scatter, gradient), None
+
+
+def packed_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: PackedLayout,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    window: int | None = None,
+) -> Tensor:
+    """Scaled dot-product attention of each sequence over itself.
+
+    Args:
+        query, key, value: `(tokens, heads, size)`.
+        layout: where the sequences lie.
+        dropout: probability on the attention weights.
+        scaling: factor on the scores; None: size^(-1/2).
+        window: farthest distance, in tokens, that is attended to; None: no bound.
+
+    Returns:
+        `(tokens, heads, size)`.
+    """
+    if hasattr(layout, "attend"):  # padded states, for graphs that know no layout
+        return layout.attend(query, key, value)
+    if not layout.lengths:
+        return value
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0 and window is None:
+        return _varlen_attention(query, key, value, layout, scaling)
+    slots = [_ToSlots.apply(states, layout.gather, layout.scatter) for states in (query, key, value)]
+    outputs, first = [], 0
+    for bucket in layout.buckets:
+        last = first + bucket.count * bucket.length
+        q, k, v = (s[first:last].unflatten(0, (bucket.count, bucket.length)).transpose(1, 2) for s in slots)
+        mask = bucket.mask
+        if window is not None and bucket.length > window + 1:
+            position = torch.arange(bucket.length, device=query.device)
+            near = (position[:, None] - position[None, :]).abs() <= window
+            # a padding query sees its own key, so that no row is empty (an empty one would be nan)
+            near = (
+                near if mask is None else near & mask | torch.eye(bucket.length, dtype=torch.bool, device=near.device)
+            )
+            mask = near
+        output = _attend(q, k, v, mask, dropout, scaling)
+        outputs.append(output.transpose(1, 2).flatten(0, 1))
+        first = last
+    return _FromSlots.apply(torch.cat(outputs) if len(outputs) > 1 else outputs[0], layout.scatter)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float | None):
+    """Attention of padded sequences `(count, heads, length, size)`; every query has a key that `mask` lets it see.
+
+    On CPUs PyTorch's own kernel has no dropout, and its way round draws random numbers slowly and computes half
+    precision in fp32; products, softmax (in fp32) and dropout are therefore written out here.
+    """
+    if dropout == 0 or query.device.type != "cpu":
+        return nn.functional.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scaling)
+    scores = query * (query.shape[-1] ** -0.5 if scaling is None else scaling) @ key.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+    return faster_dropout(weights, dropout).to(value.dtype) @ value
+
+
+def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
+    """`packed_attention` by PyTorch's variable-length kernel: CUDA, half precision, no dropout."""
+    if scaling is not None:  # the kernel's own factor, which not every version lets one choose, is size^(-1/2)
+        query = query * (scaling * query.shape[-1] ** 0.5)
+    longest = max(layout.lengths)
+    return varlen_attn(query, key, value, layout.cu_seqlens, layout.cu_seqlens, longest, longest)
+
+
+def packed_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    layout: PackedLayout | None = None,
+    sliding_window: int | None = None,
+    **kwargs,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: packed where a layout comes along, else scaled_dot_product_attention.
+
+    `query`, `key` and `value` are `(1, heads, tokens, size)`, the output is `(1, tokens, heads, size)`. Encoders
+    give `sliding_window` as the first distance out of reach.
+    """
+    if layout is None:
+        extra = {} if sliding_window is None else {"sliding_window": sliding_window}
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **extra, **kwargs
+        )
+    tokens = [states.squeeze(0).transpose(0, 1) for states in (query, key, value)]
+    window = None if sliding_window is None else sliding_window - 1
+    return packed_attention(*tokens, layout, dropout, scaling, window).unsqueeze(0), None
+
+
+AttentionInterface.register(PACKED_ATTENTION, packed_attention_forward)
+AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
+
+
+def position_offset(encoder: nn.Module) -> int:
+    """The position id of a sequence's first token in this encoder."""
+    offset = PACKED_FAMILIES[encoder.config.model_type]
+    return encoder.config.pad_token_id + 1 if offset == "after_padding" else offset
+
+
+def enable_packing(encoder: nn.Module) -> bool:
+    """Route an encoder's attention through `mtbert_packed`; False, with one warning, where its family has no way in.
+
+    An encoder that was asked for another attention implementation than the default (`eager`, …) keeps it.
+    """
+    if encoder.config.model_type not in PACKED_FAMILIES:
+        warnings.warn(
+            f"{encoder.config.model_type} encoders are computed with padding; padding-free encoding works for: "
+            f"{', '.join(sorted(PACKED_FAMILIES))}",
+            stacklevel=2,
+        )
+        return False
+    if encoder.config._attn_implementation not in ("sdpa", PACKED_ATTENTION):
+        return False
+    encoder.config._attn_implementation = PACKED_ATTENTION
+    return True

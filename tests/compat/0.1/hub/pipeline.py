@@ -1,0 +1,89 @@
+"""A transformers pipeline for every task of a checkpoint: `pipeline("multi-task-text-classification", model=...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+from transformers import Pipeline
+
+from .inputs import Row, as_row, as_rows
+from .prediction import Prediction, predict
+
+PIPELINE_TASK = "multi-task-text-classification"
+
+
+class MultiTaskTextClassificationPipeline(Pipeline):
+    """Texts, pairs, mappings, lists, data sets or generators → labels and scores of one task or of all.
+
+    A row is a text, a pair `(text, text)` or `{"text": ..., "text_pair": ...}`; a list, a `datasets.Dataset` and any
+    other iterable hold rows. A single row gives one answer, a list gives a list, everything else an iterator.
+
+    Args of a call (all but the first may be given to `pipeline(...)`, too, with `task` as `task_name`):
+        task: the model's task; `all`: every task that takes such rows, answers by name. None: the only one.
+        top_k: how many labels an answer has, the most probable first; None: all of them. 1 gives
+            `{"label": str, "score": probability}`, more a list of them. A regression gives `{"score": number}`.
+        batch_size: rows that are encoded at a time.
+    """
+
+    _load_tokenizer = True
+    _load_processor = _load_image_processor = _load_feature_extractor = _load_video_processor = False
+
+    def _sanitize_parameters(self, task: str | None = None, task_name: str | None = None, **kwargs):
+        unknown = [key for key in kwargs if key != "top_k"]
+        if unknown:
+            raise TypeError(f"unknown arguments {unknown}; known ones: task, top_k, batch_size")
+        if kwargs.get("top_k") is not None and not _counts(kwargs["top_k"]):
+            raise ValueError(f"top_k is {kwargs['top_k']!r}, but must be 1 or more, or None for all labels")
+        name = task if task is not None else task_name
+        return {}, {} if name is None else {"task": name}, kwargs
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        one = isinstance(inputs, (str, Mapping, tuple))
+        if not one and (not isinstance(inputs, Iterable) or isinstance(inputs, (bytes, bytearray))):
+            as_rows(inputs)  # says what is wrong with it
+        if (size := kwargs.get("batch_size")) is not None and not _counts(size):
+            raise ValueError(f"batch_size is {size!r}, but must be a whole number, 1 or more")
+        if isinstance(inputs, list) and not inputs:
+            return []
+        return super().__call__(inputs if one or isinstance(inputs, list) else (row for row in inputs), *args, **kwargs)
+
+    def preprocess(self, input_: Iterable) -> dict[str, list[Row]]:
+        return {"rows": [as_row(value) for value in input_]}
+
+    def _forward(self, input_tensors: dict[str, list[Row]], task: str | None = None) -> dict[str, Any]:
+        which = {"tasks": "all"} if task == "all" else {"task": task}
+        return {"found": predict(self.model, input_tensors["rows"], tokenizer=self.tokenizer, **which)}
+
+    def postprocess(self, model_outputs: dict[str, Any], top_k: int | None = 1) -> list:
+        found = model_outputs["found"]
+        if isinstance(found, Prediction):
+            return answers(found, top_k)
+        columns = {name: answers(prediction, top_k) for name, prediction in found.items()}
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+    def run_single(self, inputs, preprocess_params, forward_params, postprocess_params):
+        return super().run_single([inputs], preprocess_params, forward_params, postprocess_params)[0]
+
+    def get_iterator(
+        self, inputs, num_workers: int, batch_size: int, preprocess_params, forward_params, postprocess_params
+    ) -> Iterator[Any]:
+        rows = iter(inputs)
+        while batch := list(islice(rows, batch_size)):
+            yield from super().run_single(batch, preprocess_params, forward_params, postprocess_params)
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def answers(prediction: Prediction, top_k: int | None = 1) -> list:
+    """A prediction's rows as labels and scores; see the pipeline's `top_k`."""
+    if prediction.task.problem_type == "regression":
+        return [{"score": score} for score in prediction.scores.tolist()]
+    found = []
+    for row in prediction.scores:
+        best = [{"label": prediction.task.labels[i], "score": float(row[i])} for i in (-row).argsort(kind="stable")]
+        found.append(best[0] if top_k == 1 else best[:top_k])
+    return found

@@ -1,0 +1,238 @@
+"""Texts in, answers out: encoding, batches by tokens, and as few passes of the encoder as the tasks allow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from .configuration_mtbert import TaskSpec
+from .inputs import LENGTHS, Row, as_rows, encode_texts, has_token_types
+from .packing import PackedLayout
+
+if TYPE_CHECKING:
+    from .modeling_mtbert import MtBertForMultiTask
+
+BATCH_TOKENS = 8192
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one task says of some rows.
+
+    Attributes:
+        task: the task.
+        logits: `(rows, num_labels)` fp32, as the model gives them.
+        scores: probabilities `(rows, labels)`, which sum to 1 except for a multi-label task; of a regression `(rows,)`,
+            on its scale.
+    """
+
+    task: TaskSpec
+    logits: np.ndarray
+    scores: np.ndarray
+
+    @classmethod
+    def of(cls, task: TaskSpec, logits: np.ndarray) -> Prediction:
+        """Logits `(rows, num_labels)` → scores."""
+        values = torch.from_numpy(logits)
+        if task.problem_type == "regression":
+            scores = values[:, 0]
+        elif task.problem_type == "single_label_classification":
+            scores = values.softmax(-1)
+        elif task.problem_type == "multi_label_classification":
+            scores = values.sigmoid()
+        else:
+            scores = torch.cat([(-values).sigmoid(), values.sigmoid()], dim=1)
+        return cls(task, logits, scores.numpy())
+
+    @property
+    def labels(self) -> list:
+        """For each row the most probable label's name, those above ½ of a multi-label task, or a regression's score."""
+        if self.task.problem_type == "regression":
+            return self.scores.tolist()
+        if self.task.problem_type == "multi_label_classification":
+            return [[name for name, p in zip(self.task.labels, row) if p > 0.5] for row in self.scores]
+        return [self.task.labels[i] for i in self.scores.argmax(1)]
+
+
+def find_tokenizer(model: MtBertForMultiTask) -> PreTrainedTokenizerBase:
+    """The tokenizer that lies beside a model's checkpoint.
+
+    Raises:
+        ValueError: if the model was not loaded from a checkpoint, or there is no tokenizer beside it.
+    """
+    where = model.name_or_path
+    if not where:
+        raise ValueError("tokenizer is missing; this model was not loaded from a checkpoint, so give its tokenizer")
+    revision = None if os.path.isdir(where) else getattr(model.config, "_commit_hash", None)
+    try:
+        return AutoTokenizer.from_pretrained(where, config=model.config, revision=revision)  # asks for no trust again
+    except Exception as error:  # tokenizers raises what has no type of its own
+        raise ValueError(f"tokenizer is missing; {where} has none that can be loaded ({error}), so give it") from error
+
+
+def predict(
+    model: MtBertForMultiTask,
+    inputs: Iterable,
+    task: str | None = None,
+    tasks: str | Sequence[str] | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> Prediction | dict[str, Prediction]:
+    """One task's answers, or several tasks' by name; see `MtBertForMultiTask.predict`."""
+    if (task is None) == (tasks is None) and len(model.tasks) > 1:
+        names = ", ".join(spec.name for spec in model.tasks)
+        raise ValueError(f"give either task or tasks ('all', or some of: {names})")
+    check_batch_tokens(batch_tokens)
+    rows = as_rows(inputs)
+    specs = _specs(model, task, tasks, rows)
+    tokenizer = model.tokenizer if tokenizer is None else tokenizer
+    logits = {spec.name: np.zeros((len(rows), spec.num_labels), dtype=np.float32) for spec in specs}
+    with _evaluating(model):
+        for parts in _passes(model, specs):
+            encoded = [_encoded(model, part[0], tokenizer, rows) for part in parts]
+            names = [spec.name for spec in parts[0]] if len(parts) == 1 else None
+            for own, batch in _batches(model, parts, encoded, batch_tokens):
+                output = model(**batch, tasks=names)
+                for name, values in output.task_logits.items():
+                    logits[name][own] = values.float().cpu().numpy()
+    found = {spec.name: Prediction.of(spec, logits[spec.name]) for spec in specs}
+    return found if tasks is not None else next(iter(found.values()))
+
+
+def embed(
+    model: MtBertForMultiTask,
+    texts: str | Sequence[str],
+    task: str | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    normalize: bool = False,
+    batch_tokens: int = BATCH_TOKENS,
+) -> np.ndarray:
+    """Sentence embeddings `(texts, hidden)`; see `MtBertForMultiTask.embed`."""
+    check_batch_tokens(batch_tokens)
+    spec = _embedding_task(model, task)
+    rows = as_rows(texts)
+    if any(pair is not None for _, pair in rows):
+        raise ValueError("texts has pairs, but an embedding is of one text; give each text by itself")
+    single = TaskSpec(spec.name, max_length=spec.max_length)  # one text; what its head is does not matter here
+    encoded = encode_texts(single, tokenizer or model.tokenizer, model.config.encoder, [text for text, _ in rows])
+    found = np.zeros((len(rows), model.config.hidden_size), dtype=np.float32)
+    with _evaluating(model):
+        for own, batch in _batches(model, [[spec]], [encoded], batch_tokens, sequences=1):
+            pooled = model.pool(spec.name, **batch).float()
+            found[own] = (torch.nn.functional.normalize(pooled, dim=-1) if normalize else pooled).cpu().numpy()
+    return found
+
+
+def check_batch_tokens(value: Any) -> None:
+    """ValueError unless `value` is a number of tokens."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"batch_tokens is {value!r}, but must be 1 or more, a whole number")
+
+
+@contextmanager
+def _evaluating(model) -> Iterator[None]:
+    """Without dropout and gradients; the model is afterwards as it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _specs(model, task, tasks, rows: list[Row]) -> list[TaskSpec]:
+    """The tasks that are asked for; `all`: those that take as many texts as the rows have."""
+    if tasks == "all":
+        count = 1 if all(pair is None for _, pair in rows) else 2
+        if found := [spec for spec in model.tasks if spec.texts == count]:
+            return found
+        raise ValueError(f"no task of this model takes {count} text(s) a row")
+    if task is None and tasks is None:
+        return [model.tasks[0]]
+    if tasks is not None and (not isinstance(tasks, Iterable) or isinstance(tasks, Mapping)):
+        raise ValueError(f"tasks is {tasks!r}, but must be 'all' or a list of names")
+    names = [task] if task is not None else [tasks] if isinstance(tasks, str) else list(tasks)
+    return [model.tasks[model.task_id(name)] for name in names]
+
+
+def _passes(model, specs: list[TaskSpec]) -> list[list[list[TaskSpec]]]:
+    """The passes of the encoder; each is a list of copies of the rows, each copy the tasks that read it.
+
+    Tasks that encode a row alike share one copy of it. Adapters tell the tasks apart: each has a copy, all in one pass.
+    """
+    if any(spec.name in model.adapters for spec in specs):
+        return [[[spec] for spec in specs]]
+    groups: dict[tuple, list[TaskSpec]] = {}
+    for spec in specs:
+        key = (spec.texts, spec.num_sequences, spec.separator, spec.token_types, spec.max_length)
+        groups.setdefault(key, []).append(spec)
+    return [[group] for group in groups.values()]
+
+
+def _encoded(model, spec: TaskSpec, tokenizer, rows: list[Row]) -> dict[str, list[Any]]:
+    texts, pairs = [text for text, _ in rows], [pair for _, pair in rows]
+    wrong = [i for i, pair in enumerate(pairs) if (pair is None) != (spec.texts == 1)]
+    if wrong:
+        text = f"{texts[wrong[0]][:40]!r}"
+        got = 1 if spec.texts == 2 else 2
+        raise ValueError(f"task {spec.name!r} takes {spec.texts} text(s) a row, but row {wrong[0]} ({text}) has {got}")
+    return encode_texts(spec, tokenizer, model.config.encoder, texts, pairs if spec.texts == 2 else None)
+
+
+def _batches(
+    model, parts, encoded: list[Mapping[str, list]], batch_tokens: int, sequences: int | None = None
+) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    """Rows by length, in batches of at most `batch_tokens` tokens over all copies, and the model's inputs for them."""
+    sizes = sum(np.array([len(ids) for ids in columns["input_ids"]], dtype=np.int64) for columns in encoded)
+    order = np.argsort(-sizes, kind="stable")
+    for own in _cut(order, sizes, batch_tokens):
+        tokens, types, lengths, plan = [], [], [], []
+        for part, columns in zip(parts, encoded, strict=True):
+            per_row = sequences or part[0].num_sequences
+            for row in own:
+                ids = columns["input_ids"][row]
+                tokens += ids
+                types += columns["token_type_ids"][row] if "token_type_ids" in columns else [0] * len(ids)
+                cut = [columns[name][row] for name in LENGTHS[: per_row - 1]]
+                lengths += [*cut, len(ids) - sum(cut)]
+            plan.append((model.task_id(part[0].name), len(own), per_row))
+        if (top := max(tokens, default=0)) >= model.config.encoder.vocab_size:
+            known = f"the encoder has embeddings for {model.config.encoder.vocab_size:,} tokens"
+            raise ValueError(f"tokenizer gives token {top:,}, but {known}; give the checkpoint's own tokenizer")
+        batch = {"input_ids": torch.tensor([tokens], device=model.device)}
+        if has_token_types(model.config.encoder):
+            batch["token_type_ids"] = torch.tensor([types], device=model.device)
+        yield own, {**batch, "layout": PackedLayout.build(lengths, plan).to(model.device)}
+
+
+def _cut(order: np.ndarray, sizes: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+    first, total = 0, 0
+    for place, row in enumerate(order):
+        if total and total + sizes[row] > batch_tokens:
+            yield order[first:place]
+            first, total = place, 0
+        total += sizes[row]
+    if len(order):
+        yield order[first:]
+
+
+def _embedding_task(model, task: str | None) -> TaskSpec:
+    fitting = [spec for spec in model.tasks if spec.texts == 1 or spec.apart]
+    if task is None:
+        apart = [spec for spec in fitting if spec.apart]
+        if len(apart) != 1:
+            names = ", ".join(spec.name for spec in fitting) or "none"
+            raise ValueError(f"give the task whose embeddings are meant; those that read one text alone: {names}")
+        return apart[0]
+    spec = model.tasks[model.task_id(task)]
+    if spec not in fitting:
+        raise ValueError(f"task {task!r} reads a pair as one input, so that no text has an embedding of its own")
+    return spec
