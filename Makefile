@@ -43,8 +43,11 @@ format: venv  ## let ruff mend what lint would refuse
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# the whole suite runs in two processes where there are two cores, a file's tests in the same one
+TWO := $(shell [ "$$(nproc 2>/dev/null || echo 1)" -gt 1 ] && printf "%s" "-n 2 --dist loadfile --no-loadscope-reorder")
+
 test: venv  ## run the tests, offline; pass options as PYTEST_ARGS='-k sampling'
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(TWO))
 
 # what depends on a processor's instructions: products, attention, what autograd keeps
 AVX2_TESTS := tests/unit/modeling/test_cpu.py tests/unit/modeling/test_packing.py tests/unit/training/test_memory.py \
