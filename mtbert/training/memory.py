@@ -96,8 +96,9 @@ def longest_step(trainer: MtBertTrainer) -> Step:
     """The micro-batch with the most tokens on this process, among the first ones of the first epoch."""
     args = trainer.args
     lengths = [row_lengths(trainer.train_dataset[task.name]) for task in trainer.tasks]
-    sampler = StepSampler(trainer.plan(), args.gradient_accumulation_steps, args.world_size, args.process_index)
-    steps = min(LOOKED_AT, max(args.max_steps, 0) * args.gradient_accumulation_steps or LOOKED_AT)
+    plan = trainer.plan()
+    sampler = StepSampler(plan, args.gradient_accumulation_steps, args.world_size, args.process_index)
+    steps = min(LOOKED_AT, max(plan.total_steps, 1) * args.gradient_accumulation_steps)
     return max(
         islice(sampler, steps), key=lambda step: sum(int(lengths[task][rows].sum()) for task, rows in step.parts)
     )
@@ -144,7 +145,7 @@ def _activations(trainer: MtBertTrainer) -> tuple[int, int]:
     if trainer.surgery is not None:
         layout = layout.part(max(layout.segments, key=lambda segment: segment.tokens[1] - segment.tokens[0]))
     tokens = sum(layout.lengths)
-    shape = shape_of(trainer.model, layout, trainer.accelerator.mixed_precision in ("bf16", "fp16"))
+    shape = shape_of(trainer.model, layout, trainer.accelerator.native_amp)
     args, model = trainer.args, trainer.model
     if not any(each.requires_grad for name, each in model.named_parameters() if ".heads." not in f".{name}"):
         return shape.working_bytes(), tokens  # only heads are trained: no layer's states are kept
@@ -210,7 +211,7 @@ def estimate(trainer: MtBertTrainer) -> tuple[dict[str, int], int]:
     copies = (trainer.average is not None) + (trainer.losses.regularisers.teacher is not None)
     if copies:
         parts["copies"] = copies * sum(each.numel() * max(4, each.element_size()) for _, each in named)
-    if trainer.accelerator.mixed_precision in ("bf16", "fp16"):
+    if trainer.accelerator.native_amp:
         parts["half-precision weights"] = weights // 2  # autocast keeps them for a pass
     if args.device.type == "cpu":
         parts["process"] = max(0, psutil.Process().memory_info().rss - held)
