@@ -7,11 +7,11 @@ RUN := runs/quickstart
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help venv encoder quickstart lint audit format test soak bench clean
+.PHONY: help venv encoder quickstart lint audit format test test-avx2 soak bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
+	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
 
 venv: $(STAMP)  ## create $(VENV) with mtbert and the pinned dependencies
 
@@ -43,8 +43,19 @@ format: venv  ## let ruff mend what lint would refuse
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# the whole suite runs in two processes where there are two cores, a file's tests in the same one
+TWO := $(shell [ "$$(nproc 2>/dev/null || echo 1)" -gt 1 ] && printf "%s" "-n 2 --dist loadfile --no-loadscope-reorder")
+
 test: venv  ## run the tests, offline; pass options as PYTEST_ARGS='-k sampling'
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(TWO))
+
+# what depends on a processor's instructions: products, attention, what autograd keeps
+AVX2_TESTS := tests/unit/modeling/test_cpu.py tests/unit/modeling/test_packing.py tests/unit/training/test_memory.py \
+  tests/invariants/test_packed.py tests/invariants/test_mixed.py tests/invariants/test_accumulation.py
+
+test-avx2: venv  ## rehearse a processor without AVX-512: some of the tests with AVX2 only (half a minute)
+	HF_HUB_OFFLINE=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
+	  $(BIN)/python -m pytest --quiet $(AVX2_TESTS)
 
 soak: venv  ## kill runs at 20 random points, try thousands of malformed inputs, look for leaks (half an hour)
 	HF_HUB_OFFLINE=1 MTBERT_SOAK=20 MTBERT_MALFORMED=1000 MTBERT_SOAK_STEPS=2000 MTBERT_ALL_CASES=1 \

@@ -9,11 +9,10 @@ The data are those of the run's recipe.json; any key of it can be changed on the
 from __future__ import annotations
 
 import argparse
-import math
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from datasets import Dataset
@@ -110,18 +109,18 @@ def make_plan(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Pl
     batch, accumulated = (
         recipe.training_value(key) for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
     )
-    data_seed, steps = recipe.training_value("data_seed"), recipe.training_value("max_steps")
+    data_seed = recipe.training_value("data_seed")
     plan = Plan(
         schedule=recipe.schedule,
         names=tuple(tasks),
         rows=tuple(len(data[name].splits["train"]) for name in tasks),
         batch=batch * processes * accumulated,
-        epochs=math.ceil(recipe.training_value("num_train_epochs")),
+        epochs=1,
         seed=recipe.training_value("seed") if data_seed is None else data_seed,
         batches=tuple(task.batch_size for task in tasks.values()),
         sizes=tuple(task.examples_per_epoch for task in tasks.values()),
     )
-    return replace(plan, epochs=-(-steps // plan.steps_per_epoch)) if steps > 0 else plan
+    return plan.lasting(recipe.training_value("num_train_epochs"), recipe.training_value("max_steps"))
 
 
 def plan_run(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Plan | StagedPlan | None:

@@ -31,6 +31,19 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **special)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """The tests of a file go to one process, and so do those of tests/hub, which share the hub and its clients."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "tests/hub" if file.startswith("tests/hub/") else file
+
+    return Scheduling(config, log)
+
+
 @pytest.fixture(scope="session")
 def encoder_dir(tmp_path_factory) -> str:
     """A folder with a tiny random BERT (2 layers, width 32, no dropout is changed) and its tokenizer."""

@@ -6,8 +6,9 @@ permutation of its rows that is computed where it is needed, and goes on in the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -128,11 +129,12 @@ class Plan:
         names: tasks, in the order of their ids.
         rows: rows of each task's training data.
         batch: rows a step, over all micro-batches and processes.
-        epochs: E, the epochs that the schedule spreads over.
+        epochs: E, the epochs that the schedule spreads over; the last one may be cut short.
         seed: names the run; (seed, epoch, step) names a step.
         batches: rows a step for each task, where they differ from `batch`.
         sizes: N_t, the rows that an epoch counts for each task, where they differ from `rows`.
         balanced: task id → its rows by class, where a task's walk has every class equally often.
+        steps: optimizer steps of the run; None: `epochs` whole epochs.
     """
 
     schedule: Schedule
@@ -144,6 +146,17 @@ class Plan:
     batches: tuple[int | None, ...] | None = None
     sizes: tuple[int | None, ...] | None = None
     balanced: Mapping[int, BalancedRows] = field(default_factory=dict, compare=False)
+    steps: int | None = None
+
+    def lasting(self, epochs: float, max_steps: int = -1) -> Plan:
+        """This plan for a run of `epochs`, which may end within one, or of `max_steps` steps where that is positive."""
+        steps = max_steps if max_steps > 0 else math.ceil(epochs * self.steps_per_epoch)
+        return replace(self, epochs=-(-steps // self.steps_per_epoch), steps=steps)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the run."""
+        return self.epochs * self.steps_per_epoch if self.steps is None else self.steps
 
     @cached_property
     def task_batches(self) -> np.ndarray:
@@ -215,8 +228,18 @@ class Plan:
         return -(-self.steps_per_epoch // BLOCK)
 
     def epoch_rows(self, epoch: int) -> np.ndarray:
-        """Rows of each task that an epoch passes, `(tasks,)`."""
-        return sum(self.counts(epoch, block).sum(0) for block in range(self.blocks))
+        """Rows of each task that an epoch of the run passes, `(tasks,)`."""
+        steps = self.steps_per_epoch
+        if self.steps is not None:
+            steps = min(max(self.steps - epoch * steps, 0), steps)
+        rows = np.zeros(len(self.names), dtype=np.int64)
+        for block in range(-(-steps // BLOCK)):
+            rows += self.counts(epoch, block)[: steps - block * BLOCK].sum(0)
+        return rows
+
+    def total_rows(self) -> np.ndarray:
+        """Rows of each task that the run passes, `(tasks,)`."""
+        return sum((self.epoch_rows(epoch) for epoch in range(self.epochs)), np.zeros(len(self.names), np.int64))
 
     def take(self, task: int, first: int, count: int) -> np.ndarray:
         """Rows number first…first + count − 1 of a task's walk: one permutation of its rows after the other."""
@@ -232,20 +255,21 @@ class Plan:
 
     def taken(self, task: int) -> np.ndarray:
         """The rows of a task that some step of the run holds, in ascending order."""
-        total = sum(int(self.epoch_rows(epoch)[task]) for epoch in range(self.epochs))
-        return np.sort(self.take(task, 0, min(total, self.rows[task])))
+        return np.sort(self.take(task, 0, min(int(self.total_rows()[task]), self.rows[task])))
 
     def describe(self) -> list[dict[str, object]]:
-        """One row a task: what a user wants to know before training begins."""
-        total = sum((self.epoch_rows(epoch) for epoch in range(self.epochs)), np.zeros(len(self.names), np.int64))
-        table = []
+        """One row a task: what a user wants to know before training begins.
+
+        `batch` is the number of the task's rows in a step that holds it; in mixed steps their mean over all steps.
+        """
+        total, table = self.total_rows(), []
         for task, name in enumerate(self.names):
             p = [self.probabilities(epoch) for epoch in sorted({0, self.epochs - 1})]
             table.append(
                 {
                     "task": name,
                     "rows": self.rows[task],
-                    "batch": int(self.task_batches[task]),
+                    "batch": total[task] / max(self.total_steps, 1) if self.schedule.mixed else self.task_batches[task],
                     "examples": int(total[task]),
                     "passes": float(total[task] / self.rows[task]),
                     "probability": None if p[0] is None else [float(each[task]) for each in p],

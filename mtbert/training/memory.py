@@ -35,9 +35,7 @@ MIB = 2**20
 # byte of theirs; found with benchmarks/memory.py.
 HEAP = 1.9
 LOOKED_AT = 2048  # micro-batches of the first epoch among which the longest is looked for
-# Tensors of the encoder's width that are kept of a token in a layer: queries, keys, values, context, and for both
-# sublayers input, output, dropout's factors and what the norm is given.
-_WIDE_LINEAR, _WIDE_NORM = 10, 2
+_SUBLAYERS = 2  # of a layer, attention and the feed-forward network; both end in dropout, a sum and a norm
 _MOMENTS = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "adafactor": 0}  # of the optimizers that are not like AdamW
 
 
@@ -47,6 +45,7 @@ class Shape:
 
     Attributes:
         tokens: that the linear layers see.
+        slots: tokens as attention pads them.
         scores: Σ length² over all sequences as attention pads them.
         layers, width, inner, heads: of the encoder.
         half: whether linear layers compute in bf16 or fp16.
@@ -55,6 +54,7 @@ class Shape:
     """
 
     tokens: int
+    slots: int
     scores: int
     layers: int
     width: int
@@ -65,12 +65,18 @@ class Shape:
     dropout: bool = True
 
     def layer_bytes(self) -> int:
-        """What autograd keeps of one layer."""
-        linear, norm = _WIDE_LINEAR - (0 if self.dropout else 4), _WIDE_NORM
+        """What autograd keeps of one layer, weights left out.
+
+        That is the same whichever library computes the products: a processor without AVX-512 gives the backward pass
+        transposed weights, which are views. Under autocast, queries, keys and values cast their common input each.
+        """
         number = 2 if self.half else 4
-        wide = (linear * number + norm * 4) * self.width + 2 * number * self.inner
+        inputs = (5 if self.half else 3) * number  # of the linear layers, but for the one that reads the widest states
+        sublayers = _SUBLAYERS * (4 + (number if self.dropout else 0))  # what a norm is given, and dropout's factors
+        attention = (3 if self.weights_kept else 4) * number  # queries, keys, values, and what a kernel returned
         weights = (8 + number) * self.heads * self.scores if self.weights_kept else 0
-        return self.tokens * wide + weights
+        wide = self.tokens * (inputs + sublayers) + self.slots * attention
+        return wide * self.width + self.tokens * 2 * number * self.inner + weights
 
     def working_bytes(self) -> int:
         """What computing a layer's gradients takes beside that: gradients of the widest states, scores and weights."""
@@ -80,7 +86,7 @@ class Shape:
     def pass_bytes(self, checkpointing: bool = False) -> int:
         """What a forward pass leaves for the backward pass; with gradient checkpointing, each layer's input and one
         layer at a time."""
-        embeddings = 4 * 4 * self.width * self.tokens
+        embeddings = (2 if self.dropout else 1) * 4 * self.width * self.tokens  # what the norm is given, and factors
         if checkpointing:
             return embeddings + self.layers * 4 * self.width * self.tokens + self.layer_bytes()
         return embeddings + self.layers * self.layer_bytes()
@@ -90,8 +96,9 @@ def longest_step(trainer: MtBertTrainer) -> Step:
     """The micro-batch with the most tokens on this process, among the first ones of the first epoch."""
     args = trainer.args
     lengths = [row_lengths(trainer.train_dataset[task.name]) for task in trainer.tasks]
-    sampler = StepSampler(trainer.plan(), args.gradient_accumulation_steps, args.world_size, args.process_index)
-    steps = min(LOOKED_AT, max(args.max_steps, 0) * args.gradient_accumulation_steps or LOOKED_AT)
+    plan = trainer.plan()
+    sampler = StepSampler(plan, args.gradient_accumulation_steps, args.world_size, args.process_index)
+    steps = min(LOOKED_AT, max(plan.total_steps, 1) * args.gradient_accumulation_steps)
     return max(
         islice(sampler, steps), key=lambda step: sum(int(lengths[task][rows].sum()) for task, rows in step.parts)
     )
@@ -111,6 +118,7 @@ def shape_of(model: nn.Module, layout: PackedLayout, half: bool) -> Shape:
         padded, kept = len(layout.lengths) * longest, len(layout.lengths) * longest**2
     return Shape(
         tokens=sum(layout.lengths) if packs else padded,
+        slots=padded,
         scores=kept,
         layers=size("num_hidden_layers", "n_layers"),
         width=size("hidden_size", "dim"),
@@ -137,7 +145,7 @@ def _activations(trainer: MtBertTrainer) -> tuple[int, int]:
     if trainer.surgery is not None:
         layout = layout.part(max(layout.segments, key=lambda segment: segment.tokens[1] - segment.tokens[0]))
     tokens = sum(layout.lengths)
-    shape = shape_of(trainer.model, layout, trainer.accelerator.mixed_precision in ("bf16", "fp16"))
+    shape = shape_of(trainer.model, layout, trainer.accelerator.native_amp)
     args, model = trainer.args, trainer.model
     if not any(each.requires_grad for name, each in model.named_parameters() if ".heads." not in f".{name}"):
         return shape.working_bytes(), tokens  # only heads are trained: no layer's states are kept
@@ -203,7 +211,7 @@ def estimate(trainer: MtBertTrainer) -> tuple[dict[str, int], int]:
     copies = (trainer.average is not None) + (trainer.losses.regularisers.teacher is not None)
     if copies:
         parts["copies"] = copies * sum(each.numel() * max(4, each.element_size()) for _, each in named)
-    if trainer.accelerator.mixed_precision in ("bf16", "fp16"):
+    if trainer.accelerator.native_amp:
         parts["half-precision weights"] = weights // 2  # autocast keeps them for a pass
     if args.device.type == "cpu":
         parts["process"] = max(0, psutil.Process().memory_info().rss - held)

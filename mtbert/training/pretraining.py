@@ -36,6 +36,7 @@ from ..modeling.pretrained import encoder_config
 from .arguments import PretrainingArguments
 from .checkpoints import last_complete
 from .interruption import ResumableTrainer
+from .launch import print_start
 from .loading import identity, step_loader
 from .machine import keep_freed_memory
 from .reporting import print_lines
@@ -271,6 +272,8 @@ def pretrain(
             torch.set_num_threads(args.cpu_threads)
     keep = KeptEncoders(whole, tokenizer, args.output_dir, args.kept, until)
     trainer = PretrainingTrainer(model, args, encoded["train"], encoded.get("dev"), tokenizer, callbacks=[keep])
+    if main:
+        print_start(trainer)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_state()
     args.distributed_state.wait_for_everyone()

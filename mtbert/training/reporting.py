@@ -13,8 +13,10 @@ from ..data.sampling import Plan
 def print_plan(plan: Plan, console: Console | None = None) -> None:
     """Steps, examples and passes for each task, and how the probabilities move from the first epoch to the last."""
     schedule = plan.schedule.name + (" (mixed)" if plan.schedule.mixed else "")
-    total = plan.steps_per_epoch * plan.epochs
-    table = Table(title=f"Plan: {schedule}, {plan.epochs} epochs × {plan.steps_per_epoch:,} steps = {total:,} steps")
+    total, epochs = plan.total_steps, plan.total_steps / plan.steps_per_epoch
+    table = Table(
+        title=f"Plan: {schedule}, {round(epochs, 3):g} epochs × {plan.steps_per_epoch:,} steps = {total:,} steps"
+    )
     for heading in ("task", "rows", "rows a step", "examples", "passes", "probability"):
         table.add_column(heading, justify="left" if heading == "task" else "right")
     for row in plan.describe():
@@ -22,7 +24,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
         table.add_row(
             str(row["task"]),
             f"{row['rows']:,}",
-            str(row["batch"]),
+            format(row["batch"], ",.2f" if plan.schedule.mixed else ","),
             f"{row['examples']:,}",
             f"{row['passes']:.2f}",
             "" if p is None else " → ".join(f"{each:.3f}" for each in p),

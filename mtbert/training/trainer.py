@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,6 +28,7 @@ from ..modeling.sharing import explained
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .averaging import Averaging, WeightAverage, refuse_averaged
 from .distillation import COLUMN, Distillation
+from .launch import print_start
 from .loading import identity, step_loader
 from .losses import UNCERTAINTY, LossSettings, UncertaintyWeighting, check_losses, class_weights
 from .machine import keep_freed_memory
@@ -242,13 +242,13 @@ class MtBertTrainer(ShardingTrainer):
             names=tuple(task.name for task in self.tasks),
             rows=tuple(len(self.train_dataset[task.name]) for task in self.tasks),
             batch=args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
-            epochs=int(np.ceil(args.num_train_epochs)),
+            epochs=1,
             seed=args.data_seed if args.data_seed is not None else args.seed,
             batches=tuple(each.batch_size for each in settings),
             sizes=tuple(each.examples_per_epoch for each in settings),
             balanced=self._balanced,
         )
-        return replace(plan, epochs=-(-args.max_steps // plan.steps_per_epoch)) if args.max_steps > 0 else plan
+        return plan.lasting(args.num_train_epochs, args.max_steps)
 
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:
@@ -364,8 +364,9 @@ class MtBertTrainer(ShardingTrainer):
     # ---- training ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """Print the parameters and the plan, then train; see `transformers.Trainer.train`."""
+        """Print how it computes, the parameters and the plan, then train; see `transformers.Trainer.train`."""
         if self.train_dataset is not None and self.is_world_process_zero():
+            print_start(self)
             print_parameters(self.model.parameter_table())
             print_plan(self.plan())
             print_memory(self)

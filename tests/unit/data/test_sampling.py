@@ -1,6 +1,7 @@
 """Schedules, plans and the sampler: properties, and counts recomputed by hand."""
 
 import itertools
+import math
 import re
 import time
 
@@ -251,7 +252,8 @@ class TestPlan:
             examples = len(walk(epochs, task))
             assert row["task"] == NAMES[task]
             assert row["rows"] == plan.rows[task]
-            assert row["batch"] == (4 if mixed else (4, 2, 5)[task])
+            mean = examples / sum(map(len, epochs))
+            assert row["batch"] == (pytest.approx(mean) if mixed else (4, 2, 5)[task])
             assert row["examples"] == examples
             assert row["passes"] == pytest.approx(examples / plan.rows[task])
             if name in SAMPLED:
@@ -259,6 +261,23 @@ class TestPlan:
                 assert row["probability"] == pytest.approx(ends)
             else:
                 assert row["probability"] is None
+
+    @pytest.mark.parametrize(
+        ("epochs", "max_steps"), [(3, -1), (0.4, -1), (2.5, -1), (3, 4), (1, 40), (0.1, 1), (1, 0)]
+    )
+    @pytest.mark.parametrize(("name", "mixed"), ALL)
+    def test_a_run_that_ends_within_an_epoch_is_described_as_it_is(self, name, mixed, epochs, max_steps):
+        """By the steps that transformers takes: max_steps where it is positive, else epochs × steps, rounded up."""
+        plan = make_plan(name, mixed=mixed, epochs=1, batches=None if mixed else (4, 2, 5)).lasting(epochs, max_steps)
+        steps = max_steps if max_steps > 0 else math.ceil(epochs * plan.steps_per_epoch)
+        assert plan.total_steps == steps and plan.epochs == math.ceil(steps / plan.steps_per_epoch)
+        sampler = StepSampler(plan)
+        taken = [step for epoch in range(plan.epochs) for step in epoch_of(sampler, epoch)][:steps]
+        for task, row in enumerate(plan.describe()):
+            rows = [rows for step in taken for own, rows in step if own == task]
+            assert row["examples"] == sum(map(len, rows)) == plan.total_rows()[task]
+            assert np.array_equal(plan.taken(task), np.unique(np.concatenate([[], *rows])))
+            assert row["batch"] == (pytest.approx(row["examples"] / steps) if mixed else (4, 2, 5)[task])
 
     def test_a_plan_of_one_epoch_has_one_probability(self):
         assert [len(row["probability"]) for row in make_plan("annealed", epochs=1).describe()] == [1, 1, 1]

@@ -146,7 +146,12 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize(("spoil", "message"), WEIGHTS + CONFIGS + OTHERS, ids=lambda each: str(each)[:40])
+def name_of(value) -> str:
+    """The same in every process, as pytest-xdist needs it: no address."""
+    return str(getattr(value, "__name__", value))[:40]
+
+
+@pytest.mark.parametrize(("spoil", "message"), WEIGHTS + CONFIGS + OTHERS, ids=name_of)
 def test_a_folder_that_is_no_whole_checkpoint(folder, spoil, message):
     spoil(folder)
     before = {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()}
@@ -156,7 +161,7 @@ def test_a_folder_that_is_no_whole_checkpoint(folder, spoil, message):
     assert {path: path.read_bytes() for path in folder.parent.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize(("spoil", "message"), WEIGHTS[:2] + WEIGHTS[7:10] + CONFIGS, ids=lambda each: str(each)[:40])
+@pytest.mark.parametrize(("spoil", "message"), WEIGHTS[:2] + WEIGHTS[7:10] + CONFIGS, ids=name_of)
 def test_the_auto_class_refuses_it_too(folder, spoil, message):
     spoil(folder)
     with pytest.raises(ValueError, match=message) as error:

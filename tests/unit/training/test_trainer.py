@@ -311,6 +311,30 @@ class TestLogs:
         out = capsys.readouterr().out
         assert "Plan: annealed" in out and all(name in out for name in NAMES)
 
+    @pytest.mark.parametrize(
+        ("settings", "title"),
+        [
+            ({"max_steps": 4}, "Plan: annealed, 0.211 epochs × 19 steps = 4 steps"),
+            ({"max_steps": 40}, "Plan: annealed, 2.105 epochs × 19 steps = 40 steps"),
+            ({"num_train_epochs": 1.5}, "Plan: annealed, 1.526 epochs × 19 steps = 29 steps"),
+            ({"num_train_epochs": 0.01}, "Plan: annealed, 0.053 epochs × 19 steps = 1 steps"),
+            (
+                {"num_train_epochs": 2, "gradient_accumulation_steps": 3},
+                "Plan: annealed, 2 epochs × 7 steps = 14 steps",
+            ),
+        ],
+    )
+    def test_the_plan_that_is_printed_is_run(self, make_trainer, capsys, settings, title):
+        trainer = make_trainer(logging_steps=1, **settings)
+        trainer.train()
+        printed = " ".join(capsys.readouterr().out.split())
+        assert title in printed
+        plan, logs = trainer.plan(), [each for each in trainer.state.log_history if "loss" in each]
+        assert trainer.state.global_step == plan.total_steps == len(logs)
+        for row in plan.describe():
+            assert sum(each[f"examples_{row['task']}"] for each in logs) == row["examples"]
+            assert f"{row['task']} │ {row['rows']} │ {row['batch']} │ {row['examples']} │" in printed
+
 
 class TestEvaluate:
     def test_metrics_are_those_of_the_predictions(self, make_trainer, tasks):
