@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import glob
 import json
 import os
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ import pandas as pd
 from datasets import Dataset, DatasetDict, Features, Value
 
 from ..modeling.configuration_mtbert import TaskSpec
+from .cache import load_file, load_hub
 from .labels import CODE, EMPTY, NO_LABEL, SHOWN, LabelReader, check_batch, label_feature, listed, wrong_rows
 from .leakage import shared_rows
 
@@ -244,7 +244,7 @@ def _read_split(task: TaskSpec, data: DataSpec, split: str, data_dir: str | Path
 
 def _read_hub(data: DataSpec, split: str, where: str) -> Dataset:
     try:
-        return datasets.load_dataset(data.hub, data.subset, split=split, revision=data.revision)
+        return load_hub(data.hub, data.subset, split, data.revision)
     except Exception as error:  # datasets, huggingface_hub and httpx share no base class
         kind = ValueError if isinstance(error, ValueError) else OSError
         raise kind(
@@ -264,12 +264,10 @@ def _read_file(path: Path, kind: str, data_dir: str | Path | None, where: str) -
         raise FileNotFoundError(f"{where}: {path}: {at} (relative names begin at data_dir, which is {data_dir})")
     if not path.stat().st_size:
         raise ValueError(f"{where}: {path} is empty")
-    # An escaped name, since data_files are patterns; an absolute one, since the cache goes by it.
-    options: dict[str, Any] = {"data_files": glob.escape(str(path.absolute())), "split": "train"}
     try:
-        if separator := SEPARATORS.get(kind):
-            options |= _csv_options(path, separator)
-        return datasets.load_dataset("csv" if separator else kind, **options)
+        separator = SEPARATORS.get(kind)
+        options = _csv_options(path, separator) if separator else {}
+        return load_file("csv" if separator else kind, path, **options)
     except Exception as error:
         cause = error.__cause__ or error
         message = str(cause).strip() or type(cause).__name__
