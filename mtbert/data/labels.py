@@ -1,39 +1,34 @@
-"""Rows as files and hubs write them → texts, labels (class ids, 0/1 vectors or scores) and what is wrong with each."""
+"""Rows as files and hubs write them → texts, labels (class ids, 0/1 vectors or scores) and what is wrong with them."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import math
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, List, Value
+import yaml
+from datasets import ClassLabel, Dataset, List, Value
 
 from ..modeling.configuration_mtbert import TaskSpec
-from ..modeling.heads import IGNORED
+from . import label_reading
+from .label_reading import LIST, MAPPING, VECTOR, Label, LabelReader, number_of
 
 # What is wrong with a row, one bit each; those about a text have one bit for each of two texts.
-NO_LABEL, BAD_LABEL = 1, 2
+NO_LABEL, BAD_LABEL, TWO_READINGS = 1, 2, 256
 EMPTY, NUL, SWALLOWED = (4, 8), (16, 32), (64, 128)
+# What a row of a multi-label task can only be: a list of labels, or a 0/1 vector. It says how others are to be read.
+LISTS, VECTORS = 512, 1024
 SHOWN = 5
+NAMES = 20  # that an error lists
+MARK = "labels checked by mtbert: "
 
 # `datasets` names what `map` made by its function's name and arguments; as an argument, this names the code too.
-CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
-
-FLOAT32_MAX = 3.4028234663852886e38
-
-
-def _number(value: Any) -> float | None:
-    if isinstance(value, str) and "_" in value:  # float() reads 1_000
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
+CODE = hashlib.sha256(Path(__file__).read_bytes() + Path(label_reading.__file__).read_bytes()).hexdigest()
 
 
 def label_feature(problem_type: str) -> Value | List:
@@ -45,116 +40,66 @@ def label_feature(problem_type: str) -> Value | List:
     return Value("int64")
 
 
-@dataclass(frozen=True)
-class LabelReader:
-    """Reads one task's label values. Plain data, so that `datasets` can fingerprint it.
+def judged(reader: LabelReader, value: Any) -> tuple[Label, int]:
+    """What stands in the label column for a cell, and the bits of what is wrong with it, or what it says of others."""
+    if reader.missing(value):
+        return reader.blank, NO_LABEL
+    readings = reader.readings(value)
+    label = next(iter(readings.values()), None)
+    if any(other != label for other in readings.values()):
+        return reader.blank, TWO_READINGS
+    if label is None:
+        return reader.blank, BAD_LABEL
+    if reader.several and list(readings) == [VECTOR]:
+        return label, VECTORS
+    return label, LISTS if reader.several and any(label) and not readings.keys() & {VECTOR, MAPPING} else 0
 
-    Attributes:
-        problem_type: as in TaskSpec.
-        labels: class names in id order.
-        range: (lowest, highest) score of a regression, both included.
-        ids: a class's name as the source writes it → its id.
-        numbers: a whole number as the source writes it → a class id.
-        unknown: whether -1 stands for a missing label, as in the test splits of hub datasets.
+
+def read_decided(
+    read: Callable[[LabelReader | None], tuple[Dataset, np.ndarray]], reader: LabelReader | None
+) -> tuple[Dataset, np.ndarray, LabelReader | None]:
+    """Read a column, and once more where rows with one reading say how those with two are to be read.
+
+    Args:
+        read: a reader → the rows and their bits.
+
+    Returns:
+        The rows, their bits, and the reader that read them.
     """
+    rows, status = read(reader)
+    lists, vectors = (status & LISTS).any(), (status & VECTORS).any()
+    if (status & TWO_READINGS).any() and lists != vectors:
+        reader = replace(reader, form=LIST if lists else VECTOR)
+        rows, status = read(reader)
+    return rows, status, reader
 
-    problem_type: str
-    labels: tuple[str, ...] = ()
-    range: tuple[float, float] | None = None
-    ids: dict[str, int] | None = None
-    numbers: dict[int, int] | None = None
-    unknown: bool = False
 
-    @classmethod
-    def of(cls, task: TaskSpec, features: Features, column: str, minus_one: bool) -> LabelReader:
-        """The reader for `task`'s labels in `column`.
+def mark_labels(rows: Dataset, task: TaskSpec) -> None:
+    """Note in a data set's info which classes its label ids stand for, for whoever reads them again."""
+    rows.info.description = MARK + json.dumps(task.labels)
 
-        Numbers are ids, except where one of the task's labels is itself a number: then 2, 2.0, "2" and "2.0" all
-        mean the class named "2". A ClassLabel column's numbers stand for its own names if any of these is a label
-        of the task, which may list its labels in another order. Labels given by their number ("0", "1", …) are no
-        names: they match a ClassLabel's ids.
 
-        Args:
-            minus_one: whether -1 may mean that a label is missing, where -1 is no label or score of the task.
-        """
-        if task.problem_type == "regression":
-            unknown = minus_one and task.range is not None and task.range[0] > -1
-            return cls(task.problem_type, range=task.range, unknown=unknown)
-        labels = task.labels
-        ids = {label.strip(): i for i, label in enumerate(labels)}
-        named = {int(label): i for i, label in enumerate(labels) if re.fullmatch(r"\s*[+-]?\d+\s*", label)}
-        numbers = named or {i: i for i in range(len(labels))}
-        feature = features.get(column)
-        feature = getattr(feature, "feature", feature)
-        if isinstance(feature, ClassLabel):
-            names = feature.names or []
-            counted = labels == tuple(str(i) for i in range(len(labels)))
-            by_name = set(names) == set(labels) or (not counted and set(names) & set(labels))
-            as_names = {i: ids[name] for i, name in enumerate(names) if name in ids}
-            numbers = as_names if by_name else {i: i for i in range(len(labels))}
-            minus_one = True
-        unknown = minus_one and -1 not in numbers and task.problem_type != "multi_label_classification"
-        return cls(task.problem_type, labels, None, ids, numbers, unknown)
+def marked_labels(rows: Dataset) -> list[str] | None:
+    """The classes that checked label ids stand for (none for scores); None: the labels were not checked."""
+    description = rows.info.description or ""
+    return (json.loads(description.removeprefix(MARK)) or []) if description.startswith(MARK) else None
 
-    @property
-    def accepted(self) -> str:
-        """What a label may be, for error messages."""
-        if self.problem_type == "regression":
-            where = f" from {self.range[0]:g} to {self.range[1]:g}" if self.range else ""
-            return f"a finite number{where}"
-        names = ", ".join(self.labels[:20]) + (", …" if len(self.labels) > 20 else "")
-        if self.numbers == {i: i for i in range(len(self.labels))} and "0" not in self.labels:
-            names += f" (or their ids, 0 to {len(self.labels) - 1})"
-        if self.problem_type == "multi_label_classification":
-            return f"a list of different names, or names separated by '|' or ',', out of: {names}"
-        return f"one of: {names}"
 
-    @property
-    def blank(self) -> int | float | list[float]:
-        """What stands in the label column of a row without a usable label."""
-        if self.problem_type == "multi_label_classification":
-            return [math.nan] * len(self.labels)
-        return math.nan if self.problem_type == "regression" else IGNORED
+def reader_of(task: TaskSpec, rows: Dataset, column: str, minus_one: bool, where: str) -> LabelReader:
+    """Reader of the labels in a column, which `check_rows` may have read already.
 
-    def missing(self, value: Any) -> bool:
-        """Whether `value` says that the row has no label: None, NaN, an empty string, or -1 where that is no label."""
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            return True
-        if isinstance(value, str) and not value.strip():
-            return True
-        return self.unknown and _number(value) == -1
-
-    def read(self, value: Any) -> int | float | list[float] | None:
-        """The class id, score or 0/1 vector that `value` stands for; None if it stands for none."""
-        if self.problem_type == "regression":
-            return self._score(value)
-        if self.problem_type == "multi_label_classification":
-            return self._vector(value)
-        return self._class_id(value)
-
-    def _class_id(self, value: Any) -> int | None:
-        if isinstance(value, (str, bool, float)) and (found := self.ids.get(str(value).strip())) is not None:
-            return found
-        number = _number(value)
-        return self.numbers.get(int(number)) if number is not None and number.is_integer() else None
-
-    def _vector(self, value: Any) -> list[float] | None:
-        if isinstance(value, str) and value.strip() not in self.ids:
-            value = value.split("|" if "|" in value else ",")
-        parts = value if isinstance(value, (list, tuple)) else [value]
-        found = [self._class_id(part) for part in parts]
-        # A label given twice is most often a 0/1 vector, which would be read as ids.
-        if None in found or len(set(found)) != len(found):
-            return None
-        return [float(i in found) for i in range(len(self.labels))]
-
-    def _score(self, value: Any) -> float | None:
-        number = _number(value)
-        if number is None or not abs(number) <= FLOAT32_MAX:
-            return None
-        if self.range is not None and not self.range[0] <= number <= self.range[1]:
-            return None
-        return number
+    Raises:
+        ValueError: if they were read as labels of other classes.
+    """
+    checked = marked_labels(rows)
+    if checked is None or rows.features[column] != label_feature(task.problem_type):
+        return LabelReader.of(task, rows.features, column, minus_one)
+    if checked != list(task.labels or ()):
+        raise ValueError(
+            f"{where}: column {column!r} holds ids of the classes {listed(checked)}, but the task's labels are "
+            f"{listed(task.labels or ())}; load the data with this task"
+        )
+    return LabelReader.of_checked(task)
 
 
 def check_batch(
@@ -168,7 +113,7 @@ def check_batch(
     code: str,
 ) -> dict[str, list]:
     """One batch in the output columns, plus `_status`, the bits of all that is wrong with a row."""
-    status = np.zeros(len(indices), dtype=np.uint8)
+    status = np.zeros(len(indices), dtype=np.uint16)
     out: dict[str, list] = {}
     for k, (column, key) in enumerate(zip(text, ("text", "text_pair"), strict=False)):
         out[key] = ["" if value is None or value != value else str(value).strip() for value in batch[column]]
@@ -182,11 +127,9 @@ def check_batch(
     if reader is not None:
         out["label"] = []
         for i, value in enumerate(batch[label]):
-            missing = reader.missing(value)
-            read = None if missing else reader.read(value)
-            if read is None:
-                status[i] |= NO_LABEL if missing else BAD_LABEL
-            out["label"].append(reader.blank if read is None else read)
+            read, bits = judged(reader, value)
+            status[i] |= bits
+            out["label"].append(read)
     out["row"] = [i + 1 for i in indices]
     if id is not None:
         out["id"] = ["" if value is None else str(value) for value in batch[id]]
@@ -197,7 +140,12 @@ def wrong_rows(
     dataset: Dataset, text: tuple[str, ...], label: str, reader: LabelReader | None, status: np.ndarray, where: str
 ) -> list[str]:
     """The rows that make a split unusable, as one sentence a column and rule."""
-    kinds = [(label, BAD_LABEL, f"labels must be {reader.accepted}")] if reader else []
+    kinds = []
+    if reader:
+        kinds.append((label, BAD_LABEL, f"labels must be {reader.accepted}{_advice(dataset, label, reader, status)}"))
+        kinds.append((label, TWO_READINGS, _both_readings(dataset, label, reader, status)))
+        if (status & LISTS).any():
+            kinds.append((label, VECTORS, "these are 0/1 vectors, others lists of labels; write all in one form"))
     for column, nul, swallowed in zip(text, NUL, SWALLOWED, strict=False):
         kinds.append((column, nul, "NUL characters are refused; remove them"))
         kinds.append((column, swallowed, "a quote swallowed a tab and a line break; close it, or write it twice"))
@@ -210,6 +158,45 @@ def wrong_rows(
             count = f"{len(rows):,} row{'s' if len(rows) > 1 else ''}"
             found.append(f"{where}: column {column!r} is wrong in {count}: {'; '.join(values)}{more}; {rule}")
     return found
+
+
+def _both_readings(dataset: Dataset, label: str, reader: LabelReader, status: np.ndarray) -> str:
+    """What the first label with two readings may mean, and what to write instead."""
+    rows = np.flatnonzero(status & TWO_READINGS)
+    if not len(rows):
+        return ""
+    readings = reader.readings(dataset[int(rows[0])][label])
+    meanings = " or ".join(f"{reader.shown(value)} ({how})" for how, value in readings.items())
+    remedy = f"write names of labels ({listed(reader.labels)})"
+    if reader.several:
+        remedy += (
+            ", a mapping of each name to 0 or 1, or vectors of true and false; a task whose column says 0 or 1 is a "
+            "binary_classification with two labels"
+        )
+    return f"row {rows[0] + 1:,} may mean {meanings}; {remedy}"
+
+
+def _advice(dataset: Dataset, label: str, reader: LabelReader, status: np.ndarray) -> str:
+    """For a regression whose labels are no numbers: the `labels` that would make it a classification."""
+    rows = np.flatnonzero(status & BAD_LABEL)
+    if reader.problem_type != "regression" or 2 * len(rows) <= np.count_nonzero(~(status & NO_LABEL > 0)):
+        return ""
+    if reader.stored is not None:
+        names = list(reader.stored)
+    else:
+        values = dataset.select(rows)[label][:]
+        several = any(isinstance(value, list) for value in values)
+        parts = [part for value in values for part in (value if isinstance(value, list) else [value])]
+        names = sorted({part.strip() for part in parts if isinstance(part, str) and number_of(part) is None})
+        if several and names:
+            return f"; or write problem_type: multi_label_classification and labels: {_as_yaml(names)}"
+    return f"; if these are classes, write labels: {_as_yaml(names)}" if names else ""
+
+
+def _as_yaml(names: list[str]) -> str:
+    """Names as a recipe lists them, up to `NAMES` of them."""
+    text = yaml.safe_dump(names[:NAMES], default_flow_style=True, allow_unicode=True, width=math.inf).strip()
+    return text if len(names) <= NAMES else f"{text[:-1]}, …] ({len(names):,} names in all)"
 
 
 def listed(columns: Sequence[str]) -> str:

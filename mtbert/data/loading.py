@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import glob
 import json
 import os
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,21 @@ import pandas as pd
 from datasets import Dataset, DatasetDict, Features, Value
 
 from ..modeling.configuration_mtbert import TaskSpec
-from .labels import CODE, EMPTY, NO_LABEL, SHOWN, LabelReader, check_batch, label_feature, listed, wrong_rows
+from .cache import load_file, load_hub
+from .label_reading import LabelReader
+from .labels import (
+    CODE,
+    EMPTY,
+    NO_LABEL,
+    SHOWN,
+    check_batch,
+    label_feature,
+    listed,
+    mark_labels,
+    read_decided,
+    reader_of,
+    wrong_rows,
+)
 from .leakage import shared_rows
 
 FORMATS = ("csv", "tsv", "json", "parquet", "cs224n")
@@ -33,7 +46,7 @@ class DataSpec:
 
     Attributes:
         text: the text column, or the two columns of a pair.
-        label: the label column.
+        label: the label column; `LabelReader.of` says what its cells may hold.
         train: the training split: a file (relative to the recipe's `data_dir`) or, with `hub`, a split's name.
         dev: the split that evaluations, early stopping and the best checkpoint use.
         test: a split to predict; its label column may be absent.
@@ -116,6 +129,7 @@ class SplitReport:
         left_out: a reason → the numbers of the rows left out for it. A row is named under one reason only.
         shared: a split before it (`train`, `unlabelled`, or `dev` of a test split) → the numbers of the rows kept
             whose text, or pair, is that of a row of the former, too.
+        untagged: numbers of the rows of a multi-label task that were left out because their label cell is empty.
     """
 
     task: str
@@ -125,6 +139,7 @@ class SplitReport:
     kept: int
     left_out: dict[str, tuple[int, ...]]
     shared: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    untagged: tuple[int, ...] = ()
 
     def lines(self) -> list[str]:
         """The report as sentences."""
@@ -134,10 +149,16 @@ class SplitReport:
         return ["; ".join([line, *reasons]), *self._warnings()]
 
     def _warnings(self) -> list[str]:
+        where, found = f"warning: {self.task} {self.split}", []
+        if self.untagged:
+            found.append(
+                f"{where}: {len(self.untagged):,} of {self.read:,} rows have an empty label cell and were left out as "
+                f"not labelled ({_rows(self.untagged)}); if none of the labels is true of such a text, write [] there "
+                "(in json, parquet and Python an empty list, in csv and tsv these two characters)"
+            )
         what = "their scores say little about new texts; remove them from one of the two"
-        return [
-            f"warning: {self.task} {self.split}: {len(rows):,} of {self.kept:,} rows have the text of a row of {other} "
-            f"({_rows(rows)}); {what}"
+        return found + [
+            f"{where}: {len(rows):,} of {self.kept:,} rows have the text of a row of {other} ({_rows(rows)}); {what}"
             for other, rows in self.shared.items()
         ]
 
@@ -244,7 +265,7 @@ def _read_split(task: TaskSpec, data: DataSpec, split: str, data_dir: str | Path
 
 def _read_hub(data: DataSpec, split: str, where: str) -> Dataset:
     try:
-        return datasets.load_dataset(data.hub, data.subset, split=split, revision=data.revision)
+        return load_hub(data.hub, data.subset, split, data.revision)
     except Exception as error:  # datasets, huggingface_hub and httpx share no base class
         kind = ValueError if isinstance(error, ValueError) else OSError
         raise kind(
@@ -264,12 +285,10 @@ def _read_file(path: Path, kind: str, data_dir: str | Path | None, where: str) -
         raise FileNotFoundError(f"{where}: {path}: {at} (relative names begin at data_dir, which is {data_dir})")
     if not path.stat().st_size:
         raise ValueError(f"{where}: {path} is empty")
-    # An escaped name, since data_files are patterns; an absolute one, since the cache goes by it.
-    options: dict[str, Any] = {"data_files": glob.escape(str(path.absolute())), "split": "train"}
     try:
-        if separator := SEPARATORS.get(kind):
-            options |= _csv_options(path, separator)
-        return datasets.load_dataset("csv" if separator else kind, **options)
+        separator = SEPARATORS.get(kind)
+        options = _csv_options(path, separator) if separator else {}
+        return load_file("csv" if separator else kind, path, **options)
     except Exception as error:
         cause = error.__cause__ or error
         message = str(cause).strip() or type(cause).__name__
@@ -324,8 +343,9 @@ def check_rows(
 
     Texts lose the white space around them. Rows without a label or with an empty text are left out and reported, but
     for a `test` split, whose every row is to be predicted: it may lack some labels or all. Of an `unlabelled` one the
-    labels are not read, and ids may be missing. An empty list is a multi-label example with no label true, an empty
-    string one that was not labelled.
+    labels are not read, and ids may be missing. An empty list, or the text `[]`, is a multi-label example with no label
+    true, an empty string one that was not labelled. Cells with two readings, such as `[0, 1]` of two labels, are read
+    in the form of the split's rows that have one reading, and refused where there are none.
 
     Args:
         split: `train`, `dev`, `test` or `unlabelled`.
@@ -351,31 +371,34 @@ def check_rows(
     columns = dict.fromkeys([*data.text, *([data.label] if labelled else []), *([data.id] if data.id else [])])
     dataset = dataset.with_format(None).select_columns(list(columns))
     minus_one = split == "test" or data.hub is not None
-    reader = LabelReader.of(task, dataset.features, data.label, minus_one) if labelled else None
+    reader = reader_of(task, dataset, data.label, minus_one, where) if labelled else None
 
     features = {"text": Value("string"), "text_pair": Value("string")}
     features = {key: features[key] for key in list(features)[: len(data.text)]}
     if labelled:
         features["label"] = label_feature(task.problem_type)
-    features |= {"row": Value("int64")} | ({"id": Value("string")} if data.id else {}) | {"_status": Value("uint8")}
+    features |= {"row": Value("int64")} | ({"id": Value("string")} if data.id else {}) | {"_status": Value("uint16")}
     # A field with a tab and a line break is what an unbalanced quote leaves of several lines of a tsv file. The
     # course's files were written with quotes by a program, so their quotes are balanced.
     tabs = not data.hub and data.format_of(source) == "tsv"
-    kwargs = {"text": data.text, "label": data.label, "id": data.id, "reader": reader, "tabs": tabs, "code": CODE}
-    try:
+    kwargs = {"text": data.text, "label": data.label, "id": data.id, "tabs": tabs, "code": CODE}
+
+    def read(reader: LabelReader | None) -> tuple[Dataset, np.ndarray]:
         checked = dataset.map(
             check_batch,
             batched=True,
             with_indices=True,
-            fn_kwargs=kwargs,
+            fn_kwargs=kwargs | {"reader": reader},
             remove_columns=dataset.column_names,
             features=Features(features),
             desc=f"Checking {task.name} {split}",
         )
+        return checked, checked.data.column("_status").to_numpy()
+
+    try:
+        checked, status, reader = read_decided(read, reader)
     except UnicodeDecodeError as error:  # Arrow reads texts of JSON and parquet without looking at them
         raise ValueError(f"{where}: row {_unreadable(dataset):,} is no UTF-8 ({error.reason}); write it so") from error
-    status = checked.data.column("_status").to_numpy()
-
     if found := wrong_rows(dataset, data.text, data.label, reader, status, where):
         raise ValueError("\n".join(found))
     reasons = {f"empty text in {column}": status & bit > 0 for column, bit in zip(data.text, EMPTY, strict=False)}
@@ -391,15 +414,20 @@ def check_rows(
         if len(rows := np.flatnonzero(mask & kept)):
             left_out[why] = tuple((rows + 1).tolist())
             kept[rows] = False
-    report = SplitReport(task.name, split, source, len(status), int(kept.sum()), left_out)
+    untagged = left_out.get("no label", ()) if task.problem_type == "multi_label_classification" else ()
+    report = SplitReport(task.name, split, source, len(status), int(kept.sum()), left_out, untagged=untagged)
     if not report.kept:
         counts = ", ".join(f"{len(rows):,} {why}" for why, rows in left_out.items())
         raise ValueError(f"{where}: no usable row in {report.read:,} ({counts}); check the columns and the file")
     checked = checked.remove_columns("_status")
-    return (checked if kept.all() else checked.select(np.flatnonzero(kept))), report
+    checked = checked if kept.all() else checked.select(np.flatnonzero(kept))
+    if labelled:
+        mark_labels(checked, task)
+    return checked, report
 
 
-def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, where: str) -> None:
+def check_kind(dataset: Any, where: str) -> None:
+    """TypeError for anything but a `datasets.Dataset`."""
     if isinstance(dataset, datasets.IterableDataset):
         raise TypeError(
             f"{where}: a streamed dataset is refused, since the plan needs the size of each task and the sampler "
@@ -407,6 +435,10 @@ def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, whe
         )
     if not isinstance(dataset, Dataset):
         raise TypeError(f"{where}: expected a datasets.Dataset, but got a {type(dataset).__name__}")
+
+
+def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, where: str) -> None:
+    check_kind(dataset, where)
     if found := _mismatch(task, data):
         raise ValueError("\n".join(found))
     columns = dataset.column_names

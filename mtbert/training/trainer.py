@@ -19,9 +19,8 @@ from transformers.trainer_utils import HubStrategy, PredictionOutput, speed_metr
 
 from ..data.balancing import BalancedRows
 from ..data.collation import LengthSortedSteps, MultiTaskDataset
-from ..data.encoding import encode_dataset
-from ..data.loading import DataSpec, check_rows
 from ..data.sampling import Plan, Schedule, StepSampler
+from ..data.tokenised import prepare
 from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from ..modeling.sharing import explained
@@ -55,7 +54,8 @@ class MtBertTrainer(ShardingTrainer):
     Args:
         model: the model, or a model inside peft; its tasks name the data sets.
         args: the run's settings. `per_device_train_batch_size` × processes × accumulation is a step's batch.
-        train_dataset: for each task its training rows: columns `text` (`text_pair`) and `label`, or already encoded.
+        train_dataset: for each task its training rows: columns `text` (`text_pair`) and `label` or `labels`; instead of
+            texts `input_ids` and, where they are padded, `attention_mask` (see `data.tokenised.check_tokenised`).
         eval_dataset: the same for evaluation; tasks may be absent.
         processing_class: the tokenizer, saved beside the model.
         schedule: how steps are shared out among the tasks.
@@ -74,8 +74,8 @@ class MtBertTrainer(ShardingTrainer):
 
     Raises:
         ValueError: for data sets of tasks that the model does not have, tasks without training rows, and rows whose
-            text or label does not fit their task (`check_rows`); for settings that are out of range, and for `smart`
-            with weights in half precision, which cannot hold its perturbation.
+            text, tokens or label do not fit their task (`check_rows`, `check_tokenised`); for settings that are out of
+            range, and for `smart` with weights in half precision, which cannot hold its perturbation.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class MtBertTrainer(ShardingTrainer):
         self._per_task: PerTaskOptimizer | None = None
         self._uncertainty_rate = args.learning_rate if loss.learning_rate is None else loss.learning_rate
         self.stage = stage
-        self.processing_class = processing_class
+        self.args, self.processing_class = args, processing_class  # for `_encoded`, before transformers sets them
         self.encoder_config = model.config.encoder
         self.recipe = recipe
         super().__init__(
@@ -206,13 +206,11 @@ class MtBertTrainer(ShardingTrainer):
         for task in self.tasks:
             if task.name not in datasets:
                 continue
-            dataset = datasets[task.name]
-            if "input_ids" not in getattr(dataset, "column_names", ()):
-                if self.processing_class is None:
-                    raise ValueError("processing_class is missing; give the tokenizer that goes with the encoder")
-                columns = ("text", "text_pair")[: task.texts]
-                dataset, _ = check_rows(task, split, dataset, DataSpec(text=columns), f"{split}_dataset[{task.name!r}]")
-                dataset, _ = encode_dataset(task, dataset, self.processing_class, self.encoder_config, split)
+            where = f"{split}_dataset[{task.name!r}]"
+            given = datasets[task.name]
+            dataset, lines = prepare(task, split, given, self.processing_class, self.encoder_config, where)
+            if self.args.process_index == 0:
+                print_lines(lines)
             encoded[task.name] = dataset
         return encoded
 

@@ -327,11 +327,6 @@ def test_bad_labels_are_counted_and_the_first_shown():
         check(SST, [1] + [7] * 1200)
 
 
-def test_a_zero_one_vector_is_not_read_as_ids():
-    with pytest.raises(ValueError, match=r"row 1: \[0, 1, 0\]"):
-        check(TOPICS, [[0, 1, 0]])
-
-
 def test_infinite_score_is_no_missing_score():
     assert labels_of(STS, [1.0, math.nan]) == [1.0]
     with pytest.raises(ValueError, match="row 2: inf"):
@@ -345,10 +340,14 @@ def class_labels(values: list, names: list[str]) -> Dataset:
 
 def test_class_label_names_and_ids():
     assert labels_of(MOOD, class_labels([0, 1], ["good", "bad"])) == [1, 0]
-    assert labels_of(MOOD, class_labels([0, 1], ["neg", "pos"])) == [0, 1]
+    assert labels_of(MOOD, class_labels([0, 1], ["0", "1"])) == [0, 1]
+    assert labels_of(TaskSpec("t", labels=2), class_labels([0, 1], ["neg", "pos"])) == [0, 1]
     assert labels_of(TaskSpec("t", labels=3), class_labels([0, 2], ["1", "2", "3"])) == [0, 2]
     assert labels_of(TaskSpec("t", labels=("3", "2", "1")), class_labels([0, 2], ["1", "2", "3"])) == [2, 0]
-    assert labels_of(TaskSpec("t", labels=("2", "3")), class_labels([0, 1], ["x", "y"])) == [0, 1]
+    with pytest.raises(
+        ValueError, match=r"row 1: 0 \('pos'\).*its own names: pos, neg; list these as the task's labels"
+    ):
+        check(MOOD, class_labels([0, 1], ["pos", "neg"]))
     with pytest.raises(ValueError, match=r"row 1: 2 \('okay'\); labels must be one of: bad, good"):
         check(MOOD, class_labels([2], ["bad", "good", "okay"]))
 

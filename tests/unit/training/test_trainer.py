@@ -569,6 +569,32 @@ class TestSaving:
         assert all(torch.equal(loaded[name], value) for name, value in trainer.model.state_dict().items())
 
 
+def test_rows_that_the_user_tokenised_with_padding_are_those_of_their_texts(make_trainer, splits, tokenizer):
+    data, dev = splits(), splits((9, 10, 11, 12), seed=1)
+
+    def padded_rows(rows):
+        columns = tokenizer(rows["text"][:], padding="max_length", max_length=40)
+        return Dataset.from_dict({**columns, "labels": rows["label"][:]}).with_format("torch")
+
+    given = {"train_dataset": {**data, "stars": padded_rows(data["stars"])}, "eval_dataset": dev}
+    one, other = make_trainer(), make_trainer(**given)
+    assert one.train_dataset["stars"]["input_ids"][:] == other.train_dataset["stars"]["input_ids"][:]
+    for batch, same in zip(one.get_train_dataloader(), other.get_train_dataloader(), strict=True):
+        assert torch.equal(batch["input_ids"], same["input_ids"])
+    texts, ids = ({"stars": rows} for rows in (dev["stars"], padded_rows(dev["stars"])))
+    assert np.array_equal(one.predict(texts).predictions["stars"], other.predict(ids).predictions["stars"])
+    assert one.evaluate(texts)["eval_stars_loss"] == other.evaluate(ids)["eval_stars_loss"]
+
+
+def test_rows_that_are_left_out_are_told(make_trainer, splits, capsys):
+    data = splits()
+    labels = [None, *data["topics"]["label"][1:]]
+    rows = Dataset.from_dict({"text": data["topics"]["text"][:], "label": labels})
+    make_trainer(train_dataset={**data, "topics": rows})
+    told = " ".join(capsys.readouterr().out.split())
+    assert "warning: topics train: 1 of 17 rows have an empty label cell" in told and "write [] there" in told
+
+
 class TestErrors:
     @pytest.mark.parametrize("argument", ["train_dataset", "eval_dataset"])
     def test_unknown_task(self, make_trainer, splits, argument):
