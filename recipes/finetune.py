@@ -60,7 +60,7 @@ def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, 
         print_lines(report.line() for _, reports in data.values() for report in reports)
 
     movement = Movement(model)
-    for part in recipe.in_stages()[stages.finished :]:  # one, unless the recipe lists stages
+    for part in recipe.in_stages():  # one, unless the recipe lists stages
         stage, checkpoint = stages.next(model)
         if part.peft is None:
             model.freeze_encoder(part.model.freeze_encoder, not part.model.train_layer_norms)
@@ -83,6 +83,8 @@ def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, 
             stage=stage,
             callbacks=list(callbacks),
         )
+        if stages.passes_over(trainer):
+            continue
         if part.distillation is not None:
             texts = {name: loaded.splits["train"] for name, loaded in raw.items()}
             trainer.train_dataset = add_targets(part.distillation, trainer, texts)

@@ -72,6 +72,11 @@ class Schedule:
             return 1 / self.temperature
         return {"proportional": 1.0, "sqrt": 0.5, "uniform": 0.0}[self.name]
 
+    @property
+    def depends_on_epochs(self) -> bool:
+        """Whether an epoch of a longer run differs from the same epoch of a shorter one."""
+        return self.name in ("annealed", "min_annealed")
+
     def probabilities(self, sizes: Sequence[int], epoch: int, epochs: int) -> np.ndarray:
         """p_t ∝ N_t^α of epoch e = 1…E, `(tasks,)`."""
         weights = np.asarray(sizes, dtype=np.float64) ** self.exponent(epoch, epochs)

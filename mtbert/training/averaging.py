@@ -54,6 +54,11 @@ class Averaging:
             found.append(f"{where}.start is {self.start}, but must be in [0, 1)")
         return found
 
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether a step of a longer run is averaged otherwise than the same step of a shorter one."""
+        return self.type == "swa" or bool(self.start)
+
     def takes(self, step: int, steps: int, epoch: float) -> bool:
         """Whether the weights after step 1…`steps`, which ends at `epoch` (whole at an epoch's end), are averaged."""
         start = STARTS[self.type] if self.start is None else self.start

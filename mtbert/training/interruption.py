@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,18 @@ import torch
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
+from ..data.sampling import Plan
 from .checkpoints import CheckpointError, damage, last_complete, remove_older, seal, start, writing
+from .resume_record import (
+    Record,
+    arguments_record,
+    check_moments,
+    check_record,
+    data_record,
+    given_record,
+    parameters_record,
+    write_record,
+)
 from .runs import save_arguments
 
 ASKED = 10  # of how many steps processes ask each other in one
@@ -62,12 +73,21 @@ class StopOnSignal(TrainerCallback):
 
 
 class ResumableTrainer(Trainer):
-    """transformers' Trainer, whose checkpoints are sealed (`checkpoints.seal`), and which leaves one on SIGTERM."""
+    """transformers' Trainer, whose checkpoints are sealed (`checkpoints.seal`), and which leaves one on SIGTERM.
 
+    Each checkpoint states what the run depends on (`resume_record.py`); another run does not go on from it.
+
+    Attributes:
+        record: of this run, as it began.
+    """
+
+    section = "training"  # of a recipe, which the arguments stand in
+    record: Record
     held: Mapping[str, Any] = {}  # arguments that have another value while a checkpoint is written
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
+        self._given = given_record(self.optimizer, self.lr_scheduler)
         self.on_signal = StopOnSignal()
         if self.args.save_strategy != SaveStrategy.NO:
             self.add_callback(self.on_signal)
@@ -79,7 +99,7 @@ class ResumableTrainer(Trainer):
             resume_from_checkpoint: a folder, or true: the last complete checkpoint of this run's folder.
 
         Raises:
-            CheckpointError: if the checkpoint to go on from is damaged, or there is none.
+            CheckpointError: if the checkpoint to go on from is damaged, or of another run, or there is none.
             SystemExit: after SIGTERM and the checkpoint that it asks for; a shell has 143 for it.
         """
         if resume_from_checkpoint is True:
@@ -90,6 +110,10 @@ class ResumableTrainer(Trainer):
         elif resume_from_checkpoint and (found := damage(resume_from_checkpoint)):
             where = f"resume_from_checkpoint: {resume_from_checkpoint}"
             raise CheckpointError(f"{where} is not complete ({found}); take an earlier one")
+        if self.train_dataset is not None:
+            self.record = self.resume_record()
+            if resume_from_checkpoint:
+                check_record(resume_from_checkpoint, self.record, self.is_world_process_zero())
         if self.args.save_strategy == SaveStrategy.NO:  # a checkpoint is not wanted: the signal ends the process
             return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
         with self.on_signal.watching():
@@ -103,6 +127,37 @@ class ResumableTrainer(Trainer):
                 )
             raise SystemExit(128 + signal.SIGTERM)
         return result
+
+    def plan(self) -> Plan:
+        """What every step of the run will hold."""
+        raise NotImplementedError
+
+    def resume_record(self, counts_steps: bool = False, without: Collection[str] = ()) -> Record:
+        """What weights, moments and plan of this run depend on, by name.
+
+        Args:
+            counts_steps: whether something besides the learning rate and the plan depends on the length of the run.
+            without: columns of the data that are not compared.
+        """
+        return {
+            **arguments_record(self.args, self.plan(), self.section, counts_steps),
+            **data_record(self.train_dataset, self.eval_dataset, without),
+            "parameters": parameters_record(self.model, self.get_decay_parameter_names(self.model)),
+            "optimizers": self._given,
+        }
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load them, unless the optimizer's state is of other parameters."""
+        if checkpoint is None:
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        optimizer = getattr(self.optimizer, "optimizer", self.optimizer)  # inside accelerate's
+        optimizer = getattr(optimizer, "inner", optimizer)  # inside one for each task
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        hook = optimizer.register_load_state_dict_pre_hook(
+            lambda _, state: check_moments(state, optimizer, names, checkpoint)
+        )
+        super()._load_optimizer_and_scheduler(checkpoint)
+        hook.remove()
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Save model and tokenizer; the arguments as JSON instead of a pickle."""
@@ -121,6 +176,7 @@ class ResumableTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()
             if args.should_save:
+                write_record(checkpoint, self.record)
                 seal(checkpoint)
         if args.push_to_hub:
             self._push_from_checkpoint(checkpoint)

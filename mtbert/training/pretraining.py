@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,21 +40,11 @@ from .launch import print_start
 from .loading import identity, step_loader
 from .machine import keep_freed_memory
 from .reporting import print_lines
+from .resume_record import OPTIMIZATION, Record, encoder_record, weights_hash
 
 SETTINGS = "pretraining.json"
 # The arguments that the weights depend on, besides the batch size; two runs that agree in them are one.
-_DECISIVE = (
-    *(
-        "mask_probability",
-        "max_length",
-        "num_train_epochs",
-        "learning_rate",
-        "lr_scheduler_type",
-        "lr_scheduler_kwargs",
-    ),
-    *("warmup_steps", "weight_decay", "max_grad_norm", "optim", "optim_args", "adam_beta1", "adam_beta2"),
-    *("adam_epsilon", "seed", "data_seed"),
-)
+_DECISIVE = ("mask_probability", "max_length", "num_train_epochs", "warmup_steps", "seed", "data_seed", *OPTIMIZATION)
 
 
 class KeptEncoders(TrainerCallback):
@@ -121,6 +111,8 @@ class PretrainingTrainer(ResumableTrainer):
         processing_class: the tokenizer.
     """
 
+    section = "pretraining"
+
     def __init__(
         self,
         model: nn.Module,
@@ -144,9 +136,9 @@ class PretrainingTrainer(ResumableTrainer):
     def _masked(self, texts: Dataset, split: int) -> MaskedTexts:
         return MaskedTexts(texts, self.processing_class, self.args.mask_probability, (self.args.seed, split))
 
-    def get_train_dataloader(self):
+    def plan(self) -> Plan:
         args = self.args
-        plan = Plan(
+        return Plan(
             schedule=Schedule("sequential"),
             names=("texts",),
             rows=(len(self.train_dataset),),
@@ -154,7 +146,21 @@ class PretrainingTrainer(ResumableTrainer):
             epochs=int(args.num_train_epochs),
             seed=args.data_seed if args.data_seed is not None else args.seed,
         )
-        steps = StepSampler(plan, args.gradient_accumulation_steps, args.world_size, args.process_index)
+
+    def resume_record(self, counts_steps: bool = False, without: Collection[str] = ()) -> Record:
+        """What weights, moments and masks of this run depend on, by name."""
+        model, masks = self.model, self._masked(self.train_dataset, TRAIN)
+        return {
+            **super().resume_record(counts_steps, without),
+            **encoder_record(model.config),
+            "encoder.weights_hash": weights_hash(model.base_model.named_parameters()),
+            "tokenizer": [masks.pad_id, *masks.arguments[1:]],
+            "pretraining.mask_probability": self.args.mask_probability,
+        }
+
+    def get_train_dataloader(self):
+        args = self.args
+        steps = StepSampler(self.plan(), args.gradient_accumulation_steps, args.world_size, args.process_index)
         return step_loader(args, self._masked(self.train_dataset, TRAIN), EpochSteps(steps))
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):

@@ -52,6 +52,11 @@ class Proximal:
             found.append(f"{where}.switch is {self.switch}, but must be in [0, 1]")
         return found
 
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether β at a step of a longer run is another than at the same step of a shorter one."""
+        return self.decay != self.late_decay and 0 < self.switch < 1
+
     def decay_at(self, step: int, steps: int) -> float:
         """β after step number 1…steps."""
         return self.decay if step <= self.switch * steps else self.late_decay

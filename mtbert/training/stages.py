@@ -9,10 +9,12 @@ from pathlib import Path
 
 from safetensors.torch import load_model, save_model
 from torch import nn
-from transformers import Trainer, TrainerState
+from transformers import TrainerState
 
 from .arguments import MtBertTrainingArguments
 from .checkpoints import last_complete
+from .interruption import ResumableTrainer
+from .resume_record import check_record, write_record
 from .runs import choose_checkpoint, resumes_last, starts_anew
 
 WEIGHTS, STATE = "weights.safetensors", "trainer_state.json"
@@ -52,7 +54,7 @@ class Stages:
     """The stages of a run and how far they have come.
 
     A run without stages is one that leaves no trace of them. At its end, a stage that another follows leaves the
-    weights and the trainer's state in `output_dir/stage-<i>`.
+    weights, the trainer's state and what they depend on in `output_dir/stage-<i>`.
 
     Args:
         args: the run's arguments: `output_dir` and `resume_from_checkpoint`.
@@ -83,19 +85,37 @@ class Stages:
             )
 
     def next(self, model: nn.Module) -> tuple[Stage | None, str | None]:
-        """The place in the run of the stage to be trained now, and its checkpoint; `model` gets what it begins with."""
+        """The place in the run of the next stage, and its checkpoint.
+
+        Args:
+            model: gets what the stage begins with, where the one before has ended in an earlier run.
+        """
         if not self.count:
             return None, self.checkpoint
-        while len(self.states) < self.finished:
-            end = self.folder / Stage(len(self.states) + 1).folder
-            self.states.append(TrainerState.load_from_json(str(end / STATE)))
-            if len(self.states) == self.finished:
-                load_model(model, str(end / WEIGHTS))
         before = join_states(self.states) if self.states else TrainerState()
+        if 0 < len(self.states) <= self.finished:
+            load_model(model, str(self.folder / Stage(len(self.states)).folder / WEIGHTS))
         checkpoint = self.checkpoint if len(self.states) == self.finished else None
         return Stage(len(self.states) + 1, before.global_step, before.epoch), checkpoint
 
-    def end(self, trainer: Trainer) -> None:
+    def passes_over(self, trainer: ResumableTrainer) -> bool:
+        """Whether the next stage has ended in an earlier run; every process has to call it.
+
+        Args:
+            trainer: of that stage, as this run would train it.
+
+        Raises:
+            CheckpointError: if it has ended with other settings or other data.
+        """
+        if len(self.states) >= self.finished:
+            return False
+        end = self.folder / Stage(len(self.states) + 1).folder
+        self.states.append(TrainerState.load_from_json(str(end / STATE)))
+        last = len(self.states) == self.finished and self.checkpoint is None  # else the checkpoint is warned of
+        check_record(end, trainer.resume_record(), last and trainer.is_world_process_zero())
+        return True
+
+    def end(self, trainer: ResumableTrainer) -> None:
         """Keep what a stage leaves: its state, and its weights where another stage follows."""
         self.states.append(trainer.state)
         if len(self.states) >= self.count:
@@ -104,6 +124,7 @@ class Stages:
             end = self.folder / Stage(len(self.states)).folder
             end.mkdir(parents=True, exist_ok=True)
             save_model(trainer.model, str(end / WEIGHTS))
+            write_record(end, trainer.record)
             trainer.state.save_to_json(str(end / STATE))  # last, since it tells that the stage has ended
 
     def join(self) -> TrainerState:

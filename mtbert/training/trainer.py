@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -39,6 +40,7 @@ from .proximal import Proximal
 from .pushing import card_of, push_checkpoint, push_run, report_failures
 from .regularisers import Regularisers
 from .reporting import print_lines, print_parameters, print_plan
+from .resume_record import Record, model_record, peft_record, teacher_hash, weights_hash
 from .sharding import ShardingTrainer
 from .smart import Smart
 from .stages import Stage
@@ -138,6 +140,11 @@ class MtBertTrainer(ShardingTrainer):
             raise ValueError("\n".join(found))
         self._per_task: PerTaskOptimizer | None = None
         self._uncertainty_rate = args.learning_rate if loss.learning_rate is None else loss.learning_rate
+        self._methods = {  # a weight of 0 is as if there were none
+            "smart": smart if smart and smart.weight else None,
+            "proximal": proximal if proximal and proximal.weight else None,
+            **{"surgery": surgery, "averaging": averaging, "optimizer": self.optimizer_settings, "loss": loss},
+        }
         self.stage = stage
         self.args, self.processing_class = args, processing_class  # for `_encoded`, before transformers sets them
         self.encoder_config = model.config.encoder
@@ -247,6 +254,31 @@ class MtBertTrainer(ShardingTrainer):
             balanced=self._balanced,
         )
         return plan.lasting(args.num_train_epochs, args.max_steps)
+
+    def resume_record(self, counts_steps: bool = False, without: Collection[str] = ()) -> Record:
+        """What weights, moments and plan of this run depend on, by name."""
+        model, plan, record = self.model, self.plan(), model_record(self.model.config)
+        for name, settings in self.task_training.items():
+            values = {key: value for key, value in asdict(settings).items() if key != "metric"}
+            record |= {f"tasks.{name}.{key}": value for key, value in values.items()}
+        inside = isinstance(model, PeftModel)
+        record["peft"] = peft_record(model.peft_config) if inside else None
+        if inside or self.recipe is not None:  # of weights that no checkpoint has, or that the recipe names
+            weights = model.encoder.named_parameters()
+            weights = [(name, each) for name, each in weights if not (inside and each.requires_grad)]
+            record["encoder.weights_hash"] = weights_hash(weights)
+        for key in ("name", "mixed", "temperature"):
+            record[f"schedule.{key}"] = getattr(plan.schedule, key)
+        record["schedule.steps_per_epoch"] = plan.steps_per_epoch
+        record |= self._methods | {"distillation": None}
+        if self.distillation is not None:
+            teachers = [teacher_hash(folder) for folder in self.distillation.teachers]
+            record["distillation"] = asdict(self.distillation) | {"teachers": teachers}
+            # compared themselves instead of what they say, which other processes and batches round otherwise
+            without = (COLUMN,) if None not in teachers else ()
+        counting = (self._methods["averaging"], self._methods["proximal"])
+        counts_steps = any(each is not None and each.depends_on_length for each in counting)
+        return record | super().resume_record(counts_steps, without)
 
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:

@@ -14,7 +14,9 @@ from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.averaging import FILE, Averaging
+from mtbert.training.checkpoints import seal
 from mtbert.training.peft import wrap
+from mtbert.training.resume_record import FILE as RECORD
 from mtbert.training.trainer import MtBertTrainer
 
 STEPS = 3  # an epoch's
@@ -176,9 +178,13 @@ def test_the_best_checkpoint_is_an_average(make_averaged, tmp_path, settings):
     assert trainer.evaluate()["eval_overall"] == pytest.approx(trainer.state.best_metric)
 
 
+@pytest.mark.filterwarnings("ignore:.* could not be checked")
 def test_resuming_needs_the_same_kind_of_run(make_averaged, tmp_path):
-    make_averaged(tmp_path / "with", EMA, save_strategy="epoch", num_train_epochs=1).train()
-    make_averaged(tmp_path / "without", save_strategy="epoch", num_train_epochs=1).train()
+    """Also where a checkpoint does not state what it is of."""
+    for name, settings in (("with", EMA), ("without", None)):
+        make_averaged(tmp_path / name, settings, save_strategy="epoch", num_train_epochs=1).train()
+        (tmp_path / name / "checkpoint-3" / RECORD).unlink()
+        seal(tmp_path / name / "checkpoint-3")
     with pytest.raises(ValueError, match="was saved with averaging"):
         make_averaged(tmp_path / "a").train(resume_from_checkpoint=str(tmp_path / "with" / "checkpoint-3"))
     with pytest.raises(ValueError, match="was saved without averaging"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from transformers import TrainerCallback
 
 from mtbert.data.sampling import Schedule
 from mtbert.training.arguments import MtBertTrainingArguments
+from mtbert.training.checkpoints import seal
 from mtbert.training.divergences import divergence
 from mtbert.training.peft import wrap
 from mtbert.training.proximal import TEACHER_FILE, Proximal, ProximalPenalty
+from mtbert.training.resume_record import FILE as RECORD
 from mtbert.training.trainer import MtBertTrainer
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -161,9 +164,13 @@ def test_the_teacher_is_saved_in_every_checkpoint(make_model, make_trainer, tmp_
     assert all(torch.equal(saved[name], each) for name, each in trainer.losses.regularisers.teacher.teacher.items())
 
 
+@pytest.mark.filterwarnings("ignore:.* could not be checked")
 def test_a_checkpoint_without_a_fitting_teacher_is_refused(make_model, make_trainer, tmp_path):
+    """Also where it does not state what it is of."""
     make_trainer(make_model(), None, max_steps=2, save_strategy="steps", save_steps=1).train()
     path = str(tmp_path / "run" / "checkpoint-1")
+    Path(path, RECORD).unlink()
+    seal(path)
     with pytest.raises(ValueError, match=rf"proximal: .*checkpoint-1 has no {TEACHER_FILE}"):
         make_trainer(make_model(), Proximal()).train(resume_from_checkpoint=path)
     model, penalty = make_model(), ProximalPenalty(Proximal(), ())
