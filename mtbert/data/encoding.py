@@ -56,10 +56,6 @@ def encode_dataset(
         The split with `input_ids`, `token_type_ids` or columns of `LENGTHS` where the task needs them, and
         `label`, `row` and `id` as they were; and what was cut.
     """
-    if not tokenizer.is_fast:
-        raise ValueError(
-            f"{type(tokenizer).__name__} is a slow tokenizer; give one with a fast version (tokenizer.json)"
-        )
     kept = {name: feature for name, feature in dataset.features.items() if name in KEPT}
     columns = {"input_ids": Sequence(Value("int32")), "truncated": Value("int32")}
     read = {key: value for key, value in task.to_dict().items() if key in READ}  # so that other fields leave the cache

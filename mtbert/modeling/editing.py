@@ -85,6 +85,8 @@ def extract_task(model: MtBertForMultiTask, name: str, to: str | None = None) ->
     single = type(model)(config).to(dtype=model.dtype, device=model.device)
     wanted = single.state_dict().keys()
     single.load_state_dict({key: value for key, value in model.state_dict().items() if key in wanted})
+    single._tokenizer = model._tokenizer
+    single._encoder_source = {"encoder": model.name_or_path} if model.name_or_path else model._encoder_source
     return single.train(model.training)
 
 

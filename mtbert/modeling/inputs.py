@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import copy
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -71,6 +72,10 @@ def encode_texts(
         `LENGTHS`, for a row's several inputs (first text, second text, both in one) follow each other in `input_ids`;
         `truncated`, the number of tokens cut off.
     """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} is a slow tokenizer; give one with a fast version (tokenizer.json)"
+        )
     limit = length_limit(task, tokenizer, encoder)
     if (pairs is None) != (task.texts == 1):
         raise ValueError(f"task {task.name!r} takes {task.texts} text(s) a row, got {1 if pairs is None else 2}")
@@ -91,75 +96,74 @@ def _encode(tokenizer, texts, pairs, limit, separator=None, name="") -> dict[str
     """`input_ids`, `token_type_ids` and `truncated` of texts or of pairs in one input."""
     if not len(texts):  # tokenizers fail on an empty list
         return {"input_ids": [], "token_type_ids": [], "truncated": []}
-    second = None if pairs is None else list(pairs)
-    before, between, after = _template(tokenizer, pairs is not None)
-    extra = 0 if separator is None else len(separator) - between
-    special = before + between + after + extra
+    backend = _private(tokenizer)
+    before, between, after = _template(backend, pairs is not None)
+    special = before + (between if separator is None else len(separator)) + after
     if limit < special:
         raise ValueError(f"task {name!r}: max_length is {limit}, but an input has {special} special tokens alone")
-    encodings = tokenizer(list(texts), second, truncation=False, verbose=False).encodings
-    lengths = [len(encoding.ids) + extra for encoding in encodings]
-    if too_long := [row for row, length in enumerate(lengths) if length > limit]:
-        cut = tokenizer(
-            [texts[row] for row in too_long],
-            None if second is None else [second[row] for row in too_long],
-            truncation="longest_first",
-            max_length=limit - extra,
-        ).encodings
-        for row, encoding in zip(too_long, cut, strict=True):
-            encodings[row] = encoding
-    ids, types = [], []
-    for encoding in encodings:
-        row_ids, parts = encoding.ids, encoding.sequence_ids
-        row_types = [0] * len(row_ids)
-        if second is not None:
-            start = before + parts.count(0)
-            stop = start + between
-            middle = row_ids[start:stop] if separator is None else separator
-            row_types = [0] * (start + len(middle)) + [1] * (len(parts) - stop)
-            row_ids = row_ids[:start] + middle + row_ids[stop:]
-        ids.append(row_ids)
-        types.append(row_types)
-    truncated = [length - len(row) for length, row in zip(lengths, ids, strict=True)]
+    left = tokenizer.truncation_side == "left"
+    ids, types, truncated = [], [], []
+    for encoding in backend.encode_batch(list(texts) if pairs is None else list(zip(texts, pairs, strict=True))):
+        row, parts = encoding.ids, encoding.sequence_ids
+        counts = parts.count(0), parts.count(1)
+        kept = longest_first(*counts, limit - special)
+        end = before + counts[0]
+        start = end + between
+        first = _cut(row[before:end], kept[0], left)
+        second = _cut(row[start : start + counts[1]], kept[1], left)
+        middle = row[end:start] if separator is None else separator
+        last = row[start + counts[1] :]
+        ids.append(row[:before] + first + middle + second + last)
+        types.append([0] * (before + kept[0] + len(middle)) + [int(pairs is not None)] * (kept[1] + len(last)))
+        truncated.append(sum(counts) - sum(kept))
     return {"input_ids": ids, "token_type_ids": types, "truncated": truncated}
 
 
-def _template(tokenizer, pair: bool) -> tuple[int, int, int]:
+def longest_first(first: int, second: int, limit: int) -> tuple[int, int]:
+    """How many tokens of two texts are kept, as tokenizers' `longest_first` has it: the longer text is cut first.
+
+    Args:
+        first, second: tokens of each text, without special tokens.
+        limit: tokens that both may have together.
+    """
+    shorter = min(first, second, limit // 2)
+    longer = min(max(first, second), limit - shorter)
+    return (longer, shorter) if first > second else (shorter, longer)
+
+
+def _cut(tokens: list[int], count: int, left: bool) -> list[int]:
+    return tokens[len(tokens) - count :] if left else tokens[:count]
+
+
+def _private(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """A `tokenizers.Tokenizer` with the same model and vocabulary, which neither cuts nor pads.
+
+    Truncation and padding are state of a tokenizer, which every call of transformers' tokenizers sets anew. Other
+    threads may call the shared one meanwhile: what they set there has no effect here, and nothing here changes it.
+    """
+    shared = tokenizer.backend_tokenizer
+    private = type(shared)(shared.model)
+    private.normalizer, private.pre_tokenizer = shared.normalizer, shared.pre_tokenizer
+    private.post_processor = shared.post_processor
+    added = shared.get_added_tokens_decoder()
+    private.add_tokens([added[number] for number in sorted(added)])
+    if private.get_added_tokens_decoder() != added:  # ids with gaps, which adding tokens does not make again
+        private = copy.deepcopy(shared)
+        private.no_truncation()
+        private.no_padding()
+    private.encode_special_tokens = tokenizer.split_special_tokens
+    return private
+
+
+def _template(backend: Any, pair: bool) -> tuple[int, int, int]:
     """How many special tokens a tokenizer puts before the first text, between the two, and behind the last."""
-    word = tokenizer.convert_ids_to_tokens(len(tokenizer) // 2)
-    parts = tokenizer(word, word if pair else None).encodings[0].sequence_ids
+    word = backend.id_to_token(backend.get_vocab_size() // 2)
+    parts = backend.encode(word, word if pair else None).sequence_ids
     first = parts.index(0)
     if not pair:
         return first, 0, len(parts) - first - parts.count(0)
     between = parts.index(1) - first - parts.count(0)
     return first, between, parts.count(None) - first - between
-
-
-Row = tuple[str, str | None]
-
-
-def as_row(value: str | Mapping[str, str] | Sequence[str]) -> Row:
-    """A text, a pair of texts, or a mapping with `text` (and `text_pair`) → (text, second text or None).
-
-    Raises:
-        ValueError: for anything else.
-    """
-    if isinstance(value, str):
-        row = value, None
-    elif isinstance(value, Mapping):
-        row = value.get("text"), value.get("text_pair")
-    else:
-        row = tuple(value) if isinstance(value, (tuple, list)) and len(value) == 2 else (None, None)
-    if not isinstance(row[0], str) or not (row[1] is None or isinstance(row[1], str)):
-        raise ValueError(
-            f"{shown(value)} is no row; give a text, a pair (text, text) or {{'text': ..., 'text_pair': ...}}"
-        )
-    for text in row:
-        if text is not None and (place := half_character(text)) is not None:
-            raise ValueError(
-                f"{shown(value)}: character {place:,} is half of a surrogate pair; decode the text as UTF-8"
-            )
-    return row
 
 
 def half_character(text: str) -> int | None:
@@ -175,18 +179,3 @@ def shown(value: Any) -> str:
     """A value as a message has it."""
     text = repr(value)
     return text if len(text) < 80 else f"{text[:77]}..."
-
-
-def as_rows(values: str | Mapping[str, str] | Iterable) -> list[Row]:
-    """One row or several, as `as_row` reads them. A tuple is one pair; lists and other iterables hold rows."""
-    if isinstance(values, (str, Mapping, tuple)):
-        return [as_row(values)]
-    if not isinstance(values, Iterable) or isinstance(values, (bytes, bytearray)):
-        raise ValueError(f"{shown(values)} holds no rows; give a text, a pair (text, text), or a list of such rows")
-    found = []
-    for number, value in enumerate(values):
-        try:
-            found.append(as_row(value))
-        except ValueError as error:
-            raise ValueError(f"row {number}: {error}") from error
-    return found

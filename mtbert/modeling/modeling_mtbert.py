@@ -6,7 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -109,6 +109,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
     def __init__(self, config: MtBertConfig):
         super().__init__(config)
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._encoder_source: dict[str, Any] | None = None  # what from_encoder took it from, as for load_tokenizer
         if not config.tasks:
             raise ValueError("tasks is empty; a model needs at least one task")
         self.tasks: tuple[TaskSpec, ...] = config.task_specs
@@ -164,7 +165,8 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             ValueError: for an encoder whose code is not part of transformers, or that brings its own.
         """
         keys = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
-        encoder_config(encoder, **{key: kwargs[key] for key in keys if key in kwargs})
+        where = {key: kwargs[key] for key in keys if key in kwargs}
+        encoder_config(encoder, **where)
         pretrained = AutoModel.from_pretrained(encoder, **kwargs)
         if os.path.isdir(encoder):
             pretrained.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine
@@ -172,6 +174,8 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         model.config.packed = packed
         model.encoder = pretrained
         model._adopt_encoder()
+        model._encoder_source = {"encoder": os.path.abspath(encoder) if os.path.isdir(encoder) else encoder, **where}
+        model._encoder_source.pop("token", None)  # a model may be pickled
         return model.to(pretrained.dtype)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -233,15 +237,16 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         """Answers for texts or pairs, in their order.
 
         Args:
-            inputs: a text, a pair `(text, text)`, `{"text": ..., "text_pair": ...}`, or a list of such rows.
+            inputs: a text, a pair `(text, text)`, `{"text": ..., "text_pair": ...}`, or a list or table of such rows;
+                see `rows.iterate_rows`.
             task: one task; may be left out where the model has only one.
             tasks: several names, or `"all"` that take such rows. Tasks that encode a row alike share one pass of the
                 encoder; with adapters, one pass holds a copy of the rows for each task.
-            tokenizer: None: the one beside the checkpoint.
+            tokenizer: None: the one beside the checkpoint or the encoder, or the trainer's.
             batch_tokens: how many tokens a batch may hold; rows are sorted by length for it.
 
         Returns:
-            A Prediction (`labels`, `scores`, `logits`) for `task`; for `tasks` one for each, by name.
+            A Prediction (`labels`, `scores`, `logits`, `truncated`) for `task`; for `tasks` one for each, by name.
         """
         return predict(self, inputs, task, tasks, tokenizer, batch_tokens)
 
@@ -256,7 +261,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         """Sentence embeddings `(texts, hidden)` in fp32: what the head is given of each text alone.
 
         Args:
-            texts: one text, or several.
+            texts: one text or several, in the forms that `predict` takes.
             task: one that encodes the texts of a pair apart, or reads a single text; None: the only one that does the
                 former.
             tokenizer: None: the one beside the checkpoint.

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from typing import Any
 
 from transformers import Pipeline
 
-from .inputs import Row, as_row, as_rows
-from .prediction import Prediction, predict
+from .prediction import Prediction, cut_rows, predict_rows, warn_of_cuts
+from .rows import Row, as_row, is_row, iterate_rows
 
 PIPELINE_TASK = "multi-task-text-classification"
 
 
 class MultiTaskTextClassificationPipeline(Pipeline):
-    """Texts, pairs, mappings, lists, data sets or generators → labels and scores of one task or of all.
+    """Texts, pairs, mappings, lists, tables, data sets or generators → labels and scores of one task or of all.
 
-    A row is a text, a pair `(text, text)` or `{"text": ..., "text_pair": ...}`; a list, a `datasets.Dataset` and any
-    other iterable hold rows. A single row gives one answer, a list gives a list, everything else an iterator.
+    A row is a text, a pair `(text, text)` or `{"text": ..., "text_pair": ...}`; a list, a table with such columns, a
+    `datasets.Dataset` and any other iterable hold rows (`rows.iterate_rows`). A single row gives one answer, a list or
+    table gives a list, everything else an iterator.
 
     Args of a call (all but the first may be given to `pipeline(...)`, too, with `task` as `task_name`):
         task: the model's task; `all`: every task that takes such rows, answers by name. None: the only one.
@@ -40,38 +42,43 @@ class MultiTaskTextClassificationPipeline(Pipeline):
         return {}, {} if name is None else {"task": name}, kwargs
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        one = isinstance(inputs, (str, Mapping, tuple))
-        if not one and (not isinstance(inputs, Iterable) or isinstance(inputs, (bytes, bytearray))):
-            as_rows(inputs)  # says what is wrong with it
         if (size := kwargs.get("batch_size")) is not None and not _counts(size):
             raise ValueError(f"batch_size is {size!r}, but must be a whole number, 1 or more")
-        if isinstance(inputs, list) and not inputs:
-            return []
-        return super().__call__(inputs if one or isinstance(inputs, list) else (row for row in inputs), *args, **kwargs)
+        if is_row(inputs):
+            return super().__call__(as_row(inputs), *args, **kwargs)
+        rows = iterate_rows(inputs)
+        if isinstance(inputs, (list, Mapping)) or hasattr(inputs, "columns"):
+            rows = list(rows)
+        return [] if rows == [] else super().__call__(rows, *args, **kwargs)
 
     def preprocess(self, input_: Iterable) -> dict[str, list[Row]]:
-        return {"rows": [as_row(value) for value in input_]}
+        return {"rows": list(input_)}
 
     def _forward(self, input_tensors: dict[str, list[Row]], task: str | None = None) -> dict[str, Any]:
         which = {"tasks": "all"} if task == "all" else {"task": task}
-        return {"found": predict(self.model, input_tensors["rows"], tokenizer=self.tokenizer, **which)}
+        found = predict_rows(self.model, input_tensors["rows"], tokenizer=self.tokenizer, **which)
+        return {"found": found, "together": task == "all"}
 
     def postprocess(self, model_outputs: dict[str, Any], top_k: int | None = 1) -> list:
-        found = model_outputs["found"]
-        if isinstance(found, Prediction):
-            return answers(found, top_k)
-        columns = {name: answers(prediction, top_k) for name, prediction in found.items()}
+        columns = {name: answers(prediction, top_k) for name, prediction in model_outputs["found"].items()}
+        if not model_outputs["together"]:
+            return next(iter(columns.values()))
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
     def run_single(self, inputs, preprocess_params, forward_params, postprocess_params):
-        return super().run_single([inputs], preprocess_params, forward_params, postprocess_params)[0]
+        (answer,) = self.get_iterator([inputs], 0, 1, preprocess_params, forward_params, postprocess_params)
+        return answer
 
     def get_iterator(
         self, inputs, num_workers: int, batch_size: int, preprocess_params, forward_params, postprocess_params
     ) -> Iterator[Any]:
-        rows = iter(inputs)
+        rows, cut, count = iter(inputs), Counter(), 0
         while batch := list(islice(rows, batch_size)):
-            yield from super().run_single(batch, preprocess_params, forward_params, postprocess_params)
+            outputs = self.forward(self.preprocess(batch, **preprocess_params), **forward_params)
+            cut.update(cut_rows(outputs["found"]))
+            count += len(batch)
+            yield from self.postprocess(outputs, **postprocess_params)
+        warn_of_cuts(cut, count)
 
 
 def _counts(value: Any) -> bool:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .configuration_mtbert import TaskSpec
-from .inputs import LENGTHS, Row, as_rows, encode_texts, has_token_types
+from .inputs import LENGTHS, encode_texts, has_token_types
 from .packing import PackedLayout
+from .pretrained import load_tokenizer
+from .rows import Row, as_rows
 
 if TYPE_CHECKING:
     from .modeling_mtbert import MtBertForMultiTask
@@ -31,14 +36,16 @@ class Prediction:
         logits: `(rows, num_labels)` fp32, as the model gives them.
         scores: probabilities `(rows, labels)`, which sum to 1 except for a multi-label task; of a regression `(rows,)`,
             on its scale.
+        truncated: `(rows,)`, how many tokens of each row were cut off; None if that is not known.
     """
 
     task: TaskSpec
     logits: np.ndarray
     scores: np.ndarray
+    truncated: np.ndarray | None = None
 
     @classmethod
-    def of(cls, task: TaskSpec, logits: np.ndarray) -> Prediction:
+    def of(cls, task: TaskSpec, logits: np.ndarray, truncated: np.ndarray | None = None) -> Prediction:
         """Logits `(rows, num_labels)` → scores."""
         values = torch.from_numpy(logits)
         if task.problem_type == "regression":
@@ -49,7 +56,7 @@ class Prediction:
             scores = values.sigmoid()
         else:
             scores = torch.cat([(-values).sigmoid(), values.sigmoid()], dim=1)
-        return cls(task, logits, scores.numpy())
+        return cls(task, logits, scores.numpy(), truncated)
 
     @property
     def labels(self) -> list:
@@ -62,18 +69,21 @@ class Prediction:
 
 
 def find_tokenizer(model: MtBertForMultiTask) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside a model's checkpoint.
+    """The tokenizer that lies beside a model's checkpoint, or beside the encoder that it was made from.
 
     Raises:
-        ValueError: if the model was not loaded from a checkpoint, or there is no tokenizer beside it.
+        ValueError: if the model was not loaded from anywhere, or there is no tokenizer beside it.
     """
-    where = model.name_or_path
-    if not where:
+    where, encoder = model.name_or_path, model._encoder_source
+    if not where and encoder is None:
         raise ValueError("tokenizer is missing; this model was not loaded from a checkpoint, so give its tokenizer")
     revision = None if os.path.isdir(where) else getattr(model.config, "_commit_hash", None)
     try:
+        if not where:
+            return load_tokenizer(**encoder)
         return AutoTokenizer.from_pretrained(where, config=model.config, revision=revision)  # asks for no trust again
     except Exception as error:  # tokenizers raises what has no type of its own
+        where = where or encoder["encoder"]
         raise ValueError(f"tokenizer is missing; {where} has none that can be loaded ({error}), so give it") from error
 
 
@@ -86,24 +96,40 @@ def predict(
     batch_tokens: int = BATCH_TOKENS,
 ) -> Prediction | dict[str, Prediction]:
     """One task's answers, or several tasks' by name; see `MtBertForMultiTask.predict`."""
+    check_batch_tokens(batch_tokens)
+    rows = as_rows(inputs)
+    found = predict_rows(model, rows, task, tasks, tokenizer, batch_tokens)
+    warn_of_cuts(cut_rows(found), len(rows))
+    return found if tasks is not None else next(iter(found.values()))
+
+
+def predict_rows(
+    model: MtBertForMultiTask,
+    rows: list[Row],
+    task: str | None = None,
+    tasks: str | Sequence[str] | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> dict[str, Prediction]:
+    """Each task's answers for rows, by name, without a warning of those that were cut."""
     if (task is None) == (tasks is None) and len(model.tasks) > 1:
         names = ", ".join(spec.name for spec in model.tasks)
         raise ValueError(f"give either task or tasks ('all', or some of: {names})")
-    check_batch_tokens(batch_tokens)
-    rows = as_rows(inputs)
     specs = _specs(model, task, tasks, rows)
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
     logits = {spec.name: np.zeros((len(rows), spec.num_labels), dtype=np.float32) for spec in specs}
-    with _evaluating(model):
+    truncated, evaluated = {}, in_evaluation(model)
+    with torch.inference_mode():
         for parts in _passes(model, specs):
             encoded = [_encoded(model, part[0], tokenizer, rows) for part in parts]
+            for part, columns in zip(parts, encoded, strict=True):
+                truncated |= {spec.name: np.array(columns["truncated"], dtype=np.int64) for spec in part}
             names = [spec.name for spec in parts[0]] if len(parts) == 1 else None
             for own, batch in _batches(model, parts, encoded, batch_tokens):
-                output = model(**batch, tasks=names)
+                output = evaluated(**batch, tasks=names)
                 for name, values in output.task_logits.items():
                     logits[name][own] = values.float().cpu().numpy()
-    found = {spec.name: Prediction.of(spec, logits[spec.name]) for spec in specs}
-    return found if tasks is not None else next(iter(found.values()))
+    return {spec.name: Prediction.of(spec, logits[spec.name], truncated[spec.name]) for spec in specs}
 
 
 def embed(
@@ -123,10 +149,12 @@ def embed(
     single = TaskSpec(spec.name, max_length=spec.max_length)  # one text; what its head is does not matter here
     encoded = encode_texts(single, tokenizer or model.tokenizer, model.config.encoder, [text for text, _ in rows])
     found = np.zeros((len(rows), model.config.hidden_size), dtype=np.float32)
-    with _evaluating(model):
+    warn_of_cuts({spec.name: np.count_nonzero(encoded["truncated"])}, len(rows))
+    evaluated = in_evaluation(model)
+    with torch.inference_mode():
         for own, batch in _batches(model, [[spec]], [encoded], batch_tokens, sequences=1):
-            pooled = model.pool(spec.name, **batch).float()
-            found[own] = (torch.nn.functional.normalize(pooled, dim=-1) if normalize else pooled).cpu().numpy()
+            pooled = evaluated.pool(spec.name, **batch).float()
+            found[own] = (nn.functional.normalize(pooled, dim=-1) if normalize else pooled).cpu().numpy()
     return found
 
 
@@ -136,16 +164,57 @@ def check_batch_tokens(value: Any) -> None:
         raise ValueError(f"batch_tokens is {value!r}, but must be 1 or more, a whole number")
 
 
-@contextmanager
-def _evaluating(model) -> Iterator[None]:
-    """Without dropout and gradients; the model is afterwards as it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(was_training)
+def cut_rows(found: Mapping[str, Prediction]) -> dict[str, int]:
+    """How many rows were cut, by task."""
+    return {name: np.count_nonzero(prediction.truncated) for name, prediction in found.items()}
+
+
+def warn_of_cuts(cut: Mapping[str, int], rows: int) -> None:
+    """Warn, in one line, of rows that were cut; `cut`: how many of the `rows`, by task."""
+    counts = ", ".join(f"{count:,} for task {name!r}" for name, count in cut.items() if count)
+    if counts:
+        line = f"of {rows:,} rows, some were cut to the max_length of their task or encoder: {counts}"
+        warnings.warn(line, stacklevel=4)
+
+
+def in_evaluation(model: nn.Module) -> nn.Module:
+    """A model in evaluation mode with the weights of `model`, whose own mode stays as it is.
+
+    A mode is state that all threads share: setting it back after one prediction would give others dropout. Where
+    `model` has modules in training mode, this makes new modules of the same tensors instead.
+
+    Raises:
+        ValueError: if the `forward` of a module in training mode was replaced by a function, such as a compiled one,
+            which may refer to the module itself.
+    """
+    modules = list(model.modules())
+    if not any(module.training for module in modules):
+        return model
+    views = {module: object.__new__(type(module)) for module in modules}
+    for module, view in views.items():
+        attributes = {name: _with_views(value, views) for name, value in vars(module).items()}
+        if not isinstance(attributes.get("forward"), (MethodType, partial, type(None))):
+            name = type(module).__name__
+            raise ValueError(f"the model is in training mode, and the forward of its {name} was replaced; call eval()")
+        vars(view).update(attributes, training=False, _compiled_call_impl=None)
+    return views[model]
+
+
+def _with_views(value: Any, views: Mapping[nn.Module, nn.Module]) -> Any:
+    """An attribute of a module, with every module in it exchanged for its view."""
+    if isinstance(value, nn.Module):
+        return views.get(value, value)
+    if isinstance(value, MethodType):
+        return MethodType(value.__func__, _with_views(value.__self__, views))
+    if isinstance(value, partial):
+        arguments = [_with_views(each, views) for each in value.args]
+        keywords = {name: _with_views(each, views) for name, each in value.keywords.items()}
+        return partial(_with_views(value.func, views), *arguments, **keywords)
+    if type(value) in (list, tuple):
+        return type(value)(_with_views(each, views) for each in value)
+    if type(value) is dict:
+        return {name: _with_views(each, views) for name, each in value.items()}
+    return value
 
 
 def _specs(model, task, tasks, rows: list[Row]) -> list[TaskSpec]:

@@ -36,18 +36,22 @@ def encoder_config(encoder: str | os.PathLike, **where: Any) -> PreTrainedConfig
     return config
 
 
-def load_tokenizer(encoder: str | os.PathLike) -> PreTrainedTokenizerBase:
+def load_tokenizer(encoder: str | os.PathLike, **where: Any) -> PreTrainedTokenizerBase:
     """The tokenizer of an encoder or checkpoint.
 
     How it cuts and pads is said with every call; what its file says of that (sentence-transformers' pad to 128) is left
     out, so that what a run saves does not depend on whether it called its tokenizer or found the texts encoded.
 
+    Args:
+        encoder: a model of the hub, or a folder.
+        where: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, as in transformers.
+
     Raises:
         ValueError: if the tokenizer, or the encoder beside it, brings code of its own.
     """
-    _refuse_code(encoder, "config.json", PreTrainedConfig.get_config_dict(encoder)[0])
-    _refuse_code(encoder, "tokenizer_config.json", get_tokenizer_config(encoder))
-    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    _refuse_code(encoder, "config.json", PreTrainedConfig.get_config_dict(encoder, **where)[0])
+    _refuse_code(encoder, "tokenizer_config.json", get_tokenizer_config(encoder, **where))
+    tokenizer = AutoTokenizer.from_pretrained(encoder, **where)
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()

@@ -1,11 +1,20 @@
 """`predict` and `embed` against the model called one row at a time with transformers' own padding."""
 
+import copy
+import pickle
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from types import MethodType
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from transformers import AutoTokenizer, pipeline
 
 from mtbert.modeling.configuration_mtbert import AdapterSpec, TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
@@ -128,6 +137,32 @@ class TestInputs:
         found = model.predict(rows, task="same", tokenizer=tokenizer)
         np.testing.assert_array_equal(found.logits, model.predict(PAIRS, task="same", tokenizer=tokenizer).logits)
 
+    def test_tables_are_no_lists_of_their_columns(self, make_model, tokenizer):
+        """`rows.iterate_rows` reads every form; these are the ways in to it."""
+        model = make_model()
+        frame = pd.DataFrame({"id": range(6), "text": TEXTS}, index=list("fedcba"))
+        pairs = pd.DataFrame(PAIRS, columns=["text", "text_pair"], index=[9] * 6)
+        expected = model.predict(TEXTS, task="stars", tokenizer=tokenizer).logits
+        for rows in (
+            frame,
+            frame["text"],
+            frame["text"].to_numpy(),
+            frame.to_dict("list"),
+            frame[["text"]].astype("string"),
+        ):
+            np.testing.assert_array_equal(model.predict(rows, task="stars", tokenizer=tokenizer).logits, expected)
+            embedded = model.embed(rows, tokenizer=tokenizer)
+            np.testing.assert_array_equal(embedded, model.embed(TEXTS, tokenizer=tokenizer))
+        expected = model.predict(PAIRS, task="same", tokenizer=tokenizer).logits
+        np.testing.assert_array_equal(model.predict(pairs, task="same", tokenizer=tokenizer).logits, expected)
+        for call in (model.predict, model.embed):
+            with pytest.raises(ValueError, match=r"no 'text' among the columns \['id', 'review'\]"):
+                call(frame.rename(columns={"text": "review"}), task="stars", tokenizer=tokenizer)
+        with pytest.raises(ValueError, match="texts has pairs"):
+            model.embed(pairs, tokenizer=tokenizer)
+        with pytest.raises(ValueError, match=r"takes 2 text\(s\) a row, but row 2 "):
+            model.predict(pairs.assign(text_pair=["a", "b", np.nan, "c", "d", "e"]), task="same", tokenizer=tokenizer)
+
     def test_one_row_and_none(self, make_model, tokenizer):
         model = make_model()
         assert model.predict("a cat", task="stars", tokenizer=tokenizer).logits.shape == (1, 3)
@@ -194,9 +229,17 @@ class TestTokenizer:
         np.testing.assert_allclose(loaded.predict(TEXTS, task="stars").logits, expected.logits, atol=1e-6)
         assert loaded.tokenizer is loaded.tokenizer
 
+    def test_of_a_new_model_is_the_encoders(self, make_model, tokenizer):
+        """Also for copies of it and for what is taken out of it, by name, by pickle and by copying."""
+        model = make_model()
+        expected = model.predict(TEXTS, task="stars", tokenizer=tokenizer).logits
+        assert "_encoder_source" not in str(model.config.to_dict())
+        for same in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.extract_task("stars")):
+            np.testing.assert_allclose(same.predict(TEXTS, task="stars").logits, expected, atol=1e-6)
+
     def test_is_asked_for_where_there_is_none(self, make_model, tmp_path):
         with pytest.raises(ValueError, match="tokenizer is missing; this model was not loaded from a checkpoint"):
-            make_model().predict(TEXTS, task="stars")
+            MtBertForMultiTask(make_model().config).predict(TEXTS, task="stars")
         make_model().save_pretrained(tmp_path)
         with pytest.raises(ValueError, match=f"tokenizer is missing; {tmp_path} has none that can be loaded"):
             MtBertForMultiTask.from_pretrained(tmp_path).predict(TEXTS, task="stars")
@@ -242,6 +285,113 @@ class TestEmbeddings:
             ValueError, match="give the task whose embeddings are meant; .*: stars, close, topics, near"
         ):
             two.embed(TEXTS, tokenizer=tokenizer)
+
+
+class TestCuts:
+    ROWS = [" ".join(["cat"] * count) for count in (3, 1, 70, 100)]
+
+    def test_each_row_says_how_many_tokens_it_lost(self, make_model, tasks, tokenizer):
+        model = make_model([*tasks, *MORE])
+        with pytest.warns(UserWarning, match="of 4 rows, some were cut") as caught:
+            found = model.predict(self.ROWS, tasks="all", tokenizer=tokenizer)
+        assert [str(each.message).split(": ")[1] for each in caught] == [
+            "2 for task 'stars', 2 for task 'topics', 2 for task 'mood', 2 for task 'stars2'"
+        ]
+        assert found["stars"].truncated.tolist() == [0, 0, 8, 38]
+        assert found["stars2"].truncated.tolist() == [0, 0, 67, 97]
+        with pytest.warns(UserWarning, match="of 4 rows, .*: 4 for task 'close'"):
+            pairs = model.predict([(text, "a " * 90) for text in self.ROWS], task="close", tokenizer=tokenizer)
+        assert pairs.truncated.tolist() == [28, 28, 28 + 8, 28 + 38]
+        with pytest.warns(UserWarning, match="of 4 rows, .*: 2 for task 'close'"):
+            model.embed(self.ROWS, tokenizer=tokenizer)
+
+    def test_nothing_is_said_of_whole_rows(self, make_model, tokenizer):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = make_model().predict(TEXTS, tasks="all", tokenizer=tokenizer)
+            assert found["stars"].truncated.tolist() == [0] * 6
+            assert make_model().predict([], task="stars", tokenizer=tokenizer).truncated.tolist() == []
+
+
+class TestThreads:
+    @pytest.mark.filterwarnings("ignore:of .* rows, some were cut")
+    @pytest.mark.parametrize(("adapter", "training"), [(None, True), (PAL, True), (PAL, False)])
+    def test_eight_threads_answer_as_one(self, adapter, training, make_model, encoder_dir):
+        """Tasks that cut their rows at different lengths, beside a thread that cuts and pads by the same tokenizer."""
+        tokenizer = AutoTokenizer.from_pretrained(encoder_dir)
+        specs = [TaskSpec(f"t{limit}", labels=2, max_length=limit) for limit in (4, 6, 9, None)]
+        specs += [TaskSpec(f"p{limit}", labels=2, texts=2, pair=pair, max_length=limit)
+                  for limit, pair in ((7, "cross"), (12, "siamese"), (5, "both"), (None, "cross"))]  # fmt: skip
+        model = make_model(specs, adapter=adapter).train(training)
+        model.encoder.encoder.layer[0].eval()  # a part that someone keeps as it is
+        modes = [module.training for module in model.modules()]
+        texts = [f"{text} {other}" for text, other in PAIRS]
+        rows = {spec.name: texts if spec.texts == 1 else list(zip(texts, texts[1:] + texts[:1])) for spec in specs}
+        tokenizer.backend_tokenizer.enable_padding(length=20)  # left by whoever used it before
+
+        def answers(name):
+            return model.predict(rows[name], task=name, tokenizer=tokenizer).logits
+
+        expected = {spec.name: answers(spec.name) for spec in specs}
+        assert tokenizer.backend_tokenizer.padding["length"] == 20
+        pipe = pipeline("multi-task-text-classification", model=model, tokenizer=tokenizer)
+        scores = pipe(texts, task="t6", batch_size=3)
+        embedded = model.embed(texts, task="t9", tokenizer=tokenizer)
+        wrong = []
+
+        def work(number):
+            for turn in range(4):
+                name = specs[(number + turn) % 8].name
+                if not np.allclose(answers(name), expected[name], atol=1e-6):
+                    wrong.append(name)
+                if turn == number % 4 and not np.allclose(model.embed(texts, task="t9", tokenizer=tokenizer), embedded):
+                    wrong.append("embed")
+                if turn == number % 4 and pipe(texts, task="t6", batch_size=3) != scores:
+                    wrong.append("pipeline")
+
+        with ThreadPoolExecutor(9) as pool:
+            other = pool.submit(lambda: [tokenizer(texts, truncation=True, max_length=3 + i % 9) for i in range(80)])
+            list(pool.map(work, range(8)))
+            cut = [max(map(len, batch["input_ids"])) for batch in other.result()]
+        assert wrong == []
+        assert cut == [3 + i % 9 for i in range(80)]
+        assert [module.training for module in model.modules()] == modes
+
+
+class TestMode:
+    def test_it_is_left_alone_while_predicting(self, make_model, tokenizer):
+        model, seen = make_model().train(), []
+        model.encoder.register_forward_hook(lambda module, *_: seen.append((model.training, module.training)))
+        model.predict(TEXTS, tasks="all", tokenizer=tokenizer)
+        assert seen == [(True, False)] and model.training
+
+    def test_answers_without_dropout_whatever_wraps_the_forward(self, make_model, tokenizer):
+        """accelerate binds wrapped forwards to the modules; peft puts modules around others."""
+        expected = make_model().eval().predict(TEXTS, task="stars", tokenizer=tokenizer).logits
+        model = make_model().train()
+        forward = type(model).forward
+        model.forward = MethodType(lambda self, *args, **kwargs: forward(self, *args, **kwargs), model)
+        layer = model.encoder.encoder.layer[0]
+        layer.old_forward, layer.forward = (
+            layer.forward,
+            partial(lambda self, *args, **kw: self.old_forward(*args, **kw), layer),
+        )
+        tuned = get_peft_model(model, LoraConfig(target_modules=["query"])).train()
+        for each in (model, tuned):
+            np.testing.assert_allclose(
+                each.predict(TEXTS, task="stars", tokenizer=tokenizer).logits, expected, atol=1e-6
+            )
+        assert all(module.training for module in tuned.modules())
+
+    def test_a_forward_that_can_not_be_bound_anew_is_refused(self, make_model, tokenizer):
+        model = make_model().train()
+        forward = model.encoder.forward
+        model.encoder.forward = lambda *args, **kwargs: forward(*args, **kwargs)
+        with pytest.raises(
+            ValueError, match=r"training mode, and the forward of its BertModel was replaced; call eval\(\)"
+        ):
+            model.predict(TEXTS, task="stars", tokenizer=tokenizer)
+        assert model.eval().predict(TEXTS, task="stars", tokenizer=tokenizer).logits.shape == (6, 3)
 
 
 def test_a_training_model_is_afterwards_one(make_model, tokenizer):
