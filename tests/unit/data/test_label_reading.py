@@ -262,3 +262,14 @@ def test_text_labels_of_a_regression_say_what_to_write(cells, advice):
 def test_class_labels_of_a_regression_say_what_to_write():
     with pytest.raises(ValueError, match=r"write labels: \[neg, pos\]"):
         read(TaskSpec("mood"), [0, 1], ClassLabel(names=["neg", "pos"]))
+
+
+def test_labels_stay_checked_with_texts_without_labels_and_in_both_orders(tmp_path):
+    (tmp_path / "a.csv").write_text("one,two,label\na,b,2\nc,d,1\n")
+    (tmp_path / "b.csv").write_text("one,two\ne,f\n")
+    task = TaskSpec("pair", labels=("1", "2"), texts=2)
+    spec = DataSpec(("one", "two"), train="a.csv", unlabelled="b.csv", symmetric=True)
+    train = load_task(task, spec, tmp_path).splits["train"]
+    again, report = check_rows(task, "train", train, DataSpec(("text", "text_pair")), "memory")
+    assert train["label"][:] == [1, 0, -100] * 2 and again["label"][:] == [1, 0] * 2
+    assert report.left_out == {"no label": (3, 6)}
