@@ -20,6 +20,7 @@ from ..modeling.heads import IGNORED
 NO_LABEL, BAD_LABEL = 1, 2
 EMPTY, NUL, SWALLOWED = (4, 8), (16, 32), (64, 128)
 SHOWN = 5
+SWALLOWED_RULE = "a quote swallowed a tab and a line break; set quoting to none if quotes are text, or to double if not"
 
 # `datasets` names what `map` made by its function's name and arguments; as an argument, this names the code too.
 CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
@@ -200,7 +201,7 @@ def wrong_rows(
     kinds = [(label, BAD_LABEL, f"labels must be {reader.accepted}")] if reader else []
     for column, nul, swallowed in zip(text, NUL, SWALLOWED, strict=False):
         kinds.append((column, nul, "NUL characters are refused; remove them"))
-        kinds.append((column, swallowed, "a quote swallowed a tab and a line break; close it, or write it twice"))
+        kinds.append((column, swallowed, SWALLOWED_RULE))
     found = []
     for column, bit, rule in kinds:
         if len(rows := np.flatnonzero(status & bit)):
