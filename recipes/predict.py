@@ -21,6 +21,7 @@ import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 from mtbert import MtBertConfig, MtBertForMultiTask
+from mtbert.data.delimited import QUOTING
 from mtbert.data.streaming import KINDS, STDIN, RowSource
 from mtbert.evaluation.predictions import FILE_FORMATS, PredictionFile, Predictor
 
@@ -40,6 +41,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=64, help="rows in one pass of the encoder (default: 64)")
     parser.add_argument("--chunk_size", type=int, default=2048, help="rows in memory at a time (default: 2048)")
     parser.add_argument("--input_format", choices=KINDS, help="default: by the suffix, or by the first line")
+    parser.add_argument("--separator", help="between the fields of a csv or tsv file, such as ';', '|' or tab")
+    parser.add_argument(
+        "--quoting", choices=QUOTING, help="of a csv or tsv file (default: double; none: they are text)"
+    )
     parser.add_argument("--format", choices=FILE_FORMATS, help="of the output (default: by its suffix)")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument("--device", help="such as cuda or cpu (default: a GPU if there is one)")
@@ -110,7 +115,7 @@ def main(argv: list[str]) -> None:
     predictor = Predictor(model, load_tokenizer(args.checkpoint), chosen, args.batch_size)
     pairs = any(task.texts == 2 for task in predictor.tasks)
     text = (args.text, args.text_pair) if pairs else (args.text,)
-    source = RowSource(args.file, text, args.id, args.input_format, args.chunk_size)
+    source = RowSource(args.file, text, args.id, args.input_format, args.chunk_size, args.separator, args.quoting)
     source.kind()
     with PredictionFile(args.output, predictor.tasks, args.format, args.id, args.overwrite) as output:
         empty = 0

@@ -1,13 +1,11 @@
-"""Read files and local dataset folders as datasets, cached by the bytes of the files, not by their time and place."""
+"""Cache keys of files and local dataset folders: the bytes of the files, not their time and place."""
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import datasets
 import xxhash
@@ -22,19 +20,6 @@ def content_key(files: Iterable[str | Path]) -> str:
         with open(path, "rb") as file:
             digests.append(hashlib.file_digest(file, xxhash.xxh3_128).hexdigest())
     return Hasher.hash(digests)
-
-
-def load_file(kind: str, path: str | Path, **options: Any) -> Dataset:
-    """The rows of one file, as `datasets.load_dataset` reads them.
-
-    Args:
-        kind: a module of `datasets`: `csv`, `json` or `parquet`.
-        options: the module's. They and the file's bytes are the key of the cache.
-    """
-    key = Hasher.hash([content_key([path]), sorted(options.items())])
-    # An escaped name, since data_files are patterns; an absolute one, since relative ones depend on the folder.
-    file = glob.escape(str(Path(path).absolute()))
-    return datasets.load_dataset(kind, data_files=file, split="train", config_id=f"content-{key}", **options)
 
 
 def load_hub(name: str, subset: str | None, split: str, revision: str | None) -> Dataset:

@@ -26,6 +26,7 @@ LISTS, VECTORS = 512, 1024
 SHOWN = 5
 NAMES = 20  # that an error lists
 MARK = "labels checked by mtbert: "
+SWALLOWED_RULE = "a quote swallowed a tab and a line break; set quoting to none if quotes are text, or to double if not"
 
 # `datasets` names what `map` made by its function's name and arguments; as an argument, this names the code too.
 CODE = hashlib.sha256(Path(__file__).read_bytes() + Path(label_reading.__file__).read_bytes()).hexdigest()
@@ -148,7 +149,7 @@ def wrong_rows(
             kinds.append((label, VECTORS, "these are 0/1 vectors, others lists of labels; write all in one form"))
     for column, nul, swallowed in zip(text, NUL, SWALLOWED, strict=False):
         kinds.append((column, nul, "NUL characters are refused; remove them"))
-        kinds.append((column, swallowed, "a quote swallowed a tab and a line break; close it, or write it twice"))
+        kinds.append((column, swallowed, SWALLOWED_RULE))
     found = []
     for column, bit, rule in kinds:
         if len(rows := np.flatnonzero(status & bit)):

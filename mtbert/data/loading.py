@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
-import pandas as pd
 from datasets import Dataset, DatasetDict, Features, Value
 
 from ..modeling.configuration_mtbert import TaskSpec
-from .cache import load_file, load_hub
+from .cache import load_hub
+from .delimited import ReadError, separator_hint
 from .label_reading import LabelReader
 from .labels import (
     CODE,
     EMPTY,
     NO_LABEL,
-    SHOWN,
     check_batch,
     label_feature,
     listed,
@@ -31,10 +29,9 @@ from .labels import (
     wrong_rows,
 )
 from .leakage import shared_rows
+from .readers import FORMATS, SEPARATOR_NAMES, SEPARATORS, SUFFIXES, RowFile, file_format, form_problems, lacks
+from .split_report import SplitReport
 
-FORMATS = ("csv", "tsv", "json", "parquet", "cs224n")
-SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-SEPARATORS = {"csv": ",", "tsv": "\t", "cs224n": "\t"}
 SPLITS = ("train", "dev", "test")
 UNLABELLED = "unlabelled"
 TEXT_DTYPES = ("str", "large_str", "int", "uint", "float", "bool")
@@ -56,10 +53,15 @@ class DataSpec:
         subset: the hub dataset's configuration, such as `sst2` of `glue`.
         revision: the hub dataset's revision.
         format: `csv`, `tsv`, `json` (lines), `parquet` or `cs224n` (the course's tab-separated .csv files); None: by
-            the file's suffix.
+            the file's suffix. A file that is compressed (.gz, .bz2, .xz, .zip) is read as what it holds.
         id: a column that identifies a row in reports and prediction files.
         symmetric: whether the order of a pair's texts says nothing, so that training has every pair in both orders:
             twice as many rows, for the schedule too unless the task's `examples_per_epoch` says otherwise.
+        separator: the character between the fields of csv and tsv files, such as `;`, `|` or `tab`; None: a comma in
+            csv, a tab in tsv.
+        quoting: how quotes are written in csv and tsv files: `double` (a quote within quotes is written twice),
+            `backslash` (it is written `\\"`, and a backslash `\\\\`) or `none` (quotes are text, as in the files of
+            GLUE and SNLI); None: `double`, but a tab-separated file whose quotes may be text is refused.
     """
 
     text: tuple[str, ...] | str = "text"
@@ -74,10 +76,13 @@ class DataSpec:
     format: str | None = None
     id: str | None = None
     symmetric: bool = False
+    separator: str | None = None
+    quoting: str | None = None
 
     def __post_init__(self):
         columns = (self.text,) if isinstance(self.text, str) else tuple(self.text)
         object.__setattr__(self, "text", columns)
+        object.__setattr__(self, "separator", SEPARATOR_NAMES.get(self.separator, self.separator))
 
     def problems(self, where: str) -> list[str]:
         """Everything that is wrong with these values, as sentences that begin with `where`."""
@@ -105,62 +110,14 @@ class DataSpec:
                 if (name := getattr(self, split)) and self.format_of(name) is None:
                     known = ", ".join(SUFFIXES)
                     found.append(f"{where}: {split} is {name!r}, whose suffix is none of {known}; give format")
+        names = [] if self.hub else [name for split in (*SPLITS, UNLABELLED) if (name := getattr(self, split))]
+        kinds = ["hub"] if self.hub else [kind for name in names if (kind := self.format_of(name))]
+        found += [f"{where}: {problem}" for problem in form_problems(self.separator, self.quoting, kinds)]
         return found
 
     def format_of(self, name: str) -> str | None:
         """The format of the file `name`: `format` or what its suffix says; None if neither does."""
-        return self.format or SUFFIXES.get(Path(name).suffix.lower())
-
-
-@dataclass(frozen=True)
-class SplitReport:
-    """What was read of a split, what was left out of it and why.
-
-    Rows are counted from 1. In csv and tsv files neither the header nor blank lines count, so that row n is line n + 1
-    of a file without blank lines and without line breaks inside quotes; in json lines row n is the n-th line that is
-    not blank; elsewhere it is the n-th record.
-
-    Attributes:
-        task: the task's name.
-        split: `train`, `dev`, `test` or `unlabelled`.
-        source: the file or hub split, as the DataSpec names it.
-        read: number of rows in the source.
-        kept: number of rows that can be used.
-        left_out: a reason → the numbers of the rows left out for it. A row is named under one reason only.
-        shared: a split before it (`train`, `unlabelled`, or `dev` of a test split) → the numbers of the rows kept
-            whose text, or pair, is that of a row of the former, too.
-        untagged: numbers of the rows of a multi-label task that were left out because their label cell is empty.
-    """
-
-    task: str
-    split: str
-    source: str
-    read: int
-    kept: int
-    left_out: dict[str, tuple[int, ...]]
-    shared: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    untagged: tuple[int, ...] = ()
-
-    def lines(self) -> list[str]:
-        """The report as sentences."""
-        read = f"{self.read:,} row" + ("s" if self.read != 1 else "")
-        line = f"{self.task} {self.split}: {read} read from {self.source}, {self.kept:,} kept"
-        reasons = [f"{len(rows):,} left out: {why} ({_rows(rows)})" for why, rows in self.left_out.items()]
-        return ["; ".join([line, *reasons]), *self._warnings()]
-
-    def _warnings(self) -> list[str]:
-        where, found = f"warning: {self.task} {self.split}", []
-        if self.untagged:
-            found.append(
-                f"{where}: {len(self.untagged):,} of {self.read:,} rows have an empty label cell and were left out as "
-                f"not labelled ({_rows(self.untagged)}); if none of the labels is true of such a text, write [] there "
-                "(in json, parquet and Python an empty list, in csv and tsv these two characters)"
-            )
-        what = "their scores say little about new texts; remove them from one of the two"
-        return found + [
-            f"{where}: {len(rows):,} of {self.kept:,} rows have the text of a row of {other} ({_rows(rows)}); {what}"
-            for other, rows in self.shared.items()
-        ]
+        return self.format or file_format(name)
 
 
 @dataclass(frozen=True)
@@ -178,8 +135,10 @@ class LoadedTask:
 def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None) -> LoadedTask:
     """Load and check the splits that `data` names.
 
-    Csv, tsv and course files are UTF-8 (a byte order mark is skipped) with `"` as the quote; all their fields are
-    strings, so that texts such as `NA` stay what they are. Tokens are not touched: PTB escapes such as `-LRB-` stay.
+    Files are UTF-8 (a byte order mark is skipped). All fields of csv, tsv and course files are strings, so that texts
+    such as `NA` stay what they are; so do the texts and ids of json files. Tokens are not touched: PTB escapes such as
+    `-LRB-` stay. Lines end at a line feed, with a carriage return before it or not; a carriage return elsewhere is a
+    character of its field, unless the header ends with one, as in files of old Macs.
     `format: cs224n` reads the course's files as its own code does: tab-separated, whatever the suffix and whatever
     further columns there are.
 
@@ -202,8 +161,11 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
             continue
         rows, source = _read_split(task, data, split, data_dir)
         shown = source if data.hub else name
+        short = ()
+        if not data.hub and data.format_of(name) in SEPARATORS:
+            short = _short_rows(rows, data, f"task {task.name!r}: data.{split}: {source}")
         splits[split], report = check_rows(task, split, rows, data, source)
-        reports.append(replace(report, source=str(shown)))
+        reports.append(replace(report, source=str(shown), short=short))
     shared = shared_rows(splits, unordered=data.symmetric)
     reports = [replace(report, shared=shared.get(report.split, {})) for report in reports]
     if more := splits.pop(UNLABELLED, None):
@@ -260,7 +222,7 @@ def _read_split(task: TaskSpec, data: DataSpec, split: str, data_dir: str | Path
         parts = [data.hub, *(f"{key} {value}" for key in ("subset", "revision") if (value := getattr(data, key)))]
         return _read_hub(data, name, where), f"{', '.join(parts)}, split {name}"
     path = Path(data_dir or ".").expanduser() / Path(name).expanduser()
-    return _read_file(path, data.format_of(name), data_dir, where), str(path)
+    return _read_file(path, data, data_dir, where), str(path)
 
 
 def _read_hub(data: DataSpec, split: str, where: str) -> Dataset:
@@ -275,7 +237,7 @@ def _read_hub(data: DataSpec, split: str, where: str) -> Dataset:
         ) from error
 
 
-def _read_file(path: Path, kind: str, data_dir: str | Path | None, where: str) -> Dataset:
+def _read_file(path: Path, data: DataSpec, data_dir: str | Path | None, where: str) -> Dataset:
     if not os.path.isfile(path):
         at = "it is a folder" if os.path.isdir(path) else "there is no such file"
         if not os.path.isdir(path.parent):
@@ -285,45 +247,31 @@ def _read_file(path: Path, kind: str, data_dir: str | Path | None, where: str) -
         raise FileNotFoundError(f"{where}: {path}: {at} (relative names begin at data_dir, which is {data_dir})")
     if not path.stat().st_size:
         raise ValueError(f"{where}: {path} is empty")
+    kind = data.format_of(path)
     try:
-        separator = SEPARATORS.get(kind)
-        options = _csv_options(path, separator) if separator else {}
-        return load_file("csv" if separator else kind, path, **options)
-    except Exception as error:
-        cause = error.__cause__ or error
-        message = str(cause).strip() or type(cause).__name__
-        remedy = {"json": "write one JSON object a line, or one array", "parquet": "write the file again"}.get(
-            kind, "give every row as many fields as the header, close every quote, and use UTF-8"
-        )
-        at = _broken_line(path) if kind == "json" else ""
-        raise ValueError(f"{where}: {path} can not be read as {kind}: {message[:1000]}{at}; {remedy}") from error
+        rows = RowFile(path, kind, data.separator, data.quoting).dataset([*data.text, *([data.id] if data.id else [])])
+    except ReadError as error:
+        about = error.about(path) if str(error).startswith("it ") else f"{path} can not be read as {kind}: {error}"
+        raise ValueError(f"{where}: {about}") from error
+    if not len(rows):
+        raise ValueError(f"{where}: {path} can not be read as {kind}: no row after the header")
+    return rows
 
 
-def _csv_options(path: Path, separator: str) -> dict[str, Any]:
-    """Options that read every field as a string, after a look at the header and the first row."""
-    options = {"sep": separator, "keep_default_na": False, "encoding": "utf-8-sig"}
-    # With a header that is shorter than the first row, pandas would take the first column for an index in silence.
-    head = pd.read_csv(path, header=None, nrows=2, dtype=str, **options)
-    if len(head) < 2:
-        raise ValueError("no row after the header")
-    names = [name or f"Unnamed: {i}" for i, name in enumerate(head.iloc[0])]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"the header names {listed(repeated)} more than once")
-    features = Features({name: Value("string") for name in names})
-    return options | {"column_names": names, "header": 0, "features": features}
+def _short_rows(rows: Dataset, data: DataSpec, where: str) -> tuple[int, ...]:
+    """Numbers of the rows of a csv or tsv file that lack their last fields.
+
+    Raises:
+        ValueError: a text or an id is among these fields.
+    """
+    for column in [*data.text, *([data.id] if data.id else [])]:
+        if column in rows.column_names and (short := _without(rows, column)):
+            raise ValueError(f"{where}: row {short[0]:,} {lacks(column)}")
+    return _without(rows, rows.column_names[-1])
 
 
-def _broken_line(path: Path) -> str:
-    """Where a json lines file is broken: Arrow's message counts within a block of it."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if number == 1 and line.lstrip().startswith(b"["):  # one array
-                break
-            try:
-                json.loads(line.decode("utf-8-sig").strip() or "{}")
-            except ValueError as error:
-                return f" (line {number:,}: {error})"
-    return ""
+def _without(rows: Dataset, column: str) -> tuple[int, ...]:
+    return tuple((np.flatnonzero(rows.data.column(column).is_null()) + 1).tolist())
 
 
 def _unreadable(dataset: Dataset) -> int:
@@ -380,7 +328,7 @@ def check_rows(
     features |= {"row": Value("int64")} | ({"id": Value("string")} if data.id else {}) | {"_status": Value("uint16")}
     # A field with a tab and a line break is what an unbalanced quote leaves of several lines of a tsv file. The
     # course's files were written with quotes by a program, so their quotes are balanced.
-    tabs = not data.hub and data.format_of(source) == "tsv"
+    tabs = not data.hub and data.format_of(source) == "tsv" and data.quoting is None
     kwargs = {"text": data.text, "label": data.label, "id": data.id, "tabs": tabs, "code": CODE}
 
     def read(reader: LabelReader | None) -> tuple[Dataset, np.ndarray]:
@@ -448,8 +396,8 @@ def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, whe
         if column not in columns and not (key == "label" and split in ("test", UNLABELLED)):
             near = difflib.get_close_matches(column, columns, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            if len(columns) == 1 and "\t" in columns[0]:
-                hint = "; the columns are separated by tabs: use format: tsv, or cs224n for the course's files"
+            if separator := separator_hint(columns):
+                hint = f"; {separator}"
             raise ValueError(f"{where}: no column {column!r} for {key}; the columns are {listed(columns)}{hint}")
     for column in data.text:
         kind = dataset.features[column]
@@ -466,8 +414,3 @@ def _mismatch(task: TaskSpec, data: DataSpec) -> list[str]:
         return []
     found = f"task {task.name!r}: texts is {task.texts}, but data.text names {len(data.text)}: {list(data.text)}"
     return [f"{found}; give as many columns as texts"]
-
-
-def _rows(rows: tuple[int, ...]) -> str:
-    more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
-    return f"row{'s' if len(rows) > 1 else ''} {', '.join(f'{row:,}' for row in rows[:SHOWN])}{more}"

@@ -1,0 +1,329 @@
+"""Rows of csv and tsv files, read exactly.
+
+A scan of the quotes splits a file into records; Python's `csv` splits the records into fields. These two readings are
+independent and must agree on the number of rows. Lines end at `\\n` or `\\r\\n`, or at `\\r` if the header does; any
+other carriage return is a character of its field.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any, NoReturn
+
+QUOTING = ("double", "backslash", "none")
+LONGEST = 1 << 27  # characters of a record with an open quote
+# Code points that UTF-8 can not hold stand for characters that are no quote, separator or line end where they are.
+QUOTE, BACKSLASH, NEWLINE, RETURN, SEPARATOR = map(chr, range(0xD800, 0xD805))
+HINTS = {"\t": "separated by tabs: use format: tsv, or cs224n for the course's files"}
+
+csv.field_size_limit(sys.maxsize)  # a text may be longer than the 128 KB that `csv` takes by default
+
+
+class ReadError(ValueError):
+    """A file that can not be read exactly; the message says where, why, and what to do."""
+
+    def about(self, file: object) -> str:
+        """The message with the file's name before it."""
+        message = str(self)
+        return f"{file} {message[3:]}" if message.startswith("it ") else f"{file}: {message}"
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How fields are separated and quoted.
+
+    Attributes:
+        separator: one character.
+        quoting: `double` (a quote within quotes is written twice), `backslash` (it is written `\\"`) or `none` (quotes
+            are text); None: `double`.
+        doubtful: whether to refuse a field in quotes that it does not need, since quotes may be text in such a file;
+            not where the header has quotes or `quoting` is given.
+    """
+
+    separator: str
+    quoting: str | None = None
+    doubtful: bool = False
+
+    @property
+    def quoted(self) -> bool:
+        """Whether a quote at the beginning of a field opens a quoted field."""
+        return self.quoting != "none"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of `csv.reader`."""
+        quoting = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
+        doubled = self.quoting != "backslash"
+        return {"delimiter": self.separator, "strict": True, "quoting": quoting, "doublequote": doubled}
+
+    def closed_line(self) -> re.Pattern:
+        """Matches a line without an open quote, and without characters behind a closing one."""
+        other = "[^" + re.escape(self.separator)
+        inside = '[^"]*+' if self.quoting == "backslash" else '[^"]*+(?:""[^"]*+)*+'
+        value = f'(?:"{inside}"|{other}"]{other}]*+|)'
+        return re.compile(f"{value}(?:{re.escape(self.separator)}{value})*+\r*")
+
+    def needless_quotes(self, columns: int) -> re.Pattern:
+        """Matches a field in quotes that holds no separator, line end or quote.
+
+        In a file of one column, each line within quotes may be a row of its own.
+        """
+        separator, newline = re.escape(self.separator), "" if columns == 1 else "\n"
+        return re.compile(f'(?:^|{separator})("[^"{separator}{RETURN}{newline}]+")(?={separator}|\\Z)')
+
+
+class DelimitedRows:
+    """The rows below a header line.
+
+    Blank lines are skipped. A row may lack its last fields.
+
+    Args:
+        blocks: the file's bytes, in pieces of any size.
+        dialect: how its fields are separated and quoted.
+        size: rows of a chunk.
+
+    Attributes:
+        names: the columns; a nameless one is called `Unnamed: N`, N counted from 0.
+
+    Raises:
+        ReadError: there is no header, or it names a column twice; while iterating: a row can not be read exactly.
+    """
+
+    def __init__(self, blocks: Iterable[bytes], dialect: Dialect, size: int = 2000):
+        self.dialect, self.size, self.names = dialect, size, []
+        self.closed, self.count = dialect.closed_line(), 0
+        self.open, self.first, self.length = [], 0, 0  # the lines of a record with an open quote
+        self.stand_ins = dialect.quoting == "backslash"
+        self.end, lines = _lines(_escaped(_decoded(blocks), dialect), dialect.quoted)
+        self.records = self._split(lines)
+        numbers, records = next(self.records, ([], []))
+        if not records:
+            raise ReadError("it is empty; write a header and a row for each text")
+        self.records = chain([(numbers[1:], records[1:])], self.records)
+        if "\0" in records[0]:
+            raise ReadError("line 1 is no UTF-8 text; convert the file (it holds NUL characters, as UTF-16 does)")
+        names = [name or f"Unnamed: {i}" for i, name in enumerate(self._fields(records[:1])[0])]
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
+            raise ReadError(f"the header names {repeated} more than once; give each column its name")
+        self.names = names
+        plain = not any(field.startswith('"') for field in records[0].split(dialect.separator))
+        doubtful = dialect.doubtful and dialect.quoting is None and plain
+        self.needless = dialect.needless_quotes(len(names)) if doubtful else None
+
+    def __iter__(self) -> Iterator[list[list[str | None]]]:
+        """Chunks of at most `size` rows, as columns in the order of `names`; a field that a row lacks is None."""
+        before, numbers, records = 0, [], []
+        for more_numbers, more_records in self.records:
+            numbers, records = [*numbers, *more_numbers], [*records, *more_records]
+            full = len(records) - len(records) % self.size
+            for start in range(0, full, self.size):
+                stop = start + self.size
+                yield self._columns(numbers[start:stop], records[start:stop], before)
+                before += self.size
+            numbers, records = numbers[full:], records[full:]
+        if records:
+            yield self._columns(numbers, records, before)
+
+    def _columns(self, numbers: list[int], records: list[str], before: int) -> list[list[str | None]]:
+        def place(i: int) -> str:
+            return f"row {before + i + 1:,} (line {numbers[i]:,})"
+
+        if self.needless is not None:
+            for i, record in enumerate(records):
+                if '"' in record and (field := self.needless.search(record)):
+                    doubt = f"{place(i)}: the quotes of {_short(field[1])} may belong to the text or not"
+                    raise ReadError(f"{doubt}; set quoting to none if they do, or to double if they do not")
+        width = len(self.names)
+        fields, widths = self._fields(records)
+        if len(widths) != len(records):
+            counts = f"{len(records):,} rows by their quotes, but {len(widths):,} by Python's csv"
+            raise ReadError(f"{place(0)} to {place(len(records) - 1)} are {counts}; {self._fields_remedy()}")
+        if set(widths) != {width}:
+            rest = iter(fields)
+            fields = []
+            for i, fields_of_row in enumerate(widths):
+                if fields_of_row > width:
+                    counts = f"has {fields_of_row:,} fields, but the header names {width:,}"
+                    raise ReadError(f"{place(i)} {counts}; {self._fields_remedy()}")
+                fields += [*islice(rest, fields_of_row), *[None] * (width - fields_of_row)]
+        return [fields[i::width] for i in range(width)]
+
+    def _fields(self, records: list[str]) -> tuple[list[str], list[int]]:
+        """All fields of the rows that `csv` makes of records, one row after the other, and how many each has."""
+        fields, widths = [], []
+        for row in csv.reader(records, **self.dialect.options):  # many lists would keep the garbage collector busy
+            fields += row
+            widths.append(len(row))
+        if self.stand_ins:
+            characters = dict(zip(range(0xD800, 0xD805), ('"', "\\", "\n", "\r", self.dialect.separator), strict=True))
+            fields = [field.translate(characters) for field in fields]
+        return fields, widths
+
+    def _fields_remedy(self) -> str:
+        check = separator_hint(self.names) or f"check separator, which is {self.dialect.separator!r}"
+        if self.dialect.quoted:
+            return f"put a field that holds the separator or a line break in quotes; {check}"
+        return f"give every row as many fields as the header; {check}; check quoting, which is 'none'"
+
+    def _split(self, lines: Iterable[tuple[Sequence[int], list[str]]]) -> Iterator[tuple[list[int], list[str]]]:
+        """Records that are not blank, the header first, without line ends, and the numbers of their first lines."""
+        for numbers, records in lines:
+            if self.open or (self.dialect.quoted and any('"' in line for line in records)):
+                numbers, records = self._joined(numbers, records)
+            if any("\r" in record for record in records):
+                self.stand_ins = True
+                records = [record.rstrip("\r").replace("\r", RETURN) for record in records]
+            if self.end == "\r":
+                self._refuse_line_feeds(numbers, records)
+            if not all(records) or any(map(str.isspace, records)):
+                kept = [i for i, record in enumerate(records) if not self._blank(record)]
+                numbers, records = [numbers[i] for i in kept], [records[i] for i in kept]
+            if records:
+                yield numbers, records
+                self.count += len(records)
+        if self.open:
+            self._refuse("a quote opens, but does not close", self.open, [])
+
+    def _blank(self, record: str) -> bool:
+        return not record.strip(" \t\r") and self.dialect.separator not in record
+
+    def _joined(self, numbers: Iterable[int], lines: Iterable[str]) -> tuple[list[int], list[str]]:
+        """Lines joined where a quote is open at their end."""
+        starts, records = [], []
+        for number, line in zip(numbers, lines, strict=True):
+            if not self.open:
+                self.first, self.length = number, 0
+                is_open = '"' in line and not self.closed.fullmatch(line) and self._leaves_open(line, records)
+            else:
+                is_open = '"' not in line or self._leaves_open(line, records)
+            if is_open:
+                self.open.append(line)
+                self.length += len(line)
+                if self.length > LONGEST:
+                    self._refuse("a quote opens, but does not close", self.open, records)
+                continue
+            starts.append(self.first)
+            records.append(self.end.join([*self.open, line]) if self.open else line)
+            self.open.clear()
+        return starts, records
+
+    def _leaves_open(self, line: str, records: Sequence[str]) -> bool:
+        """Whether a quote is open at the end of a line; `records` are those since the last `count`."""
+        separator, at, last, inside = self.dialect.separator, 0, len(line.rstrip("\r")), bool(self.open)
+        doubled = self.dialect.quoting != "backslash"
+        while True:
+            if not inside:
+                if line[at : at + 1] != '"':
+                    at = line.find(separator, at) + 1
+                    if not at:
+                        return False
+                    continue
+                at += 1
+            inside, at = False, line.find('"', at)
+            while doubled and at >= 0 and line[at + 1 : at + 2] == '"':
+                at = line.find('"', at + 2)
+            if at < 0:
+                return True
+            at += 1
+            if at >= last:
+                return False
+            if line[at] != separator:
+                shown = _short(line[max(0, at - 20) : at + 20])
+                self._refuse(f"characters follow a closing quote: {shown}", [*self.open, line[:at]], records)
+            at += 1
+
+    def _refuse(self, why: str, before: Sequence[str], records: Sequence[str]) -> NoReturn:
+        """Raise an error about a quote in the last field of the lines `before`, which come after `records`."""
+        records = [record for record in records if not self._blank(record)]
+        names = self.names or (self._fields([records[0].rstrip("\r")])[0] if records else [])
+        loose = {**self.dialect.options, "strict": False}
+        fields = len(next(csv.reader([self.end.join(before).replace("\r", RETURN)], **loose)))
+        row = self.count + len(records)
+        place = f"row {row:,} (line {self.first:,})" if row else f"the header (line {self.first:,})"
+        place += f", column {names[fields - 1]!r}" if fields <= len(names) else ""
+        remedy = (
+            'set quoting to none if quotes are text, or to backslash if a quote within quotes is written \\"; '
+            "otherwise close the quote, and write one within quotes twice"
+        )
+        if self.dialect.quoting == "backslash":
+            remedy = 'close the quote, and write one within quotes as \\"; or set quoting to double or none'
+        raise ReadError(f"{place}: {why}; {remedy}")
+
+    def _refuse_line_feeds(self, numbers: Sequence[int], records: Sequence[str]) -> None:
+        for number, record in zip(numbers, records, strict=True):
+            if "\n" in re.sub('"[^"]*"', "", record):
+                what = "the lines end with a carriage return, but this one holds a line feed"
+                raise ReadError(f"line {number:,}: {what}; write one kind of line end, or put the text in quotes")
+
+
+def separator_hint(names: Sequence[str]) -> str:
+    """What to set if the only column's name shows that another character separates the columns; else empty."""
+    if len(names) == 1:
+        for character in ("\t", ";", "|", ","):
+            if character in names[0]:
+                return "the columns are " + HINTS.get(character, f"separated by {character!r}: set separator to it")
+    return ""
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def _decoded(blocks: Iterable[bytes]) -> Iterator[str]:
+    """UTF-8 text, without a byte order mark."""
+    decoder, lines = codecs.getincrementaldecoder("utf-8-sig")(), 1
+    for block in chain(blocks, [b""]):
+        try:
+            yield decoder.decode(block, final=not block)
+        except UnicodeDecodeError as error:
+            before = error.object[: error.start]
+            line = lines + max(before.count(b"\n"), before.count(b"\r"))
+            raise ReadError(f"line {line:,} is no UTF-8 text; convert the file ({error})") from error
+        lines += max(block.count(b"\n"), block.count(b"\r"))
+
+
+def _escaped(blocks: Iterable[str], dialect: Dialect) -> Iterable[str]:
+    """With `quoting: backslash`, characters behind a backslash as their stand-ins.
+
+    A backslash escapes a quote, a backslash, the separator and a line break; before others it is a character.
+    """
+    if dialect.quoting != "backslash":
+        yield from blocks
+        return
+    stand_ins = {'"': QUOTE, "\\": BACKSLASH, "\n": NEWLINE, "\r": RETURN, dialect.separator: SEPARATOR}
+    escape = re.compile(rf'\\(\r\n|[\\"\r\n{re.escape(dialect.separator)}])')
+    kept = ""
+    for block in chain(blocks, [None]):
+        text = kept + (block or "")
+        kept = "" if block is None else re.search(r"(?:\\+\r?)?\Z", text)[0]  # its rest may be in the next block
+        yield escape.sub(lambda pair: "".join(map(stand_ins.get, pair[1])), text[: len(text) - len(kept)])
+
+
+def _lines(blocks: Iterable[str], quoted: bool) -> tuple[str, Iterator[tuple[Sequence[int], list[str]]]]:
+    """The line end, `\n` or `\r`, and the lines of each block with their numbers; the `\r` of `\r\n` is kept."""
+    blocks, start = iter(blocks), ""
+    for block in blocks:
+        start += block
+        if re.search(r"\n|\r[^\r]", start):
+            break
+    header = re.match(r'(?:"[^"]*"|[^"\r\n])*+' if quoted else r"[^\r\n]*+", start).end()
+    first = re.compile(r"\r*\n|\r").search(start, header)
+    end = "\r" if first and first[0] == "\r" else "\n"
+
+    def numbered() -> Iterator[tuple[Sequence[int], list[str]]]:
+        number, rest = 1, []
+        for block in chain([start], blocks, [None]):
+            rest.append(end if block is None else block)
+            if block is None or end in block:
+                *lines, last = "".join(rest).split(end)
+                rest = [last]
+                yield range(number, number + len(lines)), lines
+                number += len(lines) + sum(line.count(NEWLINE) for line in lines if NEWLINE in line)
+
+    return end, numbered()

@@ -1,0 +1,233 @@
+"""Rows of json files: one object a line, or one array of objects. Strings and numbers stay what is written."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import pyarrow as pa
+from datasets import Features, Json, List, Value
+
+from ..modeling.inputs import half_character
+from .delimited import ReadError
+
+REMEDY = "write one JSON object a line, or one array of objects"
+INT64, EXACT_IN_FLOAT64 = 1 << 63, 1 << 53
+
+
+class Decimal(float):
+    """A number with a fraction or an exponent that remembers how it is written."""
+
+    def __new__(cls, written: str):
+        number = super().__new__(cls, written)
+        number.written = written
+        return number
+
+    def __reduce__(self):
+        return type(self), (self.written,)
+
+
+NAMES = {str: "string", Decimal: "float64", float: "float64"}
+SCALARS = {"bool", "string", "float64", "int64", "wide", "huge"}
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        raise ValueError(f"an object names {', '.join(map(repr, repeated))} more than once")
+    return row
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=Decimal)
+
+
+def decoded_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+    """Number, from 1, and text of each line. Lines end at `\\n` or `\\r\\n`; at `\\r` where a file has no `\\n`.
+
+    Raises:
+        ReadError: a line is no UTF-8.
+    """
+    lines = iter(lines)
+    first = next(lines, b"")
+    if b"\r" in first and not first.endswith(b"\n"):
+        *ended, last = first.split(b"\r")
+        lines = iter([*ended, last] if last else ended)
+    elif first:
+        lines = chain([first], lines)
+    for number, line in enumerate(lines, 1):
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise ReadError(f"line {number:,} is no UTF-8 text; convert the file ({error.reason})") from error
+
+
+@dataclass(frozen=True)
+class JsonChunk:
+    """Some rows, and where they stand: each a `unit` (line or row) of a number."""
+
+    unit: str
+    numbers: Sequence[int]
+    rows: list[dict[str, Any]]
+
+    def place(self, i: int) -> str:
+        """What errors call the i-th row."""
+        return f"{self.unit} {self.numbers[i]:,}"
+
+    def __post_init__(self):
+        for i, row in enumerate(self.rows):
+            if not isinstance(row, dict):
+                what = f"is {type(row).__name__}, but must be an object with the columns as its keys"
+                raise ReadError(f"{self.place(i)} {what}")
+
+
+def json_chunks(lines: Iterable[tuple[int, str]], size: int = 2000) -> Iterator[JsonChunk]:
+    """At most `size` rows at a time of numbered lines; blank lines are skipped. An array is read whole.
+
+    Raises:
+        ReadError: a line is no JSON object, or an object names a key twice.
+    """
+    lines = ((number, text) for number, text in lines if text.strip())
+    first = next(lines, (1, ""))
+    lines = chain([first] if first[1] else [], lines)
+    if first[1].lstrip().startswith("["):
+        try:
+            rows = DECODER.decode("\n".join(text for _, text in lines))
+        except (ValueError, RecursionError) as error:
+            raise ReadError(f"it is no JSON array: {error}; {REMEDY}") from error
+        for start in range(0, len(rows), size):
+            some = rows[start : start + size]
+            yield JsonChunk("row", range(start + 1, start + 1 + len(some)), some)
+        return
+    while some := list(islice(lines, size)):
+        numbers, texts = zip(*some, strict=True)
+        try:
+            rows = list(map(DECODER.decode, texts))
+        except (ValueError, RecursionError):
+            rows = [_parsed(number, text) for number, text in some]
+        yield JsonChunk("line", numbers, rows)
+
+
+def _parsed(number: int, text: str) -> Any:
+    try:
+        return DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        raise ReadError(f"line {number:,} is no JSON: {error}; {REMEDY}") from error
+
+
+def written(value: Any) -> Any:
+    """A value of a text or id column as it is written; None for null and NaN; a list or object as it is."""
+    if isinstance(value, str) or value is None:
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Decimal):
+        return value.written
+    if isinstance(value, float):  # NaN, Infinity
+        return None if math.isnan(value) else str(value)
+    return str(value) if isinstance(value, int) else value
+
+
+class Kinds:
+    """The kinds of values that the columns of some rows hold."""
+
+    def __init__(self):
+        self.values: dict[str, set[str]] = {}
+        self.elements: dict[str, set[str]] = {}
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Take in more rows."""
+        for name in dict.fromkeys(chain.from_iterable(rows)):
+            values = [row.get(name) for row in rows]
+            self.values[name] = self.values.get(name, set()) | _kinds(values)
+            inner = chain.from_iterable(value for value in values if isinstance(value, list))
+            self.elements[name] = self.elements.get(name, set()) | _kinds(list(inner))
+
+    def features(self, texts: Sequence[str]) -> Features:
+        """A type for each column that holds its values exactly: strings for `texts`, `Json` for a mixture."""
+        types = {name: _feature(self.values[name], self.elements[name]) for name in self.values}
+        return Features({name: Value("string") if name in texts else kind for name, kind in types.items()})
+
+
+def _kinds(values: Sequence[Any]) -> set[str]:
+    """Names of the values' types, but for None; whole numbers are `int64`, or `wide` or `huge` if they are large."""
+    kinds = {NAMES.get(kind, kind.__name__) for kind in set(map(type, values))} - {"NoneType"}
+    if "int" in kinds:
+        size = max(abs(value) for value in values if type(value) is int)
+        kinds = kinds - {"int"} | {"int64" if size <= EXACT_IN_FLOAT64 else "wide" if size < INT64 else "huge"}
+    return kinds
+
+
+def _feature(kinds: set[str], elements: set[str]) -> Value | List | Json:
+    if kinds == {"list"}:
+        inner = _feature(elements, set())
+        return Json() if isinstance(inner, Json) else List(inner)
+    if not kinds:
+        return Value("null")
+    if "huge" in kinds and kinds <= SCALARS:
+        return Value("string")
+    if kinds <= {"int64", "wide"}:
+        return Value("int64")
+    if kinds <= {"int64", "float64"}:
+        return Value("float64")
+    return Value(*kinds) if len(kinds) == 1 and kinds <= SCALARS else Json()
+
+
+def json_table(chunk: JsonChunk, features: Features, texts: Sequence[str]) -> pa.Table:
+    """Rows as a table of `features`.
+
+    Raises:
+        ReadError: a text or id is a list or an object, or a string has half of a surrogate pair.
+    """
+    columns = {}
+    for name, feature in features.items():
+        values = [row.get(name) for row in chunk.rows]
+        if feature == Value("string"):
+            values = [written(value) for value in values]
+        if name in texts:
+            check_texts(name, values, chunk.place)
+        try:
+            if isinstance(feature, Json):
+                values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
+                columns[name] = pa.ExtensionArray.from_storage(feature.pa_type, pa.array(values, pa.string()))
+            else:
+                columns[name] = pa.array(values, features.arrow_schema.field(name).type)
+        except UnicodeEncodeError as error:
+            broken = next(i for i, value in enumerate(values) if half_character(str(value)) is not None)
+            what = f"{chunk.place(broken)}: {name!r} has half of a surrogate pair"
+            raise ReadError(f"{what}; write the text as UTF-8") from error
+    return pa.table(columns)
+
+
+def json_batches(chunks: Iterable[JsonChunk], columns: Sequence[str]) -> Iterator[dict[str, list]]:
+    """Columns of chunks, with their values as they are written.
+
+    Raises:
+        ReadError: a row lacks one of `columns`.
+    """
+    for chunk in chunks:
+        for i, row in enumerate(chunk.rows):
+            for column in columns:
+                if column not in row:
+                    raise ReadError(f"{chunk.place(i)} has no {column!r}; it has: {', '.join(row)[:500]}")
+        yield {column: [written(row[column]) for row in chunk.rows] for column in columns}
+
+
+def check_texts(column: str, values: Sequence[Any], place: Callable[[int], str]) -> None:
+    """Refuse lists, objects and lone surrogates in a text or id column.
+
+    Raises:
+        ReadError: with the place of the first.
+    """
+    for i, value in enumerate(values):
+        if not isinstance(value, str):
+            if not isinstance(value, int | float | None):
+                raise ReadError(f"{place(i)}: {column!r} is a {type(value).__name__}, but must be text")
+        elif not value.isascii() and (at := half_character(value)) is not None:
+            half = f"has half of a surrogate pair as character {at:,}; write the text as UTF-8"
+            raise ReadError(f"{place(i)}: {column!r} {half}")

@@ -1,0 +1,283 @@
+"""Files of rows: csv, tsv, json and parquet, compressed or not, read in one way for training and for prediction."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import hashlib
+import lzma
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, Features, Value
+from datasets.builder import Key
+from datasets.exceptions import DatasetGenerationError
+
+from . import delimited, json_rows
+from .cache import content_key
+from .delimited import QUOTING, DelimitedRows, Dialect, ReadError
+
+FORMATS = ("csv", "tsv", "json", "parquet", "cs224n")
+SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
+SEPARATORS = {"csv": ",", "tsv": "\t", "cs224n": "\t"}
+SEPARATOR_NAMES = {"tab": "\t", "\\t": "\t"}
+BLOCK = 1 << 20  # bytes
+ROWS = 2000  # of a table; more make Python's garbage collector slow
+DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, RuntimeError)
+BROKEN_PARQUET = (OSError, ValueError, KeyError, NotImplementedError)
+FILES = (__file__, delimited.__file__, json_rows.__file__)
+CODE = hashlib.sha256(b"".join(Path(file).read_bytes() for file in FILES)).hexdigest()
+
+
+def file_format(name: str | Path) -> str | None:
+    """The format that the suffix of a file says, before a suffix of compression; None if it says none."""
+    path = Path(name)
+    if path.suffix.lower() in COMPRESSED:
+        path = path.with_suffix("")
+    return SUFFIXES.get(path.suffix.lower())
+
+
+def form_problems(separator: str | None, quoting: str | None, formats: Iterable[str | None]) -> list[str]:
+    """What is wrong with `separator` and `quoting` for files of these formats, as sentences."""
+    problems, formats = [], sorted(set(formats))
+    for key, value in (("separator", separator), ("quoting", quoting)):
+        if value is not None and formats and not {"csv", "tsv"} & set(formats):
+            problems.append(f"{key} is {value!r}, but is for csv and tsv files, not for {', '.join(formats)}")
+    if separator is not None and (len(separator) != 1 or separator in '"\\\r\n\0' or separator.isalnum()):
+        problems.append(f"separator is {separator!r}, but must be one character such as ';' or '|', or tab")
+    if quoting is not None and quoting not in QUOTING:
+        problems.append(f"quoting is {quoting!r}, but must be one of: {', '.join(QUOTING)}")
+    return problems
+
+
+def lacks(column: str) -> str:
+    """What to do about a row of a csv or tsv file that is too short to have a text or an id."""
+    return (
+        f"has fewer fields than the header, so that it lacks {column!r}; give it as many, and put a field that holds a "
+        "line break in quotes"
+    )
+
+
+def open_file(path: str | Path) -> BinaryIO:
+    """The bytes of a file, decompressed if it is a gzip, bzip2, xz or zip file, whatever its name.
+
+    Raises:
+        ReadError: a zip archive does not hold exactly one file.
+    """
+    with open(path, "rb") as file:
+        head = file.read(10)
+    if head.startswith(b"\x1f\x8b"):
+        return gzip.open(path)
+    if head.startswith(b"BZh") and head[4:] == b"1AY&SY":
+        return bz2.open(path)
+    if head.startswith(b"\xfd7zXZ\0"):
+        return lzma.open(path)
+    if head.startswith((b"PK\3\4", b"PK\5\6")):
+        return _only_member(path)
+    return open(path, "rb")
+
+
+def _only_member(path: str | Path) -> BinaryIO:
+    try:
+        archive = zipfile.ZipFile(path)
+        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+        if len(names) == 1:
+            return archive.open(names[0])
+    except DAMAGED as error:
+        raise ReadError(f"it is a zip archive that can not be read ({error}); write it again") from error
+    archive.close()
+    raise ReadError(f"it is a zip archive of {len(names)} files; give an archive of one file, or the file itself")
+
+
+def intact(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """The same parts of a file; ReadError where its compressed bytes are damaged."""
+    try:
+        yield from parts
+    except DAMAGED as error:
+        raise ReadError(f"its compressed bytes are damaged ({error}); write the file again") from error
+
+
+@dataclass(frozen=True)
+class RowFile:
+    """A file of rows.
+
+    Attributes:
+        path: where it is.
+        format: one of `FORMATS`.
+        separator: the character between fields of a csv or tsv file; None: comma or tab.
+        quoting: how quotes are written in a csv or tsv file, as in `Dialect`.
+    """
+
+    path: str | Path
+    format: str
+    separator: str | None = None
+    quoting: str | None = None
+
+    def batches(
+        self, size: int, columns: Sequence[str], check: Callable[[Sequence[str]], None]
+    ) -> Iterator[dict[str, list]]:
+        """Columns of at most `size` rows at a time.
+
+        Args:
+            columns: those to read; of a csv or tsv file a field that a row lacks is None.
+            check: is given all columns' names of a csv, tsv or parquet file, before a row is read.
+
+        Raises:
+            ReadError: the file can not be read exactly.
+        """
+        if self.format == "parquet":
+            with _parquet(self.path) as file:
+                check(file.schema_arrow.names)
+                for batch in _parquet_batches(file, size, columns):
+                    yield batch.to_pydict()
+        elif self.format == "json":
+            with open_file(self.path) as file:
+                yield from json_rows.json_batches(_json_chunks(file, size), columns)
+        else:
+            with open_file(self.path) as file:
+                rows = self._delimited(file, size)
+                check(rows.names)
+                for chunk in rows:
+                    yield {column: list(chunk[rows.names.index(column)]) for column in columns}
+
+    def dataset(self, texts: Sequence[str]) -> Dataset:
+        """All rows and columns, memory-mapped, from a cache that goes by the file's content.
+
+        Args:
+            texts: columns of a json file that are texts or ids, whose values stay what is written; those of a csv or
+                tsv file are all strings.
+
+        Raises:
+            ReadError: the file can not be read exactly.
+        """
+        texts = sorted(texts) if self.format == "json" else []
+        read = repr((CODE, content_key([self.path]), self.format, self.separator, self.quoting, texts))
+        key = hashlib.sha256(read.encode()).hexdigest()
+        try:
+            return _cached(_Builder(self, texts, key))
+        except _Unfit:
+            return _cached(_Builder(self, texts, key, whole=True))
+
+    def _delimited(self, file: BinaryIO, size: int = ROWS) -> DelimitedRows:
+        separator = self.separator or SEPARATORS[self.format]
+        # In many tab-separated files quotes are text. The course's were written with quotes by a program.
+        doubtful = separator == "\t" and self.format != "cs224n"
+        dialect = Dialect(separator, self.quoting, doubtful)
+        return DelimitedRows(intact(iter(lambda: file.read(BLOCK), b"")), dialect, size)
+
+    def tables(self, texts: Sequence[str], whole: bool) -> Iterator[Features | pa.Table]:
+        """The columns and their types, then the rows.
+
+        Args:
+            texts: see `dataset`.
+            whole: whether to read a json file once for the types; else these are those of the first rows.
+
+        Raises:
+            _Unfit: later rows of a json file need other types.
+        """
+        if self.format == "parquet":
+            with _parquet(self.path) as file:
+                try:
+                    features = Features.from_arrow_schema(file.schema_arrow)
+                except BROKEN_PARQUET as error:
+                    raise ReadError(f"it can not be read as parquet: {error}; write other types of columns") from error
+                yield features
+                for batch in _parquet_batches(file, ROWS, None):
+                    yield pa.Table.from_batches([batch]).cast(features.arrow_schema)
+        elif self.format == "json":
+            yield from self._json_tables(texts, whole)
+        else:
+            with open_file(self.path) as file:
+                rows = self._delimited(file)
+                features = Features({name: Value("string") for name in rows.names})
+                yield features
+                for chunk in rows:
+                    yield pa.table([pa.array(column, pa.string()) for column in chunk], features.arrow_schema)
+
+    def _json_tables(self, texts: Sequence[str], whole: bool) -> Iterator[Features | pa.Table]:
+        kinds = json_rows.Kinds()
+        with open_file(self.path) as file:
+            for chunk in islice(_json_chunks(file), None if whole else 1):
+                kinds.add(chunk.rows)
+        if not kinds.values:
+            raise ReadError(f"it can not be read as json: there is no row; {json_rows.REMEDY}")
+        features = kinds.features(texts)
+        yield features
+        with open_file(self.path) as file:
+            for chunk in _json_chunks(file):
+                kinds.add(chunk.rows)
+                if kinds.features(texts) != features:
+                    raise _Unfit
+                yield json_rows.json_table(chunk, features, texts)
+
+
+class _Unfit(Exception):
+    """The types of the first rows do not hold later ones."""
+
+
+class _Builder(datasets.ArrowBasedBuilder):
+    """Writes the rows of a file to the cache of datasets, once for each key."""
+
+    def __init__(self, source: RowFile, texts: Sequence[str], key: str, whole: bool = False):
+        self.parts = source.tables(texts, whole)
+        super().__init__(dataset_name="rows", hash=key)
+
+    def _info(self) -> datasets.DatasetInfo:
+        return datasets.DatasetInfo()
+
+    def _split_generators(self, dl_manager: Any) -> list[datasets.SplitGenerator]:
+        self.info.features = next(self.parts)
+        return [datasets.SplitGenerator(name="train")]
+
+    def _generate_tables(self) -> Iterator[tuple[Key, pa.Table]]:
+        for number, table in enumerate(self.parts):
+            yield Key(0, number), table
+
+
+def _cached(builder: _Builder) -> Dataset:
+    try:
+        builder.download_and_prepare(verification_mode="no_checks")
+    except DatasetGenerationError as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, ReadError | _Unfit | OSError):
+            raise cause from error
+        raise ReadError(f"it can not be read: {type(cause).__name__}: {cause}; write the file again") from error
+    if not builder.info.splits["train"].num_examples:  # datasets does not read files without rows
+        return Dataset.from_dict({name: [] for name in builder.info.features}, features=builder.info.features)
+    return builder.as_dataset(split="train")
+
+
+def _json_chunks(file: BinaryIO, size: int = ROWS) -> Iterator[json_rows.JsonChunk]:
+    return json_rows.json_chunks(json_rows.decoded_lines(intact(file)), size)
+
+
+def _parquet(path: str | Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except BROKEN_PARQUET as error:
+        raise ReadError(f"it can not be read as parquet: {error}; write the file again") from error
+
+
+def _parquet_batches(file: pq.ParquetFile, size: int, columns: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    batches, count = file.iter_batches(size, columns=columns), 0
+    while True:
+        try:
+            batch = next(batches, None)
+        except BROKEN_PARQUET as error:
+            said = " ".join(str(error).split())
+            raise ReadError(
+                f"it can not be read as parquet after row {count:,}: {said}; write the file again"
+            ) from error
+        if batch is None:
+            return
+        yield batch
+        count += len(batch)

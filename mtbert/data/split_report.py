@@ -1,0 +1,72 @@
+"""What was read of a split, what was left out of it and why, and what to look at."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .labels import SHOWN
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """What was read of a split, what was left out of it and why.
+
+    Rows are counted from 1. In csv and tsv files neither the header nor blank lines count, so that row n is line n + 1
+    of a file without blank lines and without line breaks inside quotes; in json lines row n is the n-th line that is
+    not blank; elsewhere it is the n-th record.
+
+    Attributes:
+        task: the task's name.
+        split: `train`, `dev`, `test` or `unlabelled`.
+        source: the file or hub split, as the DataSpec names it.
+        read: number of rows in the source.
+        kept: number of rows that can be used.
+        left_out: a reason → the numbers of the rows left out for it. A row is named under one reason only.
+        shared: a split before it (`train`, `unlabelled`, or `dev` of a test split) → the numbers of the rows kept
+            whose text, or pair, is that of a row of the former, too.
+        untagged: numbers of the rows of a multi-label task that were left out because their label cell is empty.
+        short: numbers of the rows of a csv or tsv file that have fewer fields than its header.
+    """
+
+    task: str
+    split: str
+    source: str
+    read: int
+    kept: int
+    left_out: dict[str, tuple[int, ...]]
+    shared: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    untagged: tuple[int, ...] = ()
+    short: tuple[int, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The report as sentences."""
+        read = f"{self.read:,} row" + ("s" if self.read != 1 else "")
+        line = f"{self.task} {self.split}: {read} read from {self.source}, {self.kept:,} kept"
+        reasons = [f"{len(rows):,} left out: {why} ({_rows(rows)})" for why, rows in self.left_out.items()]
+        return ["; ".join([line, *reasons]), *self._warnings()]
+
+    def _warnings(self) -> list[str]:
+        where, lines = f"warning: {self.task} {self.split}", []
+        if self.untagged:
+            lines.append(
+                f"{where}: {len(self.untagged):,} of {self.read:,} rows have an empty label cell and were left out as "
+                f"not labelled ({_rows(self.untagged)}); if none of the labels is true of such a text, write [] there "
+                "(in json, parquet and Python an empty list, in csv and tsv these two characters)"
+            )
+        what = "their scores say little about new texts; remove them from one of the two"
+        lines += [
+            f"{where}: {len(rows):,} of {self.kept:,} rows have the text of a row of {other} ({_rows(rows)}); {what}"
+            for other, rows in self.shared.items()
+        ]
+        if self.short:
+            lines.append(
+                f"{where}: {len(self.short):,} of {self.read:,} rows have fewer fields than the header "
+                f"({_rows(self.short)}), so that their last are empty; if a text of theirs is cut at a line break, put "
+                "it in quotes"
+            )
+        return lines
+
+
+def _rows(rows: tuple[int, ...]) -> str:
+    more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
+    return f"row{'s' if len(rows) > 1 else ''} {', '.join(f'{row:,}' for row in rows[:SHOWN])}{more}"
