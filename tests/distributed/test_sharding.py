@@ -9,12 +9,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from datasets import load_from_disk
 from safetensors.torch import load_file
 from torch import nn
 
+from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArguments
 from mtbert.training.sharding import clip, encoder_layers
+from mtbert.training.trainer import MtBertTrainer
 
 SCRIPT = Path(__file__).with_name("sharded.py")
 
@@ -77,6 +80,27 @@ def test_checkpoints_are_the_same_with_shares_and_without(runs, resumed, origin)
     assert losses(log["log"]) == pytest.approx(losses(whole["log"]), rel=1e-4)
     for name in one:
         torch.testing.assert_close(one[name], other[name], rtol=1e-5, atol=1e-5)
+
+
+def test_all_processes_refuse_what_differs_on_one(runs):
+    folder = runs("plain")[0].parent
+    one, other = ((folder / f"refused-{rank}.txt").read_text() for rank in range(2))
+    assert one == other and "\ndata.train.stars.rows was 20 and is 19\n" in one
+
+
+def test_one_process_goes_on_with_the_run_of_two(runs, tmp_path):
+    folder, _, _ = runs("plain")
+    data = {each.name: load_from_disk(str(each)) for each in (folder.parents[1] / "data" / "train").iterdir()}
+    settings = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "max_steps": 6, "save_strategy": "no"}
+    settings |= {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "seed": 3}
+    settings |= {"learning_rate": 0.01, "optim": "adamw_torch", "adam_epsilon": 0.1}
+    model = MtBertForMultiTask.from_pretrained(folder.parents[1] / "data" / "model")
+    args = MtBertTrainingArguments(str(tmp_path), **settings)
+    trainer = MtBertTrainer(model, args, data, schedule=Schedule("annealed", steps_per_epoch=4))
+    trainer.train(resume_from_checkpoint=str(folder / "checkpoint-3"))
+    trained = load_file(folder / "checkpoint-6" / "model.safetensors")
+    for name, weight in trainer.model.state_dict().items():
+        torch.testing.assert_close(weight, trained[name], rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_saved_is_a_whole_model_and_whole_moments(runs):

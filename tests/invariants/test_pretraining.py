@@ -20,6 +20,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from mtbert.data.masking import mask_tokens
 from mtbert.data.sampling import permute
+from mtbert.training.checkpoints import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("the", "cat", "dog", "runs", "sleeps", "is", "very", "good", "bad", "old", "new")
@@ -174,6 +175,45 @@ def test_a_resumed_run_is_the_uninterrupted_one(step, whole, recipe, tmp_path):
     assert same(whole / "epoch-3", folder / "epoch-3")
     assert same(whole / "checkpoint-24", folder / "checkpoint-24")
     assert log(whole) == log(folder)
+
+
+def test_another_run_is_refused_and_other_dev_texts_are_warned_of(whole, recipe, encoder_dir, tmp_path):
+    """The settings that pretraining.json has not: the encoder in its folder, its tokenizer, and dev texts."""
+    encoder = tmp_path / "encoder"
+    shutil.copytree(encoder_dir, encoder)
+    folder = tmp_path / "run" / "pretraining"
+    saves = {"num_train_epochs": 1, "save_strategy": "steps", "save_steps": 6, "save_total_limit": None}
+    path = recipe(tmp_path / "run", saves, str(encoder))
+    script("pretrain").main([path])
+    shutil.rmtree(folder / "checkpoint-8")
+    shutil.rmtree(folder / "epoch-1")
+
+    config, tokens = encoder / "config.json", encoder / "tokenizer.json"
+    texts = {file: file.read_text() for file in (config, tokens)}
+    tree = json.loads(texts[tokens])
+    tree["model"]["vocab"]["cat"], tree["model"]["vocab"]["dog"] = (tree["model"]["vocab"][w] for w in ("dog", "cat"))
+    for file, text, name in (
+        (
+            config,
+            texts[config].replace('"hidden_dropout_prob": 0.1', '"hidden_dropout_prob": 0.2'),
+            "encoder.hidden_drop",
+        ),
+        (tokens, json.dumps(tree), "data.train.texts.content_hash"),
+    ):
+        assert text != texts[file]
+        file.write_text(text)
+        with pytest.raises(CheckpointError, match=rf"checkpoint-6 is of another run than this one:\n{name}"):
+            script("pretrain").main([path])
+        file.write_text(texts[file])
+
+    data = tmp_path / "data"
+    shutil.copytree(yaml.safe_load(Path(path).read_text())["data_dir"], data)
+    dev = data / "stars-dev.jsonl"
+    dev.write_text("\n".join(dev.read_text().splitlines()[1:]) + "\n")
+    with pytest.warns(
+        UserWarning, match="checkpoint-6: the dev data has changed, .* data.dev.texts.rows was 24 and is 23"
+    ):
+        script("pretrain").main([path, "--data_dir", str(data)])
 
 
 def test_a_run_resumes_in_the_middle_of_an_epoch(whole, recipe, tmp_path):

@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from mtbert.training.checkpoints import CheckpointError, seal
+from mtbert.training.resume_record import FILE as RECORD
 from mtbert.training.stages import STATE, WEIGHTS
 
 STEPS, EPOCHS = 4, (1, 2)  # so that checkpoints 2, 4 and 6 of the second stage are in the middle and at ends of epochs
@@ -235,6 +238,94 @@ def test_a_finished_stage_is_passed_over(whole, run, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (folder / "stage-1").rglob("*")}
     run(folder, "--training.resume_from_checkpoint", "true")
     assert before == {path: path.stat().st_mtime_ns for path in (folder / "stage-1").rglob("*")}
+
+
+@pytest.fixture
+def interrupted(whole, tmp_path):
+    """A function: what is cut off a copy of the whole run → its folder."""
+
+    def copy(*cuts) -> Path:
+        folder = tmp_path / "run"
+        shutil.copytree(whole, folder)
+        for name in ("model.safetensors", STATE):
+            (folder / name).unlink()
+        for each in cuts:
+            each(folder)
+        return folder
+
+    return copy
+
+
+AGAIN = ("--training.resume_from_checkpoint", "true")
+
+
+@pytest.mark.parametrize("cut", [cut_at_the_border, cut_in_an_epoch_of_stage_2], ids=lambda cut: cut.__name__)
+def test_a_stage_that_has_ended_must_be_that_of_the_recipe(cut, interrupted, run):
+    folder = interrupted(cut)
+    other = [STAGES[0] | {"schedule": {"name": "sqrt"}}, STAGES[1]]
+    with pytest.raises(
+        CheckpointError, match=r'stage-1 is of another run .*\nschedule.name was "annealed" and is "sqrt"'
+    ):
+        run(folder, *AGAIN, stages=other)
+    with pytest.raises(CheckpointError, match=r"stage-1 is of .*\ntasks.stars.labels was .*\ndata.train.stars.content"):
+        run(folder, *AGAIN, "--tasks.stars.labels", "['2', '1', '0']")
+
+
+def test_the_stage_that_was_interrupted_must_be_that_of_the_recipe(interrupted, run):
+    folder, other = interrupted(cut_in_an_epoch_of_stage_2), [STAGES[0], {"schedule": {"name": "sqrt"}}]
+    with pytest.raises(CheckpointError) as refused:
+        run(folder, *AGAIN, stages=other)
+    first, *lines, _ = str(refused.value).splitlines()
+    assert "stage-2/checkpoint-2 is of another run" in first
+    assert lines == [
+        "tasks.close.weight was 2.0 and is 1.0",
+        "tasks.stars.weight was 2.0 and is 1.0",
+        'schedule.name was "uniform" and is "sqrt"',
+    ]
+
+
+def test_the_recipes_files_and_encoder_must_be_the_same(interrupted, run, data_dir, encoder_dir, tmp_path):
+    folder, data, other = interrupted(cut_in_stage_1), tmp_path / "data", tmp_path / "encoder"
+    shutil.copytree(data_dir, data)
+    shutil.copytree(encoder_dir, other)
+    weights = load_file(other / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"] += 0.1
+    save_file(weights, other / "model.safetensors", {"format": "pt"})
+    run(folder, *AGAIN, "--data_dir", str(data))  # the same rows elsewhere
+    for name in ("stage-2", "stage-1/checkpoint-4"):
+        shutil.rmtree(folder / name)
+    for name in (STATE, WEIGHTS):
+        (folder / "stage-1" / name).unlink()
+    rows = (data / "close-train.jsonl").read_text().splitlines()
+    (data / "close-train.jsonl").write_text("\n".join(rows[:-1]) + "\n")
+    with pytest.raises(
+        CheckpointError, match=r"one:\nencoder.weights_hash was .*\ndata.train.close.rows was 20 and is 19"
+    ):
+        run(folder, *AGAIN, "--data_dir", str(data), "--encoder", str(other))
+
+
+@pytest.mark.parametrize("cut", [cut_at_the_border, cut_in_an_epoch_of_stage_2], ids=lambda cut: cut.__name__)
+def test_stages_of_an_earlier_version_go_on_with_one_warning(cut, interrupted, run, whole):
+    folder = interrupted(cut)
+    for record in folder.rglob(RECORD):
+        record.unlink()
+    for checkpoint in folder.rglob("checkpoint-*"):
+        seal(checkpoint)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        run(folder, *AGAIN)
+    assert sum("could not be checked" in str(each.message) for each in caught) == 1
+    assert same(load_file(whole / "model.safetensors"), load_file(folder / "model.safetensors"))
+
+
+def test_a_run_of_three_stages_resumes_at_its_second_border(run, tmp_path):
+    stages = [{"training": {"num_train_epochs": 1}}] * 3
+    folder, again = run(tmp_path / "three", stages=stages), tmp_path / "again"
+    shutil.copytree(folder, again)
+    shutil.rmtree(again / "stage-3")
+    run(again, *AGAIN, stages=stages)
+    assert same(load_file(folder / "model.safetensors"), load_file(again / "model.safetensors"))
+    assert steps(log(folder)) == steps(log(again))
 
 
 def test_a_new_run_and_a_resumed_one_need_their_folder(whole, run, tmp_path):
