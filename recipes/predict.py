@@ -123,7 +123,7 @@ def main(argv: list[str]) -> None:
             output.write(chunk, predictor(chunk["text"], chunk.get("text_pair")))
             empty += sum(not text for key in ("text", "text_pair") for text in chunk.get(key, ()))
     notes = [f"{output.rows:,} rows"]
-    notes += [f"{predictor.truncated:,} of {predictor.inputs:,} inputs were cut"] if predictor.truncated else []
+    notes += [f"{count:,} cut for task {name}" for name, count in predictor.cut.items() if count]
     notes += [f"{empty:,} texts were empty"] if empty else []
     print("; ".join(notes), file=sys.stderr)
 

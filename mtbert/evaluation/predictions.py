@@ -46,8 +46,7 @@ class Predictor:
         batch_size: rows in one pass of the encoder.
 
     Attributes:
-        inputs: how many inputs of the encoder there were so far.
-        truncated: how many of them were cut.
+        cut: task → how many of its rows so far were cut.
     """
 
     def __init__(
@@ -59,7 +58,7 @@ class Predictor:
     ):
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
         self.tasks = tuple(model.tasks[model.task_id(name)] for name in tasks)
-        self.inputs = self.truncated = 0
+        self.cut = {task.name: 0 for task in self.tasks}
         groups: dict[tuple, list[TaskSpec]] = {}
         for task in self.tasks:
             two = (task.num_sequences, task.separator, task.token_types) if task.texts == 2 else ()
@@ -80,8 +79,8 @@ class Predictor:
             encoded = encode_texts(
                 first, self.tokenizer, self.model.config.encoder, texts, pairs if first.texts == 2 else None
             )
-            self.inputs += len(texts)
-            self.truncated += int(np.count_nonzero(encoded["truncated"]))
+            for name in names:
+                self.cut[name] += np.count_nonzero(encoded["truncated"])
             order = np.argsort([-len(ids) for ids in encoded["input_ids"]], kind="stable")
             for start in range(0, len(order), self.batch_size):
                 rows = order[start : start + self.batch_size]

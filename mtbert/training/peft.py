@@ -1,15 +1,27 @@
-"""LoRA and the rest of peft: their methods act on the encoder, heads and adapters stay as they are."""
+"""LoRA and the rest of peft: their methods act on the encoder; every head and task adapter is trained as it is."""
 
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from huggingface_hub import CommitInfo, ModelCard
-from peft import PeftConfig, PeftModel, PeftType, get_peft_model
+from peft import (
+    MODEL_TYPE_TO_PEFT_MODEL_MAPPING,
+    PeftConfig,
+    PeftMixedModel,
+    PeftModel,
+    PeftType,
+    get_peft_model,
+    get_peft_model_state_dict,
+)
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
+from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..card import model_card
@@ -44,9 +56,8 @@ def peft_config(settings: Mapping[str, Any], model: MtBertForMultiTask) -> PeftC
     for key in ("target_modules", "feedforward_modules"):
         if values.get(key) is not None:
             values[key] = _anchored(values[key])
-    own = [f"heads.{task}" for task in model.heads] + [f"adapters.{task}" for task in model.adapters]
     with _in_one_line(settings):
-        return config_class(**values, modules_to_save=own)
+        return config_class(**values)
 
 
 @contextmanager
@@ -114,5 +125,103 @@ def wrap(model: MtBertForMultiTask, settings: Mapping[str, Any]) -> MtBertPeftMo
     config = peft_config(settings, model)
     with _in_one_line(settings):
         inside = get_peft_model(model, config)
-    inside.__class__ = MtBertPeftModel
-    return inside
+    return adopt(inside)
+
+
+def adopt(model: PeftModel) -> MtBertPeftModel:
+    """Let a peft model train and save every head and task adapter whole, beside what peft adds to the encoder.
+
+    The model is changed in place: heads and adapters are entered into its config's `modules_to_save`, and what peft
+    added inside of them is merged into them.
+
+    Raises:
+        ValueError: for a peft model whose training would not have an effect, or not be saved.
+    """
+    base = model.get_base_model()
+    if not isinstance(base, MtBertForMultiTask):
+        raise ValueError(
+            f"peft is around a {type(base).__name__}; put it around the model: get_peft_model(model, config)"
+        )
+    name, config = _trained_adapter(model)
+    added = []
+    for parent, modules in (("heads", base.heads), ("adapters", base.adapters)):
+        for task, module in modules.items():
+            if not isinstance(module, ModulesToSaveWrapper):
+                _merge_layers(module, f"{parent}.{task}")
+                modules[task] = module = ModulesToSaveWrapper(module, name)
+            module.update(name)
+            module.set_adapter(name)
+            added.append(f"{parent}.{task}")
+    if not any(isinstance(module, BaseTunerLayer) for module in base.encoder.modules()):
+        raise ValueError(f"peft: target_modules ({config.target_modules}) name no module of the encoder; name some")
+    config.modules_to_save = sorted({*(config.modules_to_save or ()), *added})
+    config.task_type = None  # peft's classes for a type of task pass on only what they know, which task_ids are not
+    if type(model) in (PeftModel, *MODEL_TYPE_TO_PEFT_MODEL_MAPPING.values()):
+        model.__class__ = MtBertPeftModel
+    saved = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).values()
+    kept = {weight.data_ptr() for weight in saved}
+    lost = [key for key, weight in model.named_parameters() if weight.requires_grad and weight.data_ptr() not in kept]
+    if lost:
+        some = ", ".join(lost[:3])
+        raise ValueError(
+            f"peft: {len(lost)} weights would be trained, but not saved ({some}, …); name their modules in "
+            "modules_to_save of peft's config, or freeze them"
+        )
+    return model
+
+
+def _trained_adapter(model: PeftModel) -> tuple[str, PeftConfig]:
+    """Name and config of the one adapter that is trained; ValueError if its training would not have an effect."""
+    names = model.active_adapters
+    if len(names) != 1:
+        raise ValueError(f"peft: the adapters {names} are active; activate the one to train: model.set_adapter(name)")
+    config = model.peft_config[names[0]]
+    if config.is_prompt_learning or config.is_adaption_prompt:
+        kind = config.peft_type.value.lower()
+        raise ValueError(f"peft: {kind} adds tokens to the input, which this model does not take; use lora, ia3, …")
+    if config.inference_mode:
+        raise ValueError(f"peft: adapter {names[0]!r} was loaded for inference; load it with is_trainable=True")
+    layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    if any(layer.merged for layer in layers):
+        raise ValueError("peft: its weights are merged into the encoder's; call model.unmerge_adapter() first")
+    if any(layer.disable_adapters for layer in layers):
+        raise ValueError("peft: its layers are switched off; call model.base_model.enable_adapter_layers() first")
+    return names[0], config
+
+
+def _merge_layers(module: nn.Module, where: str) -> None:
+    """Merge what peft added inside of a head or adapter, which is trained whole."""
+    for name, child in module.named_children():
+        if isinstance(child, AuxiliaryTrainingWrapper):
+            raise ValueError(
+                f"peft: modules_to_save names a part of {where}; drop it, as heads and adapters are saved whole"
+            )
+        if isinstance(child, BaseTunerLayer):
+            child.merge()
+            setattr(module, name, child.get_base_layer())
+        else:
+            _merge_layers(child, where)
+
+
+def trainable(model: nn.Module) -> nn.Module:
+    """A model that a trainer got, once it is known that what is trained is saved and loads again; see `adopt`.
+
+    Raises:
+        ValueError: for a model that peft changed in other ways than `get_peft_model(model, config)`, or of which
+            nothing is trained.
+    """
+    if isinstance(model, PeftModel):
+        model = adopt(model)
+    elif isinstance(model, PeftMixedModel):
+        raise ValueError("peft: a mixed model can not be saved; leave out mixed=True")
+    elif any(isinstance(module, BaseTunerLayer) for module in model.modules()):
+        raise ValueError(
+            "the model has layers of peft inside, and would not load again; use get_peft_model(model, config) instead "
+            "of add_adapter, inject_adapter_in_model or peft around the encoder alone"
+        )
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ValueError("no weight of the model is trained; call model.requires_grad_(True), or freeze less")
+    frozen = [name for name, head in model.heads.items() if not any(p.requires_grad for p in head.parameters())]
+    if frozen:
+        warnings.warn(f"the heads of {frozen} are frozen, and stay as they are (requires_grad is False)", stacklevel=3)
+    return model

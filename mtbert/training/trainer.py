@@ -35,6 +35,7 @@ from .machine import keep_freed_memory
 from .memory import print_memory
 from .numerics import FiniteSteps, guarded
 from .optimizers import SEPARATE, OptimizerSettings, PerTaskOptimizer, moment_bytes, parameter_groups, task_rates
+from .peft import trainable
 from .processes import refuse_with_shares, watch_gradients
 from .proximal import Proximal
 from .pushing import card_of, push_checkpoint, push_run, report_failures
@@ -54,7 +55,8 @@ class MtBertTrainer(ShardingTrainer):
     """Trains one model on several tasks.
 
     Args:
-        model: the model, or a model inside peft; its tasks name the data sets.
+        model: the model, or a model inside peft, whose heads and adapters are trained and saved, too (`peft.adopt`);
+            its tasks name the data sets.
         args: the run's settings. `per_device_train_batch_size` × processes × accumulation is a step's batch.
         train_dataset: for each task its training rows: columns `text` (`text_pair`) and `label` or `labels`; instead of
             texts `input_ids` and, where they are padded, `attention_mask` (see `data.tokenised.check_tokenised`).
@@ -111,6 +113,8 @@ class MtBertTrainer(ShardingTrainer):
             keep_freed_memory()
             if args.cpu_threads is not None:
                 torch.set_num_threads(args.cpu_threads)
+        if train_dataset is not None:
+            model = trainable(model)
         self.tasks = model.tasks
         if args.shard_encoder:
             refuse_with_shares(
@@ -158,6 +162,9 @@ class MtBertTrainer(ShardingTrainer):
             processing_class=processing_class,
             **kwargs,
         )
+        if processing_class is not None:  # for predictions after training
+            inner = model.get_base_model() if isinstance(model, PeftModel) else model
+            inner._tokenizer = processing_class
         self.average = None if averaging is None else WeightAverage(averaging)
         if self.average is not None:
             self.add_callback(self.average)

@@ -98,7 +98,12 @@ def test_logits_are_the_model_s_own_row_by_row(make_model, tokenizer, rows, sett
         expected = one_by_one(model, tokenizer, task, rows)
         assert found[task.name].shape == (41, task.num_labels)
         np.testing.assert_allclose(found[task.name], expected, atol=2e-5, err_msg=task.name)
-    assert predictor.inputs == 5 * 41 and predictor.truncated >= 30
+        texts = [rows["text"], rows["text_pair"]] if task.texts == 2 else [rows["text"]]
+        given = texts[0] if task.texts == 1 else list(zip(*texts, strict=True))
+        assert predictor.cut[task.name] == np.count_nonzero(
+            model.predict(given, task.name, tokenizer=tokenizer).truncated
+        )
+    assert sum(predictor.cut.values()) >= 30
 
 
 def write(rows: pd.DataFrame, path: Path) -> None:
@@ -220,7 +225,7 @@ def test_a_huge_field_is_cut_and_told(predict, checkpoint, tmp_path, capsys):
     (tmp_path / "in.csv").write_text(f'text\nthe cat\n"{"a dog, " * 20_000}"\n')
     predict.main([checkpoint, str(tmp_path / "in.csv"), "--tasks", "stars", "--output", str(tmp_path / "out.csv")])
     assert len(read(tmp_path / "out.csv")) == 2
-    assert capsys.readouterr().err.strip().endswith("2 rows; 1 of 2 inputs were cut")
+    assert capsys.readouterr().err.strip().endswith("2 rows; 1 cut for task stars")
 
 
 # ---- memory ----

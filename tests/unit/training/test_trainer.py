@@ -1,7 +1,9 @@
 """The trainer: a step's loss, logs, evaluation, prediction, saving and its refusals."""
 
+import copy
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from mtbert.training.averaging import Averaging
 from mtbert.training.distillation import Distillation
 from mtbert.training.losses import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
+from mtbert.training.peft import wrap
 from mtbert.training.trainer import MtBertTrainer
 
 NAMES = ("stars", "same", "close", "topics")
@@ -520,6 +523,21 @@ class TestPredict:
         after = trainer.predict(raw).predictions
         assert any(not np.allclose(before[name], after[name]) for name in NAMES)
         assert np.array_equal(trainer.predict(raw).predictions["stars"], after["stars"])
+
+
+@pytest.mark.parametrize("inside", [lambda model: model, lambda model: wrap(model, {"target_modules": ["query"]})])
+def test_a_model_predicts_after_training_with_its_trainers_tokenizer(
+    inside, make_model, make_trainer, tokenizer, tmp_path
+):
+    model = inside(MtBertForMultiTask(make_model().config))
+    trainer = make_trainer(model=model, max_steps=2)
+    trainer.train()
+    texts = ["the cat sleeps .", "a dog"]
+    expected = model.predict(texts, task="stars", tokenizer=tokenizer).logits
+    np.testing.assert_array_equal(trainer.model.predict(texts, task="stars").logits, expected)
+    for same in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(same.predict(texts, task="stars").logits, expected)
+    assert not any("tokenizer" in name for name in model.state_dict())
 
 
 class TestPlan:
