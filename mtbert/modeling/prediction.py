@@ -61,20 +61,28 @@ class Prediction:
         return [self.task.labels[i] for i in self.scores.argmax(1)]
 
 
+class MissingTokenizer(ValueError, AttributeError):
+    """A model has no tokenizer; also an AttributeError, so that `hasattr(model, "tokenizer")` is False."""
+
+
 def find_tokenizer(model: MtBertForMultiTask) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside a model's checkpoint.
 
     Raises:
-        ValueError: if the model was not loaded from a checkpoint, or there is no tokenizer beside it.
+        MissingTokenizer: if the model was not loaded from a checkpoint, or there is no tokenizer beside it.
     """
     where = model.name_or_path
     if not where:
-        raise ValueError("tokenizer is missing; this model was not loaded from a checkpoint, so give its tokenizer")
+        raise MissingTokenizer(
+            "tokenizer is missing; this model was not loaded from a checkpoint, so give its tokenizer"
+        )
     revision = None if os.path.isdir(where) else getattr(model.config, "_commit_hash", None)
     try:
         return AutoTokenizer.from_pretrained(where, config=model.config, revision=revision)  # asks for no trust again
     except Exception as error:  # tokenizers raises what has no type of its own
-        raise ValueError(f"tokenizer is missing; {where} has none that can be loaded ({error}), so give it") from error
+        raise MissingTokenizer(
+            f"tokenizer is missing; {where} has none that can be loaded ({error}), so give it"
+        ) from error
 
 
 def predict(
@@ -99,7 +107,7 @@ def predict(
             encoded = [_encoded(model, part[0], tokenizer, rows) for part in parts]
             names = [spec.name for spec in parts[0]] if len(parts) == 1 else None
             for own, batch in _batches(model, parts, encoded, batch_tokens):
-                output = model(**batch, tasks=names)
+                output = model(**batch, tasks=names, return_dict=True)
                 for name, values in output.task_logits.items():
                     logits[name][own] = values.float().cpu().numpy()
     found = {spec.name: Prediction.of(spec, logits[spec.name]) for spec in specs}
