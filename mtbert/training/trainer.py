@@ -28,6 +28,7 @@ from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from ..modeling.sharing import explained
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .averaging import Averaging, WeightAverage, refuse_averaged
+from .checkpoints import refuse_unloadable
 from .distillation import COLUMN, Distillation
 from .loading import identity, step_loader
 from .losses import UNCERTAINTY, LossSettings, UncertaintyWeighting, check_losses, class_weights
@@ -42,6 +43,7 @@ from .regularisers import Regularisers
 from .reporting import print_lines, print_parameters, print_plan
 from .sharding import ShardingTrainer
 from .smart import Smart
+from .special_tokens import KeepSpecialTokens
 from .stages import Stage
 from .step import StepLosses
 from .surgery import GradientSurgery, Surgery, parts_by_task
@@ -74,7 +76,8 @@ class MtBertTrainer(ShardingTrainer):
 
     Raises:
         ValueError: for data sets of tasks that the model does not have, tasks without training rows, and rows whose
-            text or label does not fit their task (`check_rows`); for settings that are out of range, and for `smart`
+            text or label does not fit their task (`check_rows`); for a model whose head or adapter was exchanged for
+            one that its config does not describe; for settings that are out of range, and for `smart`
             with weights in half precision, which cannot hold its perturbation.
     """
 
@@ -110,6 +113,8 @@ class MtBertTrainer(ShardingTrainer):
             if args.cpu_threads is not None:
                 torch.set_num_threads(args.cpu_threads)
         self.tasks = model.tasks
+        if train_dataset is not None:
+            refuse_unloadable(model)
         if args.shard_encoder:
             refuse_with_shares(
                 {
@@ -154,6 +159,7 @@ class MtBertTrainer(ShardingTrainer):
         self.average = None if averaging is None else WeightAverage(averaging)
         if self.average is not None:
             self.add_callback(self.average)
+        self.add_callback(KeepSpecialTokens(model.config.encoder))
         self.distillation = distillation
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
@@ -365,6 +371,7 @@ class MtBertTrainer(ShardingTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Print the parameters and the plan, then train; see `transformers.Trainer.train`."""
+        refuse_unloadable(self.model)
         if self.train_dataset is not None and self.is_world_process_zero():
             print_parameters(self.model.parameter_table())
             print_plan(self.plan())
@@ -466,7 +473,7 @@ class MtBertTrainer(ShardingTrainer):
             for batch in loader:
                 rows = batch.pop("rows")[task.name]
                 batch = {key: value for key, value in batch.items() if key not in ("labelled", COLUMN)}
-                output = model(**batch)
+                output = model(**batch, return_dict=True)
                 logits[rows] = output.logits.float()
                 if output.row_losses:
                     losses[0] += output.row_losses[task.name].sum()
