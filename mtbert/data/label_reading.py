@@ -127,7 +127,7 @@ class LabelReader:
             names += f" (or their ids, 0 to {len(self.labels) - 1})"
         if self.several:
             return (
-                f"a list of different names, or names separated by '|' or ',', out of: {names}; or 0 or 1 for each "
+                f"a list of different names, or names separated by '|', ';' or ',', out of: {names}; or 0 or 1 for each "
                 "label, as a list or a mapping; [] says that none is true"
             )
         return f"one of: {names}"
@@ -237,7 +237,7 @@ class LabelReader:
                 found[ONE_COLUMN] = None
         if isinstance(value, str):
             text = value.strip()
-            separator = "|" if "|" in text else ","
+            separator = next((mark for mark in "|;" if mark in text), ",")
             if text[:1] in ("[", "{", "("):
                 parsed = _parsed(text)
                 found |= self._several(parsed) if isinstance(parsed, list | Mapping | frozenset) else {}

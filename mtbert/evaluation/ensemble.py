@@ -117,7 +117,7 @@ def task_logits(
     for step in LengthSortedSteps(number, encoded, batch_size, processes, process):
         batch = batches.__getitems__(step)
         inputs = {key: batch[key].to(model.device) for key in ("input_ids", "token_type_ids", "layout") if key in batch}
-        logits[batch["rows"][name].to(model.device)] = model(**inputs).logits.float()
+        logits[batch["rows"][name].to(model.device)] = model(**inputs, return_dict=True).logits.float()
     return logits
 
 

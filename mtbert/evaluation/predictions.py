@@ -84,7 +84,7 @@ class Predictor:
             order = np.argsort([-len(ids) for ids in encoded["input_ids"]], kind="stable")
             for start in range(0, len(order), self.batch_size):
                 rows = order[start : start + self.batch_size]
-                output = self.model(**self._batch(first, encoded, rows), tasks=names)
+                output = self.model(**self._batch(first, encoded, rows), tasks=names, return_dict=True)
                 for name, logits in output.task_logits.items():
                     found[name][rows] = logits.float().cpu().numpy()
         return found

@@ -13,6 +13,22 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 WORDS = {str: "text", int: "an integer", float: "a finite number", bool: "true or false", type(None): "null"}
 
 
+def plain(value: Any) -> Any:
+    """Numbers and arrays of numpy, pandas and torch, also within lists → Python's own, which JSON can hold."""
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, list | tuple):
+        return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
+def make_plain(spec: Any) -> None:
+    """Apply `plain` to every field of a frozen dataclass."""
+    for each in fields(spec):
+        object.__setattr__(spec, each.name, plain(getattr(spec, each.name)))
+
+
 def type_problems(spec: Any, where: str) -> list[str]:
     """Fields of a dataclass with a value of another type, as sentences that begin with `where` and the field's name."""
     found = []

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 if TYPE_CHECKING:
     from .modeling_mtbert import MtBertPreTrainedModel
@@ -44,6 +48,11 @@ def load_checked(
             many or of another shape, and a config that is wrong; it names the file and the remedy.
         OSError: a hub does not have it, or cannot be reached.
     """
+    if kwargs.get("device_map") is None and torch.get_default_device().type == "meta":
+        raise ValueError(
+            f"{name} is loaded with meta as PyTorch's default device, where weights have no values; load it outside of "
+            "`with torch.device('meta')`, or make a model without weights: MtBertForMultiTask(config)"
+        )
     folder = Path(name, kwargs.get("subfolder") or "") if name is not None and os.path.isdir(name) else None
     if kwargs.get("state_dict") is not None or (folder is not None and (folder / ADAPTER).is_file()):
         return load(name, *args, output_loading_info=output_loading_info, **kwargs)
@@ -62,6 +71,51 @@ def load_checked(
             f"{where}: {'; '.join(found)}; config.json and the weights are of two models, or torn; {AGAIN}"
         )
     return (model, info) if output_loading_info else model
+
+
+def unloadable_parts(model: MtBertPreTrainedModel, with_encoder: bool = True) -> list[str]:
+    """Heads, adapters and other parts that are not what the model's config describes.
+
+    A checkpoint of such a model does not load again, or loads as another model.
+
+    Args:
+        with_encoder: whether to look at the encoder's weights, too, which peft renames.
+
+    Returns:
+        A sentence for each part, with the weights that do not fit, or the class that differs.
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an encoder that is padded: it was said when the model was made
+        described = type(model)(copy.deepcopy(model.config))
+    own, other = _parts(model), _parts(described)
+    found = []
+    for name in sorted(own.keys() | other.keys()):
+        if name == "encoder" and not with_encoder:
+            continue
+        shapes, wanted = _shapes(own.get(name)), _shapes(other.get(name))
+        odd = [
+            f"{key} {shapes.get(key, 'is missing')}" for key in shapes | wanted if shapes.get(key) != wanted.get(key)
+        ]
+        if odd:
+            found.append(f"{name} ({type(own.get(name)).__name__}) has weights that do not fit: {_some(odd)}")
+        elif name != "encoder":
+            layers = ([type(layer).__name__ for layer in parts[name].modules()] for parts in (own, other))
+            changed = [pair for pair in zip_longest(*layers, fillvalue="nothing") if pair[0] != pair[1]]
+            found += [f"{name} has {one} where {two} is described" for one, two in changed[:1]]
+    return found
+
+
+def _parts(model: nn.Module) -> dict[str, nn.Module]:
+    """The encoder, each head and adapter, and what else a model has, by path."""
+    parts = {}
+    for name, module in model.named_children():
+        several = name in ("heads", "adapters")
+        parts |= {f"{name}.{key}": part for key, part in module.named_children()} if several else {name: module}
+    return {name: getattr(part, "original_module", part) for name, part in parts.items()}  # as it is inside peft
+
+
+def _shapes(module: nn.Module | None) -> dict[str, tuple[int, ...]]:
+    return {} if module is None else {key: tuple(value.shape) for key, value in module.state_dict().items()}
 
 
 def check_folder(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .checking import encoder_config, type_problems
+from .checking import encoder_config, make_plain, plain, type_problems
 
 PROBLEM_TYPES = (
     "single_label_classification",
@@ -73,6 +73,9 @@ class HeadSpec:
     attention_heads: int = 1
     features: str = "u;v;|u-v|"
     output: str = "identity"
+
+    def __post_init__(self):
+        make_plain(self)
 
     def problems(self, where: str) -> list[str]:
         """Everything that is wrong with these values, as sentences that begin with `where`."""
@@ -142,6 +145,7 @@ class AdapterSpec:
     init: str | None = None
 
     def __post_init__(self):
+        make_plain(self)
         size, heads = _ADAPTERS.get(self.type, (1, None)) if isinstance(self.type, str) else (1, None)
         published = "published" if self.type in TOP_ADAPTERS else "zero"
         for key, default in (("size", size), ("heads", heads), ("init", published)):
@@ -233,6 +237,7 @@ class TaskSpec:
     head: HeadSpec = field(default_factory=HeadSpec)
 
     def __post_init__(self):
+        make_plain(self)
         where = f"task {self.name!r}"
         set_field = lambda key, value: object.__setattr__(self, key, value)  # noqa: E731 (a frozen dataclass)
         set_field("head", _build(HeadSpec, f"{where}: head", self.head))
@@ -354,6 +359,7 @@ class MtBertConfig(PreTrainedConfig):
             self.encoder = encoder_config(self.encoder)
         if not isinstance(self.tasks, Sequence | None) or isinstance(self.tasks, str):
             raise ValueError(f"tasks is {self.tasks!r}, but must be a list of tasks")
+        self.packed = plain(self.packed)
         if not isinstance(self.packed, bool):
             raise ValueError(f"packed is {self.packed!r}, but must be true or false")
         specs = [TaskSpec.from_dict(task) for task in self.tasks or ()]
@@ -378,6 +384,10 @@ class MtBertConfig(PreTrainedConfig):
             name = kwargs.get("name_or_path")
             where, by = f"{name}/config.json: " if name else "", config_dict.get("transformers_version")
             raise ValueError(f"{where}{error}; take the versions that wrote it (transformers {by})") from error
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The encoder's config, which transformers changes where it resizes the embeddings."""
+        return super().get_text_config(decoder, encoder) if self.encoder is None else self.encoder
 
     @property
     def task_specs(self) -> tuple[TaskSpec, ...]:

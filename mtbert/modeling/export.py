@@ -10,9 +10,9 @@ for all.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +98,36 @@ class PaddedModel(nn.Module):
         return to_scores(task, head(pooled, states, mask) if task.head.type == "attention" else head(pooled))
 
 
+def traced_logits(
+    model: MtBertForMultiTask, inputs: Mapping[str, Tensor | None], names: Sequence[str], **others: Any
+) -> dict[str, Tensor]:
+    """Each task's logits in a graph that `torch.export` or `torch.jit.trace` makes, which holds for all inputs.
+
+    Args:
+        inputs: what `PaddedModel` takes.
+        names: the tasks.
+        others: arguments of the model's `forward` that such a graph has no place for.
+
+    Raises:
+        ValueError: if one of them is given; for no task, or several tasks of a model with adapters.
+    """
+    if odd := [name for name, value in others.items() if value is not None]:
+        raise ValueError(f"a graph of the model has no place for {odd}; give input_ids, attention_mask and task")
+    if not names:
+        raise ValueError("give task or tasks: this model has several tasks")
+    _check_adapters(model, names)
+    if inputs["attention_mask"] is None:
+        inputs = {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
+    return dict(zip(names, PaddedModel(model, names)(**inputs), strict=True))
+
+
+def _check_adapters(model: MtBertForMultiTask, names: Sequence[str]) -> None:
+    if len(names) > 1 and any(name in model.adapters for name in names):
+        raise ValueError(
+            f"tasks is {names}, but adapters give each task an encoder of its own; export one task at a time"
+        )
+
+
 def export_onnx(
     model: MtBertForMultiTask, file: str | os.PathLike, tasks: str | Sequence[str] | None = None
 ) -> list[str]:
@@ -116,10 +146,7 @@ def export_onnx(
         ValueError: for several tasks of a model with adapters.
     """
     names = [tasks] if isinstance(tasks, str) else [task.name for task in model.tasks] if tasks is None else list(tasks)
-    if len(names) > 1 and any(name in model.adapters for name in names):
-        raise ValueError(
-            f"tasks is {names}, but adapters give each task an encoder of its own; export one task at a time"
-        )
+    _check_adapters(model, names)
     padded = PaddedModel(model, names)
     inputs = {"input_ids": torch.ones(4, 8, dtype=torch.long), "attention_mask": torch.ones(4, 8, dtype=torch.long)}
     inputs["attention_mask"][1:, 5:] = 0

@@ -78,7 +78,18 @@ _FAMILIES = {
 
 @cache
 def _adapted(layer_class: type, form: type) -> type:
-    return type(f"Adapted{layer_class.__name__}", (form, layer_class), {})
+    return type(f"Adapted{layer_class.__name__}", (form, layer_class), {"__reduce_ex__": _reduce})
+
+
+def _reduce(layer: nn.Module, protocol: int) -> tuple:
+    """How a layer is pickled and copied: its class is made here, so that no module has it under its name."""
+    form, layer_class = type(layer).__bases__
+    return _empty_layer, (layer_class, form), layer.__dict__
+
+
+def _empty_layer(layer_class: type, form: type) -> nn.Module:
+    adapted = _adapted(layer_class, form)
+    return adapted.__new__(adapted)
 
 
 def prepare_layers(encoder: nn.Module) -> None:

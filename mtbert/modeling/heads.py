@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -115,6 +117,52 @@ def to_scores(task: TaskSpec, logits: Tensor) -> Tensor:
     if task.head.type == "cosine":
         return low + (high - low) * logits
     return logits
+
+
+def as_labels(task: TaskSpec, labels: Tensor, rows: int, check_values: bool = True) -> Tensor:
+    """Labels of a task in the form that `row_losses` takes.
+
+    Args:
+        labels: ids, 0 and 1, or scores: `(rows,)` or `(rows, 1)`; `(rows, num_labels)` for a multi-label task. Ids may
+            be floats. A missing label is -100 or nan; the float -100 is a score where the task's range, or its lack,
+            has it.
+        check_values: False: look at the shape alone, which does not wait for a device.
+
+    Returns:
+        Ids int64 `(rows,)`, missing ones -100; else floats `(rows,)` or `(rows, num_labels)`, missing ones nan.
+
+    Raises:
+        ValueError: for another shape, and for values that no label of the task has.
+    """
+    where, kind = f"labels of task {task.name!r}", task.problem_type
+    shape = (rows, task.num_labels) if kind == "multi_label_classification" else (rows,)
+    accepted = {shape, (rows, 1)} if len(shape) == 1 else {shape, (rows,) if task.num_labels == 1 else shape}
+    if tuple(labels.shape) not in accepted:
+        what = {"single_label_classification": "one id a row", "regression": "one score a row"}.get(kind, "of 0 and 1")
+        raise ValueError(f"{where} have shape {tuple(labels.shape)}, but must have {shape}, {what}")
+    if labels.is_complex():
+        raise ValueError(f"{where} are {labels.dtype}, but must be real numbers")
+    labels = labels.reshape(shape)
+    low, high = task.range or (-math.inf, math.inf)
+    values = labels if labels.is_floating_point() else labels.float()
+    if kind != "regression" or not labels.is_floating_point() or not low <= IGNORED <= high:
+        values = torch.where(values == IGNORED, math.nan, values)
+    if check_values:
+        allowed = f"be from {low:g} to {high:g}" if task.range else "be finite"
+        if kind == "regression":
+            wrong = values.isinf() | (values < low) | (values > high)
+        elif kind == "single_label_classification":
+            allowed = f"be whole numbers from 0 to {task.num_labels - 1}"
+            wrong = (values < 0) | (values >= task.num_labels) | (values != values.floor())
+        else:
+            allowed, wrong = "be 0 or 1", (values != 0) & (values != 1)
+        wrong &= ~values.isnan()
+        if wrong.any():
+            found = f"{labels[wrong][0].item():g} in row {wrong.nonzero()[0, 0].item()}"
+            raise ValueError(f"{where} have {found}, but must {allowed}; a missing one is {IGNORED} or nan")
+    if kind == "single_label_classification":
+        return torch.where(values.isnan(), IGNORED, values).long()
+    return values
 
 
 def labelled(task: TaskSpec, labels: Tensor) -> Tensor:

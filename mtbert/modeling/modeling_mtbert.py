@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,44 +14,23 @@ from huggingface_hub import CommitInfo
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import BaseModelOutput
 
 from .adapters import AdapterPass, Decoder, TopNorm, make_adapter
+from .batches import as_tensor, check_tokens, pack, refuse_unknown
 from .checkpoints import load_checked
 from .configuration_mtbert import AdapterSpec, MtBertConfig, TaskSpec
 from .cpu import use_faster_layers
 from .editing import add_task, export_encoder, extract_task, remove_task
-from .export import export_onnx
+from .export import export_onnx, traced_logits
 from .families import prepare_layers
-from .heads import make_head, row_losses, to_scores
+from .heads import make_head, to_scores
 from .inputs import has_token_types, shown
-from .packing import PackedLayout, Segment, enable_packing, position_offset
-from .padding import encode_padded, padded
+from .outputs import MtBertOutput, add_layers, add_losses
+from .packing import PackedLayout, Segment, enable_packing, is_packed
+from .padding import encode, padded
 from .prediction import BATCH_TOKENS, Prediction, embed, find_tokenizer, predict
 from .pretrained import encoder_config
-
-
-@dataclass
-class MtBertOutput(ModelOutput):
-    """What `MtBertForMultiTask` returns.
-
-    Attributes:
-        loss: mean loss over the labelled rows of the batch; with labels only.
-        logits: `(rows, num_labels)`, where the batch holds one task; a regression's are on its scale.
-        task_logits: the same for each task in the batch, by name.
-        row_losses: for each task in the batch, by name: `(rows,)`, 0 where the label is missing.
-        labelled: for each task in the batch, by name: `(rows,)`, whether a row has a label.
-        pooled: for each task in the batch, by name: `(sequences, hidden)`, what its head was given. For a Siamese
-            task these are its sentence embeddings, u and v of a row one after the other; in `both` ways a third
-            follows, of the two texts in one input.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    task_logits: dict[str, Tensor] | None = None
-    row_losses: dict[str, Tensor] | None = None
-    labelled: dict[str, Tensor] | None = None
-    pooled: dict[str, Tensor] | None = None
 
 
 class MtBertPreTrainedModel(PreTrainedModel):
@@ -140,7 +119,8 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             prepare_layers(self.encoder)
         use_faster_layers(self.encoder)
         use_faster_layers(self.adapters)
-        self._packs = self.config.packed and enable_packing(self.encoder)
+        if self.config.packed:
+            enable_packing(self.encoder)
         self._accepts_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
 
     @classmethod
@@ -171,7 +151,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         if os.path.isdir(encoder):
             pretrained.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine
         model = cls(MtBertConfig(encoder=pretrained.config, tasks=list(tasks), adapter=adapter, packed=False))
-        model.config.packed = packed
+        model.config.packed = bool(packed)
         model.encoder = pretrained
         model._adopt_encoder()
         model._encoder_source = {"encoder": os.path.abspath(encoder) if os.path.isdir(encoder) else encoder, **where}
@@ -220,11 +200,20 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         return export_encoder(self)
 
     @property
+    def _packs(self) -> bool:
+        return is_packed(self.encoder)
+
+    @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer beside the checkpoint that this model was loaded from; ValueError if there is none."""
         if self._tokenizer is None:
             self._tokenizer = find_tokenizer(self)
         return self._tokenizer
+
+    def __getattr__(self, name: str):
+        if name == "tokenizer":  # Python comes here where the property fails, and would forget why
+            return find_tokenizer(self)
+        return super().__getattr__(name)
 
     def predict(
         self,
@@ -321,44 +310,97 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         tasks: str | Sequence[str] | None = None,
         layout: PackedLayout | None = None,
         inputs_embeds: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs,
-    ) -> MtBertOutput:
+    ) -> MtBertOutput | tuple:
         """Encode a batch and run the heads of its tasks.
 
         Args:
             input_ids: `(sequences, length)`, padded, or `(1, tokens)` with a `layout`. A Siamese pair is two
                 sequences, one after the other; one that is encoded in both ways is three (u, v, both in one).
-            attention_mask: `(sequences, length)`, 1 on real tokens; None: all are. Not with a `layout`.
+            attention_mask: `(sequences, length)`, 1 on real tokens, which follow each other; padding may stand on
+                either side of them. None: all are real. Not with a `layout`.
             token_type_ids: like `input_ids`; ignored for encoders without token types.
             task_ids: `(rows,)`, the task of each row, rows grouped by task. Not with a `layout`, which says so too.
             labels: by task name, or one tensor `(rows,)` (`(rows, num_labels)` for a multi-label task). Class ids, 0
-                and 1, or scores; -100 or nan where missing.
-            task: the task of the whole batch, instead of `task_ids`.
+                and 1, or scores; -100 or nan where missing (see `heads.as_labels`). Their values are looked at, but for
+                packed inputs on a GPU, which would have to wait.
+            task: the task of the whole batch, instead of `task_ids`. Not with a `layout`.
             tasks: names, or `"all"`: run these heads on every row, after one pass of the encoder (which holds a copy
                 of the rows for each task if adapters tell them apart).
             inputs_embeds: `(sequences, length, hidden)` or `(1, tokens, hidden)` instead of `input_ids`.
+            output_hidden_states: whether `hidden_states` are returned; None: as the config says.
+            output_attentions: the same for `attentions`, which the implementation `eager` alone gives
+                (`set_attn_implementation`).
+            return_dict: False: a tuple of what is not None, in the order of MtBertOutput; None: as the config says.
+            num_items_in_batch: what the summed loss is divided by, as transformers' Trainer counts it: the label values
+                of all micro-batches of a step. None: the labelled rows of this batch.
+            kwargs: none; an argument that is not listed here is refused by name.
+
+        Raises:
+            TypeError: for an argument that is not listed here.
+            ValueError: for inputs, masks, tasks and labels that do not fit each other or the model.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        values = (input_ids, token_type_ids, inputs_embeds)
-        if layout is None:
-            values, layout = self._pack(values, attention_mask, task_ids, task, tasks)
-        segments = layout.segments
-        if tasks is not None:
-            values, layout, segments = self._for_all(self._names(tasks), values, layout)
-        hidden = self._encode(*values, layout)
+        if kwargs:
+            refuse_unknown(kwargs, MtBertForMultiTask.forward)
+        if sum(value is not None for value in (task, tasks, task_ids)) > 1:
+            raise ValueError("give one of task, tasks and task_ids")
+        if layout is not None and not (attention_mask is task is task_ids is None):
+            raise ValueError("a layout says where sequences and tasks lie; drop attention_mask, task and task_ids")
+        mask = None
+        names = self._names(tasks) if tasks is not None else [task] if task is not None else None
+        if names is None and len(self.tasks) == 1:
+            names = [self.tasks[0].name]
+        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        asked = {key: getattr(self.config, key) if value is None else value for key, value in asked.items()}
+        asked = {key: value for key, value in asked.items() if value}
+        if layout is None and (torch.compiler.is_exporting() or torch.jit.is_tracing()):
+            inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
+            others = {"inputs_embeds": inputs_embeds, "labels": labels, "task_ids": task_ids, **asked}
+            output = MtBertOutput(task_logits=traced_logits(self, inputs, names or [], **others))
+        else:
+            values = {"input_ids": input_ids, "token_type_ids": token_type_ids, "inputs_embeds": inputs_embeds}
+            values = [as_tensor(name, value, self.device) for name, value in values.items()]
+            check_tokens(*values, layout)
+            if layout is None:
+                first = self.task_id(names[0]) if names else None
+                values, layout, mask = pack(self.tasks, values, attention_mask, task_ids, first)
+            output = self._outputs(values, layout, mask, names if tasks is not None else None, asked)
+        if len(output.task_logits) == 1:
+            output.logits = next(iter(output.task_logits.values()))
+        if labels is not None:
+            if tasks is not None and len(output.task_logits) > 1 and not isinstance(labels, Mapping):
+                raise ValueError("labels: with several tasks on every row, give them by task name")
+            specs = {name: self.tasks[self.task_id(name)] for name in output.task_logits}
+            add_losses(output, specs, labels, num_items_in_batch, look=mask is not None)
+        as_dict = self.config.return_dict if return_dict is None else return_dict
+        return output if as_dict else output.to_tuple()
+
+    def _outputs(self, values, layout: PackedLayout, mask: Tensor | None, names, asked) -> MtBertOutput:
+        """Outputs without a loss.
+
+        Args:
+            values: packed `input_ids`, `token_type_ids` and `inputs_embeds`.
+            mask: where the tokens stood in padded inputs; None: they came packed.
+            names: the tasks that all rows are for; None: those of the layout.
+            asked: what else the encoder shall return.
+        """
+        sequences, segments = len(layout.lengths), layout.segments
+        if names is not None:
+            values, layout, segments = self._for_all(names, values, layout)
+        encoded = self._encode_all(*values, layout, **asked)
+        hidden = encoded.last_hidden_state
         pooled, logits = {}, {}
         for segment in segments:
             spec = self.tasks[segment.task_id]
             pooled[spec.name] = self._pool(spec, hidden, layout, segment)
             logits[spec.name] = self._head(spec, pooled[spec.name], hidden, layout, segment)
         output = MtBertOutput(task_logits=logits, pooled=pooled)
-        if len(logits) == 1:
-            output.logits = next(iter(logits.values()))
-        if labels is not None:
-            if tasks is not None and len(logits) > 1 and not isinstance(labels, Mapping):
-                raise ValueError("labels: with several tasks on every row, give them by task name")
-            self._add_losses(output, segments, labels)
+        copies = len(layout.lengths) // max(sequences, 1)
+        add_layers(output, encoded, None if mask is None else mask.repeat(copies, 1))
         return output
 
     def pool(self, task: str, input_ids: Tensor, layout: PackedLayout, token_type_ids: Tensor | None = None) -> Tensor:
@@ -388,45 +430,17 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         segments = tuple(Segment(task_id, (0, rows), (0, count), tokens) for task_id, rows, _ in plan)
         return values, replace(layout, segments=segments), segments
 
-    def _pack(self, values, attention_mask, task_ids, task, tasks):
-        """Padded tensors and their mask → packed tensors and their layout."""
-        first = next(value for value in values if value is not None)
-        if attention_mask is None:
-            attention_mask = torch.ones(first.shape[:2], dtype=torch.long, device=first.device)
-        mask = attention_mask.bool()
-        if task_ids is None:
-            named = [task] if task is not None else self._names(tasks)[:1] if tasks is not None else None
-            if named is None and len(self.tasks) > 1:
-                raise ValueError("give task, tasks or task_ids: this model has several tasks")
-            spec = self.tasks[self.task_id(named[0]) if named else 0]
-            runs = [(self.task_id(spec.name), len(first) // spec.num_sequences)]
-        else:
-            ids, counts = torch.unique_consecutive(torch.as_tensor(task_ids), return_counts=True)
-            runs = list(zip(ids.tolist(), counts.tolist(), strict=True))
-            if len({task_id for task_id, _ in runs}) < len(runs):
-                raise ValueError("task_ids: the rows must be grouped by task; sort them first")
-            if out := [task_id for task_id, _ in runs if not 0 <= task_id < len(self.tasks)]:
-                raise ValueError(f"task_ids has {out}, but this model's tasks are 0 to {len(self.tasks) - 1}")
-        plan = [(task_id, rows, self.tasks[task_id].num_sequences) for task_id, rows in runs]
-        layout = PackedLayout.build(mask.sum(-1).tolist(), plan).to(first.device)
-        return [None if value is None else value[mask].unsqueeze(0) for value in values], layout
-
     def _encode(self, input_ids, token_type_ids, inputs_embeds, layout: PackedLayout) -> Tensor:
         """Packed inputs → last hidden states `(tokens, hidden)`."""
+        return self._encode_all(input_ids, token_type_ids, inputs_embeds, layout).last_hidden_state
+
+    def _encode_all(self, input_ids, token_type_ids, inputs_embeds, layout: PackedLayout, **asked) -> BaseModelOutput:
+        """See `padding.encode`."""
         inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
         if self._accepts_types and has_token_types(self.encoder.config):
             inputs["token_type_ids"] = token_type_ids
         inputs = {key: value for key, value in inputs.items() if value is not None}
-        if self._packs:
-            first = next(iter(inputs.values()))
-            nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=first.device)  # four dimensions: taken as it is
-            positions = layout.position_ids + position_offset(self.encoder)
-            adapters = self._adapter_pass(layout)
-            extra = {} if adapters is None else {"adapters": adapters}
-            output = self.encoder(**inputs, attention_mask=nothing, position_ids=positions, layout=layout, **extra)
-            hidden = output.last_hidden_state.squeeze(0)
-            return hidden if adapters is None else adapters.on_top(hidden)
-        return encode_padded(self.encoder, inputs, layout, self._adapter_pass(layout))
+        return encode(self.encoder, inputs, layout, self._adapter_pass(layout), **asked)
 
     def _adapter_pass(self, layout: PackedLayout) -> AdapterPass | None:
         """The adapters of the tasks in a batch; None if none of them has one."""
@@ -456,22 +470,6 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         if spec.head.type == "attention":
             return to_scores(spec, head(pooled, *padded(hidden, layout, *segment.sequences)))
         return to_scores(spec, head(pooled))
-
-    def _add_losses(self, output: MtBertOutput, segments, labels) -> None:
-        output.row_losses, output.labelled = {}, {}
-        for segment in segments:
-            spec = self.tasks[segment.task_id]
-            if isinstance(labels, Mapping):
-                if spec.name not in labels:
-                    continue
-                own = labels[spec.name]
-            else:
-                own = labels if len(segments) == 1 else labels[slice(*segment.rows)]
-            losses, mask = row_losses(spec, output.task_logits[spec.name], own)
-            output.row_losses[spec.name], output.labelled[spec.name] = losses, mask
-        if output.row_losses:
-            total = sum(losses.sum() for losses in output.row_losses.values())
-            output.loss = total / sum(mask.sum() for mask in output.labelled.values()).clamp(min=1)
 
 
 __all__ = ["MtBertForMultiTask", "MtBertOutput", "MtBertPreTrainedModel"]

@@ -102,8 +102,13 @@ class PackedLayout:
             lengths: one for each sequence; a Siamese pair's two texts follow each other.
             tasks: (task id, rows, sequences a row) for each task, in the order of the batch.
             max_buckets: upper bound for the number of attention buckets.
+
+        Raises:
+            ValueError: for a sequence without tokens, or another number of sequences than the tasks' rows have.
         """
         lengths = np.asarray(lengths, dtype=np.int64)
+        if (empty := np.flatnonzero(lengths < 1)).size:
+            raise ValueError(f"sequence {empty[0]} has {lengths[empty[0]]} tokens, but must have 1 or more")
         ends = np.cumsum(lengths)
         starts = ends - lengths
         total = int(ends[-1]) if len(ends) else 0
@@ -340,8 +345,17 @@ def position_offset(encoder: nn.Module) -> int:
     return encoder.config.pad_token_id + 1 if offset == "after_padding" else offset
 
 
-def enable_packing(encoder: nn.Module) -> bool:
-    """Route an encoder's attention through `mtbert_packed`; False, with one warning, where its family has no way in.
+def is_packed(encoder: nn.Module) -> bool:
+    """Whether the encoder's attention, as it is set at present, keeps the sequences of a packed row apart.
+
+    `set_attn_implementation` and the config change it at any time. No other implementation knows the layout, so that
+    with one the sequences of a packed row would attend to each other.
+    """
+    return encoder.config.model_type in PACKED_FAMILIES and encoder.config._attn_implementation == PACKED_ATTENTION
+
+
+def enable_packing(encoder: nn.Module) -> None:
+    """Route an encoder's attention through `mtbert_packed`; warn where its family has no way in.
 
     An encoder that was asked for another attention implementation than the default (`eager`, …) keeps it.
     """
@@ -351,8 +365,5 @@ def enable_packing(encoder: nn.Module) -> bool:
             f"{', '.join(sorted(PACKED_FAMILIES))}",
             stacklevel=2,
         )
-        return False
-    if encoder.config._attn_implementation not in ("sdpa", PACKED_ATTENTION):
-        return False
-    encoder.config._attn_implementation = PACKED_ATTENTION
-    return True
+    elif encoder.config._attn_implementation == "sdpa":
+        encoder.config._attn_implementation = PACKED_ATTENTION

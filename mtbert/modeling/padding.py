@@ -1,21 +1,24 @@
-"""Encoding with padding, for encoders that have no way in for packed attention, and states padded for heads."""
+"""Encoding a packed batch, packed or with padding, and states padded for heads."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from transformers import AttentionMaskInterface
+from transformers.modeling_outputs import BaseModelOutput
 
 from .adapters import AdapterPass
-from .packing import PACKED_FAMILIES, PackedLayout
+from .packing import PACKED_FAMILIES, PackedLayout, is_packed, position_offset
 
 
 def padded_index(layout: PackedLayout, first: int, last: int) -> tuple[Tensor, Tensor]:
     """For sequences first…last: the token of each padded place, and which places are real; both `(n, length)`."""
-    place = torch.arange(max(layout.lengths[first:last], default=0), device=layout.starts.device)
+    place = torch.arange(max(layout.lengths[first:last], default=1), device=layout.starts.device)
     mask = place < layout.cu_seqlens.diff()[first:last, None]
     return torch.where(mask, layout.starts[first:last, None] + place, 0), mask
 
@@ -26,17 +29,66 @@ def padded(hidden: Tensor, layout: PackedLayout, first: int, last: int) -> tuple
     return hidden.index_select(0, index.flatten()).unflatten(0, index.shape), mask
 
 
-def encode_padded(
-    encoder: nn.Module, inputs: Mapping[str, Tensor], layout: PackedLayout, adapters: AdapterPass | None
-) -> Tensor:
-    """Packed inputs → an encoder's last hidden states `(tokens, hidden)`, with padding.
+def encode(
+    encoder: nn.Module, inputs: Mapping[str, Tensor], layout: PackedLayout, adapters: AdapterPass | None, **wanted: Any
+) -> BaseModelOutput:
+    """Packed inputs → an encoder's outputs, computed as the encoder's present attention implementation permits.
+
+    Args:
+        inputs: `input_ids` or `inputs_embeds`, and `token_type_ids`, each `(1, tokens)` or `(1, tokens, hidden)`.
+        wanted: `output_hidden_states` and `output_attentions`, where they are asked for.
+
+    Returns:
+        `last_hidden_state` `(tokens, hidden)`; `hidden_states`, the same for each layer, the first its embeddings, the
+        last what the adapters on top leave; `attentions`, for each layer `(sequences, heads, longest, longest)`.
+
+    Raises:
+        ValueError: where the encoder does not give what is wanted.
+    """
+    packed = is_packed(encoder)
+    if wanted.get("output_attentions") and (packed or encoder.config._attn_implementation != "eager"):
+        raise ValueError(
+            "output_attentions is for eager attention alone, but the encoder's is "
+            f"{encoder.config._attn_implementation!r}; call model.set_attn_implementation('eager') first"
+        )
+    if not layout.lengths:
+        weight = next(encoder.parameters())
+        return BaseModelOutput(weight.new_zeros(0, encoder.config.hidden_size), hidden_states=(), attentions=())
+    output = (_packed if packed else _padded)(encoder, inputs, layout, adapters, wanted)
+    for key in wanted:
+        name = key.removeprefix("output_")
+        if not getattr(output, name, None):
+            raise ValueError(f"{key} is asked for, but {encoder.config.model_type} encoders give no {name}; drop it")
+    if adapters is not None:
+        output.last_hidden_state = adapters.on_top(output.last_hidden_state)
+    if output.hidden_states and output.hidden_states[-1] is not None:
+        output.hidden_states = (*output.hidden_states[:-1], output.last_hidden_state)
+    return output
+
+
+def _packed(encoder, inputs, layout: PackedLayout, adapters: AdapterPass | None, wanted) -> BaseModelOutput:
+    nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.starts.device)  # four dimensions: taken as it is
+    positions = layout.position_ids + position_offset(encoder)
+    extra = {} if adapters is None else {"adapters": adapters}
+    output = encoder(**inputs, attention_mask=nothing, position_ids=positions, layout=layout, **extra, **wanted)
+    return _of_tokens(output, lambda states: states.squeeze(0))
+
+
+def _padded(encoder, inputs, layout: PackedLayout, adapters: AdapterPass | None, wanted) -> BaseModelOutput:
+    """With padding.
 
     Families that cannot be packed get a pass for each of the layout's buckets, padded to the longest sequence in it,
     where one process computes on a CPU: there padding costs as much as text, and no other process has to make as many
     passes. All others, which were asked not to be packed, get a single pass.
     """
+    implementation = encoder.config._attn_implementation
+    if implementation not in AttentionMaskInterface().valid_keys() and len(set(layout.lengths)) > 1:
+        raise ValueError(
+            f"attention {implementation!r} has no mask, so that texts would attend to padding; register one with "
+            "transformers.AttentionMaskInterface, or choose another implementation"
+        )
     alone = layout.starts.device.type == "cpu" and not (dist.is_available() and dist.is_initialized())
-    if encoder.config.model_type not in PACKED_FAMILIES and alone and layout.buckets:
+    if encoder.config.model_type not in PACKED_FAMILIES and alone and layout.buckets and not wanted:
         return _in_buckets(encoder, inputs, layout)  # adapters are for families that can be packed
     index, mask = padded_index(layout, 0, len(layout.lengths))
     sequence = torch.repeat_interleave(
@@ -46,24 +98,34 @@ def encode_padded(
     )
     places = sequence * mask.shape[1] + layout.position_ids.squeeze(0)
     extra = {} if adapters is None else {"adapters": replace(adapters, tokens=places)}
-    hidden = _pass(encoder, inputs, index, mask, **extra).index_select(0, places)
-    return hidden if adapters is None else adapters.on_top(hidden)
+    output = _pass(encoder, inputs, index, mask, **extra, **wanted)
+    return _of_tokens(output, lambda states: states.flatten(0, 1).index_select(0, places))
 
 
-def _in_buckets(encoder: nn.Module, inputs: Mapping[str, Tensor], layout: PackedLayout) -> Tensor:
+def _of_tokens(output, tokens) -> BaseModelOutput:
+    """An encoder's output with `tokens(states)` `(tokens, hidden)` of each layer's states."""
+    states, attentions = getattr(output, "hidden_states", None), getattr(output, "attentions", None)
+    return BaseModelOutput(
+        last_hidden_state=tokens(output.last_hidden_state),
+        hidden_states=states and tuple(None if each is None else tokens(each) for each in states),
+        attentions=attentions and tuple(attentions),
+    )
+
+
+def _in_buckets(encoder, inputs: Mapping[str, Tensor], layout: PackedLayout) -> BaseModelOutput:
     hidden, first = [], 0
     for bucket in layout.buckets:
         last = first + bucket.count * bucket.length
         index = layout.gather[first:last].view(bucket.count, bucket.length)
         mask = torch.ones_like(index, dtype=torch.bool) if bucket.mask is None else bucket.mask[:, 0, 0]
-        hidden.append(_pass(encoder, inputs, index, mask))
+        hidden.append(_pass(encoder, inputs, index, mask).last_hidden_state.flatten(0, 1))
         first = last
-    return torch.cat(hidden).index_select(0, layout.scatter)
+    return BaseModelOutput(torch.cat(hidden).index_select(0, layout.scatter))
 
 
-def _pass(encoder: nn.Module, inputs: Mapping[str, Tensor], index: Tensor, mask: Tensor, **extra) -> Tensor:
-    """Hidden states `(places, hidden)`: `index` `(n, length)` names each place's token, `mask` those that are real."""
+def _pass(encoder: nn.Module, inputs: Mapping[str, Tensor], index: Tensor, mask: Tensor, **extra) -> BaseModelOutput:
+    """The encoder's output: `index` `(n, length)` names each place's token, `mask` those that are real."""
     values = {key: value.squeeze(0)[index] for key, value in inputs.items()}
     if "input_ids" in values:
         values["input_ids"] = torch.where(mask, values["input_ids"], encoder.config.pad_token_id or 0)
-    return encoder(**values, attention_mask=mask.long(), **extra).last_hidden_state.flatten(0, 1)
+    return encoder(**values, attention_mask=mask.long(), **extra)

@@ -68,15 +68,21 @@ class Prediction:
         return [self.task.labels[i] for i in self.scores.argmax(1)]
 
 
+class MissingTokenizer(ValueError, AttributeError):
+    """A model has no tokenizer; also an AttributeError, so that `hasattr(model, "tokenizer")` is False."""
+
+
 def find_tokenizer(model: MtBertForMultiTask) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside a model's checkpoint, or beside the encoder that it was made from.
 
     Raises:
-        ValueError: if the model was not loaded from anywhere, or there is no tokenizer beside it.
+        MissingTokenizer: if the model was not loaded from anywhere, or there is no tokenizer beside it.
     """
     where, encoder = model.name_or_path, model._encoder_source
     if not where and encoder is None:
-        raise ValueError("tokenizer is missing; this model was not loaded from a checkpoint, so give its tokenizer")
+        raise MissingTokenizer(
+            "tokenizer is missing; this model was not loaded from a checkpoint, so give its tokenizer"
+        )
     revision = None if os.path.isdir(where) else getattr(model.config, "_commit_hash", None)
     try:
         if not where:
@@ -84,7 +90,9 @@ def find_tokenizer(model: MtBertForMultiTask) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(where, config=model.config, revision=revision)  # asks for no trust again
     except Exception as error:  # tokenizers raises what has no type of its own
         where = where or encoder["encoder"]
-        raise ValueError(f"tokenizer is missing; {where} has none that can be loaded ({error}), so give it") from error
+        raise MissingTokenizer(
+            f"tokenizer is missing; {where} has none that can be loaded ({error}), so give it"
+        ) from error
 
 
 def predict(
@@ -126,7 +134,7 @@ def predict_rows(
                 truncated |= {spec.name: np.array(columns["truncated"], dtype=np.int64) for spec in part}
             names = [spec.name for spec in parts[0]] if len(parts) == 1 else None
             for own, batch in _batches(model, parts, encoded, batch_tokens):
-                output = evaluated(**batch, tasks=names)
+                output = evaluated(**batch, tasks=names, return_dict=True)
                 for name, values in output.task_logits.items():
                     logits[name][own] = values.float().cpu().numpy()
     return {spec.name: Prediction.of(spec, logits[spec.name], truncated[spec.name]) for spec in specs}

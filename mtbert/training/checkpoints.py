@@ -15,7 +15,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from peft import PeftModel
 from safetensors import SafetensorError
+
+from ..modeling.checkpoints import unloadable_parts
+from ..modeling.modeling_mtbert import MtBertForMultiTask
 
 CHECKSUMS = "checksums.json"
 _NEEDED = ("*model*.safetensors", "optimizer*", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
@@ -23,6 +27,22 @@ _NEEDED = ("*model*.safetensors", "optimizer*", "scheduler.pt", "rng_state*.pth"
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be written, or that a run cannot go on from."""
+
+
+def refuse_unloadable(model: MtBertForMultiTask | PeftModel) -> None:
+    """Refuse a model whose checkpoints would not load again, before it is trained.
+
+    Raises:
+        ValueError: with the parts that its config does not describe.
+    """
+    inside = isinstance(model, PeftModel)
+    model = model.get_base_model() if inside else getattr(model, "_orig_mod", model)  # as torch.compile wraps it
+    if found := unloadable_parts(model, with_encoder=not inside):
+        raise ValueError(
+            f"model is not what its config describes, so that its checkpoints could not be loaded: {'; '.join(found)}; "
+            "describe heads by TaskSpec.head and adapters by AdapterSpec, or make your own ones in the __init__ of a "
+            "subclass of MtBertForMultiTask"
+        )
 
 
 def start(checkpoint: str | Path) -> None:

@@ -97,7 +97,7 @@ class ProximalPenalty(TrainerCallback):
         training = [module for module in model.modules() if module.training]
         model.eval()
         with torch.no_grad():
-            theirs = functional_call(model, self.teacher, kwargs=dict(inputs)).task_logits
+            theirs = functional_call(model, self.teacher, kwargs={**inputs, "return_dict": True}).task_logits
         for module in training:
             module.training = True
         own = outputs.task_logits

@@ -220,4 +220,4 @@ class SmartPenalty:
             embeds = model.get_input_embeddings()(inputs["input_ids"])
             embeds = embeds if delta is None else embeds + delta
             # the class's forward: accelerate puts one in the model that turns autocast on again
-            return type(model).forward(model, **others, inputs_embeds=embeds).task_logits
+            return type(model).forward(model, **others, inputs_embeds=embeds, return_dict=True).task_logits

@@ -75,7 +75,9 @@ class StepLosses:
             counts: `(tasks,)`, the rows of the whole step that count.
         """
         before = self.regularisers.random_state()
-        outputs = model(**{key: value for key, value in inputs.items() if key not in ("labelled", "rows", COLUMN)})
+        outputs = model(
+            **{key: value for key, value in inputs.items() if key not in ("labelled", "rows", COLUMN)}, return_dict=True
+        )
         rows = counts if self.own_means else counts.sum()
         scales = self.weights / rows.clamp(min=1).expand_as(self.weights)
         losses = {}

@@ -27,6 +27,7 @@ from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from ..modeling.sharing import explained
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .averaging import Averaging, WeightAverage, refuse_averaged
+from .checkpoints import refuse_unloadable
 from .distillation import COLUMN, Distillation
 from .launch import print_start
 from .loading import identity, step_loader
@@ -44,6 +45,7 @@ from .reporting import print_lines, print_parameters, print_plan
 from .resume_record import Record, model_record, peft_record, teacher_hash, weights_hash
 from .sharding import ShardingTrainer
 from .smart import Smart
+from .special_tokens import KeepSpecialTokens
 from .stages import Stage
 from .step import StepLosses
 from .surgery import GradientSurgery, Surgery, parts_by_task
@@ -78,8 +80,9 @@ class MtBertTrainer(ShardingTrainer):
 
     Raises:
         ValueError: for data sets of tasks that the model does not have, tasks without training rows, and rows whose
-            text, tokens or label do not fit their task (`check_rows`, `check_tokenised`); for settings that are out of
-            range, and for `smart` with weights in half precision, which cannot hold its perturbation.
+            text, tokens or label do not fit their task (`check_rows`, `check_tokenised`); for a model whose head or
+            adapter was exchanged for one that its config does not describe; for settings that are out of range, and for
+            `smart` with weights in half precision, which cannot hold its perturbation.
     """
 
     def __init__(
@@ -116,6 +119,8 @@ class MtBertTrainer(ShardingTrainer):
         if train_dataset is not None:
             model = trainable(model)
         self.tasks = model.tasks
+        if train_dataset is not None:
+            refuse_unloadable(model)
         if args.shard_encoder:
             refuse_with_shares(
                 {
@@ -168,6 +173,7 @@ class MtBertTrainer(ShardingTrainer):
         self.average = None if averaging is None else WeightAverage(averaging)
         if self.average is not None:
             self.add_callback(self.average)
+        self.add_callback(KeepSpecialTokens(model.config.encoder))
         self.distillation = distillation
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
@@ -402,6 +408,7 @@ class MtBertTrainer(ShardingTrainer):
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Print how it computes, the parameters and the plan, then train; see `transformers.Trainer.train`."""
+        refuse_unloadable(self.model)
         if self.train_dataset is not None and self.is_world_process_zero():
             print_start(self)
             print_parameters(self.model.parameter_table())
@@ -504,7 +511,7 @@ class MtBertTrainer(ShardingTrainer):
             for batch in loader:
                 rows = batch.pop("rows")[task.name]
                 batch = {key: value for key, value in batch.items() if key not in ("labelled", COLUMN)}
-                output = model(**batch)
+                output = model(**batch, return_dict=True)
                 logits[rows] = output.logits.float()
                 if output.row_losses:
                     losses[0] += output.row_losses[task.name].sum()

@@ -1,0 +1,148 @@
+"""Arguments of `forward`: their checks, and padded inputs → packed ones."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .configuration_mtbert import TaskSpec
+from .packing import PackedLayout
+
+# Arguments of transformers' encoders that have no meaning here, and why.
+_REASONS = {
+    "position_ids": "positions are counted within each sequence; drop it",
+    "head_mask": "no attention head can be masked; drop it",
+    "output_router_logits": "the encoders have no router; drop it",
+    **dict.fromkeys(("past_key_values", "use_cache", "cache_position"), "an encoder has no cache; drop it"),
+    **dict.fromkeys(
+        ("special_tokens_mask", "offset_mapping", "overflow_to_sample_mapping", "length"),
+        "it is of the tokenizer's alone; drop it",
+    ),
+    "label": "give the labels as labels",
+}
+
+
+def refuse_unknown(given: Mapping[str, Any], function: Callable) -> None:
+    """Refuse keyword arguments that a function does not have; those that are None ask for nothing.
+
+    Raises:
+        TypeError: with the argument's name, and the reason or the nearest argument.
+    """
+    known = [name for name in inspect.signature(function).parameters if name not in ("self", "kwargs")]
+    for name in (name for name, value in given.items() if value is not None):
+        near = get_close_matches(name, known, n=1, cutoff=0)[0]
+        raise TypeError(f"forward has no argument {name!r}: {_REASONS.get(name, f'the nearest one is {near!r}')}")
+
+
+def as_tensor(name: str, values: Any, device: torch.device) -> Tensor | None:
+    """Numbers in a tensor, which is returned as it is, in an array or in lists; None stays None.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    if values is None or isinstance(values, Tensor):
+        return values
+    try:
+        array = np.asarray([each.tolist() if isinstance(each, Tensor) else each for each in values])
+        return torch.from_numpy(array).to(device)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} can not be read as numbers ({error}); give a tensor") from error
+
+
+def check_tokens(
+    input_ids: Tensor | None, token_type_ids: Tensor | None, inputs_embeds: Tensor | None, layout: PackedLayout | None
+) -> None:
+    """Check the tokens' shapes.
+
+    Raises:
+        ValueError: unless there are either ids or embeddings, and all have the shape of a batch, or of its layout.
+    """
+    if (input_ids is None) == (inputs_embeds is None):
+        raise ValueError("give either input_ids or inputs_embeds")
+    name, tokens, wanted = "input_ids", input_ids, "(sequences, length)"
+    if tokens is None:
+        name, tokens, wanted = "inputs_embeds", inputs_embeds, "(sequences, length, hidden)"
+    elif tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        raise ValueError(f"input_ids are {tokens.dtype}, but must be integers")
+    if tokens.dim() != wanted.count(",") + 1:
+        raise ValueError(f"{name} has shape {tuple(tokens.shape)}, but must have {wanted}, or a layout's")
+    if layout is not None and tuple(tokens.shape[:2]) != (1, sum(layout.lengths)):
+        expected = f"its layout has {sum(layout.lengths):,} tokens in one row"
+        raise ValueError(f"{name} has shape {tuple(tokens.shape)}, but {expected}")
+    if token_type_ids is not None and token_type_ids.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"token_type_ids has shape {tuple(token_type_ids.shape)}, but {name} has {tuple(tokens.shape[:2])}"
+        )
+
+
+def check_mask(mask: Tensor, tokens: Tensor) -> Tensor:
+    """An attention mask as booleans `(sequences, length)`, true on real tokens.
+
+    Raises:
+        ValueError: for another shape, values but 0 and 1, a sequence without a real token, and padding between them.
+    """
+    if mask.shape != tokens.shape[:2]:
+        raise ValueError(
+            f"attention_mask has shape {tuple(mask.shape)}, but must have {tuple(tokens.shape[:2])}, 1 on real tokens"
+        )
+    real = mask.bool()
+    if not torch.equal(real.to(mask.dtype), mask):
+        values = sorted(set(mask.unique().tolist()) - {0, 1})
+        raise ValueError(f"attention_mask has values such as {values[0]}, but must be 1 on real tokens, 0 on padding")
+    starts = torch.cat([real[:, :1], real[:, 1:] & ~real[:, :-1]], dim=1).sum(-1)  # runs of real tokens
+    for odd in (starts != 1).nonzero().flatten().tolist():
+        found = "padding between real tokens" if starts[odd] > 1 else "no real token"
+        raise ValueError(
+            f"attention_mask: sequence {odd} has {found}, but must have real tokens, one after the other, and padding "
+            "before or behind them"
+        )
+    return real
+
+
+def task_runs(tasks: Sequence[TaskSpec], task_ids: Any) -> list[tuple[int, int]]:
+    """(task id, rows) for each task of a batch, in its order.
+
+    Raises:
+        ValueError: for what are no ids of tasks, and for rows that are not grouped by task.
+    """
+    ids = as_tensor("task_ids", task_ids, torch.device("cpu"))
+    ids = ids.squeeze(-1) if ids.dim() == 2 else ids
+    if ids.dim() != 1 or (len(ids) and (ids.is_floating_point() or ids.dtype == torch.bool)):
+        raise ValueError(f"task_ids is {ids.dtype} of shape {tuple(ids.shape)}, but must be integers, one a row")
+    unique, counts = torch.unique_consecutive(ids, return_counts=True)
+    runs = list(zip(unique.tolist(), counts.tolist(), strict=True))
+    if len({task_id for task_id, _ in runs}) < len(runs):
+        raise ValueError("task_ids: the rows must be grouped by task; sort them first")
+    if out := [task_id for task_id, _ in runs if not 0 <= task_id < len(tasks)]:
+        raise ValueError(f"task_ids has {out}, but this model's tasks are 0 to {len(tasks) - 1}")
+    return runs
+
+
+def pack(
+    tasks: Sequence[TaskSpec], values: Sequence[Tensor | None], attention_mask: Any, task_ids: Any, task: int | None
+) -> tuple[list[Tensor | None], PackedLayout, Tensor]:
+    """Padded tensors → packed ones, their layout, and the mask `(sequences, length)` that says where they stood.
+
+    Args:
+        task: the id of the whole batch's task, where `task_ids` is None.
+    """
+    first = next(value for value in values if value is not None)
+    mask = as_tensor("attention_mask", attention_mask, first.device)
+    if mask is None:
+        mask = torch.ones(first.shape[:2], dtype=torch.bool, device=first.device)
+    mask = check_mask(mask, first)
+    if task_ids is not None:
+        runs = task_runs(tasks, task_ids)
+    elif task is not None:
+        runs = [(task, len(first) // tasks[task].num_sequences)]
+    else:
+        raise ValueError("give task, tasks or task_ids: this model has several tasks")
+    plan = [(task_id, rows, tasks[task_id].num_sequences) for task_id, rows in runs]
+    layout = PackedLayout.build(mask.sum(-1).tolist(), plan).to(first.device)
+    return [None if value is None else value[mask].unsqueeze(0) for value in values], layout, mask
