@@ -46,9 +46,10 @@ format: venv  ## let ruff mend what lint would refuse
 test: venv  ## run the tests, offline; pass options as PYTEST_ARGS='-k sampling'
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-soak: venv  ## kill runs at 20 random points, try thousands of malformed inputs, look for leaks (half an hour)
+soak: venv  ## kill runs at 20 random points, try thousands of malformed inputs, look for leaks, try every encoder family (an hour)
 	HF_HUB_OFFLINE=1 MTBERT_SOAK=20 MTBERT_MALFORMED=1000 MTBERT_SOAK_STEPS=2000 MTBERT_ALL_CASES=1 \
-	  $(BIN)/python -m pytest tests/soak tests/malformed tests/invariants/test_leak.py tests/distributed $(PYTEST_ARGS)
+	  $(BIN)/python -m pytest tests/soak tests/malformed tests/invariants/test_leak.py tests/invariants/test_families.py \
+	  tests/distributed $(PYTEST_ARGS)
 
 bench: encoder  ## compare with what a user would pick instead (on idle cores, 8 minutes)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]' --constraint constraints.txt

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from .configuration_mtbert import TaskSpec
+from .encoders import first_position
 
 LENGTHS = ("first_length", "second_length")  # columns: how long a row's inputs are, but for the last one
 
@@ -24,8 +26,7 @@ def length_limit(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, encoder: Pr
         ValueError: if the task asks for more than the encoder has positions for.
     """
     positions = getattr(encoder, "max_position_embeddings", None) or tokenizer.model_max_length
-    if "roberta" in encoder.model_type or encoder.model_type == "camembert":
-        positions -= encoder.pad_token_id + 1  # their positions begin after the padding index
+    positions -= first_position(encoder)  # the table's rows before it stand for no token
     if task.max_length is None:
         return min(positions, tokenizer.model_max_length)
     if task.max_length > positions:
@@ -125,9 +126,17 @@ def _encode(tokenizer, texts, pairs, limit, separator=None, name="") -> dict[str
 
 
 def _template(tokenizer, pair: bool) -> tuple[int, int, int]:
-    """How many special tokens a tokenizer puts before the first text, between the two, and behind the last."""
-    word = tokenizer.convert_ids_to_tokens(len(tokenizer) // 2)
-    parts = tokenizer(word, word if pair else None).encodings[0].sequence_ids
+    """How many special tokens a tokenizer puts before the first text, between the two, and behind the last.
+
+    Raises:
+        ValueError: if it makes no token of any text.
+    """
+    for text in chain(("a 1 .",), tokenizer.all_special_tokens, tokenizer.get_vocab()):
+        parts = tokenizer(text, text if pair else None, truncation=False).encodings[0].sequence_ids
+        if 0 in parts:
+            break
+    else:
+        raise ValueError("the tokenizer makes no token of any word in its vocabulary; give the encoder's own")
     first = parts.index(0)
     if not pair:
         return first, 0, len(parts) - first - parts.count(0)

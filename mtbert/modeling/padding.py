@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .adapters import AdapterPass
+from .encoders import depends_on_padding, shortest_input
 from .packing import PACKED_FAMILIES, PackedLayout
 
 
@@ -31,10 +32,13 @@ def encode_padded(
 ) -> Tensor:
     """Packed inputs → an encoder's last hidden states `(tokens, hidden)`, with padding.
 
-    Families that cannot be packed get a pass for each of the layout's buckets, padded to the longest sequence in it,
-    where one process computes on a CPU: there padding costs as much as text, and no other process has to make as many
-    passes. All others, which were asked not to be packed, get a single pass.
+    Families whose states change with padding get a pass for each length, without any. Others that cannot be packed get
+    one for each of the layout's buckets, padded to the longest sequence in it, where one process computes on a CPU:
+    there padding costs as much as text, and no other process has to make as many passes. All others, which were asked
+    not to be packed, get a single pass.
     """
+    if depends_on_padding(encoder.config) and layout.lengths:
+        return _by_length(encoder, inputs, layout)
     alone = layout.starts.device.type == "cpu" and not (dist.is_available() and dist.is_initialized())
     if encoder.config.model_type not in PACKED_FAMILIES and alone and layout.buckets:
         return _in_buckets(encoder, inputs, layout)  # adapters are for families that can be packed
@@ -59,6 +63,18 @@ def _in_buckets(encoder: nn.Module, inputs: Mapping[str, Tensor], layout: Packed
         hidden.append(_pass(encoder, inputs, index, mask))
         first = last
     return torch.cat(hidden).index_select(0, layout.scatter)
+
+
+def _by_length(encoder: nn.Module, inputs: Mapping[str, Tensor], layout: PackedLayout) -> Tensor:
+    hidden, tokens, lengths = [], [], layout.cu_seqlens.diff()
+    for length in sorted(set(layout.lengths)):
+        starts = layout.starts[lengths == length, None]
+        place = torch.arange(max(length, shortest_input(encoder.config)), device=starts.device)
+        mask = (place < length).expand(len(starts), -1)
+        index = torch.where(mask, starts + place, 0)
+        hidden.append(_pass(encoder, inputs, index, mask)[mask.flatten()])
+        tokens.append(index[mask])
+    return torch.cat(hidden).index_select(0, torch.cat(tokens).argsort())
 
 
 def _pass(encoder: nn.Module, inputs: Mapping[str, Tensor], index: Tensor, mask: Tensor, **extra) -> Tensor:
