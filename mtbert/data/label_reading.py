@@ -127,8 +127,8 @@ class LabelReader:
             names += f" (or their ids, 0 to {len(self.labels) - 1})"
         if self.several:
             return (
-                f"a list of different names, or names separated by '|', ';' or ',', out of: {names}; or 0 or 1 for each "
-                "label, as a list or a mapping; [] says that none is true"
+                f"a list of different names, or names separated by '|', ';' or ',', out of: {names}; or 0 or 1 for "
+                "each label, as a list or a mapping; [] says that none is true"
             )
         return f"one of: {names}"
 

@@ -56,9 +56,14 @@ def load_checked(
     folder = Path(name, kwargs.get("subfolder") or "") if name is not None and os.path.isdir(name) else None
     if kwargs.get("state_dict") is not None or (folder is not None and (folder / ADAPTER).is_file()):
         return load(name, *args, output_loading_info=output_loading_info, **kwargs)
-    shapes = {} if folder is None else check_folder(folder)
+    shapes, others = ({}, {}) if folder is None else check_folder(folder)
     where = str(folder or name)
     try:
+        if others:  # some families save positions beside their weights
+            declared = _declared(model_class, folder)
+            for key, sentence in others.items():
+                if key not in declared or declared[key].is_floating_point():
+                    raise ValueError(f"{sentence}, but must hold floats; {AGAIN}")
         kwargs.setdefault("use_safetensors", True)
         model, info = load(name, *args, output_loading_info=True, **kwargs)
     except Exception as error:
@@ -118,11 +123,11 @@ def _shapes(module: nn.Module | None) -> dict[str, tuple[int, ...]]:
     return {} if module is None else {key: tuple(value.shape) for key, value in module.state_dict().items()}
 
 
-def check_folder(folder: Path) -> dict[str, tuple[int, ...]]:
+def check_folder(folder: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """Look at a checkpoint's folder without loading it.
 
     Returns:
-        The weights' names and shapes, as the files' headers have them.
+        The weights' names and shapes, as the files' headers have them, and sentences about those that are no floats.
 
     Raises:
         ValueError: see `load_checked`.
@@ -133,15 +138,18 @@ def check_folder(folder: Path) -> dict[str, tuple[int, ...]]:
             f"{folder}/config.json: model_type is {kind!r}, but must be 'mtbert'; give a checkpoint of mtbert"
         )
     shapes: dict[str, tuple[int, ...]] = {}
+    others: dict[str, str] = {}
     for file in weight_files(folder):
-        shapes |= _header(file)
+        found, no_floats = _header(file)
+        shapes |= found
+        others |= no_floats
     encoder = config.get("encoder")
     layers = encoder.get("num_hidden_layers") if isinstance(encoder, dict) else None
     if isinstance(layers, int) and layers > len(shapes):
         raise ValueError(
             f"{folder}/config.json: encoder.num_hidden_layers is {layers:,}, but there are {len(shapes)} weights"
         )
-    return shapes
+    return shapes, others
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -196,18 +204,25 @@ def _variants(folder: Path) -> list[Path]:
     raise ValueError(f"{folder} has no model.safetensors; {AGAIN}")
 
 
-def _header(file: Path) -> dict[str, tuple[int, ...]]:
-    found = {}
+def _header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Shapes of a file's weights by name, and for those that are no floats a sentence that says so."""
+    found, others = {}, {}
     try:
         with safe_open(file, framework="pt") as weights:
             for key in weights.keys():  # noqa: SIM118 (no mapping)
                 part = weights.get_slice(key)
                 found[key] = tuple(part.get_shape())
                 if not part.get_dtype().startswith(("F", "BF")):
-                    raise ValueError(f"{file}: weight {key!r} holds {part.get_dtype()}, but must hold floats; {AGAIN}")
+                    others[key] = f"{file}: weight {key!r} holds {part.get_dtype()}"
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file} can not be read as safetensors: {error}; {AGAIN}") from error
-    return found
+    return found, others
+
+
+def _declared(model_class: type, folder: Path) -> dict[str, torch.Tensor]:
+    """What a checkpoint's config makes of the model, without memory for the weights."""
+    with torch.device("meta"):
+        return model_class(model_class.config_class.from_pretrained(folder)).state_dict()
 
 
 def _reason(model_class: type, folder: Path, shapes: dict[str, tuple[int, ...]], error: Exception) -> str:
@@ -216,11 +231,9 @@ def _reason(model_class: type, folder: Path, shapes: dict[str, tuple[int, ...]],
     if not (isinstance(error, RuntimeError) and "mismatch" in said):
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         return f"config.json does not make a model ({kind}{said[:500]})"
-    with torch.device("meta"):
-        state = model_class(model_class.config_class.from_pretrained(folder)).state_dict()
     odd = [
         f"{key} is {shapes[key]}, but config.json asks for {tuple(value.shape)}"
-        for key, value in state.items()
+        for key, value in _declared(model_class, folder).items()
         if key in shapes and shapes[key] != tuple(value.shape)
     ]
     return f"weights have other shapes: {_some(odd)}" if odd else said[:500]

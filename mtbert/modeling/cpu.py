@@ -29,12 +29,15 @@ ONEDNN = _has_onednn()
 
 
 def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """left · rightᵀ + bias by oneDNN, with `left` (…, k) and `right` (n, k) in fp32."""
+    """left · rightᵀ + bias by oneDNN, with `left` (m, k) and `right` (n, k) in fp32."""
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
 
 
 class _Linear(torch.autograd.Function):
-    """x Wᵀ + b and its gradients, each one product of oneDNN."""
+    """x Wᵀ + b and its gradients, each one product of oneDNN; x is `(rows, in_features)`.
+
+    oneDNN's product of more dimensions is a view, which autograd lets no one change in place.
+    """
 
     @staticmethod
     def forward(ctx, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -46,11 +49,10 @@ class _Linear(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         inputs, weight = ctx.saved_tensors
         of_inputs, of_weight, of_bias = ctx.needs_input_grad
-        rows = gradient.flatten(0, -2)
         return (
             _product(gradient, weight.t()) if of_inputs else None,
-            _product(rows.t(), inputs.flatten(0, -2).t()) if of_weight else None,
-            rows.sum(0) if of_bias else None,
+            _product(gradient.t(), inputs.t()) if of_weight else None,
+            gradient.sum(0) if of_bias else None,
         )
 
 
@@ -67,7 +69,8 @@ class Linear(nn.Linear):
             and type(self.weight) in _PLAIN
             and not torch.is_autocast_enabled("cpu")
         ):
-            return _Linear.apply(input, self.weight, self.bias)
+            rows = _Linear.apply(input.flatten(0, -2), self.weight, self.bias)
+            return rows.unflatten(0, input.shape[:-1])
         return super().forward(input)
 
 

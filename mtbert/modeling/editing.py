@@ -11,7 +11,9 @@ from transformers import AutoModel, AutoModelForSequenceClassification, PreTrain
 
 from .adapters import make_adapter
 from .configuration_mtbert import MtBertConfig, TaskSpec
+from .encoders import drop_pooler, has_pooler
 from .heads import make_head
+from .precision import copy_tensors
 
 if TYPE_CHECKING:
     from .modeling_mtbert import MtBertForMultiTask
@@ -26,7 +28,7 @@ def add_task(model: MtBertForMultiTask, spec: TaskSpec | Mapping) -> None:
     spec = TaskSpec.from_dict(spec)
     if spec.name in model.heads:
         raise ValueError(f"task {spec.name!r} exists already; remove_task it first, or choose another name")
-    if spec.pooling == "pooler" and getattr(model.encoder, "pooler", None) is None:
+    if spec.pooling == "pooler" and not has_pooler(model.encoder):
         raise ValueError(f"task {spec.name!r}: pooling is 'pooler', but this model has none; use cls, mean or max")
     weight = next(model.encoder.parameters())
     parts: list[tuple[nn.ModuleDict, nn.Module]] = [(model.heads, make_head(spec, model.config.hidden_size))]
@@ -82,9 +84,8 @@ def extract_task(model: MtBertForMultiTask, name: str, to: str | None = None) ->
         adapter=model.config.adapter if has_adapter else None,
         packed=model.config.packed,
     )
-    single = type(model)(config).to(dtype=model.dtype, device=model.device)
-    wanted = single.state_dict().keys()
-    single.load_state_dict({key: value for key, value in model.state_dict().items() if key in wanted})
+    single = type(model)(config)
+    copy_tensors(single, model)
     single._tokenizer = model._tokenizer
     single._encoder_source = {"encoder": model.name_or_path} if model.name_or_path else model._encoder_source
     return single.train(model.training)
@@ -113,9 +114,9 @@ def _plain_model(model: MtBertForMultiTask, spec: TaskSpec) -> PreTrainedModel:
         config.id2label = dict(enumerate(spec.labels))
         config.label2id = {label: i for i, label in enumerate(spec.labels)}
     config._attn_implementation = "sdpa"
-    plain_model = AutoModelForSequenceClassification.from_config(config).to(dtype=model.dtype, device=model.device)
-    plain_model.base_model.load_state_dict(model.encoder.state_dict())
-    plain_model.classifier.load_state_dict(model.heads[spec.name].out_proj.state_dict())
+    plain_model = AutoModelForSequenceClassification.from_config(config)
+    copy_tensors(plain_model.base_model, model.encoder)
+    copy_tensors(plain_model.classifier, model.heads[spec.name].out_proj)
     return plain_model.train(model.training)
 
 
@@ -123,8 +124,8 @@ def export_encoder(model: MtBertForMultiTask) -> PreTrainedModel:
     """A copy of the shared encoder as a plain transformers model (without a pooler if no task reads one)."""
     config = copy.deepcopy(model.config.encoder)
     config._attn_implementation = "sdpa" if model.encoder._supports_sdpa else "eager"
-    plain = AutoModel.from_config(config).to(dtype=model.dtype, device=model.device)
-    if getattr(plain, "pooler", None) is not None and getattr(model.encoder, "pooler", None) is None:
-        plain.pooler = None
-    plain.load_state_dict(model.encoder.state_dict())
+    plain = AutoModel.from_config(config)
+    if not has_pooler(model.encoder):
+        drop_pooler(plain)
+    copy_tensors(plain, model.encoder)
     return plain.train(model.training)

@@ -10,14 +10,17 @@ for all.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from .adapters import AdapterPass
+from .encoders import depends_on_padding, first_position, pool
 from .heads import to_scores
 from .inputs import has_token_types
 
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
     from .modeling_mtbert import MtBertForMultiTask
 
 OPSET = 18
+
+_PADDED = "a graph takes padded inputs, and this family's states change with padding"
+_NOT_EXPORTED = {"longformer": "its layers look at the values of the attention mask, which a graph can not"}
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,9 @@ class PaddedModel(nn.Module):
         extra = {} if adapter is None else {"adapters": AdapterPass(((adapter, (0, None), layout),))}
         if token_type_ids is not None:
             extra["token_type_ids"] = token_type_ids
+        if "position_ids" in signature(model.encoder.forward).parameters:
+            # the encoder's own are cut from a table, whose end quantisers take for a bound of the length
+            extra["position_ids"] = torch.ones_like(input_ids).cumsum(1) - 1 + first_position(model.encoder.config)
         states = model.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
         if adapter is not None:
             states = adapter.on_top(states.flatten(0, 1), layout).view_as(states)
@@ -87,7 +96,7 @@ class PaddedModel(nn.Module):
         if task.pooling == "cls":
             pooled = states[:, 0]
         elif task.pooling == "pooler":
-            pooled = self.model.encoder.pooler(states[:, :1])
+            pooled = pool(self.model.encoder, states[:, 0])
         elif task.pooling == "mean":
             pooled = (states * real).sum(1) / real.sum(1)
         else:
@@ -139,14 +148,20 @@ def export_onnx(
         tasks: one name or several; None: all of them.
 
     Returns:
-        The names of the graph's outputs, which are the tasks.
+        The names of the graph's outputs, in the order of the tasks: theirs, but `NAME_logits` for a task that is called
+        like an input.
 
     Raises:
         ImportError: without the packages of `pip install 'mtbert[onnx]'`.
-        ValueError: for several tasks of a model with adapters.
+        ValueError: for several tasks of a model with adapters, and for an encoder that no graph can stand for.
     """
-    names = [tasks] if isinstance(tasks, str) else [task.name for task in model.tasks] if tasks is None else list(tasks)
+    names = [task.name for task in model.tasks] if tasks is None else [tasks] if isinstance(tasks, str) else tasks
+    names = list(dict.fromkeys(names))
     _check_adapters(model, names)
+    kind = model.config.encoder.model_type
+    reason = _NOT_EXPORTED.get(kind) or (depends_on_padding(model.config.encoder) and _PADDED)
+    if reason:
+        raise ValueError(f"{kind!r} can not be exported: {reason}; predict with torch, or train another encoder")
     padded = PaddedModel(model, names)
     inputs = {"input_ids": torch.ones(4, 8, dtype=torch.long), "attention_mask": torch.ones(4, 8, dtype=torch.long)}
     inputs["attention_mask"][1:, 5:] = 0
@@ -156,19 +171,46 @@ def export_onnx(
     dynamic = {0: torch.export.Dim("sequences"), 1: torch.export.Dim("length")}
     was_training = model.training
     try:
-        torch.onnx.export(
+        program = torch.onnx.export(
             padded.eval(),
             (),
-            os.fspath(file),
             kwargs=inputs,
             input_names=list(inputs),
-            output_names=names,
             dynamic_shapes=dict.fromkeys(inputs, dynamic),
             opset_version=OPSET,
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
+    except Exception as error:  # the exporter's are of many types, and pages long
+        said = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise ValueError(f"{kind!r} can not be exported: {said}; predict with torch") from error
     finally:
         model.train(was_training)
-    return names
+    outputs = [_output_name(name, names, inputs) for name in names]
+    _name_outputs(program.model.graph, outputs)
+    for weight in program.model.graph.initializers.values():
+        weight.shape = weight.type = None  # it has its own; a quantiser that transposes it leaves these as they are
+        weight.metadata_props.clear()
+    program.save(os.fspath(file), external_data=False)
+    return outputs
+
+
+def _output_name(task: str, tasks: Sequence[str], inputs: Collection[str]) -> str:
+    """A task's name, or a longer one where an input is called so."""
+    name = task
+    while name in inputs or (name != task and name in tasks):
+        name += "_logits"
+    return name
+
+
+def _name_outputs(graph: Any, names: Sequence[str]) -> None:
+    """Name a graph's outputs; values inside that are called so get another name."""
+    inside = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    taken = {value.name for value in inside} | {*names}
+    for value in inside:
+        if value.name in names:
+            new = next(f"{value.name}_{i}" for i in count() if f"{value.name}_{i}" not in taken)
+            taken.add(new)
+            value.name = new
+    for value, name in zip(graph.outputs, names, strict=True):
+        value.name = name

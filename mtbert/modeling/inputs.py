@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from .configuration_mtbert import TaskSpec
+from .encoders import first_position
 
 LENGTHS = ("first_length", "second_length")  # columns: how long a row's inputs are, but for the last one
 
@@ -25,8 +27,7 @@ def length_limit(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, encoder: Pr
         ValueError: if the task asks for more than the encoder has positions for.
     """
     positions = getattr(encoder, "max_position_embeddings", None) or tokenizer.model_max_length
-    if "roberta" in encoder.model_type or encoder.model_type == "camembert":
-        positions -= encoder.pad_token_id + 1  # their positions begin after the padding index
+    positions -= first_position(encoder)  # the table's rows before it stand for no token
     if task.max_length is None:
         return min(positions, tokenizer.model_max_length)
     if task.max_length > positions:
@@ -156,9 +157,17 @@ def _private(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 
 def _template(backend: Any, pair: bool) -> tuple[int, int, int]:
-    """How many special tokens a tokenizer puts before the first text, between the two, and behind the last."""
-    word = backend.id_to_token(backend.get_vocab_size() // 2)
-    parts = backend.encode(word, word if pair else None).sequence_ids
+    """How many special tokens a tokenizer puts before the first text, between the two, and behind the last.
+
+    Raises:
+        ValueError: if it makes no token of any text.
+    """
+    for text in chain(("a 1 .",), backend.get_vocab()):
+        parts = backend.encode(text, text if pair else None).sequence_ids
+        if 0 in parts:
+            break
+    else:
+        raise ValueError("the tokenizer makes no token of any word in its vocabulary; give the encoder's own")
     first = parts.index(0)
     if not pair:
         return first, 0, len(parts) - first - parts.count(0)

@@ -22,6 +22,7 @@ from .checkpoints import load_checked
 from .configuration_mtbert import AdapterSpec, MtBertConfig, TaskSpec
 from .cpu import use_faster_layers
 from .editing import add_task, export_encoder, extract_task, remove_task
+from .encoders import adopt, check_encoder, drop_pooler, has_pooler, pool
 from .export import export_onnx, traced_logits
 from .families import prepare_layers
 from .heads import make_head, to_scores
@@ -29,6 +30,7 @@ from .inputs import has_token_types, shown
 from .outputs import MtBertOutput, add_layers, add_losses
 from .packing import PackedLayout, Segment, enable_packing, is_packed
 from .padding import encode, padded
+from .precision import unsaved_buffers
 from .prediction import BATCH_TOKENS, Prediction, embed, find_tokenizer, predict
 from .pretrained import encoder_config
 
@@ -53,6 +55,16 @@ class MtBertPreTrainedModel(PreTrainedModel):
             ValueError: for a folder whose files are no whole checkpoint, or are pickles.
         """
         return load_checked(cls, super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
+        """As in torch (for `to`, `half`, …), but buffers that are computed from the config are not rounded."""
+        kept = list(unsaved_buffers(self))
+        super()._apply(fn, recurse)
+        for module, name, buffer in kept:
+            cast = module._buffers[name]
+            if cast.dtype.itemsize < buffer.dtype.itemsize:
+                module._buffers[name] = buffer.to(cast.device)
+        return self
 
     def _init_weights(self, module: nn.Module) -> None:
         std = getattr(self.config.encoder, "initializer_range", 0.02)
@@ -92,6 +104,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         if not config.tasks:
             raise ValueError("tasks is empty; a model needs at least one task")
         self.tasks: tuple[TaskSpec, ...] = config.task_specs
+        check_encoder(config.encoder)
         self.encoder = AutoModel.from_config(config.encoder)
         self.heads = nn.ModuleDict({task.name: make_head(task, config.hidden_size) for task in self.tasks})
         self.adapters = nn.ModuleDict(
@@ -107,14 +120,14 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
     def _adopt_encoder(self) -> None:
         """Fit the encoder to the tasks: a pooler that no task reads is dropped, and padding is, where it can be."""
         needs_pooler = [task.name for task in self.tasks if task.pooling == "pooler"]
-        pooler = getattr(self.encoder, "pooler", None)
-        if needs_pooler and pooler is None:
+        if needs_pooler and not has_pooler(self.encoder):
             raise ValueError(
                 f"tasks {needs_pooler}: pooling is 'pooler', but {self.encoder.config.model_type} encoders have none; "
                 "use cls, mean or max"
             )
-        if pooler is not None and not needs_pooler:
-            self.encoder.pooler = None
+        if not needs_pooler:
+            drop_pooler(self.encoder)
+        adopt(self.encoder)
         if self.config.adapter is not None:
             prepare_layers(self.encoder)
         use_faster_layers(self.encoder)
@@ -458,7 +471,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         first, last = segment.sequences
         if spec.pooling in ("cls", "pooler"):
             tokens = hidden.index_select(0, layout.starts[first:last])
-            return tokens if spec.pooling == "cls" else self.encoder.pooler(tokens.unsqueeze(1))
+            return tokens if spec.pooling == "cls" else pool(self.encoder, tokens)
         states, mask = padded(hidden, layout, first, last)
         real = mask.unsqueeze(-1)
         if spec.pooling == "mean":

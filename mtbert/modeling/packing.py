@@ -23,18 +23,17 @@ from .cpu import dropout as faster_dropout
 
 PACKED_ATTENTION = "mtbert_packed"
 
-# Families whose layers pass keyword arguments on to the attention interface, with the position of a first token:
-# RoBERTa's positions begin after the padding index. A test holds packed = padded for each of them.
+# Families whose layers pass keyword arguments on to the attention interface. A test holds packed = padded for each.
 PACKED_FAMILIES = {
-    "albert": 0,
-    "bert": 0,
-    "camembert": "after_padding",
-    "distilbert": 0,
-    "electra": 0,
-    "ernie": 0,
-    "modernbert": 0,
-    "roberta": "after_padding",
-    "xlm-roberta": "after_padding",
+    "albert",
+    "bert",
+    "camembert",
+    "distilbert",
+    "electra",
+    "ernie",
+    "modernbert",
+    "roberta",
+    "xlm-roberta",
 }
 MAX_BUCKETS = 4
 
@@ -337,12 +336,6 @@ def packed_attention_forward(
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention_forward)
 AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
-
-
-def position_offset(encoder: nn.Module) -> int:
-    """The position id of a sequence's first token in this encoder."""
-    offset = PACKED_FAMILIES[encoder.config.model_type]
-    return encoder.config.pad_token_id + 1 if offset == "after_padding" else offset
 
 
 def is_packed(encoder: nn.Module) -> bool:

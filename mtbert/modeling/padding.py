@@ -13,7 +13,8 @@ from transformers import AttentionMaskInterface
 from transformers.modeling_outputs import BaseModelOutput
 
 from .adapters import AdapterPass
-from .packing import PACKED_FAMILIES, PackedLayout, is_packed, position_offset
+from .encoders import depends_on_padding, first_position, shortest_input
+from .packing import PACKED_FAMILIES, PackedLayout, is_packed
 
 
 def padded_index(layout: PackedLayout, first: int, last: int) -> tuple[Tensor, Tensor]:
@@ -68,7 +69,7 @@ def encode(
 
 def _packed(encoder, inputs, layout: PackedLayout, adapters: AdapterPass | None, wanted) -> BaseModelOutput:
     nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.starts.device)  # four dimensions: taken as it is
-    positions = layout.position_ids + position_offset(encoder)
+    positions = layout.position_ids + first_position(encoder.config)
     extra = {} if adapters is None else {"adapters": adapters}
     output = encoder(**inputs, attention_mask=nothing, position_ids=positions, layout=layout, **extra, **wanted)
     return _of_tokens(output, lambda states: states.squeeze(0))
@@ -77,9 +78,10 @@ def _packed(encoder, inputs, layout: PackedLayout, adapters: AdapterPass | None,
 def _padded(encoder, inputs, layout: PackedLayout, adapters: AdapterPass | None, wanted) -> BaseModelOutput:
     """With padding.
 
-    Families that cannot be packed get a pass for each of the layout's buckets, padded to the longest sequence in it,
-    where one process computes on a CPU: there padding costs as much as text, and no other process has to make as many
-    passes. All others, which were asked not to be packed, get a single pass.
+    Families whose states change with padding get a pass for each length, without any. Others that cannot be packed get
+    one for each of the layout's buckets, padded to the longest sequence in it, where one process computes on a CPU:
+    there padding costs as much as text, and no other process has to make as many passes. All others, which were asked
+    not to be packed, get a single pass.
     """
     implementation = encoder.config._attn_implementation
     if implementation not in AttentionMaskInterface().valid_keys() and len(set(layout.lengths)) > 1:
@@ -87,6 +89,8 @@ def _padded(encoder, inputs, layout: PackedLayout, adapters: AdapterPass | None,
             f"attention {implementation!r} has no mask, so that texts would attend to padding; register one with "
             "transformers.AttentionMaskInterface, or choose another implementation"
         )
+    if depends_on_padding(encoder.config) and layout.lengths:
+        return _by_length(encoder, inputs, layout)
     alone = layout.starts.device.type == "cpu" and not (dist.is_available() and dist.is_initialized())
     if encoder.config.model_type not in PACKED_FAMILIES and alone and layout.buckets and not wanted:
         return _in_buckets(encoder, inputs, layout)  # adapters are for families that can be packed
@@ -121,6 +125,18 @@ def _in_buckets(encoder, inputs: Mapping[str, Tensor], layout: PackedLayout) -> 
         hidden.append(_pass(encoder, inputs, index, mask).last_hidden_state.flatten(0, 1))
         first = last
     return BaseModelOutput(torch.cat(hidden).index_select(0, layout.scatter))
+
+
+def _by_length(encoder: nn.Module, inputs: Mapping[str, Tensor], layout: PackedLayout) -> BaseModelOutput:
+    hidden, tokens, lengths = [], [], layout.cu_seqlens.diff()
+    for length in sorted(set(layout.lengths)):
+        starts = layout.starts[lengths == length, None]
+        place = torch.arange(max(length, shortest_input(encoder.config)), device=starts.device)
+        mask = (place < length).expand(len(starts), -1)
+        index = torch.where(mask, starts + place, 0)
+        hidden.append(_pass(encoder, inputs, index, mask).last_hidden_state[mask])
+        tokens.append(index[mask])
+    return BaseModelOutput(torch.cat(hidden).index_select(0, torch.cat(tokens).argsort()))
 
 
 def _pass(encoder: nn.Module, inputs: Mapping[str, Tensor], index: Tensor, mask: Tensor, **extra) -> BaseModelOutput:

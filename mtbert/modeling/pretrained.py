@@ -8,10 +8,10 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from .configuration_mtbert import MtBertConfig
+from .encoders import check_encoder
 
 _OURS = MtBertConfig.model_type  # such a checkpoint names the code beside it, for those who have not installed mtbert
 
@@ -24,15 +24,16 @@ def encoder_config(encoder: str | os.PathLike, **where: Any) -> PreTrainedConfig
         where: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, as in transformers.
 
     Raises:
-        ValueError: for an encoder that brings code of its own, is unknown to transformers, or has a decoder.
+        ValueError: for an encoder that brings code of its own, or that `check_encoder` refuses.
     """
     _refuse_code(encoder, "config.json", PreTrainedConfig.get_config_dict(encoder, **where)[0])
     config = AutoConfig.from_pretrained(encoder, **where)
     if config.model_type not in CONFIG_MAPPING or config.model_type == _OURS:
         raise ValueError(f"{encoder}: {config.model_type!r} is not an encoder of transformers; give one that is")
-    encoder_only = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES  # what is pretrained with masks sees all
-    if not encoder_only or getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False):
-        raise ValueError(f"{encoder}: {config.model_type!r} has a decoder; give an encoder-only model")
+    try:
+        check_encoder(config)
+    except ValueError as error:
+        raise ValueError(f"{encoder}: {error}") from error
     return config
 
 

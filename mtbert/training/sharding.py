@@ -20,6 +20,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from ..modeling.encoders import depends_on_padding
 from .interruption import ResumableTrainer
 from .processes import refuse_with_shares
 from .reporting import print_lines
@@ -38,8 +39,10 @@ def encoder_layers(encoder: nn.Module) -> tuple[nn.ModuleList, ...]:
         inside = any(name.startswith(f"{outer}.") for outer, _ in found)
         if isinstance(module, nn.ModuleList) and len(module) and not inside:
             found.append((name, module))
+    kind = encoder.config.model_type
+    if depends_on_padding(encoder.config):  # processes would make different numbers of passes, and wait for each other
+        raise ValueError(f"training.shard_encoder: {kind} encoders make a pass for each length of text; drop it")
     if not found:
-        kind = encoder.config.model_type
         raise ValueError(f"training.shard_encoder: {kind} encoders have no list of layers; drop it")
     return tuple(module for _, module in found)
 

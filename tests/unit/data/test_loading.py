@@ -311,7 +311,7 @@ def test_a_label_may_hold_a_separator():
         (
             TOPICS,
             "art|sport",
-            "a list of different names, or names separated by '|' or ',', out of: art".replace("|", r"\|"),
+            "a list of different names, or names separated by '|', ';' or ',', out of: art".replace("|", r"\|"),
         ),
         (TOPICS, "art,art", "a list of different names"),
     ],

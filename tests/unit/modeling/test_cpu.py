@@ -12,6 +12,8 @@ from torch import nn
 from mtbert.modeling import cpu
 from mtbert.modeling.cpu import MIN_ROWS, Dropout, Linear, dropout, use_faster_layers
 
+needs_onednn = pytest.mark.usefixtures("onednn")
+
 
 @pytest.fixture
 def onednn(monkeypatch):
@@ -37,6 +39,22 @@ def pair(*args, **kwargs) -> tuple[nn.Linear, Linear]:
 
 
 class TestLinear:
+    @needs_onednn
+    @pytest.mark.parametrize("change", [lambda y: y.div_(2), lambda y: y.relu_(), lambda y: y[..., 0].zero_()])
+    @pytest.mark.parametrize("shape", [(MIN_ROWS,), (MIN_ROWS, 2), (2, 3, MIN_ROWS)])
+    def test_the_output_may_be_changed_in_place(self, shape, change):
+        """As Longformer does; the inputs are no contiguous ones, as there."""
+        results = []
+        for layer in pair(24, 40):
+            inputs = torch.randn(24, *shape, generator=torch.Generator().manual_seed(0)).requires_grad_()
+            output = layer(inputs.movedim(0, -1))
+            change(output)
+            output.pow(2).sum().backward()
+            results.append([output, inputs.grad, *(p.grad for p in layer.parameters())])
+        for expected, found in zip(*results, strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+    @needs_onednn
     @pytest.mark.parametrize("bias", [True, False])
     @pytest.mark.parametrize("shape", [(MIN_ROWS,), (1, 101), (3, 40), (2,), (1, 0)])
     @pytest.mark.parametrize("sizes", [(24, 40), (40, 24), (7, 1)])

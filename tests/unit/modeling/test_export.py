@@ -61,6 +61,38 @@ def test_all_heads_in_one_graph(make_model, tasks, tmp_path):
     check(make_model([*tasks, *HEADS]), tmp_path / "model.onnx")
 
 
+NAMES = ("linear", "embedding", "softmax", "val_3", "gelu", "layer_norm", "add", "length", "sequences", "heads")
+NAMES += ("input_ids", "attention_mask", "token_type_ids", "input_ids_logits")
+
+
+def test_tasks_called_like_values_of_the_graph_and_a_quantised_graph(make_model, tmp_path):
+    """A name is one of the graph's inputs, inner values and dimensions, or of the output that another name gets."""
+    onnx, quantization = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime.quantization")
+    model = make_model([TaskSpec(name, labels=2 + i, pooling=("cls", "mean")[i % 2]) for i, name in enumerate(NAMES)])
+    file = tmp_path / "model.onnx"
+    names = model.eval().export_onnx(file)
+    longer = ("input_ids_logits_logits", "attention_mask_logits", "token_type_ids_logits")
+    assert names == [*NAMES[:10], *longer, "input_ids_logits"]
+    onnx.checker.check_model(onnx.load(file), full_check=True)
+    quantization.shape_inference.quant_pre_process(str(file), str(tmp_path / "prepared.onnx"))
+    for graph in ("model", "prepared"):
+        quantization.quantize_dynamic(str(tmp_path / f"{graph}.onnx"), str(tmp_path / f"{graph}-int8.onnx"))
+    for graph in ("model", "prepared", "model-int8", "prepared-int8"):
+        session = onnxruntime.InferenceSession(str(tmp_path / f"{graph}.onnx"), providers=["CPUExecutionProvider"])
+        assert [output.name for output in session.get_outputs()] == names
+        for size in SIZES:
+            inputs = padded(*size)
+            logits = session.run(names, {key: value.numpy() for key, value in inputs.items()})
+            with torch.no_grad():
+                expected = model(**inputs, tasks="all").task_logits
+            for own, name in zip(logits, NAMES, strict=True):
+                difference = np.abs(own - expected[name].numpy())
+                if "int8" in graph:
+                    assert difference.mean() < 0.1 * max(1.0, float(expected[name].abs().max()))
+                else:
+                    assert difference.max() < 1e-4
+
+
 def test_chosen_tasks_and_an_odd_number_of_sequences(make_model, tmp_path):
     model = make_model()
     names = model.export_onnx(tmp_path / "model.onnx", ["topics", "close"])

@@ -1,0 +1,139 @@
+"""Which encoders of transformers can be taken, and what some families do otherwise than BERT."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import warnings
+
+from torch import Tensor, nn
+from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
+
+# What is pretrained with masks sees both sides of a token; Splinter is, too, but has no masked-LM class.
+_TEXT_ENCODERS = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "splinter"}
+
+_PAGES = "it reads where words stand on a page, which texts do not say; give an encoder of plain text"
+_IMAGES = "it reads images beside texts; give its text encoder alone, or another encoder of plain text"
+# Families that take no batch of token ids alone, or answer otherwise than with a state of `hidden_size` for each token.
+_REFUSED = {
+    "bros": _PAGES,
+    "canine": "it reads characters, for which the tokenizers library has no tokenizer; give an encoder of word pieces",
+    "layoutlmv2": _PAGES,
+    "layoutlmv3": _PAGES,
+    "lilt": _PAGES,
+    "markuplm": _PAGES,
+    "modernvbert": _IMAGES,
+    "perceiver": "it reads bytes and takes no input_ids; give an encoder of word pieces",
+    "reformer": "it needs texts of a fixed multiple of tokens, and its states are twice hidden_size; give another",
+    "ultravbert": _IMAGES,
+}
+
+# Families whose states of a text change with the padding behind it: convolutions, Fourier transforms and pooling over
+# neighbouring tokens see it, and YOSO misreads today's masks. A test holds the others to be independent of it.
+_PADDING_SENSITIVE = {"convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"}
+
+
+def check_encoder(config: PreTrainedConfig) -> None:
+    """Refuse what is no text encoder, or lacks what it needs, before any of it is built.
+
+    Raises:
+        ValueError: names the family, the reason and the remedy.
+    """
+    kind = config.model_type
+    if kind in _REFUSED:
+        raise ValueError(f"{kind!r} can not be the encoder: {_REFUSED[kind]}")
+    decodes = any(getattr(config, key, False) for key in ("is_decoder", "is_encoder_decoder", "causal"))
+    if decodes or (kind not in _TEXT_ENCODERS and kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
+        raise ValueError(f"{kind!r} has a decoder; give an encoder-only model")
+    if kind not in _TEXT_ENCODERS:
+        raise ValueError(
+            f"{kind!r} is no text encoder of transformers; give one that was pretrained with masked tokens"
+        )
+    if kind == "xmod" and config.default_language not in config.languages:
+        raise ValueError(
+            f"'xmod': default_language is {config.default_language!r}, but must name the language of the texts, one of "
+            f"{', '.join(config.languages)}; set it in the encoder's config"
+        )
+    if kind == "nystromformer" and config.num_landmarks != config.segment_means_seq_len:
+        raise ValueError(
+            f"'nystromformer': segment_means_seq_len is {config.segment_means_seq_len}, so that every text must have a "
+            f"multiple of {config.num_landmarks} tokens; set it to num_landmarks ({config.num_landmarks}) in the "
+            "encoder's config, which computes the whole attention"
+        )
+    if _counts_after_padding(config) and config.pad_token_id is None:
+        raise ValueError(f"{kind!r}: pad_token_id is null, but positions are counted from it; set it in its config")
+
+
+def adopt(encoder: PreTrainedModel) -> None:
+    """Warn where an encoder computes otherwise here than its config says, and make it answer alike for every batch."""
+    kind = encoder.config.model_type
+    if kind == "big_bird" and encoder.config.attention_type == "block_sparse":
+        # transformers changes to it for good at the first short batch, so that answers would depend on what came before
+        warnings.warn("big_bird: attention_type is 'original_full' from now on, not 'block_sparse'", stacklevel=2)
+        encoder.set_attention_type("original_full")
+        encoder.config.attention_type = "original_full"
+    if kind == "mra" and sys.modules[type(encoder).__module__].mra_cuda_kernel is None:
+        warnings.warn(
+            "mra: transformers has no kernel for its attention on this machine and leaves attention out, so that no "
+            "token sees another; use a machine with CUDA and the kernels package, or another encoder",
+            stacklevel=2,
+        )
+
+
+def _model_class(config: PreTrainedConfig) -> type:
+    classes = MODEL_MAPPING[type(config)]
+    return classes[0] if isinstance(classes, tuple) else classes
+
+
+def _counts_after_padding(config: PreTrainedConfig) -> bool:
+    """Whether a family numbers positions as RoBERTa does, by a function that its file of transformers shares."""
+    module = sys.modules[_model_class(config).__module__]
+    makers = [module, *(value for value in vars(module).values() if inspect.isclass(value))]
+    rotary = getattr(config, "position_embedding_type", "absolute") in ("rotary", None)
+    return not rotary and any(hasattr(maker, "create_position_ids_from_input_ids") for maker in makers)
+
+
+def first_position(config: PreTrainedConfig) -> int:
+    """The position id of a text's first token: 0, or (RoBERTa and its kin) the first after the padding index."""
+    return config.pad_token_id + 1 if _counts_after_padding(config) else 0
+
+
+def depends_on_padding(config: PreTrainedConfig) -> bool:
+    """Whether a text's states change with the padding behind it, so that it must be encoded without any."""
+    return config.model_type in _PADDING_SENSITIVE
+
+
+def shortest_input(config: PreTrainedConfig) -> int:
+    """The fewest tokens an encoder takes, padding counted: Funnel halves a text after each block but the last."""
+    return 2 ** (len(config.block_sizes) - 1) + 1 if config.model_type == "funnel" else 1
+
+
+class NoPooler(nn.Module):
+    """Stands where a family calls its pooler without asking whether there is one."""
+
+    def forward(self, states: Tensor) -> None:
+        return None
+
+
+def has_pooler(encoder: nn.Module) -> bool:
+    """Whether an encoder has a pooler of its own."""
+    return not isinstance(getattr(encoder, "pooler", None), (NoPooler, type(None)))
+
+
+def drop_pooler(encoder: nn.Module) -> None:
+    """Take an encoder's pooler and its weights away."""
+    if has_pooler(encoder):
+        optional = "add_pooling_layer" in inspect.signature(type(encoder).__init__).parameters
+        encoder.pooler = None if optional else NoPooler()
+
+
+def pool(encoder: nn.Module, first: Tensor) -> Tensor:
+    """What the encoder's own pooler makes of first states `(sequences, hidden)`; of the same shape."""
+    if isinstance(encoder.pooler, nn.Linear):  # ALBERT and BigBird have its activation beside it
+        activation = encoder.pooler_activation if hasattr(encoder, "pooler_activation") else encoder.activation
+        return activation(encoder.pooler(first))
+    return encoder.pooler(first.unsqueeze(1))
