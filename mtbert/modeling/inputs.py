@@ -97,14 +97,14 @@ def _encode(tokenizer, texts, pairs, limit, separator=None, name="") -> dict[str
     """`input_ids`, `token_type_ids` and `truncated` of texts or of pairs in one input."""
     if not len(texts):  # tokenizers fail on an empty list
         return {"input_ids": [], "token_type_ids": [], "truncated": []}
-    backend = _private(tokenizer)
-    before, between, after = _template(backend, pairs is not None)
+    before, between, after = _template(tokenizer, pairs is not None)
     special = before + (between if separator is None else len(separator)) + after
     if limit < special:
         raise ValueError(f"task {name!r}: max_length is {limit}, but an input has {special} special tokens alone")
     left = tokenizer.truncation_side == "left"
     ids, types, truncated = [], [], []
-    for encoding in backend.encode_batch(list(texts) if pairs is None else list(zip(texts, pairs, strict=True))):
+    rows = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+    for encoding in _private(tokenizer).encode_batch(rows):
         row, parts = encoding.ids, encoding.sequence_ids
         counts = parts.count(0), parts.count(1)
         kept = longest_first(*counts, limit - special)
@@ -156,13 +156,14 @@ def _private(tokenizer: PreTrainedTokenizerBase) -> Any:
     return private
 
 
-def _template(backend: Any, pair: bool) -> tuple[int, int, int]:
+def _template(tokenizer: PreTrainedTokenizerBase, pair: bool) -> tuple[int, int, int]:
     """How many special tokens a tokenizer puts before the first text, between the two, and behind the last.
 
     Raises:
         ValueError: if it makes no token of any text.
     """
-    for text in chain(("a 1 .",), backend.get_vocab()):
+    backend = _private(tokenizer)
+    for text in chain(("a 1 .",), tokenizer.all_special_tokens, backend.get_vocab()):
         parts = backend.encode(text, text if pair else None).sequence_ids
         if 0 in parts:
             break
