@@ -87,7 +87,7 @@ class ResumableTrainer(Trainer):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self._given = given_record(self.optimizer, self.lr_scheduler)
+        self._given = given_record(self.optimizer, self.lr_scheduler, self.optimizer_cls_and_kwargs)
         self.on_signal = StopOnSignal()
         if self.args.save_strategy != SaveStrategy.NO:
             self.add_callback(self.on_signal)

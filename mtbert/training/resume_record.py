@@ -125,12 +125,12 @@ def parameters_record(model: nn.Module, decayed: Collection[str]) -> dict[str, l
     }
 
 
-def given_record(optimizer: Any, scheduler: Any) -> Record:
-    """Optimizer and schedule of the rate that a trainer was given already made: their classes and defaults."""
+def given_record(optimizer: Any, scheduler: Any, to_be_made: Any) -> Record:
+    """What a trainer was given of its own: optimizer and schedule of the rate, or the former's class and arguments."""
     return {
         key: None if given is None else {"class": type(given).__name__, **getattr(given, "defaults", {})}
         for key, given in (("optimizer", optimizer), ("scheduler", scheduler))
-    }
+    } | {"optimizer_cls_and_kwargs": to_be_made}
 
 
 def weights_hash(parameters: Iterable[tuple[str, Tensor]]) -> str:
