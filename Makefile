@@ -7,7 +7,7 @@ RUN := runs/quickstart
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help venv encoder quickstart lint audit format test test-avx2 soak bench clean
+.PHONY: help venv encoder quickstart lint audit format test test-avx2 common soak bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -61,6 +61,17 @@ soak: venv  ## kill runs at 20 random points, try thousands of malformed inputs,
 	HF_HUB_OFFLINE=1 MTBERT_SOAK=20 MTBERT_MALFORMED=1000 MTBERT_SOAK_STEPS=2000 MTBERT_ALL_CASES=1 \
 	  $(BIN)/python -m pytest tests/soak tests/malformed tests/invariants/test_leak.py tests/invariants/test_families.py \
 	  tests/distributed $(PYTEST_ARGS)
+
+# the distribution's tests stay in $(VENV)
+COMMON := $(VENV)/common
+
+common: venv  ## run transformers' own tests of a model, which it downloads, on ours (6 minutes)
+	$(BIN)/python -m pip install --quiet --no-deps parameterized==0.9.0
+	version=$$(sed -n 's/^transformers==//p' constraints.txt) && folder=$(COMMON)/transformers-$$version && \
+	  { test -d $$folder/tests || { $(BIN)/python -m pip download --quiet --no-deps \
+	    --no-binary transformers --dest $(COMMON) transformers==$$version && \
+	    tar --extract --gzip --file $(COMMON)/transformers-$$version.tar.gz --directory $(COMMON) transformers-$$version/tests; }; } && \
+	  HF_HUB_OFFLINE=1 MTBERT_COMMON=$$folder/tests $(BIN)/python -m pytest tests/common -W ignore $(PYTEST_ARGS)
 
 bench: encoder  ## compare with what a user would pick instead (on idle cores, 8 minutes)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]' --constraint constraints.txt
