@@ -18,9 +18,8 @@ from ..modeling.heads import IGNORED
 
 # What is wrong with a row, one bit each; those about a text have one bit for each of two texts.
 NO_LABEL, BAD_LABEL = 1, 2
-EMPTY, NUL, SWALLOWED = (4, 8), (16, 32), (64, 128)
+EMPTY, NUL = (4, 8), (16, 32)
 SHOWN = 5
-SWALLOWED_RULE = "a quote swallowed a tab and a line break; set quoting to none if quotes are text, or to double if not"
 
 # `datasets` names what `map` made by its function's name and arguments; as an argument, this names the code too.
 CODE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
@@ -165,7 +164,6 @@ def check_batch(
     label: str,
     id: str | None,
     reader: LabelReader | None,
-    tabs: bool,
     code: str,
 ) -> dict[str, list]:
     """One batch in the output columns, plus `_status`, the bits of all that is wrong with a row."""
@@ -178,8 +176,6 @@ def check_batch(
                 status[i] |= EMPTY[k]
             elif "\0" in value:
                 status[i] |= NUL[k]
-            elif tabs and "\t" in value and "\n" in value:
-                status[i] |= SWALLOWED[k]
     if reader is not None:
         out["label"] = []
         for i, value in enumerate(batch[label]):
@@ -199,9 +195,8 @@ def wrong_rows(
 ) -> list[str]:
     """The rows that make a split unusable, as one sentence a column and rule."""
     kinds = [(label, BAD_LABEL, f"labels must be {reader.accepted}")] if reader else []
-    for column, nul, swallowed in zip(text, NUL, SWALLOWED, strict=False):
+    for column, nul in zip(text, NUL, strict=False):
         kinds.append((column, nul, "NUL characters are refused; remove them"))
-        kinds.append((column, swallowed, SWALLOWED_RULE))
     found = []
     for column, bit, rule in kinds:
         if len(rows := np.flatnonzero(status & bit)):

@@ -16,7 +16,7 @@ from ..modeling.configuration_mtbert import TaskSpec
 from .delimited import ReadError, separator_hint
 from .labels import CODE, EMPTY, NO_LABEL, SHOWN, LabelReader, check_batch, label_feature, listed, wrong_rows
 from .leakage import shared_rows
-from .readers import FORMATS, SEPARATOR_NAMES, SEPARATORS, SUFFIXES, RowFile, file_format, form_problems, lacks
+from .readers import FORMATS, SEPARATOR_NAMES, SEPARATORS, SHORT, SUFFIXES, RowFile, file_format, form_problems, lacks
 
 SPLITS = ("train", "dev", "test")
 UNLABELLED = "unlabelled"
@@ -152,8 +152,7 @@ class SplitReport:
         if self.short:
             lines.append(
                 f"warning: {self.task} {self.split}: {len(self.short):,} of {self.read:,} rows have fewer fields than "
-                f"the header ({_rows(self.short)}), so that their last are empty; if a text of theirs is cut at a line "
-                "break, put it in quotes"
+                f"the header ({_rows(self.short)}), {SHORT}"
             )
         return lines
 
@@ -363,10 +362,7 @@ def check_rows(
     if labelled:
         features["label"] = label_feature(task.problem_type)
     features |= {"row": Value("int64")} | ({"id": Value("string")} if data.id else {}) | {"_status": Value("uint8")}
-    # A field with a tab and a line break is what an unbalanced quote leaves of several lines of a tsv file. The
-    # course's files were written with quotes by a program, so their quotes are balanced.
-    tabs = not data.hub and data.format_of(source) == "tsv" and data.quoting is None
-    kwargs = {"text": data.text, "label": data.label, "id": data.id, "reader": reader, "tabs": tabs, "code": CODE}
+    kwargs = {"text": data.text, "label": data.label, "id": data.id, "reader": reader, "code": CODE}
     try:
         checked = dataset.map(
             check_batch,
