@@ -5,10 +5,12 @@
       --text_pair sentence2 --id id --format cs224n --output para-test-output.csv
     echo "What a day." | python recipes/predict.py runs/quickstart --tasks sentiment --format jsonl --output -
 
-FILE is csv, tsv, json (lines), jsonl or parquet; on standard input there are json lines, or one text a line. Rows keep
-their order, and none is left out. The columns written are the id (or the row's number, from 1), for each task what it
-predicts, and for each of its labels, as task:label, the probability. `--format cs224n` writes the CS224N default
-project's submission files; with several tasks, --output is then a folder.
+FILE is csv, tsv, json (lines), jsonl or parquet, compressed (.gz, .bz2, .xz, .zip) or not, and is read as training
+reads it; on standard input there are json lines, or one text a line. Rows keep their order, and none is left out: an
+empty text is answered, too. Blank lines are no rows, except among texts that stand one on a line. The columns written
+are the id (or the row's number, from 1), for each task what it predicts, and for each of its labels, as task:label,
+the probability. `--format cs224n` writes the CS224N default project's submission files; with several tasks, --output
+is then a folder.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
         raise ValueError(f"task {args.task!r} gives no text; see --shortest and --longest, or take another task")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with args.out.open("x", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, delimiter="\t", lineterminator="\n")
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(task.data.text)
         writer.writerows(rows)
     print(f"{len(rows):,} rows in {args.out}")

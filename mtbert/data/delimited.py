@@ -69,13 +69,10 @@ class Dialect:
         value = f'(?:"{inside}"|{other}"]{other}]*+|)'
         return re.compile(f"{value}(?:{re.escape(self.separator)}{value})*+\r*")
 
-    def needless_quotes(self, columns: int) -> re.Pattern:
-        """Matches a field in quotes that holds no separator, line end or quote.
-
-        In a file of one column, each line within quotes may be a row of its own.
-        """
-        separator, newline = re.escape(self.separator), "" if columns == 1 else "\n"
-        return re.compile(f'(?:^|{separator})("[^"{separator}{RETURN}{newline}]+")(?={separator}|\\Z)')
+    def needless_quotes(self) -> re.Pattern:
+        """Matches a field in quotes that holds no separator, line end or quote."""
+        separator = re.escape(self.separator)
+        return re.compile(f'(?:^|{separator})("[^"{separator}\n{RETURN}]+")(?={separator}|\\Z)')
 
 
 class DelimitedRows:
@@ -90,14 +87,15 @@ class DelimitedRows:
 
     Attributes:
         names: the columns; a nameless one is called `Unnamed: N`, N counted from 0.
+        short: numbers, from 1, of the rows so far that lack their last fields.
 
     Raises:
         ReadError: there is no header, or it names a column twice; while iterating: a row can not be read exactly.
     """
 
     def __init__(self, blocks: Iterable[bytes], dialect: Dialect, size: int = 2000):
-        self.dialect, self.size, self.names = dialect, size, []
-        self.closed, self.count = dialect.closed_line(), 0
+        self.dialect, self.size, self.names, self.short = dialect, size, [], []
+        self.closed, self.needless, self.count = dialect.closed_line(), dialect.needless_quotes(), 0
         self.open, self.first, self.length = [], 0, 0  # the lines of a record with an open quote
         self.stand_ins = dialect.quoting == "backslash"
         self.end, lines = _lines(_escaped(_decoded(blocks), dialect), dialect.quoted)
@@ -108,13 +106,14 @@ class DelimitedRows:
         self.records = chain([(numbers[1:], records[1:])], self.records)
         if "\0" in records[0]:
             raise ReadError("line 1 is no UTF-8 text; convert the file (it holds NUL characters, as UTF-16 does)")
+        if excel := re.fullmatch('"?sep=(.?)"?', records[0]):
+            raise ReadError(f"line 1, {records[0]!r}, is for Excel; remove it, and set separator to {excel[1]!r}")
         names = [name or f"Unnamed: {i}" for i, name in enumerate(self._fields(records[:1])[0])]
         if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise ReadError(f"the header names {repeated} more than once; give each column its name")
         self.names = names
         plain = not any(field.startswith('"') for field in records[0].split(dialect.separator))
-        doubtful = dialect.doubtful and dialect.quoting is None and plain
-        self.needless = dialect.needless_quotes(len(names)) if doubtful else None
+        self.doubtful = dialect.doubtful and dialect.quoting is None and plain
 
     def __iter__(self) -> Iterator[list[list[str | None]]]:
         """Chunks of at most `size` rows, as columns in the order of `names`; a field that a row lacks is None."""
@@ -134,11 +133,10 @@ class DelimitedRows:
         def place(i: int) -> str:
             return f"row {before + i + 1:,} (line {numbers[i]:,})"
 
-        if self.needless is not None:
+        if self.doubtful:
             for i, record in enumerate(records):
-                if '"' in record and (field := self.needless.search(record)):
-                    doubt = f"{place(i)}: the quotes of {_short(field[1])} may belong to the text or not"
-                    raise ReadError(f"{doubt}; set quoting to none if they do, or to double if they do not")
+                if doubt := '"' in record and self._doubt(record):
+                    raise ReadError(f"{place(i)}: {doubt}")
         width = len(self.names)
         fields, widths = self._fields(records)
         if len(widths) != len(records):
@@ -152,7 +150,23 @@ class DelimitedRows:
                     counts = f"has {fields_of_row:,} fields, but the header names {width:,}"
                     raise ReadError(f"{place(i)} {counts}; {self._fields_remedy()}")
                 fields += [*islice(rest, fields_of_row), *[None] * (width - fields_of_row)]
+                if fields_of_row < width:
+                    self.short.append(before + i + 1)
         return [fields[i::width] for i in range(width)]
+
+    def _doubt(self, record: str) -> str | None:
+        """Why the quotes of a record may be text, and what to do; None if they are none."""
+        separator = self.dialect.separator
+        if field := self.needless.search(record):
+            column = self.names[len(self._fields([f"{record[: field.start(1)]}x"])[0]) - 1]
+            why = f"column {column!r}: the quotes of {_short(field[1])} may be text"
+        elif "\n" in record and (
+            len(self.names) == 1 or any("\n" in field and separator in field for field in self._fields([record])[0])
+        ):
+            why = f"a quote that may be text swallowed a tab and a line break: {_short(record)}"
+        else:
+            return None
+        return f"{why}; set quoting to none if quotes are text, or to double if they enclose it"
 
     def _fields(self, records: list[str]) -> tuple[list[str], list[int]]:
         """All fields of the rows that `csv` makes of records, one row after the other, and how many each has."""
@@ -272,6 +286,7 @@ def separator_hint(names: Sequence[str]) -> str:
 
 
 def _short(text: str) -> str:
+    text = text.translate(dict(zip(range(0xD800, 0xD804), '"\\\n\r', strict=True)))
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 

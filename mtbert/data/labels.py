@@ -20,13 +20,12 @@ from .label_reading import LIST, MAPPING, VECTOR, Label, LabelReader, number_of
 
 # What is wrong with a row, one bit each; those about a text have one bit for each of two texts.
 NO_LABEL, BAD_LABEL, TWO_READINGS = 1, 2, 256
-EMPTY, NUL, SWALLOWED = (4, 8), (16, 32), (64, 128)
+EMPTY, NUL = (4, 8), (16, 32)
 # What a row of a multi-label task can only be: a list of labels, or a 0/1 vector. It says how others are to be read.
 LISTS, VECTORS = 512, 1024
 SHOWN = 5
 NAMES = 20  # that an error lists
 MARK = "labels checked by mtbert: "
-SWALLOWED_RULE = "a quote swallowed a tab and a line break; set quoting to none if quotes are text, or to double if not"
 
 # `datasets` names what `map` made by its function's name and arguments; as an argument, this names the code too.
 CODE = hashlib.sha256(Path(__file__).read_bytes() + Path(label_reading.__file__).read_bytes()).hexdigest()
@@ -110,7 +109,6 @@ def check_batch(
     label: str,
     id: str | None,
     reader: LabelReader | None,
-    tabs: bool,
     code: str,
 ) -> dict[str, list]:
     """One batch in the output columns, plus `_status`, the bits of all that is wrong with a row."""
@@ -123,8 +121,6 @@ def check_batch(
                 status[i] |= EMPTY[k]
             elif "\0" in value:
                 status[i] |= NUL[k]
-            elif tabs and "\t" in value and "\n" in value:
-                status[i] |= SWALLOWED[k]
     if reader is not None:
         out["label"] = []
         for i, value in enumerate(batch[label]):
@@ -147,9 +143,8 @@ def wrong_rows(
         kinds.append((label, TWO_READINGS, _both_readings(dataset, label, reader, status)))
         if (status & LISTS).any():
             kinds.append((label, VECTORS, "these are 0/1 vectors, others lists of labels; write all in one form"))
-    for column, nul, swallowed in zip(text, NUL, SWALLOWED, strict=False):
+    for column, nul in zip(text, NUL, strict=False):
         kinds.append((column, nul, "NUL characters are refused; remove them"))
-        kinds.append((column, swallowed, SWALLOWED_RULE))
     found = []
     for column, bit, rule in kinds:
         if len(rows := np.flatnonzero(status & bit)):

@@ -326,10 +326,7 @@ def check_rows(
     if labelled:
         features["label"] = label_feature(task.problem_type)
     features |= {"row": Value("int64")} | ({"id": Value("string")} if data.id else {}) | {"_status": Value("uint16")}
-    # A field with a tab and a line break is what an unbalanced quote leaves of several lines of a tsv file. The
-    # course's files were written with quotes by a program, so their quotes are balanced.
-    tabs = not data.hub and data.format_of(source) == "tsv" and data.quoting is None
-    kwargs = {"text": data.text, "label": data.label, "id": data.id, "tabs": tabs, "code": CODE}
+    kwargs = {"text": data.text, "label": data.label, "id": data.id, "code": CODE}
 
     def read(reader: LabelReader | None) -> tuple[Dataset, np.ndarray]:
         checked = dataset.map(

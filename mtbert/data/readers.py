@@ -6,6 +6,7 @@ import bz2
 import gzip
 import hashlib
 import lzma
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,6 +34,7 @@ SEPARATOR_NAMES = {"tab": "\t", "\\t": "\t"}
 BLOCK = 1 << 20  # bytes
 ROWS = 2000  # of a table; more make Python's garbage collector slow
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, RuntimeError)
+SHORT = "so that their last are empty; if a text of theirs is cut at a line break, put it in quotes"
 BROKEN_PARQUET = (OSError, ValueError, KeyError, NotImplementedError)
 FILES = (__file__, delimited.__file__, json_rows.__file__)
 CODE = hashlib.sha256(b"".join(Path(file).read_bytes() for file in FILES)).hexdigest()
@@ -147,7 +149,12 @@ class RowFile:
                 rows = self._delimited(file, size)
                 check(rows.names)
                 for chunk in rows:
-                    yield {column: list(chunk[rows.names.index(column)]) for column in columns}
+                    yield {column: chunk[rows.names.index(column)] for column in columns}
+            if rows.short:
+                some = (
+                    f"{len(rows.short):,} of its rows have fewer fields than the header (first: row {rows.short[0]:,})"
+                )
+                warnings.warn(f"{self.path}: {some}, {SHORT}", stacklevel=2)
 
     def dataset(self, texts: Sequence[str]) -> Dataset:
         """All rows and columns, memory-mapped, from a cache that goes by the file's content.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .labels import SHOWN
+from .readers import SHORT
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,7 @@ class SplitReport:
         if self.short:
             lines.append(
                 f"{where}: {len(self.short):,} of {self.read:,} rows have fewer fields than the header "
-                f"({_rows(self.short)}), so that their last are empty; if a text of theirs is cut at a line break, put "
-                "it in quotes"
+                f"({_rows(self.short)}), {SHORT}"
             )
         return lines
 

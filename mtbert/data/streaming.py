@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from .delimited import ReadError, separator_hint
 from .json_rows import check_texts, decoded_lines, json_batches, json_chunks
-from .labels import CODE, NUL, SWALLOWED, SWALLOWED_RULE, check_batch, listed
+from .labels import CODE, NUL, check_batch, listed
 from .readers import (
     FORMATS,
     SEPARATOR_NAMES,
@@ -150,12 +150,9 @@ class RowSource:
             check_texts(column, batch[column], place)
             if kind in SEPARATORS and None in batch[column]:
                 raise ReadError(f"{place(batch[column].index(None))} {lacks(column)}")
-        tabs = kind == "tsv" and self.quoting is None
-        out = check_batch(batch, list(rows), self.text, "", self.id, None, tabs, CODE)
+        out = check_batch(batch, list(rows), self.text, "", self.id, None, CODE)
         for i, status in enumerate(out.pop("_status").tolist()):
-            for column, nul, swallowed in zip(self.text, NUL, SWALLOWED, strict=False):
+            for column, nul in zip(self.text, NUL, strict=False):
                 if status & nul:
                     raise ReadError(f"{place(i)}: {column!r} holds a NUL character; remove it")
-                if status & swallowed:
-                    raise ReadError(f"{place(i)}: {column!r}: {SWALLOWED_RULE}")
         return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
 import io
 import json
@@ -178,6 +179,37 @@ def test_the_course_s_files_are_what_its_code_writes(predict, checkpoint, tokeni
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "all" / "same.csv").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "second", "form"),
+    [
+        ("in.csv", 'key,text\na,the\rcat\nb,"a\rdog"\r\n\nc,\n', "a\rdog", []),
+        ("in.tsv", 'key\ttext\na\tthe cat\nb\t"a" dog\nc\t\n', '"a" dog', ["--quoting", "none"]),
+        (
+            "in.csv",
+            'key;text\na;"the; cat"\nb;"a \\"dog\\""\nc;\n',
+            'a "dog"',
+            ["--separator", ";", "--quoting", "backslash"],
+        ),
+        (
+            "in.jsonl.gz",
+            '{"key": "a", "text": "x"}\n\n{"key": "b", "text": "2020-01-01"}\n{"key": "c", "text": ""}',
+            "2020-01-01",
+            [],
+        ),
+    ],
+)
+def test_three_rows_are_three_answers(predict, checkpoint, tokenizer, tmp_path, name, content, second, form):
+    raw = content.encode()
+    (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
+    output = tmp_path / "out.csv"
+    command = [checkpoint, str(tmp_path / name), "--tasks", "stars", "--id", "key", "--output", str(output), *form]
+    predict.main(command)
+    logits = Predictor(MtBertForMultiTask.from_pretrained(checkpoint), tokenizer, ["stars"])([second, ""])["stars"]
+    found = read(output)
+    assert found["key"].tolist() == ["a", "b", "c"]
+    np.testing.assert_allclose(found[["stars:0", "stars:1", "stars:2"]][1:], softmax(logits, axis=1), atol=1e-5)
+
+
 # ---- standard input ----
 
 
@@ -275,7 +307,7 @@ def test_files_are_read_by_the_chunk_in_order(tmp_path, suffix):
         ("in.csv", b"text\nfine\ngr\xfcn\n", r"in\.csv: line 3 is no UTF-8 text; convert the file"),
         ("in.csv", b"", r"in\.csv is empty"),
         ("in.csv", b"text\na\0b\n", r"in\.csv: row 1: 'text' holds a NUL character"),
-        ("in.tsv", b'text\tb\n"a\t1\nb\t2\n"\t3\n', r"in\.tsv: row 1: 'text': a quote swallowed a tab"),
+        ("in.tsv", b'text\tb\n"a\t1\nb\t2\n"\t3\n', r"in\.tsv: row 1 \(line 2\): a quote that may be text swallowed"),
         ("in.jsonl", b'{"text": "a"}\n{"txt": "b"}\n', r"in\.jsonl: line 2 has no 'text'; it has: txt"),
         ("in.jsonl", b'{"text": "a"}\n{"text": \n', r"in\.jsonl: line 2 is no JSON: Expecting value"),
         (

@@ -134,7 +134,7 @@ def test_random_files_are_read_as_python_writes_them():
         end = "\r\n" if any("\r" in field for row in table for field in row) else draw.choice(["\n", "\r\n"])
         writer = csv.writer(file, delimiter=separator, quoting=quoting, lineterminator=end)
         writer.writerows([[f"c{i}" for i in range(width)], *table])
-        assert rows(file.getvalue(), separator, draw.randint(1, 9), draw.randint(1, 40))[1:] == table
+        assert rows(file.getvalue(), Dialect(separator), draw.randint(1, 9), draw.randint(1, 40))[1:] == table
 
 
 @pytest.mark.parametrize("text", ['"Hello," he said.', '"unbalanced', 'a "b" c', '"a" "b"', '"one" or "two"', '"'])
@@ -157,11 +157,15 @@ def test_quotes_that_are_text(tmp_path, text):
 def test_needless_quotes_of_a_tsv_are_doubtful(tmp_path):
     content = 'text\tlabel\n"Yes"\tgood\n'
     with pytest.raises(
-        ReadError, match=r"row 1 \(line 2\): the quotes of '\"Yes\"' may .*none if they do, or to double"
+        ReadError,
+        match=r"row 1 \(line 2\): column 'text': the quotes of '\"Yes\"' may be .*to none if .*double",
     ):
         rows(content, "\t")
-    with pytest.raises(ReadError, match=r"row 1 \(line 2\): the quotes"):
-        rows('text\n"one\ntwo"\n', "\t")
+    for swallowing in ('text\n"one\ntwo"\n', 'text\tlabel\n"\t1\n"\t0\n', 'label\ttext\n1\t"one\nshort\n0\t"\n'):
+        with pytest.raises(ReadError, match=r"row 1 \(line 2\): a quote that may be text swallowed .*quoting to none"):
+            rows(swallowing, "\t")
+    with pytest.raises(ReadError, match=r"row 2 \(line 4\): column 'b': the quotes of '\"x, y\"' may"):
+        rows('a\tb\n"""c"""\td\n\n"e\tf"\t"x, y"\n', "\t")
     assert rows(content, Dialect("\t", "double", True))[1:] == [["Yes", "good"]]
     assert rows(content, Dialect("\t", "none", True))[1:] == [['"Yes"', "good"]]
     assert rows(content, Dialect("\t"))[1:] == [["Yes", "good"]]  # the course's files
@@ -169,7 +173,7 @@ def test_needless_quotes_of_a_tsv_are_doubtful(tmp_path):
     needed = 'text\tlabel\n"say ""hi"""\tgood\n"a\tb"\t""\n"c\nd"\tbad\n"e\rf"\tbad\n'
     assert [row[0] for row in rows(needed, "\t")[1:]] == ['say "hi"', "a\tb", "c\nd", "e\rf"]
     (tmp_path / "a.tsv").write_text('text\tlabel\n"one\tbad\ntwo"\tgood\n')
-    with pytest.raises(ValueError, match="a quote swallowed a tab.*quoting to none"):
+    with pytest.raises(ValueError, match="a.tsv.*a quote that may be text swallowed a tab.*quoting to none"):
         load_task(MOOD, DataSpec(train="a.tsv"), tmp_path)
     loaded = load_task(MOOD, DataSpec(train="a.tsv", quoting="double"), tmp_path)
     assert loaded.splits["train"]["text"][:] == ["one\tbad\ntwo"]
@@ -200,6 +204,7 @@ def test_quotes_behind_a_backslash(block):
         ("id,text\n1,a\n1;b,c;d,e\n", "row 2 .*has 3 fields"),
         ("id;text\n1;a, b\n", "row 1 .*has 2 fields, but the header names 1; .*separated by ';': set separator to it"),
         ("id,text,id\n1,a,2\n", r"the header names \['id'\] more than once"),
+        ("sep=;\nid;text\n1;a\n", "line 1, 'sep=;', is for Excel; remove it, and set separator to ';'"),
         ("", "is empty"),
         (" \n\n", "is empty"),
         (b"id,text\n1,caf\xe9\n", "line 2 is no UTF-8 text; convert the file"),
@@ -229,6 +234,8 @@ def test_a_short_row_is_told_or_refused(tmp_path):
     (report,) = load_task(MOOD, DataSpec(train="a.csv"), tmp_path).reports
     assert report.short == (1,) and report.left_out == {"no label": (1,)}
     assert report.lines()[1].startswith("warning: mood train: 1 of 2 rows have fewer fields than the header (row 1)")
+    with pytest.warns(UserWarning, match=r"a.csv: 1 of its rows have fewer fields than the header \(first: row 1\)"):
+        list(RowSource(f"{tmp_path}/a.csv").chunks())
     (tmp_path / "b.csv").write_text("label,text\nbad,first half\nsecond half\n")
     for read in (
         lambda: load_task(MOOD, DataSpec(train="b.csv"), tmp_path),
