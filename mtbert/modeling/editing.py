@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from .adapters import make_adapter
 from .configuration_mtbert import MtBertConfig, TaskSpec
 from .heads import make_head
+from .pretrained import make_encoder
 
 if TYPE_CHECKING:
     from .modeling_mtbert import MtBertForMultiTask
@@ -111,7 +112,7 @@ def _plain_model(model: MtBertForMultiTask, spec: TaskSpec) -> PreTrainedModel:
         config.id2label = dict(enumerate(spec.labels))
         config.label2id = {label: i for i, label in enumerate(spec.labels)}
     config._attn_implementation = "sdpa"
-    plain_model = AutoModelForSequenceClassification.from_config(config).to(dtype=model.dtype, device=model.device)
+    plain_model = make_encoder(config, AutoModelForSequenceClassification).to(dtype=model.dtype, device=model.device)
     plain_model.base_model.load_state_dict(model.encoder.state_dict())
     plain_model.classifier.load_state_dict(model.heads[spec.name].out_proj.state_dict())
     return plain_model.train(model.training)
@@ -121,7 +122,7 @@ def export_encoder(model: MtBertForMultiTask) -> PreTrainedModel:
     """A copy of the shared encoder as a plain transformers model (without a pooler if no task reads one)."""
     config = copy.deepcopy(model.config.encoder)
     config._attn_implementation = "sdpa" if model.encoder._supports_sdpa else "eager"
-    plain = AutoModel.from_config(config).to(dtype=model.dtype, device=model.device)
+    plain = make_encoder(config).to(dtype=model.dtype, device=model.device)
     if getattr(plain, "pooler", None) is not None and getattr(model.encoder, "pooler", None) is None:
         plain.pooler = None
     plain.load_state_dict(model.encoder.state_dict())

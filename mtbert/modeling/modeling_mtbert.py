@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
@@ -28,7 +28,7 @@ from .inputs import has_token_types, shown
 from .packing import PackedLayout, Segment, enable_packing, position_offset
 from .padding import encode_padded, padded
 from .prediction import BATCH_TOKENS, Prediction, embed, find_tokenizer, predict
-from .pretrained import encoder_config
+from .pretrained import WHERE, encoder_config, load_encoder, make_encoder
 
 
 @dataclass
@@ -109,10 +109,11 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
     def __init__(self, config: MtBertConfig):
         super().__init__(config)
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._where: dict = {}  # how the hub was asked for the checkpoint
         if not config.tasks:
             raise ValueError("tasks is empty; a model needs at least one task")
         self.tasks: tuple[TaskSpec, ...] = config.task_specs
-        self.encoder = AutoModel.from_config(config.encoder)
+        self.encoder = make_encoder(config.encoder)
         self.heads = nn.ModuleDict({task.name: make_head(task, config.hidden_size) for task in self.tasks})
         self.adapters = nn.ModuleDict(
             {
@@ -163,9 +164,8 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         Raises:
             ValueError: for an encoder whose code is not part of transformers, or that brings its own.
         """
-        keys = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
-        encoder_config(encoder, **{key: kwargs[key] for key in keys if key in kwargs})
-        pretrained = AutoModel.from_pretrained(encoder, **kwargs)
+        encoder_config(encoder, **{key: kwargs[key] for key in WHERE if key in kwargs})
+        pretrained = load_encoder(encoder, **kwargs)
         if os.path.isdir(encoder):
             pretrained.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine
         model = cls(MtBertConfig(encoder=pretrained.config, tasks=list(tasks), adapter=adapter, packed=False))
@@ -173,6 +173,10 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         model.encoder = pretrained
         model._adopt_encoder()
         return model.to(pretrained.dtype)
+
+    def __getstate__(self) -> dict:
+        """What a copy or a pickle holds: no token of a hub."""
+        return self.__dict__ | {"_where": {key: self._where[key] for key in self._where if key != "token"}}
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()

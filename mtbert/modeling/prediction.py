@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from .configuration_mtbert import TaskSpec
 from .inputs import LENGTHS, Row, as_rows, encode_texts, has_token_types
 from .packing import PackedLayout
+from .pretrained import load_tokenizer
 
 if TYPE_CHECKING:
     from .modeling_mtbert import MtBertForMultiTask
@@ -70,9 +70,8 @@ def find_tokenizer(model: MtBertForMultiTask) -> PreTrainedTokenizerBase:
     where = model.name_or_path
     if not where:
         raise ValueError("tokenizer is missing; this model was not loaded from a checkpoint, so give its tokenizer")
-    revision = None if os.path.isdir(where) else getattr(model.config, "_commit_hash", None)
     try:
-        return AutoTokenizer.from_pretrained(where, config=model.config, revision=revision)  # asks for no trust again
+        return load_tokenizer(where, model.config, **model._where)
     except Exception as error:  # tokenizers raises what has no type of its own
         raise ValueError(f"tokenizer is missing; {where} has none that can be loaded ({error}), so give it") from error
 
