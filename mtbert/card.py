@@ -15,6 +15,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .modeling.configuration_mtbert import MtBertConfig, TaskSpec
+from .modeling.display import display, each_text
 from .modeling.sharing import is_path
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
@@ -90,13 +91,16 @@ def model_card(
         energy: what training took, as `mtbert.evaluation.energy.read_energy` returns it.
     """
     config: MtBertConfig = model.config
-    recipe = dict(recipe or {})
+    recipe = each_text(display, dict(recipe or {}))
     said = recipe.pop("card", None) or {}
     if license is None:
         license, license_name = said.get("license"), said.get("license_name")
     language = said.get("language") if language is None else language
     datasets = datasets or said.get("datasets")
     tags = [*(tags or []), *(said.get("tags") or [])]
+    texts = {"name": name, "license": license, "license_name": license_name, "language": language, "tags": tags}
+    name, license, license_name, language, tags = each_text(display, texts).values()
+    written = yaml.safe_dump(without_paths(recipe), sort_keys=False, allow_unicode=True, width=100) if recipe else ""
     sources = {task: each.get("data") or {} for task, each in (recipe.get("tasks") or {}).items()}
     if base_model is None:
         base_model = hub_name(recipe.get("encoder"))
@@ -121,23 +125,38 @@ def model_card(
     return ModelCard.from_template(
         card_data,
         template_path=str(TEMPLATE),
-        name=name,
+        title=name if re.fullmatch(r"[\w./-]+", name) else markdown(name),
+        name=name.replace("\\", "\\\\").replace('"', '\\"'),
         base_model=base_model,
         family=config.encoder.model_type,
         hidden_size=config.hidden_size,
         adapter=config.adapter_spec,
         peft=hasattr(model, "peft_config"),
         tasks=[_task(task) for task in tasks],
-        data=data or {task: _data(each) for task, each in sources.items() if _data(each)},
+        data={code(task): each for task, each in (data or {t: _data(s) for t, s in sources.items()}).items() if each},
         results=[(task.name if task else "all", metric, value) for task, metric, value in scores],
-        recipe=yaml.safe_dump(without_paths(recipe), sort_keys=False, allow_unicode=True, width=100) if recipe else "",
+        recipe=written,
+        fence=max(["```", *re.findall("`+", written)], key=len) + "`" * ("```" in written),
         versions=", ".join([f"Python {platform.python_version()}", *(f"{each} {version(each)}" for each in LIBRARIES)]),
         max_length=getattr(config.encoder, "max_position_embeddings", None) or "the tokenizer's number of",
         shorter=any(task.max_length for task in tasks),
         open_ended=[f"`{task.name}`" for task in tasks if _unbounded(task)],
-        license=license_name or license,
+        license=markdown(license_name or license or ""),
         energy=energy or {},
     )
+
+
+def markdown(text: Any) -> str:
+    """A text that Markdown and HTML show as it is, in one line."""
+    text = re.sub(r"[\\`*_\[\]|~$#]", r"\\\g<0>", display(text))
+    for mark in "&<>@":
+        text = text.replace(mark, f"&#{ord(mark)};")
+    return text.replace("://", "&#58;//").replace("www.", "www&#46;")
+
+
+def code(text: Any) -> str:
+    """A text as Markdown's code."""
+    return "`" + display(text).replace("`", "'").replace("|", "\\|") + "`"
 
 
 def hub_name(name: Any) -> str | None:
@@ -203,10 +222,11 @@ def _result(task: TaskSpec, metric: str, value: float, sources: Mapping[str, Map
 
 def _data(source: Mapping[str, Any]) -> str:
     if source.get("hub"):
-        return " ".join(filter(None, [f"`{source['hub']}`", source.get("subset"), source.get("revision")]))
+        more = (markdown(source[key]) for key in ("subset", "revision") if source.get(key))
+        return " ".join([code(source["hub"]), *more])
     files = [source[split] for split in ("train", "dev", "test") if source.get(split)]
     files = [Path(name).name for each in files for name in ([each] if isinstance(each, str) else each)]
-    return "files " + ", ".join(f"`{name}`" for name in files) if files else ""
+    return "files " + ", ".join(map(code, files)) if files else ""
 
 
 def _unbounded(task: TaskSpec) -> bool:
@@ -228,7 +248,7 @@ def _task(task: TaskSpec) -> dict[str, Any]:
         "answers": answers,
         "reads": f"{reads}, {task.pooling} pooling",
         "head": task.head.type,
-        "labels": task.labels,
+        "labels": [markdown(label) for label in task.labels or ()],
         "apart": task.apart,
         "example": '("A cat sleeps.", "A dog runs.")' if task.texts == 2 else '"A cat sleeps."',
         "result": shown,

@@ -15,6 +15,8 @@ from pathlib import Path
 from mtbert.data.loading import load_task
 from mtbert.evaluation.ensemble import load_member, score_logits, task_logits
 from mtbert.evaluation.soup import greedy_soup, mean_of
+from mtbert.modeling.display import display
+from mtbert.paths import refuse_path
 from mtbert.recipe import load_recipe
 from mtbert.recipe.ending import clear_errors
 from mtbert.training.runs import save_run
@@ -48,12 +50,13 @@ def choose(args: argparse.Namespace) -> tuple[list[str], list[dict]]:
 
     kept, tried = greedy_soup(args.checkpoints, overall)
     for members, score in tried:
-        print(f"{score:.4f}: {' + '.join(members)}")
+        print(display(f"{score:.4f}: {' + '.join(members)}"))
     return kept, [{"members": members, "overall": score} for members, score in tried]
 
 
 def main(args: argparse.Namespace) -> dict[str, float]:
     """Write the checkpoint; returns each member's distance from it."""
+    refuse_path(args.out, "--out")
     if args.out.exists():
         raise FileExistsError(f"{args.out} exists; give another --out, or remove it")
     if not args.greedy and (args.recipe or args.data_dir):
@@ -73,7 +76,7 @@ def main(args: argparse.Namespace) -> dict[str, float]:
     save_run(str(part), averaged=distances, **({} if tried is None else {"greedy": tried}))
     part.rename(args.out)
     for folder, distance in distances.items():
-        print(f"{folder}: {distance:.2%} of the mean's norm from it")
+        print(display(f"{folder}: {distance:.2%} of the mean's norm from it"))
     print(f"the mean of {len(distances)} checkpoints is in {args.out}")
     return distances
 

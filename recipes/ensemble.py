@@ -18,6 +18,8 @@ from rich.console import Console
 from mtbert.data.loading import load_task
 from mtbert.evaluation.ensemble import combine, predict_members, score_logits
 from mtbert.evaluation.metrics import predictions_from_logits
+from mtbert.modeling.display import display
+from mtbert.paths import refuse_path
 from mtbert.recipe import load_recipe
 from mtbert.training.reporting import print_scores
 
@@ -62,10 +64,11 @@ def print_members(scores: dict[str, dict[str, float]], console: Console | None =
     for start in range(0, len(numbered), BESIDE):
         print_scores({"ensemble": joint, **dict(numbered[start : start + BESIDE])}, console)
     for number, folder in enumerate(list(scores)[1:], 1):
-        console.print(f"{number}: {folder}", markup=False, highlight=False, soft_wrap=True)
+        console.print(display(f"{number}: {folder}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def main(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    refuse_path(args.output, "--output")
     given = {"encoder": args.encoder, "data_dir": args.data_dir, "training.output_dir": args.output}
     overrides = [f"--{key}={value}" for key, value in given.items() if value is not None]
     recipe = load_recipe(args.recipe or Path(args.checkpoints[0], "recipe.json"), overrides)
@@ -100,4 +103,4 @@ if __name__ == "__main__":
     try:
         main(parse())
     except (OSError, ValueError) as error:
-        sys.exit(str(error))
+        sys.exit(display(error, lines=True))

@@ -17,7 +17,6 @@ from pathlib import Path
 
 from datasets import Dataset
 from peft import PeftModel
-from transformers import AutoTokenizer
 
 from mtbert import MtBertConfig, MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, TaskSpec
 from mtbert.data.encoding import encode_dataset
@@ -34,8 +33,11 @@ from mtbert.evaluation.report import (
     read_run,
     write_report,
 )
+from mtbert.modeling.display import display
+from mtbert.modeling.pretrained import load_tokenizer
 from mtbert.recipe import Recipe, RecipeError, load_recipe
 from mtbert.training.machine import share_cores
+from mtbert.training.peft import load_adapter
 
 OF_EVALUATION = ("per_device_eval_batch_size", "use_cpu", "bf16", "fp16", "tf32", "cpu_threads", "seed")
 
@@ -100,7 +102,7 @@ def load_model(folder: Path, recipe: Recipe) -> MtBertForMultiTask | PeftModel:
         return MtBertForMultiTask.from_pretrained(folder)
     tasks = MtBertConfig.from_pretrained(folder).task_specs
     model = MtBertForMultiTask.from_encoder(recipe.encoder, tasks, recipe.model.adapter, recipe.model.packed)
-    return PeftModel.from_pretrained(model, folder)
+    return load_adapter(model, folder)
 
 
 def make_plan(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Plan:
@@ -177,7 +179,7 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
     """Load a run's model and data, and predict every row of a split."""
     if not show_texts:
         check_hidden(recipe, wanted)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     model = load_model(folder, recipe)
     known = [task for task in model.tasks if task.name in recipe.tasks]
     data = {task.name: load_task(task, recipe.tasks[task.name].data, recipe.data_dir) for task in known}
@@ -249,4 +251,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (RecipeError, ValueError, OSError) as error:
-        sys.exit(f"evaluate_run: {error}")
+        sys.exit(display(f"evaluate_run: {error}", lines=True))

@@ -20,12 +20,15 @@ import sys
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from mtbert import MtBertConfig, MtBertForMultiTask
 from mtbert.data.delimited import QUOTING
 from mtbert.data.streaming import KINDS, STDIN, RowSource
 from mtbert.evaluation.predictions import FILE_FORMATS, PredictionFile, Predictor
+from mtbert.modeling import pretrained
+from mtbert.modeling.display import display
+from mtbert.paths import path_problem
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -52,6 +55,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", help="such as cuda or cpu (default: a GPU if there is one)")
     parser.add_argument("--encoder", help="for a checkpoint of peft: the encoder that it was trained on")
     args = parser.parse_args(argv)
+    if problem := path_problem(args.output):
+        parser.error(f"--output is {args.output[:100]!r}, which {problem}")
     for name in ("batch_size", "chunk_size"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} is {getattr(args, name)}, but must be 1 or more")
@@ -65,21 +70,21 @@ def load(checkpoint: str, encoder: str | None, device: str | None) -> MtBertForM
         ValueError: if it is none of mtbert's, or one of peft and no encoder is given.
     """
     try:
-        config = AutoConfig.from_pretrained(checkpoint)
+        config = pretrained.load_config(checkpoint)
     except Exception as error:  # of many types: of a hub, of JSON, of a config that is wrong
         what = "has no config that can be read" if Path(checkpoint).is_dir() else "is no folder, and no hub gives it"
         raise ValueError(f"{checkpoint} {what}: {error}") from error
     if not isinstance(config, MtBertConfig):
         raise ValueError(f"{checkpoint} is a checkpoint of {config.model_type}, not of mtbert")
     if Path(checkpoint, "adapter_config.json").is_file():
-        from peft import PeftModel
+        from mtbert.training.peft import load_adapter  # with datasets and accelerate, which take long to import
 
         if encoder is None:
             raise ValueError(f"{checkpoint} holds what peft has added only; name the encoder with --encoder")
         base = MtBertForMultiTask.from_encoder(encoder, config.task_specs, config.adapter, config.packed)
-        model = PeftModel.from_pretrained(base, checkpoint)
+        model = load_adapter(base, checkpoint)
     else:
-        model = AutoModel.from_pretrained(checkpoint)
+        model = MtBertForMultiTask.from_pretrained(checkpoint)
     try:
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (RuntimeError, AssertionError) as error:  # PyTorch's, for a device that it does not know or lacks
@@ -89,7 +94,7 @@ def load(checkpoint: str, encoder: str | None, device: str | None) -> MtBertForM
 def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
     """The tokenizer beside a checkpoint; ValueError if there is none that can be loaded."""
     try:
-        return AutoTokenizer.from_pretrained(checkpoint)
+        return pretrained.load_tokenizer(checkpoint)
     except Exception as error:  # tokenizers raises what has no type of its own
         what = "has no tokenizer that can be loaded; save it there"
         raise ValueError(f"{checkpoint} {what}: {str(error) or type(error).__name__}") from error
@@ -134,4 +139,4 @@ if __name__ == "__main__":
     try:
         main(sys.argv[1:])
     except (OSError, ValueError) as error:
-        sys.exit(str(error))
+        sys.exit(display(error, lines=True))

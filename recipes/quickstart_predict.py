@@ -6,13 +6,12 @@ python recipes/quickstart_predict.py runs/quickstart
 import sys
 
 import torch
-from transformers import AutoModel, AutoTokenizer
 
-import mtbert  # noqa: F401 (lets AutoModel know its checkpoints)
+from mtbert import MtBertForMultiTask
 
 folder = sys.argv[1]
-model = AutoModel.from_pretrained(folder).eval()
-tokenizer = AutoTokenizer.from_pretrained(folder)
+model = MtBertForMultiTask.from_pretrained(folder).eval()
+tokenizer = model.tokenizer
 
 SENTENCES = [
     "The staff went out of their way to help us, and the soup was wonderful.",

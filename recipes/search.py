@@ -44,8 +44,11 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from transformers import TrainerCallback
 
+from mtbert.modeling.display import display, masked
+from mtbert.paths import refuse_path
 from mtbert.recipe import Recipe, RecipeError, load_recipe
 from mtbert.recipe.ending import clear_errors
 from mtbert.recipe.rules import known_scores
@@ -191,6 +194,7 @@ def open_study(search: Search, seed: int = 0, pruner: optuna.pruners.BasePruner 
     Raises:
         ValueError: if it is about another recipe, metric, direction or choices, or its folder belongs to another.
     """
+    refuse_path(search.folder, "the study's folder")
     search.folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat's
@@ -267,7 +271,7 @@ def objective(search: Search, trial: Trial) -> float:
         raise
     except (Exception, KeyboardInterrupt) as error:
         trial.set_user_attr("note", str(error) if isinstance(error, RecipeError) else f"{error!r}")
-        (search.folder / f"{name}.error.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        (search.folder / f"{name}.error.txt").write_text(masked(traceback.format_exc()), encoding="utf-8")
         raise
 
 
@@ -281,7 +285,9 @@ def after_trial(search: Search, study: optuna.Study, trial: FrozenTrial) -> None
     clear_device_cache(garbage_collection=True)
     outcome = f"{search.metric} {trial.value:.4f}" if trial.state is TrialState.COMPLETE else trial.state.name.lower()
     note = trial.user_attrs.get("note", "")
-    Console().print(f"trial {trial.number}: {outcome} {note}".rstrip(), markup=False, highlight=False)
+    Console().print(
+        display(f"trial {trial.number}: {outcome} {note}".rstrip(), lines=True), markup=False, highlight=False
+    )
     best = best_of(study)
     if best is not None:
         values = {key: _value(search.space, key, value) for key, value in best.params.items()}
@@ -323,7 +329,8 @@ def trials_table(search: Search, study: optuna.Study) -> Table:
         score = f"{trial.value:.4f}" if trial.state is TrialState.COMPLETE else ""
         state = "best" if best is not None and trial.number == best.number else trial.state.name.lower()
         note = trial.user_attrs.get("note", "killed" if trial.state is TrialState.FAIL else "")
-        table.add_row(str(trial.number), state, score, *cells, seconds, note.splitlines()[0] if note else "")
+        cells = [Text(display(cell)) for cell in (*cells, seconds, note.splitlines()[0] if note else "")]
+        table.add_row(str(trial.number), state, score, *cells)
     return table
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mtbert.data.loading import load_task
 from mtbert.data.unlabelled import near_pairs, sentences
+from mtbert.modeling.display import display
 from mtbert.recipe import load_recipe
 
 
@@ -69,4 +70,4 @@ if __name__ == "__main__":
     try:
         main(parse())
     except (OSError, ValueError) as error:
-        sys.exit(str(error))
+        sys.exit(display(error, lines=True))

@@ -14,14 +14,14 @@ import torch
 from datasets import Dataset
 from scipy.special import log_softmax, logsumexp
 from torch import Tensor
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from ..data.collation import LengthSortedSteps, MultiTaskDataset
 from ..data.encoding import encode_dataset
 from ..modeling.configuration_mtbert import MtBertConfig, TaskSpec
 from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask
-from ..modeling.pretrained import load_tokenizer
+from ..modeling.pretrained import load_config, load_tokenizer
 from .metrics import averages, default_metrics, score_task
 
 MEANING = ("problem_type", "texts", "labels", "range")
@@ -34,7 +34,7 @@ def member_config(folder: str) -> MtBertConfig:
         ValueError: if there is none, or it is not of a whole model of mtbert.
     """
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = load_config(folder)
     except (OSError, ValueError) as error:
         remedy = "give a folder that finetune.py wrote, or a name on a hub that can be reached"
         said = ("" if os.path.isdir(folder) else "there is no such folder; ") + str(error).splitlines()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import fields, is_dataclass
 from numbers import Integral, Real
@@ -10,6 +11,9 @@ from typing import Any, get_args, get_origin, get_type_hints
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from .limits import beyond
+
+DEEPEST = 10  # mappings in a config of transformers
 WORDS = {str: "text", int: "an integer", float: "a finite number", bool: "true or false", type(None): "null"}
 
 
@@ -63,6 +67,27 @@ def _describe(hint: Any) -> str:
     return "a mapping" if is_dataclass(hint) else WORDS.get(hint, str(hint))
 
 
+def refuse_sizes(values: dict[str, Any], where: str, depth: int = 0) -> None:
+    """Refuse numbers of an encoder's config that transformers would make a list of, before it does.
+
+    Raises:
+        ValueError: that names the field and the limit.
+    """
+    if depth > DEEPEST:
+        raise ValueError(f"{where[:100]}… lies {DEEPEST} levels deep, but a config has fewer")
+    for key, value in values.items():
+        if not isinstance(key, str) or key == "label2id":
+            continue
+        if isinstance(value, dict):
+            refuse_sizes(value, f"{where}{key}.", depth + 1)
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            continue
+        counts = {"num_labels": "labels", "vocab_size": "tokens", "max_position_embeddings": "tokens"}
+        name = counts.get(key, "encoder_layers" if re.search("layer", key) else None)
+        if name is not None and (found := beyond(name, int(value), f"{where}{key} is")):
+            raise ValueError(found[0])
+
+
 def encoder_config(values: dict[str, Any]) -> PreTrainedConfig:
     """The encoder's own config out of its fields.
 
@@ -70,8 +95,9 @@ def encoder_config(values: dict[str, Any]) -> PreTrainedConfig:
         ValueError: if transformers has no such encoder, or a field is wrong.
     """
     rest = dict(values)
+    refuse_sizes(rest, "encoder.")
     kind = rest.pop("model_type", None)
-    if kind not in CONFIG_MAPPING:
+    if kind not in CONFIG_MAPPING or kind == "mtbert":
         raise ValueError(f"encoder.model_type is {kind!r}, which this version of transformers does not know")
     try:
         return AutoConfig.for_model(kind, **rest)

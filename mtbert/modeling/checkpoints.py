@@ -15,6 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from .limits import beyond
+from .pretrained import WHERE
+
 if TYPE_CHECKING:
     from .modeling_mtbert import MtBertPreTrainedModel
 
@@ -70,6 +73,7 @@ def load_checked(
         if folder is None or str(error).startswith(where):
             raise
         raise ValueError(f"{where}: {_reason(model_class, folder, shapes, error)}; {AGAIN}") from error
+    model._where = {key: kwargs[key] for key in WHERE if key in kwargs}
     found = [f"weights are {what}: {_some(info[key])}" for key, what in PROBLEMS.items() if info.get(key)]
     if found:
         raise ValueError(
@@ -159,6 +163,8 @@ def read_json(file: Path) -> dict[str, Any]:
         ValueError: if the file is not there, or holds anything else.
     """
     try:
+        if found := beyond("config_bytes", file.stat().st_size, f"{file} has", " bytes"):
+            raise ValueError(found[0])
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ValueError(f"{file} is missing; {AGAIN}") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -10,7 +11,8 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .checking import encoder_config, make_plain, plain, type_problems
+from .checking import encoder_config, make_plain, plain, refuse_sizes, type_problems
+from .limits import beyond, name_problems
 
 PROBLEM_TYPES = (
     "single_label_classification",
@@ -22,7 +24,7 @@ POOLINGS = ("cls", "pooler", "mean", "max")
 PAIRS = ("cross", "siamese", "both")
 HEADS = ("linear", "mlp", "attention", "cosine")
 ACTIVATIONS = ("relu", "gelu", "tanh", "identity")
-MAX_LABELS = 1_000_000
+SHOWN = 100  # labels, and characters of a name, that a message has
 PAIR_FEATURES = ("u;v", "u;v;|u-v|", "u;v;|u-v|;u*v")
 
 
@@ -88,6 +90,9 @@ class HeadSpec:
         _known(found, f"{where}.output", self.output, ("identity", "sigmoid", "relu"))
         if self.layers < 0:
             found.append(f"{where}.layers is {self.layers}, but must be 0 or more")
+        found += beyond("head_layers", self.layers, f"{where}.layers is")
+        found += beyond("width", self.hidden_size or 0, f"{where}.hidden_size is")
+        found += beyond("attention_heads", self.attention_heads, f"{where}.attention_heads is")
         if self.type == "linear" and self.layers:
             found.append(f"{where}.layers is {self.layers}, but a linear head has none; use type: mlp")
         if self.type == "mlp" and self.layers == 0:
@@ -165,9 +170,12 @@ class AdapterSpec:
         _known(found, f"{where}.activation", self.activation, ("gelu", "identity"))
         _known(found, f"{where}.input", self.input, ("cls", "all"))
         _known(found, f"{where}.init", self.init, ("zero", "published"))
-        for key in ("size", "depth"):
+        for key, name in (("size", "width"), ("depth", "adapter_depth")):
             if getattr(self, key) < 1:
                 found.append(f"{where}.{key} is {getattr(self, key)}, but must be 1 or more")
+            found += beyond(name, getattr(self, key), f"{where}.{key} is")
+        found += beyond("attention_heads", self.heads or 0, f"{where}.heads is")
+        found += beyond("encoder_layers", len(self.layers or ()), f"{where}.layers has", " numbers")
         if self.heads is not None and self.type in ("low_rank", "houlsby"):
             found.append(f"{where}.heads is {self.heads}, but {self.type} has no attention; drop it")
         elif self.heads is not None and self.heads < 1:
@@ -238,16 +246,21 @@ class TaskSpec:
 
     def __post_init__(self):
         make_plain(self)
-        where = f"task {self.name!r}"
+        long = isinstance(self.name, str) and len(self.name) > SHOWN
+        where = f"task {self.name[:SHOWN]!r}…" if long else f"task {self.name!r}"
         set_field = lambda key, value: object.__setattr__(self, key, value)  # noqa: E731 (a frozen dataclass)
         set_field("head", _build(HeadSpec, f"{where}: head", self.head))
         if isinstance(self.labels, (str, bool)):
             raise ValueError(f"{where}: labels is {self.labels!r}, but must be a list of names, or their number")
         if isinstance(self.labels, int):
-            if self.labels > MAX_LABELS:
-                raise ValueError(f"{where}: labels is a number above {MAX_LABELS:,}; give fewer, or a list of names")
+            if found := beyond("labels", self.labels, f"{where}: labels is"):
+                raise ValueError(found[0])
             set_field("labels", tuple(str(i) for i in range(self.labels)))
         elif isinstance(self.labels, Iterable):
+            if isinstance(self.labels, Sized) and (
+                found := beyond("labels", len(self.labels), f"{where}: labels has", " names")
+            ):
+                raise ValueError(found[0])
             set_field("labels", tuple(str(label) for label in self.labels))
         for key in ("range", "separator"):
             if isinstance(getattr(self, key), Iterable) and not isinstance(getattr(self, key), str):
@@ -266,6 +279,11 @@ class TaskSpec:
             found.append(f"{where}: the name must be made of letters, digits, '_' and '-'")
         elif hasattr(nn.ModuleDict, self.name) or self.name == "training":
             found.append(f"{where}: a module cannot have this name, which PyTorch uses itself; add a letter")
+        found += [f"{where}: {problem}" for problem in name_problems(self.name)]
+        longest = max(map(len, self.labels or ()), default=0)
+        found += beyond("label_length", longest, f"{where}: labels has a name of", " characters")
+        found += beyond("tokens", self.max_length or 0, f"{where}: max_length is")
+        found += beyond("width", len(self.separator or ()), f"{where}: separator has", " tokens")
         _known(found, f"{where}: problem_type", self.problem_type, PROBLEM_TYPES)
         _known(found, f"{where}: pair", self.pair, PAIRS)
         _known(found, f"{where}: pooling", self.pooling, POOLINGS)
@@ -284,7 +302,8 @@ class TaskSpec:
         if not regression and not self.labels:
             found.append(f"{where}: labels are missing; give the class names in id order, or their number")
         if self.labels and len(set(self.labels)) != len(self.labels):
-            found.append(f"{where}: labels {list(self.labels)} repeat a name")
+            repeated = list(self.labels) if len(self.labels) < SHOWN else [self.labels[0], "…", self.labels[-1]]
+            found.append(f"{where}: labels {repeated} repeat a name")
         if self.problem_type == "binary_classification" and self.labels and len(self.labels) != 2:
             found.append(f"{where}: labels has {len(self.labels)} names, but a binary classification has 2")
         if self.problem_type == "single_label_classification" and self.labels and len(self.labels) < 2:
@@ -362,9 +381,12 @@ class MtBertConfig(PreTrainedConfig):
         self.packed = plain(self.packed)
         if not isinstance(self.packed, bool):
             raise ValueError(f"packed is {self.packed!r}, but must be true or false")
+        if found := beyond("tasks", len(self.tasks or ()), "there are", " tasks"):
+            raise ValueError(found[0])
+        refuse_sizes(kwargs, "")
         specs = [TaskSpec.from_dict(task) for task in self.tasks or ()]
         names = [spec.name for spec in specs]
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
+        if repeated := sorted(name for name, number in Counter(names).items() if number > 1):
             raise ValueError(f"tasks: the names {repeated} are given twice; each task needs its own")
         self.tasks = [spec.to_dict() for spec in specs]
         if self.adapter is not None:

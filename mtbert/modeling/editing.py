@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers import AutoModel, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from .adapters import make_adapter
 from .configuration_mtbert import MtBertConfig, TaskSpec
 from .encoders import drop_pooler, has_pooler
 from .heads import make_head
 from .precision import copy_tensors
+from .pretrained import make_encoder
 
 if TYPE_CHECKING:
     from .modeling_mtbert import MtBertForMultiTask
@@ -114,7 +115,7 @@ def _plain_model(model: MtBertForMultiTask, spec: TaskSpec) -> PreTrainedModel:
         config.id2label = dict(enumerate(spec.labels))
         config.label2id = {label: i for i, label in enumerate(spec.labels)}
     config._attn_implementation = "sdpa"
-    plain_model = AutoModelForSequenceClassification.from_config(config)
+    plain_model = make_encoder(config, AutoModelForSequenceClassification)
     copy_tensors(plain_model.base_model, model.encoder)
     copy_tensors(plain_model.classifier, model.heads[spec.name].out_proj)
     return plain_model.train(model.training)
@@ -124,7 +125,7 @@ def export_encoder(model: MtBertForMultiTask) -> PreTrainedModel:
     """A copy of the shared encoder as a plain transformers model (without a pooler if no task reads one)."""
     config = copy.deepcopy(model.config.encoder)
     config._attn_implementation = "sdpa" if model.encoder._supports_sdpa else "eager"
-    plain = AutoModel.from_config(config)
+    plain = make_encoder(config)
     if not has_pooler(model.encoder):
         drop_pooler(plain)
     copy_tensors(plain, model.encoder)

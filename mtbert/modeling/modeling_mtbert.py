@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
-from transformers import AutoModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -32,7 +32,7 @@ from .packing import PackedLayout, Segment, enable_packing, is_packed
 from .padding import encode, padded
 from .precision import unsaved_buffers
 from .prediction import BATCH_TOKENS, Prediction, embed, find_tokenizer, predict
-from .pretrained import encoder_config
+from .pretrained import WHERE, encoder_config, load_encoder, make_encoder
 
 
 class MtBertPreTrainedModel(PreTrainedModel):
@@ -101,11 +101,12 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         super().__init__(config)
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._encoder_source: dict[str, Any] | None = None  # what from_encoder took it from, as for load_tokenizer
+        self._where: dict[str, Any] = {}  # how the hub was asked for the checkpoint
         if not config.tasks:
             raise ValueError("tasks is empty; a model needs at least one task")
         self.tasks: tuple[TaskSpec, ...] = config.task_specs
         check_encoder(config.encoder)
-        self.encoder = AutoModel.from_config(config.encoder)
+        self.encoder = make_encoder(config.encoder)
         self.heads = nn.ModuleDict({task.name: make_head(task, config.hidden_size) for task in self.tasks})
         self.adapters = nn.ModuleDict(
             {
@@ -157,10 +158,9 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         Raises:
             ValueError: for an encoder whose code is not part of transformers, or that brings its own.
         """
-        keys = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
-        where = {key: kwargs[key] for key in keys if key in kwargs}
+        where = {key: kwargs[key] for key in WHERE if key in kwargs}
         encoder_config(encoder, **where)
-        pretrained = AutoModel.from_pretrained(encoder, **kwargs)
+        pretrained = load_encoder(encoder, **kwargs)
         if os.path.isdir(encoder):
             pretrained.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine
         model = cls(MtBertConfig(encoder=pretrained.config, tasks=list(tasks), adapter=adapter, packed=False))
@@ -170,6 +170,10 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         model._encoder_source = {"encoder": os.path.abspath(encoder) if os.path.isdir(encoder) else encoder, **where}
         model._encoder_source.pop("token", None)  # a model may be pickled
         return model.to(pretrained.dtype)
+
+    def __getstate__(self) -> dict:
+        """What a copy or a pickle holds: no token of a hub."""
+        return self.__dict__ | {"_where": {key: self._where[key] for key in self._where if key != "token"}}
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()

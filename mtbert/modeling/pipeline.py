@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import Pipeline
 
 from .prediction import Prediction, cut_rows, predict_rows, warn_of_cuts
+from .pretrained import load_tokenizer
 from .rows import Row, as_row, is_row, iterate_rows
+
+if TYPE_CHECKING:
+    from .modeling_mtbert import MtBertForMultiTask
 
 PIPELINE_TASK = "multi-task-text-classification"
 
@@ -29,8 +34,15 @@ class MultiTaskTextClassificationPipeline(Pipeline):
         batch_size: rows that are encoded at a time.
     """
 
-    _load_tokenizer = True
+    _load_tokenizer = False  # transformers would ask whether to run the code beside it
     _load_processor = _load_image_processor = _load_feature_extractor = _load_video_processor = False
+
+    def __init__(self, model: MtBertForMultiTask, tokenizer: Any = None, **kwargs: Any):
+        if tokenizer is None:
+            tokenizer = model.tokenizer
+        elif isinstance(tokenizer, (str, os.PathLike)):
+            tokenizer = load_tokenizer(tokenizer)
+        super().__init__(model, tokenizer=tokenizer, **kwargs)
 
     def _sanitize_parameters(self, task: str | None = None, task_name: str | None = None, **kwargs):
         unknown = [key for key in kwargs if key != "top_k"]

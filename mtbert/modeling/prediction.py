@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from .configuration_mtbert import TaskSpec
 from .inputs import LENGTHS, encode_texts, has_token_types
@@ -83,11 +82,10 @@ def find_tokenizer(model: MtBertForMultiTask) -> PreTrainedTokenizerBase:
         raise MissingTokenizer(
             "tokenizer is missing; this model was not loaded from a checkpoint, so give its tokenizer"
         )
-    revision = None if os.path.isdir(where) else getattr(model.config, "_commit_hash", None)
     try:
         if not where:
             return load_tokenizer(**encoder)
-        return AutoTokenizer.from_pretrained(where, config=model.config, revision=revision)  # asks for no trust again
+        return load_tokenizer(where, model.config, **model._where)
     except Exception as error:  # tokenizers raises what has no type of its own
         where = where or encoder["encoder"]
         raise MissingTokenizer(

@@ -1,19 +1,67 @@
-"""Pretrained encoders and tokenizers, from a folder or a hub: what is taken, and that none of their own code is run."""
+"""Configs, tokenizers and encoders, from a folder or a hub. None of their own code is run, and nobody is asked to.
+
+Everything that is loaded by one of transformers' auto classes goes through this file. Without `trust_remote_code=False`
+they ask on the terminal whether to run the code beside a checkpoint, and take a `y` from standard input for consent.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
+from .checking import refuse_sizes
 from .configuration_mtbert import MtBertConfig
 from .encoders import check_encoder
+from .limits import beyond
 
 _OURS = MtBertConfig.model_type  # such a checkpoint names the code beside it, for those who have not installed mtbert
+WHERE = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
+
+
+def load_config(name: str | os.PathLike, **where: Any) -> PreTrainedConfig:
+    """The config of an encoder or a checkpoint.
+
+    Args:
+        name: a model of the hub, or a folder.
+        where: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, as in transformers.
+
+    Raises:
+        ValueError: if it brings code of its own.
+        OSError: if there is none, or it can not be read.
+    """
+    file = Path(name, where.get("subfolder") or "", "config.json")
+    if file.is_file() and (found := beyond("config_bytes", file.stat().st_size, f"{file} has", " bytes")):
+        raise ValueError(found[0])
+    try:
+        values = PreTrainedConfig.get_config_dict(name, **where)[0]
+    except RecursionError as error:
+        raise OSError(f"{name}: config.json can not be read: its values lie too deep in each other") from error
+    _refuse_code(name, "config.json", values)
+    refuse_sizes(values, f"{name}: config.json: ")
+    return AutoConfig.from_pretrained(name, **where, trust_remote_code=False)
+
+
+def load_encoder(encoder: str | os.PathLike, auto_class: type = AutoModel, **kwargs: Any) -> PreTrainedModel:
+    """A pretrained model of transformers' own classes; `kwargs` as in `AutoModel.from_pretrained`."""
+    return auto_class.from_pretrained(encoder, **{**kwargs, "trust_remote_code": False})
+
+
+def make_encoder(config: PreTrainedConfig, auto_class: type = AutoModel) -> PreTrainedModel:
+    """A model of transformers' own classes with new weights."""
+    return auto_class.from_config(config, trust_remote_code=False)
 
 
 def encoder_config(encoder: str | os.PathLike, **where: Any) -> PreTrainedConfig:
@@ -26,8 +74,7 @@ def encoder_config(encoder: str | os.PathLike, **where: Any) -> PreTrainedConfig
     Raises:
         ValueError: for an encoder that brings code of its own, or that `check_encoder` refuses.
     """
-    _refuse_code(encoder, "config.json", PreTrainedConfig.get_config_dict(encoder, **where)[0])
-    config = AutoConfig.from_pretrained(encoder, **where)
+    config = load_config(encoder, **where)
     if config.model_type not in CONFIG_MAPPING or config.model_type == _OURS:
         raise ValueError(f"{encoder}: {config.model_type!r} is not an encoder of transformers; give one that is")
     try:
@@ -37,7 +84,9 @@ def encoder_config(encoder: str | os.PathLike, **where: Any) -> PreTrainedConfig
     return config
 
 
-def load_tokenizer(encoder: str | os.PathLike, **where: Any) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    encoder: str | os.PathLike, config: PreTrainedConfig | None = None, **where: Any
+) -> PreTrainedTokenizerBase:
     """The tokenizer of an encoder or checkpoint.
 
     How it cuts and pads is said with every call; what its file says of that (sentence-transformers' pad to 128) is left
@@ -45,14 +94,16 @@ def load_tokenizer(encoder: str | os.PathLike, **where: Any) -> PreTrainedTokeni
 
     Args:
         encoder: a model of the hub, or a folder.
-        where: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, as in transformers.
+        config: the model's config, where it has been loaded.
+        where: as in `load_config`.
 
     Raises:
         ValueError: if the tokenizer, or the encoder beside it, brings code of its own.
     """
-    _refuse_code(encoder, "config.json", PreTrainedConfig.get_config_dict(encoder, **where)[0])
+    if config is None:
+        config = load_config(encoder, **where)
     _refuse_code(encoder, "tokenizer_config.json", get_tokenizer_config(encoder, **where))
-    tokenizer = AutoTokenizer.from_pretrained(encoder, **where)
+    tokenizer = AutoTokenizer.from_pretrained(encoder, config=config, **where, trust_remote_code=False)
     if tokenizer.is_fast:
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
@@ -65,8 +116,11 @@ def _refuse_code(encoder: str | os.PathLike, file: str, values: Mapping[str, Any
     transformers would ask on the terminal whether to run them; or, where it knows a model of the same type, take that
     one unasked, which need not be the one that was trained.
     """
+    for key, value in values.items():
+        if key.endswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
+            raise ValueError(f"{encoder}: {file} names code on a hub ({key}: {value}), which is not run; drop that key")
     named = values.get("auto_map")
-    if not named or values.get("model_type") == _OURS:
+    if not named or (file == "config.json" and values.get("model_type") == _OURS):
         return
     known = values.get("model_type") or values.get("tokenizer_class")
     raise ValueError(

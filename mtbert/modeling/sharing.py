@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 from transformers import PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from .display import display
 from .pipeline import PIPELINE_TASK, MultiTaskTextClassificationPipeline
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ _REMEDIES = {
 
 class PushError(OSError):
     """A push to a hub that did not succeed: what was refused, and what to do about it."""
+
+    def __init__(self, message: str):
+        super().__init__(display(message, lines=True))
 
 
 @contextmanager
@@ -182,6 +186,23 @@ def upload(
     return api.run_as_future(send) if background else send()
 
 
+def refuse_links(folder: str) -> None:
+    """Refuse a checkpoint whose small files, which are pushed again, lead out of its folder.
+
+    Weights may lie elsewhere: they are written anew. So may all files of a hub's cache, which has them in `blobs`.
+
+    Raises:
+        PushError: that names the link.
+    """
+    if not folder or not os.path.isdir(folder):
+        return
+    places = (Path(folder).resolve(), Path(folder).resolve().parents[1] / "blobs")
+    for file in Path(folder).iterdir():
+        inside = any(file.resolve().is_relative_to(place) for place in places)
+        if file.is_symlink() and not inside and file.suffix != ".safetensors":
+            raise PushError(f"{file} is a link to {file.resolve()}, which is not pushed; put a copy in its place")
+
+
 def push(
     model: MtBertForMultiTask,
     repo_id: str,
@@ -195,6 +216,7 @@ def push(
     **options: Any,
 ) -> CommitInfo:
     """Upload a model; see `MtBertForMultiTask.push_to_hub`."""
+    refuse_links(model.name_or_path)
     tokenizer = tokenizer or model.tokenizer
     repo_id = create(repo_id, private, token)
     card = card or _card(model, repo_id)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ..modeling.display import display
+
 PACKAGE = Path(__file__).resolve().parents[1]
 OURS = (PACKAGE, PACKAGE.parent / "recipes")
 
@@ -31,4 +33,4 @@ def clear_errors() -> Iterator[None]:
     except (OSError, ValueError, ArithmeticError) as error:
         if not is_ours(error):
             raise
-        sys.exit(str(error))
+        sys.exit(display(error, lines=True))

@@ -11,10 +11,11 @@ from typing import Any
 
 import yaml
 
+from ..modeling.limits import beyond, limit
 from .tree import LONGEST, KeyPath, RecipeError, fits, options, shown
 
 COMMAND_LINE = "command line"
-MAX_NODES = 100_000  # values of one file, aliases counted as often as they stand for something
+TOO_DEEP = "its values lie too deep in each other; write fewer levels"
 
 
 class _Loader(yaml.SafeLoader):
@@ -62,11 +63,27 @@ class Layer:
     problems: list[tuple[KeyPath, str]] = field(default_factory=list)
 
 
+def _refuse_size(text: str, source: str) -> None:
+    """Refuse a text that would take long to parse, for its length, its number of values, or their depth."""
+    separators = text.count("\n") + text.count(",")
+    found = beyond("recipe_bytes", len(text), f"{source}: the recipe has", " characters")
+    found += beyond("recipe_values", separators, f"{source}: the recipe has", " lines and commas")
+    if found:
+        raise RecipeError(found)
+    depth, most = 0, limit("depth")
+    for bracket in re.finditer(r"[\[\]{}]", text):
+        depth += 1 if bracket[0] in "[{" else -1
+        if depth > most:
+            raise RecipeError([f"{source}: no valid YAML: {TOO_DEEP}"])
+
+
 def parse_yaml(text: str, source: str) -> tuple[Any, dict[KeyPath, str]]:
     """The value that `text` holds and the origin of its keys; repeated keys and keys that are not text are refused.
 
-    So are explicit tags but for those of plain values, and aliases that unfold into more than `MAX_NODES` values.
+    So are explicit tags but for those of plain values, and aliases that unfold into more than `recipe_values` values.
     """
+    _refuse_size(text, source)
+    most = limit("recipe_values")
     problems: list[str] = []
     origins: dict[KeyPath, str] = {}
     nodes = 0
@@ -74,8 +91,8 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict[KeyPath, str]]:
     def walk(node: yaml.Node, path: KeyPath, above: tuple[yaml.Node, ...]) -> None:
         nonlocal nodes
         nodes += 1
-        if nodes > MAX_NODES:
-            too_many = f"its aliases stand for more than {MAX_NODES:,} values, here in {'.'.join(path)}; write less"
+        if nodes > most:
+            too_many = f"its aliases stand for more than {most:,} values, here in {'.'.join(path)}; write less"
             raise RecipeError([f"{source}:{node.start_mark.line + 1}: no valid YAML: {too_many}"])
         if any(node is outer for outer in above):
             problems.append(f"{source}:{node.start_mark.line + 1}: {'.'.join(path)} is an alias of what it stands in")
@@ -117,8 +134,7 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict[KeyPath, str]]:
         what = ", ".join(part for part in details if part) or str(error).splitlines()[0]
         raise RecipeError([f"{source}{f':{mark.line + 1}' if mark else ''}: no valid YAML: {what}"]) from error
     except RecursionError as error:
-        what = "its values lie too deep in each other; write fewer levels"
-        raise RecipeError([f"{source}: no valid YAML: {what}"]) from error
+        raise RecipeError([f"{source}: no valid YAML: {TOO_DEEP}"]) from error
 
 
 def unreadable(error: Exception) -> str:
@@ -128,10 +144,22 @@ def unreadable(error: Exception) -> str:
     return "no UTF-8 text" if isinstance(error, UnicodeDecodeError) else f"no name of a file: {error}"
 
 
+def read_bounded(path: Path) -> str:
+    """The text of a recipe's file, of which no more is read than a recipe may have."""
+    most = limit("recipe_bytes")
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if found := beyond("recipe_bytes", len(data), f"{path}: the recipe has at least", " bytes"):
+        raise RecipeError(found)
+    return data.decode("utf-8")
+
+
 def read_chain(path: Path, above: tuple[Path, ...] = ()) -> Layer:
     """The file's settings over those of its `base`, over those of that one's base, and so on."""
+    if found := beyond("recipe_bases", len(above), f"{path}: the chain of bases has", " files above it"):
+        raise RecipeError(found)
     try:
-        tree, origins = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        tree, origins = parse_yaml(read_bounded(path), str(path))
     except RecipeError:
         raise
     except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.loading import DataSpec
 from ..data.sampling import SAMPLED, Schedule
+from ..paths import path_problem
 from ..training.losses import FIXED, UNCERTAINTY, check_losses
 from ..training.optimizers import GROUPED, SEPARATE, STATEFUL, OptimizerSettings
 from ..training.processes import NOT_WITH_SHARES, fsdp_is_asked_for
@@ -456,6 +457,9 @@ def _check_training(recipe: Recipe, report: Report) -> None:
     if not recipe.training.get("output_dir") and not report.broken(("training", "output_dir")):
         remedy = "give it in the recipe or on the command line: --training.output_dir DIR"
         report.add(("training", "output_dir"), f" is missing; {remedy}")
+    for section, given in (("training", recipe.training), ("pretraining", recipe.pretraining or {})):
+        if given.get("output_dir") and (problem := path_problem(given["output_dir"])):
+            report.add((section, "output_dir"), f" is {shown(given['output_dir'])}, which {problem}")
 
 
 def _check_pretraining(given: dict[str, Any], report: Report) -> None:

@@ -12,6 +12,7 @@ from ..card import CardSettings
 from ..data.loading import DataSpec
 from ..data.sampling import Schedule
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
+from ..modeling.limits import beyond
 from ..training.averaging import Averaging
 from ..training.distillation import Distillation
 from ..training.losses import LossSettings
@@ -332,6 +333,8 @@ def _resolve(layer: Layer, source: str) -> Recipe:
     if isinstance(tasks, dict):
         put_under = common if isinstance(common, dict) else {}
         kept = {name: task for name, task in tasks.items() if task is not None}
+        if found := beyond("tasks", len(kept), f"{source}: tasks has", " tasks"):
+            raise RecipeError([*report.lines, *found])
         tree["tasks"] = {n: merge(put_under, task) if isinstance(task, dict) else task for n, task in kept.items()}
     recipe = Recipe(**read_fields(Recipe, tree, (), report))
     training = read_fields(training_arguments_class(), recipe.training, ("training",), report)

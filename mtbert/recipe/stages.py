@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..modeling.limits import beyond
 from .reading import Layer, merge, merge_layers
 from .tree import KeyPath, Report, shown, some
 
@@ -94,6 +95,9 @@ def split_stages(layer: Layer, report: Report) -> list[Layer]:
     """
     stages = layer.tree.get("stages")
     if not isinstance(stages, list | tuple) or not all(isinstance(stage, dict) for stage in stages):
+        return []
+    if found := beyond("stages", len(stages), " has", " stages"):
+        report.add(("stages",), found[0])
         return []
     rest = {key: value for key, value in layer.tree.items() if key != "stages"}
     origins = {path: origin for path, origin in layer.origins.items() if path[0] != "stages"}

@@ -15,9 +15,14 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from ..modeling.display import MASK, display, visible
+
 KeyPath = tuple[str, ...]
 NAMES = 30  # keys that a message lists
 LONGEST = 300  # characters of a value that a message shows
+LONGEST_LINE = 20_000  # characters of one problem
+MOST = 200  # problems that an error lists
+SECRET_KEYS = re.compile(r"(?i)(^|[_.])(token|secret|password|passwd|api_?key|credentials?)$")
 FLOAT_MAX = sys.float_info.max
 
 
@@ -29,7 +34,10 @@ class RecipeError(ValueError):
     """
 
     def __init__(self, problems: Sequence[str]):
-        self.problems = tuple(dict.fromkeys(problems))
+        lines = list(dict.fromkeys(display(line[:LONGEST_LINE], lines=True) for line in problems[: MOST + 1]))
+        if len(problems) > MOST:
+            lines[MOST:] = [f"and {len(problems) - MOST:,} more problems; mend these first"]
+        self.problems = tuple(lines)
         super().__init__("\n".join(self.problems))
 
 
@@ -69,7 +77,8 @@ class Report:
                 break
         else:
             source = self.source
-        self.lines.append(f"{source}: {'.'.join(map(str, path))}{message}")
+        keys = ".".join(visible(str(key)[:LONGEST]) for key in path)
+        self.lines.append(f"{source}: {keys}{message}")
 
     def add_sentences(self, where: str, path: KeyPath, keys: Iterable[str], sentences: Iterable[str]) -> None:
         """Note what `problems(where)` says about `path`, once a key; a sentence may begin with one of `keys`."""
@@ -85,11 +94,13 @@ class Report:
     def unknown(self, path: KeyPath, value: Any, known: Iterable[str]) -> None:
         """Note a key that does not exist, and the nearest one that does."""
         key = path[-1]
-        near = difflib.get_close_matches(str(key), list(known), n=1, cutoff=0.6)
+        if len(self.lines) > MOST:
+            return self.add(path, ": there is no such key")
+        near = difflib.get_close_matches(str(key)[:LONGEST], list(known), n=1, cutoff=0.6)
         if key in self.elsewhere and self.elsewhere[key] != ".".join(path):
             near = [self.elsewhere[key]]
         hint = f"did you mean {near[0]}?" if near else f"known ones: {some(list(known))}"
-        self.add(path, f" = {shown(value, key)}: there is no such key; {hint}")
+        self.add(path, f" = {shown(value, near[0] if near else key)}: there is no such key; {hint}")
 
     def broken(self, path: KeyPath) -> bool:
         """Whether a value at, under or above `path` has a wrong type."""
@@ -99,7 +110,7 @@ class Report:
 def shown(value: Any, key: str = "") -> str:
     """A value as a message has it; tokens stay secret."""
     if isinstance(value, str):
-        return "text '***'" if str(key).endswith("_token") else f"text {_short(value)}"
+        return f"text {MASK!r}" if SECRET_KEYS.search(str(key)) else f"text {_short(value)}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return _short(value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from ..modeling.limits import beyond
 from .tree import Report, shown
 
 if TYPE_CHECKING:
@@ -48,11 +50,25 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
+# Key of `training` and `pretraining` → the limit on its number.
+UPPER: dict[str, str] = {
+    **dict.fromkeys(
+        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), "batch_rows"
+    ),
+    "cpu_threads": "threads",
+    "dataloader_num_workers": "processes",
+    **dict.fromkeys(("num_train_epochs", "max_steps"), "steps"),
+}
+
+
 def check_values(recipe: Recipe, report: Report) -> None:
     """Note training arguments of a right type that are out of their range."""
     for section, given in (("training", recipe.training), ("pretraining", recipe.pretraining or {})):
         for key, value, rule in _out_of_range(given):
             report.add((section, key), f" is {shown(value, key)}, but must be {rule}")
+        for key, name in UPPER.items():
+            for sentence in beyond(name, math.ceil(given.get(key) or 0), "is"):
+                report.add((section, key), f" {sentence}")
 
 
 def _out_of_range(given: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:

@@ -10,6 +10,8 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from ..modeling.display import each_text, masked
+from ..modeling.limits import beyond
 from .numerics import SKIP, STOP
 from .processes import join_processes, refuse_sharding, take_over_fsdp
 
@@ -52,6 +54,7 @@ class TaskTraining:
             value = getattr(self, key)
             if value is not None and value < 1:
                 found.append(f"{where}.{key} is {value}, but must be 1 or more")
+            found += beyond("batch_rows" if key == "batch_size" else "epoch_rows", value or 0, f"{where}.{key} is")
         if self.learning_rate is not None and self.learning_rate <= 0:
             found.append(f"{where}.learning_rate is {self.learning_rate}, but must be positive")
         if self.weight_decay is not None and self.weight_decay < 0:
@@ -67,21 +70,25 @@ class TaskTraining:
         return found
 
 
-class PlainCpu:
-    """For a TrainingArguments: a process's CPU is `cpu`, where accelerate says `cpu:0` when there are several.
-
-    PyTorch 2.11 cannot load a checkpoint's optimizer onto `cpu:0`.
-    """
+class OwnArguments:
+    """What arguments of training and of pre-training do otherwise than transformers'."""
 
     @property
     def device(self) -> torch.device:
-        """The device used by this process."""
+        """The device used by this process; `cpu`, where accelerate says `cpu:0` when there are several processes.
+
+        PyTorch 2.11 cannot load a checkpoint's optimizer onto `cpu:0`.
+        """
         device = super().device
         return torch.device("cpu") if device.type == "cpu" else device
 
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, which gives it to loggers; what looks like a token is masked."""
+        return each_text(masked, super().to_dict())
+
 
 @dataclass
-class MtBertTrainingArguments(PlainCpu, TrainingArguments):
+class MtBertTrainingArguments(OwnArguments, TrainingArguments):
     """transformers' TrainingArguments with a few other defaults, and the fields below.
 
     Other defaults: `report_to` is TensorBoard, and `logging_nan_inf_filter` is off, because it waits for the device at
@@ -147,7 +154,7 @@ class MtBertTrainingArguments(PlainCpu, TrainingArguments):
 
 
 @dataclass
-class PretrainingArguments(PlainCpu, TrainingArguments):
+class PretrainingArguments(OwnArguments, TrainingArguments):
     """transformers' TrainingArguments for masked-language modelling, with other defaults and the fields below.
 
     Other defaults: 40 epochs of batches of 32 at a peak rate of 5e-5 that rises over the first tenth of all steps and

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitInfo, ModelCard
@@ -58,6 +61,24 @@ def peft_config(settings: Mapping[str, Any], model: MtBertForMultiTask) -> PeftC
             values[key] = _anchored(values[key])
     with _in_one_line(settings):
         return config_class(**values)
+
+
+CODE_KEYS = ("megatron_config", "tokenizer_kwargs")  # peft imports or loads what these name
+
+
+def load_adapter(model: MtBertForMultiTask, folder: str | os.PathLike) -> PeftModel:
+    """A model with what peft has saved in a folder, ready to predict.
+
+    Raises:
+        ValueError: if there are no weights but pickles, or adapter_config.json names code.
+    """
+    folder = Path(folder)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ValueError(f"{folder} has no adapter_model.safetensors, and pickles are not read; save it again")
+    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    if named := [key for key in CODE_KEYS if settings.get(key)]:
+        raise ValueError(f"{folder}/adapter_config.json names code ({', '.join(named)}), which is not run; drop it")
+    return PeftModel.from_pretrained(model, str(folder))
 
 
 @contextmanager

@@ -15,7 +15,6 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import (
-    AutoModel,
     AutoModelForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -32,7 +31,7 @@ from ..data.sampling import Plan, Schedule, StepSampler
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.cpu import use_faster_layers
 from ..modeling.heads import IGNORED
-from ..modeling.pretrained import encoder_config
+from ..modeling.pretrained import encoder_config, load_encoder
 from .arguments import PretrainingArguments
 from .checkpoints import last_complete
 from .interruption import ResumableTrainer
@@ -253,10 +252,10 @@ def pretrain(
     main = args.process_index == 0
     set_seed(args.seed)
     encoder_config(encoder)
-    whole = AutoModel.from_pretrained(encoder)
+    whole = load_encoder(encoder)
     if os.path.isdir(encoder):
         whole.config._name_or_path = ""  # as in MtBertForMultiTask.from_encoder
-    model, loading = AutoModelForMaskedLM.from_pretrained(encoder, output_loading_info=True)
+    model, loading = load_encoder(encoder, AutoModelForMaskedLM, output_loading_info=True)
     use_faster_layers(model)
     spec = TaskSpec("texts", max_length=args.max_length)
     encoded, reports = {}, []

@@ -7,7 +7,9 @@ that a checkpoint may be deleted while it is uploaded.
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import stat
 import tempfile
 import warnings
 from collections.abc import Iterable
@@ -22,42 +24,74 @@ from transformers.utils import PushInProgress
 
 from ..card import model_card
 from ..evaluation.energy import read_energy
-from ..modeling.sharing import edit_json, finish_repository, upload
+from ..modeling.checkpoints import INDEX, read_json
+from ..modeling.sharing import PushError, edit_json, finish_repository, upload
 from .arguments import MtBertTrainingArguments
+from .averaging import FILE as AVERAGED
 from .checkpoints import seal
+from .proximal import TEACHER_FILE
+from .step import LOG_VARIANCES
 
 if TYPE_CHECKING:
     from .trainer import MtBertTrainer
 
-MODEL_FILES = (
-    "config.json",
-    "model*.safetensors",
-    "model*.index.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
+# What a resume needs besides the model and its tokenizer. Not training_args.json, which names folders of this machine.
+RESUMED = re.compile(
+    r"trainer_state\.json|(optimizer|scheduler|scaler)\.pt|rng_state(_\d+)?\.pth|"
+    + "|".join(map(re.escape, (AVERAGED, TEACHER_FILE, LOG_VARIANCES)))
 )
-NOT_RESUMED = ("training_args.json", "README.md")  # the one names folders of this machine, the other is made anew
 LINKED = (".safetensors", ".pt", ".pth")  # what is large, and never written to
 
 
-def collect(source: str | os.PathLike, patterns: Iterable[str] = ("*",)) -> tempfile.TemporaryDirectory:
-    """A temporary folder beside `source` with those of its files; large ones as links where there are links."""
+def model_files(folder: str | os.PathLike, inside_peft: bool = False) -> list[str]:
+    """Names of the files of a saved model: its config, and its weights, as their index names them.
+
+    Args:
+        inside_peft: whether it was saved by peft, which writes only what it has trained.
+
+    Raises:
+        PushError: if the index names anything but weights that `save_pretrained` writes.
+    """
+    folder = Path(folder)
+    if inside_peft:
+        return [CONFIG, *ADAPTER_FILES]
+    if (folder / WEIGHTS).exists():
+        return [CONFIG, WEIGHTS]
+    shards = sorted(set(read_json(folder / INDEX).get("weight_map", {}).values()))
+    if not shards or not all(SHARD.fullmatch(name) for name in shards):
+        raise PushError(f"{folder / INDEX} names {shards}, but must name shards of this model; save it again")
+    return [CONFIG, INDEX, *shards]
+
+
+def collect(source: str | os.PathLike, names: Iterable[str]) -> tempfile.TemporaryDirectory:
+    """A temporary folder beside `source` with the named files of it; large ones as links where there are links.
+
+    Raises:
+        PushError: if one is a link, or anything but a regular file: what it leads to is not what was saved.
+    """
     folder = tempfile.TemporaryDirectory(prefix="_push-", dir=Path(source).absolute().parent)
-    for file in {file for pattern in patterns for file in Path(source).glob(pattern) if file.is_file()}:
-        target = Path(folder.name, file.name)
+    for name in names:
+        file, target = Path(source, name), Path(folder.name, name)
+        if not stat.S_ISREG(file.lstat().st_mode):
+            folder.cleanup()
+            raise PushError(f"{file} is no regular file, which is not pushed; remove it, and save the model again")
         try:
             if file.suffix in LINKED:
-                os.link(file, target)
+                os.link(file, target, follow_symlinks=False)
                 continue
         except OSError:  # another file system, or one without links
             pass
-        shutil.copyfile(file, target)
+        shutil.copyfile(file, target, follow_symlinks=False)
     return folder
 
 
 def push_run(trainer: MtBertTrainer, background: bool, **options: Any) -> CommitInfo | Future[CommitInfo]:
     """Upload the model in the run's folder; `options` as in `sharing.upload`."""
-    folder = collect(trainer.args.output_dir, MODEL_FILES)
+    names = model_files(trainer.args.output_dir, hasattr(trainer.model, "peft_config"))
+    folder = collect(trainer.args.output_dir, names)
     card = ModelCard.load(Path(trainer.args.output_dir, "README.md"))
     finish_repository(folder.name, trainer.processing_class, card)
     return upload(folder, trainer.hub_model_id, background, **options)
@@ -78,13 +112,15 @@ def push_checkpoint(trainer: MtBertTrainer, checkpoint: str) -> PushInProgress:
     trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
     message = f"Training in progress, step {trainer.state.global_step}"
     where = {"token": args.hub_token, "revision": args.hub_revision}
-    folder = collect(checkpoint, MODEL_FILES)
+    names = model_files(checkpoint, hasattr(trainer.model, "peft_config"))
+    folder = collect(checkpoint, names)
     finish_repository(folder.name, trainer.processing_class, card_of(trainer))
     jobs = [upload(folder, trainer.hub_model_id, True, commit_message=message, **where)]
     if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-        folder = collect(checkpoint)
-        for name in NOT_RESUMED:
-            Path(folder.name, name).unlink(missing_ok=True)
+        state = [name for name in sorted(os.listdir(checkpoint)) if RESUMED.fullmatch(name)]
+        folder = collect(checkpoint, [*names, *state])
+        if trainer.processing_class is not None:
+            trainer.processing_class.save_pretrained(folder.name)
         edit_json(Path(folder.name, "trainer_state.json"), without_best_folder)
         seal(folder.name)
         last = args.hub_strategy == HubStrategy.CHECKPOINT

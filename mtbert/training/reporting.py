@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ..data.sampling import Plan
+from ..modeling.display import display
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
@@ -22,7 +24,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     for row in plan.describe():
         p = row["probability"]
         table.add_row(
-            str(row["task"]),
+            Text(display(row["task"])),
             f"{row['rows']:,}",
             format(row["batch"], ",.2f" if plan.schedule.mixed else ","),
             f"{row['examples']:,}",
@@ -39,7 +41,7 @@ def print_parameters(rows: Iterable[Mapping[str, str | int | float]], console: C
         table.add_column(heading, justify="left" if heading in ("component", "task") else "right")
     for row in rows:
         numbers = f"{row['parameters']:,}", f"{row['trainable']:,}", f"{row['ratio']:.3f}"
-        table.add_row(str(row["component"]), str(row["task"]), *numbers)
+        table.add_row(str(row["component"]), Text(display(row["task"])), *numbers)
     (console or Console()).print(table)
 
 
@@ -47,7 +49,7 @@ def print_lines(lines: Iterable[str | None], console: Console | None = None) -> 
     """Print sentences, one a line; None is left out."""
     for line in lines:
         if line is not None:
-            (console or Console()).print(line, highlight=False, markup=False)
+            (console or Console()).print(display(line, lines=True), highlight=False, markup=False)
 
 
 def print_scores(columns: Mapping[str, Mapping[str, float]], console: Console | None = None) -> None:
@@ -64,8 +66,8 @@ def print_scores(columns: Mapping[str, Mapping[str, float]], console: Console | 
     table = Table(title="Scores")
     table.add_column("metric")
     for heading in columns:
-        table.add_column(heading, justify="right")
+        table.add_column(Text(display(heading)), justify="right")
     for name in dict.fromkeys(names):
         values = [f"{scores[name]:.3f}" if name in scores else "" for scores in columns.values()]
-        table.add_row(name.removeprefix("eval_"), *values)
+        table.add_row(Text(display(name.removeprefix("eval_"))), *values)
     (console or Console()).print(table)

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from ..modeling.display import masked
 from .arguments import MtBertTrainingArguments
 from .checkpoints import CheckpointError, damage, last_complete
 
@@ -83,7 +84,7 @@ def start_scores(state: TrainerState) -> dict[str, float]:
 def save_run(folder: str, **values: Mapping[str, Any]) -> None:
     """Write what made a checkpoint and what came of it (recipe, record, scores) beside it, as `<name>.json`."""
     for name, each in values.items():
-        text = json.dumps(each, indent=2, default=str)
+        text = masked(json.dumps(each, indent=2, default=str))
         Path(folder, f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -98,5 +99,5 @@ def save_arguments(folder: str, args: TrainingArguments, held: Mapping[str, Any]
     if not args.should_save:  # another process does
         return
     Path(folder, TRAINING_ARGS_NAME).unlink(missing_ok=True)
-    text = json.dumps(args.to_dict() | dict(held or {}), indent=2, default=str)
+    text = masked(json.dumps(args.to_dict() | dict(held or {}), indent=2, default=str))
     Path(folder, TRAINING_ARGS_NAME).with_suffix(".json").write_text(text + "\n", encoding="utf-8")

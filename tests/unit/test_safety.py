@@ -1,12 +1,16 @@
 """What the package's own code never calls: whatever runs what a file or a text says."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted(path for folder in ("mtbert", "recipes", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+PACKAGE = [path for path in FILES if path.relative_to(ROOT).parts[0] != "benchmarks"]
+# classes that no config can exchange for another: they run no code that they find
+OWN_CLASSES = ("MtBertForMultiTask", "MtBertConfig", "PeftModel", "super()", "model_class.config_class")
 PICKLES = ("pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
 YAML = ("load", "load_all", "full_load", "full_load_all", "unsafe_load", "unsafe_load_all")
 
@@ -52,6 +56,55 @@ def _danger(called: str, node: ast.Call, given: dict[str, str]) -> str | None:
 def _safe_loader(node: ast.Call, given: dict[str, str]) -> bool:
     loader = given.get("Loader") or (ast.unparse(node.args[1]) if len(node.args) > 1 else "")
     return loader.rpartition(".")[2] in ("SafeLoader", "CSafeLoader")
+
+
+def asking(source: str) -> list[str]:
+    """Uses of loaders that ask on the terminal whether to run the code that they find, each with its line."""
+    found, safe = [], set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and any(
+            word.arg == "trust_remote_code" and ast.unparse(word.value) == "False" for word in node.keywords
+        ):
+            safe.add(node.func)
+        if isinstance(node, ast.Call) and any(
+            word.arg is None and "'trust_remote_code': False}" in ast.unparse(word.value) for word in node.keywords
+        ):
+            safe.add(node.func)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in ("from_pretrained", "from_config"):
+            ours = ast.unparse(node.value) in OWN_CLASSES
+            if not ours and ast.dump(node) not in {ast.dump(each) for each in safe}:
+                found.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return found
+
+
+@pytest.mark.parametrize("file", PACKAGE, ids=lambda file: str(file.relative_to(ROOT)))
+def test_nobody_is_asked_to_trust_code(file):
+    """Outside `modeling/pretrained.py` no auto class loads anything; there, none without `trust_remote_code=False`."""
+    source = file.read_text(encoding="utf-8")
+    assert asking(source) == []
+    if file.name != "pretrained.py":
+        used = {ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
+        assert not [name for name in used if re.fullmatch(r"(.*\.)?Auto\w+\.from_(pretrained|config)", name)]
+
+
+@pytest.mark.parametrize(
+    ("source", "number"),
+    [
+        ("AutoModel.from_pretrained(name)", 1),
+        ("AutoModel.from_pretrained(name, trust_remote_code=None)", 1),
+        ("AutoModel.from_pretrained(name, trust_remote_code=False)", 0),
+        ("load = AutoTokenizer.from_pretrained", 1),
+        ("transformers.AutoConfig.from_pretrained(name, **where)", 1),
+        ("AutoModel.from_config(config)", 1),
+        ("kind.from_pretrained(name, **{**kwargs, 'trust_remote_code': False})", 0),
+        ("kind.from_pretrained(name, **{'trust_remote_code': False, **kwargs})", 1),
+        ("MtBertConfig.from_pretrained(name)", 0),
+        ("PeftModel.from_pretrained(model, name)", 0),
+    ],
+)
+def test_the_search_finds_who_asks(source, number):
+    assert len(asking(source)) == number
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))

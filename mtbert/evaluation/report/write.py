@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import math
@@ -16,10 +17,13 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib import rc_context
 
+from ...modeling.display import display, each_text, masked
+from ...paths import refuse_path
 from .page import Picture, Section, sections, shown
 
 HTML, NUMBERS, FIGURES = "report.html", "report.json", "figures"
 DPI = 110
+LONGEST_NAME = 200  # characters of a file's name
 
 
 def check_folder(folder: str | Path, overwrite: bool = False) -> None:
@@ -28,6 +32,7 @@ def check_folder(folder: str | Path, overwrite: bool = False) -> None:
     Raises:
         ValueError: it may not be written to.
     """
+    refuse_path(folder, "the report's folder (--output)")
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         if not overwrite:
@@ -54,16 +59,16 @@ def write_report(folder: str | Path, numbers: Mapping[str, Any], overwrite: bool
     """
     check_folder(folder, overwrite)
     with rc_context({"text.parse_math": False}):  # a class may be called $
-        found = sections(numbers)
+        found = sections(each_text(display, numbers))
         pictures = {item.name: _png(item) for each in found for item in each.items if isinstance(item, Picture)}
-    html = render(numbers["run"], found, pictures)  # all is made before anything is written
+    html = render(each_text(display, numbers["run"]), found, pictures)  # all is made before anything is written
     folder = Path(folder)
     (folder / FIGURES).mkdir(parents=True, exist_ok=True)
     for old in (folder / FIGURES).glob("*.png"):
         old.unlink()
     for name, data in pictures.items():
         (folder / FIGURES / _file(name)).write_bytes(data)
-    text = json.dumps(jsonable(numbers), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(each_text(masked, jsonable(numbers)), indent=1, ensure_ascii=False, allow_nan=False)
     (folder / NUMBERS).write_text(text + "\n", encoding="utf-8")
     (folder / HTML).write_text(html, encoding="utf-8")
     return folder / HTML
@@ -97,4 +102,7 @@ def _png(picture: Picture) -> bytes:
 
 
 def _file(name: str) -> str:
-    return f"{quote(name, safe='')}.png"  # a class or a column may be called anything
+    file = quote(name, safe="")  # a class or a column may be called anything
+    if len(file) > LONGEST_NAME:
+        file = f"{file[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return f"{file}.png"

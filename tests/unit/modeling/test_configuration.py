@@ -127,7 +127,7 @@ TASK_RULES = [
     ({"dropout": float("nan")}, "dropout is nan, but must be a finite number"),
     ({"max_length": 2.5}, "max_length is 2.5, but must be an integer or null"),
     ({"labels": 1.5}, "labels is 1.5, but must be a list of texts or an integer or null"),
-    ({"labels": 10**400}, "labels is a number above 1,000,000; give fewer, or a list of names"),
+    ({"labels": 10**400}, "labels is a number above 10^18, but must be at most 100,000; MTBERT_MAX_LABELS raises that"),
     ({"labels": None, "range": ("a", 10**400)}, f"range is ('a', 1{'0' * 93}…, but must be a list of numbers or null"),
     ({"separator": "[SEP]"}, "separator is '[SEP]', but must be a list of texts or null"),
     ({"token_types": 1}, "token_types is 1, but must be true or false"),

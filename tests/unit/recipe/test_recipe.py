@@ -354,7 +354,7 @@ def test_rates_of_a_task():
         (f"--tasks.sst.weight=1{'0' * 400}", f"tasks.sst.weight is 1{'0' * 299}…, but must be a number; it must be at"),
         ("--tasks.sst.weight='1e999'", "tasks.sst.weight is text '1e999', but must be a number; write 1e+999"),
         (f"--stages={'a' * 400}", f"stages is text '{'a' * 299}…, but must be a list of values"),
-        ("--tasks.sst.labels=1000000001", "tasks.sst.labels is a number above 1,000,000; give fewer, or a list"),
+        ("--tasks.sst.labels=1000000001", "tasks.sst.labels is 1,000,000,001, but must be at most 100,000"),
         ("--tasks.sst.batch_size=2.0", "tasks.sst.batch_size is 2.0, but must be an integer or null"),
         (
             "--tasks.sst.labels=[0, 1]",

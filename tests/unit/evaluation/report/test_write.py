@@ -234,3 +234,22 @@ def test_the_two_runs_are_called_by_the_letters_of_the_notes(make_rows, write, t
 def test_json_has_null_for_what_is_undefined():
     given = {"a": np.array([1.0, np.nan]), 2: (np.int64(3), np.bool_(True), float("inf"))}
     assert jsonable(given) == {"a": [1.0, None], "2": [3, True, None]}
+
+
+def test_characters_that_deceive_and_tokens(make_rows, write, tmp_path):
+    """In labels, texts, groups, notes and the run's name; the saved numbers keep all but the tokens."""
+    token = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz01234567"
+    harm = "a\u202eb\x1b[31m<script>\n$"
+    task = TaskSpec("stars", labels=["good", harm, f"{token}"])
+    rows = make_rows(task, groups={harm: [harm, "x"] * 30})
+    html, saved = write(numbers({"stars": rows}, tmp_path, name=f"runs/{harm}", notes=[f"{harm} {token}"]), drawn=True)
+    assert not re.search("[\u202e\x1b]", html) and token not in html and token not in json.dumps(saved)
+    assert "a\\u202eb\\x1b[31m&lt;script&gt;\\n$" in html and "hf_***" in html
+    assert saved["run"]["name"] == f"runs/{harm}"
+
+
+def test_a_figure_of_a_label_that_is_longer_than_a_name_of_a_file(make_rows, write, tmp_path):
+    task = TaskSpec("topics", "multi_label_classification", labels=["漢" * 300, "漢" * 301])
+    write(numbers({"topics": make_rows(task)}, tmp_path))
+    names = [file.name for file in (tmp_path / "report" / "figures").iterdir()]
+    assert all(len(name) < 255 for name in names) and len([name for name in names if "%E6" in name]) == 2

@@ -1,0 +1,74 @@
+"""Text as people may read it: characters that deceive are shown as escapes, and tokens and passwords are masked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+MASK = "***"
+# Characters that move, hide or reorder what stands around them. Joiners stay, which words of some languages need.
+_DECEIVING = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\ud800-\udfff\U000e0000-\U000e007f]"
+)
+# Tokens and passwords by their form: a group `keep` stays, the rest is masked.
+_SECRETS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"(?P<keep>(?<![A-Za-z0-9])(?:hf|api_org)_)(?:(?=[A-Za-z]*\d)[A-Za-z0-9]{10,}|[A-Za-z0-9]{16,})",
+        r"(?P<keep>(?<![A-Za-z0-9])(?:gh[oprsu]_|github_pat_|glpat-|npm_|pypi-|xox[abeoprs]-|dop_v1_|wandb_v\d_))[\w-]{10,500}",
+        r"(?P<keep>(?<![A-Za-z0-9])[sr]k-)(?:(?=[A-Za-z_-]{0,40}\d)[\w-]{16,200}|[A-Za-z0-9]{20,200})",
+        r"(?P<keep>(?<![A-Za-z0-9])[prs]k_(?:live|test)_)\w{8,}",
+        r"(?P<keep>(?<![A-Za-z0-9])A(?:KI|SI)A)[0-9A-Z]{12,}",
+        r"(?P<keep>(?<![A-Za-z0-9])AIza)[\w-]{30,}",
+        r"(?P<keep>(?<![A-Za-z0-9])eyJ)[\w-]{6,500}\.[\w-]{6,2000}(?:\.[\w-]*)?",
+        r"(?P<keep>-----BEGIN [A-Z ]*PRIVATE KEY-----)[A-Za-z0-9+/=\s\\]+",
+        r"(?P<keep>(?<![A-Za-z0-9])(?:git\+)?https?://)[^\s/@'\"]{1,500}(?=@)",
+        r"(?P<keep>(?<![A-Za-z0-9])[A-Za-z][A-Za-z0-9+-]{1,20}://[^\s/:@'\"]{0,100}:)[^\s/@'\"]{1,500}(?=@)",
+        r"(?P<keep>(?i:\b(?:bearer|basic)\s+))[\w.~+/-]{12,}=*",
+        r"(?P<keep>(?i:[?&](?:access_token|api_?key|auth|key|password|sig|signature|token)=))[^&\s'\"]+",
+    )
+)
+_WANDB = re.compile(r"(?<![0-9A-Za-z])[0-9a-f]{40}(?![0-9A-Za-z])")
+_COMMIT = re.compile(r"(?i)(?:revision|commit|sha1?|oid|snapshots)\W*(?:is|=|text)?\W*$")
+
+
+def visible(text: Any, lines: bool = False) -> str:
+    """Text in which every control, bidi and invisible character is an escape.
+
+    Args:
+        lines: whether ends of lines stay.
+    """
+
+    def escape(match: re.Match) -> str:
+        return match[0] if lines and match[0] == "\n" else match[0].encode("unicode_escape").decode("ascii")
+
+    return _DECEIVING.sub(escape, str(text))
+
+
+def masked(text: Any) -> str:
+    """Text without what looks like a token, a key, or the password of an address.
+
+    40 hexadecimal digits, a key of wandb, may be a commit, too; they stay where the text says that they are.
+    """
+    text = str(text)
+    for secret in _SECRETS:
+        text = secret.sub(rf"\g<keep>{MASK}", text)
+    return _WANDB.sub(lambda match: match[0] if _COMMIT.search(text[: match.start()][-40:]) else MASK, text)
+
+
+def display(text: Any, lines: bool = False) -> str:
+    """What a message, a table, a card or a report shows of a text; see `visible` and `masked`."""
+    return visible(masked(text), lines)
+
+
+def each_text(change: Any, value: Any, key: str = "") -> Any:
+    """A tree of mappings and lists in which `change` was applied to every text, seen with its key, and to every key."""
+    if isinstance(value, str):
+        return change(f"{key}: {value}").removeprefix(change(f"{key}: ")) if key else change(value)
+    if isinstance(value, Mapping):
+        return {change(k) if isinstance(k, str) else k: each_text(change, each, str(k)) for k, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(each_text(change, each, key) for each in value)
+    return value

@@ -1,0 +1,75 @@
+"""A line without an end, a file that unpacks to nothing but zeros: read no further than the limit."""
+
+import bz2
+import gzip
+import io
+import lzma
+import resource
+import time
+
+import pytest
+
+from mtbert.data.bounds import BoundedStream, column_problems
+from mtbert.modeling.limits import LIMITS
+
+
+class Endless(io.RawIOBase):
+    """The same byte for ever; counts how many were taken."""
+
+    taken = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:
+        buffer[:] = b"x" * len(buffer)
+        self.taken += len(buffer)
+        return len(buffer)
+
+
+def test_an_endless_line():
+    endless = Endless()
+    begin = time.process_time()
+    with pytest.raises(ValueError, match=r"a line has at least 10,000,001 bytes, .* MTBERT_MAX_LINE_BYTES raises that"):
+        next(BoundedStream(io.BufferedReader(endless)))
+    assert endless.taken < 2 * LIMITS["line_bytes"] and time.process_time() - begin < 1
+
+
+@pytest.mark.parametrize("module", [gzip, bz2, lzma])
+def test_a_bomb(module, tmp_path):
+    file = tmp_path / "bomb"
+    with module.open(file, "wb") as out:
+        for _ in range(40):
+            out.write(bytes(2**20))
+    begin, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    packed = file.stat().st_size
+    with pytest.raises(ValueError, match=rf"its {packed:,} bytes unpack to at least 3.,.* MTBERT_MAX_UNPACKED_BYTES"):
+        BoundedStream(module.open(file), packed).read()
+    with pytest.raises(ValueError, match="a line has at least"):
+        list(BoundedStream(module.open(file), packed))
+    assert time.process_time() - begin < 2
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024 < 500e6
+
+
+def test_the_environment_raises_the_limits(monkeypatch):
+    monkeypatch.setenv("MTBERT_MAX_LINE_BYTES", "3")
+    assert list(BoundedStream(io.BytesIO(b"ab\ncd\n"))) == [b"ab\n", b"cd\n"]
+    with pytest.raises(ValueError, match="a line has at least 4 bytes, but must be at most 3"):
+        list(BoundedStream(io.BytesIO(b"ab\ncdef\n")))
+
+
+def test_what_is_within_is_read_as_it_is():
+    data = b"\n".join([b"one", b"", b"three\r", b"4" * 100_000])
+    for read in (lambda s: s.read(), lambda s: b"".join(s), lambda s: b"".join(iter(lambda: s.read(7), b""))):
+        assert read(BoundedStream(io.BytesIO(data), 1)) == data
+    stream = io.BytesIO(data)
+    with BoundedStream(stream) as bounded:
+        assert bounded.readline(2) == b"on" and bounded.readline() == b"e\n"
+    assert stream.closed
+
+
+def test_columns():
+    assert column_problems(["x"] * 10_000) == []
+    assert column_problems(["x"] * 10**5) == [
+        "it has 100,000 columns, but must be at most 10,000; MTBERT_MAX_COLUMNS raises that"
+    ]
