@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModel, BertConfig
 
 from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, Schedule, Surgery, TaskSpec
+from mtbert.modeling.packing import PackedLayout
 from mtbert.training import memory
 from mtbert.training.averaging import Averaging
 from mtbert.training.optimizers import OptimizerSettings
@@ -42,7 +43,7 @@ def test_activations_are_what_autograd_keeps(tmp_path, half, dropout):
     lengths = torch.randint(8, 60, (24,))
     mask = (torch.arange(60) < lengths[:, None]).long()
     ids = torch.randint(5, 50, mask.shape)
-    layout = model._pack((ids, None, None), mask, None, "t", None)[1]
+    layout = PackedLayout.build(lengths.tolist(), [(0, 24, 1)])
 
     def run():
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
