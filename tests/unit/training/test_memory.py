@@ -8,6 +8,7 @@ from transformers import AutoModel, BertConfig
 
 from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, Schedule, Surgery, TaskSpec
 from mtbert.modeling import cpu
+from mtbert.modeling.packing import PackedLayout
 from mtbert.training import memory
 from mtbert.training.averaging import Averaging
 from mtbert.training.optimizers import OptimizerSettings
@@ -47,7 +48,7 @@ def test_activations_are_what_autograd_keeps(tmp_path, monkeypatch, half, dropou
     lengths = torch.randint(8, 60, (24,))
     mask = (torch.arange(60) < lengths[:, None]).long()
     ids = torch.randint(5, 50, mask.shape)
-    layout = model._pack((ids, None, None), mask, None, "t", None)[1]
+    layout = PackedLayout.build(lengths.tolist(), [(0, 24, 1)])
 
     def run():
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
