@@ -76,12 +76,13 @@ class RowSource:
         if self.file == STDIN:
             if self.format not in (None, "json", "text"):
                 raise ValueError(f"standard input can be json or text, not {self.format}; give a file")
-            return self.format
-        kind = self.format or file_format(self.file)
-        if kind is None:
-            raise ValueError(f"{self.file}: its suffix is none of {', '.join(SUFFIXES)}; give its format")
-        if problems := form_problems(self.separator, self.quoting, [kind]):
-            raise ValueError("\n".join(f"{self.file}: {problem}" for problem in problems))
+            kind = self.format
+        else:
+            kind = self.format or file_format(self.file)
+            if kind is None:
+                raise ValueError(f"{self.file}: its suffix is none of {', '.join(SUFFIXES)}; give its format")
+        if problems := form_problems(self.separator, self.quoting, [kind or "json or text"]):
+            raise ValueError("\n".join(f"{self.shown}: {problem}" for problem in problems))
         return kind
 
     def chunks(self, stream: BinaryIO | None = None) -> Iterator[dict[str, list]]:

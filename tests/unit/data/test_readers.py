@@ -297,6 +297,13 @@ def test_forms_that_can_not_be(form, problem, tmp_path):
             source.kind()
 
 
+def test_a_separator_is_not_for_standard_input():
+    with pytest.raises(
+        ValueError, match="standard input: separator is ';', but is for csv and tsv files, not for json"
+    ):
+        list(RowSource("-", separator=";").chunks(io.BytesIO(b"a;b")))
+
+
 # JSON
 
 
