@@ -71,6 +71,8 @@ class PaddedModel(nn.Module):
     def __init__(self, model: MtBertForMultiTask, tasks: Sequence[str]):
         super().__init__()
         self.model, self.tasks = model, [model.tasks[model.task_id(name)] for name in tasks]
+        tables = [int(b.flatten()[0]) for name, b in model.encoder.named_buffers() if name.endswith("position_ids")]
+        self.first_position = max([first_position(model.encoder.config), *tables])  # MRA's table begins with 2
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -85,7 +87,7 @@ class PaddedModel(nn.Module):
             extra["token_type_ids"] = token_type_ids
         if "position_ids" in signature(model.encoder.forward).parameters:
             # the encoder's own are cut from a table, whose end quantisers take for a bound of the length
-            extra["position_ids"] = torch.ones_like(input_ids).cumsum(1) - 1 + first_position(model.encoder.config)
+            extra["position_ids"] = torch.ones_like(input_ids).cumsum(1) - 1 + self.first_position
         states = model.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
         if adapter is not None:
             states = adapter.on_top(states.flatten(0, 1), layout).view_as(states)
