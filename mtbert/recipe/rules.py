@@ -14,57 +14,20 @@ from ..paths import path_problem
 from ..training.losses import FIXED, UNCERTAINTY, check_losses
 from ..training.optimizers import GROUPED, SEPARATE, STATEFUL, OptimizerSettings
 from ..training.processes import NOT_WITH_SHARES, fsdp_is_asked_for
+from ..training.refused import OWN_EVALUATION, OWN_LOADER, OWN_SHARES, REFUSED_TRAINING, WHOLE_MODEL
 from .tree import KeyPath, Report, defaults, shown
 
 if TYPE_CHECKING:
     from .schema import Recipe, TaskRecipe
 
-# Training arguments that may not be changed, and why; checked where the value is not the default.
-_OWN_LOADER = "the trainer has its own data loader, which does not read it"
-_OWN_EVALUATION = "the trainer scores whole splits task by task in its own loop, which does not read it"
-_OWN_SHARES = "FSDP2 of the encoder's layers is training.shard_encoder: true; heads and adapters stay whole"
-_WHOLE_MODEL = "each task's rows, heads and gradients are handled in one process that holds the whole model"
-REFUSED_TRAINING: dict[str, str] = {
-    "accelerator_config": "the plan says which process takes which rows, so batches are not split, sent or padded",
-    "auto_find_batch_size": "it would change the plan's batch size in the middle of a run",
-    "average_tokens_across_devices": "the loss always counts the labelled rows of all processes",
-    "batch_eval_metrics": "correlations and F1 are no means over batches; every task is scored over its whole split",
-    "bf16_full_eval": f"{_OWN_EVALUATION}; bf16: true holds for evaluation too",
-    "dataloader_drop_last": "it would lose rows of the plan, which names every row of a step",
-    "dataloader_in_order": "batches out of order would not be the steps of the plan",
-    "dataloader_multiprocessing_context": _OWN_LOADER,
-    "ddp_static_graph": "the graph differs from step to step, as the tasks in it do",
-    "deepspeed": _WHOLE_MODEL,
-    "enable_jit_checkpoint": "SIGTERM always leaves a checkpoint, after a whole step, so that it resumes exactly",
-    "eval_accumulation_steps": f"{_OWN_EVALUATION}; it keeps one row of logits an example",
-    "eval_do_concat_batches": _OWN_EVALUATION,
-    "eval_use_gather_object": _OWN_EVALUATION,
-    "fp16_full_eval": f"{_OWN_EVALUATION}; fp16: true holds for evaluation too",
-    "fsdp": _OWN_SHARES,
-    "fsdp_config": _OWN_SHARES,
-    "hub_token": "the recipe is saved with the run, and the token with it; log in with `hf auth login` instead",  # nosec B105: a reason
-    "ignore_data_skip": "a resumed run goes on at the plan's own step, without passing over data",
-    "include_for_metrics": "metrics take a task's logits and labels only",
-    "label_names": "the labels of every task are `labels`",
-    "label_smoothing_factor": "it belongs to a task, not to the run: it means nothing for a regression's score",
-    "length_column_name": "it is for sampling by length, but the schedule orders the rows",
-    "liger_kernel_config": "Liger kernels exist for decoders, and would silently change nothing here",
-    "parallelism_config": _WHOLE_MODEL,
-    "prediction_loss_only": "an evaluation scores every task with its metric",
-    "remove_unused_columns": "the model takes what the collator makes, whatever columns a data set has",
-    "train_sampling_strategy": "the schedule orders the rows; see schedule.name",
-    "use_cache": "it is for generating text, which an encoder does not do",
-    "use_liger_kernel": "Liger kernels exist for decoders, and would silently change nothing here",
-}
-
 # Training arguments of the process, which pre-training and fine-tuning share.
 PROCESS_KEYS = ("bf16", "fp16", "tf32", "use_cpu", "cpu_threads", "full_determinism", "ddp_backend", "ddp_timeout")
 _BY_THE_TEXTS = "every text is read once an epoch, and the rate falls over all epochs"
 REFUSED_PRETRAINING: dict[str, str] = {
-    **{key: reason for key, reason in REFUSED_TRAINING.items() if reason in (_OWN_LOADER, _OWN_EVALUATION)},
+    **{key: reason for key, reason in REFUSED_TRAINING.items() if reason in (OWN_LOADER, OWN_EVALUATION)},
     **dict.fromkeys(PROCESS_KEYS, "fine-tuning in the same process has to be alike; set it in training"),
     **dict.fromkeys(
-        (key for key, reason in REFUSED_TRAINING.items() if reason in (_WHOLE_MODEL, _OWN_SHARES)),
+        (key for key, reason in REFUSED_TRAINING.items() if reason in (WHOLE_MODEL, OWN_SHARES)),
         "the encoder is kept from the process that holds the whole model",
     ),
     "accelerator_config": REFUSED_TRAINING["accelerator_config"],

@@ -14,6 +14,7 @@ from ..modeling.display import each_text, masked
 from ..modeling.limits import beyond
 from .numerics import SKIP, STOP
 from .processes import join_processes, refuse_sharding, take_over_fsdp
+from .refused import refuse_arguments
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ class MtBertTrainingArguments(OwnArguments, TrainingArguments):
     def __post_init__(self):
         self.shard_encoder = take_over_fsdp() or self.shard_encoder
         refuse_sharding(self)
+        refuse_arguments(self)
         join_processes(self)
         super().__post_init__()
         self.remove_unused_columns = False  # the model takes what the collator makes, not columns of a data set

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from enum import Enum
 
 import torch
@@ -15,12 +16,16 @@ LONGEST = 300  # characters of a value that a message shows
 def argument_problems(args: TrainingArguments, where: str) -> list[str]:
     """Optimizer, rate's schedule, loggers and compiler that can not be made; sentences that begin with `where`."""
     found = []
+    if lacking := [each for each in (args.optim_args or "").split(",") if each.strip() and "=" not in each]:
+        found.append(f"{where}.optim_args has {', '.join(lacking)} without a value; write name=value, name=value")
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)
     except ImportError as error:
         found.append(f"{where}.optim is {_name(args.optim)!r}, which is not installed: {_line(error)}")
     except ValueError:  # some ask for the model here, and say themselves what they lack of it
         pass
+    else:
+        found += _unread_problems(args, where)
     try:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
         get_scheduler(args.lr_scheduler_type, optimizer, 1, 2, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
@@ -37,6 +42,32 @@ def argument_problems(args: TrainingArguments, where: str) -> list[str]:
     if args.torch_compile and args.torch_compile_backend.lower() not in backends:
         known = ", ".join(backends)
         found.append(f"{where}.torch_compile_backend is {args.torch_compile_backend!r}, but must be one of: {known}")
+    return found
+
+
+def _unread_problems(args: TrainingArguments, where: str) -> list[str]:
+    """Arguments of the optimizer that this optimizer does not read; sentences that begin with `where`."""
+
+    def keywords(text: str | None) -> dict[str, object]:
+        other = copy(args)
+        other.optim_args = text
+        return Trainer.get_optimizer_cls_and_kwargs(other)[1]
+
+    optimizer, unread = _name(args.optim), []
+    for key in (each.partition("=")[0].strip() for each in (args.optim_args or "").split(",") if each.strip()):
+        try:
+            if all(keywords(f"{key}={value}") == keywords(None) for value in ("0.5", "1", "true")):
+                unread.append(key)
+        except ValueError:  # it is read, as a number of another kind
+            pass
+    found = []
+    if unread:
+        found.append(f"{where}.optim_args has {', '.join(unread)}, which optim: {optimizer} does not read; drop it")
+    if args.optim_target_modules is not None and not optimizer.startswith(("galore", "apollo")):
+        found.append(
+            f"{where}.optim_target_modules is {args.optim_target_modules!r}, which optim: {optimizer} does not read; "
+            "it is for GaLore and APOLLO"
+        )
     return found
 
 

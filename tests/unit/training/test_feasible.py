@@ -29,6 +29,13 @@ def arguments(kind=MtBertTrainingArguments, **given):
             {"lr_scheduler_type": "cosine_with_min_lr"},
             "x.lr_scheduler_kwargs is {}, which lr_scheduler_type: cosine_with_min_lr does not take: One of min_lr",
         ),
+        (
+            {"optim_args": "momentum=0.9"},
+            "x.optim_args has momentum, which optim: adamw_torch_fused does not read; drop",
+        ),
+        ({"optim": "sgd", "optim_args": "momentm=0.9"}, "x.optim_args has momentm, which optim: sgd does not read"),
+        ({"optim": "sgd", "optim_args": "momentum"}, "x.optim_args has momentum without a value; write name=value"),
+        ({"optim_target_modules": "all-linear"}, "x.optim_target_modules is 'all-linear', which optim: adamw_torch_fu"),
         ({"report_to": ["paper"]}, "x.report_to is ['paper'], which are not installed; these are: "),
         (
             {"torch_compile": True, "torch_compile_backend": "gcc"},
@@ -40,6 +47,20 @@ def arguments(kind=MtBertTrainingArguments, **given):
 def test_what_can_not_be_made_is_told(given, message, kind):
     (line,) = argument_problems(arguments(kind, **given), "x")
     assert line.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("optim", "text"),
+    [
+        ("sgd", "momentum=0.9, nesterov=True"),
+        ("sgd", "momentum=0"),
+        ("adagrad", "lr_decay=0.1"),
+        ("rmsprop", "alpha=0.9,centered=false"),
+        ("sgd", ""),
+    ],
+)
+def test_arguments_that_an_optimizer_reads(optim, text):
+    assert argument_problems(arguments(optim=optim, optim_args=text), "x") == []
 
 
 def test_all_of_it_comes_at_once():
