@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 from ..modeling.limits import beyond, limit
+from .errors import ReadError
 
 RATIO = 200  # text packs to a tenth; what unpacks to so many times its size holds next to nothing
 
 
 class BoundedStream(io.BufferedIOBase):
-    """A stream that raises ValueError for a line, or an unpacked file, that is beyond its limit.
+    """A stream that raises ReadError for a line, or an unpacked file, that is beyond its limit.
 
     Args:
         stream: what is read.
@@ -46,7 +47,7 @@ class BoundedStream(io.BufferedIOBase):
 
     def _refuse_line(self, length: int) -> None:
         if found := beyond("line_bytes", length, "a line has at least", " bytes"):
-            raise ValueError(found[0])
+            raise ReadError(found[0])
 
     def __next__(self) -> bytes:
         if line := self.readline():
@@ -59,7 +60,7 @@ class BoundedStream(io.BufferedIOBase):
             if self.unpacked > RATIO * self.packed and (
                 found := beyond("unpacked_bytes", self.unpacked, f"its {self.packed:,} bytes unpack to at least")
             ):
-                raise ValueError(found[0])
+                raise ReadError(found[0])
         return data
 
     def close(self) -> None:

@@ -11,10 +11,14 @@ import codecs
 import csv
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, NoReturn
+
+from .bounds import column_problems
+from .errors import ReadError
 
 QUOTING = ("double", "backslash", "none")
 LONGEST = 1 << 27  # characters of a record with an open quote
@@ -23,15 +27,6 @@ QUOTE, BACKSLASH, NEWLINE, RETURN, SEPARATOR = map(chr, range(0xD800, 0xD805))
 HINTS = {"\t": "separated by tabs: use format: tsv, or cs224n for the course's files"}
 
 csv.field_size_limit(sys.maxsize)  # a text may be longer than the 128 KB that `csv` takes by default
-
-
-class ReadError(ValueError):
-    """A file that can not be read exactly; the message says where, why, and what to do."""
-
-    def about(self, file: object) -> str:
-        """The message with the file's name before it."""
-        message = str(self)
-        return f"{file} {message[3:]}" if message.startswith("it ") else f"{file}: {message}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +104,9 @@ class DelimitedRows:
         if excel := re.fullmatch('"?sep=(.?)"?', records[0]):
             raise ReadError(f"line 1, {records[0]!r}, is for Excel; remove it, and set separator to {excel[1]!r}")
         names = [name or f"Unnamed: {i}" for i, name in enumerate(self._fields(records[:1])[0])]
-        if repeated := sorted({name for name in names if names.count(name) > 1}):
+        if problems := column_problems(names):
+            raise ReadError(problems[0])
+        if repeated := sorted(name for name, count in Counter(names).items() if count > 1):
             raise ReadError(f"the header names {repeated} more than once; give each column its name")
         self.names = names
         plain = not any(field.startswith('"') for field in records[0].split(dialect.separator))
@@ -322,11 +319,13 @@ def _escaped(blocks: Iterable[str], dialect: Dialect) -> Iterable[str]:
 
 def _lines(blocks: Iterable[str], quoted: bool) -> tuple[str, Iterator[tuple[Sequence[int], list[str]]]]:
     """The line end, `\n` or `\r`, and the lines of each block with their numbers; the `\r` of `\r\n` is kept."""
-    blocks, start = iter(blocks), ""
+    blocks, parts, last = iter(blocks), [], ""
     for block in blocks:
-        start += block
-        if re.search(r"\n|\r[^\r]", start):
+        parts.append(block)
+        if re.search(r"\n|\r[^\r]", last + block):
             break
+        last = block[-1:] or last
+    start = "".join(parts)
     header = re.match(r'(?:"[^"]*"|[^"\r\n])*+' if quoted else r"[^\r\n]*+", start).end()
     first = re.compile(r"\r*\n|\r").search(start, header)
     end = "\r" if first and first[0] == "\r" else "\n"

@@ -13,6 +13,7 @@ import pyarrow as pa
 from datasets import Features, Json, List, Value
 
 from ..modeling.inputs import half_character
+from ..modeling.limits import beyond, limit
 from .delimited import ReadError
 
 REMEDY = "write one JSON object a line, or one array of objects"
@@ -97,8 +98,8 @@ def json_chunks(lines: Iterable[tuple[int, str]], size: int = 2000) -> Iterator[
     lines = chain([first] if first[1] else [], lines)
     if first[1].lstrip().startswith("["):
         try:
-            rows = DECODER.decode("\n".join(text for _, text in lines))
-        except (ValueError, RecursionError) as error:
+            rows = _decoded("\n".join(text for _, text in lines))
+        except ValueError as error:
             raise ReadError(f"it is no JSON array: {error}; {REMEDY}") from error
         for start in range(0, len(rows), size):
             some = rows[start : start + size]
@@ -107,16 +108,33 @@ def json_chunks(lines: Iterable[tuple[int, str]], size: int = 2000) -> Iterator[
     while some := list(islice(lines, size)):
         numbers, texts = zip(*some, strict=True)
         try:
-            rows = list(map(DECODER.decode, texts))
-        except (ValueError, RecursionError):
+            rows = list(map(_decoded, texts))
+        except ValueError:
             rows = [_parsed(number, text) for number, text in some]
         yield JsonChunk("line", numbers, rows)
 
 
+def _decoded(text: str) -> Any:
+    """The value of a JSON text; ValueError if there is none, or values lie too deep in each other."""
+    deepest = limit("depth")
+    try:
+        value = DECODER.decode(text)
+    except RecursionError as error:
+        raise ValueError(f"values lie more than {deepest} levels deep in each other") from error
+    if text.count("[") + text.count("{") > deepest:
+        level, depth = [value], 0
+        while level := [item for item in level if isinstance(item, list | dict)]:
+            depth += 1
+            if problems := beyond("depth", depth, "values lie", " levels deep in each other"):
+                raise ValueError(problems[0])
+            level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+    return value
+
+
 def _parsed(number: int, text: str) -> Any:
     try:
-        return DECODER.decode(text)
-    except (ValueError, RecursionError) as error:
+        return _decoded(text)
+    except ValueError as error:
         raise ReadError(f"line {number:,} is no JSON: {error}; {REMEDY}") from error
 
 

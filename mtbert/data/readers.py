@@ -6,6 +6,7 @@ import bz2
 import gzip
 import hashlib
 import lzma
+import os
 import warnings
 import zipfile
 import zlib
@@ -23,6 +24,7 @@ from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
 
 from . import delimited, json_rows
+from .bounds import BoundedStream
 from .cache import content_key
 from .delimited import QUOTING, DelimitedRows, Dialect, ReadError
 
@@ -73,19 +75,22 @@ def open_file(path: str | Path) -> BinaryIO:
     """The bytes of a file, decompressed if it is a gzip, bzip2, xz or zip file, whatever its name.
 
     Raises:
-        ReadError: a zip archive does not hold exactly one file.
+        ReadError: a zip archive does not hold exactly one file; while reading: a line, or what a file unpacks to, is
+            beyond its limit.
     """
     with open(path, "rb") as file:
         head = file.read(10)
-    if head.startswith(b"\x1f\x8b"):
-        return gzip.open(path)
-    if head.startswith(b"BZh") and head[4:] == b"1AY&SY":
-        return bz2.open(path)
-    if head.startswith(b"\xfd7zXZ\0"):
-        return lzma.open(path)
-    if head.startswith((b"PK\3\4", b"PK\5\6")):
-        return _only_member(path)
-    return open(path, "rb")
+    unpackers = {
+        b"\x1f\x8b": gzip.open,
+        b"BZh" + head[3:4] + b"1AY&SY": bz2.open,
+        b"\xfd7zXZ\0": lzma.open,
+        b"PK\3\4": _only_member,
+        b"PK\5\6": _only_member,
+    }
+    for start, unpack in unpackers.items():
+        if head.startswith(start):
+            return BoundedStream(unpack(path), os.path.getsize(path))
+    return BoundedStream(open(path, "rb"))
 
 
 def _only_member(path: str | Path) -> BinaryIO:

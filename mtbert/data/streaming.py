@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import BinaryIO
 
+from .bounds import BoundedStream
 from .delimited import ReadError, separator_hint
 from .json_rows import check_texts, decoded_lines, json_batches, json_chunks
 from .labels import CODE, NUL, check_batch, listed
@@ -109,7 +110,7 @@ class RowSource:
     def _batches(self, kind: str | None, stream: BinaryIO) -> Iterator[dict[str, list]]:
         try:
             if self.file == STDIN:
-                yield from self._line_batches(stream, kind)
+                yield from self._line_batches(BoundedStream(stream, closes=False), kind)
             elif kind == "text":
                 with open_file(self.file) as file:
                     yield from self._line_batches(intact(file), kind)

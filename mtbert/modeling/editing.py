@@ -13,6 +13,7 @@ from .adapters import make_adapter
 from .configuration_mtbert import MtBertConfig, TaskSpec
 from .encoders import drop_pooler, has_pooler
 from .heads import make_head
+from .limits import refuse_reserved
 from .precision import copy_tensors
 from .pretrained import make_encoder
 
@@ -27,6 +28,7 @@ def add_task(model: MtBertForMultiTask, spec: TaskSpec | Mapping) -> None:
         ValueError: if there is a task of this name, or the task needs a pooler that the model has dropped.
     """
     spec = TaskSpec.from_dict(spec)
+    refuse_reserved([spec.name])
     if spec.name in model.heads:
         raise ValueError(f"task {spec.name!r} exists already; remove_task it first, or choose another name")
     if spec.pooling == "pooler" and not has_pooler(model.encoder):

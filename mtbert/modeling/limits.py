@@ -6,6 +6,7 @@ A config or a recipe may come from anywhere. What is beyond a limit is refused b
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 # Name → the most that is taken. The variable MTBERT_MAX_<NAME> raises it.
 LIMITS = {
@@ -76,7 +77,17 @@ def beyond(name: str, number: int, what: str, unit: str = "") -> list[str]:
 
 def name_problems(name: str) -> list[str]:
     """Why a task can not have a name, as ends of a sentence."""
-    found = beyond("task_name_length", max(len(name), len(name.encode(errors="replace")) // 2), "the name's length is")
-    if name in RESERVED:
-        found.append("logs and scores use this name themselves; add a letter")
-    return found
+    return beyond("task_name_length", max(len(name), len(name.encode(errors="replace")) // 2), "the name's length is")
+
+
+def reserved_problems(names: Iterable[str]) -> list[str]:
+    """A sentence for each name that a new task can not have; checkpoints of earlier versions may have such tasks."""
+    return [
+        f"task {name!r}: logs and scores use this name themselves; add a letter" for name in names if name in RESERVED
+    ]
+
+
+def refuse_reserved(names: Iterable[str]) -> None:
+    """ValueError for names that a new task can not have."""
+    if problems := reserved_problems(names):
+        raise ValueError("\n".join(problems))

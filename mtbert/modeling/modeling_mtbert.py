@@ -27,6 +27,7 @@ from .export import export_onnx, traced_logits
 from .families import prepare_layers
 from .heads import make_head, to_scores
 from .inputs import has_token_types, shown
+from .limits import refuse_reserved
 from .outputs import MtBertOutput, add_layers, add_losses
 from .packing import PackedLayout, Segment, enable_packing, is_packed
 from .padding import encode, padded
@@ -164,6 +165,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         if os.path.isdir(encoder):
             pretrained.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine
         model = cls(MtBertConfig(encoder=pretrained.config, tasks=list(tasks), adapter=adapter, packed=False))
+        refuse_reserved(task.name for task in model.tasks)
         model.config.packed = bool(packed)
         model.encoder = pretrained
         model._adopt_encoder()

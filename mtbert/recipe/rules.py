@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.loading import DataSpec
 from ..data.sampling import SAMPLED, Schedule
+from ..modeling.limits import reserved_problems
 from ..paths import path_problem
 from ..training.losses import FIXED, UNCERTAINTY, check_losses
 from ..training.optimizers import GROUPED, SEPARATE, STATEFUL, OptimizerSettings
@@ -469,7 +470,7 @@ def _check_task(name: str, task: TaskRecipe, report: Report) -> bool:
 
         sentences = [sentence for sentence in (check_metric(spec, task.metric),) if sentence]
     if spec is not None:
-        sentences += check_losses(spec, training)
+        sentences += [*check_losses(spec, training), *reserved_problems([name])]
     keys = [each.name for each in fields(task)]
     sentences = [each for each in sentences if not each.startswith(f"{who}: texts ")]  # data.text has its line already
     report.add_sentences(who, path, keys, sentences)

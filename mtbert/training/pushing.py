@@ -30,6 +30,7 @@ from .arguments import MtBertTrainingArguments
 from .averaging import FILE as AVERAGED
 from .checkpoints import seal
 from .proximal import TEACHER_FILE
+from .resume_record import FILE as RESUME_RECORD
 from .step import LOG_VARIANCES
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 # What a resume needs besides the model and its tokenizer. Not training_args.json, which names folders of this machine.
 RESUMED = re.compile(
     r"trainer_state\.json|(optimizer|scheduler|scaler)\.pt|rng_state(_\d+)?\.pth|"
-    + "|".join(map(re.escape, (AVERAGED, TEACHER_FILE, LOG_VARIANCES)))
+    + "|".join(map(re.escape, (AVERAGED, TEACHER_FILE, LOG_VARIANCES, RESUME_RECORD)))
 )
 LINKED = (".safetensors", ".pt", ".pth")  # what is large, and never written to
 

@@ -23,6 +23,7 @@ from ..data.collation import LengthSortedSteps, MultiTaskDataset
 from ..data.sampling import Plan, Schedule, StepSampler
 from ..data.tokenised import prepare
 from ..modeling.inputs import has_token_types
+from ..modeling.limits import refuse_reserved
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from ..modeling.sharing import explained
 from .arguments import MtBertTrainingArguments, TaskTraining
@@ -120,6 +121,7 @@ class MtBertTrainer(ShardingTrainer):
             model = trainable(model)
         self.tasks = model.tasks
         if train_dataset is not None:
+            refuse_reserved(task.name for task in self.tasks)
             refuse_unloadable(model)
         if args.shard_encoder:
             refuse_with_shares(

@@ -11,7 +11,8 @@ import pytest
 from mtbert.evaluation.report.write import check_folder
 from mtbert.modeling.checkpoints import check_folder as check_checkpoint
 from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec, MtBertConfig, TaskSpec
-from mtbert.modeling.limits import LIMITS, RESERVED
+from mtbert.modeling.limits import LIMITS, RESERVED, refuse_reserved
+from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.modeling.pretrained import encoder_config, load_config, load_tokenizer
 from mtbert.paths import path_problem
 from mtbert.recipe import Recipe, RecipeError, load_recipe
@@ -108,9 +109,18 @@ def test_an_encoder_of_mtbert_inside_an_encoder():
 
 @pytest.mark.parametrize("name", sorted(RESERVED))
 def test_names_that_logs_use(name):
-    with pytest.raises(ValueError, match="logs and scores use this name themselves; add a letter"):
-        TaskSpec(name, labels=2)
-    assert TaskSpec(f"{name}s", labels=2).name == f"{name}s"
+    """A new task cannot have them; a checkpoint of an earlier version that has goes on loading."""
+    with pytest.raises(ValueError, match=f"task '{name}': logs and scores use this name themselves; add a letter"):
+        refuse_reserved([name, "mine"])
+    refuse_reserved([f"{name}s"])
+    assert config(encoder=BERT, tasks=[task(name=name)]).task_specs[0].name == name
+
+
+def test_no_new_task_has_such_a_name(encoder_dir, make_model):
+    with pytest.raises(ValueError, match="task 'loss': logs and scores use this name"):
+        MtBertForMultiTask.from_encoder(encoder_dir, [TaskSpec("loss", labels=2)])
+    with pytest.raises(ValueError, match="task 'step': logs and scores use this name"):
+        make_model().add_task(TaskSpec("step", labels=2))
 
 
 @pytest.mark.parametrize(

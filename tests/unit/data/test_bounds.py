@@ -10,6 +10,9 @@ import time
 import pytest
 
 from mtbert.data.bounds import BoundedStream, column_problems
+from mtbert.data.errors import ReadError
+from mtbert.data.readers import RowFile, file_format
+from mtbert.data.streaming import RowSource
 
 
 class Endless(io.RawIOBase):
@@ -78,3 +81,37 @@ def test_columns():
     assert column_problems(["x"] * 10**5) == [
         "it has 100,000 columns, but must be at most 10,000; MTBERT_MAX_COLUMNS raises that"
     ]
+
+
+def zeros(path):
+    with gzip.open(path, "wb", 1) as file:
+        for _ in range(100):
+            file.write(bytes(10**6))
+
+
+def write_wide(path):
+    path.write_text(",".join(f"c{i}" for i in range(10**5)) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("a.csv", write_wide, "it has 100,000 columns, but must be at most 10,000; MTBERT_MAX_COLUMNS raises"),
+        ("a.csv.gz", zeros, "a line has at least .* bytes, but must be at most .*; MTBERT_MAX_LINE_BYTES raises"),
+        ("a.jsonl.gz", zeros, "a line has at least .* bytes, but must be at most .*; MTBERT_MAX_LINE_BYTES raises"),
+        ("a.json", lambda path: path.write_text("[" * 5000 + "]" * 5000), "values lie more than 100 levels deep"),
+        (
+            "b.json",
+            lambda path: path.write_text('{"text": ' + "[" * 500 + "]" * 500 + "}\n"),
+            "levels deep .*; MTBERT_MAX_DEPTH raises",
+        ),
+    ],
+)
+def test_files_without_a_bound_are_refused_at_once(tmp_path, name, write, message):
+    write(tmp_path / name)
+    begin = time.process_time()
+    with pytest.raises(ReadError, match=message):
+        RowFile(tmp_path / name, file_format(name)).dataset(["text"])
+    with pytest.raises(ReadError, match=message):
+        list(RowSource(str(tmp_path / name), ("text",), None, None, 100).chunks())
+    assert time.process_time() - begin < 4  # twice a second's work, and what the cache of datasets takes
