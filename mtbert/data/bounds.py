@@ -15,13 +15,15 @@ class BoundedStream(io.BufferedIOBase):
     """A stream that raises ValueError for a line, or an unpacked file, that is beyond its limit.
 
     Args:
-        stream: what is read; it is closed with this one.
+        stream: what is read.
         packed: bytes of the compressed file that `stream` unpacks; None: it unpacks none.
+        closes: whether `stream` is closed with this one; standard input is not.
     """
 
-    def __init__(self, stream: BinaryIO, packed: int | None = None):
+    def __init__(self, stream: BinaryIO, packed: int | None = None, closes: bool = True):
         self.stream, self.packed, self.unpacked = stream, packed, 0
-        self.longest = limit("line_bytes")
+        self.longest, self.line = limit("line_bytes"), 0
+        self.closes = closes
 
     def readable(self) -> bool:
         return True
@@ -29,15 +31,22 @@ class BoundedStream(io.BufferedIOBase):
     def read(self, size: int | None = -1) -> bytes:
         if size is None or size < 0:
             return b"".join(iter(lambda: self.read(io.DEFAULT_BUFFER_SIZE), b""))
-        return self._counted(self.stream.read(size))
+        data = self._counted(self.stream.read(size))
+        ended = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        self.line = len(data) - ended if ended else self.line + len(data)
+        self._refuse_line(self.line)
+        return data
 
     def readline(self, size: int | None = -1) -> bytes:
         if size is not None and size >= 0:
             return self._counted(self.stream.readline(size))
         line = self.stream.readline(self.longest + 1)
-        if len(line) > self.longest:
-            raise ValueError(beyond("line_bytes", len(line), "a line has at least", " bytes")[0])
+        self._refuse_line(len(line))
         return self._counted(line)
+
+    def _refuse_line(self, length: int) -> None:
+        if found := beyond("line_bytes", length, "a line has at least", " bytes"):
+            raise ValueError(found[0])
 
     def __next__(self) -> bytes:
         if line := self.readline():
@@ -54,7 +63,8 @@ class BoundedStream(io.BufferedIOBase):
         return data
 
     def close(self) -> None:
-        self.stream.close()
+        if self.closes:
+            self.stream.close()
         super().close()
 
 

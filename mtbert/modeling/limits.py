@@ -33,7 +33,7 @@ LIMITS = {
     "threads": 4_096,
     # data
     "columns": 10_000,
-    "line_bytes": 10_000_000,  # of json lines and texts
+    "line_bytes": 2**26,  # of a table, json lines or texts
     "unpacked_bytes": 2**25,  # of a compressed file that is much smaller
     "depth": 100,  # of values in each other, here and in recipes
 }

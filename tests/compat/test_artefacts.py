@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -74,9 +75,12 @@ def test_an_adapter_has_the_same_logits(artefacts, make_artefacts):
 def test_a_checkpoint_resumes_to_the_same_end(artefacts, make_artefacts):
     end, log = load_file("run/model.safetensors"), json.loads(Path("run/trainer_state.json").read_text())["log_history"]
     shutil.copytree("run/checkpoint-4", "from/checkpoint-4")
-    make_artefacts.finetune.main(
-        ["run.yaml", "--training.output_dir", "resumed", "--training.resume_from_checkpoint", "from/checkpoint-4"]
-    )
+    settings = ["--training.output_dir", "resumed", "--training.resume_from_checkpoint", "from/checkpoint-4"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        make_artefacts.finetune.main(["run.yaml", *settings])
+    (message,) = [str(each.message) for each in caught if "checkpoint-4" in str(each.message)]
+    assert "did not state all that a run depends on" in message and "optimizer" in message
     resumed = load_file("resumed/model.safetensors")
     assert resumed.keys() == end.keys()
     for name, weight in end.items():

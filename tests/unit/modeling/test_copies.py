@@ -65,7 +65,7 @@ def test_half_precision_is_near_and_packed_is_padded(make_model, adapter, cast):
 
 
 def test_a_missing_tokenizer_is_no_attribute(make_model, tokenizer, tmp_path):
-    model = MtBertForMultiTask(make_model().config)  # made from nowhere
+    model = MtBertForMultiTask(make_model().config)
     assert not hasattr(model, "tokenizer") and getattr(model, "tokenizer", None) is None
     for kind in (AttributeError, ValueError):
         with pytest.raises(kind, match="tokenizer is missing; this model was not loaded from a checkpoint"):
