@@ -79,7 +79,7 @@ def test_what_is_within_is_read_as_it_is():
 def test_columns():
     assert column_problems(["x"] * 10_000) == []
     assert column_problems(["x"] * 10**5) == [
-        "it has 100,000 columns, but must be at most 10,000; MTBERT_MAX_COLUMNS raises that"
+        "has 100,000 columns, but must be at most 10,000; MTBERT_MAX_COLUMNS raises that"
     ]
 
 
@@ -96,7 +96,7 @@ def write_wide(path):
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
-        ("a.csv", write_wide, "it has 100,000 columns, but must be at most 10,000; MTBERT_MAX_COLUMNS raises"),
+        ("a.csv", write_wide, "has 100,000 columns, but must be at most 10,000; MTBERT_MAX_COLUMNS raises"),
         ("a.csv.gz", zeros, "a line has at least .* bytes, but must be at most .*; MTBERT_MAX_LINE_BYTES raises"),
         ("a.jsonl.gz", zeros, "a line has at least .* bytes, but must be at most .*; MTBERT_MAX_LINE_BYTES raises"),
         ("a.json", lambda path: path.write_text("[" * 5000 + "]" * 5000), "values lie more than 100 levels deep"),
