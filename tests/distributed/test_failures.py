@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from forked import start, wait
 from safetensors.torch import load_file
 
 SCRIPT = Path(__file__).with_name("failing.py")
@@ -30,21 +28,7 @@ def results(done, write_data, free_port, tmp_path_factory) -> dict:
         return done
     data, folder = tmp_path_factory.mktemp("failing-data"), tmp_path_factory.mktemp("failing")
     write_data(data)
-    path = os.pathsep.join([str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")])
-    with open(folder / "log.txt", "w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(data), str(folder), str(free_port())],
-            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            process.wait(timeout=LIMIT)
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+    wait(start(SCRIPT, data, folder, free_port(), log=folder / "log.txt", OMP_NUM_THREADS="1"), LIMIT)
     log = (folder / "log.txt").read_text()
     path = folder / "ends.json"
     ends = json.loads(path.read_text()) if path.exists() else {}

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import start, wait
 from safetensors.torch import load_file
 
 from mtbert.data.collation import MultiTaskDataset
@@ -62,10 +63,7 @@ def results(done, write_data, free_port, tmp_path_factory) -> dict:
     torchrun += ["--master_addr", "127.0.0.1", "--master_port", str(free_port()), str(WORKER)]
     ends = {
         2: launch([*torchrun, str(folders["data"]), str(folders[2]), *LAUNCHED[2]], folders[2]),
-        4: launch(
-            [sys.executable, str(WORKER), str(folders["data"]), str(folders[4]), "--fork", "4", *LAUNCHED[4]],
-            folders[4],
-        ),
+        4: fork(folders["data"], folders[4], "--fork", "4", *LAUNCHED[4]),
     }
     done.update(folders, ends=ends)
     worker.run_all(folders["data"], folders[1], 1, worker.chosen())
@@ -84,6 +82,12 @@ def launch(command: list[str], folder: Path) -> tuple[int | str, str]:
             code = f"still running after {LIMIT} s"
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+    return code, (folder / "log.txt").read_text()
+
+
+def fork(data: Path, folder: Path, *arguments: str) -> tuple[int | str, str]:
+    """The same of `worker.py` in processes that share what was imported before."""
+    code = wait(start(WORKER, data, folder, *arguments, log=folder / "log.txt", OMP_NUM_THREADS="1"), LIMIT)
     return code, (folder / "log.txt").read_text()
 
 

@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from datasets import load_from_disk
+from forked import start, wait
 from safetensors.torch import load_file
 from torch import nn
 
@@ -34,12 +33,10 @@ def runs(done, write_data, tmp_path_factory):
         folder = tmp_path_factory.mktemp("sharded")
         write_data(folder / "data")
         (folder / "results").mkdir()
-        path = os.pathsep.join([str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        command = [sys.executable, str(SCRIPT), str(folder / "data"), str(folder / "results")]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        done.update(folder=folder / "results", ended=ended)
-    assert done["ended"].returncode == 0, done["ended"].stderr[-6000:]
+        results, log = folder / "results", folder / "log.txt"
+        code = wait(start(SCRIPT, folder / "data", results, log=log, OMP_NUM_THREADS="1"), 300)
+        done.update(folder=results, code=code, log=log.read_text())
+    assert done["code"] == 0, done["log"][-6000:]
 
     def read(name: str, rank: int = 0):
         path = done["folder"] / f"{name}-{rank}.safetensors"

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import torch
@@ -292,14 +290,17 @@ def test_two_processes_train_to_the_weights_of_one(recipe, still_encoder, tmp_pa
     one = recipe(tmp_path / "one", {**common, "per_device_train_batch_size": 8}, encoder=still_encoder)
     two = recipe(tmp_path / "two", {**common, "per_device_train_batch_size": 4}, still_encoder, ddp_backend="gloo")
     script("pretrain").main([one])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_addr", "127.0.0.1"]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        launch += ["--master_port", str(probe.getsockname()[1])]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [*launch, str(ROOT / "recipes" / "pretrain.py"), two]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-4000:]
+        port = str(probe.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = []
+    for rank in "01":
+        environment = {**common, "RANK": rank, "LOCAL_RANK": rank, "OMP_NUM_THREADS": "1"}
+        log_file = tmp_path / f"log-{rank}.txt"
+        processes.append(forked.start(ROOT / "recipes" / "pretrain.py", two, log=log_file, **environment))
+    codes = [forked.wait(process, 240) for process in processes]
+    assert codes == [0, 0], (tmp_path / "log-0.txt").read_text()[-4000:]
     folders = [tmp_path / name / "pretraining" for name in ("one", "two")]
     for one, two in zip(*map(log, folders), strict=True):
         assert one == pytest.approx(two, rel=1e-3)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import signal
 import time
 from pathlib import Path
 
 import pytest
+from forked import start, wait
 
 from mtbert.data.sampling import SCHEDULES, Schedule
 from mtbert.training.arguments import TaskTraining
@@ -143,23 +142,16 @@ def test_a_run_killed_after_a_checkpoint_resumes(killed_run, make_model, encoded
     (tmp_path / "settings.json").write_text(json.dumps(settings))
 
     checkpoint = tmp_path / "killed" / "checkpoint-2"
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(Path(killed_run.__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
-    }
-    with open(tmp_path / "log.txt", "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, killed_run.__file__, str(tmp_path)], env=environment, stdout=log, stderr=log
-        )
-        try:
-            until = time.monotonic() + 120
-            while not (checkpoint / "trainer_state.json").exists():
-                assert process.poll() is None and time.monotonic() < until, (tmp_path / "log.txt").read_text()
-                time.sleep(0.01)
-            time.sleep(0.1)  # it goes on to the next step
-        finally:
-            process.kill()
-        assert process.wait() == -9
+    process = start(Path(killed_run.__file__), tmp_path, log=tmp_path / "log.txt")
+    try:
+        until = time.monotonic() + 120
+        while not (checkpoint / "trainer_state.json").exists():
+            assert process.is_alive() and time.monotonic() < until, (tmp_path / "log.txt").read_text()
+            time.sleep(0.01)
+        time.sleep(0.1)  # it goes on to the next step
+    finally:
+        process.kill()
+    assert wait(process, 60) == -signal.SIGKILL
     assert not (tmp_path / "killed" / "checkpoint-18").exists()
 
     killed_run.make_trainer(tmp_path, tmp_path / "whole").train()

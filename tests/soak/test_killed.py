@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import CONTEXT
 
 KILLS = int(os.environ.get("MTBERT_SOAK", 2))
 SEED = int(os.environ.get("MTBERT_SOAK_SEED", 0)) or int(np.random.SeedSequence().entropy % 2**32)
@@ -55,11 +55,9 @@ def data(make_model, splits, tasks, tokenizer, tmp_path) -> Path:
 @pytest.fixture
 def launch(data):
     """A function: folder, case, point → the exit code of a process that trains it."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["soak_runs"])  # imported once, not by every process
 
     def run(output: Path, case: str, point=None) -> int:
-        process = context.Process(target=runs.train, args=(data, output, case, point))
+        process = CONTEXT.Process(target=runs.train, args=(data, output, case, point))
         process.start()
         process.join(LIMIT)
         if process.is_alive():
