@@ -15,8 +15,8 @@ from pathlib import Path
 from mtbert.data.loading import load_task
 from mtbert.evaluation.ensemble import load_member, score_logits, task_logits
 from mtbert.evaluation.soup import greedy_soup, mean_of
+from mtbert.files import refuse_path, writing_folder
 from mtbert.modeling.display import display
-from mtbert.paths import refuse_path
 from mtbert.recipe import load_recipe
 from mtbert.recipe.ending import clear_errors
 from mtbert.training.runs import save_run
@@ -66,15 +66,13 @@ def main(args: argparse.Namespace) -> dict[str, float]:
         model, tokenizer, distances = mean_of(members)
     else:
         (model, tokenizer), distances = load_member(members[0], "cpu"), {members[0]: 0.0}
-    part = args.out.with_name(f"{args.out.name}.part")  # so that what is at --out is whole
-    shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
-    tokenizer.save_pretrained(part)
-    recipe = Path(members[0], "recipe.json")
-    if recipe.exists():  # names the data by which it can be scored
-        shutil.copyfile(recipe, part / recipe.name)
-    save_run(str(part), averaged=distances, **({} if tried is None else {"greedy": tried}))
-    part.rename(args.out)
+    with writing_folder(args.out) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        recipe = Path(members[0], "recipe.json")
+        if recipe.exists():  # names the data by which it can be scored
+            shutil.copyfile(recipe, part / recipe.name)
+        save_run(str(part), averaged=distances, **({} if tried is None else {"greedy": tried}))
     for folder, distance in distances.items():
         print(display(f"{folder}: {distance:.2%} of the mean's norm from it"))
     print(f"the mean of {len(distances)} checkpoints is in {args.out}")

@@ -8,18 +8,17 @@ the ensemble predicts for the test splits, one csv file a task. Without `--recip
 
 import argparse
 import csv
-import json
 import sys
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from mtbert.data.loading import load_task
+from mtbert.data.loading import SPLITS, UNLABELLED, file_of, load_task
 from mtbert.evaluation.ensemble import combine, predict_members, score_logits
 from mtbert.evaluation.metrics import predictions_from_logits
+from mtbert.files import refuse_path, refuse_same_file, write_json, writing_file
 from mtbert.modeling.display import display
-from mtbert.paths import refuse_path
 from mtbert.recipe import load_recipe
 from mtbert.training.reporting import print_scores
 
@@ -50,7 +49,7 @@ def write_predictions(path: Path, spec, rows, logits) -> None:
         predicted = [" ".join(filter(None, row)) for row in zip(*chosen, strict=True)]
     elif spec.problem_type != "regression":
         predicted = [spec.labels[each] for each in predicted]
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with writing_file(path) as file:
         writer = csv.writer(file)
         writer.writerow([*keys, "prediction"])
         writer.writerows(zip(*(rows[key] for key in keys), predicted, strict=True))
@@ -71,11 +70,16 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     refuse_path(args.output, "--output")
     given = {"encoder": args.encoder, "data_dir": args.data_dir, "training.output_dir": args.output}
     overrides = [f"--{key}={value}" for key, value in given.items() if value is not None]
-    recipe = load_recipe(args.recipe or Path(args.checkpoints[0], "recipe.json"), overrides)
+    path = args.recipe or Path(args.checkpoints[0], "recipe.json")
+    recipe = load_recipe(path, overrides)
+    splits = [(task.data, split) for task in recipe.tasks.values() for split in (*SPLITS, UNLABELLED)]
+    data = (file_of(*each, recipe.data_dir) for each in splits)
+    read = [path, *filter(None, data), *(file for each in args.checkpoints for file in Path(each).glob("*"))]
     written = ["scores.json", *(f"{name}-{args.predict}.csv" for name in recipe.tasks if args.predict)]
     for file in (args.output / name for name in written):
         if file.exists() and not args.overwrite:
             raise FileExistsError(f"{file} exists; give another --output, or --overwrite to replace it")
+        refuse_same_file(read, file)
     specs = {name: task.spec(name) for name, task in recipe.tasks.items()}
     splits = {name: load_task(specs[name], task.data, recipe.data_dir).splits for name, task in recipe.tasks.items()}
 
@@ -90,7 +94,7 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     metrics = {name: task.metric for name, task in recipe.tasks.items()}
     every = {"ensemble": joint, **members}
     scores = {who: score_logits(list(specs.values()), metrics, rows, logits) for who, logits in every.items()}
-    (args.output / "scores.json").write_text(json.dumps(scores, indent=2) + "\n", encoding="utf-8")
+    write_json(args.output / "scores.json", scores)
     print_members(scores)
     if args.predict is not None:
         rows, _, joint = together(args.predict) if args.predict != "dev" else (rows, members, joint)

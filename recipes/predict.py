@@ -26,9 +26,9 @@ from mtbert import MtBertConfig, MtBertForMultiTask
 from mtbert.data.delimited import QUOTING
 from mtbert.data.streaming import KINDS, STDIN, RowSource
 from mtbert.evaluation.predictions import FILE_FORMATS, PredictionFile, Predictor
+from mtbert.files import path_problem, refuse_same_file
 from mtbert.modeling import pretrained
 from mtbert.modeling.display import display
-from mtbert.paths import path_problem
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -124,7 +124,10 @@ def main(argv: list[str]) -> None:
     text = (args.text, args.text_pair) if pairs else (args.text,)
     source = RowSource(args.file, text, args.id, args.input_format, args.chunk_size, args.separator, args.quoting)
     source.kind()
-    with PredictionFile(args.output, predictor.tasks, args.format, args.id, args.overwrite) as output:
+    target = PredictionFile(args.output, predictor.tasks, args.format, args.id, args.overwrite)
+    for path in target.paths:
+        refuse_same_file([args.file, *Path(args.checkpoint).glob("*")], path)
+    with target as output:
         empty = 0
         for chunk in source.chunks():
             output.write(chunk, predictor(chunk["text"], chunk.get("text_pair")))

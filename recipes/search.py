@@ -47,8 +47,8 @@ from rich.table import Table
 from rich.text import Text
 from transformers import TrainerCallback
 
+from mtbert.files import refuse_path, write_text
 from mtbert.modeling.display import display, masked
-from mtbert.paths import refuse_path
 from mtbert.recipe import Recipe, RecipeError, load_recipe
 from mtbert.recipe.ending import clear_errors
 from mtbert.recipe.rules import known_scores
@@ -249,7 +249,7 @@ def write_recipe(search: Search, values: Mapping[str, Any], name: str, about: st
         node[last] = value
     launch = "# accelerate launch --config_file accelerate_config.yaml recipes/finetune.py"
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-    path.write_text(f"{launch} {path}\n# {about}\n{text}", encoding="utf-8")
+    write_text(path, f"{launch} {path}\n# {about}\n{text}")
     return path
 
 
@@ -271,7 +271,7 @@ def objective(search: Search, trial: Trial) -> float:
         raise
     except (Exception, KeyboardInterrupt) as error:
         trial.set_user_attr("note", str(error) if isinstance(error, RecipeError) else f"{error!r}")
-        (search.folder / f"{name}.error.txt").write_text(masked(traceback.format_exc()), encoding="utf-8")
+        write_text(search.folder / f"{name}.error.txt", masked(traceback.format_exc()))
         raise
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mtbert.data.loading import load_task
 from mtbert.data.unlabelled import near_pairs, sentences
+from mtbert.files import writing_file
 from mtbert.modeling.display import display
 from mtbert.recipe import load_recipe
 
@@ -58,7 +59,7 @@ def main(args: argparse.Namespace) -> int:
     if not rows:
         raise ValueError(f"task {args.task!r} gives no text; see --shortest and --longest, or take another task")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    with args.out.open("x", encoding="utf-8", newline="") as file:
+    with writing_file(args.out, overwrite=False) as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(task.data.text)
         writer.writerows(rows)

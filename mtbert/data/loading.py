@@ -221,8 +221,14 @@ def _read_split(task: TaskSpec, data: DataSpec, split: str, data_dir: str | Path
     if data.hub:
         parts = [data.hub, *(f"{key} {value}" for key in ("subset", "revision") if (value := getattr(data, key)))]
         return _read_hub(data, name, where), f"{', '.join(parts)}, split {name}"
-    path = Path(data_dir or ".").expanduser() / Path(name).expanduser()
+    path = file_of(data, split, data_dir)
     return _read_file(path, data, data_dir, where), str(path)
+
+
+def file_of(data: DataSpec, split: str, data_dir: str | Path | None) -> Path | None:
+    """The file of a split; None if it is of a hub, or there is none."""
+    name = getattr(data, split)
+    return None if data.hub or not name else Path(data_dir or ".").expanduser() / Path(name).expanduser()
 
 
 def _read_hub(data: DataSpec, split: str, where: str) -> Dataset:

@@ -18,6 +18,7 @@ import torch
 from scipy.special import expit, softmax
 from transformers import PreTrainedTokenizerBase
 
+from ..files import writing_file
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.inputs import LENGTHS, encode_texts, has_token_types, length_limit
 from ..modeling.modeling_mtbert import MtBertForMultiTask
@@ -167,7 +168,7 @@ class PredictionFile:
     def __init__(
         self, path: str, tasks: Sequence[TaskSpec], format: str | None = None, id: str | None = None, overwrite=False
     ):
-        self.tasks, self.id = tuple(tasks), id
+        self.tasks, self.id, self.overwrite = tuple(tasks), id, overwrite
         self.format = format or {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}.get(Path(path).suffix)
         if found := self._problems(path, format):
             raise ValueError("\n".join(found))
@@ -178,7 +179,7 @@ class PredictionFile:
         for target in () if self.to_stdout else self.paths:
             if target.is_dir():
                 raise FileExistsError(f"{target} is a folder; give a file's name")
-            if target.exists() and not overwrite:
+            if target.is_file() and not overwrite:
                 raise FileExistsError(f"{target} exists; give another name, or --overwrite to replace it")
         self.rows = 0
 
@@ -210,23 +211,27 @@ class PredictionFile:
         return pa.schema([(name, kinds.get(name, pa.float64())) for name in self._names()])
 
     def __enter__(self) -> PredictionFile:
-        self.stack = ExitStack()
+        with ExitStack() as self.stack:  # closes what is open, should the next one fail
+            self._open_all()
+            self.stack = self.stack.pop_all()
+        return self
+
+    def _open_all(self) -> None:
         self.files = [sys.stdout] if self.to_stdout else [self._open(path) for path in self.paths]
         if self.format == "csv":
             self.writer = csv.writer(self.files[0], lineterminator="\n")
+            self.quoting = csv.writer(self.files[0], lineterminator="\n", quoting=csv.QUOTE_ALL)  # of carriage returns
             self.writer.writerow(self._names())
         elif self.format == "parquet":
             self.writer = self.stack.enter_context(pq.ParquetWriter(self.files[0], self._schema()))
         elif self.format == "cs224n":
             for file, task in zip(self.files, self.tasks, strict=True):
                 file.write(f"id \t {COURSE_HEADINGS[task.problem_type]} \n")
-        return self
 
     def _open(self, path: Path) -> IO:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")
-        mode = {"mode": "wb"} if self.format == "parquet" else {"mode": "w", "encoding": "utf-8", "newline": ""}
-        return self.stack.enter_context(part.open(**mode))
+        mode = "wb" if self.format == "parquet" else "w"
+        return self.stack.enter_context(writing_file(path, mode, self.overwrite))
 
     def write(self, rows: Mapping[str, list], logits: Mapping[str, np.ndarray]) -> None:
         """Append a chunk.
@@ -250,17 +255,13 @@ class PredictionFile:
             return
         lines = zip(*columns.values(), strict=True)
         if self.format == "csv":
-            self.writer.writerows(lines)
+            for line in lines:
+                bare = any(isinstance(value, str) and "\r" in value for value in line)
+                (self.quoting if bare else self.writer).writerow(line)
         else:
             each = (dict(zip(columns, line, strict=True)) for line in lines)
             self.files[0].writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in each)
         self.files[0].flush()
 
     def __exit__(self, kind, error, traceback) -> None:
-        self.stack.close()
-        for path in () if self.to_stdout else self.paths:
-            part = path.with_name(f"{path.name}.part")
-            if kind is None:
-                part.replace(path)
-            else:
-                part.unlink(missing_ok=True)
+        self.stack.__exit__(kind, error, traceback)

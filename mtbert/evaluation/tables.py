@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from ..files import write_json, write_text, writing_file
+
 ABOUT_A_RUN = ("steps", "encoder", "rows", "commits")  # columns of the CSV file, beside what was measured
 
 
@@ -51,10 +53,9 @@ def to_markdown(entries: list[dict[str, Any]], about: dict[str, Any]) -> str:
 def write(entries: list[dict[str, Any]], about: dict[str, Any], folder: Path, title: str) -> None:
     """The same table as markdown, CSV and JSON."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{title}.md").write_text(to_markdown(entries, about), encoding="utf-8")
-    values = json.dumps({"about": about, "rows": entries}, indent=2)
-    (folder / f"{title}.json").write_text(values + "\n", encoding="utf-8")
-    with (folder / f"{title}.csv").open("w", encoding="utf-8", newline="") as file:
+    write_text(folder / f"{title}.md", to_markdown(entries, about))
+    write_json(folder / f"{title}.json", {"about": about, "rows": entries})
+    with writing_file(folder / f"{title}.csv") as file:
         writer = csv.writer(file)
         writer.writerow(["row", "seed", "score", "value", "published", "trainable", "seconds", *ABOUT_A_RUN])
         for entry in entries:

@@ -251,7 +251,8 @@ def override(layer: Layer, path: KeyPath, text: str, hint: Any) -> Layer:
         if not wants_text:
             message = f" is {text[:LONGEST]!r}, which is {error.problems[0].partition(': ')[2]}"
             return Layer(layer.tree, layer.origins | {path: COMMAND_LINE}, [*layer.problems, (path, message)])
-    if wants_text and (isinstance(value, str) or not fits(hint, value)[0]):
+    no_value = value is None and text.strip().lower() not in ("", "~", "null")  # YAML takes '#' for a comment
+    if wants_text and (isinstance(value, str) or no_value or not fits(hint, value)[0]):
         value, below = text, {}
     origins = {(*path, *rest): COMMAND_LINE for rest in ((), *below)}
     tree, node = value, layer.tree

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.loading import DataSpec
 from ..data.sampling import SAMPLED, Schedule
+from ..files import path_problem
 from ..modeling.limits import reserved_problems
-from ..paths import path_problem
 from ..training.losses import FIXED, UNCERTAINTY, check_losses
 from ..training.optimizers import GROUPED, SEPARATE, STATEFUL, OptimizerSettings
 from ..training.processes import NOT_WITH_SHARES, fsdp_is_asked_for

@@ -15,12 +15,13 @@ RECIPES = PACKAGE.parent / "recipes"
 # what the files of each part may import of mtbert; "" is the package itself, whose import loads hub and modeling
 ALLOWED = {
     "modeling": {"modeling"},
+    "files": {"files"},
     "data": {"data", "modeling"},
-    "evaluation": {"evaluation", "data", "modeling"},
+    "evaluation": {"evaluation", "files", "data", "modeling"},
     "card": {"card", "modeling"},
     "hub": {"hub", "card", "evaluation", "data", "modeling"},
-    "training": {"training", "card", "evaluation", "data", "modeling"},
-    "recipe": {"recipe", "training", "card", "evaluation", "data", "modeling"},
+    "training": {"training", "files", "card", "evaluation", "data", "modeling"},
+    "recipe": {"recipe", "files", "training", "card", "evaluation", "data", "modeling"},
 }
 # transformers itself needs the last three
 CHECKPOINT_NEEDS = {"torch", "transformers", "huggingface_hub", "numpy", "safetensors", *sys.stdlib_module_names}

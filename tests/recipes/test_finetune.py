@@ -77,7 +77,7 @@ CASES = {
     "peft's type": (["--peft.type=zork"], r"^peft.type is 'zork', but must be one of: .*lora"),
     "peft's modules": (
         ["--peft.target_modules=[zork]"],
-        r"^peft is \{'target_modules': \['zork'\]\}, which peft does not take: No modules were targeted",
+        r"^peft is \{'target_modules': \['zork'\]\}, which peft does not take: Target modules .*zork.* not found",
     ),
     "peft's values": (
         ["--peft={r: many, target_modules: [query]}"],

@@ -17,8 +17,8 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib import rc_context
 
+from ...files import refuse_path, writing_folder
 from ...modeling.display import display, each_text, masked
-from ...paths import refuse_path
 from .page import Picture, Section, sections, shown
 
 HTML, NUMBERS, FIGURES = "report.html", "report.json", "figures"
@@ -58,19 +58,19 @@ def write_report(folder: str | Path, numbers: Mapping[str, Any], overwrite: bool
         ValueError: see `check_folder`.
     """
     check_folder(folder, overwrite)
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"text.parse_math": False}):  # a class may be called $
         found = sections(each_text(display, numbers))
         pictures = {item.name: _png(item) for each in found for item in each.items if isinstance(item, Picture)}
     html = render(each_text(display, numbers["run"]), found, pictures)  # all is made before anything is written
-    folder = Path(folder)
-    (folder / FIGURES).mkdir(parents=True, exist_ok=True)
-    for old in (folder / FIGURES).glob("*.png"):
-        old.unlink()
-    for name, data in pictures.items():
-        (folder / FIGURES / _file(name)).write_bytes(data)
-    text = json.dumps(each_text(masked, jsonable(numbers)), indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / NUMBERS).write_text(text + "\n", encoding="utf-8")
-    (folder / HTML).write_text(html, encoding="utf-8")
+    with writing_folder(folder, overwrite) as part:
+        (part / FIGURES).mkdir()
+        for name, data in pictures.items():
+            (part / FIGURES / _file(name)).write_bytes(data)
+        text = json.dumps(each_text(masked, jsonable(numbers)), indent=1, ensure_ascii=False, allow_nan=False)
+        (part / NUMBERS).write_text(text + "\n", encoding="utf-8")
+        (part / HTML).write_text(html, encoding="utf-8")
     return folder / HTML
 
 

@@ -253,3 +253,25 @@ def test_a_figure_of_a_label_that_is_longer_than_a_name_of_a_file(make_rows, wri
     write(numbers({"topics": make_rows(task)}, tmp_path))
     names = [file.name for file in (tmp_path / "report" / "figures").iterdir()]
     assert all(len(name) < 255 for name in names) and len([name for name in names if "%E6" in name]) == 2
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_failure_in_the_middle_leaves_no_half_report(make_rows, write, tmp_path, monkeypatch, over):
+    found = numbers({"stars": make_rows("stars")}, tmp_path)
+    if over:
+        write(found)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def fail(values):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr("mtbert.evaluation.report.write.jsonable", fail)
+        write(found, overwrite=over)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir()] == (["report"] if over else [])
+
+
+def test_a_task_with_a_name_longer_than_names_of_files(make_rows, write, tmp_path):
+    html, _ = write(numbers({"s" * 260: make_rows("stars")}, tmp_path))
+    assert "s" * 90 in html and [path.name for path in tmp_path.iterdir()] == ["report"]
