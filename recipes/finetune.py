@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from transformers import TrainerCallback, set_seed
 
-from mtbert import MtBertForMultiTask, MtBertTrainer
+from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments
 from mtbert.data.encoding import encode_splits
 from mtbert.recipe import Recipe, check_model, check_stages, load_data, load_tokenizer
 from mtbert.recipe.ending import clear_errors
@@ -20,7 +20,9 @@ from mtbert.training.peft import wrap
 from mtbert.training.pretraining import pretrain
 from mtbert.training.record import Movement, run_record
 from mtbert.training.reporting import print_lines, print_scores
-from mtbert.training.runs import save_run, start_scores
+from mtbert.training.resume_record import check_record
+from mtbert.training.run_lock import only_run_in
+from mtbert.training.runs import ended_scores, save_run, seal_run, start_scores
 from mtbert.training.stages import Stages
 
 
@@ -31,6 +33,12 @@ def main(argv: list[str]) -> None:
 def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, float]:
     """Train what a recipe says and save it; returns the final scores, which are empty without dev splits."""
     args = recipe.training_arguments()
+    with only_run_in(args.output_dir, args.process_index == 0):
+        return train(recipe, args, callbacks)
+
+
+def train(recipe: Recipe, args: MtBertTrainingArguments, callbacks: Sequence[TrainerCallback]) -> dict[str, float]:
+    """`run`, in an output folder that no other run writes to."""
     stages = Stages(args, len(recipe.stages))
     check_stages(recipe)
     tokenizer = load_tokenizer(recipe)
@@ -88,6 +96,13 @@ def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, 
         if part.distillation is not None:
             texts = {name: loaded.splits["train"] for name, loaded in raw.items()}
             trainer.train_dataset = add_targets(part.distillation, trainer, texts)
+        if len(stages.states) + 1 >= len(recipe.stages):
+            before = 0 if stage is None else stage.step
+            scores = ended_scores(args.output_dir, checkpoint, before, before + trainer.plan().total_steps)
+            if scores is not None:
+                check_record(checkpoint, trainer.resume_record(), trainer.is_world_process_zero())
+                print_lines([f"this run has ended: nothing is left to do, and {args.output_dir} stays as it is"])
+                return scores
         trainer.train(resume_from_checkpoint=checkpoint)
         stages.end(trainer)
 
@@ -97,7 +112,8 @@ def run(recipe: Recipe, callbacks: Sequence[TrainerCallback] = ()) -> dict[str, 
     trainer.save_state()
     if trainer.is_world_process_zero():
         record = run_record(trainer, movement)
-        save_run(args.output_dir, recipe=recipe.to_dict(), record=record, scores=scores)
+        save_run(args.output_dir, recipe=recipe.to_dict(), scores=scores, record=record)
+        seal_run(args.output_dir)
         print_scores({"start": start_scores(trainer.state), "end": scores})
     return scores
 

@@ -33,13 +33,13 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """The tests of a file go to one process, and so do those of tests/hub, which share the hub and its clients."""
+    """The tests of a file go to one process, and so do those of folders that share a hub, or processes they start."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = super()._split_scope(nodeid)
-            return "tests/hub" if file.startswith("tests/hub/") else file
+            return next((folder for folder in ("tests/hub", "tests/soak") if file.startswith(f"{folder}/")), file)
 
     return Scheduling(config, log)
 

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import math
+import re
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from peft import PeftModel
 from safetensors import SafetensorError
+from transformers import TrainerState
 
+from ..files import adding_files, to_disk, write_json
+from ..files import check_room as check_free
 from ..modeling.checkpoints import unloadable_parts
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 
 CHECKSUMS = "checksums.json"
-_NEEDED = ("*model*.safetensors", "optimizer*", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
+STATE = "trainer_state.json"
+_NEEDED = ("*model*.safetensors", "optimizer*", "scheduler.pt", "rng_state*.pth", STATE)
+_WRITTEN_FIRST = ("config.json", "adapter_config.json", "*.safetensors")  # to a checkpoint
 
 
 class CheckpointError(ValueError):
@@ -46,23 +53,37 @@ def refuse_unloadable(model: MtBertForMultiTask | PeftModel) -> None:
 
 
 def start(checkpoint: str | Path) -> None:
-    """Make way for a checkpoint: what a killed run left of it, or one of a run that is gone over again, is removed."""
-    if os.path.isdir(checkpoint):
-        shutil.rmtree(checkpoint)
+    """Make way for a checkpoint: what a killed run left of it, or one of a run that is gone over again, is removed.
+
+    Raises:
+        CheckpointError: if something of this name is there that no run has written.
+    """
+    path = Path(checkpoint)
+    if not path.exists() and not path.is_symlink():
+        return
+    if not _is_own(path):
+        raise CheckpointError(f"{path} is in the way of a checkpoint, and no run wrote it; move it elsewhere")
+    shutil.rmtree(path)
 
 
-def seal(checkpoint: str | Path) -> None:
-    """Wait until a checkpoint's files are on the disk, and write down what they are."""
-    folder = Path(checkpoint)
-    paths = [path for path in sorted(folder.iterdir()) if path.is_file() and path.name != CHECKSUMS]
+def seal(folder: str | Path, patterns: Sequence[str] = ("*",)) -> None:
+    """Wait until a folder's files are on the disk, and write down what they are.
+
+    Args:
+        patterns: of the names of those that are meant.
+    """
+    folder = Path(folder)
+    paths = {path for pattern in patterns for path in folder.glob(pattern)}
+    paths = sorted(path for path in paths if path.is_file() and path.name != CHECKSUMS)
     for path in paths:
-        _to_disk(path)
+        to_disk(path)
     files = {path.name: {"bytes": path.stat().st_size, "sha256": _sha256(path)} for path in paths}
-    new = folder / f"{CHECKSUMS}.new"
-    new.write_text(json.dumps(files, indent=2) + "\n", encoding="utf-8")
-    _to_disk(new)
-    new.replace(folder / CHECKSUMS)
-    _to_disk(folder)
+    write_json(folder / CHECKSUMS, files)
+
+
+def write_state(folder: str | Path, state: TrainerState) -> None:
+    """Write a trainer's state as transformers does, but whole or not at all."""
+    write_json(Path(folder, STATE), asdict(state), sort_keys=True)
 
 
 def _sha256(path: Path) -> str:
@@ -70,17 +91,15 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _to_disk(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def damage(checkpoint: str | Path, needed: Sequence[str] = _NEEDED) -> str:
+    """What is wrong with a checkpoint that a run is to go on from; empty if nothing is.
 
-
-def damage(checkpoint: str | Path) -> str:
-    """What is wrong with a checkpoint that a run is to go on from; empty if nothing is."""
+    Args:
+        needed: patterns of file names that it must have.
+    """
     folder = Path(checkpoint)
+    if not folder.is_dir():
+        return "there is no such folder"
     try:
         files = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
         known = {name: (each["bytes"], each["sha256"]) for name, each in files.items()}
@@ -96,14 +115,55 @@ def damage(checkpoint: str | Path) -> str:
             return f"{name} has {path.stat().st_size:,} bytes, but was written with {size:,}"
         if _sha256(path) != digest:
             return f"{name} is not what was written: its SHA-256 differs"
-    missing = [each for each in _NEEDED if next(folder.glob(each), None) is None]
+    missing = [each for each in needed if next(folder.glob(each), None) is None]
     return f"it was saved without {', '.join(missing)}" if missing else ""
 
 
+def step_of(checkpoint: str | Path) -> int | None:
+    """The step in a checkpoint's name; None for the name of anything else."""
+    name = re.fullmatch(r"checkpoint-(0|[1-9][0-9]*)", Path(checkpoint).name, re.ASCII)
+    return None if name is None else int(name[1])
+
+
 def by_step(folder: str | Path) -> list[Path]:
-    """The checkpoints in a run's folder, complete or not, the first step first."""
-    found = [path for path in Path(folder).glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+    """The checkpoints that a run has written into its folder, complete or not, the first step first.
+
+    What a user has put there, such as a copy under another name, is none of them.
+    """
+    return sorted((path for path in Path(folder).glob("checkpoint-*") if _is_own(path)), key=step_of)
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a run has written a folder as the checkpoint that its name says."""
+    step = step_of(path)
+    if step is None or path.is_symlink() or not path.is_dir():
+        return False
+    try:
+        return json.loads((path / STATE).read_text(encoding="utf-8"))["global_step"] == step
+    except FileNotFoundError:  # a killed run's
+        names = list(path.iterdir())
+        return not names or any(next(path.glob(pattern), None) for pattern in _WRITTEN_FIRST)
+    except (OSError, ValueError, KeyError, TypeError):  # torn
+        return True
+
+
+def next_best(folder: str | Path, metric: str, greater_is_better: bool) -> Path | None:
+    """The complete checkpoint with the best score, the last of equal ones; None if none has one.
+
+    Args:
+        metric: a key of the log.
+    """
+    best, best_score = None, -math.inf
+    for checkpoint in by_step(folder):
+        if damage(checkpoint):
+            continue
+        log = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["log_history"]
+        scores = [entry[metric] for entry in log if metric in entry]
+        score = scores[-1] if scores else math.nan
+        score = score if greater_is_better else -score
+        if score >= best_score:
+            best, best_score = checkpoint, score
+    return best
 
 
 def last_complete(folder: str | Path) -> str | None:
@@ -145,13 +205,73 @@ def writing(folder: str | Path, own: bool = True) -> Iterator[None]:
     folder = Path(folder)
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except Exception as error:
         if own:
             shutil.rmtree(folder, ignore_errors=True)
-        free = shutil.disk_usage(folder.parent).free if folder.parent.is_dir() else 0
-        others = [each for each in by_step(folder.parent) if each != folder and (each / CHECKSUMS).is_file()]
-        left = f"{others[-1]} is the last one that was written" if others else "there is no earlier one"
-        raise CheckpointError(
-            f"{folder} could not be written: {error}; {free / 2**20:,.1f} MiB are free there, {left}; make room, and "
-            "go on with --training.resume_from_checkpoint true"
-        ) from error
+        if not _is_refused_write(error):
+            raise
+        raise _not_written(folder, folder.parent, error) from error
+
+
+@contextmanager
+def writing_model(folder: str | Path, checkpoints: str | Path, own: bool = True) -> Iterator[str]:
+    """A folder for a model's files, which appear in `folder` when the block ends.
+
+    Args:
+        checkpoints: the folder of the run's checkpoints, which the error names.
+        own: whether this process writes them.
+
+    Raises:
+        CheckpointError: as in `writing`; nothing of the files is left.
+    """
+    if not own:
+        yield str(folder)
+        return
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with adding_files(folder) as part:
+            yield str(part)
+    except Exception as error:
+        if not _is_refused_write(error):
+            raise
+        raise _not_written(folder, Path(checkpoints), error) from error
+
+
+def _is_refused_write(error: Exception) -> bool:
+    """Whether an error is one that a refused write is told by: tokenizers raises what has no type of its own."""
+    return isinstance(error, OSError | RuntimeError | SafetensorError) or type(error) is Exception
+
+
+def _not_written(folder: Path, checkpoints: Path, error: Exception) -> CheckpointError:
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(place).free
+    others = [path for path in by_step(checkpoints) if path != folder and (path / CHECKSUMS).is_file()]
+    left = f"{others[-1]} is the last one that was written" if others else "there is no earlier one"
+    return CheckpointError(
+        f"{folder} could not be written: {error}; {free / 2**20:,.1f} MiB are free there, {left}; make room, and "
+        "go on with --training.resume_from_checkpoint true"
+    )
+
+
+def check_room(folder: str | Path, weights: int, moments: int, count: int, limit: int | None) -> None:
+    """Whether a run's output has room: its model, and as many checkpoints as it keeps at a time.
+
+    Args:
+        folder: the output folder.
+        weights: bytes of the model that is saved.
+        moments: bytes that a checkpoint has besides: the optimizer's moments.
+        count: checkpoints that the run writes; 0: none.
+        limit: how many of them it keeps; None: all.
+
+    Raises:
+        OSError: if there is no room for one checkpoint and the model. Less than all checkpoints take is warned of.
+    """
+    checkpoint = weights + moments
+    least = weights + checkpoint * min(count, 1)
+    check_free(folder, least, "what this run writes")
+    at_once = min(count, limit + 1 if limit else count)  # an old one goes when the new one is written
+    try:
+        check_free(folder, weights + checkpoint * at_once, f"a model and {at_once} checkpoints")
+    except OSError as error:
+        warnings.warn(f"{error.strerror}, or set training.save_total_limit", stacklevel=3)

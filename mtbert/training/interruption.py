@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback
+from peft import PeftModel
+from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
 from ..data.sampling import Plan
-from .checkpoints import CheckpointError, damage, last_complete, remove_older, seal, start, writing
+from .checkpoints import (
+    STATE,
+    CheckpointError,
+    check_room,
+    damage,
+    last_complete,
+    next_best,
+    remove_older,
+    seal,
+    start,
+    write_state,
+    writing,
+    writing_model,
+)
+from .optimizers import MOMENTS
 from .resume_record import (
     Record,
     arguments_record,
@@ -25,6 +42,7 @@ from .resume_record import (
     parameters_record,
     write_record,
 )
+from .run_lock import only_run_in
 from .runs import save_arguments
 
 ASKED = 10  # of how many steps processes ask each other in one
@@ -114,10 +132,13 @@ class ResumableTrainer(Trainer):
             self.record = self.resume_record()
             if resume_from_checkpoint:
                 check_record(resume_from_checkpoint, self.record, self.is_world_process_zero())
-        if self.args.save_strategy == SaveStrategy.NO:  # a checkpoint is not wanted: the signal ends the process
-            return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
-        with self.on_signal.watching():
-            result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+        self._best = self._look_at_best(resume_from_checkpoint) if resume_from_checkpoint else None
+        with only_run_in(self.args.output_dir, self.is_world_process_zero()):
+            self._check_room()
+            if self.args.save_strategy == SaveStrategy.NO:  # a checkpoint is not wanted: the signal ends the process
+                return super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
+            with self.on_signal.watching():
+                result = super().train(resume_from_checkpoint=resume_from_checkpoint or None, **kwargs)
         if self.on_signal.stopped:
             if self.is_world_process_zero():
                 print(
@@ -158,6 +179,90 @@ class ResumableTrainer(Trainer):
         )
         super()._load_optimizer_and_scheduler(checkpoint)
         hook.remove()
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        """Train an epoch, unless the run has taken all of its steps: a checkpoint may be of the last one."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+
+    def _finalize_training(self, *args, **kwargs):
+        """End the training and leave every checkpoint: transformers removes all but the best where one may stay, also
+        those that a user has put there, and the last one is needed until the model is saved."""
+        with self._holding(save_total_limit=None):
+            return super()._finalize_training(*args, **kwargs)
+
+    def _check_room(self) -> None:
+        """Look whether there is room for what the run will write; see `checkpoints.check_room`."""
+        args = self.args
+        if not args.should_save:
+            return
+        trained = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
+        whole = sum(p.numel() * p.element_size() for p in self.model.parameters())
+        weights = trained if isinstance(self.model, PeftModel) else whole
+        moments = 0 if args.save_only_model else MOMENTS * trained
+        steps = self.plan().total_steps
+        every = args.save_steps if args.save_steps >= 1 else math.ceil(args.save_steps * steps)
+        counts = {SaveStrategy.NO: 0, SaveStrategy.STEPS: steps // every, SaveStrategy.EPOCH: self.plan().epochs}
+        count = counts.get(args.save_strategy, 1)
+        check_room(args.output_dir, weights, moments, count, args.save_total_limit)
+
+    def _look_at_best(self, checkpoint: str) -> str | None:
+        """The best checkpoint so far of a resumed run, if it is wanted at the end; damage is warned of.
+
+        It is looked for where it was, and then in this run's folder, which may have moved.
+        """
+        best = TrainerState.load_from_json(os.path.join(checkpoint, STATE)).best_model_checkpoint
+        if not self.args.load_best_model_at_end or best is None:
+            return None
+        if not os.path.isdir(best):
+            best = os.path.join(self._get_output_dir(None), os.path.basename(best))
+        if found := damage(best):
+            warnings.warn(
+                f"{best}, the best checkpoint so far, is damaged ({found}); unless a better one comes, the next best "
+                "one is taken at the end",
+                stacklevel=3,
+            )
+        return best
+
+    def _init_training_state(self, *args, **kwargs):
+        """As in transformers, which forgets a best checkpoint that is gone or has moved."""
+        progress = super()._init_training_state(*args, **kwargs)
+        if self._best is not None:
+            self.state.best_model_checkpoint = self._best
+        return progress
+
+    def _load_best_model(self) -> None:
+        """Load the best checkpoint that is whole; if none is, keep the last weights. Damage is warned of."""
+        best = self.state.best_model_checkpoint
+        if found := damage(best):
+            metric = self.args.metric_for_best_model
+            metric = metric if metric.startswith("eval_") else f"eval_{metric}"
+            other = next_best(self._get_output_dir(None), metric, self.args.greater_is_better)
+            self.state.best_model_checkpoint = None if other is None else str(other)
+            instead = "the weights of the last step" if other is None else f"{other}, the next best one,"
+            verb = "are kept" if other is None else "is taken"
+            warnings.warn(f"{best}, the best checkpoint, is damaged ({found}); {instead} {verb}", stacklevel=2)
+        if self.state.best_model_checkpoint is not None:
+            super()._load_best_model()
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model; its files appear when all of them are written, or in a checkpoint as they come.
+
+        Raises:
+            CheckpointError: if they cannot be written; nothing of them is left, and every checkpoint is as it was.
+        """
+        if _internal_call and output_dir is not None:  # a checkpoint, which is whole when it is sealed
+            return super().save_model(output_dir, _internal_call)
+        folder = self.args.output_dir if output_dir is None else output_dir
+        with writing_model(folder, self._get_output_dir(None), self.args.should_save) as part:
+            super().save_model(part, _internal_call=True)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def save_state(self) -> None:
+        """Write `trainer_state.json` into the output folder."""
+        if self.args.should_save:
+            write_state(self.args.output_dir, self.state)
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Save model and tokenizer; the arguments as JSON instead of a pickle."""

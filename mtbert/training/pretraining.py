@@ -28,6 +28,7 @@ from ..data.collation import LengthSortedSteps
 from ..data.encoding import encode_dataset
 from ..data.masking import DEV, TRAIN, EpochSteps, MaskedTexts, Texts
 from ..data.sampling import Plan, Schedule, StepSampler
+from ..files import write_json
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.cpu import use_faster_layers
 from ..modeling.heads import IGNORED
@@ -300,7 +301,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         if folder.is_dir() and any(folder.iterdir()):
             raise ValueError(f"pretraining.output_dir {folder} has files in it, but no {SETTINGS}; give another folder")
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        write_json(path, settings)
         return
     found = json.loads(path.read_text(encoding="utf-8"))
     if different := [key for key in settings if found.get(key) != settings[key]]:

@@ -1,8 +1,8 @@
 """What a run's weights, moments and plan depend on: stated in each checkpoint, and compared before a run resumes.
 
 A record maps dotted names, those of a recipe where it has them, to JSON values. A name that the checkpoint does not
-state, as those of older versions, cannot be compared, which is warned of; so is dev data that has changed. What a run
-may change in its middle stands in no record: docs/resuming.md lists it.
+state, as those of older versions, cannot be compared, which is warned of; so are another length of the run and dev
+data that has changed. What else a run may change in its middle stands in no record: docs/resuming.md lists it.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ Record = dict[str, Any]
 
 FILE = "resume_record.json"
 TRAIN, DEV = "data.train", "data.dev"
+LENGTH = "num_train_epochs or max_steps, in "  # begins the keys of a run's length
 OPTIMIZATION = (
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "weight_decay", "max_grad_norm", "optim"),
     *("optim_args", "adam_beta1", "adam_beta2", "adam_epsilon"),
@@ -80,16 +81,17 @@ def arguments_record(args: TrainingArguments, plan: Plan, section: str, counts_s
     kind = SchedulerType(args.lr_scheduler_type)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * plan.steps_per_epoch)
     names = (*_DECISIVE, *(_WATCHING if kind in _FOLLOWING else ()))
+    warmup = 0 if kind == SchedulerType.CONSTANT else args.warmup_steps
     values = {
         **{name: getattr(args, name) for name in names},
-        "warmup_steps": 0 if kind == SchedulerType.CONSTANT else args.get_warmup_steps(steps),
+        "warmup_steps": warmup,  # below 1 a share of the run's length
         "data_seed": plan.seed,
         "per_device_train_batch_size × processes × gradient_accumulation_steps": plan.batch,
     }
     if plan.schedule.depends_on_epochs:
-        values["num_train_epochs or max_steps, in epochs of the schedule"] = plan.epochs
-    if counts_steps or kind not in _LENGTHLESS:
-        values["num_train_epochs or max_steps, in steps"] = steps
+        values[f"{LENGTH}epochs of the schedule"] = plan.epochs
+    if counts_steps or kind not in _LENGTHLESS or 0 < warmup < 1:
+        values[f"{LENGTH}steps"] = steps
     return {f"{section}.{name}": value for name, value in values.items()}
 
 
@@ -242,8 +244,9 @@ def check_record(folder: str | Path, now: Record, says: bool = True) -> None:
         before, problems = _read_record(Path(folder)), []
     except (OSError, ValueError) as error:
         before, problems = {}, [f"{FILE} can not be read: {error}"]
+    lengths = [name for name in now if LENGTH in name]
     for name in now:
-        if name in before and name != DEV:
+        if name in before and name != DEV and name not in lengths:
             lines = _differences(name, before[name], now[name])
             problems += lines[:_LINES]
             problems += [f"{name}: {len(lines) - _LINES} more"] if len(lines) > _LINES else []
@@ -262,6 +265,13 @@ def check_record(folder: str | Path, now: Record, says: bool = True) -> None:
         warnings.warn(
             f"{folder} is of a version that did not state all that a run depends on, so that it could not be checked "
             f"whether these are those of the interrupted run: {', '.join(_patterns(unstated, before))}",
+            stacklevel=3,
+        )
+    changed = [line for name in lengths if name in before for line in _differences(name, before[name], now[name])]
+    if changed:
+        warnings.warn(
+            f"{folder}: the run has another length than the interrupted one, and its steps depend on it, so that it "
+            f"ends otherwise than a run that had this length from the start: {'; '.join(changed)}",
             stacklevel=3,
         )
     changed = _differences(DEV, before[DEV], now[DEV]) if DEV in before else []

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from ..files import write_text
 from ..modeling.display import masked
 from .arguments import MtBertTrainingArguments
-from .checkpoints import CheckpointError, damage, last_complete
+from .checkpoints import CHECKSUMS, STATE, CheckpointError, damage, last_complete, seal, step_of
+from .run_lock import LOCK, refuse_file
 
 AUTO = "auto"
+_RESULT = ("*config.json", "*model*.safetensors*", "tokenizer*", STATE, "recipe.json", "scores.json", "record.json")
 PRETRAINING = "pretraining"  # the folder of a run's further pre-training, which has a history of its own
 
 
@@ -32,8 +36,7 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
         CheckpointError: if the one that is named is damaged.
     """
     folder, wanted = Path(args.output_dir), args.resume_from_checkpoint
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"output_dir {folder} is a file; give a folder, which is made if it is not there")
+    refuse_file(folder)
     if resumes_last(args):
         if checkpoint := last_complete(folder):
             return checkpoint
@@ -46,7 +49,7 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
         if found := damage(wanted):
             raise CheckpointError(f"resume_from_checkpoint: {wanted} is not complete ({found}); take an earlier one")
         return str(wanted)
-    if folder.is_dir() and any(each.name != PRETRAINING for each in folder.iterdir()):
+    if folder.is_dir() and any(each.name not in (PRETRAINING, LOCK) for each in folder.iterdir()):
         raise ValueError(
             f"output_dir {folder} has files in it, which would be overwritten; give another folder, remove this one, "
             "or go on with it: --training.resume_from_checkpoint true"
@@ -81,11 +84,54 @@ def start_scores(state: TrainerState) -> dict[str, float]:
     return first if first.get("step") == 0 else {}
 
 
+def ended_scores(folder: str, checkpoint: str | None, before: int, steps: int) -> dict[str, float] | None:
+    """The scores of a run that has ended in this folder, where it has nothing left to do; None where it has.
+
+    Args:
+        checkpoint: the last one, of the last stage.
+        before: steps of the stages before that.
+        steps: that the whole run is to take.
+    """
+    names = ("record.json", "scores.json", STATE)
+    if checkpoint is None or not all(Path(folder, name).is_file() for name in names):
+        return None
+    sealed = Path(folder, CHECKSUMS).is_file()  # earlier versions did not
+    damaged = damage(folder, ()) if sealed else _unreadable(Path(folder, name) for name in names)
+    if damaged:
+        warnings.warn(
+            f"{folder} is of a run that has ended, but is damaged ({damaged}); it is written again from {checkpoint}",
+            stacklevel=2,
+        )
+        return None
+    record, scores = (json.loads(Path(folder, name).read_text(encoding="utf-8")) for name in names[:2])
+    state = TrainerState.load_from_json(str(Path(folder, STATE)))
+    taken = record["steps"]
+    went_on = before + (step_of(checkpoint) or 0) > taken
+    if taken != state.global_step or steps > max(state.max_steps, taken) or went_on:
+        return None
+    return scores
+
+
+def _unreadable(files: Iterable[Path]) -> str:
+    """Which of some JSON files is none; empty if all are."""
+    for file in files:
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            return f"{file.name} can not be read: {error}"
+    return ""
+
+
 def save_run(folder: str, **values: Mapping[str, Any]) -> None:
     """Write what made a checkpoint and what came of it (recipe, record, scores) beside it, as `<name>.json`."""
     for name, each in values.items():
         text = masked(json.dumps(each, indent=2, default=str))
-        Path(folder, f"{name}.json").write_text(text + "\n", encoding="utf-8")
+        write_text(Path(folder, f"{name}.json"), text + "\n")
+
+
+def seal_run(folder: str) -> None:
+    """Write down what the files are that a run has left at its end, whatever else lies in its folder."""
+    seal(folder, _RESULT)
 
 
 def save_arguments(folder: str, args: TrainingArguments, held: Mapping[str, Any] | None = None) -> None:
@@ -100,4 +146,4 @@ def save_arguments(folder: str, args: TrainingArguments, held: Mapping[str, Any]
         return
     Path(folder, TRAINING_ARGS_NAME).unlink(missing_ok=True)
     text = masked(json.dumps(args.to_dict() | dict(held or {}), indent=2, default=str))
-    Path(folder, TRAINING_ARGS_NAME).with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+    write_text(Path(folder, TRAINING_ARGS_NAME).with_suffix(".json"), text + "\n")

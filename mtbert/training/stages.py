@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,12 +14,12 @@ from torch import nn
 from transformers import TrainerState
 
 from .arguments import MtBertTrainingArguments
-from .checkpoints import last_complete
+from .checkpoints import CHECKSUMS, STATE, damage, last_complete, seal, write_state, writing_model
 from .interruption import ResumableTrainer
 from .resume_record import check_record, write_record
 from .runs import choose_checkpoint, resumes_last, starts_anew
 
-WEIGHTS, STATE = "weights.safetensors", "trainer_state.json"
+WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ class Stages:
         if not count or not resumes_last(args):
             self.checkpoint = choose_checkpoint(args)
             return
-        while self.finished < count - 1 and (self.folder / Stage(self.finished + 1).folder / STATE).is_file():
+        while self.finished < count - 1 and _has_ended(self.folder / Stage(self.finished + 1).folder):
             self.finished += 1
         self.checkpoint = last_complete(self.folder / Stage(self.finished + 1).folder)
         if not self.finished and self.checkpoint is None and not starts_anew(args, self.folder):
@@ -122,14 +124,30 @@ class Stages:
             return
         if trainer.is_world_process_zero():
             end = self.folder / Stage(len(self.states)).folder
-            end.mkdir(parents=True, exist_ok=True)
-            save_model(trainer.model, str(end / WEIGHTS))
-            write_record(end, trainer.record)
-            trainer.state.save_to_json(str(end / STATE))  # last, since it tells that the stage has ended
+            with writing_model(end, end) as part:
+                save_model(trainer.model, os.path.join(part, WEIGHTS))
+                write_record(part, trainer.record)
+                write_state(part, trainer.state)
+                seal(part)
 
     def join(self) -> TrainerState:
         """The state of the whole run."""
         return join_states(self.states)
+
+
+def _has_ended(folder: Path) -> bool:
+    """Whether what a stage leaves at its end is there and whole; damage is warned of, and the stage trained again."""
+    if not (folder / STATE).is_file():
+        return False
+    if not (folder / CHECKSUMS).is_file():  # of a version that wrote none
+        return True
+    damaged = damage(folder, (WEIGHTS, STATE))
+    if damaged:
+        warnings.warn(
+            f"the end of the stage in {folder} is damaged ({damaged}); the stage goes on from its last checkpoint",
+            stacklevel=4,
+        )
+    return not damaged
 
 
 def join_states(states: Sequence[TrainerState]) -> TrainerState:

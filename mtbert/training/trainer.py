@@ -22,6 +22,7 @@ from ..data.balancing import BalancedRows
 from ..data.collation import LengthSortedSteps, MultiTaskDataset
 from ..data.sampling import Plan, Schedule, StepSampler
 from ..data.tokenised import prepare
+from ..files import write_text
 from ..modeling.inputs import has_token_types
 from ..modeling.limits import refuse_reserved
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
@@ -581,7 +582,7 @@ class MtBertTrainer(ShardingTrainer):
     def create_model_card(self, **about: Any) -> None:
         """Write README.md into the run's folder; `about`: `license`, `language`, … of `mtbert.card.model_card`."""
         if self.is_world_process_zero():
-            card_of(self, **about).save(os.path.join(self.args.output_dir, "README.md"))
+            write_text(os.path.join(self.args.output_dir, "README.md"), str(card_of(self, **about)))
 
     def push_to_hub(
         self,
