@@ -57,7 +57,7 @@ test-avx2: venv  ## rehearse a processor without AVX-512: some of the tests with
 	HF_HUB_OFFLINE=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 	  $(BIN)/python -m pytest --quiet $(AVX2_TESTS)
 
-soak: venv  ## kill runs at 20 random points, try thousands of malformed inputs, look for leaks, try every encoder family (an hour)
+soak: venv  ## kill runs at random points and at every file operation, damage every file, try malformed inputs, look for leaks (hours)
 	HF_HUB_OFFLINE=1 MTBERT_SOAK=20 MTBERT_MALFORMED=1000 MTBERT_SOAK_STEPS=2000 MTBERT_ALL_CASES=1 \
 	  $(BIN)/python -m pytest tests/soak tests/malformed tests/invariants/test_leak.py tests/invariants/test_families.py \
 	  tests/distributed $(PYTEST_ARGS)

@@ -10,21 +10,16 @@ import importlib.util
 import json
 import os
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from forked import CONTEXT
+import soak_runs as runs
 
 KILLS = int(os.environ.get("MTBERT_SOAK", 2))
 SEED = int(os.environ.get("MTBERT_SOAK_SEED", 0)) or int(np.random.SeedSequence().entropy % 2**32)
 LIMIT = 300  # seconds for one run, which takes a few
 GRACEFUL = 128 + signal.SIGTERM
-
-
-sys.path.insert(0, str(Path(__file__).parent))  # where processes that are started find it, too
-import soak_runs as runs  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +48,11 @@ def data(make_model, splits, tasks, tokenizer, tmp_path) -> Path:
 
 
 @pytest.fixture
-def launch(data):
+def launch(data, processes):
     """A function: folder, case, point → the exit code of a process that trains it."""
 
     def run(output: Path, case: str, point=None) -> int:
-        process = CONTEXT.Process(target=runs.train, args=(data, output, case, point))
+        process = processes.Process(target=runs.train, args=(data, output, case, point))
         process.start()
         process.join(LIMIT)
         if process.is_alive():
