@@ -79,7 +79,7 @@ def test_what_is_within_is_read_as_it_is():
 def test_columns():
     assert column_problems(["x"] * 10_000) == []
     assert column_problems(["x"] * 10**5) == [
-        "has 100,000 columns, but must be at most 10,000; MTBERT_MAX_COLUMNS raises that"
+        "it has 100,000 columns, but must be at most 10,000; MTBERT_MAX_COLUMNS raises that"
     ]
 
 
