@@ -245,6 +245,9 @@ class TaskSpec:
     head: HeadSpec = field(default_factory=HeadSpec)
 
     def __post_init__(self):
+        count = len(self.labels) if isinstance(self.labels, Sized) and not isinstance(self.labels, str) else 0
+        if found := beyond("labels", count, f"task {str(self.name)[:SHOWN]!r}: labels has", " names"):
+            raise ValueError(found[0])
         make_plain(self)
         long = isinstance(self.name, str) and len(self.name) > SHOWN
         where = f"task {self.name[:SHOWN]!r}…" if long else f"task {self.name!r}"
@@ -257,10 +260,6 @@ class TaskSpec:
                 raise ValueError(found[0])
             set_field("labels", tuple(str(i) for i in range(self.labels)))
         elif isinstance(self.labels, Iterable):
-            if isinstance(self.labels, Sized) and (
-                found := beyond("labels", len(self.labels), f"{where}: labels has", " names")
-            ):
-                raise ValueError(found[0])
             set_field("labels", tuple(str(label) for label in self.labels))
         for key in ("range", "separator"):
             if isinstance(getattr(self, key), Iterable) and not isinstance(getattr(self, key), str):

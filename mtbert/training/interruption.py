@@ -194,7 +194,7 @@ class ResumableTrainer(Trainer):
     def _check_room(self) -> None:
         """Look whether there is room for what the run will write; see `checkpoints.check_room`."""
         args = self.args
-        if not args.should_save:
+        if not args.should_save or self.train_dataset is None:
             return
         trained = sum(p.numel() * p.element_size() for p in self.model.parameters() if p.requires_grad)
         whole = sum(p.numel() * p.element_size() for p in self.model.parameters())

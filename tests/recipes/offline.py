@@ -11,7 +11,7 @@ import socket
 import sys
 from pathlib import Path
 
-from mtbert.modeling.pretrained import load_tokenizer
+from mtbert.modeling.pretrained import load_encoder, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 asked: list[str] = []
@@ -40,7 +40,7 @@ def main(recipe: str, encoder: str, run: str) -> None:
     rows = str(ROOT / "recipes" / "sample_data" / "sentiment-dev.csv")
     script("predict").main([run, rows, "--tasks", "sentiment", "--output", str(Path(run, "out.csv"))])
     script("evaluate_run").main([run])
-    for load in (load_tokenizer, script("predict").AutoModel.from_pretrained):
+    for load in (load_tokenizer, load_encoder):
         try:
             load("someone/not-here")  # a name on the hub
         except OSError as error:

@@ -31,7 +31,7 @@ def test_the_problems_of_all_tasks_come_at_once(tmp_path):
     first, second, third = error.value.problems
     assert "task 'a', train split" in first and "row 1: 'sad'; labels must be one of: bad, good" in first
     assert "task 'b': data.train" in second and "there is no such file" in second
-    assert "c.csv can not be read as csv: " in third and "give every row as many fields" in third
+    assert "c.csv can not be read as csv: " in third and "has 3 fields, but the header names 2" in third
 
 
 def test_an_encoder_without_a_tokenizer(tmp_path):
