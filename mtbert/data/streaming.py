@@ -110,7 +110,8 @@ class RowSource:
     def _batches(self, kind: str | None, stream: BinaryIO) -> Iterator[dict[str, list]]:
         try:
             if self.file == STDIN:
-                yield from self._line_batches(BoundedStream(stream, closes=False), kind)
+                lines = BoundedStream(stream, closes=False) if hasattr(stream, "readline") else stream
+                yield from self._line_batches(lines, kind)
             elif kind == "text":
                 with open_file(self.file) as file:
                     yield from self._line_batches(intact(file), kind)

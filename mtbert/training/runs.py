@@ -124,6 +124,7 @@ def _unreadable(files: Iterable[Path]) -> str:
 
 def save_run(folder: str, **values: Mapping[str, Any]) -> None:
     """Write what made a checkpoint and what came of it (recipe, record, scores) beside it, as `<name>.json`."""
+    os.makedirs(folder, exist_ok=True)
     for name, each in values.items():
         text = masked(json.dumps(each, indent=2, default=str))
         write_text(Path(folder, f"{name}.json"), text + "\n")
