@@ -28,7 +28,7 @@ def _run(script: str, arguments: list[str], log: str, environment: dict[str, str
 
 
 def start(script: Path, *arguments: object, log: Path, **environment: str) -> BaseProcess:
-    """Start `python script arguments`, which prints to the file `log`, in a session of processes of its own."""
+    """Start `python script arguments`, which prints to the file `log`, in a process group of its own."""
     process = CONTEXT.Process(target=_run, args=(str(script), [*map(str, arguments)], str(log), environment))
     process.start()
     return process
