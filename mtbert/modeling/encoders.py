@@ -6,6 +6,7 @@ import inspect
 import sys
 import warnings
 
+import torch
 from torch import Tensor, nn
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
@@ -100,6 +101,25 @@ def _counts_after_padding(config: PreTrainedConfig) -> bool:
 def first_position(config: PreTrainedConfig) -> int:
     """The position id of a text's first token: 0, or (RoBERTa and its kin) the first after the padding index."""
     return config.pad_token_id + 1 if _counts_after_padding(config) else 0
+
+
+def position_ids(config: PreTrainedConfig, input_ids: Tensor, places: Tensor) -> Tensor:
+    """Position ids `(rows, tokens)` as the encoder's own family counts them.
+
+    RoBERTa and its kin give a padding token the padding index and do not count it, also where it stands in a text, as
+    in one that names `<pad>`.
+
+    Args:
+        input_ids: `(rows, tokens)`; a row may hold several texts, one behind the other.
+        places: `(rows, tokens)`, each token's place in its own text, from 0.
+    """
+    if not _counts_after_padding(config):
+        return places
+    padding = config.pad_token_id
+    counted = input_ids.ne(padding).long()
+    before = counted.cumsum(1) - counted
+    first = torch.arange(places.shape[1], device=places.device) - places  # where each token's text begins
+    return torch.where(counted.bool(), before - before.gather(1, first) + padding + 1, padding)
 
 
 def depends_on_padding(config: PreTrainedConfig) -> bool:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import AdapterPass
-from .encoders import depends_on_padding, first_position, pool
+from .encoders import depends_on_padding, first_position, pool, position_ids
 from .heads import to_scores
 from .inputs import has_token_types
 
@@ -89,7 +89,9 @@ class PaddedModel(nn.Module):
             extra["token_type_ids"] = token_type_ids
         if self.first_position is not None and "position_ids" in signature(model.encoder.forward).parameters:
             # the encoder's own are cut from a table, whose end quantisers take for a bound of the length
-            extra["position_ids"] = torch.ones_like(input_ids).cumsum(1) - 1 + self.first_position
+            places = torch.ones_like(input_ids).cumsum(1) - 1
+            counted = position_ids(model.encoder.config, input_ids, places)
+            extra["position_ids"] = places + self.first_position if counted is places else counted
         states = model.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
         if adapter is not None:
             states = adapter.on_top(states.flatten(0, 1), layout).view_as(states)

@@ -36,7 +36,7 @@ def padded(sequences: int, length: int, types: bool = True) -> dict[str, torch.T
     lengths = torch.randint(1, length + 1, (sequences,), generator=random)
     lengths[0] = length
     mask = (torch.arange(length) < lengths[:, None]).long()
-    inputs = {"input_ids": torch.randint(5, 28, (sequences, length), generator=random) * mask, "attention_mask": mask}
+    inputs = {"input_ids": torch.randint(0, 28, (sequences, length), generator=random) * mask, "attention_mask": mask}
     if types:
         inputs["token_type_ids"] = torch.randint(0, 2, (sequences, length), generator=random) * mask
     return inputs
