@@ -74,6 +74,8 @@ class Campaign:
         self.counts["operations"] += len(operations)
         for number in range(1 + offset % self.share, len(operations) + 1, self.share):
             ways = WAYS if self.share == 1 else [WAYS[(number // self.share) % len(WAYS)]]
+            if number % 20 == 1:
+                print(f"{number} of {len(operations)} operations, {len(self.faults)} faults", flush=True)
             yield from ((number, way) for way in ways)
 
     def fault(self, where: str, what: str, report: dict[str, Any]) -> None:
@@ -322,6 +324,7 @@ def damage_files(
         if number % campaign.share:
             continue
         campaign.counts["files"] += 1
+        print(f"file {number} of {len(files)}: {name}, {len(campaign.faults)} faults", flush=True)
         for how, content in damages(copy / name, random, flips, cuts):
             where = f"{case}{', ended' if ended else ''}: {name} {how}"
             shutil.rmtree(output)

@@ -23,6 +23,7 @@ SAMPLE = [
     ("fail_command", "predict csv", True, 5),
     ("damage_files", "two stages", False, 11),
 ]
+pytestmark = pytest.mark.timeout(LIMIT + 60)
 JOBS = [
     *(("fail_runs", name, 1) for name in RUNS),
     *(("fail_command", name, over, 1) for name in COMMANDS for over in (False, True)),
@@ -38,13 +39,13 @@ def test_failures_are_survived_or_named(jobs, processes, encoder_dir, tmp_path, 
         lines = [json.dumps({"text": "the cat " * (row % 5 + 1), "label": row % 3}) for row in range(rows)]
         (data / f"stars-{split}.jsonl").write_text("\n".join(lines) + "\n")
     process = processes.Process(target=run_campaigns, args=(tmp_path / "work", encoder_dir, data, jobs, report))
+    log = report.with_suffix(".log")
     process.start()
     process.join(LIMIT)
+    said = log.read_text()[-3000:] if log.exists() else ""
     if process.is_alive():
         process.kill()
-        pytest.fail(f"it hangs: {jobs}")
-    log = report.with_suffix(".log")
-    said = log.read_text()[-3000:] if log.exists() else ""
+        pytest.fail(f"after {LIMIT} s it was not done: {jobs}; {said}")
     assert process.exitcode == 0, f"exit status {process.exitcode}; {said}"
     results = json.loads(report.read_text())
     with capsys.disabled():
