@@ -35,9 +35,9 @@ def make_plain(spec: Any) -> None:
 
 def type_problems(spec: Any, where: str) -> list[str]:
     """Fields of a dataclass with a value of another type, as sentences that begin with `where` and the field's name."""
-    found = []
-    for each, hint in ((each, get_type_hints(type(spec))[each.name]) for each in fields(spec)):
-        value = getattr(spec, each.name)
+    found, hints = [], get_type_hints(type(spec))
+    for each in fields(spec):
+        value, hint = getattr(spec, each.name), hints[each.name]
         if not _fits(hint, value):
             text = repr(value)
             shown = text if len(text) <= 100 else f"{text[:100]}…"
