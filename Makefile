@@ -7,7 +7,7 @@ RUN := runs/quickstart
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help venv encoder quickstart lint audit format test test-avx2 common soak bench clean
+.PHONY: help venv encoder quickstart lint audit format test test-avx2 golden golden-store common soak bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -56,6 +56,12 @@ AVX2_TESTS := tests/unit/modeling/test_cpu.py tests/unit/modeling/test_packing.p
 test-avx2: venv  ## rehearse a processor without AVX-512: some of the tests with AVX2 only (half a minute)
 	HF_HUB_OFFLINE=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 	  $(BIN)/python -m pytest --quiet $(AVX2_TESTS)
+
+golden: venv  ## train in every way with the commit BASE and with this tree: all numbers must be the same (WAY='smart': one way)
+	$(BIN)/python tests/golden/compare_trees.py $(or $(BASE),$(error name a commit: make golden BASE=main)) $(if $(WAY),--only "$(WAY)")
+
+golden-store: venv  ## write the losses anew that make test compares with (tests/golden/stored.json)
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/golden/ways_stored.py
 
 soak: venv  ## kill runs at random points and at every file operation, damage every file, try malformed inputs, look for leaks (hours)
 	HF_HUB_OFFLINE=1 MTBERT_SOAK=20 MTBERT_MALFORMED=1000 MTBERT_SOAK_STEPS=2000 MTBERT_ALL_CASES=1 \
