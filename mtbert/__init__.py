@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .errors import MtBertError
 from .hub import register
 from .modeling.configuration_mtbert import AdapterSpec, HeadSpec, MtBertConfig, TaskSpec
 from .modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput, MtBertPreTrainedModel
@@ -28,6 +29,7 @@ __all__ = [
     "AdapterSpec",
     "HeadSpec",
     "MtBertConfig",
+    "MtBertError",
     "MtBertForMultiTask",
     "MtBertOutput",
     "MtBertPreTrainedModel",

@@ -17,6 +17,8 @@ from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from .errors import FileError, FileInTheWayError, FolderInTheWayError, InputError
+
 BELOW = 100  # characters that are left for the names of what is written into a folder
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
@@ -44,7 +46,7 @@ def writing_file(path: str | os.PathLike, mode: str = "w", overwrite: bool = Tru
             yield file
         return
     if target.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; give a file's name")
+        raise FolderInTheWayError(f"{path} is a folder; give a file's name")
     if not overwrite and target.exists():
         raise _there_is(path)
     part = _part_of(target)
@@ -148,7 +150,7 @@ def refuse_same_file(sources: Iterable[str | os.PathLike], target: str | os.Path
     """ValueError if a command would write one of the files that it reads, under whatever name."""
     for source in sources if os.path.isfile(target) else ():
         if os.path.isfile(source) and os.path.samefile(source, target):
-            raise ValueError(f"{target} is a file that is read ({source}); give another output")
+            raise InputError(f"{target} is a file that is read ({source}); give another output")
 
 
 def path_problem(path: str | os.PathLike) -> str | None:
@@ -178,7 +180,7 @@ def path_problem(path: str | os.PathLike) -> str | None:
 def refuse_path(path: str | os.PathLike, what: str) -> None:
     """Raise ValueError if nothing can be written at a path; `what` names the flag or the key that gives it."""
     if problem := path_problem(path):
-        raise ValueError(f"{what} is {os.fspath(path)[:100]!r}, which {problem}")
+        raise InputError(f"{what} is {os.fspath(path)[:100]!r}, which {problem}")
 
 
 def check_room(folder: str | os.PathLike, needed: int, what: str) -> None:
@@ -188,7 +190,7 @@ def check_room(folder: str | os.PathLike, needed: int, what: str) -> None:
         place = place.parent
     free = shutil.disk_usage(place).free
     if free < needed:
-        raise OSError(
+        raise FileError(
             errno.ENOSPC,
             f"{what} takes about {needed / 2**20:,.1f} MiB, but {free / 2**20:,.1f} MiB are free in {place}; make room"
             ", or give another folder",
@@ -226,8 +228,8 @@ def _rename(part: Path, target: Path, path: str | os.PathLike, overwrite: bool) 
         raise _there_is(path) from error
 
 
-def _there_is(path: str | os.PathLike) -> FileExistsError:
-    return FileExistsError(f"{path} exists; give another name, or --overwrite to replace it")
+def _there_is(path: str | os.PathLike) -> FileInTheWayError:
+    return FileInTheWayError(f"{path} exists; give another name, or --overwrite to replace it")
 
 
 @contextmanager
@@ -241,6 +243,6 @@ def _no_room_explained(path: str | os.PathLike) -> Iterator[None]:
             raise
         place = Path(os.path.realpath(path))
         free = shutil.disk_usage(place if place.is_dir() else place.parent).free / 2**20
-        raise OSError(
+        raise FileError(
             number, f"{path} could not be written: {os.strerror(number)}; {free:,.1f} MiB are free there; make room"
         ) from error

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 from mtbert.data.loading import load_task
+from mtbert.errors import FileInTheWayError, InputError
 from mtbert.evaluation.ensemble import load_member, score_logits, task_logits
 from mtbert.evaluation.soup import greedy_soup, mean_of
 from mtbert.files import refuse_path, writing_folder
@@ -41,7 +42,7 @@ def choose(args: argparse.Namespace) -> tuple[list[str], list[dict]]:
     splits = {spec.name: load_task(spec, recipe.tasks[spec.name].data, recipe.data_dir).splits for spec in specs}
     rows = {name: each["dev"] for name, each in splits.items() if "dev" in each}
     if not rows:
-        raise ValueError("--greedy: no task of the recipe has a dev split to choose by; give data.dev, or leave it out")
+        raise InputError("--greedy: no task of the recipe has a dev split to choose by; give data.dev, or leave it out")
     metrics = {name: task.metric for name, task in recipe.tasks.items()}
 
     def overall(model, tokenizer) -> float:
@@ -58,9 +59,9 @@ def main(args: argparse.Namespace) -> dict[str, float]:
     """Write the checkpoint; returns each member's distance from it."""
     refuse_path(args.out, "--out")
     if args.out.exists():
-        raise FileExistsError(f"{args.out} exists; give another --out, or remove it")
+        raise FileInTheWayError(f"{args.out} exists; give another --out, or remove it")
     if not args.greedy and (args.recipe or args.data_dir):
-        raise ValueError("--recipe and --data_dir say what --greedy chooses by; give it, or leave them out")
+        raise InputError("--recipe and --data_dir say what --greedy chooses by; give it, or leave them out")
     members, tried = choose(args) if args.greedy else (args.checkpoints, None)
     if len(members) > 1:
         model, tokenizer, distances = mean_of(members)

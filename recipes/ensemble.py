@@ -15,6 +15,7 @@ import torch
 from rich.console import Console
 
 from mtbert.data.loading import SPLITS, UNLABELLED, file_of, load_task
+from mtbert.errors import FileInTheWayError
 from mtbert.evaluation.ensemble import combine, predict_members, score_logits
 from mtbert.evaluation.metrics import predictions_from_logits
 from mtbert.files import refuse_path, refuse_same_file, write_json, writing_file
@@ -78,7 +79,7 @@ def main(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     written = ["scores.json", *(f"{name}-{args.predict}.csv" for name in recipe.tasks if args.predict)]
     for file in (args.output / name for name in written):
         if file.exists() and not args.overwrite:
-            raise FileExistsError(f"{file} exists; give another --output, or --overwrite to replace it")
+            raise FileInTheWayError(f"{file} exists; give another --output, or --overwrite to replace it")
         refuse_same_file(read, file)
     specs = {name: task.spec(name) for name, task in recipe.tasks.items()}
     splits = {name: load_task(specs[name], task.data, recipe.data_dir).splits for name, task in recipe.tasks.items()}

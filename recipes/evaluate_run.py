@@ -22,6 +22,7 @@ from mtbert import MtBertConfig, MtBertForMultiTask, MtBertTrainer, MtBertTraini
 from mtbert.data.encoding import encode_dataset
 from mtbert.data.loading import LoadedTask, load_column, load_task
 from mtbert.data.sampling import Plan
+from mtbert.errors import InputError
 from mtbert.evaluation.metrics import default_metrics
 from mtbert.evaluation.report import (
     RunLog,
@@ -88,12 +89,12 @@ class Evaluated:
 def find_recipe(folder: Path, given: Path | None, changes: Sequence[str]) -> Recipe:
     """The recipe of a run or checkpoint: the one that is given, or the recipe.json there or beside the checkpoint."""
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}")
+        raise InputError(f"there is no folder {folder}")
     known = [given] if given else [folder / "recipe.json", folder.resolve().parent / "recipe.json"]
     for path in known:
         if path.is_file():
             return load_recipe(path, ["--training.output_dir", str(folder), *changes])
-    raise ValueError(f"{folder} has no recipe.json, which a run leaves at its end; name its recipe with --recipe")
+    raise InputError(f"{folder} has no recipe.json, which a run leaves at its end; name its recipe with --recipe")
 
 
 def load_model(folder: Path, recipe: Recipe) -> MtBertForMultiTask | PeftModel:
@@ -144,7 +145,7 @@ def check_hidden(recipe: Recipe, wanted: Sequence[str]) -> None:
     texts = {column: name for name, task in recipe.tasks.items() for column in task.data.text}
     for column in (each.rpartition(":")[2] for each in wanted):
         if column in texts:
-            raise ValueError(
+            raise InputError(
                 f"--group {column}: it holds texts of the task {texts[column]!r}, which --hide_texts keeps out of the "
                 "report; give another column, or leave one of the two out"
             )
@@ -160,7 +161,7 @@ def read_groups(
         only, colon, column = each.rpartition(":")
         tasks = [task for task in specs if task.name in raw and (not colon or only == task.name)]
         if not tasks:
-            raise ValueError(f"--group {each}: no task {only!r} has a {split} split; these have: {', '.join(raw)}")
+            raise InputError(f"--group {each}: no task {only!r} has a {split} split; these have: {', '.join(raw)}")
         lacking = {}
         for task in tasks:
             try:
@@ -169,7 +170,7 @@ def read_groups(
             except ValueError as error:
                 lacking[task.name] = error
         if len(lacking) == len(tasks):
-            raise ValueError(f"--group {each}: {next(iter(lacking.values()))}")
+            raise InputError(f"--group {each}: {next(iter(lacking.values()))}")
         if lacking:
             notes.append(f"No column {column!r} in the data of: {', '.join(lacking)}.")
     return found, notes
@@ -186,7 +187,7 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
     raw = {task.name: data[task.name].splits[split] for task in known if split in data[task.name].splits}
     lacking = [task.name for task in model.tasks if task.name not in raw]
     if not raw:
-        raise ValueError(f"no task of the recipe has a {split} split; name one with --tasks.NAME.data.{split}")
+        raise InputError(f"no task of the recipe has a {split} split; name one with --tasks.NAME.data.{split}")
     groups, notes = read_groups(recipe, raw, known, split, wanted)
     if lacking:
         notes.append(f"Without a {split} split, and so without scores: {', '.join(lacking)}.")

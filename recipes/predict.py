@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from mtbert import MtBertConfig, MtBertForMultiTask
 from mtbert.data.delimited import QUOTING
 from mtbert.data.streaming import KINDS, STDIN, RowSource
+from mtbert.errors import InputError
 from mtbert.evaluation.predictions import FILE_FORMATS, PredictionFile, Predictor
 from mtbert.files import path_problem, refuse_same_file
 from mtbert.modeling import pretrained
@@ -73,14 +74,14 @@ def load(checkpoint: str, encoder: str | None, device: str | None) -> MtBertForM
         config = pretrained.load_config(checkpoint)
     except Exception as error:  # of many types: of a hub, of JSON, of a config that is wrong
         what = "has no config that can be read" if Path(checkpoint).is_dir() else "is no folder, and no hub gives it"
-        raise ValueError(f"{checkpoint} {what}: {error}") from error
+        raise InputError(f"{checkpoint} {what}: {error}") from error
     if not isinstance(config, MtBertConfig):
-        raise ValueError(f"{checkpoint} is a checkpoint of {config.model_type}, not of mtbert")
+        raise InputError(f"{checkpoint} is a checkpoint of {config.model_type}, not of mtbert")
     if Path(checkpoint, "adapter_config.json").is_file():
         from mtbert.training.peft import load_adapter  # with datasets and accelerate, which take long to import
 
         if encoder is None:
-            raise ValueError(f"{checkpoint} holds what peft has added only; name the encoder with --encoder")
+            raise InputError(f"{checkpoint} holds what peft has added only; name the encoder with --encoder")
         base = MtBertForMultiTask.from_encoder(encoder, config.task_specs, config.adapter, config.packed)
         model = load_adapter(base, checkpoint)
     else:
@@ -88,7 +89,7 @@ def load(checkpoint: str, encoder: str | None, device: str | None) -> MtBertForM
     try:
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     except (RuntimeError, AssertionError) as error:  # PyTorch's, for a device that it does not know or lacks
-        raise ValueError(f"--device is {device!r}, which can not be used: {error}") from error
+        raise InputError(f"--device is {device!r}, which can not be used: {error}") from error
 
 
 def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
@@ -97,7 +98,7 @@ def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
         return pretrained.load_tokenizer(checkpoint)
     except Exception as error:  # tokenizers raises what has no type of its own
         what = "has no tokenizer that can be loaded; save it there"
-        raise ValueError(f"{checkpoint} {what}: {str(error) or type(error).__name__}") from error
+        raise InputError(f"{checkpoint} {what}: {str(error) or type(error).__name__}") from error
 
 
 def choose_tasks(names: str, model: MtBertForMultiTask) -> list[str]:
@@ -109,9 +110,9 @@ def choose_tasks(names: str, model: MtBertForMultiTask) -> list[str]:
     known = [task.name for task in model.tasks]
     chosen = known if names == "all" else names.split(",")
     if unknown := [name for name in chosen if name not in known]:
-        raise ValueError(f"--tasks has {unknown}, but the checkpoint's tasks are: {', '.join(known)}")
+        raise InputError(f"--tasks has {unknown}, but the checkpoint's tasks are: {', '.join(known)}")
     if len(set(chosen)) < len(chosen):
-        raise ValueError(f"--tasks names a task twice: {names}")
+        raise InputError(f"--tasks names a task twice: {names}")
     return chosen
 
 

@@ -32,6 +32,7 @@ from rich.markdown import Markdown
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from mtbert.data.sampling import Schedule
+from mtbert.errors import InputError
 from mtbert.evaluation.tables import main_metrics, to_markdown, write
 from mtbert.modeling.configuration_mtbert import POOLINGS
 from mtbert.recipe import Recipe, RecipeError, load_recipe
@@ -102,9 +103,9 @@ def find_rows(names: list[str]) -> dict[str, Path]:
             path = Path(name) if name.endswith(".yaml") else CONFIGS / f"{name}.yaml"
             found = {path.stem: path} if path.is_file() else {}
         if not found:
-            raise ValueError(f"there is no row {name!r}; there are: {', '.join(known)}, and recipes by folder/name")
+            raise InputError(f"there is no row {name!r}; there are: {', '.join(known)}, and recipes by folder/name")
         if same := [row for row, path in found.items() if row in rows and rows[row].resolve() != path.resolve()]:
-            raise ValueError(f"two recipes are named {same[0]}: {rows[same[0]]} and {found[same[0]]}; rename one")
+            raise InputError(f"two recipes are named {same[0]}: {rows[same[0]]} and {found[same[0]]}; rename one")
         rows |= found
     return rows
 
@@ -251,7 +252,7 @@ def plan_runs(args: argparse.Namespace) -> list[Run]:
         except RecipeError as error:
             problems.append(f"{row}: {error}")
     if problems:
-        raise ValueError("\n".join(problems))
+        raise InputError("\n".join(problems))
     return runs
 
 

@@ -47,6 +47,7 @@ from rich.table import Table
 from rich.text import Text
 from transformers import TrainerCallback
 
+from mtbert.errors import InputError
 from mtbert.files import refuse_path, write_text
 from mtbert.modeling.display import display, masked
 from mtbert.recipe import Recipe, RecipeError, load_recipe
@@ -201,7 +202,7 @@ def open_study(search: Search, seed: int = 0, pruner: optuna.pruners.BasePruner 
         storage = optuna.storages.RDBStorage(f"sqlite:///{search.database}", heartbeat_interval=HEARTBEAT)
     new = search.name not in optuna.get_all_study_names(storage)
     if new and any(search.folder.glob("trial-*")):
-        raise ValueError(f"{search.folder} has trials of another study; give another --name, or remove it")
+        raise InputError(f"{search.folder} has trials of another study; give another --name, or remove it")
     study = optuna.create_study(
         storage=storage, study_name=search.name, direction=search.direction, load_if_exists=True, pruner=pruner
     )
@@ -210,7 +211,7 @@ def open_study(search: Search, seed: int = 0, pruner: optuna.pruners.BasePruner 
         for key, value in about.items():
             study.set_user_attr(key, value)
     elif problems := study_problems(search, study, about):
-        raise ValueError("\n".join([*problems, f"give another --name than {search.name} for another search"]))
+        raise InputError("\n".join([*problems, f"give another --name than {search.name} for another search"]))
     # A study that goes on would draw its first values again with the seed that it began with.
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     return study
@@ -262,7 +263,7 @@ def objective(search: Search, trial: Trial) -> float:
         scores = run(load_recipe(path), [pruning])
         trial.set_user_attr("scores", scores)
         if not math.isfinite(scores[search.metric]):
-            raise ValueError(f"{search.metric} is {scores[search.metric]}, but must be finite to be searched by")
+            raise InputError(f"{search.metric} is {scores[search.metric]}, but must be finite to be searched by")
         return scores[search.metric]
     except optuna.TrialPruned as error:
         trial.set_user_attr("scores", pruning.scores)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mtbert.data.loading import load_task
 from mtbert.data.unlabelled import near_pairs, sentences
+from mtbert.errors import FileInTheWayError, InputError
 from mtbert.files import writing_file
 from mtbert.modeling.display import display
 from mtbert.recipe import load_recipe
@@ -39,13 +40,13 @@ def main(args: argparse.Namespace) -> int:
     """Write the file; returns how many rows it has."""
     for key, least in (("number", 1), ("shortest", 1), ("longest", args.shortest), ("nearest", 1)):
         if (value := getattr(args, key)) is not None and value < least:
-            raise ValueError(f"--{key} is {value}, but must be {least} or more")
+            raise InputError(f"--{key} is {value}, but must be {least} or more")
     if args.out.exists():
-        raise FileExistsError(f"{args.out} exists; give another --out, or remove it")
+        raise FileInTheWayError(f"{args.out} exists; give another --out, or remove it")
     given = {"encoder": "none", "data_dir": args.data_dir, "training.output_dir": args.out.parent}
     recipe = load_recipe(args.recipe, [f"--{key}={value}" for key, value in given.items() if value is not None])
     if args.task not in recipe.tasks:
-        raise ValueError(f"--task is {args.task!r}, but the recipe's tasks are: {', '.join(recipe.tasks)}")
+        raise InputError(f"--task is {args.task!r}, but the recipe's tasks are: {', '.join(recipe.tasks)}")
     task = recipe.tasks[args.task]
     splits = load_task(task.spec(args.task), task.data, recipe.data_dir).splits
     if len(task.data.text) == 2:
@@ -57,7 +58,7 @@ def main(args: argparse.Namespace) -> int:
     else:
         rows = [(text,) for text in sentences(splits["train"]["text"][:], args.shortest, args.longest)][: args.number]
     if not rows:
-        raise ValueError(f"task {args.task!r} gives no text; see --shortest and --longest, or take another task")
+        raise InputError(f"task {args.task!r} gives no text; see --shortest and --longest, or take another task")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with writing_file(args.out, overwrite=False) as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_ALL)

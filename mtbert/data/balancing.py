@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..errors import InputError
 from .sampling import mix, permute
 
 
@@ -23,7 +24,7 @@ class BalancedRows:
         labels = np.asarray(labels)
         classes, counts = np.unique(labels[labels >= 0], return_counts=True)
         if not len(classes):
-            raise ValueError("balanced sampling needs labels, but no row has one")
+            raise InputError("balanced sampling needs labels, but no row has one")
         self.order = np.argsort(labels, kind="stable")[len(labels) - counts.sum() :]
         self.counts, self.first = counts, np.cumsum(counts) - counts
 

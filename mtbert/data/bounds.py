@@ -6,8 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import BinaryIO
 
+from ..errors import ReadError
 from ..modeling.limits import beyond, limit
-from .errors import ReadError
 
 RATIO = 200  # text packs to a tenth; what unpacks to so many times its size holds next to nothing
 

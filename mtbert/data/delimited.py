@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, NoReturn
 
+from ..errors import ReadError
 from .bounds import column_problems
-from .errors import ReadError
 
 QUOTING = ("double", "backslash", "none")
 LONGEST = 1 << 27  # characters of a record with an open quote

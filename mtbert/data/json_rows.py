@@ -12,9 +12,9 @@ from typing import Any
 import pyarrow as pa
 from datasets import Features, Json, List, Value
 
+from ..errors import ReadError
 from ..modeling.inputs import half_character
 from ..modeling.limits import beyond, limit
-from .delimited import ReadError
 
 REMEDY = "write one JSON object a line, or one array of objects"
 INT64, EXACT_IN_FLOAT64 = 1 << 63, 1 << 53

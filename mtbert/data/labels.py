@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 from datasets import ClassLabel, Dataset, List, Value
 
+from ..errors import InputError
 from ..modeling.configuration_mtbert import TaskSpec
 from . import label_reading
 from .label_reading import LIST, MAPPING, VECTOR, Label, LabelReader, number_of
@@ -95,7 +96,7 @@ def reader_of(task: TaskSpec, rows: Dataset, column: str, minus_one: bool, where
     if checked is None or rows.features[column] != label_feature(task.problem_type):
         return LabelReader.of(task, rows.features, column, minus_one)
     if checked != list(task.labels or ()):
-        raise ValueError(
+        raise InputError(
             f"{where}: column {column!r} holds ids of the classes {listed(checked)}, but the task's labels are "
             f"{listed(task.labels or ())}; load the data with this task"
         )

@@ -12,9 +12,10 @@ import datasets
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Value
 
+from ..errors import FileError, InputError, InputTypeError, MissingFileError, ReadError
 from ..modeling.configuration_mtbert import TaskSpec
 from .cache import load_hub
-from .delimited import ReadError, separator_hint
+from .delimited import separator_hint
 from .label_reading import LabelReader
 from .labels import (
     CODE,
@@ -154,7 +155,7 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
         ValueError: `data` contradicts itself or `task`, a file can not be read, or rows are wrong (see `check_rows`).
     """
     if found := data.problems(f"task {task.name!r}: data") + _mismatch(task, data):
-        raise ValueError("\n".join(found))
+        raise InputError("\n".join(found))
     splits, reports = {}, []
     for split in (*SPLITS, UNLABELLED):
         if not (name := getattr(data, split)):
@@ -210,7 +211,7 @@ def load_column(
         near = difflib.get_close_matches(column, rows.column_names, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         where = f"task {task.name!r}, {split} split, {source}"
-        raise ValueError(f"{where}: no column {column!r}; the columns are {listed(rows.column_names)}{hint}")
+        raise InputError(f"{where}: no column {column!r}; the columns are {listed(rows.column_names)}{hint}")
     values = rows.with_format(None)[column][:]
     return {i: "" if value is None else str(value) for i, value in enumerate(values, start=1)}
 
@@ -235,7 +236,7 @@ def _read_hub(data: DataSpec, split: str, where: str) -> Dataset:
     try:
         return load_hub(data.hub, data.subset, split, data.revision)
     except Exception as error:  # datasets, huggingface_hub and httpx share no base class
-        kind = ValueError if isinstance(error, ValueError) else OSError
+        kind = InputError if isinstance(error, ValueError) else FileError
         raise kind(
             f"{where}: split {split!r} of dataset {data.hub!r} (subset {data.subset!r}, revision {data.revision!r}) "
             f"can not be loaded: {type(error).__name__}: {error}\nCheck these names and the network; without one, load "
@@ -250,17 +251,17 @@ def _read_file(path: Path, data: DataSpec, data_dir: str | Path | None, where: s
             at = f"there is no folder {path.parent}"
         elif near := difflib.get_close_matches(path.name, sorted(p.name for p in path.parent.iterdir()), 1):
             at += f"; the nearest name in that folder is {near[0]!r}"
-        raise FileNotFoundError(f"{where}: {path}: {at} (relative names begin at data_dir, which is {data_dir})")
+        raise MissingFileError(f"{where}: {path}: {at} (relative names begin at data_dir, which is {data_dir})")
     if not path.stat().st_size:
-        raise ValueError(f"{where}: {path} is empty")
+        raise InputError(f"{where}: {path} is empty")
     kind = data.format_of(path)
     try:
         rows = RowFile(path, kind, data.separator, data.quoting).dataset([*data.text, *([data.id] if data.id else [])])
     except ReadError as error:
         about = error.about(path) if str(error).startswith("it ") else f"{path} can not be read as {kind}: {error}"
-        raise ValueError(f"{where}: {about}") from error
+        raise InputError(f"{where}: {about}") from error
     if not len(rows):
-        raise ValueError(f"{where}: {path} can not be read as {kind}: no row after the header")
+        raise InputError(f"{where}: {path} can not be read as {kind}: no row after the header")
     return rows
 
 
@@ -272,7 +273,7 @@ def _short_rows(rows: Dataset, data: DataSpec, where: str) -> tuple[int, ...]:
     """
     for column in [*data.text, *([data.id] if data.id else [])]:
         if column in rows.column_names and (short := _without(rows, column)):
-            raise ValueError(f"{where}: row {short[0]:,} {lacks(column)}")
+            raise InputError(f"{where}: row {short[0]:,} {lacks(column)}")
     return _without(rows, rows.column_names[-1])
 
 
@@ -349,9 +350,9 @@ def check_rows(
     try:
         checked, status, reader = read_decided(read, reader)
     except UnicodeDecodeError as error:  # Arrow reads texts of JSON and parquet without looking at them
-        raise ValueError(f"{where}: row {_unreadable(dataset):,} is no UTF-8 ({error.reason}); write it so") from error
+        raise InputError(f"{where}: row {_unreadable(dataset):,} is no UTF-8 ({error.reason}); write it so") from error
     if found := wrong_rows(dataset, data.text, data.label, reader, status, where):
-        raise ValueError("\n".join(found))
+        raise InputError("\n".join(found))
     reasons = {f"empty text in {column}": status & bit > 0 for column, bit in zip(data.text, EMPTY, strict=False)}
     if labelled:
         no_label = status & NO_LABEL > 0
@@ -369,7 +370,7 @@ def check_rows(
     report = SplitReport(task.name, split, source, len(status), int(kept.sum()), left_out, untagged=untagged)
     if not report.kept:
         counts = ", ".join(f"{len(rows):,} {why}" for why, rows in left_out.items())
-        raise ValueError(f"{where}: no usable row in {report.read:,} ({counts}); check the columns and the file")
+        raise InputError(f"{where}: no usable row in {report.read:,} ({counts}); check the columns and the file")
     checked = checked.remove_columns("_status")
     checked = checked if kept.all() else checked.select(np.flatnonzero(kept))
     if labelled:
@@ -380,18 +381,18 @@ def check_rows(
 def check_kind(dataset: Any, where: str) -> None:
     """TypeError for anything but a `datasets.Dataset`."""
     if isinstance(dataset, datasets.IterableDataset):
-        raise TypeError(
+        raise InputTypeError(
             f"{where}: a streamed dataset is refused, since the plan needs the size of each task and the sampler "
             "random access to rows; load it without streaming"
         )
     if not isinstance(dataset, Dataset):
-        raise TypeError(f"{where}: expected a datasets.Dataset, but got a {type(dataset).__name__}")
+        raise InputTypeError(f"{where}: expected a datasets.Dataset, but got a {type(dataset).__name__}")
 
 
 def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, where: str) -> None:
     check_kind(dataset, where)
     if found := _mismatch(task, data):
-        raise ValueError("\n".join(found))
+        raise InputError("\n".join(found))
     columns = dataset.column_names
     needed = [*(("text", column) for column in data.text), ("label", data.label)]
     needed += [("id", data.id)] if data.id else []
@@ -401,15 +402,15 @@ def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, whe
             hint = f"; did you mean {near[0]!r}?" if near else ""
             if separator := separator_hint(columns):
                 hint = f"; {separator}"
-            raise ValueError(f"{where}: no column {column!r} for {key}; the columns are {listed(columns)}{hint}")
+            raise InputError(f"{where}: no column {column!r} for {key}; the columns are {listed(columns)}{hint}")
     for column in data.text:
         kind = dataset.features[column]
         if not isinstance(kind, Value) or not kind.dtype.startswith(TEXT_DTYPES):
-            raise ValueError(
+            raise InputError(
                 f"{where}: column {column!r} for text holds {kind}, not strings; write every text as a string"
             )
     if not len(dataset):
-        raise ValueError(f"{where}: no usable row, since it has none at all")
+        raise InputError(f"{where}: no usable row, since it has none at all")
 
 
 def _mismatch(task: TaskSpec, data: DataSpec) -> list[str]:

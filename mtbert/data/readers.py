@@ -23,10 +23,11 @@ from datasets import Dataset, Features, Value
 from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
 
+from ..errors import ReadError
 from . import delimited, json_rows
 from .bounds import BoundedStream
 from .cache import content_key
-from .delimited import QUOTING, DelimitedRows, Dialect, ReadError
+from .delimited import QUOTING, DelimitedRows, Dialect
 
 FORMATS = ("csv", "tsv", "json", "parquet", "cs224n")
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import BinaryIO
 
+from ..errors import InputError, MissingFileError, ReadError
 from .bounds import BoundedStream
-from .delimited import ReadError, separator_hint
+from .delimited import separator_hint
 from .json_rows import check_texts, decoded_lines, json_batches, json_chunks
 from .labels import CODE, NUL, check_batch, listed
 from .readers import (
@@ -76,14 +77,14 @@ class RowSource:
         """
         if self.file == STDIN:
             if self.format not in (None, "json", "text"):
-                raise ValueError(f"standard input can be json or text, not {self.format}; give a file")
+                raise InputError(f"standard input can be json or text, not {self.format}; give a file")
             kind = self.format
         else:
             kind = self.format or file_format(self.file)
             if kind is None:
-                raise ValueError(f"{self.file}: its suffix is none of {', '.join(SUFFIXES)}; give its format")
+                raise InputError(f"{self.file}: its suffix is none of {', '.join(SUFFIXES)}; give its format")
         if problems := form_problems(self.separator, self.quoting, [kind or "json or text"]):
-            raise ValueError("\n".join(f"{self.shown}: {problem}" for problem in problems))
+            raise InputError("\n".join(f"{self.shown}: {problem}" for problem in problems))
         return kind
 
     def chunks(self, stream: BinaryIO | None = None) -> Iterator[dict[str, list]]:
@@ -100,7 +101,7 @@ class RowSource:
         """
         if self.file != STDIN and not os.path.isfile(self.file):
             what = "is a folder" if os.path.isdir(self.file) else "does not exist"
-            raise FileNotFoundError(f"{self.file} {what}; give a file, or - for standard input")
+            raise MissingFileError(f"{self.file} {what}; give a file, or - for standard input")
         read = 0
         for batch in self._batches(self.kind(), stream or sys.stdin.buffer):
             count = len(batch[self.text[0]])

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from ..errors import InputError
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.heads import IGNORED
 from ..modeling.inputs import LENGTHS, has_token_types, length_limit
@@ -59,7 +60,7 @@ def prepare(
     if "input_ids" in dataset.column_names:
         return check_tokenised(task, split, dataset, tokenizer, encoder, where), []
     if tokenizer is None:
-        raise ValueError("processing_class is missing; give the tokenizer that goes with the encoder")
+        raise InputError("processing_class is missing; give the tokenizer that goes with the encoder")
     columns = ("text", "text_pair")[: task.texts]
     checked, report = check_rows(task, split, dataset, DataSpec(text=columns), where)
     encoded, cut = encode_dataset(task, checked, tokenizer, encoder, split)
@@ -76,7 +77,7 @@ def _with_one_label_column(dataset: Dataset, where: str) -> Dataset:
     plain = dataset.with_format(None)
     for row, (one, other) in enumerate(zip(plain["label"], plain["labels"], strict=True), 1):
         if one != other and not (one != one and other != other):
-            raise ValueError(
+            raise InputError(
                 f"{where}: the columns 'label' and 'labels' differ (row {row:,}: {one!r} and {other!r}); remove one"
             )
     return dataset.remove_columns("labels")
@@ -122,7 +123,7 @@ def check_tokenised(
     if split == "train" and "label" not in columns:
         problems.append(f"no column 'label' or 'labels'; the columns are {columns}")
     if problems := [problem for problem in problems if problem]:
-        raise ValueError("\n".join(f"{where}: {problem}" for problem in problems))
+        raise InputError("\n".join(f"{where}: {problem}" for problem in problems))
     if not len(dataset):
         return dataset
     ours = marked_labels(dataset) is not None and plain.features.get("label") == label_feature(task.problem_type)
@@ -130,7 +131,7 @@ def check_tokenised(
     for start, table in enumerate(plain.with_format("arrow").iter(BATCH)):
         checks.add(table, start * BATCH)
     if found := checks.problems(where):
-        raise ValueError("\n".join(found))
+        raise InputError("\n".join(found))
     kept = [name for name in (*KEPT, TAUGHT, "input_ids", *LENGTHS) if name in columns]
     kept += ["token_type_ids"] if types and has_token_types(encoder) else []
     plain = plain.select_columns([*kept, *(["attention_mask"] if "attention_mask" in columns else [])])
@@ -306,11 +307,11 @@ def _without_padding(
 
     checked, status, reader = read_decided(read, reader)
     if found := wrong_rows(dataset, (), "label", reader, status, where):
-        raise ValueError("\n".join(found))
+        raise InputError("\n".join(found))
     checked = checked.remove_columns("_status")
     if reader is not None and (status & NO_LABEL).all():
         if split != "test":
-            raise ValueError(f"{where}: no row has a label; check column 'label'")
+            raise InputError(f"{where}: no row has a label; check column 'label'")
         checked = checked.remove_columns("label")
     return checked
 

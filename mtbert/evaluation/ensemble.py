@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.collation import LengthSortedSteps, MultiTaskDataset
 from ..data.encoding import encode_dataset
+from ..errors import InputError
 from ..modeling.configuration_mtbert import MtBertConfig, TaskSpec
 from ..modeling.inputs import has_token_types
 from ..modeling.modeling_mtbert import MtBertForMultiTask
@@ -38,11 +39,11 @@ def member_config(folder: str) -> MtBertConfig:
     except (OSError, ValueError) as error:
         remedy = "give a folder that finetune.py wrote, or a name on a hub that can be reached"
         said = ("" if os.path.isdir(folder) else "there is no such folder; ") + str(error).splitlines()[0]
-        raise ValueError(f"{folder}: no checkpoint can be read there: {said.rstrip('.')}; {remedy}") from error
+        raise InputError(f"{folder}: no checkpoint can be read there: {said.rstrip('.')}; {remedy}") from error
     if not isinstance(config, MtBertConfig):
-        raise ValueError(f"{folder}: is a checkpoint of {config.model_type!r}, but must be one of mtbert")
+        raise InputError(f"{folder}: is a checkpoint of {config.model_type!r}, but must be one of mtbert")
     if os.path.exists(os.path.join(folder, "adapter_config.json")):
-        raise ValueError(f"{folder}: holds what peft trained, not a whole model; merge it (merge_and_unload) first")
+        raise InputError(f"{folder}: holds what peft trained, not a whole model; merge it (merge_and_unload) first")
     return config
 
 
@@ -78,7 +79,7 @@ def check_members(folders: Iterable[str], tasks: Sequence[TaskSpec]) -> dict[str
                     if theirs != ours:
                         problems.append(f"{folder}: task {task.name!r}: {key} is {theirs!r}, but must be {ours!r}")
     if problems:
-        raise ValueError("\n".join(problems))
+        raise InputError("\n".join(problems))
     return found
 
 

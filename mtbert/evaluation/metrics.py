@@ -20,6 +20,8 @@ from sklearn import metrics as sk
 
 from mtbert.modeling.configuration_mtbert import TaskSpec
 
+from ..errors import InputError
+
 IGNORE_INDEX = -100  # the class id of a missing label, as torch's cross entropy has it
 F1_AVERAGES = ("binary", "macro", "micro")
 
@@ -64,7 +66,7 @@ class _TaskMetric(evaluate.Metric):
         for name, values in (("predictions", x), ("references", y)):
             if np.any(values != np.round(values)):
                 odd = values[values != np.round(values)][0]
-                raise ValueError(f"{self.name}: {name} must be class ids, but hold {odd}; use predictions_from_logits")
+                raise InputError(f"{self.name}: {name} must be class ids, but hold {odd}; use predictions_from_logits")
         return x.astype(np.int64), y.astype(np.int64)
 
     def _or_undefined(self, name: str, compute: Callable[[], float], defined: bool) -> dict[str, float]:
@@ -106,7 +108,7 @@ class F1(_TaskMetric):
     def _score(self, x, y, average: str | None = None):
         average = average or self.average
         if average not in F1_AVERAGES:
-            raise ValueError(f"f1: average is {average!r}, but must be one of: {', '.join(F1_AVERAGES)}")
+            raise InputError(f"f1: average is {average!r}, but must be one of: {', '.join(F1_AVERAGES)}")
         x, y = self._class_ids(x, y)
         name = "f1" if average == "binary" else f"f1_{average}"
         if x.shape[1:] == (1,):  # one label of a multi-label task, which scikit-learn would take for two classes
@@ -254,9 +256,9 @@ def predictions_from_logits(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
     """
     logits = np.asarray(logits)
     if logits.ndim != 2 or logits.shape[1] != task.num_labels:
-        raise ValueError(f"task {task.name!r}: logits must be (rows, {task.num_labels}), but are {logits.shape}")
+        raise InputError(f"task {task.name!r}: logits must be (rows, {task.num_labels}), but are {logits.shape}")
     if bad := int(np.sum(~np.isfinite(logits).all(axis=1))):
-        raise ValueError(
+        raise InputError(
             f"task {task.name!r}: {bad} of {len(logits)} rows have logits that are not finite: the training has "
             "diverged; lower the learning rate, clip gradients, or leave float16 for bfloat16 or float32"
         )
@@ -310,12 +312,12 @@ def score_task(
     defaults = default_metrics(task)
     main = metric or defaults[0]
     if problem := check_metric(task, main):
-        raise ValueError(problem)
+        raise InputError(problem)
     logits, labels = np.asarray(logits), np.asarray(labels, dtype=np.float64)
     multi_label = task.problem_type == _MULTI
     expected = (len(logits), task.num_labels) if multi_label else (len(logits),)
     if labels.shape != expected:
-        raise ValueError(f"task {task.name!r}: labels must be {expected}, but are {labels.shape}")
+        raise InputError(f"task {task.name!r}: labels must be {expected}, but are {labels.shape}")
 
     rows = labelled_rows(task, labels)
     if not rows.any():
@@ -356,7 +358,7 @@ def averages(main: dict[str, tuple[str, float]]) -> dict[str, float]:
         ValueError: a metric is unknown, or one of which lower is better.
     """
     if refused := {task: name for task, (name, _) in main.items() if name not in METRICS or not METRICS[name].rises}:
-        raise ValueError(f"averages need metrics that rise, which these are not: {refused}; give others")
+        raise InputError(f"averages need metrics that rise, which these are not: {refused}; give others")
     if not main:
         return {}
     raw = [value for _, value in main.values()]

@@ -18,6 +18,7 @@ import torch
 from scipy.special import expit, softmax
 from transformers import PreTrainedTokenizerBase
 
+from ..errors import FileInTheWayError, InputError
 from ..files import writing_file
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.inputs import LENGTHS, encode_texts, has_token_types, length_limit
@@ -171,16 +172,16 @@ class PredictionFile:
         self.tasks, self.id, self.overwrite = tuple(tasks), id, overwrite
         self.format = format or {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}.get(Path(path).suffix)
         if found := self._problems(path, format):
-            raise ValueError("\n".join(found))
+            raise InputError("\n".join(found))
         self.paths = [Path(path)]
         if self.format == "cs224n" and len(self.tasks) > 1:
             self.paths = [Path(path, f"{task.name}.csv") for task in self.tasks]
         self.to_stdout = path == STDOUT
         for target in () if self.to_stdout else self.paths:
             if target.is_dir():
-                raise FileExistsError(f"{target} is a folder; give a file's name")
+                raise FileInTheWayError(f"{target} is a folder; give a file's name")
             if target.is_file() and not overwrite:
-                raise FileExistsError(f"{target} exists; give another name, or --overwrite to replace it")
+                raise FileInTheWayError(f"{target} exists; give another name, or --overwrite to replace it")
         self.rows = 0
 
     def _problems(self, path: str, format: str | None) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..errors import InputError
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from .ensemble import load_member, member_config
 
@@ -74,7 +75,7 @@ def greedy_soup(
 def _mean(folders: Sequence[str]) -> tuple[MtBertForMultiTask, PreTrainedTokenizerBase]:
     """`mean_of` without the distances, for which every member is read once more."""
     if len(set(folders)) < max(2, len(folders)):
-        raise ValueError(f"two checkpoints or more are averaged, each once, but there are: {', '.join(folders)}")
+        raise InputError(f"two checkpoints or more are averaged, each once, but there are: {', '.join(folders)}")
     configs = [member_config(folder) for folder in folders]
     for folder, config in zip(folders[1:], configs[1:], strict=True):
         _check_alike(folders[0], configs[0].to_dict(), folder, config.to_dict())
@@ -84,14 +85,14 @@ def _mean(folders: Sequence[str]) -> tuple[MtBertForMultiTask, PreTrainedTokeniz
     for number, folder in enumerate(folders[1:], 2):
         member, own = load_member(folder, "cpu")
         if own.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
-            raise ValueError(
+            raise InputError(
                 f"{folder}: its tokenizer is another than that of {folders[0]}; see recipes/ensemble.py instead"
             )
         for name, value in member.state_dict().items():
             if value.is_floating_point():
                 weights[name] += (value.float() - weights[name]) / number
     if bad := [name for name, value in weights.items() if not value.isfinite().all()]:
-        raise ValueError(f"{bad[0]} and {len(bad) - 1} other weights of the mean are not finite: a member's are not")
+        raise InputError(f"{bad[0]} and {len(bad) - 1} other weights of the mean are not finite: a member's are not")
     return mean, tokenizer
 
 
@@ -103,7 +104,7 @@ def _check_alike(first: str, ours: dict, folder: str, theirs: dict) -> None:
     for key in sorted((ours.keys() | theirs.keys()) - set(OWN)):
         if (found := _difference(key, theirs.get(key), ours.get(key))) is not None:
             where, value, wanted = found
-            raise ValueError(
+            raise InputError(
                 f"{folder}: {where} is {value!r}, but {wanted!r} in {first}; weights are averaged of checkpoints "
                 "of the same encoder, adapters and tasks; recipes/ensemble.py lets others predict together"
             )

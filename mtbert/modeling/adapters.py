@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
 from .configuration_mtbert import AdapterSpec
+from .errors import InputError
 from .packing import PackedLayout, packed_attention
 
 _ACTIVATIONS = {"gelu": nn.functional.gelu, "identity": lambda states: states}
@@ -197,7 +198,7 @@ def make_adapter(spec: AdapterSpec, encoder: PreTrainedConfig) -> Adapter:
     """
     count = encoder.num_hidden_layers
     if spec.layers is not None and (outside := [i for i in spec.layers if not 0 <= i < count]):
-        raise ValueError(f"adapter.layers has {outside}, but the encoder's layers are 0 to {count - 1}; name those")
+        raise InputError(f"adapter.layers has {outside}, but the encoder's layers are 0 to {count - 1}; name those")
     layers = tuple(range(count)) if spec.layers is None else spec.layers
     return _TYPES[spec.type](spec, encoder.hidden_size, layers, encoder)
 

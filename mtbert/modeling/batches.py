@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .configuration_mtbert import TaskSpec
+from .errors import InputError, InputTypeError
 from .packing import PackedLayout
 
 # Arguments of transformers' encoders that have no meaning here, and why.
@@ -37,7 +38,7 @@ def refuse_unknown(given: Mapping[str, Any], function: Callable) -> None:
     known = [name for name in inspect.signature(function).parameters if name not in ("self", "kwargs")]
     for name in (name for name, value in given.items() if value is not None):
         near = get_close_matches(name, known, n=1, cutoff=0)[0]
-        raise TypeError(f"forward has no argument {name!r}: {_REASONS.get(name, f'the nearest one is {near!r}')}")
+        raise InputTypeError(f"forward has no argument {name!r}: {_REASONS.get(name, f'the nearest one is {near!r}')}")
 
 
 def as_tensor(name: str, values: Any, device: torch.device) -> Tensor | None:
@@ -52,7 +53,7 @@ def as_tensor(name: str, values: Any, device: torch.device) -> Tensor | None:
         array = np.asarray([each.tolist() if isinstance(each, Tensor) else each for each in values])
         return torch.from_numpy(array).to(device)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} can not be read as numbers ({error}); give a tensor") from error
+        raise InputError(f"{name} can not be read as numbers ({error}); give a tensor") from error
 
 
 def check_tokens(
@@ -64,19 +65,19 @@ def check_tokens(
         ValueError: unless there are either ids or embeddings, and all have the shape of a batch, or of its layout.
     """
     if (input_ids is None) == (inputs_embeds is None):
-        raise ValueError("give either input_ids or inputs_embeds")
+        raise InputError("give either input_ids or inputs_embeds")
     name, tokens, wanted = "input_ids", input_ids, "(sequences, length)"
     if tokens is None:
         name, tokens, wanted = "inputs_embeds", inputs_embeds, "(sequences, length, hidden)"
     elif tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
-        raise ValueError(f"input_ids are {tokens.dtype}, but must be integers")
+        raise InputError(f"input_ids are {tokens.dtype}, but must be integers")
     if tokens.dim() != wanted.count(",") + 1:
-        raise ValueError(f"{name} has shape {tuple(tokens.shape)}, but must have {wanted}, or a layout's")
+        raise InputError(f"{name} has shape {tuple(tokens.shape)}, but must have {wanted}, or a layout's")
     if layout is not None and tuple(tokens.shape[:2]) != (1, sum(layout.lengths)):
         expected = f"its layout has {sum(layout.lengths):,} tokens in one row"
-        raise ValueError(f"{name} has shape {tuple(tokens.shape)}, but {expected}")
+        raise InputError(f"{name} has shape {tuple(tokens.shape)}, but {expected}")
     if token_type_ids is not None and token_type_ids.shape != tokens.shape[:2]:
-        raise ValueError(
+        raise InputError(
             f"token_type_ids has shape {tuple(token_type_ids.shape)}, but {name} has {tuple(tokens.shape[:2])}"
         )
 
@@ -88,17 +89,17 @@ def check_mask(mask: Tensor, tokens: Tensor) -> Tensor:
         ValueError: for another shape, values but 0 and 1, a sequence without a real token, and padding between them.
     """
     if mask.shape != tokens.shape[:2]:
-        raise ValueError(
+        raise InputError(
             f"attention_mask has shape {tuple(mask.shape)}, but must have {tuple(tokens.shape[:2])}, 1 on real tokens"
         )
     real = mask.bool()
     if not torch.equal(real.to(mask.dtype), mask):
         values = sorted(set(mask.unique().tolist()) - {0, 1})
-        raise ValueError(f"attention_mask has values such as {values[0]}, but must be 1 on real tokens, 0 on padding")
+        raise InputError(f"attention_mask has values such as {values[0]}, but must be 1 on real tokens, 0 on padding")
     starts = torch.cat([real[:, :1], real[:, 1:] & ~real[:, :-1]], dim=1).sum(-1)  # runs of real tokens
     for odd in (starts != 1).nonzero().flatten().tolist():
         found = "padding between real tokens" if starts[odd] > 1 else "no real token"
-        raise ValueError(
+        raise InputError(
             f"attention_mask: sequence {odd} has {found}, but must have real tokens, one after the other, and padding "
             "before or behind them"
         )
@@ -114,13 +115,13 @@ def task_runs(tasks: Sequence[TaskSpec], task_ids: Any) -> list[tuple[int, int]]
     ids = as_tensor("task_ids", task_ids, torch.device("cpu"))
     ids = ids.squeeze(-1) if ids.dim() == 2 else ids
     if ids.dim() != 1 or (len(ids) and (ids.is_floating_point() or ids.dtype == torch.bool)):
-        raise ValueError(f"task_ids is {ids.dtype} of shape {tuple(ids.shape)}, but must be integers, one a row")
+        raise InputError(f"task_ids is {ids.dtype} of shape {tuple(ids.shape)}, but must be integers, one a row")
     unique, counts = torch.unique_consecutive(ids, return_counts=True)
     runs = list(zip(unique.tolist(), counts.tolist(), strict=True))
     if len({task_id for task_id, _ in runs}) < len(runs):
-        raise ValueError("task_ids: the rows must be grouped by task; sort them first")
+        raise InputError("task_ids: the rows must be grouped by task; sort them first")
     if out := [task_id for task_id, _ in runs if not 0 <= task_id < len(tasks)]:
-        raise ValueError(f"task_ids has {out}, but this model's tasks are 0 to {len(tasks) - 1}")
+        raise InputError(f"task_ids has {out}, but this model's tasks are 0 to {len(tasks) - 1}")
     return runs
 
 
@@ -142,7 +143,7 @@ def pack(
     elif task is not None:
         runs = [(task, len(first) // tasks[task].num_sequences)]
     else:
-        raise ValueError("give task, tasks or task_ids: this model has several tasks")
+        raise InputError("give task, tasks or task_ids: this model has several tasks")
     plan = [(task_id, rows, tasks[task_id].num_sequences) for task_id, rows in runs]
     layout = PackedLayout.build(mask.sum(-1).tolist(), plan).to(first.device)
     return [None if value is None else value[mask].unsqueeze(0) for value in values], layout, mask

@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from .errors import InputError
 from .limits import beyond
 
 DEEPEST = 10  # mappings in a config of transformers
@@ -74,7 +75,7 @@ def refuse_sizes(values: dict[str, Any], where: str, depth: int = 0) -> None:
         ValueError: that names the field and the limit.
     """
     if depth > DEEPEST:
-        raise ValueError(f"{where[:100]}… lies {DEEPEST} levels deep, but a config has fewer")
+        raise InputError(f"{where[:100]}… lies {DEEPEST} levels deep, but a config has fewer")
     for key, value in values.items():
         if not isinstance(key, str) or key == "label2id":
             continue
@@ -85,7 +86,7 @@ def refuse_sizes(values: dict[str, Any], where: str, depth: int = 0) -> None:
         counts = {"num_labels": "labels", "vocab_size": "tokens", "max_position_embeddings": "tokens"}
         name = counts.get(key, "encoder_layers" if re.search("layer", key) else None)
         if name is not None and (found := beyond(name, int(value), f"{where}{key} is")):
-            raise ValueError(found[0])
+            raise InputError(found[0])
 
 
 def encoder_config(values: dict[str, Any]) -> PreTrainedConfig:
@@ -98,8 +99,8 @@ def encoder_config(values: dict[str, Any]) -> PreTrainedConfig:
     refuse_sizes(rest, "encoder.")
     kind = rest.pop("model_type", None)
     if kind not in CONFIG_MAPPING or kind == "mtbert":
-        raise ValueError(f"encoder.model_type is {kind!r}, which this version of transformers does not know")
+        raise InputError(f"encoder.model_type is {kind!r}, which this version of transformers does not know")
     try:
         return AutoConfig.for_model(kind, **rest)
     except Exception as error:  # each family checks its own fields, with errors of many types
-        raise ValueError(f"encoder: the fields of {kind!r} are wrong: {error}") from error
+        raise InputError(f"encoder: the fields of {kind!r} are wrong: {error}") from error

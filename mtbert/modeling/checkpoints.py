@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from .errors import InputError
 from .limits import beyond
 from .pretrained import WHERE
 
@@ -52,7 +53,7 @@ def load_checked(
         OSError: a hub does not have it, or cannot be reached.
     """
     if kwargs.get("device_map") is None and torch.get_default_device().type == "meta":
-        raise ValueError(
+        raise InputError(
             f"{name} is loaded with meta as PyTorch's default device, where weights have no values; load it outside of "
             "`with torch.device('meta')`, or make a model without weights: MtBertForMultiTask(config)"
         )
@@ -66,17 +67,17 @@ def load_checked(
             declared = _declared(model_class, folder)
             for key, sentence in others.items():
                 if key not in declared or declared[key].is_floating_point():
-                    raise ValueError(f"{sentence}, but must hold floats; {AGAIN}")
+                    raise InputError(f"{sentence}, but must hold floats; {AGAIN}")
         kwargs.setdefault("use_safetensors", True)
         model, info = load(name, *args, output_loading_info=True, **kwargs)
     except Exception as error:
         if folder is None or str(error).startswith(where):
             raise
-        raise ValueError(f"{where}: {_reason(model_class, folder, shapes, error)}; {AGAIN}") from error
+        raise InputError(f"{where}: {_reason(model_class, folder, shapes, error)}; {AGAIN}") from error
     model._where = {key: kwargs[key] for key in WHERE if key in kwargs}
     found = [f"weights are {what}: {_some(info[key])}" for key, what in PROBLEMS.items() if info.get(key)]
     if found:
-        raise ValueError(
+        raise InputError(
             f"{where}: {'; '.join(found)}; config.json and the weights are of two models, or torn; {AGAIN}"
         )
     return (model, info) if output_loading_info else model
@@ -138,7 +139,7 @@ def check_folder(folder: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, st
     """
     config = read_json(folder / "config.json")
     if (kind := config.get("model_type")) != "mtbert":
-        raise ValueError(
+        raise InputError(
             f"{folder}/config.json: model_type is {kind!r}, but must be 'mtbert'; give a checkpoint of mtbert"
         )
     shapes: dict[str, tuple[int, ...]] = {}
@@ -150,7 +151,7 @@ def check_folder(folder: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, st
     encoder = config.get("encoder")
     layers = encoder.get("num_hidden_layers") if isinstance(encoder, dict) else None
     if isinstance(layers, int) and layers > len(shapes):
-        raise ValueError(
+        raise InputError(
             f"{folder}/config.json: encoder.num_hidden_layers is {layers:,}, but there are {len(shapes)} weights"
         )
     return shapes, others
@@ -164,14 +165,14 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         if found := beyond("config_bytes", file.stat().st_size, f"{file} has", " bytes"):
-            raise ValueError(found[0])
+            raise InputError(found[0])
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ValueError(f"{file} is missing; {AGAIN}") from error
+        raise InputError(f"{file} is missing; {AGAIN}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{file} can not be read as JSON: {error}; {AGAIN}") from error
+        raise InputError(f"{file} can not be read as JSON: {error}; {AGAIN}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{file} holds a {type(values).__name__}, but must hold an object; {AGAIN}")
+        raise InputError(f"{file} holds a {type(values).__name__}, but must hold an object; {AGAIN}")
     return values
 
 
@@ -188,13 +189,13 @@ def weight_files(folder: Path) -> list[Path]:
         return _variants(folder)
     named = read_json(index).get("weight_map")
     if not isinstance(named, dict) or not named:
-        raise ValueError(f"{index}: weight_map is {str(named)[:80]}, but must map weights to files; {AGAIN}")
+        raise InputError(f"{index}: weight_map is {str(named)[:80]}, but must map weights to files; {AGAIN}")
     for weight, name in named.items():
         if not isinstance(name, str) or name != os.path.basename(name) or not name.endswith(".safetensors"):
             found = f"weight {weight!r} is in {str(name)[:200]!r}"
-            raise ValueError(f"{index}: {found}, but must be in a .safetensors file of the folder; {AGAIN}")
+            raise InputError(f"{index}: {found}, but must be in a .safetensors file of the folder; {AGAIN}")
         if not (folder / name).is_file():
-            raise ValueError(f"{index}: weight {weight!r} is in {name!r}, but there is no such file; {AGAIN}")
+            raise InputError(f"{index}: weight {weight!r} is in {name!r}, but there is no such file; {AGAIN}")
     return [folder / name for name in sorted(set(named.values()))]
 
 
@@ -203,11 +204,11 @@ def _variants(folder: Path) -> list[Path]:
     if found := sorted(folder.glob("*.safetensors")):
         return found
     if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES and "model" in file.name):
-        raise ValueError(
+        raise InputError(
             f"{folder}/{pickles[0]} is a pickle, which may run any code when it is read, and is refused; "
             "save the model as model.safetensors where it came from"
         )
-    raise ValueError(f"{folder} has no model.safetensors; {AGAIN}")
+    raise InputError(f"{folder} has no model.safetensors; {AGAIN}")
 
 
 def _header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
@@ -221,7 +222,7 @@ def _header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
                 if not part.get_dtype().startswith(("F", "BF")):
                     others[key] = f"{file}: weight {key!r} holds {part.get_dtype()}"
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{file} can not be read as safetensors: {error}; {AGAIN}") from error
+        raise InputError(f"{file} can not be read as safetensors: {error}; {AGAIN}") from error
     return found, others
 
 

@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .checking import encoder_config, make_plain, plain, refuse_sizes, type_problems
+from .errors import InputError
 from .limits import beyond, name_problems
 
 PROBLEM_TYPES = (
@@ -38,12 +39,12 @@ def _build(cls: type, where: str, values: Any) -> Any:
     if isinstance(values, cls):
         return values
     if not isinstance(values, dict):
-        raise ValueError(f"{where} must be a mapping or a {cls.__name__}, but is {values!r}")
+        raise InputError(f"{where} must be a mapping or a {cls.__name__}, but is {values!r}")
     known = [f.name for f in fields(cls)]
     if cls is TaskSpec and "name" not in values:
-        raise ValueError(f"{where} has no name, only the keys {list(values)}; give it one")
+        raise InputError(f"{where} has no name, only the keys {list(values)}; give it one")
     if unknown := [key for key in values if key not in known]:
-        raise ValueError(f"{where} has unknown keys {unknown}; known ones: {', '.join(known)}")
+        raise InputError(f"{where} has unknown keys {unknown}; known ones: {', '.join(known)}")
     return cls(**values)
 
 
@@ -159,7 +160,7 @@ class AdapterSpec:
         if isinstance(self.layers, list):
             object.__setattr__(self, "layers", tuple(self.layers))
         if found := self.problems("adapter"):
-            raise ValueError("\n".join(found))
+            raise InputError("\n".join(found))
 
     def problems(self, where: str) -> list[str]:
         """Everything that is wrong with these values, as sentences that begin with `where`."""
@@ -247,17 +248,17 @@ class TaskSpec:
     def __post_init__(self):
         count = len(self.labels) if isinstance(self.labels, Sized) and not isinstance(self.labels, str) else 0
         if found := beyond("labels", count, f"task {str(self.name)[:SHOWN]!r}: labels has", " names"):
-            raise ValueError(found[0])
+            raise InputError(found[0])
         make_plain(self)
         long = isinstance(self.name, str) and len(self.name) > SHOWN
         where = f"task {self.name[:SHOWN]!r}…" if long else f"task {self.name!r}"
         set_field = lambda key, value: object.__setattr__(self, key, value)  # noqa: E731 (a frozen dataclass)
         set_field("head", _build(HeadSpec, f"{where}: head", self.head))
         if isinstance(self.labels, (str, bool)):
-            raise ValueError(f"{where}: labels is {self.labels!r}, but must be a list of names, or their number")
+            raise InputError(f"{where}: labels is {self.labels!r}, but must be a list of names, or their number")
         if isinstance(self.labels, int):
             if found := beyond("labels", self.labels, f"{where}: labels is"):
-                raise ValueError(found[0])
+                raise InputError(found[0])
             set_field("labels", tuple(str(i) for i in range(self.labels)))
         elif isinstance(self.labels, Iterable):
             set_field("labels", tuple(str(label) for label in self.labels))
@@ -267,7 +268,7 @@ class TaskSpec:
         if self.problem_type is None:
             set_field("problem_type", "regression" if self.labels is None else "single_label_classification")
         if found := self.problems(where):
-            raise ValueError("\n".join(found))
+            raise InputError("\n".join(found))
 
     def problems(self, where: str) -> list[str]:
         """Everything that is wrong with these values, as sentences that begin with `where`."""
@@ -376,17 +377,17 @@ class MtBertConfig(PreTrainedConfig):
         if isinstance(self.encoder, dict):
             self.encoder = encoder_config(self.encoder)
         if not isinstance(self.tasks, Sequence | None) or isinstance(self.tasks, str):
-            raise ValueError(f"tasks is {self.tasks!r}, but must be a list of tasks")
+            raise InputError(f"tasks is {self.tasks!r}, but must be a list of tasks")
         self.packed = plain(self.packed)
         if not isinstance(self.packed, bool):
-            raise ValueError(f"packed is {self.packed!r}, but must be true or false")
+            raise InputError(f"packed is {self.packed!r}, but must be true or false")
         if found := beyond("tasks", len(self.tasks or ()), "there are", " tasks"):
-            raise ValueError(found[0])
+            raise InputError(found[0])
         refuse_sizes(kwargs, "")
         specs = [TaskSpec.from_dict(task) for task in self.tasks or ()]
         names = [spec.name for spec in specs]
         if repeated := sorted(name for name, number in Counter(names).items() if number > 1):
-            raise ValueError(f"tasks: the names {repeated} are given twice; each task needs its own")
+            raise InputError(f"tasks: the names {repeated} are given twice; each task needs its own")
         self.tasks = [spec.to_dict() for spec in specs]
         if self.adapter is not None:
             self.adapter = _build(AdapterSpec, "adapter", self.adapter).to_dict()
@@ -404,7 +405,7 @@ class MtBertConfig(PreTrainedConfig):
         except Exception as error:  # transformers' own checks raise many types
             name = kwargs.get("name_or_path")
             where, by = f"{name}/config.json: " if name else "", config_dict.get("transformers_version")
-            raise ValueError(f"{where}{error}; take the versions that wrote it (transformers {by})") from error
+            raise InputError(f"{where}{error}; take the versions that wrote it (transformers {by})") from error
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The encoder's config, which transformers changes where it resizes the embeddings."""

@@ -12,6 +12,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 from .adapters import make_adapter
 from .configuration_mtbert import MtBertConfig, TaskSpec
 from .encoders import drop_pooler, has_pooler
+from .errors import InputError
 from .heads import make_head
 from .limits import refuse_reserved
 from .precision import copy_tensors
@@ -30,9 +31,9 @@ def add_task(model: MtBertForMultiTask, spec: TaskSpec | Mapping) -> None:
     spec = TaskSpec.from_dict(spec)
     refuse_reserved([spec.name])
     if spec.name in model.heads:
-        raise ValueError(f"task {spec.name!r} exists already; remove_task it first, or choose another name")
+        raise InputError(f"task {spec.name!r} exists already; remove_task it first, or choose another name")
     if spec.pooling == "pooler" and not has_pooler(model.encoder):
-        raise ValueError(f"task {spec.name!r}: pooling is 'pooler', but this model has none; use cls, mean or max")
+        raise InputError(f"task {spec.name!r}: pooling is 'pooler', but this model has none; use cls, mean or max")
     weight = next(model.encoder.parameters())
     parts: list[tuple[nn.ModuleDict, nn.Module]] = [(model.heads, make_head(spec, model.config.hidden_size))]
     if model.config.adapter is not None and spec.adapter:
@@ -52,7 +53,7 @@ def remove_task(model: MtBertForMultiTask, name: str) -> None:
     """
     number = model.task_id(name)
     if len(model.tasks) == 1:
-        raise ValueError(f"task {name!r} is the only one; a model needs at least one task")
+        raise InputError(f"task {name!r} is the only one; a model needs at least one task")
     _set_tasks(model, [task for i, task in enumerate(model.config.tasks) if i != number])
     del model.heads[name]
     if name in model.adapters:
@@ -79,7 +80,7 @@ def extract_task(model: MtBertForMultiTask, name: str, to: str | None = None) ->
     if to == "sequence_classification":
         return _plain_model(model, spec)
     if to is not None:
-        raise ValueError(f"to is {to!r}, but must be None or 'sequence_classification'")
+        raise InputError(f"to is {to!r}, but must be None or 'sequence_classification'")
     has_adapter = name in model.adapters
     config = MtBertConfig(
         encoder=copy.deepcopy(model.config.encoder),
@@ -97,14 +98,14 @@ def extract_task(model: MtBertForMultiTask, name: str, to: str | None = None) ->
 def _plain_model(model: MtBertForMultiTask, spec: TaskSpec) -> PreTrainedModel:
     family, where = model.config.encoder.model_type, f"task {spec.name!r}"
     if spec.name in model.adapters:
-        raise ValueError(f"{where}: it has an adapter, for which plain transformers models have no place")
+        raise InputError(f"{where}: it has an adapter, for which plain transformers models have no place")
     if family != "bert" or spec.head.type != "linear" or spec.apart or spec.head.output != "identity":
-        raise ValueError(
+        raise InputError(
             f"{where}: a plain {family} model cannot compute a {spec.head.type} head with output {spec.head.output} "
             f"on {'several inputs' if spec.apart else 'one input'}; linear heads on one input of BERT can be taken out"
         )
     if spec.pooling != "pooler":
-        raise ValueError(
+        raise InputError(
             f"{where}: a plain {family} model's head reads another pooling than {spec.pooling!r}; train it with "
             "pooling: pooler on a BERT encoder to take it out"
         )

@@ -14,6 +14,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from .errors import InputError
+
 # What is pretrained with masks sees both sides of a token; Splinter is, too, but has no masked-LM class.
 _TEXT_ENCODERS = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "splinter"}
 
@@ -46,27 +48,27 @@ def check_encoder(config: PreTrainedConfig) -> None:
     """
     kind = config.model_type
     if kind in _REFUSED:
-        raise ValueError(f"{kind!r} can not be the encoder: {_REFUSED[kind]}")
+        raise InputError(f"{kind!r} can not be the encoder: {_REFUSED[kind]}")
     decodes = any(getattr(config, key, False) for key in ("is_decoder", "is_encoder_decoder", "causal"))
     if decodes or (kind not in _TEXT_ENCODERS and kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES):
-        raise ValueError(f"{kind!r} has a decoder; give an encoder-only model")
+        raise InputError(f"{kind!r} has a decoder; give an encoder-only model")
     if kind not in _TEXT_ENCODERS:
-        raise ValueError(
+        raise InputError(
             f"{kind!r} is no text encoder of transformers; give one that was pretrained with masked tokens"
         )
     if kind == "xmod" and config.default_language not in config.languages:
-        raise ValueError(
+        raise InputError(
             f"'xmod': default_language is {config.default_language!r}, but must name the language of the texts, one of "
             f"{', '.join(config.languages)}; set it in the encoder's config"
         )
     if kind == "nystromformer" and config.num_landmarks != config.segment_means_seq_len:
-        raise ValueError(
+        raise InputError(
             f"'nystromformer': segment_means_seq_len is {config.segment_means_seq_len}, so that every text must have a "
             f"multiple of {config.num_landmarks} tokens; set it to num_landmarks ({config.num_landmarks}) in the "
             "encoder's config, which computes the whole attention"
         )
     if _counts_after_padding(config) and config.pad_token_id is None:
-        raise ValueError(f"{kind!r}: pad_token_id is null, but positions are counted from it; set it in its config")
+        raise InputError(f"{kind!r}: pad_token_id is null, but positions are counted from it; set it in its config")
 
 
 def adopt(encoder: PreTrainedModel) -> None:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .adapters import AdapterPass
 from .encoders import depends_on_padding, first_position, pool, position_ids
+from .errors import InputError
 from .heads import to_scores
 from .inputs import has_token_types
 
@@ -127,9 +128,9 @@ def traced_logits(
         ValueError: if one of them is given; for no task, or several tasks of a model with adapters.
     """
     if odd := [name for name, value in others.items() if value is not None]:
-        raise ValueError(f"a graph of the model has no place for {odd}; give input_ids, attention_mask and task")
+        raise InputError(f"a graph of the model has no place for {odd}; give input_ids, attention_mask and task")
     if not names:
-        raise ValueError("give task or tasks: this model has several tasks")
+        raise InputError("give task or tasks: this model has several tasks")
     _check_adapters(model, names)
     if inputs["attention_mask"] is None:
         inputs = {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
@@ -138,7 +139,7 @@ def traced_logits(
 
 def _check_adapters(model: MtBertForMultiTask, names: Sequence[str]) -> None:
     if len(names) > 1 and any(name in model.adapters for name in names):
-        raise ValueError(
+        raise InputError(
             f"tasks is {names}, but adapters give each task an encoder of its own; export one task at a time"
         )
 
@@ -167,7 +168,7 @@ def export_onnx(
     kind = model.config.encoder.model_type
     reason = _NOT_EXPORTED.get(kind) or (depends_on_padding(model.config.encoder) and _PADDED)
     if reason:
-        raise ValueError(f"{kind!r} can not be exported: {reason}; predict with torch, or train another encoder")
+        raise InputError(f"{kind!r} can not be exported: {reason}; predict with torch, or train another encoder")
     padded = PaddedModel(model, names)
     inputs = {"input_ids": torch.ones(4, 8, dtype=torch.long), "attention_mask": torch.ones(4, 8, dtype=torch.long)}
     inputs["attention_mask"][1:, 5:] = 0
@@ -189,7 +190,7 @@ def export_onnx(
         )
     except Exception as error:  # the exporter's are of many types, and pages long
         said = str(error.__cause__ or error).strip().partition("\n")[0]
-        raise ValueError(f"{kind!r} can not be exported: {said}; predict with torch") from error
+        raise InputError(f"{kind!r} can not be exported: {said}; predict with torch") from error
     finally:
         model.train(was_training)
     outputs = [_output_name(name, names, inputs) for name in names]

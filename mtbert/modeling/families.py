@@ -11,6 +11,7 @@ from functools import cache
 from torch import Tensor, nn
 
 from .adapters import AdapterPass
+from .errors import InputError
 
 
 def _after_attention(layer: nn.Module, adapters: AdapterPass | None, states: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ def prepare_layers(encoder: nn.Module) -> None:
     """
     family = encoder.config.model_type
     if family not in _FAMILIES:
-        raise ValueError(
+        raise InputError(
             f"adapter: {family} encoders work without adapters only; with one: {', '.join(sorted(_FAMILIES))}"
         )
     path, form = _FAMILIES[family]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .configuration_mtbert import HeadSpec, TaskSpec
+from .errors import InputError
 
 IGNORED = -100  # a missing class label, as everywhere in transformers; a missing float label is nan
 
@@ -86,7 +87,7 @@ class AttentionHead(nn.Module):
         if hidden_size % task.head.attention_heads:
             fitting = [n for n in range(1, hidden_size + 1) if hidden_size % n == 0]
             nearest = sorted(fitting, key=lambda n: abs(n - task.head.attention_heads))[:2]
-            raise ValueError(
+            raise InputError(
                 f"task {task.name!r}: head.attention_heads is {task.head.attention_heads}, which does not divide the "
                 f"encoder's width {hidden_size}; the nearest that do: {sorted(nearest)}"
             )
@@ -139,9 +140,9 @@ def as_labels(task: TaskSpec, labels: Tensor, rows: int, check_values: bool = Tr
     accepted = {shape, (rows, 1)} if len(shape) == 1 else {shape, (rows,) if task.num_labels == 1 else shape}
     if tuple(labels.shape) not in accepted:
         what = {"single_label_classification": "one id a row", "regression": "one score a row"}.get(kind, "of 0 and 1")
-        raise ValueError(f"{where} have shape {tuple(labels.shape)}, but must have {shape}, {what}")
+        raise InputError(f"{where} have shape {tuple(labels.shape)}, but must have {shape}, {what}")
     if labels.is_complex():
-        raise ValueError(f"{where} are {labels.dtype}, but must be real numbers")
+        raise InputError(f"{where} are {labels.dtype}, but must be real numbers")
     labels = labels.reshape(shape)
     low, high = task.range or (-math.inf, math.inf)
     values = labels if labels.is_floating_point() else labels.float()
@@ -159,7 +160,7 @@ def as_labels(task: TaskSpec, labels: Tensor, rows: int, check_values: bool = Tr
         wrong &= ~values.isnan()
         if wrong.any():
             found = f"{labels[wrong][0].item():g} in row {wrong.nonzero()[0, 0].item()}"
-            raise ValueError(f"{where} have {found}, but must {allowed}; a missing one is {IGNORED} or nan")
+            raise InputError(f"{where} have {found}, but must {allowed}; a missing one is {IGNORED} or nan")
     if kind == "single_label_classification":
         return torch.where(values.isnan(), IGNORED, values).long()
     return values

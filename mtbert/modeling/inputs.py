@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from .configuration_mtbert import TaskSpec
 from .encoders import first_position
+from .errors import InputError
 
 LENGTHS = ("first_length", "second_length")  # columns: how long a row's inputs are, but for the last one
 
@@ -31,7 +32,7 @@ def length_limit(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, encoder: Pr
     if task.max_length is None:
         return min(positions, tokenizer.model_max_length)
     if task.max_length > positions:
-        raise ValueError(
+        raise InputError(
             f"task {task.name!r}: max_length is {task.max_length}, but the encoder has positions for {positions} tokens"
             "; give that or less"
         )
@@ -48,7 +49,7 @@ def separator_ids(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> list[in
         return None
     vocabulary = tokenizer.get_vocab()
     if unknown := [token for token in task.separator if token not in vocabulary]:
-        raise ValueError(
+        raise InputError(
             f"task {task.name!r}: separator has tokens {unknown} that the tokenizer does not know; name tokens of its "
             "vocabulary, or drop the key"
         )
@@ -74,12 +75,12 @@ def encode_texts(
         `truncated`, the number of tokens cut off.
     """
     if not tokenizer.is_fast:
-        raise ValueError(
+        raise InputError(
             f"{type(tokenizer).__name__} is a slow tokenizer; give one with a fast version (tokenizer.json)"
         )
     limit = length_limit(task, tokenizer, encoder)
     if (pairs is None) != (task.texts == 1):
-        raise ValueError(f"task {task.name!r} takes {task.texts} text(s) a row, got {1 if pairs is None else 2}")
+        raise InputError(f"task {task.name!r} takes {task.texts} text(s) a row, got {1 if pairs is None else 2}")
     parts = []
     if task.apart:
         parts = [_encode(tokenizer, side, None, limit, name=task.name) for side in (texts, pairs)]
@@ -100,7 +101,7 @@ def _encode(tokenizer, texts, pairs, limit, separator=None, name="") -> dict[str
     before, between, after = _template(tokenizer, pairs is not None)
     special = before + (between if separator is None else len(separator)) + after
     if limit < special:
-        raise ValueError(f"task {name!r}: max_length is {limit}, but an input has {special} special tokens alone")
+        raise InputError(f"task {name!r}: max_length is {limit}, but an input has {special} special tokens alone")
     left = tokenizer.truncation_side == "left"
     ids, types, truncated = [], [], []
     rows = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
@@ -168,7 +169,7 @@ def _template(tokenizer: PreTrainedTokenizerBase, pair: bool) -> tuple[int, int,
         if 0 in parts:
             break
     else:
-        raise ValueError("the tokenizer makes no token of any word in its vocabulary; give the encoder's own")
+        raise InputError("the tokenizer makes no token of any word in its vocabulary; give the encoder's own")
     first = parts.index(0)
     if not pair:
         return first, 0, len(parts) - first - parts.count(0)

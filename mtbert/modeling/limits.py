@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from .errors import InputError
+
 # Name → the most that is taken. The variable MTBERT_MAX_<NAME> raises it.
 LIMITS = {
     # configs and recipes
@@ -55,7 +57,7 @@ def limit(name: str) -> int:
     if text is None:
         return LIMITS[name]
     if not text.isdecimal() or len(text) > 18:
-        raise ValueError(f"MTBERT_MAX_{name.upper()} is {text[:40]!r}, but must be a whole number")
+        raise InputError(f"MTBERT_MAX_{name.upper()} is {text[:40]!r}, but must be a whole number")
     return int(text)
 
 
@@ -90,4 +92,4 @@ def reserved_problems(names: Iterable[str]) -> list[str]:
 def refuse_reserved(names: Iterable[str]) -> None:
     """ValueError for names that a new task can not have."""
     if problems := reserved_problems(names):
-        raise ValueError("\n".join(problems))
+        raise InputError("\n".join(problems))

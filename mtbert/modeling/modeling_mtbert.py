@@ -23,6 +23,7 @@ from .configuration_mtbert import AdapterSpec, MtBertConfig, TaskSpec
 from .cpu import use_faster_layers
 from .editing import add_task, export_encoder, extract_task, remove_task
 from .encoders import adopt, check_encoder, drop_pooler, has_pooler, pool
+from .errors import InputError, UnknownTaskError
 from .export import export_onnx, traced_logits
 from .families import prepare_layers
 from .heads import make_head, to_scores
@@ -104,7 +105,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         self._encoder_source: dict[str, Any] | None = None  # what from_encoder took it from, as for load_tokenizer
         self._where: dict[str, Any] = {}  # how the hub was asked for the checkpoint
         if not config.tasks:
-            raise ValueError("tasks is empty; a model needs at least one task")
+            raise InputError("tasks is empty; a model needs at least one task")
         self.tasks: tuple[TaskSpec, ...] = config.task_specs
         check_encoder(config.encoder)
         self.encoder = make_encoder(config.encoder)
@@ -123,7 +124,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         """Fit the encoder to the tasks: a pooler that no task reads is dropped, and padding is, where it can be."""
         needs_pooler = [task.name for task in self.tasks if task.pooling == "pooler"]
         if needs_pooler and not has_pooler(self.encoder):
-            raise ValueError(
+            raise InputError(
                 f"tasks {needs_pooler}: pooling is 'pooler', but {self.encoder.config.model_type} encoders have none; "
                 "use cls, mean or max"
             )
@@ -187,7 +188,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         """The id of a task; KeyError with the known names if there is none of this name."""
         names = [task.name for task in self.tasks]
         if name not in names:
-            raise KeyError(f"no task {shown(name)}; this model has: {', '.join(names)}")
+            raise UnknownTaskError(f"no task {shown(name)}; this model has: {', '.join(names)}")
         return names.index(name)
 
     def freeze_encoder(self, frozen: bool = True, layer_norms: bool = True) -> None:
@@ -366,9 +367,9 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         if kwargs:
             refuse_unknown(kwargs, MtBertForMultiTask.forward)
         if sum(value is not None for value in (task, tasks, task_ids)) > 1:
-            raise ValueError("give one of task, tasks and task_ids")
+            raise InputError("give one of task, tasks and task_ids")
         if layout is not None and not (attention_mask is task is task_ids is None):
-            raise ValueError("a layout says where sequences and tasks lie; drop attention_mask, task and task_ids")
+            raise InputError("a layout says where sequences and tasks lie; drop attention_mask, task and task_ids")
         mask = None
         names = self._names(tasks) if tasks is not None else [task] if task is not None else None
         if names is None and len(self.tasks) == 1:
@@ -392,7 +393,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             output.logits = next(iter(output.task_logits.values()))
         if labels is not None:
             if tasks is not None and len(output.task_logits) > 1 and not isinstance(labels, Mapping):
-                raise ValueError("labels: with several tasks on every row, give them by task name")
+                raise InputError("labels: with several tasks on every row, give them by task name")
             specs = {name: self.tasks[self.task_id(name)] for name in output.task_logits}
             add_losses(output, specs, labels, num_items_in_batch, look=mask is not None)
         as_dict = self.config.return_dict if return_dict is None else return_dict
@@ -439,7 +440,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             spec = self.tasks[self.task_id(name)]
             rows, odd = divmod(count, spec.num_sequences)
             if odd:
-                raise ValueError(f"task {name!r} takes {spec.num_sequences} sequences a row, got {count} in all")
+                raise InputError(f"task {name!r} takes {spec.num_sequences} sequences a row, got {count} in all")
             plan.append((self.task_id(name), rows, spec.num_sequences))
         if any(name in self.adapters for name in names):
             copies = PackedLayout.build(layout.lengths * len(names), plan).to(layout.starts.device)

@@ -13,6 +13,7 @@ from transformers.utils import ModelOutput
 
 from .batches import as_tensor
 from .configuration_mtbert import TaskSpec
+from .errors import InputError
 from .heads import as_labels, row_losses
 
 
@@ -71,10 +72,10 @@ def add_losses(
     if not isinstance(labels, Mapping):
         labels = as_tensor("labels", labels, device)
         if labels.dim() == 0 or len(labels) != sum(rows.values()):
-            raise ValueError(f"labels have shape {tuple(labels.shape)}, but the batch has {sum(rows.values())} rows")
+            raise InputError(f"labels have shape {tuple(labels.shape)}, but the batch has {sum(rows.values())} rows")
         labels = dict(zip(rows, labels.split(list(rows.values())), strict=True))
     if odd := [name for name, given in labels.items() if name not in rows and len(given)]:
-        raise ValueError(f"labels: no row of the batch is of the tasks {odd}, but of: {', '.join(rows)}")
+        raise InputError(f"labels: no row of the batch is of the tasks {odd}, but of: {', '.join(rows)}")
     output.row_losses, output.labelled, values = {}, {}, 1
     for name in (name for name in tasks if name in labels):
         given = as_tensor("labels", labels[name], device)

@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from .cpu import dropout as faster_dropout
+from .errors import InputError
 
 PACKED_ATTENTION = "mtbert_packed"
 
@@ -107,12 +108,12 @@ class PackedLayout:
         """
         lengths = np.asarray(lengths, dtype=np.int64)
         if (empty := np.flatnonzero(lengths < 1)).size:
-            raise ValueError(f"sequence {empty[0]} has {lengths[empty[0]]} tokens, but must have 1 or more")
+            raise InputError(f"sequence {empty[0]} has {lengths[empty[0]]} tokens, but must have 1 or more")
         ends = np.cumsum(lengths)
         starts = ends - lengths
         total = int(ends[-1]) if len(ends) else 0
         if (expected := sum(rows * per_row for _, rows, per_row in tasks)) != len(lengths):
-            raise ValueError(f"{len(lengths)} sequences were given, but the tasks' rows have {expected}")
+            raise InputError(f"{len(lengths)} sequences were given, but the tasks' rows have {expected}")
         segments, row, sequence = [], 0, 0
         for task_id, rows, per_row in tasks:
             last = sequence + rows * per_row

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from .adapters import AdapterPass
 from .encoders import depends_on_padding, first_position, position_ids, shortest_input
+from .errors import InputError
 from .packing import PACKED_FAMILIES, PackedLayout, is_packed
 
 
@@ -48,7 +49,7 @@ def encode(
     """
     packed = is_packed(encoder)
     if wanted.get("output_attentions") and (packed or encoder.config._attn_implementation != "eager"):
-        raise ValueError(
+        raise InputError(
             "output_attentions is for eager attention alone, but the encoder's is "
             f"{encoder.config._attn_implementation!r}; call model.set_attn_implementation('eager') first"
         )
@@ -59,7 +60,7 @@ def encode(
     for key in wanted:
         name = key.removeprefix("output_")
         if not getattr(output, name, None):
-            raise ValueError(f"{key} is asked for, but {encoder.config.model_type} encoders give no {name}; drop it")
+            raise InputError(f"{key} is asked for, but {encoder.config.model_type} encoders give no {name}; drop it")
     if adapters is not None:
         output.last_hidden_state = adapters.on_top(output.last_hidden_state)
     if output.hidden_states and output.hidden_states[-1] is not None:
@@ -87,7 +88,7 @@ def _padded(encoder, inputs, layout: PackedLayout, adapters: AdapterPass | None,
     """
     implementation = encoder.config._attn_implementation
     if implementation not in AttentionMaskInterface().valid_keys() and len(set(layout.lengths)) > 1:
-        raise ValueError(
+        raise InputError(
             f"attention {implementation!r} has no mask, so that texts would attend to padding; register one with "
             "transformers.AttentionMaskInterface, or choose another implementation"
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Pipeline
 
+from .errors import InputError, InputTypeError
 from .prediction import Prediction, cut_rows, predict_rows, warn_of_cuts
 from .pretrained import load_tokenizer
 from .rows import Row, as_row, is_row, iterate_rows
@@ -47,15 +48,15 @@ class MultiTaskTextClassificationPipeline(Pipeline):
     def _sanitize_parameters(self, task: str | None = None, task_name: str | None = None, **kwargs):
         unknown = [key for key in kwargs if key != "top_k"]
         if unknown:
-            raise TypeError(f"unknown arguments {unknown}; known ones: task, top_k, batch_size")
+            raise InputTypeError(f"unknown arguments {unknown}; known ones: task, top_k, batch_size")
         if kwargs.get("top_k") is not None and not _counts(kwargs["top_k"]):
-            raise ValueError(f"top_k is {kwargs['top_k']!r}, but must be 1 or more, or None for all labels")
+            raise InputError(f"top_k is {kwargs['top_k']!r}, but must be 1 or more, or None for all labels")
         name = task if task is not None else task_name
         return {}, {} if name is None else {"task": name}, kwargs
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if (size := kwargs.get("batch_size")) is not None and not _counts(size):
-            raise ValueError(f"batch_size is {size!r}, but must be a whole number, 1 or more")
+            raise InputError(f"batch_size is {size!r}, but must be a whole number, 1 or more")
         if is_row(inputs):
             return super().__call__(as_row(inputs), *args, **kwargs)
         rows = iterate_rows(inputs)

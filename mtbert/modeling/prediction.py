@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from .configuration_mtbert import TaskSpec
+from .errors import InputError, MissingTokenizer
 from .inputs import LENGTHS, encode_texts, has_token_types
 from .packing import PackedLayout
 from .pretrained import load_tokenizer
@@ -67,10 +68,6 @@ class Prediction:
         return [self.task.labels[i] for i in self.scores.argmax(1)]
 
 
-class MissingTokenizer(ValueError, AttributeError):
-    """A model has no tokenizer; also an AttributeError, so that `hasattr(model, "tokenizer")` is False."""
-
-
 def find_tokenizer(model: MtBertForMultiTask) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside a model's checkpoint, or beside the encoder that it was made from.
 
@@ -120,7 +117,7 @@ def predict_rows(
     """Each task's answers for rows, by name, without a warning of those that were cut."""
     if (task is None) == (tasks is None) and len(model.tasks) > 1:
         names = ", ".join(spec.name for spec in model.tasks)
-        raise ValueError(f"give either task or tasks ('all', or some of: {names})")
+        raise InputError(f"give either task or tasks ('all', or some of: {names})")
     specs = _specs(model, task, tasks, rows)
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
     logits = {spec.name: np.zeros((len(rows), spec.num_labels), dtype=np.float32) for spec in specs}
@@ -151,7 +148,7 @@ def embed(
     spec = _embedding_task(model, task)
     rows = as_rows(texts)
     if any(pair is not None for _, pair in rows):
-        raise ValueError("texts has pairs, but an embedding is of one text; give each text by itself")
+        raise InputError("texts has pairs, but an embedding is of one text; give each text by itself")
     single = TaskSpec(spec.name, max_length=spec.max_length)  # one text; what its head is does not matter here
     encoded = encode_texts(single, tokenizer or model.tokenizer, model.config.encoder, [text for text, _ in rows])
     found = np.zeros((len(rows), model.config.hidden_size), dtype=np.float32)
@@ -167,7 +164,7 @@ def embed(
 def check_batch_tokens(value: Any) -> None:
     """ValueError unless `value` is a number of tokens."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise ValueError(f"batch_tokens is {value!r}, but must be 1 or more, a whole number")
+        raise InputError(f"batch_tokens is {value!r}, but must be 1 or more, a whole number")
 
 
 def cut_rows(found: Mapping[str, Prediction]) -> dict[str, int]:
@@ -201,7 +198,7 @@ def in_evaluation(model: nn.Module) -> nn.Module:
         attributes = {name: _with_views(value, views) for name, value in vars(module).items()}
         if not isinstance(attributes.get("forward"), (MethodType, partial, type(None))):
             name = type(module).__name__
-            raise ValueError(f"the model is in training mode, and the forward of its {name} was replaced; call eval()")
+            raise InputError(f"the model is in training mode, and the forward of its {name} was replaced; call eval()")
         vars(view).update(attributes, training=False, _compiled_call_impl=None)
     return views[model]
 
@@ -229,11 +226,11 @@ def _specs(model, task, tasks, rows: list[Row]) -> list[TaskSpec]:
         count = 1 if all(pair is None for _, pair in rows) else 2
         if found := [spec for spec in model.tasks if spec.texts == count]:
             return found
-        raise ValueError(f"no task of this model takes {count} text(s) a row")
+        raise InputError(f"no task of this model takes {count} text(s) a row")
     if task is None and tasks is None:
         return [model.tasks[0]]
     if tasks is not None and (not isinstance(tasks, Iterable) or isinstance(tasks, Mapping)):
-        raise ValueError(f"tasks is {tasks!r}, but must be 'all' or a list of names")
+        raise InputError(f"tasks is {tasks!r}, but must be 'all' or a list of names")
     names = [task] if task is not None else [tasks] if isinstance(tasks, str) else list(tasks)
     return [model.tasks[model.task_id(name)] for name in names]
 
@@ -258,7 +255,7 @@ def _encoded(model, spec: TaskSpec, tokenizer, rows: list[Row]) -> dict[str, lis
     if wrong:
         text = f"{texts[wrong[0]][:40]!r}"
         got = 1 if spec.texts == 2 else 2
-        raise ValueError(f"task {spec.name!r} takes {spec.texts} text(s) a row, but row {wrong[0]} ({text}) has {got}")
+        raise InputError(f"task {spec.name!r} takes {spec.texts} text(s) a row, but row {wrong[0]} ({text}) has {got}")
     return encode_texts(spec, tokenizer, model.config.encoder, texts, pairs if spec.texts == 2 else None)
 
 
@@ -281,7 +278,7 @@ def _batches(
             plan.append((model.task_id(part[0].name), len(own), per_row))
         if (top := max(tokens, default=0)) >= model.config.encoder.vocab_size:
             known = f"the encoder has embeddings for {model.config.encoder.vocab_size:,} tokens"
-            raise ValueError(f"tokenizer gives token {top:,}, but {known}; give the checkpoint's own tokenizer")
+            raise InputError(f"tokenizer gives token {top:,}, but {known}; give the checkpoint's own tokenizer")
         batch = {"input_ids": torch.tensor([tokens], device=model.device)}
         if has_token_types(model.config.encoder):
             batch["token_type_ids"] = torch.tensor([types], device=model.device)
@@ -305,9 +302,9 @@ def _embedding_task(model, task: str | None) -> TaskSpec:
         apart = [spec for spec in fitting if spec.apart]
         if len(apart) != 1:
             names = ", ".join(spec.name for spec in fitting) or "none"
-            raise ValueError(f"give the task whose embeddings are meant; those that read one text alone: {names}")
+            raise InputError(f"give the task whose embeddings are meant; those that read one text alone: {names}")
         return apart[0]
     spec = model.tasks[model.task_id(task)]
     if spec not in fitting:
-        raise ValueError(f"task {task!r} reads a pair as one input, so that no text has an embedding of its own")
+        raise InputError(f"task {task!r} reads a pair as one input, so that no text has an embedding of its own")
     return spec

@@ -25,6 +25,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from .checking import refuse_sizes
 from .configuration_mtbert import MtBertConfig
 from .encoders import check_encoder
+from .errors import FileError, InputError
 from .limits import beyond
 
 _OURS = MtBertConfig.model_type  # such a checkpoint names the code beside it, for those who have not installed mtbert
@@ -44,11 +45,11 @@ def load_config(name: str | os.PathLike, **where: Any) -> PreTrainedConfig:
     """
     file = Path(name, where.get("subfolder") or "", "config.json")
     if file.is_file() and (found := beyond("config_bytes", file.stat().st_size, f"{file} has", " bytes")):
-        raise ValueError(found[0])
+        raise InputError(found[0])
     try:
         values = PreTrainedConfig.get_config_dict(name, **where)[0]
     except RecursionError as error:
-        raise OSError(f"{name}: config.json can not be read: its values lie too deep in each other") from error
+        raise FileError(f"{name}: config.json can not be read: its values lie too deep in each other") from error
     _refuse_code(name, "config.json", values)
     refuse_sizes(values, f"{name}: config.json: ")
     return AutoConfig.from_pretrained(name, **where, trust_remote_code=False)
@@ -76,11 +77,11 @@ def encoder_config(encoder: str | os.PathLike, **where: Any) -> PreTrainedConfig
     """
     config = load_config(encoder, **where)
     if config.model_type not in CONFIG_MAPPING or config.model_type == _OURS:
-        raise ValueError(f"{encoder}: {config.model_type!r} is not an encoder of transformers; give one that is")
+        raise InputError(f"{encoder}: {config.model_type!r} is not an encoder of transformers; give one that is")
     try:
         check_encoder(config)
     except ValueError as error:
-        raise ValueError(f"{encoder}: {error}") from error
+        raise InputError(f"{encoder}: {error}") from error
     return config
 
 
@@ -118,12 +119,12 @@ def _refuse_code(encoder: str | os.PathLike, file: str, values: Mapping[str, Any
     """
     for key, value in values.items():
         if key.endswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
-            raise ValueError(f"{encoder}: {file} names code on a hub ({key}: {value}), which is not run; drop that key")
+            raise InputError(f"{encoder}: {file} names code on a hub ({key}: {value}), which is not run; drop that key")
     named = values.get("auto_map")
     if not named or (file == "config.json" and values.get("model_type") == _OURS):
         return
     known = values.get("model_type") or values.get("tokenizer_class")
-    raise ValueError(
+    raise InputError(
         f"{encoder}: {file} names code of its own (auto_map: {named}), which is not run; give an encoder whose code is "
         f"part of transformers, or, if transformers' own {known!r} is meant, a copy without auto_map in that file"
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .errors import InputError
 from .inputs import half_character, shown
 
 Row = tuple[str, str | None]
@@ -56,7 +57,7 @@ def iterate_rows(values: Any) -> Iterator[Row]:
         try:
             yield as_row(row)
         except ValueError as error:
-            raise ValueError(f"row {number}: {error}") from error
+            raise InputError(f"row {number}: {error}") from error
 
 
 def as_row(value: Any) -> Row:
@@ -73,7 +74,7 @@ def as_row(value: Any) -> Row:
     if isinstance(value, Mapping):
         if "text" not in value:
             keys = shown(list(value))
-            raise ValueError(f"{shown(value)} is no row; its keys are {keys}; give {FORMS}, or the value of one key")
+            raise InputError(f"{shown(value)} is no row; its keys are {keys}; give {FORMS}, or the value of one key")
         first, second = value["text"], value.get("text_pair")
     elif isinstance(value, (tuple, list)) and len(value) == 2:
         first, second = value
@@ -81,9 +82,9 @@ def as_row(value: Any) -> Row:
         second = None
     for text in (first,) if second is None else (first, second):
         if not isinstance(text, str):
-            raise ValueError(f"{shown(value)} is no row; give {FORMS}{_remedy(text)}")
+            raise InputError(f"{shown(value)} is no row; give {FORMS}{_remedy(text)}")
         if (place := half_character(text)) is not None:
-            raise ValueError(
+            raise InputError(
                 f"{shown(value)}: character {place:,} is half of a surrogate pair; decode the text as UTF-8"
             )
     return first, second
@@ -104,12 +105,12 @@ def _text_columns(names: list) -> list:
     if len(names) == 1 and names != ["text_pair"]:
         wanted = names
     elif "text" not in names:
-        raise ValueError(
+        raise InputError(
             f"no 'text' among the columns {shown(names)}; rename one to 'text' (and 'text_pair' for pairs)"
         )
     for name in wanted:
         if names.count(name) > 1:
-            raise ValueError(f"{names.count(name)} columns are called {name!r}; keep one")
+            raise InputError(f"{names.count(name)} columns are called {name!r}; keep one")
     return wanted
 
 
@@ -123,7 +124,7 @@ def _rows_of_table(table: Any, names: list) -> Iterable[dict]:
 def _zipped(columns: list[Iterable]) -> Iterator[dict]:
     for cells in zip_longest(*columns, fillvalue=_END):
         if any(cell is _END for cell in cells):
-            raise ValueError("'text' and 'text_pair' have different numbers of rows; give as many of each")
+            raise InputError("'text' and 'text_pair' have different numbers of rows; give as many of each")
         yield dict(zip(KEYS, cells, strict=False))
 
 
@@ -132,18 +133,18 @@ def _cells(values: Any, column: str | None = None) -> Iterable:
     where = shown(values) if column is None else f"{column!r} is {shown(values)}, which"
     wanted = f"{FORMS}, or a list of such rows" if column is None else "a list of texts"
     if isinstance(values, (set, frozenset)):
-        raise ValueError(f"{where} has no order; give a list")
+        raise InputError(f"{where} has no order; give a list")
     if isinstance(values, (str, bytes, bytearray, Mapping)) or not isinstance(values, Iterable):
-        raise ValueError(f"{where} holds no rows; give {wanted}{_remedy(values)}")
+        raise InputError(f"{where} holds no rows; give {wanted}{_remedy(values)}")
     index = getattr(values, "index", None)
     if column is None and index is not None and not callable(index) and "text" in index:
-        raise ValueError("a Series with an entry 'text' may be one row or several; give dict(row), or list(texts)")
+        raise InputError("a Series with an entry 'text' may be one row or several; give dict(row), or list(texts)")
     for method in ("to_pylist", "tolist"):  # of Arrow; of NumPy and pandas
         if hasattr(values, method):
             values = getattr(values, method)()
             break
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):  # of an array without dimensions
-        raise ValueError(f"{where} holds no rows; give {wanted}")
+        raise InputError(f"{where} holds no rows; give {wanted}")
     return values
 
 

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 from transformers import PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from .display import display
+from .errors import PushError
 from .pipeline import PIPELINE_TASK, MultiTaskTextClassificationPipeline
 
 if TYPE_CHECKING:
@@ -53,13 +53,6 @@ _REMEDIES = {
     413: "save smaller files (max_shard_size=)",
     429: "wait some minutes, then push again",
 }
-
-
-class PushError(OSError):
-    """A push to a hub that did not succeed: what was refused, and what to do about it."""
-
-    def __init__(self, message: str):
-        super().__init__(display(message, lines=True))
 
 
 @contextmanager

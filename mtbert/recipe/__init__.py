@@ -1,5 +1,6 @@
 """Recipes: one typed tree read from YAML, and what in it does not go together; checked before any work begins."""
 
+from ..errors import RecipeError
 from .inputs import check_model, check_stages, load_data, load_tokenizer
 from .rules import COMBINATIONS, REFUSED_PRETRAINING, REFUSED_TRAINING, Rule
 from .schema import (
@@ -11,7 +12,6 @@ from .schema import (
     pretraining_arguments_class,
     training_arguments_class,
 )
-from .tree import RecipeError
 
 __all__ = [
     "COMBINATIONS",

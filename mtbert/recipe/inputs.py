@@ -9,13 +9,13 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..data.loading import LoadedTask, load_task
+from ..errors import RecipeError
 from ..evaluation.ensemble import check_members
 from ..modeling import pretrained
 from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.inputs import length_limit, separator_ids
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..training.peft import wrap
-from .tree import RecipeError
 
 if TYPE_CHECKING:
     from .schema import Recipe

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
+from ..errors import RecipeError
 from ..modeling.limits import beyond, limit
-from .tree import LONGEST, KeyPath, RecipeError, fits, options, shown
+from .tree import LONGEST, KeyPath, fits, options, shown
 
 COMMAND_LINE = "command line"
 TOO_DEEP = "its values lie too deep in each other; write fewer levels"

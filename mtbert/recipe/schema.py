@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from ..card import CardSettings
 from ..data.loading import DataSpec
 from ..data.sampling import Schedule
+from ..errors import RecipeError
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
 from ..modeling.limits import beyond
 from ..training.averaging import Averaging
@@ -25,7 +26,6 @@ from .rules import PROCESS_KEYS, REFUSED_PRETRAINING, REFUSED_TRAINING, check
 from .stages import split_stages
 from .tree import (
     KeyPath,
-    RecipeError,
     Report,
     defaults,
     documentation,

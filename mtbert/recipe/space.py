@@ -9,8 +9,9 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from ..errors import RecipeError
 from .reading import parse_yaml, unreadable
-from .tree import RecipeError, Report, read_fields, shown
+from .tree import Report, read_fields, shown
 
 if TYPE_CHECKING:
     from optuna import Trial

@@ -15,30 +15,14 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from ..modeling.display import MASK, display, visible
+from ..errors import MOST_PROBLEMS
+from ..modeling.display import MASK, visible
 
 KeyPath = tuple[str, ...]
 NAMES = 30  # keys that a message lists
 LONGEST = 300  # characters of a value that a message shows
-LONGEST_LINE = 20_000  # characters of one problem
-MOST = 200  # problems that an error lists
 SECRET_KEYS = re.compile(r"(?i)(^|[_.])(token|secret|password|passwd|api_?key|credentials?)$")
 FLOAT_MAX = sys.float_info.max
-
-
-class RecipeError(ValueError):
-    """Everything that is wrong with a recipe, one problem a line.
-
-    Attributes:
-        problems: the lines; each names the file and line (or the command line), the key, the value and the rule.
-    """
-
-    def __init__(self, problems: Sequence[str]):
-        lines = list(dict.fromkeys(display(line[:LONGEST_LINE], lines=True) for line in problems[: MOST + 1]))
-        if len(problems) > MOST:
-            lines[MOST:] = [f"and {len(problems) - MOST:,} more problems; mend these first"]
-        self.problems = tuple(lines)
-        super().__init__("\n".join(self.problems))
 
 
 @dataclass
@@ -94,7 +78,7 @@ class Report:
     def unknown(self, path: KeyPath, value: Any, known: Iterable[str]) -> None:
         """Note a key that does not exist, and the nearest one that does."""
         key = path[-1]
-        if len(self.lines) > MOST:
+        if len(self.lines) > MOST_PROBLEMS:
             return self.add(path, ": there is no such key")
         near = difflib.get_close_matches(str(key)[:LONGEST], list(known), n=1, cutoff=0.6)
         if key in self.elsewhere and self.elsewhere[key] != ".".join(path):

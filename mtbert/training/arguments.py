@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
+from ..errors import InputError
 from ..modeling.display import each_text, masked
 from ..modeling.limits import beyond
 from .numerics import SKIP, STOP
@@ -150,9 +151,9 @@ class MtBertTrainingArguments(OwnArguments, TrainingArguments):
         super().__post_init__()
         self.remove_unused_columns = False  # the model takes what the collator makes, not columns of a data set
         if self.early_stopping_patience is not None and self.metric_for_best_model is None:
-            raise ValueError("early_stopping_patience needs metric_for_best_model, such as eval_overall")
+            raise InputError("early_stopping_patience needs metric_for_best_model, such as eval_overall")
         if self.on_nonfinite not in (STOP, SKIP):
-            raise ValueError(f"on_nonfinite is {self.on_nonfinite!r}, but must be {STOP} or {SKIP}")
+            raise InputError(f"on_nonfinite is {self.on_nonfinite!r}, but must be {STOP} or {SKIP}")
 
 
 @dataclass
@@ -213,7 +214,7 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
         super().__post_init__()
         self.remove_unused_columns = False  # batches come whole from the data set
         if found := pretraining_problems(vars(self), "pretraining"):
-            raise ValueError("\n".join(found))
+            raise InputError("\n".join(found))
 
     @property
     def kept(self) -> tuple[int, ...]:

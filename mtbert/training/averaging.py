@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 from transformers.trainer_callback import TrainerCallback
 
+from ..errors import InputError
+
 AVERAGES = ("ema", "swa")
 DECAY = 0.999
 STARTS = {"ema": 0.0, "swa": 0.75}
@@ -121,13 +123,13 @@ class WeightAverage(TrainerCallback):
         """
         path, trained = os.path.join(folder, FILE), _trained(model)
         if not os.path.exists(path):
-            raise ValueError(f"averaging: {folder} has no {FILE}; it was saved without averaging, so resume without it")
+            raise InputError(f"averaging: {folder} has no {FILE}; it was saved without averaging, so resume without it")
         with safe_open(path, "pt") as file:
             saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
             self.count = int(file.metadata()["count"])
         parts = {part: {n.removeprefix(part): w for n, w in saved.items() if n.startswith(part)} for part in _PARTS}
         if odd := sorted(parts["raw."].keys() ^ trained.keys()):
-            raise ValueError(
+            raise InputError(
                 f"averaging: {path} is of a run that trained other parameters than this one, such as {odd[0]}"
             )
         _put(model, parts["raw."])
@@ -167,7 +169,7 @@ def refuse_averaged(folder: str) -> None:
         ValueError: if it is one.
     """
     if os.path.exists(os.path.join(folder, FILE)):
-        raise ValueError(
+        raise InputError(
             f"{folder} was saved with averaging, so its weights are not those of the last step; set averaging as it "
             "was set there"
         )

@@ -21,6 +21,7 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import TrainerState
 
+from ..errors import CheckpointError, InputError
 from ..files import adding_files, to_disk, write_json
 from ..files import check_room as check_free
 from ..modeling.checkpoints import unloadable_parts
@@ -32,10 +33,6 @@ _NEEDED = ("*model*.safetensors", "optimizer*", "scheduler.pt", "rng_state*.pth"
 _WRITTEN_FIRST = ("config.json", "adapter_config.json", "*.safetensors")  # to a checkpoint
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be written, or that a run cannot go on from."""
-
-
 def refuse_unloadable(model: MtBertForMultiTask | PeftModel) -> None:
     """Refuse a model whose checkpoints would not load again, before it is trained.
 
@@ -45,7 +42,7 @@ def refuse_unloadable(model: MtBertForMultiTask | PeftModel) -> None:
     inside = isinstance(model, PeftModel)
     model = model.get_base_model() if inside else getattr(model, "_orig_mod", model)  # as torch.compile wraps it
     if found := unloadable_parts(model, with_encoder=not inside):
-        raise ValueError(
+        raise InputError(
             f"model is not what its config describes, so that its checkpoints could not be loaded: {'; '.join(found)}; "
             "describe heads by TaskSpec.head and adapters by AdapterSpec, or make your own ones in the __init__ of a "
             "subclass of MtBertForMultiTask"

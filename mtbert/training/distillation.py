@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.heads import labelled
 
@@ -143,11 +144,11 @@ def add_targets(distillation: Distillation, trainer: MtBertTrainer, texts: Mappi
     for name in taught:
         rows, encoded = len(texts[name]), len(trainer.train_dataset[name])
         if rows != encoded:
-            raise ValueError(f"task {name!r}: there are {rows} rows of text, but {encoded} to be trained on")
+            raise InputError(f"task {name!r}: there are {rows} rows of text, but {encoded} to be trained on")
     for name in trainer.train_dataset.keys() - taught.keys():
         labels = torch.as_tensor(np.asarray(trainer.train_dataset[name].with_format(None)["label"][:]))
         if missing := int((~labelled(trainer.tasks[trainer.task_ids[name]], labels)).sum()):
-            raise ValueError(
+            raise InputError(
                 f"task {name!r}: {missing:,} texts have no label, and none of the teachers has the task; "
                 "drop data.unlabelled, or give a teacher of it"
             )
@@ -163,6 +164,6 @@ def add_targets(distillation: Distillation, trainer: MtBertTrainer, texts: Mappi
         column = np.full((len(data[name]), task.num_labels), np.nan, dtype=np.float32)
         column[used[name]] = soft_targets(task, logits[name], distillation.temperature).cpu().numpy()
         if not np.isfinite(column[used[name]]).all():
-            raise ValueError(f"task {name!r}: a teacher's predictions are not finite; teachers: {taught[name]}")
+            raise InputError(f"task {name!r}: a teacher's predictions are not finite; teachers: {taught[name]}")
         data[name] = data[name].add_column(COLUMN, list(column), feature=List(Value("float32")))
     return data

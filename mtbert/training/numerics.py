@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..errors import NotFinite
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from datasets import Dataset
@@ -16,10 +18,6 @@ if TYPE_CHECKING:
 STOP, SKIP = "stop", "skip"
 IN_A_ROW = 20  # steps without an update, after which a run has diverged; fp16's factor falls from 65,536 below 1 in 17
 SHOWN = 10  # rows of a task that a message names
-
-
-class NotFinite(FloatingPointError):
-    """A step's loss or gradient is nan or infinite; the last checkpoint is of a step before it."""
 
 
 def guarded(loss: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..data.sampling import Schedule
+from ..errors import InputError
 from .losses import UNCERTAINTY, LossSettings
 
 if TYPE_CHECKING:
@@ -250,7 +251,7 @@ class PerTaskOptimizer(torch.optim.Optimizer):
         states, groups = state_dict["state"], state_dict["param_groups"]
         if self.separate:
             if set(states) != set(self.states):
-                raise ValueError(
+                raise InputError(
                     f"the saved optimizer has states for {sorted(map(str, states))[:9]}, but optimizer.per_task: "
                     f"{SEPARATE} needs one for each of: {', '.join(self.states)}; start a new run"
                 )

@@ -28,6 +28,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..card import model_card
+from ..errors import InputError
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.sharing import create, finish_repository, upload
 
@@ -48,14 +49,14 @@ def peft_config(settings: Mapping[str, Any], model: MtBertForMultiTask) -> PeftC
     name = str(values.pop("type", "lora")).upper()
     known = sorted(kind.value.lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
     if name not in PeftType.__members__ or PeftType[name] not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        raise ValueError(f"peft.type is {name.lower()!r}, but must be one of: {', '.join(known)}")
+        raise InputError(f"peft.type is {name.lower()!r}, but must be one of: {', '.join(known)}")
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[name]]
     fields = config_class.__dataclass_fields__
     if unknown := [key for key in values if key not in fields]:
         has = ", ".join(fields)
-        raise ValueError(f"peft has {unknown}, which {config_class.__name__} does not know; it has: {has}")
+        raise InputError(f"peft has {unknown}, which {config_class.__name__} does not know; it has: {has}")
     if values.get("modules_to_save"):
-        raise ValueError("peft.modules_to_save: every head and adapter is trained and saved anyway; drop it")
+        raise InputError("peft.modules_to_save: every head and adapter is trained and saved anyway; drop it")
     for key in ("target_modules", "feedforward_modules"):
         if values.get(key) is not None:
             values[key] = _anchored(values[key])
@@ -74,10 +75,10 @@ def load_adapter(model: MtBertForMultiTask, folder: str | os.PathLike) -> PeftMo
     """
     folder = Path(folder)
     if not (folder / "adapter_model.safetensors").is_file():
-        raise ValueError(f"{folder} has no adapter_model.safetensors, and pickles are not read; save it again")
+        raise InputError(f"{folder} has no adapter_model.safetensors, and pickles are not read; save it again")
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     if named := [key for key in CODE_KEYS if settings.get(key)]:
-        raise ValueError(f"{folder}/adapter_config.json names code ({', '.join(named)}), which is not run; drop it")
+        raise InputError(f"{folder}/adapter_config.json names code ({', '.join(named)}), which is not run; drop it")
     return PeftModel.from_pretrained(model, str(folder))
 
 
@@ -88,7 +89,7 @@ def _in_one_line(settings: Mapping[str, Any]) -> Iterator[None]:
         yield
     except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"peft is {dict(settings)}, which peft does not take: {said}; see its manual") from error
+        raise InputError(f"peft is {dict(settings)}, which peft does not take: {said}; see its manual") from error
 
 
 def _anchored(target: str | list[str] | tuple[str, ...]) -> str:
@@ -160,7 +161,7 @@ def adopt(model: PeftModel) -> MtBertPeftModel:
     """
     base = model.get_base_model()
     if not isinstance(base, MtBertForMultiTask):
-        raise ValueError(
+        raise InputError(
             f"peft is around a {type(base).__name__}; put it around the model: get_peft_model(model, config)"
         )
     name, config = _trained_adapter(model)
@@ -174,7 +175,7 @@ def adopt(model: PeftModel) -> MtBertPeftModel:
             module.set_adapter(name)
             added.append(f"{parent}.{task}")
     if not any(isinstance(module, BaseTunerLayer) for module in base.encoder.modules()):
-        raise ValueError(f"peft: target_modules ({config.target_modules}) name no module of the encoder; name some")
+        raise InputError(f"peft: target_modules ({config.target_modules}) name no module of the encoder; name some")
     config.modules_to_save = sorted({*(config.modules_to_save or ()), *added})
     config.task_type = None  # peft's classes for a type of task pass on only what they know, which task_ids are not
     if type(model) in (PeftModel, *MODEL_TYPE_TO_PEFT_MODEL_MAPPING.values()):
@@ -184,7 +185,7 @@ def adopt(model: PeftModel) -> MtBertPeftModel:
     lost = [key for key, weight in model.named_parameters() if weight.requires_grad and weight.data_ptr() not in kept]
     if lost:
         some = ", ".join(lost[:3])
-        raise ValueError(
+        raise InputError(
             f"peft: {len(lost)} weights would be trained, but not saved ({some}, …); name their modules in "
             "modules_to_save of peft's config, or freeze them"
         )
@@ -195,18 +196,18 @@ def _trained_adapter(model: PeftModel) -> tuple[str, PeftConfig]:
     """Name and config of the one adapter that is trained; ValueError if its training would not have an effect."""
     names = model.active_adapters
     if len(names) != 1:
-        raise ValueError(f"peft: the adapters {names} are active; activate the one to train: model.set_adapter(name)")
+        raise InputError(f"peft: the adapters {names} are active; activate the one to train: model.set_adapter(name)")
     config = model.peft_config[names[0]]
     if config.is_prompt_learning or config.is_adaption_prompt:
         kind = config.peft_type.value.lower()
-        raise ValueError(f"peft: {kind} adds tokens to the input, which this model does not take; use lora, ia3, …")
+        raise InputError(f"peft: {kind} adds tokens to the input, which this model does not take; use lora, ia3, …")
     if config.inference_mode:
-        raise ValueError(f"peft: adapter {names[0]!r} was loaded for inference; load it with is_trainable=True")
+        raise InputError(f"peft: adapter {names[0]!r} was loaded for inference; load it with is_trainable=True")
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     if any(layer.merged for layer in layers):
-        raise ValueError("peft: its weights are merged into the encoder's; call model.unmerge_adapter() first")
+        raise InputError("peft: its weights are merged into the encoder's; call model.unmerge_adapter() first")
     if any(layer.disable_adapters for layer in layers):
-        raise ValueError("peft: its layers are switched off; call model.base_model.enable_adapter_layers() first")
+        raise InputError("peft: its layers are switched off; call model.base_model.enable_adapter_layers() first")
     return names[0], config
 
 
@@ -214,7 +215,7 @@ def _merge_layers(module: nn.Module, where: str) -> None:
     """Merge what peft added inside of a head or adapter, which is trained whole."""
     for name, child in module.named_children():
         if isinstance(child, AuxiliaryTrainingWrapper):
-            raise ValueError(
+            raise InputError(
                 f"peft: modules_to_save names a part of {where}; drop it, as heads and adapters are saved whole"
             )
         if isinstance(child, BaseTunerLayer):
@@ -234,14 +235,14 @@ def trainable(model: nn.Module) -> nn.Module:
     if isinstance(model, PeftModel):
         model = adopt(model)
     elif isinstance(model, PeftMixedModel):
-        raise ValueError("peft: a mixed model can not be saved; leave out mixed=True")
+        raise InputError("peft: a mixed model can not be saved; leave out mixed=True")
     elif any(isinstance(module, BaseTunerLayer) for module in model.modules()):
-        raise ValueError(
+        raise InputError(
             "the model has layers of peft inside, and would not load again; use get_peft_model(model, config) instead "
             "of add_adapter, inject_adapter_in_model or peft around the encoder alone"
         )
     if not any(weight.requires_grad for weight in model.parameters()):
-        raise ValueError("no weight of the model is trained; call model.requires_grad_(True), or freeze less")
+        raise InputError("no weight of the model is trained; call model.requires_grad_(True), or freeze less")
     frozen = [name for name, head in model.heads.items() if not any(p.requires_grad for p in head.parameters())]
     if frozen:
         warnings.warn(f"the heads of {frozen} are frozen, and stay as they are (requires_grad is False)", stacklevel=3)

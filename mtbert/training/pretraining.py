@@ -28,6 +28,7 @@ from ..data.collation import LengthSortedSteps
 from ..data.encoding import encode_dataset
 from ..data.masking import DEV, TRAIN, EpochSteps, MaskedTexts, Texts
 from ..data.sampling import Plan, Schedule, StepSampler
+from ..errors import InputError
 from ..files import write_json
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.cpu import use_faster_layers
@@ -234,7 +235,7 @@ def pretrain(
     """
     until = int(args.num_train_epochs) if until is None else until
     if tokenizer.mask_token_id is None:
-        raise ValueError(
+        raise InputError(
             f"{encoder}: the tokenizer has no mask token, which masked-language modelling needs; give an encoder with "
             "one, or drop pretraining"
         )
@@ -246,7 +247,7 @@ def pretrain(
         return kept
     checkpoint = last_complete(args.output_dir)
     if checkpoint and TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")).epoch >= until:
-        raise ValueError(
+        raise InputError(
             f"pretraining.output_dir {args.output_dir}: the run in it has passed epoch {until} without keeping its "
             "encoder; use one of its folders epoch-<n>, or give another output_dir"
         )
@@ -299,14 +300,14 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / SETTINGS
     if not path.is_file():
         if folder.is_dir() and any(folder.iterdir()):
-            raise ValueError(f"pretraining.output_dir {folder} has files in it, but no {SETTINGS}; give another folder")
+            raise InputError(f"pretraining.output_dir {folder} has files in it, but no {SETTINGS}; give another folder")
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
         return
     found = json.loads(path.read_text(encoding="utf-8"))
     if different := [key for key in settings if found.get(key) != settings[key]]:
         what = "; ".join(f"{key} was {found.get(key)!r} and is {settings[key]!r}" for key in different)
-        raise ValueError(
+        raise InputError(
             f"pretraining.output_dir {folder} holds a run with other settings: {what}; give another folder, or those "
             "settings"
         )

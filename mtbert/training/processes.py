@@ -12,6 +12,8 @@ import torch
 from torch import distributed, nn
 from transformers import TrainerCallback
 
+from ..errors import InputError, TrainingError
+
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
@@ -58,10 +60,10 @@ def refuse_sharding(args: TrainingArguments, environment: Mapping[str, str] | No
     environment = os.environ if environment is None else environment
     for key in ARGUMENTS:
         if value := getattr(args, key):
-            raise ValueError(f"{key} is {value!r}, which is refused: {REMEDY}")
+            raise InputError(f"{key} is {value!r}, which is refused: {REMEDY}")
     for switch, name in SWITCHES.items():
         if environment.get(switch, "").lower() in TRUE:
-            raise ValueError(f"{switch} is {environment[switch]}: {name} is refused: {REMEDY}")
+            raise InputError(f"{switch} is {environment[switch]}: {name} is refused: {REMEDY}")
 
 
 def refuse_with_shares(settings: Mapping[str, Any]) -> None:
@@ -77,7 +79,7 @@ def refuse_with_shares(settings: Mapping[str, Any]) -> None:
         f"{key} does not go with shard_encoder: {NOT_WITH_SHARES[key]}" for key, value in settings.items() if value
     ]
     if found:
-        raise ValueError("\n".join(found))
+        raise InputError("\n".join(found))
 
 
 def fsdp_is_asked_for() -> bool:
@@ -192,7 +194,7 @@ class GradientCheck(TrainerCallback):
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         found = f"every task has had a step, but these parameters are trained and got no gradient: {shown}"
         if self.strict:
-            raise RuntimeError(
+            raise TrainingError(
                 f"{found}; processes wait for each gradient here: freeze them (requires_grad_(False)), or set "
                 "training.ddp_find_unused_parameters: true"
             )

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
+from ..errors import InputError
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.modeling_mtbert import MtBertOutput
 from .divergences import divergence
@@ -130,9 +131,9 @@ class ProximalPenalty(TrainerCallback):
         """
         path, trained = os.path.join(folder, TEACHER_FILE), self._trained(model)
         if not os.path.exists(path):
-            raise ValueError(f"proximal: {folder} has no {TEACHER_FILE}; go on with the settings it was trained with")
+            raise InputError(f"proximal: {folder} has no {TEACHER_FILE}; go on with the settings it was trained with")
         found = load_file(path)
         if different := sorted(found.keys() ^ trained.keys()):
-            raise ValueError(f"proximal: {path} and the model differ in what is trained: {', '.join(different[:5])}")
+            raise InputError(f"proximal: {path} and the model differ in what is trained: {', '.join(different[:5])}")
         # copies: tensors in a mapped file start anywhere, and matrix products round by where their operands start
         self.teacher = {name: value.to(trained[name].device, copy=True) for name, value in found.items()}

@@ -23,9 +23,10 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from ..card import model_card
+from ..errors import PushError
 from ..evaluation.energy import read_energy
 from ..modeling.checkpoints import INDEX, read_json
-from ..modeling.sharing import PushError, edit_json, finish_repository, upload
+from ..modeling.sharing import edit_json, finish_repository, upload
 from .arguments import MtBertTrainingArguments
 from .averaging import FILE as AVERAGED
 from .checkpoints import seal

@@ -8,6 +8,8 @@ from typing import Any
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from ..errors import InputError
+
 OWN_LOADER = "the trainer has its own data loader, which does not read it"
 OWN_EVALUATION = "the trainer scores whole splits task by task in its own loop, which does not read it"
 OWN_SHARES = "FSDP2 of the encoder's layers is training.shard_encoder: true; heads and adapters stay whole"
@@ -67,4 +69,4 @@ def refuse_arguments(args: TrainingArguments) -> None:
         if not copied and (value or None) != (defaults[key] or None):  # None, False, 0 and empty all mean "off"
             problems.append(f"{key} is {value!r}, which is refused: {REFUSED_TRAINING[key]}")
     if problems:
-        raise ValueError("\n".join(problems))
+        raise InputError("\n".join(problems))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..modeling.modeling_mtbert import MtBertOutput
 from .proximal import Proximal, ProximalPenalty
 from .smart import RandomState, Smart, SmartPenalty
@@ -51,7 +52,7 @@ class Regularisers:
         if smart is not None and half:
             found.append(f"smart: the model has weights in {half.pop()}, but its passes need fp32; load them in fp32")
         if found:
-            raise ValueError("\n".join(found))
+            raise InputError("\n".join(found))
         parts: list[SmartPenalty | ProximalPenalty] = []
         if smart is not None and smart.weight:
             parts.append(SmartPenalty(smart, model.tasks, own_reference=inexact))

@@ -27,9 +27,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, SchedulerType, TrainingArguments
 
 from ..data.sampling import Plan
+from ..errors import CheckpointError
 from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.inputs import LENGTHS
-from .checkpoints import CheckpointError
 from .distillation import COLUMN
 
 Record = dict[str, Any]

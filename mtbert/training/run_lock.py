@@ -13,19 +13,16 @@ from typing import Any
 
 import psutil
 
+from ..errors import FolderInUseError, InputError
 from ..files import writing_file
 
 LOCK = "running.json"
 
 
-class FolderInUseError(ValueError):
-    """Another run writes into the output folder."""
-
-
 def refuse_file(folder: str | os.PathLike) -> None:
     """ValueError for an output folder that is a file."""
     if os.path.exists(folder) and not os.path.isdir(folder):
-        raise ValueError(f"output_dir {folder} is a file; give a folder, which is made if it is not there")
+        raise InputError(f"output_dir {folder} is a file; give a folder, which is made if it is not there")
 
 
 @contextmanager

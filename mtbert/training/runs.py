@@ -12,10 +12,11 @@ from typing import Any
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from ..errors import CheckpointError, InputError
 from ..files import write_text
 from ..modeling.display import masked
 from .arguments import MtBertTrainingArguments
-from .checkpoints import CHECKSUMS, STATE, CheckpointError, damage, last_complete, seal, step_of
+from .checkpoints import CHECKSUMS, STATE, damage, last_complete, seal, step_of
 from .run_lock import LOCK, refuse_file
 
 AUTO = "auto"
@@ -42,15 +43,15 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
             return checkpoint
         if starts_anew(args, folder):
             return None
-        raise ValueError(f"resume_from_checkpoint: no complete checkpoint in {folder}; drop the key to start anew")
+        raise InputError(f"resume_from_checkpoint: no complete checkpoint in {folder}; drop the key to start anew")
     if wanted:
         if not os.path.isdir(wanted):
-            raise ValueError(f"resume_from_checkpoint: there is no folder {wanted}; give a checkpoint's, or true")
+            raise InputError(f"resume_from_checkpoint: there is no folder {wanted}; give a checkpoint's, or true")
         if found := damage(wanted):
             raise CheckpointError(f"resume_from_checkpoint: {wanted} is not complete ({found}); take an earlier one")
         return str(wanted)
     if folder.is_dir() and any(each.name not in (PRETRAINING, LOCK) for each in folder.iterdir()):
-        raise ValueError(
+        raise InputError(
             f"output_dir {folder} has files in it, which would be overwritten; give another folder, remove this one, "
             "or go on with it: --training.resume_from_checkpoint true"
         )
@@ -71,7 +72,7 @@ def starts_anew(args: MtBertTrainingArguments, folder: Path) -> bool:
     if args.resume_from_checkpoint != AUTO:
         return False
     if models := sorted(each.name for each in folder.glob("*model*.safetensors")):
-        raise ValueError(
+        raise InputError(
             f"resume_from_checkpoint: auto finds no checkpoint in {folder}, but {models[0]} of a run that has ended, "
             "which would be overwritten; give another output_dir, or remove this one"
         )

@@ -20,6 +20,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from ..errors import InputError
 from ..modeling.encoders import depends_on_padding
 from .interruption import ResumableTrainer
 from .processes import refuse_with_shares
@@ -41,9 +42,9 @@ def encoder_layers(encoder: nn.Module) -> tuple[nn.ModuleList, ...]:
             found.append((name, module))
     kind = encoder.config.model_type
     if depends_on_padding(encoder.config):  # processes would make different numbers of passes, and wait for each other
-        raise ValueError(f"training.shard_encoder: {kind} encoders make a pass for each length of text; drop it")
+        raise InputError(f"training.shard_encoder: {kind} encoders make a pass for each length of text; drop it")
     if not found:
-        raise ValueError(f"training.shard_encoder: {kind} encoders have no list of layers; drop it")
+        raise InputError(f"training.shard_encoder: {kind} encoders have no list of layers; drop it")
     return tuple(module for _, module in found)
 
 

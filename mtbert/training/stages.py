@@ -13,6 +13,7 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import TrainerState
 
+from ..errors import InputError
 from .arguments import MtBertTrainingArguments
 from .checkpoints import CHECKSUMS, STATE, damage, last_complete, seal, write_state, writing_model
 from .interruption import ResumableTrainer
@@ -81,7 +82,7 @@ class Stages:
             self.finished += 1
         self.checkpoint = last_complete(self.folder / Stage(self.finished + 1).folder)
         if not self.finished and self.checkpoint is None and not starts_anew(args, self.folder):
-            raise ValueError(
+            raise InputError(
                 f"resume_from_checkpoint: no complete checkpoint in {self.folder / Stage(1).folder}; drop the key to "
                 "start anew"
             )

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..errors import InputError
 from . import surgery_weights
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class GradientSurgery:
         if not self.shared:
             found.append("surgery: no parameter that the tasks share is trained; unfreeze the encoder, or drop it")
         if found:
-            raise ValueError("\n".join(found))
+            raise InputError("\n".join(found))
         self.settings, self.seed = settings, seed
         words = model.encoder.get_input_embeddings()  # a step reads few of its rows
         self._words = words if isinstance(words, nn.Embedding) and any(words.weight is p for p in self.shared) else None

@@ -22,6 +22,7 @@ from ..data.balancing import BalancedRows
 from ..data.collation import LengthSortedSteps, MultiTaskDataset
 from ..data.sampling import Plan, Schedule, StepSampler
 from ..data.tokenised import prepare
+from ..errors import InputError, InputTypeError
 from ..files import write_text
 from ..modeling.inputs import has_token_types
 from ..modeling.limits import refuse_reserved
@@ -108,9 +109,9 @@ class MtBertTrainer(ShardingTrainer):
         **kwargs,
     ):
         if not isinstance(args, MtBertTrainingArguments):
-            raise TypeError(f"args must be MtBertTrainingArguments, got {type(args).__name__}")
+            raise InputTypeError(f"args must be MtBertTrainingArguments, got {type(args).__name__}")
         if args.n_gpu > 1:
-            raise ValueError(
+            raise InputError(
                 f"{args.n_gpu} GPUs in one process would mean DataParallel, which cannot split packed batches; start "
                 "with `accelerate launch --num_processes N` or `torchrun`, or show one GPU (CUDA_VISIBLE_DEVICES=0)"
             )
@@ -136,7 +137,7 @@ class MtBertTrainer(ShardingTrainer):
         self.task_ids = {task.name: number for number, task in enumerate(self.tasks)}
         self.schedule = schedule or Schedule()
         if found := self.schedule.problems("schedule"):
-            raise ValueError("\n".join(found))
+            raise InputError("\n".join(found))
         self.task_training = {task.name: (task_training or {}).get(task.name, TaskTraining()) for task in self.tasks}
         self._check_names("task_training", task_training or {})
         self._check_task_training()
@@ -149,7 +150,7 @@ class MtBertTrainer(ShardingTrainer):
         if found := found + self.optimizer_settings.conflicts(
             self.schedule, self.task_training, loss, args.learning_rate, args.optim
         ):
-            raise ValueError("\n".join(found))
+            raise InputError("\n".join(found))
         self._per_task: PerTaskOptimizer | None = None
         self._uncertainty_rate = args.learning_rate if loss.learning_rate is None else loss.learning_rate
         self._methods = {  # a weight of 0 is as if there were none
@@ -181,7 +182,7 @@ class MtBertTrainer(ShardingTrainer):
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
         if self.optimizer is not None and (optimizer is not None or loss.weighting == UNCERTAINTY):
-            raise ValueError("optimizers has one already made; drop it, or the settings optimizer and loss")
+            raise InputError("optimizers has one already made; drop it, or the settings optimizer and loss")
         self._counted_parameters = model.num_parameters(exclude_embeddings=True)
         inexact = self.accelerator.mixed_precision != "no" or bool(args.torch_compile)
         regularisers = Regularisers.of(model, smart, proximal, args.device, inexact)
@@ -203,7 +204,7 @@ class MtBertTrainer(ShardingTrainer):
     def _check_names(self, argument: str, given: Mapping) -> None:
         known = [task.name for task in self.tasks]
         if unknown := [name for name in given if name not in known]:
-            raise ValueError(f"{argument} has {unknown}, but the model's tasks are: {', '.join(known)}")
+            raise InputError(f"{argument} has {unknown}, but the model's tasks are: {', '.join(known)}")
 
     def _check_task_training(self) -> None:
         found = []
@@ -216,7 +217,7 @@ class MtBertTrainer(ShardingTrainer):
                 found += filter(None, [check_metric(task, settings.metric)])
             found += check_losses(task, settings)
         if found:
-            raise ValueError("\n".join(found))
+            raise InputError("\n".join(found))
 
     def _encoded(self, split: str, datasets: Splits | None) -> dict[str, Dataset] | None:
         """Check and encode what is not encoded yet."""
@@ -224,7 +225,7 @@ class MtBertTrainer(ShardingTrainer):
             return None
         self._check_names(f"{split}_dataset", datasets)
         if split == "train" and (missing := [task.name for task in self.tasks if task.name not in datasets]):
-            raise ValueError(f"train_dataset lacks the tasks {missing}; give rows for each, or drop the task")
+            raise InputError(f"train_dataset lacks the tasks {missing}; give rows for each, or drop the task")
         encoded = {}
         for task in self.tasks:
             if task.name not in datasets:
@@ -298,10 +299,10 @@ class MtBertTrainer(ShardingTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:
-            raise ValueError("train_dataset is missing; training needs rows for each task")
+            raise InputError("train_dataset is missing; training needs rows for each task")
         columns = [name for split in self.train_dataset.values() for name in split.column_names]
         if self.distillation is not None and COLUMN not in columns:
-            raise ValueError(f"distillation: no task's rows have the column {COLUMN!r}; see distillation.add_targets")
+            raise InputError(f"distillation: no task's rows have the column {COLUMN!r}; see distillation.add_targets")
         args = self.args
         sampler = StepSampler(self.plan(), args.gradient_accumulation_steps, args.world_size, args.process_index)
         return self._loader(self._batches(self.train_dataset), sampler)
@@ -448,7 +449,7 @@ class MtBertTrainer(ShardingTrainer):
         start = time.time()
         splits = self.eval_dataset if eval_dataset is None else self._encoded("eval", eval_dataset)
         if not splits:
-            raise ValueError("eval_dataset is missing; evaluation needs labelled rows of at least one task")
+            raise InputError("eval_dataset is missing; evaluation needs labelled rows of at least one task")
         metrics = self._scores(splits, metric_key_prefix)
         if self.args.eval_train and eval_dataset is None and self.train_dataset is not None:
             metrics |= self._scores(self.train_dataset, "train")
@@ -469,7 +470,7 @@ class MtBertTrainer(ShardingTrainer):
                 continue
             logits, labels, loss = known[task.name] if known else self._predict_task(task, splits[task.name])
             if labels is None:
-                raise ValueError(f"{prefix} rows of task {task.name!r} have no labels; use predict for them")
+                raise InputError(f"{prefix} rows of task {task.name!r} have no labels; use predict for them")
             metric = self.task_training[task.name].metric
             scores = score_task(task, logits, labels, metric)
             metric = metric or default_metrics(task)[0]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ...data.sampling import Plan
+from ...errors import InputError
 from ..metrics import all_metrics, averages, score_task
 from . import classification, comparison, course, regression, slices
 from .rows import TaskRows
@@ -181,7 +182,7 @@ def compare_runs(
     common = [name for name in a if name in b and len(a[name])]
     left_out = sorted({*a, *b} - set(common))
     if not common:
-        raise ValueError(f"the two runs have no task with labelled rows in common: {sorted(a)} and {sorted(b)}")
+        raise InputError(f"the two runs have no task with labelled rows in common: {sorted(a)} and {sorted(b)}")
     found, distributions = {}, {}
     for number, name in enumerate(common):
         comparison.check_same_rows(a[name], b[name])

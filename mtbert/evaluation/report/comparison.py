@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from ...errors import InputError
 from ..metrics import METRICS, averages, scorer
 from .rows import TaskRows
 
@@ -23,9 +24,9 @@ def check_same_rows(a: TaskRows, b: TaskRows) -> None:
     for key in ("problem_type", "labels"):
         first, second = getattr(a.task, key), getattr(b.task, key)
         if first != second:
-            raise ValueError(f"task {a.task.name!r}: {key} is {first} in one run and {second} in the other")
+            raise InputError(f"task {a.task.name!r}: {key} is {first} in one run and {second} in the other")
     if a.texts != b.texts or not np.array_equal(a.labels, b.labels, equal_nan=True):
-        raise ValueError(
+        raise InputError(
             f"task {a.task.name!r}: the two runs were given other rows ({len(a):,} and {len(b):,}); a paired "
             "comparison needs the same texts and labels in the same order; name the same data for both"
         )

@@ -17,6 +17,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib import rc_context
 
+from ...errors import InputError
 from ...files import refuse_path, writing_folder
 from ...modeling.display import display, each_text, masked
 from .page import Picture, Section, sections, shown
@@ -36,11 +37,11 @@ def check_folder(folder: str | Path, overwrite: bool = False) -> None:
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
         if not overwrite:
-            raise ValueError(f"{folder} has files in it; give another folder (--output), or --overwrite")
+            raise InputError(f"{folder} has files in it; give another folder (--output), or --overwrite")
         if not (folder / NUMBERS).is_file():
-            raise ValueError(f"{folder} has files in it that are no report; give another folder (--output)")
+            raise InputError(f"{folder} has files in it that are no report; give another folder (--output)")
     elif folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give a folder (--output)")
+        raise InputError(f"{folder} is a file; give a folder (--output)")
 
 
 def write_report(folder: str | Path, numbers: Mapping[str, Any], overwrite: bool = False) -> Path:

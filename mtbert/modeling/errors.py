@@ -1,0 +1,55 @@
+"""Errors whose message is for the user: it says what was found, where, what is allowed, and what to do.
+
+Each class also derives from the builtin error of its kind, so that `except ValueError` catches an InputError. What is
+raised as a plain builtin is a bug of mtbert, or an error of a library.
+"""
+
+from __future__ import annotations
+
+from .display import display
+
+
+class MtBertError(Exception):
+    """Base of all errors that mtbert words for its users."""
+
+
+class InputError(MtBertError, ValueError):
+    """A wrong value: of an argument, a setting, a row, or in a file."""
+
+
+class InputTypeError(MtBertError, TypeError):
+    """An argument of a wrong type, or one that does not exist."""
+
+
+class UnknownTaskError(MtBertError, KeyError):
+    """The model has no task of this name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would put the message in quotes
+
+
+class FileError(MtBertError, OSError):
+    """A file, a folder or a repository that can not be read or written."""
+
+
+class MissingFileError(FileError, FileNotFoundError):
+    """There is no such file."""
+
+
+class FileInTheWayError(FileError, FileExistsError):
+    """There is a file that may not be replaced."""
+
+
+class FolderInTheWayError(FileError, IsADirectoryError):
+    """There is a folder where a file is to be written."""
+
+
+class PushError(FileError):
+    """A push to a hub that did not succeed: what was refused, and what to do about it."""
+
+    def __init__(self, message: str):
+        super().__init__(display(message, lines=True))
+
+
+class MissingTokenizer(InputError, AttributeError):
+    """A model has no tokenizer; also an AttributeError, so that `hasattr(model, "tokenizer")` is False."""
