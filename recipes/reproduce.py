@@ -35,6 +35,7 @@ from mtbert.data.sampling import Schedule
 from mtbert.errors import InputError
 from mtbert.evaluation.tables import main_metrics, to_markdown, write
 from mtbert.modeling.configuration_mtbert import POOLINGS
+from mtbert.modeling.display import masked
 from mtbert.recipe import Recipe, RecipeError, load_recipe
 from mtbert.recipe.ending import clear_errors
 from mtbert.training.runs import PRETRAINING
@@ -318,7 +319,7 @@ def execute_all(runs: list[Run], jobs: int) -> None:
                 with pretraining[run.pretrained.parent] if alone else nullcontext():  # one writes, the others read
                     run.execute(device, threads)
             except Exception as error:
-                run.failed = repr(error)
+                run.failed = masked(repr(error))
             with lock:
                 devices.append(device)
             word = run.failed or f"overall {run.scores.get('eval_overall', float('nan')):.3f}"

@@ -271,7 +271,7 @@ def objective(search: Search, trial: Trial) -> float:
         save_run(str(search.folder / name), scores=pruning.scores)
         raise
     except (Exception, KeyboardInterrupt) as error:
-        trial.set_user_attr("note", str(error) if isinstance(error, RecipeError) else f"{error!r}")
+        trial.set_user_attr("note", masked(str(error) if isinstance(error, RecipeError) else f"{error!r}"))
         write_text(search.folder / f"{name}.error.txt", masked(traceback.format_exc()))
         raise
 

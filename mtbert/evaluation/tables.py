@@ -9,8 +9,10 @@ from statistics import mean, stdev
 from typing import Any
 
 from ..files import write_json, write_text, writing_file
+from ..modeling.display import each_text, masked
 
 ABOUT_A_RUN = ("steps", "encoder", "rows", "commits")  # columns of the CSV file, beside what was measured
+_COMMITS = ("commit", "commits")  # 40 hexadecimal digits that are no key of wandb
 
 
 def spread(values: list[float]) -> str:
@@ -34,7 +36,8 @@ def main_metrics(scores: dict[str, float], tasks: list[str]) -> dict[str, float]
 
 
 def to_markdown(entries: list[dict[str, Any]], about: dict[str, Any]) -> str:
-    """The table as markdown, with what it was made with."""
+    """The table as markdown, with what it was made with; tokens and passwords are masked."""
+    entries, about = [_without_tokens(entry) for entry in entries], _without_tokens(about)
     names = list(dict.fromkeys(name for entry in entries for name in entry["scores"]))
     heading = ["row", "what", *names, "published", "trained parameters", "steps", "seconds", "notes"]
     lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
@@ -52,6 +55,7 @@ def to_markdown(entries: list[dict[str, Any]], about: dict[str, Any]) -> str:
 
 def write(entries: list[dict[str, Any]], about: dict[str, Any], folder: Path, title: str) -> None:
     """The same table as markdown, CSV and JSON."""
+    entries, about = [_without_tokens(entry) for entry in entries], _without_tokens(about)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{title}.md", to_markdown(entries, about))
     write_json(folder / f"{title}.json", {"about": about, "rows": entries})
@@ -68,3 +72,9 @@ def write(entries: list[dict[str, Any]], about: dict[str, Any], folder: Path, ti
                 for seed, value, seconds in zip(entry["seeds"], values, entry["seconds"], strict=True):
                     published = entry["published"].get(name, "")
                     writer.writerow([entry["row"], seed, name, value, published, entry["trainable"], seconds, *made])
+
+
+def _without_tokens(values: dict[str, Any]) -> dict[str, Any]:
+    """An entry of a table, such as the command line, in which tokens and passwords are masked."""
+    commits = {key: values[key] for key in _COMMITS if key in values}
+    return each_text(masked, values) | commits
