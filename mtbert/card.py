@@ -15,7 +15,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .modeling.configuration_mtbert import MtBertConfig, TaskSpec
-from .modeling.display import display, each_text
+from .modeling.display import display, each_text, masked
 from .modeling.sharing import is_path
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
@@ -96,7 +96,8 @@ def model_card(
     if license is None:
         license, license_name = said.get("license"), said.get("license_name")
     language = said.get("language") if language is None else language
-    datasets = datasets or said.get("datasets")
+    datasets = each_text(display, datasets or said.get("datasets"))
+    data = each_text(masked, data or {})
     tags = [*(tags or []), *(said.get("tags") or [])]
     texts = {"name": name, "license": license, "license_name": license_name, "language": language, "tags": tags}
     name, license, license_name, language, tags = each_text(display, texts).values()
@@ -104,6 +105,7 @@ def model_card(
     sources = {task: each.get("data") or {} for task, each in (recipe.get("tasks") or {}).items()}
     if base_model is None:
         base_model = hub_name(recipe.get("encoder"))
+    base_model = None if base_model is None else display(base_model)
     scores = _scores(config, results or {})
     measured = [(task, metric, value) for task, metric, value in scores if task is not None]
     card_data = ModelCardData(

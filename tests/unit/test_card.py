@@ -173,3 +173,29 @@ def test_a_model_from_nowhere_tells_nothing_of_the_folder_that_it_is_pushed_from
     (tmp_path / "scores.json").write_text(json.dumps(RESULTS))
     monkeypatch.chdir(tmp_path)
     assert str(saved_card(make_model(), "ada/tasks")) == str(model_card(make_model(), "ada/tasks"))
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz012345"
+FORMS = [
+    f"hf_{LETTERS}",
+    f"https://user:hf_{LETTERS}@host/x",
+    f"https://user:{LETTERS}@host/x",
+    f"--training.hub_tokn=hf_{LETTERS}",
+    f"HF_TOKEN=hf_{LETTERS}",
+    f"api_org_{LETTERS}",
+    f"ghp_{LETTERS}",
+    f"sk-{LETTERS}",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_no_token_is_in_a_card(form, make_model):
+    """Whatever a recipe or a caller says it in."""
+    data = {"train": form, "dev": form, "hub": form, "subset": form, "revision": form}
+    recipe = {"encoder": form, "tasks": {"stars": {"data": data}}, "training": {"run_name": form}}
+    recipe |= {"list": [form], "nested": {"a": {"b": form}}, form: 1}
+    said = {"license": form, "license_name": form, "language": [form], "datasets": [form], "tags": [form]}
+    cards = [model_card(make_model(), "a/b", recipe=recipe | {"card": said}), model_card(make_model(), "a/b", **said)]
+    cards += [model_card(make_model(), "a/b", data={"stars": form}), model_card(make_model(), "a/b", base_model=form)]
+    for card in cards:
+        assert LETTERS not in str(card) and "***" in str(card)
