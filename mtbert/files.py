@@ -109,7 +109,7 @@ def adding_files(folder: str | os.PathLike) -> Iterator[Path]:
         OSError: as `writing_file` does.
     """
     target = Path(os.path.realpath(folder))
-    part = _part_of(target / "_")
+    part = _part_in(target)
     with _no_room_explained(folder):
         part.mkdir()
         try:
@@ -207,7 +207,13 @@ def _is_special(target: Path) -> bool:
 
 
 def _part_of(target: Path) -> Path:
-    return target.parent / f".{secrets.token_hex(8)}.part"
+    """A name beside `target` for what is being written."""
+    return _part_in(target.parent)
+
+
+def _part_in(folder: Path) -> Path:
+    """A name within `folder` that nothing has."""
+    return folder / f".{secrets.token_hex(8)}.part"
 
 
 def _rename(part: Path, target: Path, path: str | os.PathLike, overwrite: bool) -> None:

@@ -1,6 +1,5 @@
 """What makes transformers' auto classes and pipelines know mtbert's checkpoints, and a push tell of their run."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .card import model_card
+from .modeling.checkpoints import read_json
 from .modeling.configuration_mtbert import MtBertConfig
 from .modeling.modeling_mtbert import MtBertForMultiTask
 from .modeling.pipeline import PIPELINE_TASK, MultiTaskTextClassificationPipeline
@@ -37,5 +37,5 @@ def saved_card(model: Any, name: str, **about: Any) -> ModelCard:
     found = {"energy": read_energy(folder)}
     for key, file in (("recipe", "recipe.json"), ("results", "scores.json")):
         if (folder / file).is_file():
-            found[key] = json.loads((folder / file).read_text(encoding="utf-8"))
+            found[key] = read_json(folder / file, "start the run again", limited=False)
     return model_card(model, name, **{**found, **about})

@@ -74,7 +74,7 @@ def load_checked(
         if folder is None or str(error).startswith(where):
             raise
         raise InputError(f"{where}: {_reason(model_class, folder, shapes, error)}; {AGAIN}") from error
-    model._where = {key: kwargs[key] for key in WHERE if key in kwargs}
+    model._source = {"encoder": name, **{key: kwargs[key] for key in WHERE if key in kwargs}}
     found = [f"weights are {what}: {_some(info[key])}" for key, what in PROBLEMS.items() if info.get(key)]
     if found:
         raise InputError(
@@ -157,22 +157,28 @@ def check_folder(folder: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, st
     return shapes, others
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object.
+def read_json(file: Path, remedy: str = AGAIN, limited: bool = True) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        remedy: what the error says to do; empty if the caller says it.
+        limited: whether a file of more than `config_bytes` is refused.
 
     Raises:
-        ValueError: if the file is not there, or holds anything else.
+        InputError: if the file is not there, or holds anything else; it names the file.
     """
+    end = f"; {remedy}" if remedy else ""
     try:
-        if found := beyond("config_bytes", file.stat().st_size, f"{file} has", " bytes"):
+        found = beyond("config_bytes", file.stat().st_size, f"{file} has", " bytes") if limited else []
+        if found:
             raise InputError(found[0])
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"{file} is missing; {AGAIN}") from error
+        raise InputError(f"{file} is missing{end}") from error
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{file} can not be read as JSON: {error}; {AGAIN}") from error
+        raise InputError(f"{file} can not be read as JSON: {error}{end}") from error
     if not isinstance(values, dict):
-        raise InputError(f"{file} holds a {type(values).__name__}, but must hold an object; {AGAIN}")
+        raise InputError(f"{file} holds a {type(values).__name__}, but must hold an object{end}")
     return values
 
 

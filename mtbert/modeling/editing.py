@@ -16,6 +16,7 @@ from .errors import InputError
 from .heads import make_head
 from .limits import refuse_reserved
 from .precision import copy_tensors
+from .prediction import source_of
 from .pretrained import make_encoder
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def extract_task(model: MtBertForMultiTask, name: str, to: str | None = None) ->
     single = type(model)(config)
     copy_tensors(single, model)
     single._tokenizer = model._tokenizer
-    single._encoder_source = {"encoder": model.name_or_path} if model.name_or_path else model._encoder_source
+    single._source = source_of(model)
     return single.train(model.training)
 
 

@@ -102,8 +102,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
     def __init__(self, config: MtBertConfig):
         super().__init__(config)
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._encoder_source: dict[str, Any] | None = None  # what from_encoder took it from, as for load_tokenizer
-        self._where: dict[str, Any] = {}  # how the hub was asked for the checkpoint
+        self._source: dict[str, Any] = {}  # the checkpoint, or the encoder, that it was made from: see find_tokenizer
         if not config.tasks:
             raise InputError("tasks is empty; a model needs at least one task")
         self.tasks: tuple[TaskSpec, ...] = config.task_specs
@@ -170,13 +169,12 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         model.config.packed = bool(packed)
         model.encoder = pretrained
         model._adopt_encoder()
-        model._encoder_source = {"encoder": os.path.abspath(encoder) if os.path.isdir(encoder) else encoder, **where}
-        model._encoder_source.pop("token", None)  # a model may be pickled
+        model._source = {"encoder": os.path.abspath(encoder) if os.path.isdir(encoder) else encoder, **where}
         return model.to(pretrained.dtype)
 
     def __getstate__(self) -> dict:
         """What a copy or a pickle holds: no token of a hub."""
-        return self.__dict__ | {"_where": {key: self._where[key] for key in self._where if key != "token"}}
+        return self.__dict__ | {"_source": {key: self._source[key] for key in self._source if key != "token"}}
 
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.get_input_embeddings()

@@ -68,25 +68,28 @@ class Prediction:
         return [self.task.labels[i] for i in self.scores.argmax(1)]
 
 
+def source_of(model: MtBertForMultiTask) -> dict[str, Any]:
+    """Where a model is from, as `load_tokenizer` takes it: its checkpoint, else its encoder; empty if it is new."""
+    return model._source or ({"encoder": model.name_or_path} if model.name_or_path else {})
+
+
 def find_tokenizer(model: MtBertForMultiTask) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside a model's checkpoint, or beside the encoder that it was made from.
 
     Raises:
         MissingTokenizer: if the model was not loaded from anywhere, or there is no tokenizer beside it.
     """
-    where, encoder = model.name_or_path, model._encoder_source
-    if not where and encoder is None:
+    source = source_of(model)
+    if not source:
         raise MissingTokenizer(
             "tokenizer is missing; this model was not loaded from a checkpoint, so give its tokenizer"
         )
     try:
-        if not where:
-            return load_tokenizer(**encoder)
-        return load_tokenizer(where, model.config, **model._where)
+        config = model.config if model.name_or_path else None  # one of an encoder is read anew
+        return load_tokenizer(**source, config=config)
     except Exception as error:  # tokenizers raises what has no type of its own
-        where = where or encoder["encoder"]
         raise MissingTokenizer(
-            f"tokenizer is missing; {where} has none that can be loaded ({error}), so give it"
+            f"tokenizer is missing; {source['encoder']} has none that can be loaded ({error}), so give it"
         ) from error
 
 

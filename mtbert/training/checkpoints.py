@@ -7,7 +7,6 @@ checkpoints are removed after that, never before.
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import shutil
@@ -22,9 +21,8 @@ from safetensors import SafetensorError
 from transformers import TrainerState
 
 from ..errors import CheckpointError, InputError
-from ..files import adding_files, to_disk, write_json
-from ..files import check_room as check_free
-from ..modeling.checkpoints import unloadable_parts
+from ..files import adding_files, check_room, to_disk, write_json
+from ..modeling.checkpoints import read_json, unloadable_parts
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 
 CHECKSUMS = "checksums.json"
@@ -97,13 +95,15 @@ def damage(checkpoint: str | Path, needed: Sequence[str] = _NEEDED) -> str:
     folder = Path(checkpoint)
     if not folder.is_dir():
         return "there is no such folder"
-    try:
-        files = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        known = {name: (each["bytes"], each["sha256"]) for name, each in files.items()}
-    except FileNotFoundError:
+    if not (folder / CHECKSUMS).exists():
         return f"there is no {CHECKSUMS}, which is written last"
-    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
-        return f"{CHECKSUMS} can not be read: {error}"
+    try:
+        files = read_json(folder / CHECKSUMS, remedy="", limited=False)
+        known = {name: (each["bytes"], each["sha256"]) for name, each in files.items()}
+    except InputError as error:
+        return str(error)
+    except (KeyError, TypeError):
+        return f"{CHECKSUMS} can not be read: it must map each file to its bytes and sha256"
     for name, (size, digest) in known.items():
         path = folder / name
         if not path.is_file():
@@ -135,12 +135,12 @@ def _is_own(path: Path) -> bool:
     step = step_of(path)
     if step is None or path.is_symlink() or not path.is_dir():
         return False
-    try:
-        return json.loads((path / STATE).read_text(encoding="utf-8"))["global_step"] == step
-    except FileNotFoundError:  # a killed run's
+    if not (path / STATE).exists():  # a killed run's
         names = list(path.iterdir())
         return not names or any(next(path.glob(pattern), None) for pattern in _WRITTEN_FIRST)
-    except (OSError, ValueError, KeyError, TypeError):  # torn
+    try:
+        return read_json(path / STATE, limited=False)["global_step"] == step
+    except (InputError, KeyError):  # torn
         return True
 
 
@@ -154,7 +154,7 @@ def next_best(folder: str | Path, metric: str, greater_is_better: bool) -> Path 
     for checkpoint in by_step(folder):
         if damage(checkpoint):
             continue
-        log = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))["log_history"]
+        log = read_json(checkpoint / STATE, "take another checkpoint", limited=False)["log_history"]
         scores = [entry[metric] for entry in log if metric in entry]
         score = scores[-1] if scores else math.nan
         score = score if greater_is_better else -score
@@ -251,7 +251,7 @@ def _not_written(folder: Path, checkpoints: Path, error: Exception) -> Checkpoin
     )
 
 
-def check_room(folder: str | Path, weights: int, moments: int, count: int, limit: int | None) -> None:
+def check_room_for_run(folder: str | Path, weights: int, moments: int, count: int, limit: int | None) -> None:
     """Whether a run's output has room: its model, and as many checkpoints as it keeps at a time.
 
     Args:
@@ -266,9 +266,9 @@ def check_room(folder: str | Path, weights: int, moments: int, count: int, limit
     """
     checkpoint = weights + moments
     least = weights + checkpoint * min(count, 1)
-    check_free(folder, least, "what this run writes")
+    check_room(folder, least, "what this run writes")
     at_once = min(count, limit + 1 if limit else count)  # an old one goes when the new one is written
     try:
-        check_free(folder, weights + checkpoint * at_once, f"a model and {at_once} checkpoints")
+        check_room(folder, weights + checkpoint * at_once, f"a model and {at_once} checkpoints")
     except OSError as error:
         warnings.warn(f"{error.strerror}, or set training.save_total_limit", stacklevel=3)

@@ -20,7 +20,7 @@ from ..data.sampling import Plan
 from .checkpoints import (
     STATE,
     CheckpointError,
-    check_room,
+    check_room_for_run,
     damage,
     last_complete,
     next_best,
@@ -192,7 +192,7 @@ class ResumableTrainer(Trainer):
             return super()._finalize_training(*args, **kwargs)
 
     def _check_room(self) -> None:
-        """Look whether there is room for what the run will write; see `checkpoints.check_room`."""
+        """Look whether there is room for what the run will write; see `check_room_for_run`."""
         args = self.args
         if not args.should_save or self.train_dataset is None:
             return
@@ -204,7 +204,7 @@ class ResumableTrainer(Trainer):
         every = args.save_steps if args.save_steps >= 1 else math.ceil(args.save_steps * steps)
         counts = {SaveStrategy.NO: 0, SaveStrategy.STEPS: steps // every, SaveStrategy.EPOCH: self.plan().epochs}
         count = counts.get(args.save_strategy, 1)
-        check_room(args.output_dir, weights, moments, count, args.save_total_limit)
+        check_room_for_run(args.output_dir, weights, moments, count, args.save_total_limit)
 
     def _look_at_best(self, checkpoint: str) -> str | None:
         """The best checkpoint so far of a resumed run, if it is wanted at the end; damage is warned of.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import warnings
@@ -29,6 +28,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..card import model_card
 from ..errors import InputError
+from ..modeling.checkpoints import read_json
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.sharing import create, finish_repository, upload
 
@@ -76,7 +76,7 @@ def load_adapter(model: MtBertForMultiTask, folder: str | os.PathLike) -> PeftMo
     folder = Path(folder)
     if not (folder / "adapter_model.safetensors").is_file():
         raise InputError(f"{folder} has no adapter_model.safetensors, and pickles are not read; save it again")
-    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    settings = read_json(folder / "adapter_config.json")
     if named := [key for key in CODE_KEYS if settings.get(key)]:
         raise InputError(f"{folder}/adapter_config.json names code ({', '.join(named)}), which is not run; drop it")
     return PeftModel.from_pretrained(model, str(folder))

@@ -30,8 +30,10 @@ from ..data.masking import DEV, TRAIN, EpochSteps, MaskedTexts, Texts
 from ..data.sampling import Plan, Schedule, StepSampler
 from ..errors import InputError
 from ..files import write_json
+from ..modeling.checkpoints import read_json
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.cpu import use_faster_layers
+from ..modeling.display import masked
 from ..modeling.heads import IGNORED
 from ..modeling.pretrained import encoder_config, load_encoder
 from .arguments import PretrainingArguments
@@ -292,7 +294,7 @@ def _settings(args: PretrainingArguments, encoder: str, texts: Texts) -> dict[st
     values = args.to_dict()
     batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
     settings = {"encoder": str(encoder), "texts": len(texts.train), "sha256": texts.digest(), "batch": batch}
-    return json.loads(json.dumps(settings | {key: values[key] for key in _DECISIVE}, default=str))
+    return json.loads(masked(json.dumps(settings | {key: values[key] for key in _DECISIVE}, default=str)))
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
@@ -304,7 +306,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
         return
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path, "give another pretraining.output_dir")
     if different := [key for key in settings if found.get(key) != settings[key]]:
         what = "; ".join(f"{key} was {found.get(key)!r} and is {settings[key]!r}" for key in different)
         raise InputError(

@@ -28,7 +28,9 @@ from transformers import PreTrainedConfig, SchedulerType, TrainingArguments
 
 from ..data.sampling import Plan
 from ..errors import CheckpointError
+from ..modeling.checkpoints import read_json
 from ..modeling.configuration_mtbert import MtBertConfig
+from ..modeling.display import masked
 from ..modeling.inputs import LENGTHS
 from .distillation import COLUMN
 
@@ -207,23 +209,21 @@ def _digest() -> Any:
 
 def write_record(folder: str | Path, record: Record) -> None:
     """Write a record into a checkpoint, or the folder of a stage that has ended."""
-    text = json.dumps(record, indent=2, ensure_ascii=False, default=_plain_value)
+    text = json.dumps(_as_read(record), indent=2, ensure_ascii=False)
     Path(folder, FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def _as_read(record: Record) -> Record:
-    return json.loads(json.dumps(record, default=_plain_value))
+    """A record as JSON has it, without tokens or passwords."""
+    return json.loads(masked(json.dumps(record, default=_plain_value)))
 
 
 def _read_record(folder: Path) -> Record:
     """What a checkpoint states; of one that has no record, what its config.json says of tasks, encoder and adapter."""
     if (folder / FILE).is_file():
-        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        if not isinstance(record, dict):
-            raise ValueError("it is no mapping")
-        return record
+        return _as_read(read_json(folder / FILE, remedy="", limited=False))
     config = folder / "config.json"
-    if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("model_type") == MtBertConfig.model_type:
+    if config.is_file() and read_json(config, remedy="").get("model_type") == MtBertConfig.model_type:
         return _as_read(model_record(MtBertConfig.from_pretrained(folder)))
     return {}
 
@@ -243,7 +243,7 @@ def check_record(folder: str | Path, now: Record, says: bool = True) -> None:
     try:
         before, problems = _read_record(Path(folder)), []
     except (OSError, ValueError) as error:
-        before, problems = {}, [f"{FILE} can not be read: {error}"]
+        before, problems = {}, [str(error)]
     lengths = [name for name in now if LENGTH in name]
     for name in now:
         if name in before and name != DEV and name not in lengths:

@@ -15,6 +15,7 @@ import psutil
 
 from ..errors import FolderInUseError, InputError
 from ..files import writing_file
+from ..modeling.checkpoints import read_json
 
 LOCK = "running.json"
 
@@ -82,12 +83,11 @@ def _create(file: Path, content: dict[str, Any]) -> bool:
 def _read(file: Path) -> dict[str, Any] | None:
     """Who holds the lock; None if nobody does, or the file is no lock of ours."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = read_json(file)
+    except InputError:
         return None
     kinds = {"host": str, "pid": int, "started": int | float}
-    whole = isinstance(content, dict) and all(isinstance(content.get(key), kind) for key, kind in kinds.items())
-    return content if whole else None
+    return content if all(isinstance(content.get(key), kind) for key, kind in kinds.items()) else None
 
 
 def _has_ended(holder: dict[str, Any]) -> bool:

@@ -14,6 +14,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..errors import CheckpointError, InputError
 from ..files import write_text
+from ..modeling.checkpoints import read_json
 from ..modeling.display import masked
 from .arguments import MtBertTrainingArguments
 from .checkpoints import CHECKSUMS, STATE, damage, last_complete, seal, step_of
@@ -104,7 +105,7 @@ def ended_scores(folder: str, checkpoint: str | None, before: int, steps: int) -
             stacklevel=2,
         )
         return None
-    record, scores = (json.loads(Path(folder, name).read_text(encoding="utf-8")) for name in names[:2])
+    record, scores = (read_json(Path(folder, name), "start the run again", limited=False) for name in names[:2])
     state = TrainerState.load_from_json(str(Path(folder, STATE)))
     taken = record["steps"]
     went_on = before + (step_of(checkpoint) or 0) > taken
@@ -117,9 +118,9 @@ def _unreadable(files: Iterable[Path]) -> str:
     """Which of some JSON files is none; empty if all are."""
     for file in files:
         try:
-            json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            return f"{file.name} can not be read: {error}"
+            read_json(file, remedy="", limited=False)
+        except InputError as error:
+            return str(error)
     return ""
 
 

@@ -465,12 +465,15 @@ def test_a_key_that_is_not_stated_is_named(copied, make_run):
     assert message.endswith("those of the interrupted run: tasks.*.balanced, training.seed")
 
 
-@pytest.mark.parametrize("text", ["[1]", "", "{"])
-def test_a_record_that_cannot_be_read_is_refused(text, copied, make_run):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("[1]", "holds a list, but must hold an object"), ("", "can not be read as JSON: "), ("{", "can not be read as ")],
+)
+def test_a_record_that_cannot_be_read_is_refused(text, told, copied, make_run):
     checkpoint = copied()
     (checkpoint / FILE).write_text(text)
     seal(checkpoint)
-    with pytest.raises(CheckpointError, match=f"{FILE} can not be read: "):
+    with pytest.raises(CheckpointError, match=f"{FILE} {told}"):
         make_run().train(resume_from_checkpoint=str(checkpoint))
 
 

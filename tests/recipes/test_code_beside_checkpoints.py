@@ -192,5 +192,5 @@ def test_the_payloads_do_run_where_they_are_trusted(checkpoint, harm):
 def test_a_copy_of_a_model_holds_no_token(make_model, tmp_path):
     make_model().save_pretrained(tmp_path)
     model = MtBertForMultiTask.from_pretrained(tmp_path, token="hf_secret", revision="main")
-    assert model._where == {"token": "hf_secret", "revision": "main"}
+    assert model._source == {"encoder": tmp_path, "token": "hf_secret", "revision": "main"}
     assert b"hf_secret" not in pickle.dumps(model)

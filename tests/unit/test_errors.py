@@ -32,7 +32,6 @@ PLAIN = {
     ("mtbert/training/optimizers.py", "KeyError"): "whoever steps the optimizer by hand has a bug",
     ("mtbert/training/optimizers.py", "RuntimeError"): "as above",
     ("mtbert/training/pretraining.py", "RuntimeError"): "no recipe leads to it",
-    ("mtbert/training/resume_record.py", "ValueError"): "caught there, and told as a CheckpointError",
     ("recipes/get_encoder.py", "FileNotFoundError"): "the script runs without mtbert, and catches it itself",
     ("recipes/get_encoder.py", "OSError"): "as above",
     ("recipes/get_encoder.py", "ValueError"): "as above",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...data.sampling import Plan
+from ...modeling.checkpoints import read_json
 from ..energy import read_energy
 from ..metrics import METRICS
 
@@ -71,7 +71,7 @@ def read_run(folder: str | Path) -> RunLog:
 
     def read(name: str) -> dict[str, Any]:
         path = Path(folder, f"{name}.json")
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_json(path, "start the run again", limited=False) if path.is_file() else {}
 
     return RunLog(Path(folder), read("trainer_state").get("log_history", ()), read("record"), read("scores"))
 

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from mtbert import MtBertForMultiTask
+from mtbert.errors import InputError
+from mtbert.modeling.checkpoints import read_json
 from mtbert.training.peft import wrap
 
 HEAD = "heads.stars.out_proj.bias"
@@ -192,3 +194,30 @@ def test_a_folder_of_peft_is_left_to_peft(make_model, tmp_path):
     with pytest.raises(Exception) as error:
         MtBertForMultiTask.from_pretrained(tmp_path / "peft")
     assert "missing; config.json" not in str(error.value)
+
+
+@pytest.mark.parametrize("remedy", ["", "start the run again"])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, " is missing"),
+        (b"{", " can not be read as JSON: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+        (b"[]", " holds a list, but must hold an object"),
+        (b"null", " holds a NoneType, but must hold an object"),
+    ],
+)
+def test_a_file_of_json_is_named_with_the_remedy(content, told, remedy, tmp_path):
+    file = tmp_path / "record.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(InputError) as error:
+        read_json(file, remedy)
+    assert str(error.value) == f"{file}{told}" + (f"; {remedy}" if remedy else "")
+
+
+def test_a_file_of_json_may_be_long_where_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.setenv("MTBERT_MAX_CONFIG_BYTES", "10")
+    (tmp_path / "state.json").write_text('{"key": "value"}')
+    assert read_json(tmp_path / "state.json", limited=False) == {"key": "value"}
+    with pytest.raises(InputError, match="state.json has 16 bytes, but must be at most 10; MTBERT_MAX_CONFIG_BYTES"):
+        read_json(tmp_path / "state.json")

@@ -233,7 +233,7 @@ class TestTokenizer:
         """Also for copies of it and for what is taken out of it, by name, by pickle and by copying."""
         model = make_model()
         expected = model.predict(TEXTS, task="stars", tokenizer=tokenizer).logits
-        assert "_encoder_source" not in str(model.config.to_dict())
+        assert "_source" not in str(model.config.to_dict())
         for same in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.extract_task("stars")):
             np.testing.assert_allclose(same.predict(TEXTS, task="stars").logits, expected, atol=1e-6)
 

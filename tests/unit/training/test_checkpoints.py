@@ -61,9 +61,10 @@ def test_damage_is_found(checkpoint, name, how, told):
     ("text", "told"),
     [
         (None, "there is no checksums.json"),
-        ("{", "can not be read"),
-        ("[]", "can not be read"),
-        ('{"a": 1}', "can not"),
+        ("{", "checksums.json can not be read as JSON: "),
+        ("[]", "checksums.json holds a list, but must hold an object"),
+        ('{"a": 1}', "checksums.json can not be read: it must map each file to its bytes and sha256"),
+        ('{"a": {}}', "checksums.json can not be read: it must map each file to its bytes and sha256"),
     ],
 )
 def test_a_broken_seal_is_damage(checkpoint, text, told):

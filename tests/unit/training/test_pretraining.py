@@ -6,7 +6,7 @@ from families import family_config
 from transformers import AutoModelForMaskedLM, set_seed
 
 from mtbert.training.arguments import PretrainingArguments
-from mtbert.training.pretraining import only_chosen, pretrain
+from mtbert.training.pretraining import _claim, _settings, only_chosen, pretrain
 
 FAMILIES = ("albert", "bert", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta")
 
@@ -40,3 +40,21 @@ def test_wrong_arguments_are_told_together(tmp_path):
     message = r"^pretraining.mask_probability is 2, but must be in \(0, 1\)\npretraining.max_length is 1, but must be 3"
     with pytest.raises(ValueError, match=message):
         PretrainingArguments(str(tmp_path), use_cpu=True, report_to="none", mask_probability=2, max_length=1)
+
+
+def test_the_settings_of_a_run_hold_no_token(tmp_path):
+    """And still tell a run from another."""
+
+    class OneText:
+        train = ("a",)
+
+        def digest(self):
+            return "0" * 64
+
+    args, token = PretrainingArguments(str(tmp_path / "out"), use_cpu=True, report_to="none"), "hf_" + "x9" * 17
+    settings = _settings(args, f"https://user:{token}@host/encoder", OneText())
+    _claim(tmp_path / "out", settings)
+    assert token not in next((tmp_path / "out").iterdir()).read_text()
+    _claim(tmp_path / "out", settings)
+    with pytest.raises(ValueError, match="holds a run with other settings: texts was 1 and is 2"):
+        _claim(tmp_path / "out", settings | {"texts": 2})

@@ -5,7 +5,9 @@ import json
 import pytest
 
 from mtbert import MtBertTrainingArguments
+from mtbert.errors import CheckpointError
 from mtbert.training.checkpoints import seal
+from mtbert.training.resume_record import check_record, write_record
 from mtbert.training.runs import choose_checkpoint, save_arguments, save_run
 from mtbert.training.stages import Stages
 
@@ -93,3 +95,42 @@ def test_arguments_are_saved_as_json_by_the_process_that_saves(tmp_path, monkeyp
     assert not (tmp_path / "training_args.bin").exists()
     monkeypatch.setattr(type(args), "should_save", False)
     save_arguments(str(tmp_path / "not made by this process"), args)
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz012345"
+FORMS = {
+    "a token": f"hf_{LETTERS}",
+    "in a URL": f"https://user:hf_{LETTERS}@host/x",
+    "a password in a URL": f"https://user:{LETTERS}@host/x",
+    "on the command line": f"--training.hub_tokn=hf_{LETTERS}",
+    "in a list": [f"hf_{LETTERS}"],
+    "in nested mappings": {"a": {"b": f"hf_{LETTERS}"}},
+    "as a key": {f"hf_{LETTERS}": 1},
+    "as an environment has it": f"HF_TOKEN=hf_{LETTERS}",
+    "of an organisation": f"api_org_{LETTERS}",
+    "of GitHub": f"ghp_{LETTERS}",
+    "of an API": f"sk-{LETTERS}",
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_no_file_of_a_run_holds_a_token(form, tmp_path):
+    """A mistyped key is refused before; what is left is a name, a path or an address with a token in it."""
+    save_run(str(tmp_path), recipe={"encoder": form}, record={"encoder": form}, scores={"a": 1.0})
+    save_arguments(str(tmp_path), arguments(tmp_path, run_name=str(form)), {"note": form})
+    record = {"encoder.name": form, "training.optim_args": str(form), "tasks": ["a"], "training.seed": 7}
+    write_record(tmp_path, record)
+    files = {file.name: file.read_text("utf-8") for file in tmp_path.iterdir()}
+    names = ["recipe.json", "record.json", "resume_record.json", "scores.json", "training_args.json"]
+    assert sorted(files) == names and not [name for name, text in files.items() if LETTERS in text]
+    assert json.loads(files["resume_record.json"])["training.seed"] == 7
+    check_record(tmp_path, record)  # the same run is still told from another
+    with pytest.raises(CheckpointError, match="training.seed was 7 and is 8") as error:
+        check_record(tmp_path, record | {"training.seed": 8})
+    assert LETTERS not in str(error.value)
+
+
+def test_a_record_that_an_earlier_version_wrote_with_a_token_is_the_same_run(tmp_path):
+    record = {"training.optim_args": f"key=hf_{LETTERS}"}
+    (tmp_path / "resume_record.json").write_text(json.dumps(record))
+    check_record(tmp_path, record)
