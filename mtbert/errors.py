@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .modeling.display import display
+from .modeling.display import display, shortened
 from .modeling.errors import (
     FileError,
     FileInTheWayError,
@@ -37,8 +37,7 @@ __all__ = [
     "UnknownTaskError",
 ]
 
-LONGEST_LINE = 20_000  # characters of one problem of a recipe
-MOST_PROBLEMS = 200  # that a RecipeError lists
+MOST_PROBLEMS = 50  # that a RecipeError lists
 
 
 class ReadError(InputError):
@@ -58,7 +57,7 @@ class RecipeError(InputError):
     """
 
     def __init__(self, problems: Sequence[str]):
-        lines = list(dict.fromkeys(display(line[:LONGEST_LINE], lines=True) for line in problems[: MOST_PROBLEMS + 1]))
+        lines = list(dict.fromkeys(display(shortened(line), lines=True) for line in problems[: MOST_PROBLEMS + 1]))
         if len(problems) > MOST_PROBLEMS:
             lines[MOST_PROBLEMS:] = [f"and {len(problems) - MOST_PROBLEMS:,} more problems; mend these first"]
         self.problems = tuple(lines)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 MASK = "***"
+LONGEST_LINE = 1_000  # characters of a line that a person still reads
 # Characters that move, hide or reorder what stands around them. Joiners stay, which words of some languages need.
 _DECEIVING = re.compile(
     r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -56,6 +57,29 @@ def masked(text: Any) -> str:
     for secret in _SECRETS:
         text = secret.sub(rf"\g<keep>{MASK}", text)
     return _WANDB.sub(lambda match: match[0] if _COMMIT.search(text[: match.start()][-40:]) else MASK, text)
+
+
+def shortened(text: str) -> str:
+    """Text with lines of at most about a thousand characters.
+
+    Of a longer line, words of more than 300 are cut in their middle; then, if that is not enough, the line itself.
+    Tokens are masked where it is cut, for half of one would not be known as one.
+    """
+    if len(text) <= LONGEST_LINE:
+        return text
+    return "\n".join(_shorter_line(line) for line in text.split("\n"))
+
+
+def _shorter_line(line: str) -> str:
+    if len(line) > LONGEST_LINE:
+        line = re.sub(r"\S{300,}", lambda word: _cut(word[0], 200), line)
+    return line if len(line) <= LONGEST_LINE else _cut(line, 3 * LONGEST_LINE // 4)
+
+
+def _cut(text: str, most: int) -> str:
+    """The first `most` characters and the last, a third as many, with what there was between them."""
+    begin, end = masked(text[: most + 2000])[:most], masked(text[-most // 3 - 2000 :])[-most // 3 :]
+    return f"{begin} … ({len(text):,} characters) … {end}"
 
 
 def display(text: Any, lines: bool = False) -> str:

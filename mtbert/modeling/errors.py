@@ -6,11 +6,14 @@ raised as a plain builtin is a bug of mtbert, or an error of a library.
 
 from __future__ import annotations
 
-from .display import display
+from .display import display, shortened
 
 
 class MtBertError(Exception):
-    """Base of all errors that mtbert words for its users."""
+    """Base of all errors that mtbert words for its users. A value of any size in a message is shortened."""
+
+    def __init__(self, *args: object):
+        super().__init__(*(shortened(each) if isinstance(each, str) else each for each in args))
 
 
 class InputError(MtBertError, ValueError):

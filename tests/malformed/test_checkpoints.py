@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from malformed import tries, untouched
+from malformed import places, tries, untouched
 from safetensors.torch import load_file, save
 from transformers import AutoModel
 
@@ -49,14 +49,6 @@ def saved(encoder_dir, tokenizer, tmp_path_factory):
     for name in ("whole", "sharded"):
         tokenizer.save_pretrained(folder / name)
     return folder
-
-
-def places(tree, path=()):
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    found = [path] if path else []
-    for key, value in items:
-        found += places(value, (*path, key))
-    return found
 
 
 def spoil_json(draw, file) -> None:

@@ -9,51 +9,10 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from malformed import tries, untouched
+from malformed import GOOD, places, tries, untouched
 
 from mtbert.recipe import Recipe, RecipeError, load_recipe
 
-GOOD = {
-    "encoder": "some/encoder",
-    "data_dir": "data",
-    "all_tasks": {"pooling": "mean", "weight": 1.5},
-    "tasks": {
-        "sst": {
-            "data": {"text": "sentence", "label": "sentiment", "train": "a.csv", "dev": "b.csv", "id": "key"},
-            "labels": ["no", "yes"],
-            "class_weights": [1, 2],
-            "max_length": 32,
-            "head": {"type": "mlp", "layers": 1, "dropout": 0.1, "hidden_size": 16},
-        },
-        "sts": {
-            "data": {"text": ["first", "second"], "train": "c.csv", "symmetric": True},
-            "range": [0, 5],
-            "separator": ["[SEP]"],
-            "batch_size": 8,
-            "metric": "pearson",
-        },
-    },
-    "schedule": {"name": "simultaneous", "steps_per_epoch": 5},
-    "surgery": {"method": "cagrad", "c": 0.4},
-    "model": {"adapter": {"type": "pal", "size": 12, "heads": 6, "layers": [0, 1]}, "packed": True},
-    "averaging": {"type": "ema", "decay": 0.9},
-    "distillation": {"teachers": ["t"], "temperature": 2, "weight": 0.5},
-    "optimizer": {"encoder_learning_rate": 1e-5, "layer_decay": 0.9},
-    "loss": {"weighting": "uncertainty", "learning_rate": 0.1},
-    "training": {
-        "output_dir": "out",
-        "learning_rate": 1e-5,
-        "num_train_epochs": 3,
-        "eval_strategy": "epoch",
-        "lr_scheduler_kwargs": {"num_cycles": 2},
-        "report_to": "none",
-    },
-    "stages": [
-        {"training": {"learning_rate": 1e-3}, "tasks": {"sst": {"weight": 2}}},
-        {"schedule": {"steps_per_epoch": 3}},
-    ],
-    "pretraining": {"keep_epochs": [1, 2], "mask_probability": 0.2},
-}
 KEYS = sorted({*GOOD, *GOOD["training"], *GOOD["tasks"]["sst"], *GOOD["tasks"]["sst"]["data"], "smart", "peft", "base"})
 VALUES = st.one_of(
     st.none(),
@@ -67,15 +26,6 @@ VALUES = st.one_of(
     st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=4), st.integers() | st.none(), max_size=2),
     st.just([[[]]]),
 )
-
-
-def places(tree, path=()):
-    """The paths of all values of a tree."""
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
-    found = [path] if path else []
-    for key, value in items:
-        found += places(value, (*path, key))
-    return found
 
 
 @st.composite

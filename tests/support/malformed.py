@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,20 +12,78 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = (str(ROOT / "mtbert"), str(ROOT / "recipes"))
 EXAMPLES = int(os.environ.get("MTBERT_MALFORMED", "0"))
-LONGEST = 4000  # characters of a message that a person still reads
+LONGEST = 4000  # characters of a message that a person still reads,
+MOST_LINES, LONGEST_LINE = 51, 1100  # or lines, one for each problem, and characters of each
 PATIENCE = 60.0  # seconds that one tiny input may take on a busy machine before it counts as a hang
+MEMORY = 500e6  # bytes by which one may raise the process's peak
+
+GOOD: dict[str, Any] = {  # a recipe that names most keys
+    "encoder": "some/encoder",
+    "data_dir": "data",
+    "all_tasks": {"pooling": "mean", "weight": 1.5},
+    "tasks": {
+        "sst": {
+            "data": {"text": "sentence", "label": "sentiment", "train": "a.csv", "dev": "b.csv", "id": "key"},
+            "labels": ["no", "yes"],
+            "class_weights": [1, 2],
+            "max_length": 32,
+            "head": {"type": "mlp", "layers": 1, "dropout": 0.1, "hidden_size": 16},
+        },
+        "sts": {
+            "data": {"text": ["first", "second"], "train": "c.csv", "symmetric": True},
+            "range": [0, 5],
+            "separator": ["[SEP]"],
+            "batch_size": 8,
+            "metric": "pearson",
+        },
+    },
+    "schedule": {"name": "simultaneous", "steps_per_epoch": 5},
+    "surgery": {"method": "cagrad", "c": 0.4},
+    "model": {"adapter": {"type": "pal", "size": 12, "heads": 6, "layers": [0, 1]}, "packed": True},
+    "averaging": {"type": "ema", "decay": 0.9},
+    "distillation": {"teachers": ["t"], "temperature": 2, "weight": 0.5},
+    "optimizer": {"encoder_learning_rate": 1e-5, "layer_decay": 0.9},
+    "loss": {"weighting": "uncertainty", "learning_rate": 0.1},
+    "training": {
+        "output_dir": "out",
+        "learning_rate": 1e-5,
+        "num_train_epochs": 3,
+        "eval_strategy": "epoch",
+        "lr_scheduler_kwargs": {"num_cycles": 2},
+        "report_to": "none",
+    },
+    "stages": [
+        {"training": {"learning_rate": 1e-3}, "tasks": {"sst": {"weight": 2}}},
+        {"schedule": {"steps_per_epoch": 3}},
+    ],
+    "pretraining": {"keep_epochs": [1, 2], "mask_probability": 0.2},
+}
 
 
-def tries(few: int) -> settings:
-    """Hypothesis' settings: `few` examples, or as many as the variable MTBERT_MALFORMED says; always the same ones."""
+def peak_memory() -> int:
+    """The most memory that this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def tries(few: int, shrink: bool = True) -> settings:
+    """Hypothesis' settings: `few` examples, or as many as the variable MTBERT_MALFORMED says; always the same ones.
+
+    Args:
+        shrink: whether a failing example is made smaller, which keeps many in memory.
+    """
     checks = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
     return settings(
-        max_examples=EXAMPLES or few, deadline=None, derandomize=True, database=None, suppress_health_check=checks
+        max_examples=EXAMPLES or few,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=checks,
+        phases=list(Phase) if shrink else [Phase.generate],
     )
 
 
@@ -41,7 +100,18 @@ def fault(error: BaseException, places: tuple[str, ...]) -> str | None:
         return "says nothing"
     if places and not any(place in message for place in places):
         return f"names none of {places}"
-    return f"is {len(message):,} characters long" if len(message) > LONGEST else None
+    lines = message.split("\n")
+    listed = len(lines) <= MOST_LINES and max(map(len, lines)) <= LONGEST_LINE
+    return None if listed or len(message) <= LONGEST else f"is {len(message):,} characters long"
+
+
+def places(tree, path=()):
+    """The paths of all values of a tree."""
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ()
+    found = [path] if path else []
+    for key, value in items:
+        found += places(value, (*path, key))
+    return found
 
 
 @dataclass
@@ -57,15 +127,18 @@ class Tally:
         act: Callable[[], Any],
         *places: str,
         allowed: tuple[type[BaseException], ...] = (ValueError, OSError),
+        computing: float = PATIENCE,
     ) -> Any:
         """What `act` returns, or the clear error that it raises; anything else fails the test.
 
         Args:
             places: an error must hold one of them; none: any message of ours will do.
             allowed: the types of errors that are documented.
+            computing: seconds of the processor that it may take.
         """
         self.tried += 1
         start, found, unclear = time.monotonic(), None, None
+        begin, peak = time.process_time(), peak_memory()
         try:
             found = act()
         except Exception as error:
@@ -74,6 +147,10 @@ class Tally:
             self.refused += 1
         if (seconds := time.monotonic() - start) > PATIENCE:
             unclear = f"took {seconds:.0f} s"
+        if (seconds := time.process_time() - begin) > computing:
+            unclear = f"took {seconds:.1f} s of the processor"
+        if (memory := peak_memory() - peak) > MEMORY:
+            unclear = f"took {memory / 1e6:.0f} MB"
         if unclear:
             self.unclear.append(f"{type(found).__name__} {unclear}: {str(found)[:300]}")
             raise AssertionError(self.unclear[-1]) from (found if isinstance(found, Exception) else None)

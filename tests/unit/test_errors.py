@@ -73,6 +73,15 @@ def test_a_message_is_kept_word_for_word_between_processes(kind):
     assert str(error) == str(pickle.loads(pickle.dumps(error))) == "a: b is 'c'; give d"
 
 
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_a_value_of_any_size_is_shortened_but_not_the_remedy(kind):
+    token = "hf_" + "aB3" * 10
+    message = f"a: b is '{'x' * 190}={token}.{'y' * 10**6}'; give d\nand c"
+    text = str(kind([message] if kind is errors.RecipeError else message))
+    assert text.startswith("a: b is 'xxx") and text.endswith("yyy'; give d\nand c")
+    assert len(text) < 1100 and "(1,000,2" in text and "aB3" not in text
+
+
 def test_all_classes_are_in_one_module():
     """One family, one place: none is defined anywhere else."""
     for file in FILES:

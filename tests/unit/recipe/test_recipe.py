@@ -170,7 +170,10 @@ def test_anchors_and_merge_keys(write):
             r"^x\.yaml:2: no valid YAML: expected a single document in the stream, but found another",
         ),
         ('base: "a\\0"\n', r"^x\.yaml:1: base is 'a\\x00', but there is no file a"),
-        (f"base: {'a' * 5000}\n", r"^x\.yaml:1: base is 'a+', but there is no file a+$"),
+        (
+            f"base: {'a' * 5000}\n",
+            r"^x\.yaml:1: base is 'a+ … \(5,0.*\) … a+', but there is no file a+ … .* … a+$",
+        ),
         ("[1, 2]\n", r"^x\.yaml: a recipe must be a mapping of keys to values, but this is \[1, 2\]$"),
         ("base: [a]\n", r"^x\.yaml:1: base is \['a'\], but must be the path of a recipe$"),
         ("base: gone.yaml\n", r"^x\.yaml:1: base is 'gone\.yaml', but there is no file gone\.yaml$"),
