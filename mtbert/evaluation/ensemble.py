@@ -64,7 +64,7 @@ def check_members(folders: Iterable[str], tasks: Sequence[TaskSpec]) -> dict[str
     for folder in folders:
         try:
             config = member_config(folder)
-        except ValueError as error:
+        except InputError as error:
             problems.append(str(error))
             continue
         specs = {spec.name: spec for spec in config.task_specs}

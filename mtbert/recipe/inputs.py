@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..data.loading import LoadedTask, load_task
-from ..errors import RecipeError
+from ..errors import InputError, RecipeError
 from ..evaluation.ensemble import check_members
 from ..modeling import pretrained
 from ..modeling.configuration_mtbert import MtBertConfig
@@ -108,7 +108,7 @@ def check_stages(recipe: Recipe) -> None:
 def _teacher_problems(stage: Recipe) -> list[str]:
     try:
         taught = check_members(stage.distillation.teachers, [task.spec(name) for name, task in stage.tasks.items()])
-    except ValueError as error:
+    except InputError as error:
         return [f"distillation.teachers: {line}" for line in str(error).splitlines()]
     return [
         f"tasks.{name}.data.unlabelled is {task.data.unlabelled!r}, but none of distillation.teachers has that task; "

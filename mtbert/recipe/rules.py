@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..data.loading import DataSpec
 from ..data.sampling import SAMPLED, Schedule
+from ..errors import InputError
 from ..files import path_problem
 from ..modeling.limits import reserved_problems
 from ..training.losses import FIXED, UNCERTAINTY, check_losses
@@ -462,7 +463,7 @@ def _check_task(name: str, task: TaskRecipe, report: Report) -> bool:
     spec, sentences = None, []
     try:
         spec = task.spec(name)
-    except ValueError as error:
+    except InputError as error:
         sentences = str(error).splitlines()
     who = f"task {name!r}"
     if spec is not None and task.metric is not None:

@@ -15,7 +15,7 @@ from decimal import Decimal
 from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from ..errors import MOST_PROBLEMS
+from ..errors import MOST_PROBLEMS, InputError
 from ..modeling.display import MASK, visible
 
 KeyPath = tuple[str, ...]
@@ -250,7 +250,7 @@ def _read_value(hint: Any, value: Any, path: KeyPath, report: Report) -> Any:
         values = read_fields(nested, value, path, report)
         try:
             return nested(**values)
-        except ValueError as error:
+        except InputError as error:
             report.add_sentences(path[-1], path, known_fields(nested), str(error).splitlines())
             return MISSING
     inner = get_args(hint)

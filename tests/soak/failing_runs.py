@@ -192,7 +192,7 @@ def fail_runs(campaign: Campaign, case: str) -> None:
                 campaign.counts["went on"] += 1
             if failed["status"] == 1:
                 campaign.named[failed["error"].split(":")[0]] += 1
-                if not re.match("(CheckpointError|OSError|FileExistsError)", failed["error"]):
+                if not re.match(r"(CheckpointError|File\w*Error|OSError)", failed["error"]):
                     campaign.fault(where, "its error is none of ours", failed)
             lines = sealed.read_text().split()
             last = Path(lines[-1]) if lines else None

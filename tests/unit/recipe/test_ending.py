@@ -10,7 +10,8 @@ import pytest
 
 from mtbert.data.sampling import Schedule
 from mtbert.errors import NotFinite, RecipeError
-from mtbert.recipe import load_recipe, reading
+from mtbert.modeling.configuration_mtbert import HeadSpec, TaskSpec
+from mtbert.recipe import Recipe, load_recipe, reading
 from mtbert.recipe.ending import clear_errors
 from mtbert.training import runs
 from mtbert.training.distillation import Distillation
@@ -76,6 +77,19 @@ def test_a_bug_of_ours_keeps_its_traceback(bug, monkeypatch, tmp_path):
     with pytest.raises(Exception) as kept, clear_errors():
         choose_checkpoint(Args)
     assert not isinstance(kept.value, SystemExit)
+
+
+@pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)
+@pytest.mark.parametrize("cls", [HeadSpec, TaskSpec, Schedule])
+def test_a_bug_in_a_check_is_no_problem_of_the_recipe(cls, bug, monkeypatch):
+    """What collects the problems of a recipe takes errors for the user alone."""
+    tasks = {"one": {"labels": 2, "head": {"type": "linear"}, "data": {"train": "a.csv"}}}
+    tree = {"encoder": "e", "tasks": tasks, "training": {"output_dir": "out"}}
+    Recipe.from_dict(tree)
+    monkeypatch.setattr(cls, "problems", bug)
+    with pytest.raises(Exception) as kept, clear_errors():
+        Recipe.from_dict(tree)
+    assert not isinstance(kept.value, RecipeError | SystemExit)
 
 
 @pytest.mark.parametrize(
