@@ -14,6 +14,8 @@ from typing import Any
 
 from hypothesis import HealthCheck, Phase, settings
 
+from mtbert import MtBertError
+
 ROOT = Path(__file__).resolve().parents[2]
 OURS = (str(ROOT / "mtbert"), str(ROOT / "recipes"))
 EXAMPLES = int(os.environ.get("MTBERT_MALFORMED", "0"))
@@ -88,7 +90,7 @@ def tries(few: int, shrink: bool = True) -> settings:
 
 
 def fault(error: BaseException, places: tuple[str, ...]) -> str | None:
-    """Why an error is unclear: raised by somebody else's code, without any of the places, or too long to read."""
+    """Why an error is unclear: a bug, raised by others' code, without any of the places, or too long to read."""
     trace = error.__traceback__
     while trace.tb_next is not None:
         trace = trace.tb_next
@@ -96,6 +98,8 @@ def fault(error: BaseException, places: tuple[str, ...]) -> str | None:
     message = str(error)
     if not file.startswith(OURS):
         return f"comes from {file}"
+    if not isinstance(error, MtBertError):
+        return "is not worded for the user"
     if not message.strip():
         return "says nothing"
     if places and not any(place in message for place in places):

@@ -10,9 +10,9 @@ import time
 import pytest
 
 from mtbert.data.bounds import BoundedStream, column_problems
-from mtbert.data.errors import ReadError
 from mtbert.data.readers import RowFile, file_format
 from mtbert.data.streaming import RowSource
+from mtbert.errors import ReadError
 
 
 class Endless(io.RawIOBase):
