@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -119,6 +122,24 @@ def splits(tasks):
         return {t.name: make_split(t, n, seed) for t, n in zip(specs or tasks, rows, strict=True)}
 
     return make
+
+
+@pytest.fixture
+def reword(monkeypatch, tmp_path):
+    """A function: put another comment at the top of a module's source, and import that in its place."""
+
+    def import_again(module):
+        file = tmp_path / Path(module.__file__).name
+        file.write_text("# another comment\n" + Path(module.__file__).read_text(encoding="utf-8"), encoding="utf-8")
+        spec = importlib.util.spec_from_file_location(module.__name__, file)
+        again = importlib.util.module_from_spec(spec)
+        package, _, name = module.__name__.rpartition(".")
+        monkeypatch.setitem(sys.modules, module.__name__, again)
+        monkeypatch.setattr(sys.modules[package], name, again)
+        spec.loader.exec_module(again)
+        return again
+
+    return import_again
 
 
 @pytest.fixture(autouse=True)

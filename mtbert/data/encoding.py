@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
@@ -16,7 +14,6 @@ from ..modeling.configuration_mtbert import TaskSpec
 
 KEPT = ("label", "row", "id")
 READ = ("name", "texts", "pair", "separator", "token_types", "max_length")  # all that encoding reads of a task
-CODE = hashlib.sha256(Path(inputs.__file__).read_bytes()).hexdigest()  # datasets' cache does not see its changes
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class EncodingReport:
 
 
 def _encode_batch(
-    batch: dict[str, list[Any]], task: dict, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedConfig, code: str
+    batch: dict[str, list[Any]], task: dict, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedConfig, version: int
 ) -> dict[str, list[Any]]:
     return inputs.encode_texts(TaskSpec.from_dict(task), tokenizer, encoder, batch["text"], batch.get("text_pair"))
 
@@ -59,7 +56,8 @@ def encode_dataset(
     kept = {name: feature for name, feature in dataset.features.items() if name in KEPT}
     columns = {"input_ids": Sequence(Value("int32")), "truncated": Value("int32")}
     read = {key: value for key, value in task.to_dict().items() if key in READ}  # so that other fields leave the cache
-    arguments = {"task": read, "tokenizer": tokenizer, "encoder": encoder, "code": CODE}
+    # datasets names what it caches by the function's name and these arguments; the version stands for the code
+    arguments = {"task": read, "tokenizer": tokenizer, "encoder": encoder, "version": inputs.ENCODING_VERSION}
     probe = _encode_batch({key: values[:0] for key, values in dataset[:1].items()}, **arguments)
     if "token_type_ids" in probe:
         columns["token_type_ids"] = Sequence(Value("int8"))

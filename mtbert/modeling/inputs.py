@@ -13,6 +13,9 @@ from .configuration_mtbert import TaskSpec
 from .encoders import first_position
 from .errors import InputError
 
+# Part of the name of cached encodings. Raise it by 1 where the same rows get other token ids, types or lengths than
+# before, so that encodings of an earlier version are not used; tests/unit/data/test_versions.py fails until you do.
+ENCODING_VERSION = 1
 LENGTHS = ("first_length", "second_length")  # columns: how long a row's inputs are, but for the last one
 
 
