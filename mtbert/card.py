@@ -208,7 +208,7 @@ def _metric_type(metric: str) -> str:
 
 def _result(task: TaskSpec, metric: str, value: float, sources: Mapping[str, Mapping]) -> EvalResult:
     source = sources.get(task.name, {})
-    similarity = task.problem_type == "regression" and task.texts == 2
+    similarity = task.kind.numeric and task.texts == 2
     return EvalResult(
         task_type="sentence-similarity" if similarity else "text-classification",
         task_name=task.name,
@@ -232,7 +232,7 @@ def _data(source: Mapping[str, Any]) -> str:
 
 
 def _unbounded(task: TaskSpec) -> bool:
-    return task.problem_type == "regression" and task.head.output == "identity" and task.head.type != "cosine"
+    return task.kind.numeric and task.head.output == "identity" and task.head.type != "cosine"
 
 
 def _task(task: TaskSpec) -> dict[str, Any]:
@@ -244,7 +244,7 @@ def _task(task: TaskSpec) -> dict[str, Any]:
     }.get(task.problem_type, f"one of {len(task.labels or ())} labels")
     ways = {"cross": "in one input", "siamese": "each alone", "both": "each alone and in one input"}
     reads = "one text" if task.texts == 1 else f"two texts, {ways[task.pair]}"
-    shown = '{"score": …}' if task.problem_type == "regression" else '{"label": …, "score": …}'
+    shown = '{"score": …}' if task.kind.numeric else '{"label": …, "score": …}'
     return {
         "name": task.name,
         "answers": answers,

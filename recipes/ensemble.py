@@ -17,8 +17,8 @@ from rich.console import Console
 from mtbert.data.loading import SPLITS, UNLABELLED, file_of, load_task
 from mtbert.errors import FileInTheWayError
 from mtbert.evaluation.ensemble import combine, predict_members, score_logits
-from mtbert.evaluation.metrics import predictions_from_logits
 from mtbert.files import refuse_path, refuse_same_file, write_json, writing_file
+from mtbert.modeling.decoding import decisions
 from mtbert.modeling.display import display
 from mtbert.recipe import load_recipe
 from mtbert.training.reporting import print_scores
@@ -43,7 +43,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def write_predictions(path: Path, spec, rows, logits) -> None:
     """Row number, id (where the data has one) and prediction: a label, labels joined by a blank, or a score."""
     keys = [key for key in ("row", "id") if key in rows.column_names]
-    predicted = predictions_from_logits(spec, logits).tolist()
+    predicted = decisions(spec, logits).tolist()
     if spec.problem_type == "multi_label_classification":
         named = zip(spec.labels, zip(*predicted, strict=True), strict=True)
         chosen = [[label if yes else "" for yes in column] for label, column in named]

@@ -11,9 +11,9 @@ import torch
 from datasets import Dataset
 
 from ..modeling.configuration_mtbert import TaskSpec
-from ..modeling.heads import IGNORED
 from ..modeling.inputs import LENGTHS
 from ..modeling.packing import PackedLayout
+from ..modeling.problem_types import IGNORED
 from .sampling import Step
 
 
@@ -82,10 +82,9 @@ class MultiTaskDataset(torch.utils.data.Dataset):
 
     @staticmethod
     def _labels(task: TaskSpec, column: pa.ChunkedArray) -> np.ndarray:
-        if task.problem_type == "multi_label_classification":
-            return _values(column)[0].reshape(-1, task.num_labels).astype(np.float32)
-        dtype = np.float32 if task.problem_type == "regression" else np.int64
-        return column.to_numpy().astype(dtype)
+        if task.kind.several:
+            return _values(column)[0].reshape(-1, task.num_labels).astype(task.kind.label_dtype)
+        return column.to_numpy().astype(task.kind.label_dtype)
 
     @staticmethod
     def _known(labels: np.ndarray) -> np.ndarray:

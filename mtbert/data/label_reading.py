@@ -17,7 +17,7 @@ import numpy as np
 from datasets import ClassLabel, Features, Value
 
 from ..modeling.configuration_mtbert import TaskSpec
-from ..modeling.heads import IGNORED
+from ..modeling.problem_types import IGNORED, PROBLEM_TYPES, ProblemType
 
 LIST, VECTOR, MAPPING = "as a list of labels", "as a 0/1 vector", "as a mapping"
 ONE_COLUMN = "as true or false of a label that the column does not name"
@@ -70,11 +70,11 @@ class LabelReader:
         feature = getattr(feature, "feature", feature)
         stored = tuple(feature.names or ()) or None if isinstance(feature, ClassLabel) else None
         minus_one = minus_one or stored is not None
-        if task.problem_type == "regression":
+        if task.kind.numeric:
             no_score = stored is not None or (task.range is not None and task.range[0] > -1)
             unknown = (-1,) if minus_one and no_score else ()
             return cls(task.problem_type, range=task.range, stored=stored, unknown=unknown)
-        labels, several = task.labels, task.problem_type == "multi_label_classification"
+        labels, several = task.labels, task.kind.several
         single = isinstance(feature, Value) and feature.dtype in ("float32", "float16")  # 0.1 of fp32 is not 0.1
         rounded = np.dtype(feature.dtype).type if single else float
         values = [None if number is None else float(rounded(number)) for number in map(number_of, labels)]
@@ -109,14 +109,19 @@ class LabelReader:
         return cls(task.problem_type, task.labels or (), task.range, unknown=(IGNORED,), form=VECTOR)
 
     @property
+    def kind(self) -> ProblemType:
+        """The row of the table of problem types."""
+        return PROBLEM_TYPES[self.problem_type]
+
+    @property
     def several(self) -> bool:
         """Whether a row may have several labels."""
-        return self.problem_type == "multi_label_classification"
+        return self.kind.several
 
     @property
     def accepted(self) -> str:
         """What a label may be, for error messages."""
-        if self.problem_type == "regression":
+        if self.kind.numeric:
             where = f" from {self.range[0]:g} to {self.range[1]:g}" if self.range else ""
             return f"a finite number{where}"
         names = ", ".join(self.labels[:20]) + (", …" if len(self.labels) > 20 else "")
@@ -137,7 +142,7 @@ class LabelReader:
         """What stands in the label column of a row without a usable label."""
         if self.several:
             return [math.nan] * len(self.labels)
-        return math.nan if self.problem_type == "regression" else IGNORED
+        return math.nan if self.kind.numeric else IGNORED
 
     def missing(self, value: Any) -> bool:
         """Whether `value` says that the row has no label.
@@ -159,7 +164,7 @@ class LabelReader:
         value = _plain(value)
         if self.stored is not None and isinstance(value, int):
             value = self.stored[value] if 0 <= value < len(self.stored) else None
-        if self.problem_type == "regression":
+        if self.kind.numeric:
             score = self._score(value)
             return {} if score is None else {"as a score": score}
         if not self.several:

@@ -16,6 +16,7 @@ from datasets import ClassLabel, Dataset, List, Value
 
 from ..errors import InputError
 from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.problem_types import PROBLEM_TYPES
 from . import label_reading
 from .label_reading import LIST, MAPPING, VECTOR, Label, LabelReader, number_of
 
@@ -34,11 +35,8 @@ CODE = hashlib.sha256(Path(__file__).read_bytes() + Path(label_reading.__file__)
 
 def label_feature(problem_type: str) -> Value | List:
     """The type of a checked label column: int64, float32, or a list of float32 for multi-label tasks."""
-    if problem_type == "regression":
-        return Value("float32")
-    if problem_type == "multi_label_classification":
-        return List(Value("float32"))
-    return Value("int64")
+    kind = PROBLEM_TYPES[problem_type]
+    return List(Value(kind.label_dtype)) if kind.several else Value(kind.label_dtype)
 
 
 def judged(reader: LabelReader, value: Any) -> tuple[Label, int]:
@@ -176,7 +174,7 @@ def _both_readings(dataset: Dataset, label: str, reader: LabelReader, status: np
 def _advice(dataset: Dataset, label: str, reader: LabelReader, status: np.ndarray) -> str:
     """For a regression whose labels are no numbers: the `labels` that would make it a classification."""
     rows = np.flatnonzero(status & BAD_LABEL)
-    if reader.problem_type != "regression" or 2 * len(rows) <= np.count_nonzero(~(status & NO_LABEL > 0)):
+    if not reader.kind.numeric or 2 * len(rows) <= np.count_nonzero(~(status & NO_LABEL > 0)):
         return ""
     if reader.stored is not None:
         names = list(reader.stored)

@@ -366,7 +366,7 @@ def check_rows(
         if len(rows := np.flatnonzero(mask & kept)):
             left_out[why] = tuple((rows + 1).tolist())
             kept[rows] = False
-    untagged = left_out.get("no label", ()) if task.problem_type == "multi_label_classification" else ()
+    untagged = left_out.get("no label", ()) if task.kind.several else ()
     report = SplitReport(task.name, split, source, len(status), int(kept.sum()), left_out, untagged=untagged)
     if not report.kept:
         counts = ", ".join(f"{len(rows):,} {why}" for why, rows in left_out.items())

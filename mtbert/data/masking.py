@@ -15,7 +15,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from ..modeling.heads import IGNORED
+from ..modeling.problem_types import IGNORED
 from .collation import LengthSortedSteps
 from .sampling import Step, StepSampler
 

@@ -19,8 +19,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import InputError
 from ..modeling.configuration_mtbert import TaskSpec
-from ..modeling.heads import IGNORED
 from ..modeling.inputs import LENGTHS, has_token_types, length_limit
+from ..modeling.problem_types import IGNORED
 from .encoding import KEPT, encode_dataset
 from .label_reading import LabelReader
 from .labels import CODE, NO_LABEL, SHOWN, judged, label_feature, marked_labels, read_decided, reader_of, wrong_rows

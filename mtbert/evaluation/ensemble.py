@@ -133,9 +133,9 @@ def combine(task: TaskSpec, members: Sequence[np.ndarray]) -> np.ndarray:
         multi-label classification; the mean score of a regression.
     """
     stacked = np.stack(members).astype(np.float64)
-    if task.problem_type == "regression":
+    if task.kind.numeric:
         return stacked.mean(axis=0)
-    if task.problem_type == "single_label_classification":
+    if task.kind.exclusive:
         return logsumexp(log_softmax(stacked, axis=-1), axis=0) - np.log(len(stacked))
     yes, no = -np.logaddexp(0, -stacked), -np.logaddexp(0, stacked)
     return logsumexp(yes, axis=0) - logsumexp(no, axis=0)

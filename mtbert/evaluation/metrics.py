@@ -18,9 +18,9 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
-from mtbert.modeling.configuration_mtbert import TaskSpec
-
 from ..errors import InputError
+from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.decoding import decisions
 
 IGNORE_INDEX = -100  # the class id of a missing label, as torch's cross entropy has it
 F1_AVERAGES = ("binary", "macro", "micro")
@@ -66,7 +66,9 @@ class _TaskMetric(evaluate.Metric):
         for name, values in (("predictions", x), ("references", y)):
             if np.any(values != np.round(values)):
                 odd = values[values != np.round(values)][0]
-                raise InputError(f"{self.name}: {name} must be class ids, but hold {odd}; use predictions_from_logits")
+                raise InputError(
+                    f"{self.name}: {name} must be class ids, but hold {odd}; use modeling.decoding.decisions"
+                )
         return x.astype(np.int64), y.astype(np.int64)
 
     def _or_undefined(self, name: str, compute: Callable[[], float], defined: bool) -> dict[str, float]:
@@ -216,7 +218,7 @@ def default_metrics(task: TaskSpec) -> tuple[str, ...]:
 def all_metrics(task: TaskSpec) -> tuple[str, ...]:
     """Names of every metric that can score a task; its main metric by default comes first."""
     known = [name for name, spec in METRICS.items() if task.problem_type in spec.problem_types]
-    if task.problem_type == _SINGLE and task.num_labels != 2:
+    if task.kind.exclusive and task.num_labels != 2:
         known.remove("f1")
     return tuple(dict.fromkeys((*default_metrics(task), *known)))
 
@@ -240,47 +242,18 @@ def check_metric(task: TaskSpec, name: str) -> str | None:
     return f"{where} is {name!r}, which needs 2 classes, but the task has {task.num_labels}; {remedy}"
 
 
-def predictions_from_logits(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
-    """What the task's logits say.
-
-    Args:
-        task: the task.
-        logits: (rows, num_labels), finite.
-
-    Returns:
-        (rows,) class ids of a single-label or (0 or 1: logit > 0) a binary classification; (rows,) float values of a
-        regression; (rows, num_labels) zeros and ones (logit > 0) of a multi-label classification.
-
-    Raises:
-        ValueError: the shape is another one, or a logit is not finite.
-    """
-    logits = np.asarray(logits)
-    if logits.ndim != 2 or logits.shape[1] != task.num_labels:
-        raise InputError(f"task {task.name!r}: logits must be (rows, {task.num_labels}), but are {logits.shape}")
-    if bad := int(np.sum(~np.isfinite(logits).all(axis=1))):
-        raise InputError(
-            f"task {task.name!r}: {bad} of {len(logits)} rows have logits that are not finite: the training has "
-            "diverged; lower the learning rate, clip gradients, or leave float16 for bfloat16 or float32"
-        )
-    if task.problem_type == _SINGLE:
-        return logits.argmax(axis=1)
-    if task.problem_type == _MULTI:
-        return (logits > 0).astype(np.int64)
-    return logits[:, 0] if task.problem_type == "regression" else (logits[:, 0] > 0).astype(np.int64)
-
-
 def labelled_rows(task: TaskSpec, labels: np.ndarray) -> np.ndarray:
     """Which rows have a label: (rows,) bool; in a multi-label classification, at least one entry.
 
     A class id of -100 or NaN, or a score of NaN, is missing.
     """
     known = ~_missing(task, np.asarray(labels, dtype=np.float64))
-    return known.any(axis=1) if task.problem_type == _MULTI else known
+    return known.any(axis=1) if task.kind.several else known
 
 
 def _missing(task: TaskSpec, labels: np.ndarray) -> np.ndarray:
     missing = np.isnan(labels)
-    return missing if task.problem_type == "regression" else missing | (labels == IGNORE_INDEX)  # -100 may be a score
+    return missing if task.kind.numeric else missing | (labels == IGNORE_INDEX)  # -100 may be a score
 
 
 def score_task(
@@ -314,7 +287,7 @@ def score_task(
     if problem := check_metric(task, main):
         raise InputError(problem)
     logits, labels = np.asarray(logits), np.asarray(labels, dtype=np.float64)
-    multi_label = task.problem_type == _MULTI
+    multi_label = task.kind.several
     expected = (len(logits), task.num_labels) if multi_label else (len(logits),)
     if labels.shape != expected:
         raise InputError(f"task {task.name!r}: labels must be {expected}, but are {labels.shape}")
@@ -322,7 +295,7 @@ def score_task(
     rows = labelled_rows(task, labels)
     if not rows.any():
         return {}
-    predictions, references = predictions_from_logits(task, logits[rows]), labels[rows]
+    predictions, references = decisions(task, logits[rows]), labels[rows]
     if multi_label:
         # A true negative changes neither precision nor recall, so F1 does not see the missing entries.
         missing = _missing(task, references)

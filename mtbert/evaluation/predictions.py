@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from scipy.special import expit, softmax
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import FileInTheWayError, InputError
 from ..files import writing_file
 from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.decoding import decisions, label_names, probabilities
 from ..modeling.inputs import LENGTHS, encode_texts, has_token_types, length_limit
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.packing import PackedLayout
@@ -115,32 +115,23 @@ def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list]:
         `<task>`: a score for a regression, else the name of the class, or of all labels above one half, joined by `|`;
         `<task>:<label>`: the probability of each label.
     """
-    from .metrics import predictions_from_logits  # importing evaluate takes seconds
-
-    predicted = predictions_from_logits(task, logits)
-    if task.problem_type == "regression":
-        return {task.name: _shortest(predicted)}
-    logits = logits.astype(np.float64)
-    if task.problem_type == "single_label_classification":
-        names, probabilities = [task.labels[each] for each in predicted], softmax(logits, axis=1)
-    elif task.problem_type == "binary_classification":
-        positive = expit(logits[:, 0])
-        names, probabilities = [task.labels[each] for each in predicted], np.stack([1 - positive, positive], axis=1)
-    else:
-        names = ["|".join(label for label, on in zip(task.labels, row, strict=True) if on) for row in predicted]
-        probabilities = expit(logits)
-    each = {f"{task.name}:{label}": _shortest(probabilities[:, i]) for i, label in enumerate(task.labels)}
+    chosen = decisions(task, logits)
+    if task.kind.numeric:
+        return {task.name: _shortest(chosen)}
+    names = label_names(task, chosen)
+    if task.kind.several:
+        names = ["|".join(row) for row in names]
+    of_labels = probabilities(task, logits.astype(np.float64))
+    each = {f"{task.name}:{label}": _shortest(of_labels[:, i]) for i, label in enumerate(task.labels)}
     return {task.name: names, **each}
 
 
 def course_values(task: TaskSpec, logits: np.ndarray) -> list[str]:
     """What the course's own code prints: a class id, `0.0` or `1.0`, or a score of fp32 with the digits of a float."""
-    from .metrics import predictions_from_logits  # importing evaluate takes seconds
-
-    predicted = predictions_from_logits(task, logits)
-    if task.problem_type == "single_label_classification":
-        return [str(each) for each in predicted.tolist()]
-    return [str(each) for each in predicted.astype(np.float32).tolist()]
+    chosen = decisions(task, logits)
+    if task.kind.exclusive:
+        return [str(each) for each in chosen.tolist()]
+    return [str(each) for each in chosen.astype(np.float32).tolist()]
 
 
 def _shortest(values: np.ndarray) -> list[float]:
@@ -202,13 +193,13 @@ class PredictionFile:
         return found
 
     def _names(self) -> list[str]:
-        labels = {task.name: () if task.problem_type == "regression" else task.labels for task in self.tasks}
+        labels = {task.name: () if task.kind.numeric else task.labels for task in self.tasks}
         columns = [column for name, own in labels.items() for column in (name, *(f"{name}:{each}" for each in own))]
         return [self.id or "row", *columns]
 
     def _schema(self) -> pa.Schema:
         kinds = {self.id or "row": pa.string() if self.id else pa.int64()}
-        kinds |= {task.name: pa.string() for task in self.tasks if task.problem_type != "regression"}
+        kinds |= {task.name: pa.string() for task in self.tasks if not task.kind.numeric}
         return pa.schema([(name, kinds.get(name, pa.float64())) for name in self._names()])
 
     def __enter__(self) -> PredictionFile:

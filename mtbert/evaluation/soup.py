@@ -111,7 +111,10 @@ def _check_alike(first: str, ours: dict, folder: str, theirs: dict) -> None:
 
 
 def _difference(where: str, value, wanted):
-    """The first place in which two parts of a config differ, and what stands there; None: nowhere."""
+    """Path and both values of the first difference between two configs, or None if they are equal.
+
+    Of lists of different lengths whose items have names, the names.
+    """
     if value == wanted:
         return None
     if isinstance(value, dict) and isinstance(wanted, dict):
@@ -119,6 +122,11 @@ def _difference(where: str, value, wanted):
     elif isinstance(value, list | tuple) and isinstance(wanted, list | tuple) and len(value) == len(wanted):
         pairs = [(number, *both) for number, both in enumerate(zip(value, wanted, strict=True))]
     else:
-        return where, value, wanted
+        return where, _names(value), _names(wanted)
     found = (_difference(f"{where}.{key}", mine, theirs) for key, mine, theirs in pairs if key not in OWN)
     return next(filter(None, found), None)
+
+
+def _names(value):
+    named = isinstance(value, list | tuple) and all(isinstance(each, dict) and "name" in each for each in value)
+    return [each["name"] for each in value] if named else value

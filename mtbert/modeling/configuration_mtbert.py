@@ -14,13 +14,8 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 from .checking import encoder_config, make_plain, plain, refuse_sizes, type_problems
 from .errors import InputError
 from .limits import beyond, name_problems
+from .problem_types import PROBLEM_TYPES, ProblemType
 
-PROBLEM_TYPES = (
-    "single_label_classification",
-    "binary_classification",
-    "regression",
-    "multi_label_classification",
-)
 POOLINGS = ("cls", "pooler", "mean", "max")
 PAIRS = ("cross", "siamese", "both")
 HEADS = ("linear", "mlp", "attention", "cosine")
@@ -284,7 +279,7 @@ class TaskSpec:
         found += beyond("label_length", longest, f"{where}: labels has a name of", " characters")
         found += beyond("tokens", self.max_length or 0, f"{where}: max_length is")
         found += beyond("width", len(self.separator or ()), f"{where}: separator has", " tokens")
-        _known(found, f"{where}: problem_type", self.problem_type, PROBLEM_TYPES)
+        _known(found, f"{where}: problem_type", self.problem_type, tuple(PROBLEM_TYPES))
         _known(found, f"{where}: pair", self.pair, PAIRS)
         _known(found, f"{where}: pooling", self.pooling, POOLINGS)
         found += self.head.problems(f"{where}: head")
@@ -294,7 +289,9 @@ class TaskSpec:
             found.append(f"{where}: dropout is {self.dropout}, but must be in [0, 1)")
         if self.max_length is not None and self.max_length < 3:
             found.append(f"{where}: max_length is {self.max_length}, but must be 3 or more")
-        regression = self.problem_type == "regression"
+        if self.problem_type not in PROBLEM_TYPES:
+            return found
+        regression = self.kind.numeric
         if regression and self.labels is not None:
             found.append(f"{where}: labels are for classifications; a regression has a range")
         if not regression and self.range is not None:
@@ -304,9 +301,9 @@ class TaskSpec:
         if self.labels and len(set(self.labels)) != len(self.labels):
             repeated = list(self.labels) if len(self.labels) < SHOWN else [self.labels[0], "…", self.labels[-1]]
             found.append(f"{where}: labels {repeated} repeat a name")
-        if self.problem_type == "binary_classification" and self.labels and len(self.labels) != 2:
+        if self.kind.binary and self.labels and len(self.labels) != 2:
             found.append(f"{where}: labels has {len(self.labels)} names, but a binary classification has 2")
-        if self.problem_type == "single_label_classification" and self.labels and len(self.labels) < 2:
+        if self.kind.exclusive and self.labels and len(self.labels) < 2:
             found.append(f"{where}: labels has {len(self.labels)} name, but a classification needs at least 2")
         if self.range is not None and not (len(self.range) == 2 and self.range[0] < self.range[1]):
             found.append(f"{where}: range is {self.range}, but must be (lowest, highest)")
@@ -319,6 +316,11 @@ class TaskSpec:
         if self.separator is not None and self.siamese:
             found.append(f"{where}: separator stands between two texts of one input; use pair: cross")
         return found
+
+    @property
+    def kind(self) -> ProblemType:
+        """The row of the table of problem types for this task."""
+        return PROBLEM_TYPES[self.problem_type]
 
     @property
     def siamese(self) -> bool:
@@ -338,8 +340,7 @@ class TaskSpec:
     @property
     def num_labels(self) -> int:
         """Number of logits: classes, or 1 for `binary_classification` and `regression`."""
-        one = self.problem_type in ("binary_classification", "regression")
-        return 1 if one else len(self.labels)
+        return len(self.labels) if self.kind.exclusive or self.kind.several else 1
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""

@@ -113,7 +113,7 @@ def _plain_model(model: MtBertForMultiTask, spec: TaskSpec) -> PreTrainedModel:
     config = copy.deepcopy(model.config.encoder)
     config.num_labels = spec.num_labels
     config.classifier_dropout = spec.dropout
-    if spec.problem_type != "binary_classification":
+    if not spec.kind.binary:
         config.problem_type = spec.problem_type
     if spec.labels and spec.num_labels == len(spec.labels):
         config.id2label = dict(enumerate(spec.labels))

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from .configuration_mtbert import HeadSpec, TaskSpec
 from .errors import InputError
-
-IGNORED = -100  # a missing class label, as everywhere in transformers; a missing float label is nan
+from .problem_types import IGNORED
 
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "identity": nn.Identity}
 
@@ -110,7 +109,7 @@ def make_head(task: TaskSpec, hidden_size: int) -> nn.Module:
 
 def to_scores(task: TaskSpec, logits: Tensor) -> Tensor:
     """Put a regression's logits on its scale: range · sigmoid, or range · cosine; others are returned as they are."""
-    if task.problem_type != "regression" or task.range is None:
+    if not task.kind.numeric or task.range is None:
         return logits
     low, high = task.range
     if task.head.output == "sigmoid":
@@ -135,24 +134,23 @@ def as_labels(task: TaskSpec, labels: Tensor, rows: int, check_values: bool = Tr
     Raises:
         ValueError: for another shape, and for values that no label of the task has.
     """
-    where, kind = f"labels of task {task.name!r}", task.problem_type
-    shape = (rows, task.num_labels) if kind == "multi_label_classification" else (rows,)
+    where, kind = f"labels of task {task.name!r}", task.kind
+    shape = (rows, task.num_labels) if kind.several else (rows,)
     accepted = {shape, (rows, 1)} if len(shape) == 1 else {shape, (rows,) if task.num_labels == 1 else shape}
     if tuple(labels.shape) not in accepted:
-        what = {"single_label_classification": "one id a row", "regression": "one score a row"}.get(kind, "of 0 and 1")
-        raise InputError(f"{where} have shape {tuple(labels.shape)}, but must have {shape}, {what}")
+        raise InputError(f"{where} have shape {tuple(labels.shape)}, but must have {shape}, {kind.labels_are}")
     if labels.is_complex():
         raise InputError(f"{where} are {labels.dtype}, but must be real numbers")
     labels = labels.reshape(shape)
     low, high = task.range or (-math.inf, math.inf)
     values = labels if labels.is_floating_point() else labels.float()
-    if kind != "regression" or not labels.is_floating_point() or not low <= IGNORED <= high:
+    if not kind.numeric or not labels.is_floating_point() or not low <= IGNORED <= high:
         values = torch.where(values == IGNORED, math.nan, values)
     if check_values:
         allowed = "be finite"
-        if kind == "regression":  # a score beyond the range has a loss all the same
+        if kind.numeric:  # a score beyond the range has a loss all the same
             wrong = values.isinf()
-        elif kind == "single_label_classification":
+        elif kind.exclusive:
             allowed = f"be whole numbers from 0 to {task.num_labels - 1}"
             wrong = (values < 0) | (values >= task.num_labels) | (values != values.floor())
         else:
@@ -161,7 +159,7 @@ def as_labels(task: TaskSpec, labels: Tensor, rows: int, check_values: bool = Tr
         if wrong.any():
             found = f"{labels[wrong][0].item():g} in row {wrong.nonzero()[0, 0].item()}"
             raise InputError(f"{where} have {found}, but must {allowed}; a missing one is {IGNORED} or nan")
-    if kind == "single_label_classification":
+    if kind.exclusive:
         return torch.where(values.isnan(), IGNORED, values).long()
     return values
 
@@ -169,9 +167,9 @@ def as_labels(task: TaskSpec, labels: Tensor, rows: int, check_values: bool = Tr
 def labelled(task: TaskSpec, labels: Tensor) -> Tensor:
     """Which rows have a label: `(rows,)` bool. Missing is -100, or nan where labels are floats."""
     missing = labels.isnan() if labels.is_floating_point() else labels == IGNORED
-    if labels.is_floating_point() and task.problem_type != "regression":
+    if labels.is_floating_point() and not task.kind.numeric:
         missing = missing | (labels == IGNORED)
-    return ~missing.any(dim=-1) if task.problem_type == "multi_label_classification" else ~missing
+    return ~missing.any(dim=-1) if task.kind.several else ~missing
 
 
 def row_losses(task: TaskSpec, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,18 +182,4 @@ def row_losses(task: TaskSpec, logits: Tensor, labels: Tensor) -> tuple[Tensor, 
         labels: `(rows,)`, or `(rows, num_labels)` of 0 and 1 for a multi-label task.
     """
     mask = labelled(task, labels)
-    logits = logits.float()
-    if task.problem_type == "single_label_classification":
-        target = torch.where(mask, labels, IGNORED).long()
-        return nn.functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none"), mask
-    if task.problem_type == "multi_label_classification":
-        target = torch.where(mask[:, None], labels, 0).float()
-        losses = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
-    else:
-        target = torch.where(mask, labels, 0).float()
-        logits = logits.squeeze(-1)
-        if task.problem_type == "binary_classification":
-            losses = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        else:
-            losses = nn.functional.mse_loss(logits, target, reduction="none")
-    return torch.where(mask, losses, 0.0), mask
+    return torch.where(mask, task.kind.losses(logits.float(), labels, mask), 0.0), mask

@@ -100,7 +100,7 @@ def _counts(value: Any) -> bool:
 
 def answers(prediction: Prediction, top_k: int | None = 1) -> list:
     """A prediction's rows as labels and scores; see the pipeline's `top_k`."""
-    if prediction.task.problem_type == "regression":
+    if prediction.task.kind.numeric:
         return [{"score": score} for score in prediction.scores.tolist()]
     found = []
     for row in prediction.scores:

@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from .configuration_mtbert import TaskSpec
+from .decoding import decisions, label_names, probabilities
 from .errors import InputError, MissingTokenizer
 from .inputs import LENGTHS, encode_texts, has_token_types
 from .packing import PackedLayout
@@ -47,25 +48,14 @@ class Prediction:
     @classmethod
     def of(cls, task: TaskSpec, logits: np.ndarray, truncated: np.ndarray | None = None) -> Prediction:
         """Logits `(rows, num_labels)` → scores."""
-        values = torch.from_numpy(logits)
-        if task.problem_type == "regression":
-            scores = values[:, 0]
-        elif task.problem_type == "single_label_classification":
-            scores = values.softmax(-1)
-        elif task.problem_type == "multi_label_classification":
-            scores = values.sigmoid()
-        else:
-            scores = torch.cat([(-values).sigmoid(), values.sigmoid()], dim=1)
-        return cls(task, logits, scores.numpy(), truncated)
+        return cls(task, logits, probabilities(task, logits), truncated)
 
     @property
     def labels(self) -> list:
         """For each row the most probable label's name, those above ½ of a multi-label task, or a regression's score."""
-        if self.task.problem_type == "regression":
+        if self.task.kind.numeric:
             return self.scores.tolist()
-        if self.task.problem_type == "multi_label_classification":
-            return [[name for name, p in zip(self.task.labels, row) if p > 0.5] for row in self.scores]
-        return [self.task.labels[i] for i in self.scores.argmax(1)]
+        return label_names(self.task, decisions(self.task, self.logits))
 
 
 def source_of(model: MtBertForMultiTask) -> dict[str, Any]:

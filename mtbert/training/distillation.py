@@ -68,10 +68,10 @@ def soft_targets(task: TaskSpec, logits: Sequence[Tensor], temperature: float) -
     Mean probabilities at the temperature, or a regression's mean score.
     """
     stacked = torch.stack(list(logits)).float()
-    if task.problem_type == "regression":
+    if task.kind.numeric:
         return stacked.mean(0)
     scaled = stacked / temperature
-    single = task.problem_type == "single_label_classification"
+    single = task.kind.exclusive
     return (scaled.softmax(-1) if single else scaled.sigmoid()).mean(0)
 
 
@@ -83,10 +83,10 @@ def distilled_losses(task: TaskSpec, logits: Tensor, targets: Tensor, temperatur
         targets: `soft_targets`, `(rows, num_labels)`.
     """
     logits = logits.float()
-    if task.problem_type == "regression":
+    if task.kind.numeric:
         return nn.functional.mse_loss(logits, targets, reduction="none").squeeze(-1)
     scaled = logits / temperature
-    if task.problem_type == "single_label_classification":
+    if task.kind.exclusive:
         divergence = nn.functional.kl_div(scaled.log_softmax(-1), targets, reduction="none").sum(-1)
     else:
         yes = nn.functional.kl_div(nn.functional.logsigmoid(scaled), targets, reduction="none")

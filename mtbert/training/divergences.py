@@ -28,10 +28,10 @@ def divergence(task: TaskSpec, logits: Tensor, other: Tensor) -> Tensor:
     """
     precise = torch.promote_types(logits.dtype, torch.float32)
     a, b = logits.to(precise), other.to(precise)
-    if task.problem_type == "regression":
+    if task.kind.numeric:
         low, high = task.range or (0.0, 1.0)
         return ((a - b).squeeze(-1) / (high - low)).square()
-    if task.problem_type == "single_label_classification":
+    if task.kind.exclusive:
         a, b = a.log_softmax(-1), b.log_softmax(-1)
         return ((a.exp() - b.exp()) * (a - b)).sum(-1)
     return ((a.sigmoid() - b.sigmoid()) * (a - b)).mean(-1)

@@ -16,7 +16,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
 from ..modeling.configuration_mtbert import TaskSpec
-from ..modeling.heads import IGNORED, labelled
+from ..modeling.heads import labelled
+from ..modeling.problem_types import IGNORED
 
 if TYPE_CHECKING:
     from .arguments import TaskTraining
@@ -51,7 +52,7 @@ class LossSettings:
 def check_losses(task: TaskSpec, settings: TaskTraining) -> list[str]:
     """Sentences on settings that do not suit the task's kind of problem."""
     found, weights = [], settings.class_weights
-    if task.problem_type == "regression":
+    if task.kind.numeric:
         for key, given in (
             ("class_weights", weights is not None),
             ("label_smoothing", settings.label_smoothing > 0),
@@ -61,10 +62,10 @@ def check_losses(task: TaskSpec, settings: TaskTraining) -> list[str]:
                 found.append(f"task {task.name!r}: {key} is {getattr(settings, key)}, but a regression has no classes")
         return found
     if isinstance(weights, tuple | list):
-        expected = 2 if task.problem_type == "binary_classification" else task.num_labels
+        expected = 2 if task.kind.binary else task.num_labels
         if len(weights) != expected:
             found.append(f"task {task.name!r}: class_weights has {len(weights)} numbers, but must have {expected}")
-    if settings.balanced and task.problem_type == "multi_label_classification":
+    if settings.balanced and task.kind.several:
         found.append(f"task {task.name!r}: balanced is true, but a row of a multi-label task is in no single class")
     return found
 
@@ -81,7 +82,7 @@ def class_weights(task: TaskSpec, given: tuple[float, ...] | str, labels: np.nda
         `(classes,)`; for a multi-label task `(num_labels, 2)`: each label's weight of 0 and of 1.
     """
     known = labels[labelled(task, torch.from_numpy(labels)).numpy()]
-    if task.problem_type == "multi_label_classification":
+    if task.kind.several:
         pairs = np.ones((task.num_labels, 2))
         if given != BALANCED:
             pairs[:, 1] = given
@@ -91,7 +92,7 @@ def class_weights(task: TaskSpec, given: tuple[float, ...] | str, labels: np.nda
                 pairs[label, 1] = weights[1] / weights[0]
         return pairs / pairs[np.arange(task.num_labels), known.astype(np.int64)].mean() if known.size else pairs
     known = known.astype(np.int64)
-    count = 2 if task.problem_type == "binary_classification" else task.num_labels
+    count = 2 if task.kind.binary else task.num_labels
     weights = _balanced(known, count) if given == BALANCED else np.asarray(given, dtype=np.float64)
     return weights / weights[known].mean() if known.size else weights
 
@@ -118,12 +119,12 @@ def row_losses(task: TaskSpec, logits: Tensor, labels: Tensor, weights: Tensor |
     """
     mask, logits = labelled(task, labels), logits.float()
     weights = None if weights is None else weights.to(logits)
-    if task.problem_type == "single_label_classification":
+    if task.kind.exclusive:
         target = torch.where(mask, labels, IGNORED).long()
         return nn.functional.cross_entropy(
             logits, target, weights, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing
         )
-    several = task.problem_type == "multi_label_classification"
+    several = task.kind.several
     hard = torch.where(mask[:, None] if several else mask, labels, 0).float()
     soft = hard * (1 - smoothing) + smoothing / 2
     z = logits if several else logits.squeeze(-1)
@@ -138,7 +139,7 @@ class UncertaintyWeighting(nn.Module):
     def __init__(self, tasks: Iterable[TaskSpec]):
         super().__init__()
         tasks = tuple(tasks)
-        self.factors = {task.name: 0.5 if task.problem_type == "regression" else 1.0 for task in tasks}
+        self.factors = {task.name: 0.5 if task.kind.numeric else 1.0 for task in tasks}
         self.log_variances = nn.ParameterDict({task.name: nn.Parameter(torch.zeros(())) for task in tasks})
 
     def forward(self, task: str, total: Tensor, rows: Tensor) -> Tensor:

@@ -34,8 +34,8 @@ from ..modeling.checkpoints import read_json
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.cpu import use_faster_layers
 from ..modeling.display import masked
-from ..modeling.heads import IGNORED
 from ..modeling.pretrained import encoder_config, load_encoder
+from ..modeling.problem_types import IGNORED
 from .arguments import PretrainingArguments
 from .checkpoints import last_complete
 from .interruption import ResumableTrainer

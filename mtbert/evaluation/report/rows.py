@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from scipy.special import expit, log_expit, log_softmax, softmax
+from scipy.special import log_expit, log_softmax
 
 from ...modeling.configuration_mtbert import TaskSpec
-from ..metrics import IGNORE_INDEX, labelled_rows, predictions_from_logits
+from ...modeling.decoding import decisions, probabilities
+from ..metrics import IGNORE_INDEX, labelled_rows
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,18 @@ class TaskRows:
         Raises:
             ValueError: a logit of a labelled row is not finite.
         """
-        shape = (len(split), task.num_labels) if task.problem_type == "multi_label_classification" else (len(split),)
+        shape = (len(split), task.num_labels) if task.kind.several else (len(split),)
         labels = np.full(shape, np.nan) if labels is None else np.asarray(labels, dtype=np.float64)
         kept = np.flatnonzero(labelled_rows(task, labels)) if len(labels) else np.zeros(0, dtype=np.int64)
         labels = labels[kept]
-        if task.problem_type == "multi_label_classification":
+        if task.kind.several:
             labels = np.where(labels == IGNORE_INDEX, np.nan, labels)
-        elif task.problem_type != "regression":
+        elif not task.kind.numeric:
             labels = labels.astype(np.int64)
         columns = split.with_format(None).select(kept).to_dict()
         keys = ("text", "text_pair")[: task.texts]
         logits = np.asarray(logits, dtype=np.float64)[kept]
-        predictions_from_logits(task, logits)  # refuses what is not finite before anything is computed
+        decisions(task, logits)  # refuses what is not finite before anything is computed
         texts = tuple(zip(*(columns[key] for key in keys), strict=True))
         names = [str(name) for name in columns.get("id", columns["row"])]
         if not show_texts and not set(names).isdisjoint(text for row in texts for text in row):
@@ -91,26 +92,22 @@ class TaskRows:
     @property
     def multi_label(self) -> bool:
         """Whether several labels of a row may be true."""
-        return self.task.problem_type == "multi_label_classification"
+        return self.task.kind.several
 
     @property
     def regression(self) -> bool:
         """Whether the labels are scores."""
-        return self.task.problem_type == "regression"
+        return self.task.kind.numeric
 
     @cached_property
     def predicted(self) -> np.ndarray:
         """(rows,) class ids or scores; (rows, num_labels) of 0 and 1 for multi-label tasks."""
-        return predictions_from_logits(self.task, self.logits)
+        return decisions(self.task, self.logits)
 
     @cached_property
     def probabilities(self) -> np.ndarray:
         """(rows, classes), each row summing to 1; (rows, num_labels) of each label's own for multi-label tasks."""
-        if self.multi_label:
-            return expit(self.logits)
-        if self.task.problem_type == "binary_classification":
-            return expit(np.concatenate([-self.logits, self.logits], axis=1))  # not 1 − p, which loses small ones
-        return softmax(self.logits, axis=1)
+        return probabilities(self.task, self.logits)
 
     @cached_property
     def right(self) -> np.ndarray:
@@ -133,7 +130,7 @@ class TaskRows:
         """(rows,) −ln p̂ of the label, the mean of it over a multi-label row's known entries, or the squared error."""
         if self.regression:
             return self.errors**2
-        if self.task.problem_type == "single_label_classification":
+        if self.task.kind.exclusive:
             return -log_softmax(self.logits, axis=1)[np.arange(len(self)), self.labels]
         labels = self.labels if self.multi_label else self.labels[:, None]
         known = ~np.isnan(labels)

@@ -7,7 +7,7 @@ from datasets import Dataset
 from scipy.special import expit, softmax
 
 from mtbert.evaluation.ensemble import check_members, combine, predict_members
-from mtbert.evaluation.metrics import predictions_from_logits
+from mtbert.modeling.decoding import decisions
 from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.trainer import MtBertTrainer
 
@@ -39,11 +39,11 @@ def test_combine_is_the_mean_by_hand(tasks, number, count):
     elif task.problem_type == "single_label_classification":
         p = softmax(members, axis=-1).mean(0)
         np.testing.assert_allclose(np.exp(found), p)
-        assert (predictions_from_logits(task, found) == p.argmax(1)).all()
+        assert (decisions(task, found) == p.argmax(1)).all()
     else:
         p = expit(members).mean(0)
         np.testing.assert_allclose(expit(found), p)
-        np.testing.assert_array_equal(predictions_from_logits(task, found).reshape(p.shape), (p > 0.5).astype(int))
+        np.testing.assert_array_equal(decisions(task, found).reshape(p.shape), (p > 0.5).astype(int))
 
 
 def test_extreme_logits_stay_finite(tasks):
@@ -64,7 +64,7 @@ def test_one_member_predicts_as_the_trainer_does(folders, tasks, splits, make_mo
             np.testing.assert_allclose(found[name], expected.predictions[name], rtol=1e-4, atol=1e-5)
             one = combine(tasks[NAMES.index(name)], [found[name]])
             spec = tasks[NAMES.index(name)]
-            same = predictions_from_logits(spec, one) == predictions_from_logits(spec, found[name])
+            same = decisions(spec, one) == decisions(spec, found[name])
             assert np.all(same)
 
 

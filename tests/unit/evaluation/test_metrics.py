@@ -22,10 +22,10 @@ from mtbert.evaluation.metrics import (
     check_metric,
     default_metrics,
     labelled_rows,
-    predictions_from_logits,
     score_task,
 )
 from mtbert.modeling.configuration_mtbert import PROBLEM_TYPES, TaskSpec
+from mtbert.modeling.decoding import decisions
 
 TASKS = {
     "single": TaskSpec("sentiment", labels=5),
@@ -170,7 +170,7 @@ class TestMetricsOfATask:
         for task in TASKS.values():
             shape = (40, task.num_labels)
             logits = rng.normal(size=shape)
-            labels = predictions_from_logits(task, rng.normal(size=shape))
+            labels = decisions(task, rng.normal(size=shape))
             usable = [name for name in METRICS if check_metric(task, name) is None]
             assert usable
             for name in usable:
@@ -207,21 +207,21 @@ class TestPredictions:
         ],
     )
     def test_they_are_what_the_logits_say(self, task, logits, expected):
-        assert predictions_from_logits(TASKS[task], np.array(logits)).tolist() == expected
+        assert decisions(TASKS[task], np.array(logits)).tolist() == expected
 
     def test_no_rows_give_no_predictions(self):
         for task in TASKS.values():
-            assert len(predictions_from_logits(task, np.zeros((0, task.num_labels)))) == 0
+            assert len(decisions(task, np.zeros((0, task.num_labels)))) == 0
 
     def test_another_shape_is_refused(self):
         with pytest.raises(ValueError, match=r"'sentiment': logits must be \(rows, 5\), but are \(3, 2\)"):
-            predictions_from_logits(TASKS["single"], np.zeros((3, 2)))
+            decisions(TASKS["single"], np.zeros((3, 2)))
         with pytest.raises(ValueError, match=r"'similarity': logits must be \(rows, 1\), but are \(3,\)"):
-            predictions_from_logits(TASKS["regression"], np.zeros(3))
+            decisions(TASKS["regression"], np.zeros(3))
 
     def test_logits_that_are_not_finite_are_refused(self):
         with pytest.raises(ValueError, match="1 of 2 rows have logits that are not finite: the training has diverged"):
-            predictions_from_logits(TASKS["binary"], np.array([[np.nan], [1.0]]))
+            decisions(TASKS["binary"], np.array([[np.nan], [1.0]]))
 
 
 class TestScoreTask:
@@ -229,7 +229,7 @@ class TestScoreTask:
         for key in ("single", "binary", "regression"):
             task = TASKS[key]
             logits = rng.normal(size=(30, task.num_labels))
-            labels = predictions_from_logits(task, rng.normal(size=(30, task.num_labels))).astype(float)
+            labels = decisions(task, rng.normal(size=(30, task.num_labels))).astype(float)
             gaps = labels.copy()
             gaps[::3] = np.nan
             if key != "regression":
@@ -288,7 +288,7 @@ class TestScoreTask:
     def test_further_metrics_are_computed_where_they_are_named(self, rng):
         for task in TASKS.values():
             logits = rng.normal(size=(40, task.num_labels))
-            labels = predictions_from_logits(task, rng.normal(size=(40, task.num_labels)))
+            labels = decisions(task, rng.normal(size=(40, task.num_labels)))
             names = all_metrics(task)
             assert names[0] == default_metrics(task)[0]
             assert "f1" not in names or task.num_labels <= 2

@@ -1,0 +1,105 @@
+"""The kinds of tasks in one table: how labels, logits, losses and answers of each look.
+
+`TaskSpec.kind` is a task's row of the table. Other files ask it, and compare no names of problem types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+IGNORED = -100  # a missing class label, as everywhere in transformers; a missing float label is nan
+
+
+@dataclass(frozen=True)
+class ProblemType:
+    """One kind of task.
+
+    Attributes:
+        name: as in `TaskSpec.problem_type`.
+        losses: logits `(rows, num_labels)` in fp32, labels, and which rows are labelled `(rows,)` → each row's loss
+            `(rows,)`; what rows without a label get does not count.
+        probabilities: logits `(rows, num_labels)` → each label's probability `(rows, labels)`; a regression's score
+            `(rows,)`.
+        decisions: logits `(rows, num_labels)` → class ids `(rows,)`, 0 and 1 `(rows, num_labels)`, or scores `(rows,)`.
+        numeric: whether labels are scores, not classes.
+        exclusive: whether a row has one class out of several logits, so that probabilities are a softmax.
+        several: whether a row may have several labels.
+        label_dtype: of checked labels.
+        labels_are: what a row's labels are, for error messages.
+    """
+
+    name: str
+    losses: Callable[[Tensor, Tensor, Tensor], Tensor]
+    probabilities: Callable[[Tensor], Tensor]
+    decisions: Callable[[Tensor], Tensor]
+    numeric: bool = False
+    exclusive: bool = False
+    several: bool = False
+    label_dtype: str = "int64"
+    labels_are: str = "of 0 and 1"
+
+    @property
+    def binary(self) -> bool:
+        """Whether one logit decides between two classes."""
+        return not (self.numeric or self.exclusive or self.several)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    target = torch.where(mask, labels, IGNORED).long()
+    return nn.functional.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")
+
+
+def _binary_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    target = torch.where(mask, labels, 0).float()
+    return nn.functional.binary_cross_entropy_with_logits(logits.squeeze(-1), target, reduction="none")
+
+
+def _mean_binary_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    target = torch.where(mask[:, None], labels, 0).float()
+    return nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
+
+
+def _squared_error(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    return nn.functional.mse_loss(logits.squeeze(-1), torch.where(mask, labels, 0).float(), reduction="none")
+
+
+def _of_both_classes(logits: Tensor) -> Tensor:
+    return torch.cat([-logits, logits], dim=1).sigmoid()  # not 1 − p, which loses small ones
+
+
+SINGLE_LABEL = ProblemType(
+    "single_label_classification",
+    losses=_cross_entropy,
+    probabilities=lambda logits: logits.softmax(-1),
+    decisions=lambda logits: logits.argmax(-1),
+    exclusive=True,
+    labels_are="one id a row",
+)
+BINARY = ProblemType(
+    "binary_classification",
+    losses=_binary_cross_entropy,
+    probabilities=_of_both_classes,
+    decisions=lambda logits: (logits[:, 0] > 0).long(),
+)
+REGRESSION = ProblemType(
+    "regression",
+    losses=_squared_error,
+    probabilities=lambda logits: logits[:, 0],
+    decisions=lambda logits: logits[:, 0],
+    numeric=True,
+    label_dtype="float32",
+    labels_are="one score a row",
+)
+MULTI_LABEL = ProblemType(
+    "multi_label_classification",
+    losses=_mean_binary_cross_entropy,
+    probabilities=torch.sigmoid,
+    decisions=lambda logits: (logits > 0).long(),
+    several=True,
+    label_dtype="float32",
+)
+PROBLEM_TYPES = {kind.name: kind for kind in (SINGLE_LABEL, BINARY, REGRESSION, MULTI_LABEL)}
