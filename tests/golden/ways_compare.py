@@ -23,11 +23,13 @@ class Outcome:
         text: `same`, or what differs first.
         failed: whether that is a failure.
         numbers: how many numbers were compared.
+        compared: whether both trees trained in this way.
     """
 
     text: str
     failed: bool = False
     numbers: int = 0
+    compared: bool = True
 
 
 def compare_way(base: Path, new: Path, folder: str) -> Outcome:
@@ -35,12 +37,12 @@ def compare_way(base: Path, new: Path, folder: str) -> Outcome:
     ended = [json.loads((out / f"{folder}.json").read_text(encoding="utf-8")) for out in (base, new)]
     errors = [each["error"] for each in ended]
     if all(errors):
-        return Outcome(f"it fails in both trees: {errors[1]}", failed=True)
+        return Outcome(f"it fails in both trees: {errors[1]}", failed=True, compared=False)
     if errors[0] and ended[0]["refused"]:
-        return Outcome(f"not compared, the base has no such feature: {errors[0]}")
+        return Outcome(f"not compared, the base has no such feature: {errors[0]}", compared=False)
     if any(errors):
         tree = "base" if errors[0] else "new tree"
-        return Outcome(f"it fails in the {tree} only: {errors[0] or errors[1]}", failed=True)
+        return Outcome(f"it fails in the {tree} only: {errors[0] or errors[1]}", failed=True, compared=False)
     return compare_folders(base / folder, new / folder)
 
 
@@ -128,7 +130,7 @@ def report(base: Path, new: Path, ways: Sequence[tuple[str, str]]) -> Iterator[t
         outcome = compare_way(base, new, folder)
         outcomes.append((name, outcome))
         yield f"{name}: {outcome.text}", outcome.failed
-    compared = [outcome for _, outcome in outcomes if outcome.numbers]
+    compared = [outcome for _, outcome in outcomes if outcome.compared]
     failures = [name for name, outcome in outcomes if outcome.failed]
     total = sum(outcome.numbers for outcome in compared)
     line = f"{len(compared)} of {len(outcomes)} ways and {total:,} numbers were compared: "
