@@ -36,6 +36,8 @@ from .precision import unsaved_buffers
 from .prediction import BATCH_TOKENS, Prediction, embed, find_tokenizer, predict
 from .pretrained import WHERE, encoder_config, load_encoder, make_encoder
 
+_LOADED = "_loaded_encoder"  # hands an encoder over to __init__, for which subclasses take a config alone
+
 
 class MtBertPreTrainedModel(PreTrainedModel):
     """Loading, saving and initialisation."""
@@ -100,6 +102,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
     make_card: ClassVar[Callable | None] = None
 
     def __init__(self, config: MtBertConfig):
+        loaded = vars(config).pop(_LOADED, None)
         super().__init__(config)
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._source: dict[str, Any] = {}  # the checkpoint, or the encoder, that it was made from: see find_tokenizer
@@ -107,7 +110,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             raise InputError("tasks is empty; a model needs at least one task")
         self.tasks: tuple[TaskSpec, ...] = config.task_specs
         check_encoder(config.encoder)
-        self.encoder = make_encoder(config.encoder)
+        self.encoder = make_encoder(config.encoder) if loaded is None else loaded
         self.heads = nn.ModuleDict({task.name: make_head(task, config.hidden_size) for task in self.tasks})
         self.adapters = nn.ModuleDict(
             {
@@ -164,11 +167,14 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         pretrained = load_encoder(encoder, **kwargs)
         if os.path.isdir(encoder):
             pretrained.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine
-        model = cls(MtBertConfig(encoder=pretrained.config, tasks=list(tasks), adapter=adapter, packed=False))
-        refuse_reserved(task.name for task in model.tasks)
-        model.config.packed = bool(packed)
-        model.encoder = pretrained
-        model._adopt_encoder()
+        for module in pretrained.modules():
+            module._is_hf_initialized = True  # transformers' mark of modules whose weights it must not draw
+        attention = pretrained.config._attn_implementation
+        config = MtBertConfig(encoder=pretrained.config, tasks=list(tasks), adapter=adapter, packed=bool(packed))
+        config.encoder._attn_implementation = attention  # which a new config around it resets
+        refuse_reserved(task.name for task in config.task_specs)
+        setattr(config, _LOADED, pretrained)
+        model = cls(config)
         model._source = {"encoder": os.path.abspath(encoder) if os.path.isdir(encoder) else encoder, **where}
         return model.to(pretrained.dtype)
 

@@ -8,6 +8,7 @@ from torch import nn
 from transformers import (
     AutoModel,
     BertConfig,
+    BertModel,
     DistilBertConfig,
     ElectraConfig,
     GPT2Config,
@@ -310,6 +311,30 @@ class TestEncoder:
         for name, value in pretrained.state_dict().items():
             if "pooler" not in name:
                 assert torch.equal(own[name], value), name
+
+    def test_the_encoder_is_built_once(self, encoder_dir, tasks, monkeypatch):
+        built = []
+        original = BertModel.__init__
+        monkeypatch.setattr(BertModel, "__init__", lambda *args, **kwargs: built.append(1) or original(*args, **kwargs))
+        model = MtBertForMultiTask.from_encoder(encoder_dir, tasks, {"size": 12})
+        assert len(built) == 1
+        assert "_loaded_encoder" not in vars(model.config)
+
+    @pytest.mark.parametrize("name", ["eager", "sdpa"])
+    def test_the_attention_that_is_asked_for_is_taken(self, encoder_dir, name):
+        tasks = [TaskSpec("t", labels=2)]
+        model = MtBertForMultiTask.from_encoder(encoder_dir, tasks, packed=False, attn_implementation=name)
+        assert model.encoder.config._attn_implementation == name
+
+    def test_a_subclass_with_an_init_of_its_own_starts_from_an_encoder(self, encoder_dir, tasks):
+        class Own(MtBertForMultiTask):
+            def __init__(self, config):
+                super().__init__(config)
+                self.extra = torch.nn.Linear(2, 2)
+
+        model = Own.from_encoder(encoder_dir, tasks)
+        word = AutoModel.from_pretrained(encoder_dir).embeddings.word_embeddings.weight
+        assert torch.equal(model.encoder.embeddings.word_embeddings.weight, word)
 
     def test_heads_follow_the_seed(self, make_model):
         one, other = make_model(), make_model()
