@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from .modeling_mtbert import MtBertForMultiTask
 
 BATCH_TOKENS = 8192
+SHOWN = 5  # answers that a Prediction's repr has
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Prediction:
     """What one task says of some rows.
 
@@ -56,6 +58,31 @@ class Prediction:
         if self.task.kind.numeric:
             return self.scores.tolist()
         return label_names(self.task, decisions(self.task, self.logits))
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def __repr__(self) -> str:
+        first = ", ".join(f"{each:.4g}" if isinstance(each, float) else repr(each) for each in self.labels[:SHOWN])
+        more = ", …" if len(self) > SHOWN else ""
+        return f"Prediction of {self.task.name!r} for {len(self):,} rows: {first}{more}"
+
+    def to_dict(self) -> dict[str, list]:
+        """Columns of one value a row, as in the files that `mtbert predict` writes.
+
+        Returns:
+            `<task>`: the label's name, a list of those that are true for a multi-label task, or a regression's score;
+            `<task>:<label>`: the probability of each label.
+        """
+        name = self.task.name
+        if self.task.kind.numeric:
+            return {name: self.labels}
+        each = {f"{name}:{label}": self.scores[:, i].tolist() for i, label in enumerate(self.task.labels)}
+        return {name: self.labels, **each}
+
+    def to_pandas(self) -> Any:
+        """`to_dict` as a `pandas.DataFrame` with a row for each input."""
+        return import_module("pandas").DataFrame(self.to_dict())  # which a checkpoint's own code does not need
 
 
 def source_of(model: MtBertForMultiTask) -> dict[str, Any]:

@@ -55,6 +55,29 @@ def test_every_task_equals_one_row_at_a_time(model, tokenizer, batch_tokens):
         assert found.task == task and found.logits.dtype == np.float32
 
 
+def test_a_prediction_as_a_table_and_as_one_line():
+    single, sets, score = (
+        TaskSpec("mood", labels=["sad", "glad"]),
+        TaskSpec("tags", labels=["a", "b"], problem_type="multi_label_classification"),
+        TaskSpec("close", range=(0, 5)),
+    )
+    found = Prediction.of(single, np.array([[0, np.log(3)], [0, -np.log(3)]], np.float32))
+    assert found.to_dict() == {
+        "mood": ["glad", "sad"],
+        "mood:sad": pytest.approx([0.25, 0.75]),
+        "mood:glad": pytest.approx([0.75, 0.25]),
+    }
+    assert found.to_pandas().columns.tolist() == ["mood", "mood:sad", "mood:glad"]
+    assert repr(found) == "Prediction of 'mood' for 2 rows: 'glad', 'sad'"
+    found = Prediction.of(sets, np.array([[1, -1], [1, 1], [-1, -1]], np.float32))
+    assert found.to_dict()["tags"] == [["a"], ["a", "b"], []] and found.to_pandas().shape == (3, 3)
+    found = Prediction.of(score, np.arange(1000, dtype=np.float32)[:, None] / 8)
+    assert found.to_dict() == {"close": (np.arange(1000) / 8).tolist()}
+    assert repr(found) == "Prediction of 'close' for 1,000 rows: 0, 0.125, 0.25, 0.375, 0.5, …"
+    none = Prediction.of(single, np.zeros((0, 2), np.float32))
+    assert none.to_pandas().empty and repr(none) == "Prediction of 'mood' for 0 rows: "
+
+
 @pytest.mark.parametrize("adapter", [None, PAL], ids=["shared", "adapters"])
 def test_pairs_in_both_ways(adapter, make_model, tasks, tokenizer):
     """Beside tasks that encode the pair in one of these ways, and each row as three padded sequences of its own."""
