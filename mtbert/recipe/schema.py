@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -203,9 +204,13 @@ class Recipe:
         return _lists(asdict(self))
 
     def in_stages(self) -> tuple[Recipe, ...]:
-        """The whole recipe of each stage, in their order; without stages this recipe alone."""
+        """The whole recipe of each stage, in their order; without stages this recipe alone. They are made once."""
+        return self._own_stages or (self,)
+
+    @cached_property
+    def _own_stages(self) -> tuple[Recipe, ...]:
         layers = split_stages(Layer(self.to_dict()), Report("recipe"))
-        return tuple(_resolve(layer, "recipe") for layer in layers) or (self,)
+        return tuple(_resolve(layer, "recipe") for layer in layers)
 
     def training_default(self, key: str) -> Any:
         """What a training argument is where the recipe does not say."""

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -61,6 +61,16 @@ def test_a_stage_is_the_recipe_with_its_settings_on_top(path):
 def test_without_stages_a_recipe_is_its_only_stage(path):
     recipe = load_recipe(path, ["--stages=[]"])
     assert recipe.in_stages() == (recipe,)
+
+
+def test_stages_are_made_once_and_anew_for_a_recipe_with_another_stage(path):
+    recipe = load_recipe(path)
+    first, second = recipe.in_stages()
+    assert recipe.in_stages()[0] is first and recipe.in_stages()[1] is second
+    assert recipe == load_recipe(path) and repr(recipe) == repr(load_recipe(path))
+    other = replace(recipe, stages=({"training": {"learning_rate": 1e-2}}, recipe.stages[1]))
+    assert other.in_stages()[0].training["learning_rate"] == 1e-2
+    assert other.in_stages()[1] == second and recipe.in_stages()[0] is first
 
 
 def test_to_dict_and_from_dict_keep_the_stages(path):
