@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 from peft import PeftModel
@@ -86,8 +87,21 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@lru_cache(maxsize=256)
+def _sha256_once(path: Path, inode: int, size: int, modified: int, changed: int) -> str:
+    """`_sha256`, but a file is not read again while its inode, size and times (ns) stay the same."""
+    return _sha256(path)
+
+
+def forget_checked_files() -> None:
+    """Let `damage` read every file again: a disk may have lost bytes since, which changes no time of a file."""
+    _sha256_once.cache_clear()
+
+
 def damage(checkpoint: str | Path, needed: Sequence[str] = _NEEDED) -> str:
     """What is wrong with a checkpoint that a run is to go on from; empty if nothing is.
+
+    Files that this process has checked and that were not written to since are not read again.
 
     Args:
         needed: patterns of file names that it must have.
@@ -108,9 +122,10 @@ def damage(checkpoint: str | Path, needed: Sequence[str] = _NEEDED) -> str:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size:,} bytes, but was written with {size:,}"
-        if _sha256(path) != digest:
+        now = path.stat()
+        if now.st_size != size:
+            return f"{name} has {now.st_size:,} bytes, but was written with {size:,}"
+        if _sha256_once(path.resolve(), now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns) != digest:
             return f"{name} is not what was written: its SHA-256 differs"
     missing = [each for each in needed if next(folder.glob(each), None) is None]
     return f"it was saved without {', '.join(missing)}" if missing else ""

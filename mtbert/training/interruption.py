@@ -22,6 +22,7 @@ from .checkpoints import (
     CheckpointError,
     check_room_for_run,
     damage,
+    forget_checked_files,
     last_complete,
     next_best,
     remove_older,
@@ -234,6 +235,7 @@ class ResumableTrainer(Trainer):
     def _load_best_model(self) -> None:
         """Load the best checkpoint that is whole; if none is, keep the last weights. Damage is warned of."""
         best = self.state.best_model_checkpoint
+        forget_checked_files()  # of hours ago
         if found := damage(best):
             metric = self.args.metric_for_best_model
             metric = metric if metric.startswith("eval_") else f"eval_{metric}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -101,6 +102,22 @@ def test_more_steps_go_on_with_a_warning(run, tmp_path):
     before = contents(folder)
     run(folder, case, "--training.max_steps=5")
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize("stages", [{}, {"stages": [{}]}], ids=["no stages", "a stage"])
+def test_the_weights_of_a_checkpoint_are_hashed_once_on_resume(stages, run, tmp_path, monkeypatch):
+    case = {"training": {"max_steps": 2, "learning_rate": 1e-3, "lr_scheduler_type": "constant"}, **stages}
+    folder = run(tmp_path / "run", case)
+    hashed = []
+    hash_file = hashlib.file_digest
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, kind: hashed.append(str(file.name)) or hash_file(file, kind)
+    )
+    with pytest.warns(UserWarning, match="max_steps"):
+        run(folder, case, "--training.max_steps=3", "--training.resume_from_checkpoint=true")
+    last = folder / ("stage-1" if stages else "") / "checkpoint-2"
+    assert json.loads((folder / STATE).read_text())["global_step"] == 3
+    assert hashed.count(str(last / "model.safetensors")) == 1
 
 
 def flip(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints are complete, or known not to be."""
 
+import hashlib
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from mtbert.training.checkpoints import (
     CheckpointError,
     by_step,
     damage,
+    forget_checked_files,
     last_complete,
     remove_older,
     seal,
@@ -39,6 +41,21 @@ def test_a_sealed_checkpoint_is_complete(checkpoint):
     folder = checkpoint(1)
     assert damage(folder) == ""
     assert json.loads((folder / CHECKSUMS).read_text()).keys() == set(FILES)
+
+
+def test_a_file_is_read_once_while_nobody_writes_to_it(checkpoint, monkeypatch):
+    folder = checkpoint(1)
+    read = []
+    original = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, name: read.append(str(file.name)) or original(file, name))
+    assert damage(folder) == "" and len(read) == len(FILES)
+    assert damage(folder) == "" and len(read) == len(FILES)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"\0" + weights.read_bytes()[1:])
+    assert damage(folder) == "model.safetensors is not what was written: its SHA-256 differs"
+    assert read[len(FILES) :] == [str(weights)]
+    forget_checked_files()
+    assert "SHA-256 differs" in damage(folder) and len(read) == len(FILES) + 2
 
 
 @pytest.mark.parametrize("name", FILES)
