@@ -51,10 +51,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def train(arguments: list[str]) -> None:
-    """Run finetune.py in this process and print what it was estimated to take, held when it began, and took."""
-    sys.path.insert(0, str(ROOT / "recipes"))
-    import finetune
-
+    """Fine-tune in this process and print what it was estimated to take, held when it began, and took."""
+    from mtbert.cli import finetune
     from mtbert.training import memory
 
     found: dict[str, float] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import cycle, islice
@@ -34,15 +33,12 @@ PAIR_LENGTHS = [
 
 def packaged_encoder() -> str | None:
     """The folder of the quickstart's encoder; None if its package is not installed."""
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        from get_encoder import find_encoder
+    from mtbert.cli.encoder import find_encoder
 
+    try:
         return str(find_encoder())
     except FileNotFoundError:
         return None
-    finally:
-        sys.path.pop(0)
 
 
 def made_up_tokenizer(size: int = 30522) -> PreTrainedTokenizerFast:

@@ -37,7 +37,7 @@ def member_config(folder: str) -> MtBertConfig:
     try:
         config = load_config(folder)
     except (OSError, ValueError) as error:
-        remedy = "give a folder that finetune.py wrote, or a name on a hub that can be reached"
+        remedy = "give a folder that `mtbert finetune` wrote, or a name on a hub that can be reached"
         said = ("" if os.path.isdir(folder) else "there is no such folder; ") + str(error).splitlines()[0]
         raise InputError(f"{folder}: no checkpoint can be read there: {said.rstrip('.')}; {remedy}") from error
     if not isinstance(config, MtBertConfig):

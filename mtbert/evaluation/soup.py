@@ -86,7 +86,7 @@ def _mean(folders: Sequence[str]) -> tuple[MtBertForMultiTask, PreTrainedTokeniz
         member, own = load_member(folder, "cpu")
         if own.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
             raise InputError(
-                f"{folder}: its tokenizer is another than that of {folders[0]}; see recipes/ensemble.py instead"
+                f"{folder}: its tokenizer is another than that of {folders[0]}; see `mtbert ensemble` instead"
             )
         for name, value in member.state_dict().items():
             if value.is_floating_point():
@@ -106,7 +106,7 @@ def _check_alike(first: str, ours: dict, folder: str, theirs: dict) -> None:
             where, value, wanted = found
             raise InputError(
                 f"{folder}: {where} is {value!r}, but {wanted!r} in {first}; weights are averaged of checkpoints "
-                "of the same encoder, adapters and tasks; recipes/ensemble.py lets others predict together"
+                "of the same encoder, adapters and tasks; `mtbert ensemble` lets others predict together"
             )
 
 

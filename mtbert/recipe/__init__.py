@@ -1,17 +1,41 @@
 """Recipes: one typed tree read from YAML, and what in it does not go together; checked before any work begins."""
 
-from ..errors import RecipeError
-from .inputs import check_model, check_stages, load_data, load_tokenizer
-from .rules import COMBINATIONS, REFUSED_PRETRAINING, REFUSED_TRAINING, Rule
-from .schema import (
-    ModelRecipe,
-    Recipe,
-    TaskRecipe,
-    help_text,
-    load_recipe,
-    pretraining_arguments_class,
-    training_arguments_class,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..errors import RecipeError
+    from .inputs import check_model, check_stages, load_data, load_tokenizer
+    from .rules import COMBINATIONS, REFUSED_PRETRAINING, REFUSED_TRAINING, Rule
+    from .schema import (
+        ModelRecipe,
+        Recipe,
+        TaskRecipe,
+        help_text,
+        load_recipe,
+        pretraining_arguments_class,
+        training_arguments_class,
+    )
+
+# imported when asked for: the command line splits its arguments without torch
+_MODULES = {
+    "COMBINATIONS": ".rules",
+    "REFUSED_PRETRAINING": ".rules",
+    "REFUSED_TRAINING": ".rules",
+    "ModelRecipe": ".schema",
+    "Recipe": ".schema",
+    "RecipeError": "..errors",
+    "Rule": ".rules",
+    "TaskRecipe": ".schema",
+    "check_model": ".inputs",
+    "check_stages": ".inputs",
+    "help_text": ".schema",
+    "load_data": ".inputs",
+    "load_recipe": ".schema",
+    "load_tokenizer": ".inputs",
+    "pretraining_arguments_class": ".schema",
+    "training_arguments_class": ".schema",
+}
 
 __all__ = [
     "COMBINATIONS",
@@ -31,3 +55,13 @@ __all__ = [
     "pretraining_arguments_class",
     "training_arguments_class",
 ]
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

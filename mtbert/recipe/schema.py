@@ -152,7 +152,7 @@ class Recipe:
         card: what the model card says besides (fields of CardSettings).
         pretraining: further pre-training of the encoder on the tasks' texts, by masked-language modelling, before
             anything else: fields of PretrainingArguments. Of the machine it is as `training` says. null: none, and
-            pretrain.py takes its defaults.
+            `mtbert pretrain` takes its defaults.
     """
 
     encoder: str

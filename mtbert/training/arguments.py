@@ -172,7 +172,7 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
         max_length: longest text in tokens, special ones included; longer ones are cut. None: what the encoder allows.
         keep_epochs: the encoder is kept after each of these epochs, and after the last, as `output_dir/epoch-<n>`: a
             folder that `encoder` takes. Epochs that are never reached count for nothing.
-        use_epoch: the epoch whose encoder is fine-tuned, where the same recipe is given to finetune.py, which
+        use_epoch: the epoch whose encoder is fine-tuned, where the same recipe is given to `mtbert finetune`, which
             pre-trains as far as that if it has not been done; None: the last.
         cpu_threads: as `training.cpu_threads`.
     """

@@ -16,9 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "recipes"), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
 
-import finetune
 import logits
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, set_seed
 
 from mtbert import MtBertForMultiTask
+from mtbert.cli import finetune
 from mtbert.modeling.sharing import finish_repository
 from mtbert.recipe import load_recipe
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib
 import json
 import os
 import shutil
@@ -32,10 +32,7 @@ RUNS = {
 @pytest.fixture(scope="module")
 def run(encoder_dir, tmp_path_factory):
     """A function: output folder and changes of the recipe → trains it, or goes on with it."""
-    path = Path(__file__).resolve().parents[2] / "recipes" / "finetune.py"
-    spec = importlib.util.spec_from_file_location("finetune_again", path)
-    finetune = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(finetune)
+    finetune = importlib.import_module("mtbert.cli.finetune")
     data = tmp_path_factory.mktemp("data")
     for split, rows in (("train", 12), ("dev", 6)):
         lines = [json.dumps({"text": "the cat " * (row % 5 + 1), "label": row % 3}) for row in range(rows)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import shutil
 import socket
@@ -26,10 +26,7 @@ ROWS, BATCH = 20, 8  # 20 sentences and 40 of pairs: 60 distinct texts, 8 steps 
 
 
 def script(name: str):
-    spec = importlib.util.spec_from_file_location(f"{name}_script", ROOT / "recipes" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"mtbert.cli.{name}")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import shutil
 import warnings
@@ -30,11 +30,7 @@ VOLATILE = ("runtime", "per_second", "total_flos", "train_loss")
 
 @pytest.fixture(scope="module")
 def finetune():
-    path = Path(__file__).resolve().parents[2] / "recipes" / "finetune.py"
-    spec = importlib.util.spec_from_file_location("finetune_in_stages", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("mtbert.cli.finetune")
 
 
 @pytest.fixture(scope="module")

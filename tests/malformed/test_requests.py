@@ -1,13 +1,13 @@
-"""Malformed requests of model.predict, the pipeline and recipes/predict.py: answers for every row, or one error."""
+"""Malformed requests of model.predict, the pipeline and `mtbert predict`: answers for every row, or one error."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from malformed import ROOT, tries, untouched
+from malformed import tries, untouched
 from transformers import pipeline
 
 from mtbert import TaskSpec
@@ -85,10 +85,7 @@ def test_pipeline(tally, model, tokenizer, rows, task, top_k, size):
 
 @pytest.fixture(scope="module")
 def predict():
-    spec = importlib.util.spec_from_file_location("predict", ROOT / "recipes" / "predict.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("mtbert.cli.predict")
 
 
 ARGUMENTS = {

@@ -1,24 +1,20 @@
-"""Tiny data files in every format that a recipe names, and the fine-tuning script as a module."""
+"""Tiny data files in every format that a recipe names, and the fine-tuning command as a module."""
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 WORDS = "a an the cat dog bird fish house tree runs sleeps eats flies is was not very good bad fine old new".split()  # noqa: SIM905
 
 
 @pytest.fixture(scope="session")
 def finetune():
-    """`recipes/finetune.py`, imported."""
-    spec = importlib.util.spec_from_file_location("finetune", ROOT / "recipes" / "finetune.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """`mtbert.cli.finetune`, imported."""
+    return importlib.import_module("mtbert.cli.finetune")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ python tests/recipes/offline.py RECIPE ENCODER RUN_DIR
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import socket
 import sys
@@ -23,11 +23,7 @@ def refuse(*args, **kwargs):
 
 
 def script(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "recipes" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f"mtbert.cli.{name}")
 
 
 def main(recipe: str, encoder: str, run: str) -> None:
@@ -39,7 +35,7 @@ def main(recipe: str, encoder: str, run: str) -> None:
     script("finetune").main([recipe, "--encoder", encoder, *settings])
     rows = str(ROOT / "recipes" / "sample_data" / "sentiment-dev.csv")
     script("predict").main([run, rows, "--tasks", "sentiment", "--output", str(Path(run, "out.csv"))])
-    script("evaluate_run").main([run])
+    script("evaluate").main([run])
     for load in (load_tokenizer, load_encoder):
         try:
             load("someone/not-here")  # a name on the hub

@@ -1,6 +1,6 @@
-"""`recipes/average.py` on tiny checkpoints."""
+"""`mtbert ensemble --weights` on tiny checkpoints."""
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 
@@ -12,11 +12,7 @@ from mtbert import MtBertForMultiTask
 
 @pytest.fixture
 def average():
-    path = Path(__file__).resolve().parents[2] / "recipes" / "average.py"
-    spec = importlib.util.spec_from_file_location("average", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("mtbert.cli.average")
 
 
 @pytest.fixture
@@ -40,7 +36,7 @@ def members(make_model, tokenizer, tasks, tmp_path) -> list[str]:
 
 def test_greedy_leaves_out_who_lowers_the_dev_score(average, members, tmp_path, capsys):
     zero, one, more = members
-    distances = average.main(average.parse([*members, "--greedy", "--out", str(tmp_path / "mean")]))
+    distances = average.main([*members, "--greedy", "--out", str(tmp_path / "mean")])
     assert list(distances) == [one, more]
     assert json.loads((tmp_path / "mean" / "greedy.json").read_text()) == [
         {"members": [zero], "overall": 0.25},
@@ -53,18 +49,18 @@ def test_greedy_leaves_out_who_lowers_the_dev_score(average, members, tmp_path, 
     recipe = json.loads(Path(zero, "recipe.json").read_text())
     (tmp_path / "course.yaml").write_text(json.dumps({"tasks": recipe["tasks"]}))  # the rest on the command line
     given = ["--greedy", "--recipe", str(tmp_path / "course.yaml"), "--data_dir", str(tmp_path)]
-    assert average.main(average.parse([*members, *given, "--out", str(tmp_path / "again")])) == distances
+    assert average.main([*members, *given, "--out", str(tmp_path / "again")]) == distances
 
 
 def test_what_greedy_needs_is_told(average, members, tmp_path):
     out = ["--out", str(tmp_path / "mean")]
     with pytest.raises(ValueError, match="--recipe and --data_dir say what --greedy chooses by; give it"):
-        average.main(average.parse([*members, *out, "--data_dir", "x"]))
+        average.main([*members, *out, "--data_dir", "x"])
     recipe = json.loads(Path(members[0], "recipe.json").read_text())
     del recipe["tasks"]["stars"]["data"]["dev"]
     (tmp_path / "none.yaml").write_text(json.dumps(recipe))
     with pytest.raises(ValueError, match="no task of the recipe has a dev split to choose by; give data.dev"):
-        average.main(average.parse([*members, *out, "--greedy", "--recipe", str(tmp_path / "none.yaml")]))
+        average.main([*members, *out, "--greedy", "--recipe", str(tmp_path / "none.yaml")])
     assert not (tmp_path / "mean").exists()
 
 
@@ -80,7 +76,7 @@ def test_the_mean_is_a_checkpoint_that_names_its_members_and_overwrites_nothing(
         tokenizer.save_pretrained(folder)
     Path(folders[0], "recipe.json").write_text("{}")
     given = [*folders, "--out", str(tmp_path / "mean")]
-    distances = average.main(average.parse(given))
+    distances = average.main(given)
     assert json.loads((tmp_path / "mean" / "averaged.json").read_text()) == distances
     assert list(distances) == folders
     assert (tmp_path / "mean" / "recipe.json").read_text() == "{}"
@@ -89,10 +85,24 @@ def test_the_mean_is_a_checkpoint_that_names_its_members_and_overwrites_nothing(
     assert mean.predict(["a cat"], task="stars").labels
     assert f"{folders[1]}: {distances[folders[1]]:.2%} of the mean's norm from it" in capsys.readouterr().out
     with pytest.raises(FileExistsError, match="mean exists; give another --out, or remove it"):
-        average.main(average.parse(given))
+        average.main(given)
     gone = str(tmp_path / "gone")
     with pytest.raises(
         ValueError, match=f"^{gone}: no checkpoint can be read there: there is no such folder; .* give a"
     ):
-        average.main(average.parse([folders[0], gone, "--out", str(tmp_path / "other")]))
+        average.main([folders[0], gone, "--out", str(tmp_path / "other")])
     assert not (tmp_path / "other").exists()
+
+
+def test_ensemble_weights_writes_what_average_writes(average, make_model, tokenizer, tmp_path):
+    folders = [str(tmp_path / name) for name in ("one", "two")]
+    for folder in folders:
+        make_model().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    average.main([*folders, "--out", str(tmp_path / "by average")])
+    importlib.import_module("mtbert.cli.ensemble").main(["--weights", *folders, "--out", str(tmp_path / "by ensemble")])
+    written = [
+        {file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("by average", "by ensemble")
+    ]
+    assert written[0] == written[1]
+    assert "model.safetensors" in written[0]

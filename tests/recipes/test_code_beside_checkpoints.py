@@ -1,6 +1,6 @@
 """A folder full of payloads, with consent on standard input: whatever loads it, nothing of it runs."""
 
-import importlib.util
+import importlib
 import io
 import json
 import pickle
@@ -18,7 +18,6 @@ from mtbert.modeling.pipeline import PIPELINE_TASK
 from mtbert.recipe import Recipe, check_model, load_tokenizer
 from mtbert.training.peft import load_adapter, wrap
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 KINDS = ("Config", "Model", "ModelForSequenceClassification", "ModelForMaskedLM", "Tokenizer", "Processor")
 CODE = {f"Auto{kind}": "payload.Payload" for kind in KINDS} | {"AutoTokenizer": ["payload.Payload", "payload.Payload"]}
 PIPELINE = {PIPELINE_TASK: {"impl": "payload.Payload", "pt": ["AutoModel"], "type": "text"}}
@@ -39,15 +38,11 @@ def change(file: Path, **values) -> None:
 
 
 def command(name: str):
-    """A script of `recipes/`, imported."""
-    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    """A command, imported."""
+    return importlib.import_module(f"mtbert.cli.{name}")
 
 
-predict, evaluate_run = command("predict"), command("evaluate_run")
+predict, evaluate_run = command("predict"), command("evaluate")
 
 
 def plant(folder: Path, harm: Path) -> None:

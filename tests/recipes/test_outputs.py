@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import stat
@@ -13,20 +13,12 @@ import pytest
 
 from mtbert.evaluation.predictions import PredictionFile
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
-
 
 @pytest.fixture(scope="module")
 def script():
-    """A function: a name → that script of `recipes/` as a module."""
+    """A function: a name → that command as a module."""
 
-    def load(name: str):
-        spec = importlib.util.spec_from_file_location(f"{name}_writing", RECIPES / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    return load
+    return lambda name: importlib.import_module(f"mtbert.cli.{name}")
 
 
 @pytest.fixture
@@ -125,7 +117,7 @@ def test_an_ensemble_does_not_write_what_it_reads(script, members, tmp_path, whe
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     command = [*members, "--output", str(tmp_path / where), "--predict", "dev", "--overwrite", "--device", "cpu"]
     with pytest.raises(ValueError, match=r"(scores.json|stars-dev.csv) is a file that is read"):
-        ensemble.main(ensemble.parse(command))
+        ensemble.main(command)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -144,7 +136,7 @@ def test_average_leaves_a_users_folders_and_nothing_of_a_failure(script, members
 
         patch.setattr(MtBertForMultiTask, "save_pretrained", fail)
         with pytest.raises(OSError, match=r"mean could not be written: No space left on device; .* free there; make"):
-            average.main(average.parse([*members, "--out", str(tmp_path / "mean")]))
+            average.main([*members, "--out", str(tmp_path / "mean")])
     assert names(tmp_path) == before and (tmp_path / "mean.part" / "mine").read_text() == "mine"
-    average.main(average.parse([*members, "--out", str(tmp_path / "mean")]))
+    average.main([*members, "--out", str(tmp_path / "mean")])
     assert names(tmp_path) == before | {"mean"}

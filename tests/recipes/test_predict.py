@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
+import importlib
 import io
 import json
 import sys
@@ -38,11 +38,8 @@ SPECS = (
 
 @pytest.fixture(scope="module")
 def predict():
-    """`recipes/predict.py`, imported."""
-    spec = importlib.util.spec_from_file_location("predict", ROOT / "recipes" / "predict.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """`mtbert.cli.predict`, imported."""
+    return importlib.import_module("mtbert.cli.predict")
 
 
 @pytest.fixture

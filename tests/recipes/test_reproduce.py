@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import re
 import subprocess
@@ -15,6 +16,9 @@ import numpy as np
 import pytest
 import yaml
 
+from mtbert.cli.arguments import reproduce as arguments_of
+from mtbert.evaluation import run_tables
+from mtbert.evaluation.tables import main_metrics
 from mtbert.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -35,14 +39,8 @@ RECIPE = {
 
 @pytest.fixture(scope="module")
 def reproduce():
-    """`recipes/reproduce.py`, imported as it is where it is started."""
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import reproduce
-
-        yield reproduce
-    finally:
-        sys.path.remove(str(ROOT / "recipes"))
+    """`mtbert.cli.reproduce`, imported."""
+    return importlib.import_module("mtbert.cli.reproduce")
 
 
 @pytest.fixture
@@ -159,12 +157,12 @@ def test_two_recipes_of_one_name_are_refused(reproduce, write_recipe):
 )
 def test_seeds_and_jobs_that_are_refused(reproduce, option, message, capsys):
     with pytest.raises(SystemExit):
-        reproduce.parse(["A4", "--encoder", "e", "--data_dir", "d", option])
+        arguments_of(["A4", "--encoder", "e", "--data_dir", "d", option])
     assert message in capsys.readouterr().err
 
 
 def test_a_seed_given_twice_is_one_run(reproduce, arguments, write_recipe):
-    args = reproduce.parse(arguments(write_recipe("mine"), "--seeds", "3,1,3"))
+    args = arguments_of(arguments(write_recipe("mine"), "--seeds", "3,1,3"))
     assert [run.seed for run in reproduce.plan_runs(args)] == [3, 1]
 
 
@@ -210,7 +208,7 @@ def test_rates_of_tasks_keep_their_ratios_below_the_budgets_rate(reproduce, writ
 
 def test_the_budget_is_that_of_the_recipe_with_the_command_line_s_keys(reproduce, arguments, write_recipe):
     command = arguments(write_recipe("mine"), "--seeds", "4", "--schedule.name", "simultaneous")
-    args = reproduce.parse(command)
+    args = arguments_of(command)
     (run,) = reproduce.plan_runs(args)
     assert run.overrides[run.overrides.index("--schedule.steps_per_epoch") + 1] == "15"
 
@@ -236,10 +234,10 @@ def test_a_row_that_fails_leaves_the_others_and_what_has_ended_is_not_run_again(
 
     started = []
     monkeypatch.setattr(reproduce.Run, "execute", lambda run, *_: started.append(run.row))
-    args = reproduce.parse(command)
+    args = arguments_of(command)
     reproduce.execute_all(reproduce.plan_runs(args), 1)
     assert started == ["bad"]
-    reproduce.execute_all(reproduce.plan_runs(reproduce.parse([*command, "--training.weight_decay", "0.1"])), 1)
+    reproduce.execute_all(reproduce.plan_runs(arguments_of([*command, "--training.weight_decay", "0.1"])), 1)
     assert started == ["bad", "good", "bad"]  # another recipe is another run
 
 
@@ -317,7 +315,7 @@ def test_another_pooling_stands_in_for_the_pooler_alone(reproduce, arguments, wr
     tasks = {"sst": RECIPE["tasks"]["sst"], "sts": {**RECIPE["tasks"]["sts"], "pooling": "cls"}}
     command = arguments(write_recipe("a", tasks=tasks, all_tasks={"pooling": "pooler"}), "--seeds", "1")
     for more, expected in (([], "pooler"), (["--instead_of_pooler", "mean"], "mean")):
-        run = reproduce.plan_runs(reproduce.parse([*command, *more]))[0]
+        run = reproduce.plan_runs(arguments_of([*command, *more]))[0]
         recipe = reproduce.load(run.path, run.overrides)
         assert {name: task.pooling for name, task in recipe.tasks.items()} == {"sst": expected, "sts": "cls"}
 
@@ -325,7 +323,7 @@ def test_another_pooling_stands_in_for_the_pooler_alone(reproduce, arguments, wr
 def test_rows_share_a_pretraining_which_one_of_them_writes(reproduce, arguments, write_recipe, monkeypatch):
     rows = [write_recipe(f"e{epoch}", pretraining={"use_epoch": epoch}) for epoch in (3, 18)]
     rows += [write_recipe("rate", pretraining={"use_epoch": 3, "learning_rate": 1e-3}), write_recipe("none")]
-    runs = reproduce.plan_runs(reproduce.parse(arguments(*rows, "--seeds", "1,2")))
+    runs = reproduce.plan_runs(arguments_of(arguments(*rows, "--seeds", "1,2")))
     folders = {run.row: run.pretrained.parent for run in runs if run.pretrained}
     assert folders.keys() == {"e3", "e18", "rate"} and folders["e3"] == folders["e18"] != folders["rate"]
     assert {run.pretrained.name for run in runs if run.row == "e18"} == {"epoch-18"}
@@ -371,7 +369,7 @@ def changed(part: int, **values) -> list[dict]:
 
 
 def test_a_run_in_which_all_acted_raises_no_doubt(reproduce, make_run):
-    assert reproduce.doubts(make_run()) == []
+    assert run_tables.doubts(make_run()) == []
 
 
 @pytest.mark.parametrize(
@@ -397,19 +395,19 @@ def test_a_run_in_which_all_acted_raises_no_doubt(reproduce, make_run):
     ],
 )
 def test_doubts(reproduce, make_run, settings, doubt):
-    assert reproduce.doubts(make_run(**settings)) == [doubt]
+    assert run_tables.doubts(make_run(**settings)) == [doubt]
 
 
 def test_surgery_and_regularisers_that_acted_raise_none(reproduce, make_run):
     measured = {"conflicts": 0.4, "smart_sst": 1e-7, "smart_sts": 1e-9, "proximal_sst": 1e-3, "proximal_sts": 1e-4}
     acted = {"surgery": {"method": "pcgrad"}, "smart": {"weight": 1.0}, "proximal": {"weight": 1.0}}
-    assert reproduce.doubts(make_run(**acted, measured=measured)) == []
+    assert run_tables.doubts(make_run(**acted, measured=measured)) == []
 
 
 def test_a_frozen_part_that_stayed_and_shares_that_need_not_move_raise_none(reproduce, make_run):
-    assert reproduce.doubts(make_run(parameters=changed(0, trainable=0, moved=0.0))) == []
+    assert run_tables.doubts(make_run(parameters=changed(0, trainable=0, moved=0.0))) == []
     same = {"1": {"sst": 4, "sts": 5}, "2": {"sst": 4, "sts": 5}}
-    assert reproduce.doubts(make_run(row="A2", schedule="proportional", examples=same)) == []
+    assert run_tables.doubts(make_run(row="A2", schedule="proportional", examples=same)) == []
 
 
 # ---- tables ----
@@ -417,7 +415,7 @@ def test_a_frozen_part_that_stayed_and_shares_that_need_not_move_raise_none(repr
 
 def test_main_metrics_of_tasks_whose_names_begin_alike(reproduce):
     scores = {"eval_sst_fine_loss": 1, "eval_sst_fine_f1_macro": 2, "eval_sst_loss": 3, "eval_sst_accuracy": 4}
-    assert reproduce.main_metrics(scores, ["sst_fine", "sst", "none"]) == {"sst_fine": 2, "sst": 4}
+    assert main_metrics(scores, ["sst_fine", "sst", "none"]) == {"sst_fine": 2, "sst": 4}
 
 
 def test_markdown_csv_and_json_hold_the_same_mean_and_deviation(reproduce, make_run, tmp_path):
@@ -426,8 +424,8 @@ def test_markdown_csv_and_json_hold_the_same_mean_and_deviation(reproduce, make_
     runs = [make_run("A1", seed, pair, rows=rows) for seed, pair in values.items()]
     (runs[0].folder / "commits.txt").write_text("c0ffee\n")
     runs += [make_run("mine", 1, (0.4, 0.3)), make_run("mine", 2, failed="ended with 1; see a|b")]
-    entries = reproduce.table(runs)
-    about = reproduce.environment(runs, ["python", "x"])
+    entries = run_tables.table(runs, reproduce.PUBLISHED)
+    about = run_tables.environment(runs, ["python", "x"])
     reproduce.write(entries, about, tmp_path, "table")
     saved = json.loads((tmp_path / "table.json").read_text())
     assert saved["rows"] == entries and saved["about"]["command"] == "python x"
@@ -455,6 +453,6 @@ def test_markdown_csv_and_json_hold_the_same_mean_and_deviation(reproduce, make_
 
 
 def test_a_row_without_a_run_that_ended_stands_in_the_table(reproduce, make_run):
-    (entry,) = reproduce.table([make_run(failed="ended with 1")])
+    (entry,) = run_tables.table([make_run(failed="ended with 1")], reproduce.PUBLISHED)
     assert entry["scores"] == {} and entry["steps"] is None
     assert "| A1 | encoder frozen" in reproduce.to_markdown([entry], {})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
 import json
-import sys
 from pathlib import Path
 
 import optuna
@@ -11,6 +11,7 @@ import pytest
 import yaml
 from optuna.trial import TrialState
 
+from mtbert.cli.arguments import search as arguments_of
 from mtbert.recipe import RecipeError, load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,14 +66,8 @@ class _PruneAll(optuna.pruners.BasePruner):
 
 @pytest.fixture(scope="module")
 def search():
-    """`recipes/search.py`, imported as it is where it is started."""
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        import search
-
-        yield search
-    finally:
-        sys.path.remove(str(ROOT / "recipes"))
+    """`mtbert.cli.search`, imported."""
+    return importlib.import_module("mtbert.cli.search")
 
 
 @pytest.fixture
@@ -90,7 +85,7 @@ def arguments(encoder_dir, course_dir, tmp_path):
 
 
 def plan(search, argv):
-    return search.plan(search.parse(argv))
+    return search.plan(arguments_of(argv))
 
 
 def test_trials_are_kept_resumed_and_the_best_recipe_runs_as_it_is(search, finetune, arguments, tmp_path, capsys):

@@ -1,10 +1,11 @@
-"""`recipes/unlabelled_texts.py` writes what `data.unlabelled` reads."""
+"""`mtbert unlabelled_texts` writes what `data.unlabelled` reads."""
 
-import importlib.util
+import importlib
 from pathlib import Path
 
 import pytest
 
+from mtbert.cli import arguments
 from mtbert.data.loading import load_task
 from mtbert.recipe import load_recipe
 
@@ -14,17 +15,14 @@ BEST = RECIPES / "configs" / "cs224n" / "best.yaml"
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("unlabelled_texts", RECIPES / "unlabelled_texts.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("mtbert.cli.unlabelled_texts")
 
 
 @pytest.mark.parametrize(("task", "more"), [("sst", ["--shortest", "1"]), ("sts", ["--number", "3"])])
 def test_what_is_written_can_be_trained_on(script, task, more, course_dir, tmp_path):
     out = tmp_path / "new" / "texts.tsv"
     given = [str(BEST), "--task", task, "--data_dir", str(course_dir), "--out", str(out), *more]
-    count = script.main(script.parse(given))
+    count = script.write_texts(arguments.unlabelled_texts(given))
     overrides = ["--encoder=x", "--training.output_dir=y", f"--data_dir={course_dir}", "--distillation.teachers=[z]"]
     recipe = load_recipe(BEST, [*overrides, f"--tasks.{task}.data.unlabelled={out}"])
     spec = recipe.tasks[task].spec(task)
@@ -33,7 +31,7 @@ def test_what_is_written_can_be_trained_on(script, task, more, course_dir, tmp_p
     assert report.kept == report.read == count > 0
     before = out.read_bytes()
     with pytest.raises(FileExistsError, match="exists; give another --out, or remove it"):
-        script.main(script.parse(given))
+        script.write_texts(arguments.unlabelled_texts(given))
     assert out.read_bytes() == before
 
 
@@ -49,5 +47,7 @@ def test_what_is_written_can_be_trained_on(script, task, more, course_dir, tmp_p
 def test_what_cannot_be_made_is_told_and_nothing_written(script, given, message, course_dir, tmp_path):
     out = tmp_path / "texts.tsv"
     with pytest.raises(ValueError, match=message):
-        script.main(script.parse([str(BEST), "--data_dir", str(course_dir), "--out", str(out), *given]))
+        script.write_texts(
+            arguments.unlabelled_texts([str(BEST), "--data_dir", str(course_dir), "--out", str(out), *given])
+        )
     assert not out.exists()

@@ -24,11 +24,11 @@ import torch
 import yaml
 from failing_files import KILLED, WAYS, Failure, in_child, install
 
+import mtbert.cli
 from mtbert.evaluation.metrics import score_task
 from mtbert.training import interruption
 from mtbert.training.checkpoints import damage
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.part")
 STAGES = [{"training": {"learning_rate": 0.01}}, {"schedule": {"name": "uniform"}}]
 SCORED = {"eval_strategy": "steps", "eval_steps": 1}
@@ -46,8 +46,10 @@ COMMANDS = ("average", "ensemble", "predict csv", "predict jsonl", "predict parq
 
 
 def load_script(name: str):
-    """A script of `recipes/` as a module."""
-    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
+    """A command as a module of its own, whose functions can be replaced."""
+    spec = importlib.util.spec_from_file_location(
+        f"mtbert.cli.{name}", Path(mtbert.cli.__file__).with_name(f"{name}.py")
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -229,10 +231,10 @@ def prepared_command(campaign: Campaign, case: str, target: Path) -> Callable[[]
     kind, _, form = case.partition(" ")
     script = load_script(kind)
     if kind == "average":
-        return lambda: script.main(script.parse([*members, "--out", str(target / "mean")]))
+        return lambda: script.main([*members, "--out", str(target / "mean")])
     if kind == "ensemble":
         given = ["--output", str(target / "joint"), "--predict", "dev", "--device", "cpu", "--overwrite"]
-        return lambda: script.main(script.parse([*members, *given]))
+        return lambda: script.main([*members, *given])
     given = [members[0], str(rows), "--format", form, "--id", "key", "--chunk_size", "2", "--device", "cpu"]
     return lambda: script.main([*given, "--output", str(target / f"out.{form}"), "--overwrite"])
 

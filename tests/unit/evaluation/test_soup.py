@@ -67,7 +67,7 @@ def test_members_of_another_kind_are_refused_with_what_differs(save, tasks, toke
         save("head", specs=(replace(tasks[0], dropout=0.3), *tasks[1:])): r"tasks.0.dropout is 0.3, but 0.1 in",
         save("fewer", specs=tasks[:2]): r"tasks is \[.*\], but \[.*\] in",
     }.items():
-        with pytest.raises(ValueError, match=f"^{other}: .*{told} {first}; .* recipes/ensemble.py lets others"):
+        with pytest.raises(ValueError, match=f"^{other}: .*{told} {first}; .* `mtbert ensemble` lets others"):
             mean_of([first, other])
     other = save("tokens")
     tokenizer.add_tokens(["catcat"])
@@ -125,5 +125,5 @@ def test_what_can_not_be_averaged_is_told_before_anything_is_scored(save, tasks)
     def never(model, tokenizer) -> float:
         raise AssertionError("scored")
 
-    with pytest.raises(ValueError, match="recipes/ensemble.py lets others"):
+    with pytest.raises(ValueError, match="`mtbert ensemble` lets others"):
         greedy_soup([save("a"), save("fewer", specs=tasks[:2])], never)

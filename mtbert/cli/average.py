@@ -1,0 +1,83 @@
+"""Average the weights of several checkpoints into one, which costs no more than one of them.
+
+    mtbert ensemble --weights CHECKPOINT CHECKPOINT... --out DIR [--greedy [--recipe RECIPE.yaml] [--data_dir DIR]]
+
+Of runs from the same encoder and seed with the same tasks and heads, such as two ways of training, or two orders of the
+rows (`training.data_seed`). All are averaged, or with `--greedy` those that raise the average over tasks on the dev
+splits, tried one by one; all that was tried is in greedy.json. Without `--recipe`, the first checkpoint's is taken.
+What the mean is worth say `mtbert evaluate DIR`, or `mtbert ensemble DIR --output DIR`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from ..data.loading import load_task
+from ..errors import FileInTheWayError, InputError
+from ..evaluation.ensemble import load_member, score_logits, task_logits
+from ..evaluation.soup import greedy_soup, mean_of
+from ..files import refuse_path, writing_folder
+from ..modeling.display import display
+from ..recipe import load_recipe
+from ..training.runs import save_run
+from . import arguments
+from .main import run as run_command
+
+
+def choose(args: argparse.Namespace) -> tuple[list[str], list[dict]]:
+    """The members that a greedy soup keeps, and what was tried: `members`, `overall`."""
+    given = {"encoder": args.checkpoints[0], "data_dir": args.data_dir, "training.output_dir": args.out}
+    overrides = [f"--{key}={value}" for key, value in given.items() if value is not None]
+    recipe = load_recipe(args.recipe or Path(args.checkpoints[0], "recipe.json"), overrides)
+    specs = [task.spec(name) for name, task in recipe.tasks.items()]
+    splits = {spec.name: load_task(spec, recipe.tasks[spec.name].data, recipe.data_dir).splits for spec in specs}
+    rows = {name: each["dev"] for name, each in splits.items() if "dev" in each}
+    if not rows:
+        raise InputError("--greedy: no task of the recipe has a dev split to choose by; give data.dev, or leave it out")
+    metrics = {name: task.metric for name, task in recipe.tasks.items()}
+
+    def overall(model, tokenizer) -> float:
+        logits = {n: task_logits(model, tokenizer, n, rows[n]).cpu().numpy() for n in rows}
+        return score_logits(specs, metrics, rows, logits)["overall"]
+
+    kept, tried = greedy_soup(args.checkpoints, overall)
+    for members, score in tried:
+        print(display(f"{score:.4f}: {' + '.join(members)}"))
+    return kept, [{"members": members, "overall": score} for members, score in tried]
+
+
+def main(argv: list[str]) -> dict[str, float]:
+    """Average the weights; returns each member's distance from the mean."""
+    return average(arguments.average(argv))
+
+
+def average(args: argparse.Namespace) -> dict[str, float]:
+    """Write the checkpoint; returns each member's distance from it."""
+    refuse_path(args.out, "--out")
+    if args.out.exists():
+        raise FileInTheWayError(f"{args.out} exists; give another --out, or remove it")
+    if not args.greedy and (args.recipe or args.data_dir):
+        raise InputError("--recipe and --data_dir say what --greedy chooses by; give it, or leave them out")
+    members, tried = choose(args) if args.greedy else (args.checkpoints, None)
+    if len(members) > 1:
+        model, tokenizer, distances = mean_of(members)
+    else:
+        (model, tokenizer), distances = load_member(members[0], "cpu"), {members[0]: 0.0}
+    with writing_folder(args.out) as part:
+        model.save_pretrained(part)
+        tokenizer.save_pretrained(part)
+        recipe = Path(members[0], "recipe.json")
+        if recipe.exists():  # names the data by which it can be scored
+            shutil.copyfile(recipe, part / recipe.name)
+        save_run(str(part), averaged=distances, **({} if tried is None else {"greedy": tried}))
+    for folder, distance in distances.items():
+        print(display(f"{folder}: {distance:.2%} of the mean's norm from it"))
+    print(f"the mean of {len(distances)} checkpoints is in {args.out}")
+    return distances
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("average"))

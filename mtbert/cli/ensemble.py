@@ -1,0 +1,110 @@
+"""Let several checkpoints predict together: mean probabilities, or mean scores, of those that have a task.
+
+    mtbert ensemble CHECKPOINT CHECKPOINT... --output DIR [--recipe RECIPE.yaml] [--data_dir DIR]
+    mtbert ensemble --weights CHECKPOINT CHECKPOINT... --out DIR [--greedy]
+
+Scores of the ensemble and of each member on the recipe's dev splits go to scores.json; `--predict test` writes what
+the ensemble predicts for the test splits, one csv file a task. Without `--recipe`, the first checkpoint's is taken.
+`--weights` averages the weights into one checkpoint instead, which costs no more than one of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from ..data.loading import SPLITS, UNLABELLED, file_of, load_task
+from ..errors import FileInTheWayError
+from ..evaluation.ensemble import combine, predict_members, score_logits
+from ..files import refuse_path, refuse_same_file, write_json, writing_file
+from ..modeling.decoding import decisions
+from ..modeling.display import display
+from ..recipe import load_recipe
+from ..training.reporting import print_scores
+from . import arguments
+from .average import average
+from .main import run as run_command
+
+BESIDE = 3  # members in one table: more would be cut where a terminal is narrow
+
+
+def write_predictions(path: Path, spec, rows, logits) -> None:
+    """Row number, id (where the data has one) and prediction: a label, labels joined by a blank, or a score."""
+    keys = [key for key in ("row", "id") if key in rows.column_names]
+    predicted = decisions(spec, logits).tolist()
+    if spec.problem_type == "multi_label_classification":
+        named = zip(spec.labels, zip(*predicted, strict=True), strict=True)
+        chosen = [[label if yes else "" for yes in column] for label, column in named]
+        predicted = [" ".join(filter(None, row)) for row in zip(*chosen, strict=True)]
+    elif spec.problem_type != "regression":
+        predicted = [spec.labels[each] for each in predicted]
+    with writing_file(path) as file:
+        writer = csv.writer(file)
+        writer.writerow([*keys, "prediction"])
+        writer.writerows(zip(*(rows[key] for key in keys), predicted, strict=True))
+
+
+def print_members(scores: dict[str, dict[str, float]], console: Console | None = None) -> None:
+    """Scores with the members as numbered columns, and which folder each number stands for."""
+    console = console or Console()
+    joint, *members = scores.values()
+    numbered = [(str(number), own) for number, own in enumerate(members, 1)]
+    for start in range(0, len(numbered), BESIDE):
+        print_scores({"ensemble": joint, **dict(numbered[start : start + BESIDE])}, console)
+    for number, folder in enumerate(list(scores)[1:], 1):
+        console.print(display(f"{number}: {folder}"), markup=False, highlight=False, soft_wrap=True)
+
+
+def main(argv: list[str]) -> dict[str, dict[str, float]] | dict[str, float]:
+    """Score an ensemble, or average its weights; returns what the chosen one does."""
+    args = arguments.ensemble(argv)
+    return average(args) if args.weights else ensemble(args)
+
+
+def ensemble(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Predict, score and write; returns the scores of the ensemble and of each member."""
+    refuse_path(args.output, "--output")
+    given = {"encoder": args.encoder, "data_dir": args.data_dir, "training.output_dir": args.output}
+    overrides = [f"--{key}={value}" for key, value in given.items() if value is not None]
+    path = args.recipe or Path(args.checkpoints[0], "recipe.json")
+    recipe = load_recipe(path, overrides)
+    splits = [(task.data, split) for task in recipe.tasks.values() for split in (*SPLITS, UNLABELLED)]
+    data = (file_of(*each, recipe.data_dir) for each in splits)
+    read = [path, *filter(None, data), *(file for each in args.checkpoints for file in Path(each).glob("*"))]
+    written = ["scores.json", *(f"{name}-{args.predict}.csv" for name in recipe.tasks if args.predict)]
+    for file in (args.output / name for name in written):
+        if file.exists() and not args.overwrite:
+            raise FileInTheWayError(f"{file} exists; give another --output, or --overwrite to replace it")
+        refuse_same_file(read, file)
+    specs = {name: task.spec(name) for name, task in recipe.tasks.items()}
+    splits = {name: load_task(specs[name], task.data, recipe.data_dir).splits for name, task in recipe.tasks.items()}
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    def together(split: str):
+        rows = {name: each[split] for name, each in splits.items() if split in each}
+        members = predict_members(args.checkpoints, list(specs.values()), rows, device, args.batch_size)
+        having = {name: [own[name] for own in members.values() if name in own] for name in rows}
+        return rows, members, {name: combine(specs[name], own) for name, own in having.items() if own}
+
+    args.output.mkdir(parents=True, exist_ok=True)
+    rows, members, joint = together("dev")
+    metrics = {name: task.metric for name, task in recipe.tasks.items()}
+    every = {"ensemble": joint, **members}
+    scores = {who: score_logits(list(specs.values()), metrics, rows, logits) for who, logits in every.items()}
+    write_json(args.output / "scores.json", scores)
+    print_members(scores)
+    if args.predict is not None:
+        rows, _, joint = together(args.predict) if args.predict != "dev" else (rows, members, joint)
+        for name, logits in joint.items():
+            write_predictions(args.output / f"{name}-{args.predict}.csv", specs[name], rows[name], logits)
+    return scores
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("ensemble"))

@@ -1,0 +1,226 @@
+"""Score a run or a checkpoint and write a report: one HTML file, its figures, and all numbers as JSON.
+
+    mtbert evaluate RUN_DIR [--against RUN_DIR] [--split dev] [--group COLUMN | TASK:COLUMN ...]
+
+The data are those of the run's recipe.json; any key of it can be changed on the command line by its dotted name, as in
+`--data_dir DIR`. Scores are in fp32 unless the recipe, or `--mixed_precision bf16`, says otherwise.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset
+from peft import PeftModel
+
+from ..data.encoding import encode_dataset
+from ..data.loading import LoadedTask, load_column, load_task
+from ..data.sampling import Plan
+from ..errors import InputError
+from ..evaluation.metrics import default_metrics
+from ..evaluation.report import (
+    RunLog,
+    StagedPlan,
+    TaskRows,
+    analyse_run,
+    check_folder,
+    compare_runs,
+    read_run,
+    write_report,
+)
+from ..modeling.configuration_mtbert import MtBertConfig, TaskSpec
+from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..modeling.pretrained import load_tokenizer
+from ..recipe import Recipe, load_recipe
+from ..training.arguments import MtBertTrainingArguments
+from ..training.machine import share_cores
+from ..training.peft import load_adapter
+from ..training.trainer import MtBertTrainer
+from . import arguments
+from .main import run as run_command
+
+OF_EVALUATION = ("per_device_eval_batch_size", "use_cpu", "bf16", "fp16", "tf32", "cpu_threads", "seed")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A run with its predictions: rows and main metric by task, its plan, and what has to be said."""
+
+    run: RunLog
+    tasks: dict[str, TaskRows]
+    metrics: dict[str, str]
+    plan: Plan | StagedPlan | None
+    notes: tuple[str, ...]
+
+
+def find_recipe(folder: Path, given: Path | None, changes: Sequence[str]) -> Recipe:
+    """The recipe of a run or checkpoint: the one that is given, or the recipe.json there or beside the checkpoint."""
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}")
+    known = [given] if given else [folder / "recipe.json", folder.resolve().parent / "recipe.json"]
+    for path in known:
+        if path.is_file():
+            return load_recipe(path, ["--training.output_dir", str(folder), *changes])
+    raise InputError(f"{folder} has no recipe.json, which a run leaves at its end; name its recipe with --recipe")
+
+
+def load_model(folder: Path, recipe: Recipe) -> MtBertForMultiTask | PeftModel:
+    """The model of a run; one that was trained inside peft has its encoder where the recipe says."""
+    if recipe.peft is None:
+        return MtBertForMultiTask.from_pretrained(folder)
+    tasks = MtBertConfig.from_pretrained(folder).task_specs
+    model = MtBertForMultiTask.from_encoder(recipe.encoder, tasks, recipe.model.adapter, recipe.model.packed)
+    return load_adapter(model, folder)
+
+
+def make_plan(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Plan:
+    """What the run's steps held."""
+    tasks = recipe.tasks
+    batch, accumulated = (
+        recipe.training_value(key) for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
+    )
+    data_seed = recipe.training_value("data_seed")
+    plan = Plan(
+        schedule=recipe.schedule,
+        names=tuple(tasks),
+        rows=tuple(len(data[name].splits["train"]) for name in tasks),
+        batch=batch * processes * accumulated,
+        epochs=1,
+        seed=recipe.training_value("seed") if data_seed is None else data_seed,
+        batches=tuple(task.batch_size for task in tasks.values()),
+        sizes=tuple(task.examples_per_epoch for task in tasks.values()),
+    )
+    return plan.lasting(recipe.training_value("num_train_epochs"), recipe.training_value("max_steps"))
+
+
+def plan_run(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Plan | StagedPlan | None:
+    """What the steps of a run held, of all its stages; None if one ends within an epoch, where the next one begins."""
+    stages = recipe.in_stages()
+    whole = [float(stage.training_value("num_train_epochs")).is_integer() for stage in stages[:-1]]
+    if not all(whole) or any(stage.training_value("max_steps") > 0 for stage in stages[:-1]):
+        return None
+    plans = tuple(make_plan(stage, data, processes) for stage in stages)
+    return StagedPlan(plans) if len(plans) > 1 else plans[0]
+
+
+def check_hidden(recipe: Recipe, wanted: Sequence[str]) -> None:
+    """Refuse to group by texts that the report may not show.
+
+    Raises:
+        ValueError: a column of --group is a text column of a task.
+    """
+    texts = {column: name for name, task in recipe.tasks.items() for column in task.data.text}
+    for column in (each.rpartition(":")[2] for each in wanted):
+        if column in texts:
+            raise InputError(
+                f"--group {column}: it holds texts of the task {texts[column]!r}, which --hide_texts keeps out of the "
+                "report; give another column, or leave one of the two out"
+            )
+
+
+def read_groups(
+    recipe: Recipe, raw: dict[str, Dataset], specs: Sequence[TaskSpec], split: str, wanted: Sequence[str]
+) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
+    """Task → column → the value of each row; and which tasks lack a column that was asked for of all."""
+    found: dict[str, dict[str, list[str]]] = {name: {} for name in raw}
+    notes = []
+    for each in wanted:
+        only, colon, column = each.rpartition(":")
+        tasks = [task for task in specs if task.name in raw and (not colon or only == task.name)]
+        if not tasks:
+            raise InputError(f"--group {each}: no task {only!r} has a {split} split; these have: {', '.join(raw)}")
+        lacking = {}
+        for task in tasks:
+            try:
+                values = load_column(task, recipe.tasks[task.name].data, split, column, recipe.data_dir)
+                found[task.name][column] = [values[row] for row in raw[task.name].with_format(None)["row"][:]]
+            except ValueError as error:
+                lacking[task.name] = error
+        if len(lacking) == len(tasks):
+            raise InputError(f"--group {each}: {next(iter(lacking.values()))}")
+        if lacking:
+            notes.append(f"No column {column!r} in the data of: {', '.join(lacking)}.")
+    return found, notes
+
+
+def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], show_texts: bool = True) -> Evaluated:
+    """Load a run's model and data, and predict every row of a split."""
+    if not show_texts:
+        check_hidden(recipe, wanted)
+    tokenizer = load_tokenizer(folder)
+    model = load_model(folder, recipe)
+    known = [task for task in model.tasks if task.name in recipe.tasks]
+    data = {task.name: load_task(task, recipe.tasks[task.name].data, recipe.data_dir) for task in known}
+    raw = {task.name: data[task.name].splits[split] for task in known if split in data[task.name].splits}
+    lacking = [task.name for task in model.tasks if task.name not in raw]
+    if not raw:
+        raise InputError(f"no task of the recipe has a {split} split; name one with --tasks.NAME.data.{split}")
+    groups, notes = read_groups(recipe, raw, known, split, wanted)
+    if lacking:
+        notes.append(f"Without a {split} split, and so without scores: {', '.join(lacking)}.")
+
+    settings = {key: recipe.training[key] for key in OF_EVALUATION if key in recipe.training}
+    with tempfile.TemporaryDirectory() as scratch:
+        args = MtBertTrainingArguments(output_dir=scratch, report_to="none", **settings)
+        share_cores(args)
+        trainer = MtBertTrainer(model, args, processing_class=tokenizer)
+        encoded = {
+            task.name: encode_dataset(task, raw[task.name], tokenizer, model.config.encoder, split)[0]
+            for task in known
+            if task.name in raw
+        }
+        found = trainer.predict(encoded)
+    tasks = {
+        task.name: TaskRows.of(
+            task,
+            raw[task.name],
+            found.predictions[task.name],
+            found.label_ids[task.name],
+            groups[task.name],
+            show_texts,
+        )
+        for task in known
+        if task.name in raw
+    }
+    metrics = {task.name: recipe.tasks[task.name].metric or default_metrics(task)[0] for task in known}
+    run = read_run(folder)
+    plan = plan_run(recipe, data, run.record.get("processes", 1)) if len(data) == len(recipe.tasks) else None
+    return Evaluated(run, tasks, metrics, plan, tuple(notes))
+
+
+def main(argv: Sequence[str]) -> Path:
+    """Write the report; returns its page."""
+    args = arguments.evaluate(argv)
+    check_folder(args.output, args.overwrite)
+    recipes = {
+        folder: find_recipe(folder, args.recipe, args.changes) for folder in filter(None, [args.run, args.against])
+    }
+    evaluated = {
+        name: evaluate(name, recipe, args.split, args.group, not args.hide_texts) for name, recipe in recipes.items()
+    }
+
+    a = evaluated[args.run]
+    numbers = analyse_run(a.tasks, a.metrics, a.run, a.plan, args.examples)
+    numbers["run"] = {
+        "name": str(args.run),
+        "against": str(args.against) if args.against else None,
+        "split": args.split,
+        "examples": args.examples,
+        "resamples": args.resamples,
+        "seed": args.seed,
+        "notes": list(a.notes),
+    }
+    if args.against:
+        b = evaluated[args.against]
+        numbers["comparison"] = compare_runs(a.tasks, b.tasks, a.metrics, args.seed, args.resamples)
+    page = write_report(args.output, numbers, args.overwrite)
+    print(f"the report is {page}")
+    return page
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("evaluate"))

@@ -1,0 +1,80 @@
+"""`mtbert COMMAND …`: checks the arguments, and only then imports torch and runs the command."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+
+from . import processes
+from .arguments import COMMANDS, PARSERS
+
+# what they read may be wrong in ways that only the libraries below notice: such an error, too, is one message
+READS_FILES_OF_OTHERS = ("ensemble", "evaluate", "predict", "unlabelled_texts")
+LIGHT = ("encoder", "recipes")  # need no torch
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names; returns the exit status.
+
+    Raises:
+        SystemExit: with 2 for wrong arguments, and with a message (status 1) for what cannot go on.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    if name in COMMANDS:
+        return run(name, rest)
+    parser = _overview()
+    if name in ("-h", "--help"):
+        parser.print_help()
+        return 0
+    if name == "--version":
+        from .. import __version__
+
+        print(__version__)
+        return 0
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    parser.error(f"there is no command {name!r}; {hint}the commands are: {', '.join(COMMANDS)}")
+
+
+def run(command: str, argv: Sequence[str] | None = None) -> int:
+    """Run one command with its arguments, those of this process if None are given; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = PARSERS[command](argv)
+    if command in LIGHT:
+        return import_module(f".{command}", __package__).main(argv) or 0
+    if command == "search" and find_spec("optuna") is None:
+        sys.exit("mtbert search needs optuna; install it with: pip install 'mtbert[search]'")
+    processes.set_precision(args)
+    from ..hub import register
+    from ..modeling.display import display
+    from ..recipe.ending import clear_errors
+
+    register()
+    with clear_errors():
+        if processes.number(args) > 1:
+            return processes.launch(command, args)
+        processes.use_one_device(command)
+        try:
+            status = import_module(f".{command}", __package__).main(argv)
+        except (OSError, ValueError) as error:
+            if command not in READS_FILES_OF_OTHERS:
+                raise
+            sys.exit(display(f"{command}: {error}", lines=True))
+    return status if type(status) is int else 0
+
+
+def _overview() -> argparse.ArgumentParser:
+    """The help of `mtbert` itself."""
+    lines = "\n".join(f"  {name:<18}{what}" for name, what in COMMANDS.items())
+    return argparse.ArgumentParser(
+        prog="mtbert",
+        usage="mtbert COMMAND …",
+        description="Fine-tune one BERT-like encoder for many sentence tasks.\n\ncommands:\n" + lines,
+        epilog="`mtbert COMMAND --help` says more of each.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )

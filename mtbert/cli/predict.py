@@ -1,0 +1,112 @@
+"""Predict raw rows with a checkpoint: all its tasks, or some, in memory that does not grow with the rows.
+
+    mtbert predict runs/quickstart reviews.csv --tasks sentiment --text review --output out.csv
+    mtbert predict runs/E6 quora-test.csv --input_format cs224n --tasks para --text sentence1 \\
+      --text_pair sentence2 --id id --format cs224n --output para-test-output.csv
+    echo "What a day." | mtbert predict runs/quickstart --tasks sentiment --format jsonl --output -
+
+FILE is csv, tsv, json (lines), jsonl or parquet, compressed (.gz, .bz2, .xz, .zip) or not, and is read as training
+reads it; on standard input there are json lines, or one text a line. Rows keep their order, and none is left out: an
+empty text is answered, too. Blank lines are no rows, except among texts that stand one on a line. The columns written
+are the id (or the row's number, from 1), for each task what it predicts, and for each of its labels, as task:label,
+the probability. `--format cs224n` writes the CS224N default project's submission files; with several tasks, --output
+is then a folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..data.streaming import RowSource
+from ..errors import InputError
+from ..evaluation.predictions import PredictionFile, Predictor
+from ..files import refuse_same_file
+from ..modeling import pretrained
+from ..modeling.configuration_mtbert import MtBertConfig
+from ..modeling.modeling_mtbert import MtBertForMultiTask
+from . import arguments
+from .main import run as run_command
+
+
+def load(checkpoint: str, encoder: str | None, device: str | None) -> MtBertForMultiTask:
+    """The model of a checkpoint.
+
+    Raises:
+        ValueError: if it is none of mtbert's, or one of peft and no encoder is given.
+    """
+    try:
+        config = pretrained.load_config(checkpoint)
+    except Exception as error:  # of many types: of a hub, of JSON, of a config that is wrong
+        what = "has no config that can be read" if Path(checkpoint).is_dir() else "is no folder, and no hub gives it"
+        raise InputError(f"{checkpoint} {what}: {error}") from error
+    if not isinstance(config, MtBertConfig):
+        raise InputError(f"{checkpoint} is a checkpoint of {config.model_type}, not of mtbert")
+    if Path(checkpoint, "adapter_config.json").is_file():
+        from ..training.peft import load_adapter  # with datasets and accelerate, which take long to import
+
+        if encoder is None:
+            raise InputError(f"{checkpoint} holds what peft has added only; name the encoder with --encoder")
+        base = MtBertForMultiTask.from_encoder(encoder, config.task_specs, config.adapter, config.packed)
+        model = load_adapter(base, checkpoint)
+    else:
+        model = MtBertForMultiTask.from_pretrained(checkpoint)
+    try:
+        return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except (RuntimeError, AssertionError) as error:  # PyTorch's, for a device that it does not know or lacks
+        raise InputError(f"--device is {device!r}, which can not be used: {error}") from error
+
+
+def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
+    """The tokenizer beside a checkpoint; ValueError if there is none that can be loaded."""
+    try:
+        return pretrained.load_tokenizer(checkpoint)
+    except Exception as error:  # tokenizers raises what has no type of its own
+        what = "has no tokenizer that can be loaded; save it there"
+        raise InputError(f"{checkpoint} {what}: {str(error) or type(error).__name__}") from error
+
+
+def choose_tasks(names: str, model: MtBertForMultiTask) -> list[str]:
+    """Names of the command line → names of tasks.
+
+    Raises:
+        ValueError: for a name that the checkpoint does not have, or one given twice.
+    """
+    known = [task.name for task in model.tasks]
+    chosen = known if names == "all" else names.split(",")
+    if unknown := [name for name in chosen if name not in known]:
+        raise InputError(f"--tasks has {unknown}, but the checkpoint's tasks are: {', '.join(known)}")
+    if len(set(chosen)) < len(chosen):
+        raise InputError(f"--tasks names a task twice: {names}")
+    return chosen
+
+
+def main(argv: list[str]) -> None:
+    """Predict all rows, and say on standard error how many there were."""
+    args = arguments.predict(argv)
+    model = load(args.checkpoint, args.encoder, args.device)
+    chosen = choose_tasks(args.tasks, model)
+    predictor = Predictor(model, load_tokenizer(args.checkpoint), chosen, args.batch_size)
+    pairs = any(task.texts == 2 for task in predictor.tasks)
+    text = (args.text, args.text_pair) if pairs else (args.text,)
+    source = RowSource(args.file, text, args.id, args.input_format, args.chunk_size, args.separator, args.quoting)
+    source.kind()
+    target = PredictionFile(args.output, predictor.tasks, args.format, args.id, args.overwrite)
+    for path in target.paths:
+        refuse_same_file([args.file, *Path(args.checkpoint).glob("*")], path)
+    with target as output:
+        empty = 0
+        for chunk in source.chunks():
+            output.write(chunk, predictor(chunk["text"], chunk.get("text_pair")))
+            empty += sum(not text for key in ("text", "text_pair") for text in chunk.get(key, ()))
+    notes = [f"{output.rows:,} rows"]
+    notes += [f"{count:,} cut for task {name}" for name, count in predictor.cut.items() if count]
+    notes += [f"{empty:,} texts were empty"] if empty else []
+    print("; ".join(notes), file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("predict"))

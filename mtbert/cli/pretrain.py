@@ -1,0 +1,41 @@
+"""Go on with the masked-language modelling of an encoder on the texts of a recipe's tasks, and keep what comes of it.
+
+    mtbert pretrain RECIPE.yaml --encoder DIR_OR_HUB_NAME --training.output_dir runs/mine
+    accelerate launch -m mtbert.cli.pretrain RECIPE.yaml
+
+The encoders of `pretraining.keep_epochs` are folders that `--encoder` takes. `mtbert finetune` does the same by itself
+for a recipe with a `pretraining` section, as far as `pretraining.use_epoch`, and finds what has been done here before.
+Any key of the recipe can be set on the command line by its dotted name; `--help-keys` lists them all.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from ..recipe import Recipe, load_data, load_tokenizer
+from ..training.machine import share_cores
+from ..training.pretraining import pretrain
+from ..training.reporting import print_lines
+from . import arguments
+from .main import run as run_command
+
+
+def main(argv: list[str]) -> None:
+    """Pre-train, and say where the encoder is."""
+    recipe = Recipe.from_cli(arguments.pretrain(argv).recipe_arguments)
+    args = recipe.pretraining_arguments()
+    share_cores(args)
+
+    tokenizer = load_tokenizer(recipe)
+    with args.main_process_first(desc="loading"):
+        raw = load_data(recipe)
+    if args.process_index == 0:
+        print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())
+
+    folder = pretrain(args, recipe.encoder, {name: loaded.splits for name, loaded in raw.items()}, tokenizer)
+    if args.process_index == 0:
+        print_lines([f"the encoder after the last epoch: {folder}", f"next: mtbert finetune … --encoder {folder}"])
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("pretrain"))

@@ -1,0 +1,348 @@
+"""Search for the values of a recipe's keys that give the best dev score; write them as a recipe, best.yaml.
+
+    mtbert search RECIPE.yaml --space space.yaml --metric eval_overall --trials 20 [--key value]...
+
+A space is YAML, one dotted key of the recipe a line:
+
+    training.learning_rate: {type: float, low: 1e-5, high: 5e-4, log: true}
+    tasks.sst.weight: {type: float, low: 0.5, high: 2, step: 0.5}
+    model.adapter.size: {type: int, low: 12, high: 204, step: 12}
+    schedule.name: {type: categorical, choices: [annealed, proportional]}
+
+Further --key value arguments set keys of the recipe, as with `mtbert finetune`. A study is kept in a file: the same
+command again adds trials to it, and several such commands at a time (one GPU each) share the work. After N trials, one
+whose score at an evaluation is below the median of the others at the same evaluation is pruned.
+
+Trials are run by optuna itself and not by transformers' `Trainer.hyperparameter_search`: that sets attributes of the
+training arguments on one trainer, whereas a key of a recipe may change tasks, data, encoding, schedule and adapters,
+and callbacks such as early stopping keep their state. So each trial is a recipe file and a run of its own, as by
+`mtbert finetune`; data is encoded again only where a key changes the encoding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+from accelerate.utils.memory import clear_device_cache
+from optuna.distributions import CategoricalDistribution
+from optuna.trial import FrozenTrial, Trial, TrialState
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from transformers import TrainerCallback
+
+from ..errors import InputError
+from ..files import refuse_path, write_text
+from ..modeling.display import display, masked
+from ..recipe import Recipe, RecipeError, load_recipe
+from ..recipe.rules import known_scores
+from ..recipe.schema import override_tree
+from ..recipe.space import Dimension, check_space, read_space
+from ..training.runs import save_run
+from . import arguments
+from .finetune import run
+from .main import run as run_command
+
+HEARTBEAT = 60  # seconds; after twice as long without one, a trial whose process was killed counts as failed
+FALLING = ("loss", "_mse", "_rmse", "_mae")
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to search: a recipe, what is set in it, and the space.
+
+    Attributes:
+        recipe: the recipe file.
+        overrides: keys set on the command line, for every trial.
+        space: key → the values that it may take.
+        metric: the score to optimise.
+        direction: `maximize` or `minimize`.
+        database: the file that studies are kept in.
+        name: the study's name, and its folder's beside the database.
+        keep: whose weights stay: `best` (of the study) or `all`.
+    """
+
+    recipe: Path
+    overrides: tuple[str, ...]
+    space: Mapping[str, Dimension]
+    metric: str
+    direction: str
+    database: Path
+    name: str
+    keep: str = "best"
+
+    @property
+    def folder(self) -> Path:
+        """Where the trials and best.yaml are."""
+        return self.database.parent / self.name
+
+    def digest(self) -> str:
+        """What tells recipes apart in which the keys that are not searched differ."""
+        tree = load_recipe(self.recipe, [*self.overrides, "--training.output_dir", "unused"]).to_dict()
+        return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class Pruning(TrainerCallback):
+    """Reports each evaluation of a training run to its trial, by its number, and ends the run where optuna says so.
+
+    An evaluation before the first step says nothing about a trial, and is left out.
+    """
+
+    def __init__(self, trial: Trial, metric: str):
+        self.trial, self.metric, self.evaluations, self.training = trial, metric, 0, True
+        self.scores: dict[str, float] = {}
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.training = False
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        self.scores = dict(metrics)
+        if not self.training or state.global_step == 0 or not math.isfinite(metrics[self.metric]):
+            return
+        self.evaluations += 1
+        self.trial.report(metrics[self.metric], self.evaluations)
+        if state.global_step < state.max_steps and self.trial.should_prune():
+            raise optuna.TrialPruned(f"after {self.evaluations} evaluations")
+
+
+# ---- the command line, and what is wrong with it ----
+
+
+def plan(args: argparse.Namespace) -> Search:
+    """The search that a command line describes, checked.
+
+    Raises:
+        RecipeError: with everything that is wrong with recipe, space and metric.
+    """
+    name = args.name or args.recipe.stem
+    space, problems, origins = read_space(args.space)
+    overrides = [*args.overrides, "--training.output_dir", str(args.study.parent / name)]
+    metric = args.metric if args.metric.startswith("eval_") else f"eval_{args.metric}"
+    if args.trials < 0:
+        problems.append(f"--trials is {args.trials}, but must be 0 or more")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        problems.append("a search is one process; start several with the same --study and --name instead, a GPU each")
+    try:
+        recipe = load_recipe(args.recipe, overrides)
+    except RecipeError as error:
+        raise RecipeError([*problems, *error.problems]) from error
+    problems += check_space(space, origins, lambda values: load_recipe(args.recipe, [*overrides, *values]))
+    problems += metric_problems(metric, recipe)
+    if problems:
+        raise RecipeError(problems)
+    direction = args.direction or ("minimize" if metric.endswith(FALLING) else "maximize")
+    return Search(args.recipe, args.overrides, space, metric, direction, args.study, name, args.keep)
+
+
+def metric_problems(metric: str, recipe: Recipe) -> list[str]:
+    """Why a search can not go by a score."""
+    known = known_scores(recipe)
+    if not any(task.data.dev for task in recipe.tasks.values()):
+        return ["there are no dev splits to search by; give a task data.dev"]
+    if metric in known:
+        return []
+    near = difflib.get_close_matches(metric, known, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return [f"--metric is {metric!r}, which no evaluation has; {hint}known ones: {', '.join(known)}"]
+
+
+# ---- the study ----
+
+
+def open_study(search: Search, seed: int = 0, pruner: optuna.pruners.BasePruner | None = None) -> optuna.Study:
+    """The study, new or as it was left.
+
+    Raises:
+        ValueError: if it is about another recipe, metric, direction or choices, or its folder belongs to another.
+    """
+    refuse_path(search.folder, "the study's folder")
+    search.folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat's
+        storage = optuna.storages.RDBStorage(f"sqlite:///{search.database}", heartbeat_interval=HEARTBEAT)
+    new = search.name not in optuna.get_all_study_names(storage)
+    if new and any(search.folder.glob("trial-*")):
+        raise InputError(f"{search.folder} has trials of another study; give another --name, or remove it")
+    study = optuna.create_study(
+        storage=storage, study_name=search.name, direction=search.direction, load_if_exists=True, pruner=pruner
+    )
+    about = {"metric": search.metric, "direction": search.direction, "recipe": search.digest()}
+    if new:
+        for key, value in about.items():
+            study.set_user_attr(key, value)
+    elif problems := study_problems(search, study, about):
+        raise InputError("\n".join([*problems, f"give another --name than {search.name} for another search"]))
+    # A study that goes on would draw its first values again with the seed that it began with.
+    study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+    return study
+
+
+def study_problems(search: Search, study: optuna.Study, about: Mapping[str, str]) -> list[str]:
+    """In what a study that is there differs from what is asked for."""
+    where = f"study {search.name} in {search.database}"
+    found = []
+    for key in ("metric", "direction"):
+        if study.user_attrs.get(key) != about[key]:
+            found.append(f"{where} has the {key} {study.user_attrs.get(key)}, not {about[key]}")
+    if study.user_attrs.get("recipe") != about["recipe"]:
+        found.append(f"{where} was begun with another recipe, or with other keys set on the command line")
+    stored = {key: each for trial in study.trials for key, each in trial.distributions.items()}
+    for key, dimension in search.space.items():
+        old = stored.get(key)
+        labels = tuple(dimension.labels()) if dimension.type == "categorical" else None
+        old_labels = old.choices if isinstance(old, CategoricalDistribution) else None
+        if old is not None and labels != old_labels:
+            was = list(old_labels) if old_labels is not None else "a range"
+            found.append(f"{where} has other values for {key}: {was}")
+    return found
+
+
+def write_recipe(search: Search, values: Mapping[str, Any], name: str, about: str) -> Path:
+    """A recipe of the study's folder: the searched one as its base, the command line's keys and `values` on top."""
+    path = search.folder / f"{name}.yaml"
+    tree = {"base": os.path.relpath(search.recipe, search.folder), **override_tree(search.overrides)}
+    for key, value in {**values, "training.output_dir": str(search.folder / name)}.items():
+        *parents, last = key.split(".")
+        node = tree
+        for parent in parents:
+            node[parent] = dict(node.get(parent) or {})
+            node = node[parent]
+        node[last] = value
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    write_text(path, f"# mtbert finetune {path}\n# {about}\n{text}")
+    return path
+
+
+def objective(search: Search, trial: Trial) -> float:
+    """One trial: its recipe is written, trained and scored; what went wrong is kept with it."""
+    name, pruning = f"trial-{trial.number:04d}", Pruning(trial, search.metric)
+    try:
+        values = {key: dimension.suggest(trial, key) for key, dimension in search.space.items()}
+        path = write_recipe(search, values, name, f"trial {trial.number} of {search.name}")
+        scores = run(load_recipe(path), [pruning])
+        trial.set_user_attr("scores", scores)
+        if not math.isfinite(scores[search.metric]):
+            raise InputError(f"{search.metric} is {scores[search.metric]}, but must be finite to be searched by")
+        return scores[search.metric]
+    except optuna.TrialPruned as error:
+        trial.set_user_attr("scores", pruning.scores)
+        trial.set_user_attr("note", str(error))
+        save_run(str(search.folder / name), scores=pruning.scores)
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        trial.set_user_attr("note", masked(str(error) if isinstance(error, RecipeError) else f"{error!r}"))
+        write_text(search.folder / f"{name}.error.txt", masked(traceback.format_exc()))
+        raise
+
+
+def best_of(study: optuna.Study) -> FrozenTrial | None:
+    """The best trial that ended; None if none did."""
+    return study.best_trial if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) else None
+
+
+def after_trial(search: Search, study: optuna.Study, trial: FrozenTrial) -> None:
+    """Say how a trial ended, free its memory, renew best.yaml, and remove weights that are no longer wanted."""
+    clear_device_cache(garbage_collection=True)
+    outcome = f"{search.metric} {trial.value:.4f}" if trial.state is TrialState.COMPLETE else trial.state.name.lower()
+    note = trial.user_attrs.get("note", "")
+    Console().print(
+        display(f"trial {trial.number}: {outcome} {note}".rstrip(), lines=True), markup=False, highlight=False
+    )
+    best = best_of(study)
+    if best is not None:
+        values = {key: _value(search.space, key, value) for key, value in best.params.items()}
+        about = f"The best of {len(study.trials)} trials of {search.name}: {search.metric} {best.value:.4f}"
+        write_recipe(search, values, "best", about)
+    if search.keep == "best":
+        for each in study.trials:
+            if each.state.is_finished() and (best is None or each.number != best.number):
+                remove_weights(search.folder / f"trial-{each.number:04d}")
+
+
+def _value(space: Mapping[str, Dimension], key: str, stored: Any) -> Any:
+    """A parameter of a study as the recipe has it."""
+    dimension = space.get(key)
+    if dimension is None or dimension.type != "categorical":
+        return stored
+    return dimension.choices[dimension.labels().index(stored)]
+
+
+def remove_weights(folder: Path) -> None:
+    """Remove a run's checkpoints and final weights; recipe, record, scores and logs stay."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    for pattern in ("*.safetensors", "*.safetensors.index.json"):
+        for weights in folder.glob(pattern):
+            weights.unlink()
+
+
+def trials_table(search: Search, study: optuna.Study) -> Table:
+    """All trials of a study: values, score, how they ended."""
+    table = Table(title=f"{search.name}: {search.metric}, {search.direction}")
+    for heading in ("trial", "state", search.metric, *search.space, "seconds", "note"):
+        table.add_column(heading, justify="left" if heading in ("state", "note") else "right")
+    best = best_of(study)
+    for trial in study.trials:
+        values = [trial.params.get(key, "") for key in search.space]
+        cells = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in values]
+        seconds = f"{trial.duration.total_seconds():.0f}" if trial.duration else ""
+        score = f"{trial.value:.4f}" if trial.state is TrialState.COMPLETE else ""
+        state = "best" if best is not None and trial.number == best.number else trial.state.name.lower()
+        note = trial.user_attrs.get("note", "killed" if trial.state is TrialState.FAIL else "")
+        cells = [Text(display(cell)) for cell in (*cells, seconds, note.splitlines()[0] if note else "")]
+        table.add_row(str(trial.number), state, score, *cells)
+    return table
+
+
+def optimize(search: Search, study: optuna.Study, trials: int) -> bool:
+    """Add trials to a study; one that fails does not end the search. Returns whether it ended unasked."""
+    try:
+        study.optimize(
+            lambda trial: objective(search, trial),
+            n_trials=trials,
+            catch=(Exception,),
+            callbacks=[lambda study, trial: after_trial(search, study, trial)],
+        )
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+def main(argv: list[str]) -> int:
+    """Add trials to a study and print them all; returns the exit status."""
+    args = arguments.search(argv)
+    search = plan(args)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # after_trial says it in a line
+    prune = args.prune_after >= 0
+    study = open_study(
+        search, args.seed, optuna.pruners.MedianPruner(args.prune_after) if prune else optuna.pruners.NopPruner()
+    )
+    ended = optimize(search, study, args.trials)
+    Console().print(trials_table(search, study))
+    if not ended:
+        print(f"interrupted; the same command goes on with study {search.name}", file=sys.stderr)
+        return 130
+    if best_of(study) is None:
+        print(f"no trial ended well; see the .error.txt files in {search.folder}", file=sys.stderr)
+        return 1
+    print(f"best recipe: {search.folder / 'best.yaml'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("search"))

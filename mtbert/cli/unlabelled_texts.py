@@ -1,0 +1,63 @@
+"""Make texts without labels of a task's training texts, for `data.unlabelled` and a teacher.
+
+    mtbert unlabelled_texts RECIPE.yaml --task NAME --out FILE.tsv [--data_dir DIR] [--number N]
+
+Of a task with one text: its sentences, each once (for a task whose own texts are sentences, say of films, take one
+with long texts of the same kind). Of a task with pairs: new pairs of similar texts, none of which stands in one of its
+splits. The columns are those of the task; the file is tab-separated, with quotes, as `tsv` and `cs224n` read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+
+from ..data.loading import load_task
+from ..data.unlabelled import near_pairs, sentences
+from ..errors import FileInTheWayError, InputError
+from ..files import writing_file
+from ..recipe import load_recipe
+from . import arguments
+from .main import run as run_command
+
+
+def main(argv: list[str]) -> None:
+    """Write the file."""
+    write_texts(arguments.unlabelled_texts(argv))
+
+
+def write_texts(args: argparse.Namespace) -> int:
+    """Write the file; returns how many rows it has."""
+    for key, least in (("number", 1), ("shortest", 1), ("longest", args.shortest), ("nearest", 1)):
+        if (value := getattr(args, key)) is not None and value < least:
+            raise InputError(f"--{key} is {value}, but must be {least} or more")
+    if args.out.exists():
+        raise FileInTheWayError(f"{args.out} exists; give another --out, or remove it")
+    given = {"encoder": "none", "data_dir": args.data_dir, "training.output_dir": args.out.parent}
+    recipe = load_recipe(args.recipe, [f"--{key}={value}" for key, value in given.items() if value is not None])
+    if args.task not in recipe.tasks:
+        raise InputError(f"--task is {args.task!r}, but the recipe's tasks are: {', '.join(recipe.tasks)}")
+    task = recipe.tasks[args.task]
+    splits = load_task(task.spec(args.task), task.data, recipe.data_dir).splits
+    if len(task.data.text) == 2:
+        pairs = {
+            name: list(zip(split["text"][:], split["text_pair"][:], strict=True)) for name, split in splits.items()
+        }
+        train, others = pairs.pop("train"), [pair for split in pairs.values() for pair in split]
+        rows = near_pairs(train, args.number or len(train), args.nearest, args.seed, others)
+    else:
+        rows = [(text,) for text in sentences(splits["train"]["text"][:], args.shortest, args.longest)][: args.number]
+    if not rows:
+        raise InputError(f"task {args.task!r} gives no text; see --shortest and --longest, or take another task")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    with writing_file(args.out, overwrite=False) as file:
+        writer = csv.writer(file, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_ALL)
+        writer.writerow(task.data.text)
+        writer.writerows(rows)
+    print(f"{len(rows):,} rows in {args.out}")
+    return len(rows)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command("unlabelled_texts"))
