@@ -52,7 +52,7 @@ def run(command: str, argv: Sequence[str] | None = None) -> int:
     processes.set_precision(args)
     from ..hub import register
     from ..modeling.display import display
-    from ..recipe.ending import clear_errors
+    from ..recipe.ending import clear_errors, is_for_the_user, is_ours
 
     register()
     with clear_errors():
@@ -62,7 +62,8 @@ def run(command: str, argv: Sequence[str] | None = None) -> int:
         try:
             status = import_module(f".{command}", __package__).main(argv)
         except (OSError, ValueError) as error:
-            if command not in READS_FILES_OF_OTHERS:
+            bug = is_ours(error) and not is_for_the_user(error)
+            if bug or command not in READS_FILES_OF_OTHERS:
                 raise
             sys.exit(display(f"{command}: {error}", lines=True))
     return status if type(status) is int else 0

@@ -154,7 +154,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
 
         Args:
             encoder: a model of the hub, or a folder, that `AutoModel.from_pretrained` loads.
-            tasks: the tasks, in the order of their ids.
+            tasks: the tasks, in the order of their ids; one by itself will do.
             adapter: what each task adds to the encoder; None: nothing.
             packed: whether to leave padding out where the encoder's family allows it.
             kwargs: passed on to `AutoModel.from_pretrained` (`revision`, `dtype`, `attn_implementation`, …).
@@ -163,6 +163,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             ValueError: for an encoder whose code is not part of transformers, or that brings its own.
         """
         where = {key: kwargs[key] for key in WHERE if key in kwargs}
+        tasks = [tasks] if isinstance(tasks, (TaskSpec, Mapping)) else list(tasks)
         encoder_config(encoder, **where)
         pretrained = load_encoder(encoder, **kwargs)
         if os.path.isdir(encoder):
@@ -170,7 +171,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         for module in pretrained.modules():
             module._is_hf_initialized = True  # transformers' mark of modules whose weights it must not draw
         attention = pretrained.config._attn_implementation
-        config = MtBertConfig(encoder=pretrained.config, tasks=list(tasks), adapter=adapter, packed=bool(packed))
+        config = MtBertConfig(encoder=pretrained.config, tasks=tasks, adapter=adapter, packed=bool(packed))
         config.encoder._attn_implementation = attention  # which a new config around it resets
         refuse_reserved(task.name for task in config.task_specs)
         setattr(config, _LOADED, pretrained)

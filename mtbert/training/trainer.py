@@ -37,6 +37,7 @@ from .loading import identity, step_loader
 from .losses import UNCERTAINTY, LossSettings, UncertaintyWeighting, check_losses, class_weights
 from .machine import keep_freed_memory
 from .memory import print_memory
+from .natural_forms import as_settings, as_splits, as_task_training
 from .numerics import FiniteSteps, guarded
 from .optimizers import SEPARATE, OptimizerSettings, PerTaskOptimizer, moment_bytes, parameter_groups, task_rates
 from .peft import trainable
@@ -119,6 +120,13 @@ class MtBertTrainer(ShardingTrainer):
             keep_freed_memory()
             if args.cpu_threads is not None:
                 torch.set_num_threads(args.cpu_threads)
+        surgery = as_settings(Surgery, surgery, "surgery")
+        smart = as_settings(Smart, smart, "smart")
+        proximal = as_settings(Proximal, proximal, "proximal")
+        averaging = as_settings(Averaging, averaging, "averaging")
+        distillation = as_settings(Distillation, distillation, "distillation")
+        optimizer = as_settings(OptimizerSettings, optimizer, "optimizer")
+        loss = as_settings(LossSettings, loss, "loss")
         if train_dataset is not None:
             model = trainable(model)
         self.tasks = model.tasks
@@ -135,11 +143,12 @@ class MtBertTrainer(ShardingTrainer):
                 }
             )
         self.task_ids = {task.name: number for number, task in enumerate(self.tasks)}
-        self.schedule = schedule or Schedule()
+        self.schedule = as_settings(Schedule, schedule, "schedule") or Schedule()
         if found := self.schedule.problems("schedule"):
             raise InputError("\n".join(found))
-        self.task_training = {task.name: (task_training or {}).get(task.name, TaskTraining()) for task in self.tasks}
-        self._check_names("task_training", task_training or {})
+        task_training = as_task_training(self.tasks, task_training)
+        self._check_names("task_training", task_training)
+        self.task_training = {task.name: task_training.get(task.name, TaskTraining()) for task in self.tasks}
         self._check_task_training()
         self.surgery = None if surgery is None else GradientSurgery(surgery, model, self.schedule, args.seed)
         self.optimizer_settings = optimizer or OptimizerSettings()
@@ -221,6 +230,7 @@ class MtBertTrainer(ShardingTrainer):
 
     def _encoded(self, split: str, datasets: Splits | None) -> dict[str, Dataset] | None:
         """Check and encode what is not encoded yet."""
+        datasets = as_splits(self.tasks, datasets, f"{split}_dataset")
         if datasets is None:
             return None
         self._check_names(f"{split}_dataset", datasets)

@@ -1,0 +1,160 @@
+"""Short forms of settings and data mean the same as their long forms, or are refused in a short message."""
+
+from collections import OrderedDict
+from dataclasses import asdict
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from datasets import Dataset
+
+from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, Schedule, Surgery, TaskSpec, TaskTraining
+from mtbert.training.averaging import Averaging
+from mtbert.training.distillation import Distillation
+from mtbert.training.losses import LossSettings
+from mtbert.training.natural_forms import as_settings, as_splits, as_task_training
+from mtbert.training.optimizers import OptimizerSettings
+from mtbert.training.proximal import Proximal
+from mtbert.training.smart import Smart
+
+STARS = TaskSpec("stars", labels=["bad", "fair", "good"])
+CLOSE = TaskSpec("close", range=(0, 5), texts=2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        (Schedule, "sqrt", Schedule("sqrt")),
+        (Schedule, {"name": "uniform", "mixed": True}, Schedule("uniform", mixed=True)),
+        (Schedule, OrderedDict(steps_per_epoch=3), Schedule(steps_per_epoch=3)),
+        (Surgery, "cagrad", Surgery("cagrad")),
+        (Surgery, {"method": "cagrad", "c": 0.4}, Surgery("cagrad", c=0.4)),
+        (Averaging, "swa", Averaging("swa")),
+        (LossSettings, "uncertainty", LossSettings("uncertainty")),
+        (Smart, {"weight": 2.0}, Smart(weight=2.0)),
+        (Proximal, {}, Proximal()),
+        (OptimizerSettings, {"layer_decay": 0.9}, OptimizerSettings(layer_decay=0.9)),
+        (Distillation, {"teachers": ("a",)}, Distillation(("a",))),
+        (Schedule, None, None),
+    ],
+)
+def test_settings(kind, value, expected):
+    assert as_settings(kind, value, "x") == expected
+    if expected is not None:
+        assert as_settings(kind, expected, "x") is expected
+        assert as_settings(kind, asdict(expected), "x") == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (Schedule, {"nam": "sqrt"}, r"^x has unknown fields \['nam'\]; did you mean name\? known ones: name, mixed"),
+        (Schedule, {1: 2}, r"^x has unknown fields \[1\]; known ones: name"),
+        (Schedule, 3, r"^x must be a Schedule or a mapping of its fields, but is of the type int$"),
+        (Schedule, Surgery(), r"but is of the type Surgery$"),
+        (Smart, "strong", r"^x must be a Smart or a mapping of its fields, but is of the type str$"),
+        (Smart, {"weight": "much"}, r"^x\.weight is 'much', but must be"),
+        (Surgery, ["pcgrad"], r"but is of the type list$"),
+        (Schedule, Schedule, r"but is of the type type$"),
+    ],
+)
+def test_settings_that_are_refused(kind, value, message):
+    with pytest.raises(ValueError, match=message) as error:
+        as_settings(kind, value, "x")
+    assert len(str(error.value)) < 500
+
+
+WEIGHTS = [
+    [1, 2.0, 3],
+    (1.0, 2.0, 3.0),
+    np.array([1, 2, 3]),
+    torch.tensor([1.0, 2.0, 3.0]),
+    pd.Series([1, 2, 3]),
+    {"good": 3, "bad": 1, "fair": 2},
+]
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=lambda weights: type(weights).__name__)
+def test_class_weights(weights):
+    expected = {"stars": TaskTraining(class_weights=(1.0, 2.0, 3.0))}
+    assert as_task_training([STARS], {"stars": TaskTraining(class_weights=weights)}) == expected
+    assert as_task_training([STARS], {"stars": {"class_weights": weights}}) == expected
+
+
+def test_other_forms_of_task_training():
+    assert as_task_training([STARS], None) == {}
+    assert as_task_training([STARS], {"stars": None}) == {"stars": TaskTraining()}
+    assert as_task_training([STARS], {"stars": {"weight": 2.0}}) == {"stars": TaskTraining(weight=2.0)}
+    assert as_task_training([STARS], {"stars": {"class_weights": "balanced"}})["stars"].class_weights == "balanced"
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"stars": {"class_weights": {"good": 1}}},
+            r"class_weights is for \['good'\], but must have a number for each",
+        ),
+        ({"stars": {"class_weights": np.eye(3)}}, r"class_weights has the shape \(3, 3\)"),
+        ({"stars": {"class_weights": ["a", "b", "c"]}}, r"class_weights is \['a', 'b', 'c'\], but must be"),
+        ({"stars": {"wieght": 1.0}}, r"did you mean weight\?"),
+        ({"stars": 2.0}, r"task_training\['stars'\] must be a TaskTraining or a mapping of its fields"),
+        ([TaskTraining()], r"task_training must map names of tasks to TaskTraining, but is a list"),
+    ],
+)
+def test_task_training_that_is_refused(given, message):
+    with pytest.raises(ValueError, match=message) as error:
+        as_task_training([STARS], given)
+    assert len(str(error.value)) < 500
+
+
+def test_rows_of_the_only_task():
+    rows = Dataset.from_dict({"text": ["a"] * 10_000, "label": [0] * 10_000})
+    assert as_splits([STARS], rows, "train_dataset") == {"stars": rows}
+    assert as_splits([STARS], {"stars": rows}, "train_dataset") == {"stars": rows}
+    with pytest.raises(ValueError, match="^train_dataset is a Dataset, but must map names of tasks") as error:
+        as_splits([STARS, CLOSE], rows, "train_dataset")
+    assert len(str(error.value)) < 500 and "'stars', 'close'" in str(error.value)
+
+
+def test_a_trainer_takes_them(encoder_dir, tokenizer, tmp_path):
+    """One task, one set of rows, short settings: trains as with the long forms."""
+    rows = Dataset.from_dict({"text": ["the cat", "a dog", "fish", "the tree"] * 3, "label": [0, 1, 2, 1] * 3})
+    weights = {}
+    for form, (tasks, data, settings) in {
+        "short": (
+            STARS,
+            rows,
+            {
+                "schedule": "sqrt",
+                "loss": "uncertainty",
+                "smart": {"weight": 0.5},
+                "optimizer": {"layer_decay": 0.5},
+                "averaging": "ema",
+                "task_training": {"stars": {"class_weights": np.array([1, 2, 3])}},
+            },
+        ),
+        "long": (
+            [STARS],
+            {"stars": rows},
+            {
+                "schedule": Schedule("sqrt"),
+                "loss": LossSettings("uncertainty"),
+                "smart": Smart(weight=0.5),
+                "optimizer": OptimizerSettings(layer_decay=0.5),
+                "averaging": Averaging("ema"),
+                "task_training": {"stars": TaskTraining(class_weights=(1.0, 2.0, 3.0))},
+            },
+        ),
+        "other": ([STARS], {"stars": rows}, {"schedule": "sqrt"}),
+    }.items():
+        torch.manual_seed(0)
+        model = MtBertForMultiTask.from_encoder(encoder_dir, tasks)
+        args = MtBertTrainingArguments(
+            str(tmp_path / form), max_steps=2, report_to="none", disable_tqdm=True, use_cpu=True, learning_rate=1e-2
+        )
+        MtBertTrainer(model, args, data, processing_class=tokenizer, **settings).train()
+        weights[form] = torch.cat([each.flatten() for each in model.parameters()])
+    assert torch.equal(weights["short"], weights["long"])
+    assert not torch.equal(weights["short"], weights["other"])
