@@ -15,14 +15,16 @@ RECIPES = PACKAGE.parent / "recipes"
 # what the files of each part may import of mtbert; "" is the package itself, whose import loads hub and modeling
 ALLOWED = {
     "modeling": {"modeling"},
-    "files": {"files"},
-    "data": {"data", "modeling"},
-    "evaluation": {"evaluation", "files", "data", "modeling"},
-    "card": {"card", "modeling"},
-    "hub": {"hub", "card", "evaluation", "data", "modeling"},
-    "training": {"training", "files", "card", "evaluation", "data", "modeling"},
-    "recipe": {"recipe", "files", "training", "card", "evaluation", "data", "modeling"},
-    "cli": {"cli", "__version__", "recipe", "files", "hub", "training", "card", "evaluation", "data", "modeling"},
+    "errors": {"errors", "modeling"},
+    "files": {"files", "errors"},
+    "data": {"data", "errors", "modeling"},
+    "evaluation": {"evaluation", "files", "data", "errors", "modeling"},
+    "card": {"card", "files", "errors", "modeling"},
+    "hub": {"hub", "card", "evaluation", "data", "errors", "modeling"},
+    "training": {"training", "files", "card", "evaluation", "data", "errors", "modeling"},
+    "recipe": {"recipe", "files", "training", "card", "evaluation", "data", "errors", "modeling"},
+    "cli": {"cli", "__version__", "recipe", "files", "hub", "training", "card", "evaluation", "data"}
+    | {"errors", "modeling"},
     "__main__": {"cli"},
 }
 # transformers itself needs the last three
