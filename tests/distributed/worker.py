@@ -75,7 +75,7 @@ CASES = {
         "proximal": Proximal(weight=3.0, decay=0.5, late_decay=0.8),
     },
     # noise, and so the penalty, differs between one process and two, at this radius by less than the bounds
-    "smart": {"schedule": Schedule("annealed", steps_per_epoch=4), "smart": Smart(radius=1e-4, step_size=1.0)},
+    "smart": {"schedule": Schedule("annealed", steps_per_epoch=4), "smart": Smart(radius=5e-5, step_size=1.0)},
     "evaluated before": {"schedule": Schedule("annealed", steps_per_epoch=4), "evaluate_before": True},
     "averaged": {"schedule": Schedule("annealed", steps_per_epoch=4), "averaging": Averaging("ema", 0.5)},
     "separate": {

@@ -141,10 +141,10 @@ def test_a_trial_that_is_pruned_after_its_first_evaluation(search, arguments, tm
 
 
 def test_the_median_of_earlier_trials_prunes_a_worse_one(search, arguments):
-    argv = arguments({"training.learning_rate": {"type": "categorical", "choices": [1e-3, 0.3]}})
+    argv = arguments({"training.learning_rate": {"type": "categorical", "choices": [1e-3, 3.0]}})
     one = plan(search, [*argv, "--metric", "eval_loss"])
     study = search.open_study(one, pruner=optuna.pruners.MedianPruner(1))
-    for rate in (1e-3, 0.3):
+    for rate in (1e-3, 3.0):
         study.enqueue_trial({"training.learning_rate": rate})
     search.optimize(one, study, 2)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.PRUNED]

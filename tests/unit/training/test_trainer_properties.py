@@ -134,7 +134,7 @@ CHANGES = {
     "greater_is_better": (True, WORST),
     "include_num_input_tokens_seen": ("all", {}),
     "learning_rate": (0.02, {}),
-    "load_best_model_at_end": (True, {**WORST, "greater_is_better": True}),
+    "load_best_model_at_end": (True, {**WORST, "greater_is_better": False}),
     "logging_first_step": (True, {"logging_steps": 3}),
     "logging_steps": (3, {}),
     "logging_strategy": ("epoch", {}),
