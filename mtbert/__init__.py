@@ -10,7 +10,14 @@ if TYPE_CHECKING:
     from .errors import MtBertError
     from .modeling.configuration_mtbert import AdapterSpec, HeadSpec, MtBertConfig, TaskSpec
     from .modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput, MtBertPreTrainedModel
+    from .modeling.prediction import Prediction
     from .training.arguments import MtBertTrainingArguments, TaskTraining
+    from .training.averaging import Averaging
+    from .training.distillation import Distillation
+    from .training.losses import LossSettings
+    from .training.optimizers import OptimizerSettings
+    from .training.proximal import Proximal
+    from .training.smart import Smart
     from .training.surgery import Surgery
     from .training.trainer import MtBertTrainer
 
@@ -19,7 +26,10 @@ __version__ = "0.1.0"
 # name → its module, which is imported when the name is asked for
 _MODULES = {
     "AdapterSpec": ".modeling.configuration_mtbert",
+    "Averaging": ".training.averaging",
+    "Distillation": ".training.distillation",
     "HeadSpec": ".modeling.configuration_mtbert",
+    "LossSettings": ".training.losses",
     "MtBertConfig": ".modeling.configuration_mtbert",
     "MtBertError": ".errors",
     "MtBertForMultiTask": ".modeling.modeling_mtbert",
@@ -27,7 +37,11 @@ _MODULES = {
     "MtBertPreTrainedModel": ".modeling.modeling_mtbert",
     "MtBertTrainer": ".training.trainer",
     "MtBertTrainingArguments": ".training.arguments",
+    "OptimizerSettings": ".training.optimizers",
+    "Prediction": ".modeling.prediction",
+    "Proximal": ".training.proximal",
     "Schedule": ".data.sampling",
+    "Smart": ".training.smart",
     "Surgery": ".training.surgery",
     "TaskSpec": ".modeling.configuration_mtbert",
     "TaskTraining": ".training.arguments",
@@ -44,7 +58,10 @@ _SCRIPTS = tuple(
 
 __all__ = [
     "AdapterSpec",
+    "Averaging",
+    "Distillation",
     "HeadSpec",
+    "LossSettings",
     "MtBertConfig",
     "MtBertError",
     "MtBertForMultiTask",
@@ -52,7 +69,11 @@ __all__ = [
     "MtBertPreTrainedModel",
     "MtBertTrainer",
     "MtBertTrainingArguments",
+    "OptimizerSettings",
+    "Prediction",
+    "Proximal",
     "Schedule",
+    "Smart",
     "Surgery",
     "TaskSpec",
     "TaskTraining",

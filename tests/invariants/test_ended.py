@@ -141,7 +141,9 @@ def test_what_is_damaged_in_an_ended_run_is_named_and_written_again(hurt, name, 
     if hurt is Path.unlink and name == STATE:  # which is how it looks before the run has ended
         run(folder, RUNS["steps within an epoch"])
     else:
-        with pytest.warns(UserWarning, match=rf"is of a run that has ended, but is damaged \(\S*{name} .*checkpoint-3$"):
+        with pytest.warns(
+            UserWarning, match=rf"is of a run that has ended, but is damaged \(\S*{name} .*checkpoint-3$"
+        ):
             run(folder, RUNS["steps within an epoch"])
     for each in ("model.safetensors", "config.json"):
         assert (folder / each).read_bytes() == (ended / each).read_bytes()

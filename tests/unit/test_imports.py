@@ -1,11 +1,15 @@
 """Imports run one way, and what is uploaded beside a checkpoint needs nothing of the rest."""
 
 import ast
+import inspect
+import re
 import sys
 from pathlib import Path
 
 import pytest
 from transformers.dynamic_module_utils import get_relative_import_files
+
+import mtbert
 
 PACKAGE = Path(__file__).resolve().parents[2] / "mtbert"
 MODELING = sorted((PACKAGE / "modeling").glob("[!_]*.py"))
@@ -54,6 +58,16 @@ def needed(file: Path, seen: set[Path]) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             found |= needed((file.parents[node.level - 1] / node.module.replace(".", "/")).with_suffix(".py"), seen)
     return found - set(sys.stdlib_module_names)
+
+
+def test_every_public_name_is_there_and_every_class_of_settings_is_public():
+    assert sorted(mtbert.__all__) == mtbert.__all__ and set(mtbert.__all__) == set(mtbert._MODULES)
+    assert all(isinstance(getattr(mtbert, name), type) for name in mtbert.__all__)
+    assert set(mtbert.__all__) <= set(dir(mtbert))
+    taken = inspect.signature(mtbert.MtBertTrainer.__init__).parameters.values()
+    settings = {word for each in taken for word in re.findall(r"[A-Z]\w+", str(each.annotation))}
+    others = {"Any", "Dataset", "Mapping", "None", "PeftModel", "PreTrainedTokenizerBase", "Splits", "Stage"}
+    assert settings - others <= set(mtbert.__all__)
 
 
 def test_prediction_needs_nothing_of_the_training_side():
