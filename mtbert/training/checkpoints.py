@@ -28,7 +28,8 @@ from ..modeling.modeling_mtbert import MtBertForMultiTask
 
 CHECKSUMS = "checksums.json"
 STATE = "trainer_state.json"
-_NEEDED = ("*model*.safetensors", "optimizer*", "scheduler.pt", "rng_state*.pth", STATE)
+WEIGHTS = ("*model*.safetensors",)  # all that a best checkpoint needs
+_NEEDED = (*WEIGHTS, "optimizer*", "scheduler.pt", "rng_state*.pth", STATE)
 _WRITTEN_FIRST = ("config.json", "adapter_config.json", "*.safetensors")  # to a checkpoint
 
 
@@ -160,14 +161,14 @@ def _is_own(path: Path) -> bool:
 
 
 def next_best(folder: str | Path, metric: str, greater_is_better: bool) -> Path | None:
-    """The complete checkpoint with the best score, the last of equal ones; None if none has one.
+    """The checkpoint with the best score whose files are whole, the last of equal ones; None if none has one.
 
     Args:
         metric: a key of the log.
     """
     best, best_score = None, -math.inf
     for checkpoint in by_step(folder):
-        if damage(checkpoint):
+        if damage(checkpoint, needed=WEIGHTS):
             continue
         log = read_json(checkpoint / STATE, "take another checkpoint", limited=False)["log_history"]
         scores = [entry[metric] for entry in log if metric in entry]

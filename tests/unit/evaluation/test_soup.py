@@ -1,5 +1,6 @@
 """The mean of checkpoints' weights, against a plain mean, and what cannot be averaged."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -70,6 +71,7 @@ def test_members_of_another_kind_are_refused_with_what_differs(save, tasks, toke
         with pytest.raises(ValueError, match=f"^{other}: .*{told} {first}; .* `mtbert ensemble` lets others"):
             mean_of([first, other])
     other = save("tokens")
+    tokenizer = copy.deepcopy(tokenizer)  # that of other tests stays as it is
     tokenizer.add_tokens(["catcat"])
     tokenizer.save_pretrained(other)
     with pytest.raises(ValueError, match=f"^{other}: its tokenizer is another than that of {first}"):

@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -420,7 +421,8 @@ class TestEvaluate:
             trainer.evaluate()
             assert trainer.model.training is training
 
-    def test_the_best_checkpoint_is_restored(self, make_trainer):
+    @pytest.mark.parametrize("only_model", [False, True])
+    def test_the_best_checkpoint_is_restored(self, make_trainer, only_model):
         class Spoil(TrainerCallback):
             """Empties the heads after the second epoch, so that the last epoch is not the best."""
 
@@ -437,10 +439,13 @@ class TestEvaluate:
             learning_rate=3e-3,
             eval_strategy="epoch",
             save_strategy="epoch",
+            save_only_model=only_model,
             load_best_model_at_end=True,
             metric_for_best_model="eval_overall",
         )
-        trainer.train()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*best checkpoint")
+            trainer.train()
         scores = [logs["eval_overall"] for logs in trainer.state.log_history if "eval_overall" in logs]
         assert len(scores) == 2 and scores[0] > scores[1]
         assert trainer.state.best_metric == scores[0]
