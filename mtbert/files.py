@@ -49,7 +49,7 @@ def writing_file(path: str | os.PathLike, mode: str = "w", overwrite: bool = Tru
         raise FolderInTheWayError(f"{path} is a folder; give a file's name")
     if not overwrite and target.exists():
         raise _there_is(path)
-    part = _part_of(target)
+    part = temporary_name(target.parent)
     with _no_room_explained(path):
         handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
@@ -75,27 +75,21 @@ def writing_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator
         OSError: as `writing_file` does.
     """
     target = Path(os.path.realpath(path))
-    part = _part_of(target)
-    with _no_room_explained(path):
-        part.mkdir()
+    with _temporary_folder(target.parent, path) as part:
+        yield part
+        _all_to_disk(part)
+        old = temporary_name(target.parent)
+        if overwrite and target.is_dir():
+            target.rename(old)
         try:
-            yield part
-            for inside in part.rglob("*"):
-                to_disk(inside)
-            old = _part_of(target)
-            if overwrite and target.is_dir():
-                target.rename(old)
-            try:
-                part.rename(target)
-            except OSError as error:
-                if old.is_dir():
-                    old.rename(target)
-                if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
-                    raise _there_is(path) from error
-                raise
-            shutil.rmtree(old, ignore_errors=True)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+            part.rename(target)
+        except OSError as error:
+            if old.is_dir():
+                old.rename(target)
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR):
+                raise _there_is(path) from error
+            raise
+        shutil.rmtree(old, ignore_errors=True)
     to_disk(target.parent)
 
 
@@ -109,20 +103,31 @@ def adding_files(folder: str | os.PathLike) -> Iterator[Path]:
         OSError: as `writing_file` does.
     """
     target = Path(os.path.realpath(folder))
-    part = _part_in(target)
-    with _no_room_explained(folder):
+    with _temporary_folder(target, folder) as part:
+        yield part
+        _all_to_disk(part)
+        for inside in sorted(part.iterdir()):
+            if inside.is_dir():
+                shutil.rmtree(target / inside.name, ignore_errors=True)
+            inside.replace(target / inside.name)
+    to_disk(target)
+
+
+@contextmanager
+def _temporary_folder(parent: Path, path: str | os.PathLike) -> Iterator[Path]:
+    """A new folder in `parent`, which is removed at the end unless it was renamed; errors name `path`."""
+    part = temporary_name(parent)
+    with _no_room_explained(path):
         part.mkdir()
         try:
             yield part
-            for inside in part.rglob("*"):
-                to_disk(inside)
-            for inside in sorted(part.iterdir()):
-                if inside.is_dir():
-                    shutil.rmtree(target / inside.name, ignore_errors=True)
-                inside.replace(target / inside.name)
         finally:
             shutil.rmtree(part, ignore_errors=True)
-    to_disk(target)
+
+
+def _all_to_disk(folder: Path) -> None:
+    for inside in folder.rglob("*"):
+        to_disk(inside)
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -206,12 +211,7 @@ def _is_special(target: Path) -> bool:
     return not (stat.S_ISREG(kind) or stat.S_ISDIR(kind))
 
 
-def _part_of(target: Path) -> Path:
-    """A name beside `target` for what is being written."""
-    return _part_in(target.parent)
-
-
-def _part_in(folder: Path) -> Path:
+def temporary_name(folder: Path) -> Path:
     """A name within `folder` that nothing has."""
     return folder / f".{secrets.token_hex(8)}.part"
 

@@ -14,24 +14,11 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoModel, AutoTokenizer, BertConfig, PreTrainedTokenizerFast, set_seed
+from tiny import WORDS, make_tokenizer
+from transformers import AutoModel, AutoTokenizer, BertConfig, set_seed
 
 from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
-
-WORDS = "a an the cat dog bird fish house tree runs sleeps eats flies is was not very good bad fine old new ? .".split()  # noqa: SIM905
-
-
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A WordPiece tokenizer of a few words, in BERT's format."""
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused36]", *WORDS]
-    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(vocabulary)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    special = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **special)
 
 
 @pytest.hookimpl(optionalhook=True)

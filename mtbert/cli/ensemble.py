@@ -22,7 +22,7 @@ from ..data.loading import SPLITS, UNLABELLED, file_of, load_task
 from ..errors import FileInTheWayError
 from ..evaluation.ensemble import combine, predict_members, score_logits
 from ..files import refuse_path, refuse_same_file, write_json, writing_file
-from ..modeling.decoding import decisions
+from ..modeling.decoding import decisions, label_names
 from ..modeling.display import display
 from ..recipe import load_recipe
 from ..training.reporting import print_scores
@@ -36,13 +36,10 @@ BESIDE = 3  # members in one table: more would be cut where a terminal is narrow
 def write_predictions(path: Path, spec, rows, logits) -> None:
     """Row number, id (where the data has one) and prediction: a label, labels joined by a blank, or a score."""
     keys = [key for key in ("row", "id") if key in rows.column_names]
-    predicted = decisions(spec, logits).tolist()
-    if spec.problem_type == "multi_label_classification":
-        named = zip(spec.labels, zip(*predicted, strict=True), strict=True)
-        chosen = [[label if yes else "" for yes in column] for label, column in named]
-        predicted = [" ".join(filter(None, row)) for row in zip(*chosen, strict=True)]
-    elif spec.problem_type != "regression":
-        predicted = [spec.labels[each] for each in predicted]
+    chosen = decisions(spec, logits)
+    predicted = chosen.tolist() if spec.kind.numeric else label_names(spec, chosen)
+    if spec.kind.several:
+        predicted = [" ".join(row) for row in predicted]
     with writing_file(path) as file:
         writer = csv.writer(file)
         writer.writerow([*keys, "prediction"])

@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from ..errors import FileInTheWayError, InputError
 from ..files import writing_file
 from ..modeling.configuration_mtbert import TaskSpec
-from ..modeling.decoding import decisions, label_names, probabilities
+from ..modeling.decoding import answer_columns, decisions, label_names, probabilities
 from ..modeling.inputs import LENGTHS, encode_texts, has_token_types, length_limit
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.packing import PackedLayout
@@ -121,9 +121,8 @@ def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list]:
     names = label_names(task, chosen)
     if task.kind.several:
         names = ["|".join(row) for row in names]
-    of_labels = probabilities(task, logits.astype(np.float64))
-    each = {f"{task.name}:{label}": _shortest(of_labels[:, i]) for i, label in enumerate(task.labels)}
-    return {task.name: names, **each}
+    table = answer_columns(task, names, probabilities(task, logits.astype(np.float64)))
+    return {name: values if isinstance(values, list) else _shortest(values) for name, values in table.items()}
 
 
 def course_values(task: TaskSpec, logits: np.ndarray) -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..data.sampling import Schedule
+from ..modeling.checkpoints import read_json
 from .tables import main_metrics
 
 AVERAGES = ("overall", "raw_mean")
@@ -31,9 +31,13 @@ class FinishedRun(Protocol):
     def commits(self) -> list[str]: ...
 
 
+def _recipe(run: FinishedRun) -> dict[str, Any]:
+    return read_json(run.output / "recipe.json", "run it again", limited=False)
+
+
 def doubts(run: FinishedRun) -> list[str]:
     """Why a run's scores would say nothing about what its row varies; empty if all of it acted."""
-    recipe = json.loads((run.output / "recipe.json").read_text())
+    recipe = _recipe(run)
     found = []
     by_task: dict[str, list[int]] = {task: [] for task in recipe["tasks"]}
     for counts in run.record["examples"].values():
@@ -81,7 +85,7 @@ def table(runs: Sequence[FinishedRun], published: Mapping[str, Mapping[str, Any]
         what = published.get(row, {}).get("what") or _comment(own[0].path)
         scores: dict[str, list[float]] = {}
         for run in done:
-            recipe = json.loads((run.output / "recipe.json").read_text())
+            recipe = _recipe(run)
             values = main_metrics(run.scores, list(recipe["tasks"]))
             values |= {name: run.scores[f"eval_{name}"] for name in AVERAGES if f"eval_{name}" in run.scores}
             for name, value in values.items():
@@ -96,7 +100,7 @@ def table(runs: Sequence[FinishedRun], published: Mapping[str, Mapping[str, Any]
                 "seconds": [run.record["seconds"] for run in done],
                 "steps": done[0].record["steps"] if done else None,
                 "trainable": done[0].record["parameters"][-1]["trainable"] if done else None,
-                "encoder": json.loads((done[0].output / "recipe.json").read_text()).get("encoder") if done else None,
+                "encoder": _recipe(done[0]).get("encoder") if done else None,
                 "rows": done[0].record.get("rows") if done else None,
                 "commits": sorted({commit for run in done for commit in run.commits()}),
                 "same_as": own[0].same_as.row if own[0].same_as else None,

@@ -5,6 +5,8 @@ Each function computes in the precision of the logits it is given.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -43,6 +45,17 @@ def probabilities(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
         logits: `(rows, num_labels)`.
     """
     return task.kind.probabilities(_tensor(np.asarray(logits))).numpy()
+
+
+def answer_columns(task: TaskSpec, answers: list, of_labels: np.ndarray) -> dict[str, Any]:
+    """Columns of a table: `<task>`, its answers, and for a classification `<task>:<label>`, of each label.
+
+    Args:
+        answers: one a row.
+        of_labels: `(rows, labels)`, such as `probabilities`.
+    """
+    each = {} if task.kind.numeric else {f"{task.name}:{name}": of_labels[:, i] for i, name in enumerate(task.labels)}
+    return {task.name: answers, **each}
 
 
 def label_names(task: TaskSpec, chosen: np.ndarray) -> list[str] | list[list[str]]:

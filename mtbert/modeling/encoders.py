@@ -105,18 +105,19 @@ def first_position(config: PreTrainedConfig) -> int:
     return config.pad_token_id + 1 if _counts_after_padding(config) else 0
 
 
-def position_ids(config: PreTrainedConfig, input_ids: Tensor, places: Tensor) -> Tensor:
+def position_ids(config: PreTrainedConfig, input_ids: Tensor | None, places: Tensor) -> Tensor:
     """Position ids `(rows, tokens)` as the encoder's own family counts them.
 
     RoBERTa and its kin give a padding token the padding index and do not count it, also where it stands in a text, as
     in one that names `<pad>`.
 
     Args:
-        input_ids: `(rows, tokens)`; a row may hold several texts, one behind the other.
+        input_ids: `(rows, tokens)`; a row may hold several texts, one behind the other. None where the encoder gets
+            embeddings, which it counts one by one.
         places: `(rows, tokens)`, each token's place in its own text, from 0.
     """
-    if not _counts_after_padding(config):
-        return places
+    if input_ids is None or not _counts_after_padding(config):
+        return places + first_position(config)
     padding = config.pad_token_id
     counted = input_ids.ne(padding).long()
     before = counted.cumsum(1) - counted

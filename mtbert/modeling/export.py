@@ -72,10 +72,11 @@ class PaddedModel(nn.Module):
     def __init__(self, model: MtBertForMultiTask, tasks: Sequence[str]):
         super().__init__()
         self.model, self.tasks = model, [model.tasks[model.task_id(name)] for name in tasks]
-        self.first_position: int | None = first_position(model.encoder.config) or None  # None: as the encoder counts
+        # what the encoder's own table of positions begins with; None: it counts them itself
+        self.table_begins: int | None = 0 if first_position(model.encoder.config) else None
         if not (torch.compiler.is_exporting() or torch.jit.is_tracing()):  # a graph cannot read a table's values
             tables = [int(b.flatten()[0]) for name, b in model.encoder.named_buffers() if name.endswith("position_ids")]
-            self.first_position = max([self.first_position or 0, *tables])  # MRA's table begins with 2
+            self.table_begins = max([0, *tables])  # MRA's with 2
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -88,11 +89,10 @@ class PaddedModel(nn.Module):
         extra = {} if adapter is None else {"adapters": AdapterPass(((adapter, (0, None), layout),))}
         if token_type_ids is not None:
             extra["token_type_ids"] = token_type_ids
-        if self.first_position is not None and "position_ids" in signature(model.encoder.forward).parameters:
+        if self.table_begins is not None and "position_ids" in signature(model.encoder.forward).parameters:
             # the encoder's own are cut from a table, whose end quantisers take for a bound of the length
             places = torch.ones_like(input_ids).cumsum(1) - 1
-            counted = position_ids(model.encoder.config, input_ids, places)
-            extra["position_ids"] = places + self.first_position if counted is places else counted
+            extra["position_ids"] = position_ids(model.encoder.config, input_ids, places) + self.table_begins
         states = model.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
         if adapter is not None:
             states = adapter.on_top(states.flatten(0, 1), layout).view_as(states)

@@ -13,7 +13,7 @@ from transformers import AttentionMaskInterface
 from transformers.modeling_outputs import BaseModelOutput
 
 from .adapters import AdapterPass
-from .encoders import depends_on_padding, first_position, position_ids, shortest_input
+from .encoders import depends_on_padding, position_ids, shortest_input
 from .errors import InputError
 from .packing import PACKED_FAMILIES, PackedLayout, is_packed
 
@@ -70,9 +70,7 @@ def encode(
 
 def _packed(encoder, inputs, layout: PackedLayout, adapters: AdapterPass | None, wanted) -> BaseModelOutput:
     nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.starts.device)  # four dimensions: taken as it is
-    positions = layout.position_ids + first_position(encoder.config)
-    if "input_ids" in inputs:
-        positions = position_ids(encoder.config, inputs["input_ids"], layout.position_ids)
+    positions = position_ids(encoder.config, inputs.get("input_ids"), layout.position_ids)
     extra = {} if adapters is None else {"adapters": adapters}
     output = encoder(**inputs, attention_mask=nothing, position_ids=positions, layout=layout, **extra, **wanted)
     return _of_tokens(output, lambda states: states.squeeze(0))

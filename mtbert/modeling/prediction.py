@@ -16,7 +16,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from .configuration_mtbert import TaskSpec
-from .decoding import decisions, label_names, probabilities
+from .decoding import answer_columns, decisions, label_names, probabilities
 from .errors import InputError, MissingTokenizer
 from .inputs import LENGTHS, encode_texts, has_token_types
 from .packing import PackedLayout
@@ -63,6 +63,8 @@ class Prediction:
         return len(self.logits)
 
     def __repr__(self) -> str:
+        if not np.isfinite(self.logits).all():
+            return f"Prediction of {self.task.name!r} for {len(self):,} rows, some of which are not finite"
         first = ", ".join(f"{each:.4g}" if isinstance(each, float) else repr(each) for each in self.labels[:SHOWN])
         more = ", …" if len(self) > SHOWN else ""
         return f"Prediction of {self.task.name!r} for {len(self):,} rows: {first}{more}"
@@ -74,11 +76,8 @@ class Prediction:
             `<task>`: the label's name, a list of those that are true for a multi-label task, or a regression's score;
             `<task>:<label>`: the probability of each label.
         """
-        name = self.task.name
-        if self.task.kind.numeric:
-            return {name: self.labels}
-        each = {f"{name}:{label}": self.scores[:, i].tolist() for i, label in enumerate(self.task.labels)}
-        return {name: self.labels, **each}
+        table = answer_columns(self.task, self.labels, self.scores)
+        return {name: values if isinstance(values, list) else values.tolist() for name, values in table.items()}
 
     def to_pandas(self) -> Any:
         """`to_dict` as a `pandas.DataFrame` with a row for each input."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, replace
+from dataclasses import fields, replace
 from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
@@ -23,7 +23,7 @@ def as_settings(kind: type[Settings], value: Any, argument: str) -> Settings | N
     `schedule="annealed"`, `schedule={"name": "annealed"}` and `schedule=Schedule("annealed")` mean the same.
 
     Raises:
-        InputError: for a field that the class does not have, one that is missing, and a value of another type.
+        InputError: for a field that the class does not have, and for a value of another type.
     """
     if value is None or isinstance(value, kind):
         return value
@@ -37,9 +37,6 @@ def as_settings(kind: type[Settings], value: Any, argument: str) -> Settings | N
         near = difflib.get_close_matches(str(unknown[0])[:100], names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise InputError(f"{argument} has unknown fields {unknown}; {hint}known ones: {', '.join(names)}")
-    required = [each.name for each in fields(kind) if each.default is MISSING and each.default_factory is MISSING]
-    if missing := [name for name in required if name not in value]:
-        raise InputError(f"{argument} lacks {missing}; give a value for each")
     settings = kind(**value)
     if problems := type_problems(settings, f"{argument}."):
         raise InputError("\n".join(problems))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from ..data.encoding import encode_dataset
 from ..data.masking import DEV, TRAIN, EpochSteps, MaskedTexts, Texts
 from ..data.sampling import Plan, Schedule, StepSampler
 from ..errors import InputError
-from ..files import write_json
+from ..files import write_json, writing_folder
 from ..modeling.checkpoints import read_json
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.cpu import use_faster_layers
@@ -72,12 +71,9 @@ class KeptEncoders(TrainerCallback):
             found = self.encoder.load_state_dict(trained, strict=False)
             if found.unexpected_keys:
                 raise RuntimeError(f"the encoder alone has no {found.unexpected_keys}, which were trained")
-            folder, part = self.folder / f"epoch-{epoch}", self.folder / f"epoch-{epoch}.part"
-            self.encoder.save_pretrained(part)
-            self.tokenizer.save_pretrained(part)
-            if folder.exists():
-                shutil.rmtree(folder)
-            part.rename(folder)  # so that a folder of this name is whole
+            with writing_folder(self.folder / f"epoch-{epoch}", overwrite=True) as part:
+                self.encoder.save_pretrained(part)
+                self.tokenizer.save_pretrained(part)
         if epoch >= self.until:
             control.should_training_stop = True
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,7 +13,7 @@ from typing import Any
 import psutil
 
 from ..errors import FolderInUseError, InputError
-from ..files import writing_file
+from ..files import temporary_name, writing_file
 from ..modeling.checkpoints import read_json
 
 LOCK = "running.json"
@@ -105,7 +104,7 @@ def _has_ended(holder: dict[str, Any]) -> bool:
 
 def _remove_stale(file: Path, holder: dict[str, Any] | None) -> None:
     """Remove a lock, unless another process has replaced it meanwhile."""
-    aside = file.with_name(f".{secrets.token_hex(8)}.part")
+    aside = temporary_name(file.parent)
     with suppress(FileNotFoundError):
         file.rename(aside)
         if _read(aside) != holder:

@@ -6,7 +6,6 @@ Kept where `datasets` keeps its own cache (HF_DATASETS_CACHE), as one safetensor
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,12 @@ import torch
 from accelerate.utils import reduce
 from datasets import Dataset
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from torch import Tensor
 
 from ..data.leakage import text_hashes
 from ..evaluation.ensemble import task_logits
+from ..files import writing_file
 from ..modeling.inputs import ENCODING_VERSION
 
 if TYPE_CHECKING:
@@ -75,9 +75,8 @@ class Memory:
         merged, first = np.unique(np.concatenate([known, hashes]), return_index=True)
         values = np.concatenate([before, logits.astype(np.float32)])[first]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(f".{os.getpid()}.part")
-        save_file({"hashes": merged, "logits": np.ascontiguousarray(values)}, part)
-        os.replace(part, self.path)
+        with writing_file(self.path, "wb") as file:
+            file.write(save({"hashes": merged, "logits": np.ascontiguousarray(values)}))
 
     def _read(self) -> tuple[np.ndarray, np.ndarray]:
         try:

@@ -16,14 +16,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(Path(__file__).parent)]
 
 import logits
 import numpy as np
 import torch
 import yaml
-from conftest import WORDS, make_tokenizer
 from peft import PeftModel
+from tiny import WORDS, make_tokenizer
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, set_seed
 
 from mtbert import MtBertForMultiTask

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoModelForMaskedLM, BertConfig, PreTrainedTokenizerFast, set_seed
+from transformers import AutoModelForMaskedLM, BertConfig, set_seed
 
-WORDS = "a an the cat dog bird fish house tree runs sleeps eats flies is was not very good bad fine old new ? .".split()  # noqa: SIM905
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))  # also where no pytest has done so
+
+from tiny import WORDS, make_tokenizer
+
 TRAIN_ROWS = {"stars": 40, "same": 24, "close": 33, "topics": 17}
 DEV_ROWS = 9
 
@@ -46,16 +49,11 @@ def write_encoder(folder: Path, dropout: float) -> None:
     Args:
         dropout: probability of every dropout layer of the encoder.
     """
-    names = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[unused36]", *WORDS]
-    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(names)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    special = {f"{name.lower()}_token": f"[{name}]" for name in ("PAD", "UNK", "CLS", "SEP", "MASK")}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=32, **special).save_pretrained(folder)
+    tokenizer = make_tokenizer(max_length=32)
+    tokenizer.save_pretrained(folder)
     set_seed(0)
     config = BertConfig(
-        vocab_size=len(names),
+        vocab_size=len(tokenizer),
         hidden_size=16,
         num_hidden_layers=2,
         num_attention_heads=2,

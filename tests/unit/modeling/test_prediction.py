@@ -74,6 +74,8 @@ def test_a_prediction_as_a_table_and_as_one_line():
     found = Prediction.of(score, np.arange(1000, dtype=np.float32)[:, None] / 8)
     assert found.to_dict() == {"close": (np.arange(1000) / 8).tolist()}
     assert repr(found) == "Prediction of 'close' for 1,000 rows: 0, 0.125, 0.25, 0.375, 0.5, …"
+    diverged = Prediction.of(single, np.array([[0, np.nan]], np.float32))
+    assert repr(diverged) == "Prediction of 'mood' for 1 rows, some of which are not finite"
     none = Prediction.of(single, np.zeros((0, 2), np.float32))
     assert none.to_pandas().empty and repr(none) == "Prediction of 'mood' for 0 rows: "
 
