@@ -71,7 +71,7 @@ soak: venv  ## kill runs at random points and at every file operation, damage ev
 # the distribution's tests stay in $(VENV)
 COMMON := $(VENV)/common
 
-common: venv  ## run transformers' own tests of a model, which it downloads, on ours (6 minutes)
+common: venv  ## run transformers' own tests of a model, which it downloads, on ours (2 minutes)
 	$(BIN)/python -m pip install --quiet --no-deps parameterized==0.9.0
 	version=$$(sed -n 's/^transformers==//p' constraints.txt) && folder=$(COMMON)/transformers-$$version && \
 	  { test -d $$folder/tests || { $(BIN)/python -m pip download --quiet --no-deps \

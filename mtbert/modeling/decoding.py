@@ -1,4 +1,4 @@
-"""Logits → answers: the only place where a task's logits become classes, probabilities, scores and names.
+"""Logits → answers: here a task's logits become classes, probabilities, scores and names, for all that shows them.
 
 Each function computes in the precision of the logits it is given.
 """

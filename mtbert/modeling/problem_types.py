@@ -1,6 +1,6 @@
 """The kinds of tasks in one table: how labels, logits, losses and answers of each look.
 
-`TaskSpec.kind` is a task's row of the table. Other files ask it, and compare no names of problem types.
+`TaskSpec.kind` is a task's row of the table. Other files ask it, in place of comparing names.
 """
 
 from __future__ import annotations
