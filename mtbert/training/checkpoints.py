@@ -28,8 +28,8 @@ from ..modeling.modeling_mtbert import MtBertForMultiTask
 
 CHECKSUMS = "checksums.json"
 STATE = "trainer_state.json"
-WEIGHTS = ("*model*.safetensors",)  # all that a best checkpoint needs
-_NEEDED = (*WEIGHTS, "optimizer*", "scheduler.pt", "rng_state*.pth", STATE)
+MODEL_FILES = ("*model*.safetensors",)  # all that a best checkpoint needs
+_NEEDED = (*MODEL_FILES, "optimizer*", "scheduler.pt", "rng_state*.pth", STATE)
 _WRITTEN_FIRST = ("config.json", "adapter_config.json", "*.safetensors")  # to a checkpoint
 
 
@@ -168,7 +168,7 @@ def next_best(folder: str | Path, metric: str, greater_is_better: bool) -> Path 
     """
     best, best_score = None, -math.inf
     for checkpoint in by_step(folder):
-        if damage(checkpoint, needed=WEIGHTS):
+        if damage(checkpoint, needed=(*MODEL_FILES, STATE)):
             continue
         log = read_json(checkpoint / STATE, "take another checkpoint", limited=False)["log_history"]
         scores = [entry[metric] for entry in log if metric in entry]

@@ -18,8 +18,8 @@ from transformers.trainer_utils import SaveStrategy
 
 from ..data.sampling import Plan
 from .checkpoints import (
+    MODEL_FILES,
     STATE,
-    WEIGHTS,
     CheckpointError,
     check_room_for_run,
     damage,
@@ -218,7 +218,7 @@ class ResumableTrainer(Trainer):
             return None
         if not os.path.isdir(best):
             best = os.path.join(self._get_output_dir(None), os.path.basename(best))
-        if found := damage(best, needed=WEIGHTS):
+        if found := damage(best, needed=MODEL_FILES):
             warnings.warn(
                 f"{best}, the best checkpoint so far, is damaged ({found}); unless a better one comes, the next best "
                 "one is taken at the end",
@@ -237,7 +237,7 @@ class ResumableTrainer(Trainer):
         """Load the best checkpoint that is whole; if none is, keep the last weights. Damage is warned of."""
         best = self.state.best_model_checkpoint
         forget_checked_files()  # of hours ago
-        if found := damage(best, needed=WEIGHTS):
+        if found := damage(best, needed=MODEL_FILES):
             metric = self.args.metric_for_best_model
             metric = metric if metric.startswith("eval_") else f"eval_{metric}"
             other = next_best(self._get_output_dir(None), metric, self.args.greater_is_better)
