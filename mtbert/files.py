@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -214,6 +215,11 @@ def _is_special(target: Path) -> bool:
 def temporary_name(folder: Path) -> Path:
     """A name within `folder` that nothing has."""
     return folder / f".{secrets.token_hex(8)}.part"
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a file or folder has a name that `temporary_name` gives."""
+    return re.fullmatch(r"\.[0-9a-f]{16}\.part", path.name) is not None
 
 
 def _rename(part: Path, target: Path, path: str | os.PathLike, overwrite: bool) -> None:

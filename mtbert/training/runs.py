@@ -13,7 +13,7 @@ from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from ..errors import CheckpointError, InputError
-from ..files import write_text
+from ..files import is_temporary, write_text
 from ..modeling.checkpoints import read_json
 from ..modeling.display import masked
 from .arguments import MtBertTrainingArguments
@@ -51,12 +51,17 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
         if found := damage(wanted):
             raise CheckpointError(f"resume_from_checkpoint: {wanted} is not complete ({found}); take an earlier one")
         return str(wanted)
-    if folder.is_dir() and any(each.name not in (PRETRAINING, LOCK) for each in folder.iterdir()):
+    if folder.is_dir() and not all(map(_may_be_there, folder.iterdir())):
         raise InputError(
             f"output_dir {folder} has files in it, which would be overwritten; give another folder, remove this one, "
             "or go on with it: --training.resume_from_checkpoint true"
         )
     return None
+
+
+def _may_be_there(path: Path) -> bool:
+    """Whether a new run may find this in its output folder, such as what its first process writes there meanwhile."""
+    return path.name in (PRETRAINING, LOCK) or is_temporary(path)
 
 
 def resumes_last(args: MtBertTrainingArguments) -> bool:

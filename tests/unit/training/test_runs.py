@@ -6,6 +6,7 @@ import pytest
 
 from mtbert import MtBertTrainingArguments
 from mtbert.errors import CheckpointError
+from mtbert.files import temporary_name
 from mtbert.training.checkpoints import seal
 from mtbert.training.resume_record import check_record, write_record
 from mtbert.training.runs import choose_checkpoint, save_arguments, save_run
@@ -34,6 +35,15 @@ def test_a_new_run_needs_an_empty_folder(tmp_path):
     with pytest.raises(ValueError, match="has files in it, which would be overwritten; .*resume_from_checkpoint true"):
         choose_checkpoint(arguments(tmp_path))
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_what_another_process_of_the_run_is_writing_is_in_nobodys_way(tmp_path):
+    (tmp_path / "running.json").write_text("{}")
+    temporary_name(tmp_path).write_text("{")  # what becomes the lock
+    assert choose_checkpoint(arguments(tmp_path)) is None
+    (tmp_path / ".mine.part").write_text("mine")
+    with pytest.raises(ValueError, match="has files in it"):
+        choose_checkpoint(arguments(tmp_path))
 
 
 @pytest.mark.parametrize("word", ["true", "latest"])
