@@ -34,7 +34,7 @@ from mtbert.data.collation import MultiTaskDataset
 from mtbert.data.sampling import Plan, Schedule, StepSampler
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments
-from mtbert.training.machine import keep_freed_memory
+from mtbert.training.distributed.machine import keep_freed_memory
 from mtbert.training.trainer import MtBertTrainer
 
 SEED = 42

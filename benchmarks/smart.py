@@ -25,9 +25,9 @@ from mtbert.data.collation import MultiTaskDataset
 from mtbert.data.sampling import Step
 from mtbert.modeling.inputs import has_token_types
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
-from mtbert.training.proximal import Proximal
-from mtbert.training.regularisers import Regularisers
-from mtbert.training.smart import Smart
+from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.regularisers import Regularisers
+from mtbert.training.methods.smart import Smart
 
 CASES = {
     "smart": (Smart(), None),

@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from .modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput, MtBertPreTrainedModel
     from .modeling.prediction import Prediction
     from .training.arguments import MtBertTrainingArguments, TaskTraining
-    from .training.averaging import Averaging
-    from .training.distillation import Distillation
-    from .training.losses import LossSettings
+    from .training.methods.averaging import Averaging
+    from .training.methods.distillation import Distillation
+    from .training.methods.proximal import Proximal
+    from .training.methods.smart import Smart
+    from .training.methods.surgery import Surgery
     from .training.optimizers import OptimizerSettings
-    from .training.proximal import Proximal
-    from .training.smart import Smart
-    from .training.surgery import Surgery
+    from .training.task_losses import LossSettings
     from .training.trainer import MtBertTrainer
 
 __version__ = "0.1.0"
@@ -26,10 +26,10 @@ __version__ = "0.1.0"
 # name → its module, which is imported when the name is asked for
 _MODULES = {
     "AdapterSpec": ".modeling.configuration_mtbert",
-    "Averaging": ".training.averaging",
-    "Distillation": ".training.distillation",
+    "Averaging": ".training.methods.averaging",
+    "Distillation": ".training.methods.distillation",
     "HeadSpec": ".modeling.configuration_mtbert",
-    "LossSettings": ".training.losses",
+    "LossSettings": ".training.task_losses",
     "MtBertConfig": ".modeling.configuration_mtbert",
     "MtBertError": ".errors",
     "MtBertForMultiTask": ".modeling.modeling_mtbert",
@@ -39,10 +39,10 @@ _MODULES = {
     "MtBertTrainingArguments": ".training.arguments",
     "OptimizerSettings": ".training.optimizers",
     "Prediction": ".modeling.prediction",
-    "Proximal": ".training.proximal",
+    "Proximal": ".training.methods.proximal",
     "Schedule": ".data.sampling",
-    "Smart": ".training.smart",
-    "Surgery": ".training.surgery",
+    "Smart": ".training.methods.smart",
+    "Surgery": ".training.methods.surgery",
     "TaskSpec": ".modeling.configuration_mtbert",
     "TaskTraining": ".training.arguments",
 }

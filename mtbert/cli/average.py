@@ -22,7 +22,7 @@ from ..evaluation.soup import greedy_soup, mean_of
 from ..files import refuse_path, writing_folder
 from ..modeling.display import display
 from ..recipe import load_recipe
-from ..training.runs import save_run
+from ..training.checkpoints.run_folder import save_run
 from . import arguments
 from .main import run as run_command
 

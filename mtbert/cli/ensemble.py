@@ -25,7 +25,7 @@ from ..files import refuse_path, refuse_same_file, write_json, writing_file
 from ..modeling.decoding import decisions, label_names
 from ..modeling.display import display
 from ..recipe import load_recipe
-from ..training.reporting import print_scores
+from ..training.console import print_scores
 from . import arguments
 from .average import average
 from .main import run as run_command

@@ -37,7 +37,7 @@ from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.pretrained import load_tokenizer
 from ..recipe import Recipe, load_recipe
 from ..training.arguments import MtBertTrainingArguments
-from ..training.machine import share_cores
+from ..training.distributed.machine import share_cores
 from ..training.peft import load_adapter
 from ..training.trainer import MtBertTrainer
 from . import arguments

@@ -20,16 +20,16 @@ from ..data.encoding import encode_splits
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..recipe import Recipe, check_model, check_stages, load_data, load_tokenizer
 from ..training.arguments import MtBertTrainingArguments
-from ..training.distillation import add_targets
-from ..training.machine import share_cores
+from ..training.checkpoints.resume_record import check_record
+from ..training.checkpoints.run_folder import ended_scores, save_run, seal_run, start_scores
+from ..training.checkpoints.run_lock import only_run_in
+from ..training.checkpoints.run_record import Movement, run_record
+from ..training.checkpoints.stages import Stages
+from ..training.console import print_lines, print_scores
+from ..training.distributed.machine import share_cores
+from ..training.methods.distillation import add_targets
 from ..training.peft import wrap
 from ..training.pretraining import pretrain
-from ..training.record import Movement, run_record
-from ..training.reporting import print_lines, print_scores
-from ..training.resume_record import check_record
-from ..training.run_lock import only_run_in
-from ..training.runs import ended_scores, save_run, seal_run, start_scores
-from ..training.stages import Stages
 from ..training.trainer import MtBertTrainer
 from . import arguments
 from .main import run as run_command

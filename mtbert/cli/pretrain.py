@@ -13,9 +13,9 @@ from __future__ import annotations
 import sys
 
 from ..recipe import Recipe, load_data, load_tokenizer
-from ..training.machine import share_cores
+from ..training.console import print_lines
+from ..training.distributed.machine import share_cores
 from ..training.pretraining import pretrain
-from ..training.reporting import print_lines
 from . import arguments
 from .main import run as run_command
 

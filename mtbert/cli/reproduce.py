@@ -37,7 +37,7 @@ from ..evaluation.run_tables import environment, table
 from ..evaluation.tables import to_markdown, write
 from ..modeling.display import masked
 from ..recipe import Recipe, RecipeError, load_recipe
-from ..training.runs import PRETRAINING
+from ..training.checkpoints.run_folder import PRETRAINING
 from . import arguments
 from .bundled import folder as bundled_folder
 from .main import run as run_command

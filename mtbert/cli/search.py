@@ -53,7 +53,7 @@ from ..recipe import Recipe, RecipeError, load_recipe
 from ..recipe.rules import known_scores
 from ..recipe.schema import override_tree
 from ..recipe.space import Dimension, check_space, read_space
-from ..training.runs import save_run
+from ..training.checkpoints.run_folder import save_run
 from . import arguments
 from .finetune import run
 from .main import run as run_command

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..training.processes import REMEDY, SWITCHES
+from ..training.distributed.process_group import REMEDY, SWITCHES
 from .rules import COMBINATIONS, REFUSED_TRAINING
 
 

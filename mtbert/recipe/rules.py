@@ -13,10 +13,10 @@ from ..data.sampling import SAMPLED, Schedule
 from ..errors import InputError
 from ..files import path_problem
 from ..modeling.limits import reserved_problems
-from ..training.losses import FIXED, UNCERTAINTY, check_losses
+from ..training.distributed.process_group import NOT_WITH_SHARES, fsdp_is_asked_for
 from ..training.optimizers import GROUPED, SEPARATE, STATEFUL, OptimizerSettings
-from ..training.processes import NOT_WITH_SHARES, fsdp_is_asked_for
-from ..training.refused import OWN_EVALUATION, OWN_LOADER, OWN_SHARES, REFUSED_TRAINING, WHOLE_MODEL
+from ..training.refused_arguments import OWN_EVALUATION, OWN_LOADER, OWN_SHARES, REFUSED_TRAINING, WHOLE_MODEL
+from ..training.task_losses import FIXED, UNCERTAINTY, check_losses
 from .tree import KeyPath, Report, defaults, shown
 
 if TYPE_CHECKING:

@@ -15,13 +15,13 @@ from ..data.sampling import Schedule
 from ..errors import RecipeError
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
 from ..modeling.limits import beyond
-from ..training.averaging import Averaging
-from ..training.distillation import Distillation
-from ..training.losses import LossSettings
+from ..training.methods.averaging import Averaging
+from ..training.methods.distillation import Distillation
+from ..training.methods.proximal import Proximal
+from ..training.methods.smart import Smart
+from ..training.methods.surgery import Surgery
 from ..training.optimizers import OptimizerSettings
-from ..training.proximal import Proximal
-from ..training.smart import Smart
-from ..training.surgery import Surgery
+from ..training.task_losses import LossSettings
 from .reading import COMMAND_LINE, Layer, merge, override, read_chain, split_argv
 from .rules import PROCESS_KEYS, REFUSED_PRETRAINING, REFUSED_TRAINING, check
 from .stages import split_stages

@@ -13,9 +13,9 @@ from transformers.trainer_utils import IntervalStrategy
 from ..errors import InputError
 from ..modeling.display import each_text, masked
 from ..modeling.limits import beyond
-from .numerics import SKIP, STOP
-from .processes import join_processes, refuse_sharding, take_over_fsdp
-from .refused import refuse_arguments
+from .distributed.process_group import join_processes, refuse_sharding, take_over_fsdp
+from .finite_steps import SKIP, STOP
+from .refused_arguments import refuse_arguments
 
 
 @dataclass(frozen=True)

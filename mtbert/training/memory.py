@@ -23,9 +23,9 @@ from transformers import TrainingArguments
 from ..data.collation import row_lengths
 from ..data.sampling import Step, StepSampler
 from ..modeling.packing import PackedLayout
+from .console import print_lines
+from .distributed.encoder_sharding import encoder_layers
 from .optimizers import MOMENTS, SEPARATE, moment_bytes
-from .reporting import print_lines
-from .sharding import encoder_layers
 
 if TYPE_CHECKING:
     from .trainer import MtBertTrainer

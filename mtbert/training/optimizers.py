@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..data.sampling import Schedule
 from ..errors import InputError
-from .losses import UNCERTAINTY, LossSettings
+from .task_losses import UNCERTAINTY, LossSettings
 
 if TYPE_CHECKING:
     from .arguments import TaskTraining

@@ -27,6 +27,7 @@ from ..data.collation import LengthSortedSteps
 from ..data.encoding import encode_dataset
 from ..data.masking import DEV, TRAIN, EpochSteps, MaskedTexts, Texts
 from ..data.sampling import Plan, Schedule, StepSampler
+from ..data.step_loader import identity, step_loader
 from ..errors import InputError
 from ..files import write_json, writing_folder
 from ..modeling.checkpoints import read_json
@@ -36,13 +37,12 @@ from ..modeling.display import masked
 from ..modeling.pretrained import encoder_config, load_encoder
 from ..modeling.problem_types import IGNORED
 from .arguments import PretrainingArguments
-from .checkpoints import last_complete
-from .interruption import ResumableTrainer
-from .launch import print_start
-from .loading import identity, step_loader
-from .machine import keep_freed_memory
-from .reporting import print_lines
-from .resume_record import OPTIMIZATION, Record, encoder_record, weights_hash
+from .checkpoints.interruption import ResumableTrainer
+from .checkpoints.resume_record import OPTIMIZATION, Record, encoder_record, weights_hash
+from .checkpoints.sealing import last_complete
+from .console import print_lines
+from .distributed.launch import print_start
+from .distributed.machine import keep_freed_memory
 
 SETTINGS = "pretraining.json"
 # The arguments that the weights depend on, besides the batch size; two runs that agree in them are one.

@@ -21,6 +21,7 @@ from transformers.trainer_utils import HubStrategy, PredictionOutput, speed_metr
 from ..data.balancing import BalancedRows
 from ..data.collation import LengthSortedSteps, MultiTaskDataset
 from ..data.sampling import Plan, Schedule, StepSampler
+from ..data.step_loader import identity, step_loader
 from ..data.tokenised import prepare
 from ..errors import InputError, InputTypeError
 from ..files import write_text
@@ -28,31 +29,30 @@ from ..modeling.inputs import has_token_types
 from ..modeling.limits import refuse_reserved
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from ..modeling.sharing import explained
+from ._compat import KeepSpecialTokens
 from .arguments import MtBertTrainingArguments, TaskTraining
-from .averaging import Averaging, WeightAverage, refuse_averaged
-from .checkpoints import refuse_unloadable
-from .distillation import COLUMN, Distillation
-from .launch import print_start
-from .loading import identity, step_loader
-from .losses import UNCERTAINTY, LossSettings, UncertaintyWeighting, check_losses, class_weights
-from .machine import keep_freed_memory
+from .checkpoints.pushing import card_of, push_checkpoint, push_run, report_failures
+from .checkpoints.resume_record import Record, model_record, peft_record, teacher_hash, weights_hash
+from .checkpoints.sealing import refuse_unloadable
+from .checkpoints.stages import Stage
+from .console import print_lines, print_parameters, print_plan
+from .distributed.encoder_sharding import ShardingTrainer
+from .distributed.launch import print_start
+from .distributed.machine import keep_freed_memory
+from .distributed.process_group import refuse_with_shares, watch_gradients
+from .finite_steps import FiniteSteps, guarded
 from .memory import print_memory
-from .natural_forms import as_settings, as_splits, as_task_training
-from .numerics import FiniteSteps, guarded
+from .methods.averaging import Averaging, WeightAverage, refuse_averaged
+from .methods.distillation import COLUMN, Distillation
+from .methods.proximal import Proximal
+from .methods.regularisers import Regularisers
+from .methods.smart import Smart
+from .methods.surgery import GradientSurgery, Surgery, parts_by_task
+from .objective import StepLosses
 from .optimizers import SEPARATE, OptimizerSettings, PerTaskOptimizer, moment_bytes, parameter_groups, task_rates
 from .peft import trainable
-from .processes import refuse_with_shares, watch_gradients
-from .proximal import Proximal
-from .pushing import card_of, push_checkpoint, push_run, report_failures
-from .regularisers import Regularisers
-from .reporting import print_lines, print_parameters, print_plan
-from .resume_record import Record, model_record, peft_record, teacher_hash, weights_hash
-from .sharding import ShardingTrainer
-from .smart import Smart
-from .special_tokens import KeepSpecialTokens
-from .stages import Stage
-from .step import StepLosses
-from .surgery import GradientSurgery, Surgery, parts_by_task
+from .settings import as_settings, as_splits, as_task_training
+from .task_losses import UNCERTAINTY, LossSettings, UncertaintyWeighting, check_losses, class_weights
 
 Splits = Mapping[str, Dataset]
 

@@ -15,7 +15,7 @@ from torch import nn
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArguments
-from mtbert.training.sharding import clip, encoder_layers
+from mtbert.training.distributed.encoder_sharding import clip, encoder_layers
 from mtbert.training.trainer import MtBertTrainer
 
 SCRIPT = Path(__file__).with_name("sharded.py")

@@ -30,15 +30,15 @@ from transformers import set_seed
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
-from mtbert.training.averaging import Averaging
-from mtbert.training.distillation import Distillation, add_targets
-from mtbert.training.losses import LossSettings
+from mtbert.training.checkpoints.sealing.stages import Stages
+from mtbert.training.methods.averaging import Averaging
+from mtbert.training.methods.distillation import Distillation, add_targets
+from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.smart import Smart
+from mtbert.training.methods.surgery import Surgery
 from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.peft import wrap
-from mtbert.training.proximal import Proximal
-from mtbert.training.smart import Smart
-from mtbert.training.stages import Stages
-from mtbert.training.surgery import Surgery
+from mtbert.training.task_losses import LossSettings
 from mtbert.training.trainer import MtBertTrainer
 
 UNLABELLED_ROWS = 5  # of a taught task

@@ -19,16 +19,16 @@ from transformers import PreTrainedTokenizerFast
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
-from mtbert.training.averaging import Averaging
-from mtbert.training.checkpoints import CheckpointError, seal
-from mtbert.training.distillation import Distillation
-from mtbert.training.losses import LossSettings
+from mtbert.training.checkpoints.sealing.resume_record import FILE, data_record
+from mtbert.training.checkpoints.sealing.sealing import CheckpointError, seal
+from mtbert.training.methods.averaging import Averaging
+from mtbert.training.methods.distillation import Distillation
+from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.smart import Smart
+from mtbert.training.methods.surgery import Surgery
 from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.peft import wrap
-from mtbert.training.proximal import Proximal
-from mtbert.training.resume_record import FILE, data_record
-from mtbert.training.smart import Smart
-from mtbert.training.surgery import Surgery
+from mtbert.training.task_losses import LossSettings
 from mtbert.training.trainer import MtBertTrainer
 
 SETTINGS = {

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from mtbert.data.sampling import Schedule
-from mtbert.training.averaging import Averaging
-from mtbert.training.losses import LossSettings
+from mtbert.training.methods.averaging import Averaging
+from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.smart import Smart
+from mtbert.training.methods.surgery import METHODS, Surgery
 from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.peft import wrap
-from mtbert.training.proximal import Proximal
-from mtbert.training.smart import Smart
-from mtbert.training.surgery import METHODS, Surgery
+from mtbert.training.task_losses import LossSettings
 
 MIXED = Schedule("annealed", mixed=True, steps_per_epoch=3)
 SGD = {"optim": "sgd", "learning_rate": 0.05}  # its update is linear in the gradient, so that rounding stays rounding

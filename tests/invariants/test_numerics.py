@@ -10,10 +10,10 @@ import torch
 
 from mtbert.data.sampling import Schedule
 from mtbert.training.arguments import MtBertTrainingArguments
-from mtbert.training.losses import LossSettings
-from mtbert.training.numerics import IN_A_ROW, NotFinite, guarded
+from mtbert.training.finite_steps import IN_A_ROW, NotFinite, guarded
+from mtbert.training.methods.surgery import Surgery
 from mtbert.training.optimizers import OptimizerSettings
-from mtbert.training.surgery import Surgery
+from mtbert.training.task_losses import LossSettings
 
 STEPS = 6
 MIXED = Schedule("uniform", mixed=True, steps_per_epoch=STEPS)

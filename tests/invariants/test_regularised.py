@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 from mtbert.data.sampling import Schedule
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
-from mtbert.training.proximal import TEACHER_FILE, Proximal
-from mtbert.training.smart import Smart
+from mtbert.training.methods.proximal import TEACHER_FILE, Proximal
+from mtbert.training.methods.smart import Smart
 from mtbert.training.trainer import MtBertTrainer
 
 SCHEDULE = Schedule("annealed", mixed=True, steps_per_epoch=6)

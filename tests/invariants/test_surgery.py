@@ -10,8 +10,8 @@ import torch
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.configuration_mtbert import AdapterSpec
 from mtbert.training.arguments import TaskTraining
+from mtbert.training.methods.surgery import Surgery
 from mtbert.training.peft import wrap
-from mtbert.training.surgery import Surgery
 
 SIMULTANEOUS = Schedule("simultaneous", steps_per_epoch=3)
 MIXED = Schedule("annealed", mixed=True, steps_per_epoch=4)

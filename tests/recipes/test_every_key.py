@@ -13,13 +13,13 @@ from mtbert.data.sampling import Schedule
 from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec
 from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
 from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArguments, TrainingArguments
-from mtbert.training.averaging import Averaging
-from mtbert.training.distillation import Distillation
-from mtbert.training.losses import LossSettings
+from mtbert.training.methods.averaging import Averaging
+from mtbert.training.methods.distillation import Distillation
+from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.smart import Smart
+from mtbert.training.methods.surgery import Surgery
 from mtbert.training.optimizers import OptimizerSettings
-from mtbert.training.proximal import Proximal
-from mtbert.training.smart import Smart
-from mtbert.training.surgery import Surgery
+from mtbert.training.task_losses import LossSettings
 
 COURSE = {"format": "cs224n", "id": "id"}
 SST = {**COURSE, "text": "sentence", "label": "sentiment", "train": "ids-sst-train.csv", "dev": "ids-sst-dev.csv"}
@@ -192,7 +192,7 @@ def run(finetune, encoder_dir, course_dir, tmp_path_factory):
     """Settings → all numbers of a run: its losses, its scores and its final weights."""
     memories = tmp_path_factory.mktemp("memories")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mtbert.training.teaching.memory_folder", lambda: memories)
+        patch.setattr("mtbert.training.methods.teacher_cache.memory_folder", lambda: memories)
         yield _runs(finetune, encoder_dir, course_dir, tmp_path_factory)
 
 

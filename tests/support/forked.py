@@ -13,7 +13,12 @@ from pathlib import Path
 CONTEXT = multiprocessing.get_context("forkserver")
 # Installed modules only: before Python 3.13 the server does not know the paths that pytest has added.
 CONTEXT.set_forkserver_preload(
-    ["mtbert.training.stages", "mtbert.recipe", "mtbert.evaluation.metrics", "transformers.models.bert.modeling_bert"]
+    [
+        "mtbert.training.checkpoints.stages",
+        "mtbert.recipe",
+        "mtbert.evaluation.metrics",
+        "transformers.models.bert.modeling_bert",
+    ]
 )
 
 

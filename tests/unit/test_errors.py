@@ -29,7 +29,7 @@ PLAIN = {
     ("mtbert/__init__.py", "AttributeError"): "the protocol of a module's __getattr__",
     ("mtbert/recipe/__init__.py", "AttributeError"): "as above",
     ("mtbert/data/json_rows.py", "ValueError"): "caught there, and told as a ReadError with its line",
-    ("mtbert/training/interruption.py", "NotImplementedError"): "a subclass lacks a method",
+    ("mtbert/training/checkpoints/interruption.py", "NotImplementedError"): "a subclass lacks a method",
     ("mtbert/training/optimizers.py", "KeyError"): "whoever steps the optimizer by hand has a bug",
     ("mtbert/training/optimizers.py", "RuntimeError"): "as above",
     ("mtbert/training/pretraining.py", "RuntimeError"): "no recipe leads to it",

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, TaskSpec
 from mtbert.modeling.pretrained import load_tokenizer
-from mtbert.training.checkpoints import seal
+from mtbert.training.checkpoints.sealing.sealing import seal
 
 TASK = TaskSpec("t", labels=2)
 

@@ -13,9 +13,9 @@ from mtbert.errors import NotFinite, RecipeError
 from mtbert.modeling.configuration_mtbert import HeadSpec, TaskSpec
 from mtbert.recipe import Recipe, load_recipe, reading
 from mtbert.recipe.ending import clear_errors
-from mtbert.training import runs
-from mtbert.training.distillation import Distillation
-from mtbert.training.runs import choose_checkpoint
+from mtbert.training.checkpoints import run_folder
+from mtbert.training.checkpoints.sealing.run_folder import choose_checkpoint
+from mtbert.training.methods.distillation import Distillation
 
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz012345"
 
@@ -67,8 +67,8 @@ BUGS = {  # what Python itself raises for a slip in our code
 @pytest.mark.parametrize("bug", BUGS.values(), ids=BUGS)
 def test_a_bug_of_ours_keeps_its_traceback(bug, monkeypatch, tmp_path):
     """The slip stands in a function of mtbert: its code says that it is of that file."""
-    code = bug.__code__.replace(co_filename=runs.__file__)
-    monkeypatch.setattr(runs, "damage", type(bug)(code, {}))
+    code = bug.__code__.replace(co_filename=run_folder.__file__)
+    monkeypatch.setattr(run_folder, "damage", type(bug)(code, {}))
     (tmp_path / "checkpoint").mkdir()
 
     class Args:
@@ -117,7 +117,7 @@ def test_a_file_that_the_machine_refuses_is_no_bug(error, clear, monkeypatch):
 
 def test_a_file_that_is_opened_by_the_standard_library_for_us(tmp_path):
     with pytest.raises(SystemExit) as left, clear_errors():
-        runs.save_run(tmp_path / "file" / "below", recipe={}) if (tmp_path / "file").write_text("") == 0 else None
+        run_folder.save_run(tmp_path / "file" / "below", recipe={}) if (tmp_path / "file").write_text("") == 0 else None
     assert left.value.code == f"[Errno 20] Not a directory: '{tmp_path / 'file' / 'below'}'"
 
 

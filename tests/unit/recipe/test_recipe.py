@@ -26,11 +26,11 @@ from mtbert.recipe import (
 )
 from mtbert.recipe.tree import defaults, documentation, known_fields
 from mtbert.training.arguments import TaskTraining
-from mtbert.training.averaging import Averaging
-from mtbert.training.distillation import Distillation
-from mtbert.training.losses import LossSettings
+from mtbert.training.methods.averaging import Averaging
+from mtbert.training.methods.distillation import Distillation
+from mtbert.training.methods.surgery import Surgery
 from mtbert.training.optimizers import OptimizerSettings
-from mtbert.training.surgery import Surgery
+from mtbert.training.task_losses import LossSettings
 
 GOOD = """\
 encoder: some/encoder

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mtbert.training.averaging import FILE, Averaging, WeightAverage, refuse_averaged
+from mtbert.training.methods.averaging import FILE, Averaging, WeightAverage, refuse_averaged
 
 STEPS = 12
 

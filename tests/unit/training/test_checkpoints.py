@@ -6,7 +6,7 @@ import json
 import pytest
 from safetensors import SafetensorError
 
-from mtbert.training.checkpoints import (
+from mtbert.training.checkpoints.sealing.sealing import (
     CHECKSUMS,
     CheckpointError,
     by_step,

@@ -12,9 +12,9 @@ from mtbert.data.collation import MultiTaskDataset
 from mtbert.data.leakage import text_hashes
 from mtbert.data.sampling import Plan, Schedule, Step
 from mtbert.modeling.configuration_mtbert import TaskSpec
-from mtbert.training import teaching
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
-from mtbert.training.distillation import (
+from mtbert.training.methods import teacher_cache
+from mtbert.training.methods.distillation import (
     COLUMN,
     Distillation,
     add_targets,
@@ -31,7 +31,7 @@ NAMES = ("stars", "same", "close", "topics")
 @pytest.fixture(autouse=True)
 def memories(monkeypatch, tmp_path):
     """Teachers remember nothing of other tests."""
-    monkeypatch.setattr(teaching, "memory_folder", lambda: tmp_path / "memories")
+    monkeypatch.setattr(teacher_cache, "memory_folder", lambda: tmp_path / "memories")
 
 
 @pytest.fixture
@@ -204,8 +204,8 @@ def test_texts_without_labels_need_a_teacher_of_their_task(make_trainer, save_te
 
 def test_teachers_are_asked_once_about_a_text(make_trainer, save_teacher, monkeypatch):
     asked = []
-    ask = teaching.task_logits
-    monkeypatch.setattr(teaching, "task_logits", lambda *args: asked.append(len(args[3])) or ask(*args))
+    ask = teacher_cache.task_logits
+    monkeypatch.setattr(teacher_cache, "task_logits", lambda *args: asked.append(len(args[3])) or ask(*args))
     settings = Distillation((save_teacher("teacher", 0.1),))
     columns = []
     for name, epochs in (("one", 1), ("again", 1), ("longer", 2), ("longest", 2)):
@@ -225,15 +225,15 @@ def test_teachers_are_asked_once_about_a_text(make_trainer, save_teacher, monkey
 def test_another_teacher_is_another_memory_and_a_torn_one_is_none(make_model, tokenizer, still_tasks, splits):
     torch.manual_seed(1)
     one = make_model(still_tasks, **STILL)
-    paths = {teaching.Memory(one, tokenizer, "stars", precision).path for precision in ("no", "bf16")}
-    paths.add(teaching.Memory(one, tokenizer, "same", "no").path)
+    paths = {teacher_cache.Memory(one, tokenizer, "stars", precision).path for precision in ("no", "bf16")}
+    paths.add(teacher_cache.Memory(one, tokenizer, "same", "no").path)
     with torch.no_grad():
         next(one.parameters()).add_(1e-3)
-    memory = teaching.Memory(one, tokenizer, "stars", "no")
+    memory = teacher_cache.Memory(one, tokenizer, "stars", "no")
     assert len(paths | {memory.path}) == 4
     rows, hashes = splits()["stars"], text_hashes(splits()["stars"])
     assert np.isnan(memory.recall(hashes)).all()
-    told = teaching.teacher_logits(one.eval(), tokenizer, "stars", rows, 8, Accelerator(cpu=True))
+    told = teacher_cache.teacher_logits(one.eval(), tokenizer, "stars", rows, 8, Accelerator(cpu=True))
     np.testing.assert_array_equal(memory.recall(hashes), told.numpy())
     memory.path.write_bytes(memory.path.read_bytes()[:100])
     assert np.isnan(memory.recall(hashes)).all()

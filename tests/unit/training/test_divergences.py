@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
 from mtbert.modeling.configuration_mtbert import TaskSpec
-from mtbert.training.divergences import divergence
+from mtbert.training.methods.divergences import divergence
 
 SINGLE = TaskSpec("single", labels=4)
 BINARY = TaskSpec("binary", "binary_classification", labels=2)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from mtbert import MtBertTrainer, MtBertTrainingArguments
-from mtbert.training import launch
-from mtbert.training.launch import asked_processes, precision_problems, process_problem
+from mtbert.training.distributed import launch
+from mtbert.training.distributed.launch import asked_processes, precision_problems, process_problem
 
 ROOT = Path(__file__).resolve().parents[3]
 RUN = ["recipes/finetune.py", "recipe.yaml", "--training.seed", "1"]

@@ -13,7 +13,7 @@ from mtbert.data.sampling import Schedule
 from mtbert.modeling import heads
 from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
-from mtbert.training.losses import LossSettings, UncertaintyWeighting, check_losses, class_weights, row_losses
+from mtbert.training.task_losses import LossSettings, UncertaintyWeighting, check_losses, class_weights, row_losses
 from mtbert.training.trainer import MtBertTrainer
 
 SINGLE = TaskSpec("stars", labels=4)

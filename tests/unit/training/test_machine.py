@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtbert import MtBertTrainer, MtBertTrainingArguments
-from mtbert.training.machine import keep_freed_memory, share_cores
+from mtbert.training.distributed.machine import keep_freed_memory, share_cores
 
 
 def arguments(folder, **values):

@@ -10,10 +10,10 @@ from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, S
 from mtbert.modeling import cpu
 from mtbert.modeling.packing import PackedLayout
 from mtbert.training import memory
-from mtbert.training.averaging import Averaging
+from mtbert.training.methods.averaging import Averaging
+from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.smart import Smart
 from mtbert.training.optimizers import OptimizerSettings
-from mtbert.training.proximal import Proximal
-from mtbert.training.smart import Smart
 
 TASK = TaskSpec("t", labels=2)
 

@@ -10,13 +10,13 @@ import torch
 from datasets import Dataset
 
 from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, Schedule, Surgery, TaskSpec, TaskTraining
-from mtbert.training.averaging import Averaging
-from mtbert.training.distillation import Distillation
-from mtbert.training.losses import LossSettings
-from mtbert.training.natural_forms import as_settings, as_splits, as_task_training
+from mtbert.training.methods.averaging import Averaging
+from mtbert.training.methods.distillation import Distillation
+from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.smart import Smart
 from mtbert.training.optimizers import OptimizerSettings
-from mtbert.training.proximal import Proximal
-from mtbert.training.smart import Smart
+from mtbert.training.settings import as_settings, as_splits, as_task_training
+from mtbert.training.task_losses import LossSettings
 
 STARS = TaskSpec("stars", labels=["bad", "fair", "good"])
 CLOSE = TaskSpec("close", range=(0, 5), texts=2)

@@ -10,7 +10,7 @@ from torch import nn
 
 from mtbert.data.sampling import Schedule
 from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArguments, TaskTraining
-from mtbert.training.processes import SWITCHES, GradientCheck, has_absent_tasks, join_processes
+from mtbert.training.distributed.process_group import SWITCHES, GradientCheck, has_absent_tasks, join_processes
 from mtbert.training.trainer import MtBertTrainer
 
 

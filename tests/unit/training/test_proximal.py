@@ -13,11 +13,11 @@ from transformers import TrainerCallback
 
 from mtbert.data.sampling import Schedule
 from mtbert.training.arguments import MtBertTrainingArguments
-from mtbert.training.checkpoints import seal
-from mtbert.training.divergences import divergence
+from mtbert.training.checkpoints.sealing.resume_record import FILE as RECORD
+from mtbert.training.checkpoints.sealing.sealing import seal
+from mtbert.training.methods.divergences import divergence
+from mtbert.training.methods.proximal import TEACHER_FILE, Proximal, ProximalPenalty
 from mtbert.training.peft import wrap
-from mtbert.training.proximal import TEACHER_FILE, Proximal, ProximalPenalty
-from mtbert.training.resume_record import FILE as RECORD
 from mtbert.training.trainer import MtBertTrainer
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}

@@ -10,8 +10,8 @@ from transformers.trainer_utils import HubStrategy
 from mtbert import MtBertForMultiTask
 from mtbert.modeling import sharing
 from mtbert.modeling.sharing import PushError
-from mtbert.training import pushing
-from mtbert.training.pushing import collect, model_files
+from mtbert.training.checkpoints.sealing import pushing
+from mtbert.training.checkpoints.sealing.pushing import collect, model_files
 
 SECRET = "the content of another file"
 

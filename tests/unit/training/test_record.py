@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import torch
 
-from mtbert.training.record import Movement, run_record
+from mtbert.training.checkpoints.sealing.run_record import Movement, run_record
 
 
 def test_movement_is_the_relative_change_of_each_part(make_model):

@@ -12,7 +12,7 @@ import sys
 import psutil
 import pytest
 
-from mtbert.training.run_lock import LOCK, FolderInUseError, only_run_in
+from mtbert.training.checkpoints.sealing.run_lock import LOCK, FolderInUseError, only_run_in
 
 HERE = socket.gethostname()
 

@@ -7,10 +7,10 @@ import pytest
 from mtbert import MtBertTrainingArguments
 from mtbert.errors import CheckpointError
 from mtbert.files import temporary_name
-from mtbert.training.checkpoints import seal
-from mtbert.training.resume_record import check_record, write_record
-from mtbert.training.runs import choose_checkpoint, save_arguments, save_run
-from mtbert.training.stages import Stages
+from mtbert.training.checkpoints.sealing.resume_record import check_record, write_record
+from mtbert.training.checkpoints.sealing.run_folder import choose_checkpoint, save_arguments, save_run
+from mtbert.training.checkpoints.sealing.sealing import seal
+from mtbert.training.checkpoints.sealing.stages import Stages
 
 
 def checkpoint(folder, step, *lacking):

@@ -15,10 +15,10 @@ from mtbert.data.sampling import Schedule, Step
 from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments
-from mtbert.training.divergences import divergence
+from mtbert.training.methods.divergences import divergence
+from mtbert.training.methods.regularisers import Regularisers
+from mtbert.training.methods.smart import NORMS, RandomState, Smart, SmartPenalty, ascend, ascent_step, project
 from mtbert.training.peft import wrap
-from mtbert.training.regularisers import Regularisers
-from mtbert.training.smart import NORMS, RandomState, Smart, SmartPenalty, ascend, ascent_step, project
 from mtbert.training.trainer import MtBertTrainer
 
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -382,7 +382,9 @@ def test_a_gradient_that_is_nan_skips_the_perturbation_and_is_counted(make_model
 
 
 def test_a_penalty_that_is_not_finite_is_skipped(still_model, batch, monkeypatch):
-    monkeypatch.setattr("mtbert.training.smart.ascend", lambda noise, *_: (noise + math.inf, torch.tensor(True)))
+    monkeypatch.setattr(
+        "mtbert.training.methods.smart.ascend", lambda noise, *_: (noise + math.inf, torch.tensor(True))
+    )
     assert smart_values(still_model(), batch, Smart())[0] is None
 
 

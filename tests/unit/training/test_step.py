@@ -7,10 +7,10 @@ import torch
 
 from mtbert.modeling.packing import PackedLayout
 from mtbert.training.arguments import TaskTraining
-from mtbert.training.losses import UncertaintyWeighting
-from mtbert.training.proximal import Proximal
-from mtbert.training.regularisers import Regularisers
-from mtbert.training.step import LOG_VARIANCES, StepLosses
+from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.regularisers import Regularisers
+from mtbert.training.objective import LOG_VARIANCES, StepLosses
+from mtbert.training.task_losses import UncertaintyWeighting
 
 CPU = torch.device("cpu")
 COUNTS = torch.tensor([8.0, 0.0, 4.0, 0.0])  # the labelled rows of a step, of which the micro-batch below has some

@@ -10,10 +10,18 @@ from mtbert.data.collation import MultiTaskDataset
 from mtbert.data.sampling import Schedule, Step
 from mtbert.modeling.configuration_mtbert import AdapterSpec
 from mtbert.modeling.inputs import encode_texts
-from mtbert.training import surgery_weights
 from mtbert.training.arguments import MtBertTrainingArguments
+from mtbert.training.methods import gramian_weights
+from mtbert.training.methods.surgery import (
+    _STREAM,
+    GradientSurgery,
+    Surgery,
+    gramian,
+    parts_by_task,
+    same_rows,
+    weighted_sum,
+)
 from mtbert.training.peft import wrap
-from mtbert.training.surgery import _STREAM, GradientSurgery, Surgery, gramian, parts_by_task, same_rows, weighted_sum
 from mtbert.training.trainer import MtBertTrainer
 
 SIMULTANEOUS = Schedule("simultaneous")
@@ -120,7 +128,7 @@ def test_the_gradients_of_the_parts_add_up_to_that_of_the_batch(batch, tasks, ma
 
 
 def test_the_gramian_is_that_of_whole_vectors_and_none_is_zero(monkeypatch):
-    monkeypatch.setattr("mtbert.training.surgery.BLOCK", 7)
+    monkeypatch.setattr("mtbert.training.methods.surgery.BLOCK", 7)
     shapes = ((3, 5), (11,), (), (2, 2))
     full = [[torch.randn(shape) for shape in shapes] for _ in range(3)]
     full[0][1] = full[2][0] = full[2][1] = None
@@ -368,7 +376,7 @@ def test_a_step_of_the_trainer_is_the_textbook_on_each_tasks_gradient(make_model
         losses[name].backward()
         vectors.append(torch.cat([p.grad.flatten() for p in model.encoder.parameters()]))
         own[name] = [p.grad.clone() for p in model.heads[name].parameters()]
-    order = surgery_weights.draw_order(4, np.random.default_rng([args.seed, 0, _STREAM]))
+    order = gramian_weights.draw_order(4, np.random.default_rng([args.seed, 0, _STREAM]))
     expected = 0
     for gradient, others in zip(vectors, order, strict=True):
         gradient = gradient.double()

@@ -10,11 +10,11 @@ from ways_start import fill_weights
 from mtbert.evaluation.ensemble import task_logits
 from mtbert.modeling import inputs
 from mtbert.modeling.configuration_mtbert import TaskSpec
-from mtbert.training import teaching
+from mtbert.training.methods import teacher_cache
 
 SPECS = (TaskSpec("stars", labels=3, pooling="mean"), TaskSpec("close", range=(0, 5), texts=2, pair="siamese"))
 # The version, and the logits of `ROWS`. If they change beyond rounding, raise TEACHER_VERSION in
-# mtbert/training/teaching.py, so that predictions of earlier versions are not used, and write both here.
+# mtbert/training/methods/teacher_cache.py, so that predictions of earlier versions are not used, and write both here.
 STORED_VERSION = 1
 STORED = {"stars": [[0.115072, 0.343657, 0.987387], [-0.375286, 0.541392, 0.673119]], "close": [[1.269908], [1.513480]]}
 ROWS = {"text": ["a cat sleeps .", "the dog runs"], "text_pair": ["is the cat old ?", "a fish"]}
@@ -28,11 +28,11 @@ def teacher(make_model):
 
 
 def path(model, tokenizer, task="stars", precision="no"):
-    return teaching.Memory(model, tokenizer, task, precision).path
+    return teacher_cache.Memory(model, tokenizer, task, precision).path
 
 
 def test_the_version_is_raised_where_logits_change(teacher, tokenizer):
-    assert teaching.TEACHER_VERSION == STORED_VERSION
+    assert teacher_cache.TEACHER_VERSION == STORED_VERSION
     for name, rows in (("stars", {"text": ROWS["text"]}), ("close", ROWS)):
         with torch.no_grad():
             logits = task_logits(teacher, tokenizer, name, Dataset.from_dict(rows))
@@ -42,13 +42,13 @@ def test_the_version_is_raised_where_logits_change(teacher, tokenizer):
 def test_another_comment_keeps_the_file(reword, teacher, tokenizer):
     before = path(teacher, tokenizer)
     reword(inputs)
-    assert reword(teaching).Memory(teacher, tokenizer, "stars", "no").path == before
+    assert reword(teacher_cache).Memory(teacher, tokenizer, "stars", "no").path == before
 
 
 @pytest.mark.parametrize("name", ["TEACHER_VERSION", "ENCODING_VERSION"])
 def test_another_version_changes_the_file(teacher, tokenizer, monkeypatch, name):
     before = path(teacher, tokenizer)
-    monkeypatch.setattr(teaching, name, getattr(teaching, name) + 1)
+    monkeypatch.setattr(teacher_cache, name, getattr(teacher_cache, name) + 1)
     assert path(teacher, tokenizer) != before
 
 
@@ -64,9 +64,9 @@ def test_another_tokenizer_task_precision_or_weight_changes_the_file(teacher, to
 
 
 def test_another_text_is_not_remembered(teacher, tokenizer, tmp_path, monkeypatch):
-    monkeypatch.setattr(teaching, "memory_folder", lambda: tmp_path)
-    memory = teaching.Memory(teacher, tokenizer, "stars", "no")
-    hashes = [teaching.text_hashes(Dataset.from_dict({"text": [text]})) for text in ("a cat", "a dog")]
+    monkeypatch.setattr(teacher_cache, "memory_folder", lambda: tmp_path)
+    memory = teacher_cache.Memory(teacher, tokenizer, "stars", "no")
+    hashes = [teacher_cache.text_hashes(Dataset.from_dict({"text": [text]})) for text in ("a cat", "a dog")]
     memory.keep(hashes[0], np.ones((1, 3), np.float32))
     assert np.isfinite(memory.recall(hashes[0])).all()
     assert np.isnan(memory.recall(hashes[1])).all()

@@ -18,11 +18,11 @@ from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.modeling.inputs import encode_texts
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
-from mtbert.training.averaging import Averaging
-from mtbert.training.distillation import Distillation
-from mtbert.training.losses import LossSettings
+from mtbert.training.methods.averaging import Averaging
+from mtbert.training.methods.distillation import Distillation
 from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.peft import wrap
+from mtbert.training.task_losses import LossSettings
 from mtbert.training.trainer import MtBertTrainer
 
 NAMES = ("stars", "same", "close", "topics")

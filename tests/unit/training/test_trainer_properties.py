@@ -11,7 +11,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from mtbert import MtBertTrainer, MtBertTrainingArguments, Schedule, TaskSpec
-from mtbert.training.refused import ELSEWHERE, REFUSED_TRAINING
+from mtbert.training.refused_arguments import ELSEWHERE, REFUSED_TRAINING
 
 TASK = TaskSpec("stars", labels=3)
 ROWS, DEV_ROWS, BATCH = 12, 8, 4

@@ -26,13 +26,13 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, SchedulerType, TrainingArguments
 
-from ..data.sampling import Plan
-from ..errors import CheckpointError
-from ..modeling.checkpoints import read_json
-from ..modeling.configuration_mtbert import MtBertConfig
-from ..modeling.display import masked
-from ..modeling.inputs import LENGTHS
-from .distillation import COLUMN
+from ...data.sampling import Plan
+from ...errors import CheckpointError
+from ...modeling.checkpoints import read_json
+from ...modeling.configuration_mtbert import MtBertConfig
+from ...modeling.display import masked
+from ...modeling.inputs import LENGTHS
+from ..methods.distillation import COLUMN
 
 Record = dict[str, Any]
 

@@ -12,13 +12,13 @@ import torch
 from torch import distributed, nn
 from transformers import TrainerCallback
 
-from ..errors import InputError, TrainingError
+from ...errors import InputError, TrainingError
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-    from ..data.sampling import Schedule
-    from .trainer import MtBertTrainer
+    from ...data.sampling import Schedule
+    from ..trainer import MtBertTrainer
 
 # Switches of `accelerate launch`, and training arguments, that share a model out among processes.
 SWITCHES = {

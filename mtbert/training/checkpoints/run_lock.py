@@ -12,9 +12,9 @@ from typing import Any
 
 import psutil
 
-from ..errors import FolderInUseError, InputError
-from ..files import temporary_name, writing_file
-from ..modeling.checkpoints import read_json
+from ...errors import FolderInUseError, InputError
+from ...files import temporary_name, writing_file
+from ...modeling.checkpoints import read_json
 
 LOCK = "running.json"
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 from transformers.trainer_callback import TrainerCallback
 
-from ..errors import InputError
+from ...errors import InputError
 
 AVERAGES = ("ema", "swa")
 DECAY = 0.999

@@ -12,13 +12,13 @@ from typing import Any
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
-from ..errors import CheckpointError, InputError
-from ..files import is_temporary, write_text
-from ..modeling.checkpoints import read_json
-from ..modeling.display import masked
-from .arguments import MtBertTrainingArguments
-from .checkpoints import CHECKSUMS, STATE, damage, last_complete, seal, step_of
+from ...errors import CheckpointError, InputError
+from ...files import is_temporary, write_text
+from ...modeling.checkpoints import read_json
+from ...modeling.display import masked
+from ..arguments import MtBertTrainingArguments
 from .run_lock import LOCK, refuse_file
+from .sealing import CHECKSUMS, STATE, damage, last_complete, seal, step_of
 
 AUTO = "auto"
 _RESULT = ("*config.json", "*model*.safetensors*", "tokenizer*", STATE, "recipe.json", "scores.json", "record.json")

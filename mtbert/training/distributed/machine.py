@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-from .arguments import MtBertTrainingArguments
+from ..arguments import MtBertTrainingArguments
 
 # Parameters of glibc's mallopt (malloc.h), and the values that they are given, in bytes.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3

@@ -20,11 +20,11 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from ..errors import InputError
-from ..modeling.encoders import depends_on_padding
-from .interruption import ResumableTrainer
-from .processes import refuse_with_shares
-from .reporting import print_lines
+from ...errors import InputError
+from ...modeling.encoders import depends_on_padding
+from ..checkpoints.interruption import ResumableTrainer
+from ..console import print_lines
+from .process_group import refuse_with_shares
 
 State = dict[str, Any]
 

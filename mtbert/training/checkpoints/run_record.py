@@ -14,8 +14,8 @@ import transformers
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from ..modeling.modeling_mtbert import MtBertForMultiTask
-    from .trainer import MtBertTrainer
+    from ...modeling.modeling_mtbert import MtBertForMultiTask
+    from ..trainer import MtBertTrainer
 
 SAMPLED = 64  # every so many numbers of a weight are remembered
 _MEASURED = (

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..modeling.configuration_mtbert import TaskSpec
-from ..modeling.heads import labelled
+from ...errors import InputError
+from ...modeling.configuration_mtbert import TaskSpec
+from ...modeling.heads import labelled
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ..modeling.modeling_mtbert import MtBertOutput
-    from .trainer import MtBertTrainer
+    from ...modeling.modeling_mtbert import MtBertOutput
+    from ..trainer import MtBertTrainer
 
 COLUMN = "teacher"
 
@@ -135,8 +135,8 @@ def add_targets(distillation: Distillation, trainer: MtBertTrainer, texts: Mappi
     """
     from datasets import List, Value
 
-    from ..evaluation.ensemble import check_members, load_member
-    from .teaching import teacher_logits
+    from ...evaluation.ensemble import check_members, load_member
+    from .teacher_cache import teacher_logits
 
     taught = check_members(distillation.teachers, trainer.tasks)
     plan, args = trainer.plan(), trainer.args

@@ -17,9 +17,9 @@ from torch.func import functional_call
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import TrainerCallback
 
-from ..errors import InputError
-from ..modeling.configuration_mtbert import TaskSpec
-from ..modeling.modeling_mtbert import MtBertOutput
+from ...errors import InputError
+from ...modeling.configuration_mtbert import TaskSpec
+from ...modeling.modeling_mtbert import MtBertOutput
 from .divergences import divergence
 
 TEACHER_FILE = "proximal_teacher.safetensors"

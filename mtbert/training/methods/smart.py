@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..modeling.configuration_mtbert import TaskSpec
-from ..modeling.modeling_mtbert import MtBertOutput
+from ...modeling.configuration_mtbert import TaskSpec
+from ...modeling.modeling_mtbert import MtBertOutput
 from .divergences import divergence
 
 NORMS = {"l1": 1.0, "l2": 2.0, "inf": float("inf")}

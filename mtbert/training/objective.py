@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from .arguments import TaskTraining
-from .distillation import COLUMN, Distillation, mixed_losses
-from .losses import UncertaintyWeighting, row_losses
-from .regularisers import Regularisers
+from .methods.distillation import COLUMN, Distillation, mixed_losses
+from .methods.regularisers import Regularisers
+from .task_losses import UncertaintyWeighting, row_losses
 
 LOG_VARIANCES = "log_variances.safetensors"
 

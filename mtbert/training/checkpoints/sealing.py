@@ -21,10 +21,10 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import TrainerState
 
-from ..errors import CheckpointError, InputError
-from ..files import adding_files, check_room, to_disk, write_json
-from ..modeling.checkpoints import read_json, unloadable_parts
-from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ...errors import CheckpointError, InputError
+from ...files import adding_files, check_room, to_disk, write_json
+from ...modeling.checkpoints import read_json, unloadable_parts
+from ...modeling.modeling_mtbert import MtBertForMultiTask
 
 CHECKSUMS = "checksums.json"
 STATE = "trainer_state.json"

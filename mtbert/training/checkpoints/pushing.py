@@ -22,20 +22,20 @@ from huggingface_hub import CommitInfo, ModelCard
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from ..card import model_card
-from ..errors import PushError
-from ..evaluation.energy import read_energy
-from ..modeling.checkpoints import INDEX, read_json
-from ..modeling.sharing import edit_json, finish_repository, upload
-from .arguments import MtBertTrainingArguments
-from .averaging import FILE as AVERAGED
-from .checkpoints import seal
-from .proximal import TEACHER_FILE
+from ...card import model_card
+from ...errors import PushError
+from ...evaluation.energy import read_energy
+from ...modeling.checkpoints import INDEX, read_json
+from ...modeling.sharing import edit_json, finish_repository, upload
+from ..arguments import MtBertTrainingArguments
+from ..methods.averaging import FILE as AVERAGED
+from ..methods.proximal import TEACHER_FILE
+from ..objective import LOG_VARIANCES
 from .resume_record import FILE as RESUME_RECORD
-from .step import LOG_VARIANCES
+from .sealing import seal
 
 if TYPE_CHECKING:
-    from .trainer import MtBertTrainer
+    from ..trainer import MtBertTrainer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")

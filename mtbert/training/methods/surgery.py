@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from . import surgery_weights
+from ...errors import InputError
+from . import gramian_weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from ..data.sampling import Schedule
-    from ..modeling.configuration_mtbert import TaskSpec
-    from ..modeling.modeling_mtbert import MtBertForMultiTask
+    from ...data.sampling import Schedule
+    from ...modeling.configuration_mtbert import TaskSpec
+    from ...modeling.modeling_mtbert import MtBertForMultiTask
 
 METHODS = ("pcgrad", "cagrad", "mgda", "upgrad")
 BLOCK = 2**18  # numbers of a gradient whose product is taken in float32: few enough that nothing of it is lost
@@ -64,15 +64,15 @@ class Surgery:
             key: whole numbers ≥ 0 that name the step; the same ones draw the same random numbers.
         """
         if self.method == "pcgrad":
-            order = surgery_weights.draw_order(len(gramian), np.random.default_rng([*key, _STREAM]))
+            order = gramian_weights.draw_order(len(gramian), np.random.default_rng([*key, _STREAM]))
             order = torch.from_numpy(order).to(gramian.device, non_blocking=True)
-            return torch.where(gramian.isfinite().all(), surgery_weights.pcgrad(gramian, order), 1.0)
+            return torch.where(gramian.isfinite().all(), gramian_weights.pcgrad(gramian, order), 1.0)
         given = gramian.cpu().numpy()
         scale = given.trace() / len(given)
         if not (np.isfinite(given).all() and scale > 0):
             return torch.ones_like(gramian[0])
-        methods = {"mgda": surgery_weights.mgda, "upgrad": surgery_weights.upgrad}
-        solve = methods.get(self.method) or partial(surgery_weights.cagrad, c=self.c)
+        methods = {"mgda": gramian_weights.mgda, "upgrad": gramian_weights.upgrad}
+        solve = methods.get(self.method) or partial(gramian_weights.cagrad, c=self.c)
         return torch.from_numpy(solve(given / scale)).to(gramian.device)
 
 

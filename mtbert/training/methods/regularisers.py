@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..modeling.modeling_mtbert import MtBertOutput
+from ...errors import InputError
+from ...modeling.modeling_mtbert import MtBertOutput
 from .proximal import Proximal, ProximalPenalty
 from .smart import RandomState, Smart, SmartPenalty
 

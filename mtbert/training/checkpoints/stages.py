@@ -13,12 +13,12 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 from transformers import TrainerState
 
-from ..errors import InputError
-from .arguments import MtBertTrainingArguments
-from .checkpoints import CHECKSUMS, STATE, damage, last_complete, seal, write_state, writing_model
+from ...errors import InputError
+from ..arguments import MtBertTrainingArguments
 from .interruption import ResumableTrainer
 from .resume_record import check_record, write_record
-from .runs import choose_checkpoint, resumes_last, starts_anew
+from .run_folder import choose_checkpoint, resumes_last, starts_anew
+from .sealing import CHECKSUMS, STATE, damage, last_complete, seal, write_state, writing_model
 
 WEIGHTS = "weights.safetensors"
 

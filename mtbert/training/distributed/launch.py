@@ -11,7 +11,7 @@ import psutil
 import torch
 from transformers import Trainer
 
-from .reporting import print_lines
+from ..console import print_lines
 
 # Where a launcher tells its processes how many they are; srun and mpirun start any program, and may not be meant.
 LAUNCHERS = {

@@ -16,8 +16,21 @@ from peft import PeftModel
 from transformers import Trainer, TrainerCallback, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
-from ..data.sampling import Plan
-from .checkpoints import (
+from ...data.sampling import Plan
+from ..optimizers import MOMENTS
+from .resume_record import (
+    Record,
+    arguments_record,
+    check_moments,
+    check_record,
+    data_record,
+    given_record,
+    parameters_record,
+    write_record,
+)
+from .run_folder import save_arguments
+from .run_lock import only_run_in
+from .sealing import (
     MODEL_FILES,
     STATE,
     CheckpointError,
@@ -33,19 +46,6 @@ from .checkpoints import (
     writing,
     writing_model,
 )
-from .optimizers import MOMENTS
-from .resume_record import (
-    Record,
-    arguments_record,
-    check_moments,
-    check_record,
-    data_record,
-    given_record,
-    parameters_record,
-    write_record,
-)
-from .run_lock import only_run_in
-from .runs import save_arguments
 
 ASKED = 10  # of how many steps processes ask each other in one
 
