@@ -50,7 +50,7 @@ test: venv  ## run the tests, offline; pass options as PYTEST_ARGS='-k sampling'
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(TWO))
 
 # what depends on a processor's instructions: products, attention, what autograd keeps
-AVX2_TESTS := tests/unit/modeling/test_cpu.py tests/unit/modeling/test_packing.py tests/unit/training/test_memory.py \
+AVX2_TESTS := tests/unit/modeling/test_cpu_layers.py tests/unit/modeling/test_packing.py tests/unit/training/test_memory.py \
   tests/invariants/test_packed.py tests/invariants/test_mixed.py tests/invariants/test_accumulation.py
 
 test-avx2: venv  ## rehearse a processor without AVX-512: some of the tests with AVX2 only (half a minute)

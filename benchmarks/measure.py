@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from workload import ROOT
 
-from mtbert.modeling.cpu import use_faster_layers
+from mtbert.modeling.cpu_layers import use_faster_layers
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 

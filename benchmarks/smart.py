@@ -23,8 +23,8 @@ from workload import ROOT, Workload, find_encoder, make_pairs, quiet
 
 from mtbert.data.collation import MultiTaskDataset
 from mtbert.data.sampling import Step
-from mtbert.modeling.inputs import has_token_types
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.tokenization import has_token_types
 from mtbert.training.methods.proximal import Proximal
 from mtbert.training.methods.regularisers import Regularisers
 from mtbert.training.methods.smart import Smart

@@ -14,9 +14,9 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, PreTrainedTokenizerFast, set_seed
 
-from mtbert.data.loading import DataSpec, load_task
+from mtbert.data.splits import DataSpec, load_task
 from mtbert.modeling.configuration_mtbert import TaskSpec
-from mtbert.modeling.inputs import encode_texts
+from mtbert.modeling.tokenization import encode_texts
 
 ROOT = Path(__file__).resolve().parents[1]
 COURSE_DATA = ROOT.parent / "shared" / "data" / "cs224n"

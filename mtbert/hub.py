@@ -7,8 +7,8 @@ from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .card import model_card
-from .modeling.checkpoints import read_json
+from .model_card import model_card
+from .modeling.checkpoint_loading import read_json
 from .modeling.configuration_mtbert import MtBertConfig
 from .modeling.modeling_mtbert import MtBertForMultiTask
 from .modeling.pipeline import PIPELINE_TASK, MultiTaskTextClassificationPipeline

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..errors import RecipeError
 from ..files import path_problem
-from ..recipe.reading import split_argv
+from ..recipe.yaml_layers import split_argv
 from . import bundled
 from .processes import is_launched
 

@@ -15,7 +15,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from ..data.loading import load_task
+from ..data.splits import load_task
 from ..errors import FileInTheWayError, InputError
 from ..evaluation.ensemble import load_member, score_logits, task_logits
 from ..evaluation.soup import greedy_soup, mean_of

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from ..data.loading import SPLITS, UNLABELLED, file_of, load_task
+from ..data.splits import SPLITS, UNLABELLED, file_of, load_task
 from ..errors import FileInTheWayError
 from ..evaluation.ensemble import combine, predict_members, score_logits
 from ..files import refuse_path, refuse_same_file, write_json, writing_file

@@ -17,9 +17,9 @@ from pathlib import Path
 from datasets import Dataset
 from peft import PeftModel
 
-from ..data.encoding import encode_dataset
-from ..data.loading import LoadedTask, load_column, load_task
 from ..data.sampling import Plan
+from ..data.splits import LoadedTask, load_column, load_task
+from ..data.tokenize import encode_dataset
 from ..errors import InputError
 from ..evaluation.metrics import default_metrics
 from ..evaluation.report import (
@@ -33,8 +33,8 @@ from ..evaluation.report import (
     write_report,
 )
 from ..modeling.configuration_mtbert import MtBertConfig, TaskSpec
+from ..modeling.encoder_loading import load_tokenizer
 from ..modeling.modeling_mtbert import MtBertForMultiTask
-from ..modeling.pretrained import load_tokenizer
 from ..recipe import Recipe, load_recipe
 from ..training.arguments import MtBertTrainingArguments
 from ..training.distributed.machine import share_cores

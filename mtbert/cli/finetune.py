@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from transformers import TrainerCallback, set_seed
 
-from ..data.encoding import encode_splits
+from ..data.tokenize import encode_splits
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..recipe import Recipe, check_model, check_stages, load_data, load_tokenizer
 from ..training.arguments import MtBertTrainingArguments

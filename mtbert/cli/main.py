@@ -52,7 +52,7 @@ def run(command: str, argv: Sequence[str] | None = None) -> int:
     processes.set_precision(args)
     from ..hub import register
     from ..modeling.display import display
-    from ..recipe.ending import clear_errors, is_for_the_user, is_ours
+    from .errors import clear_errors, is_for_the_user, is_ours
 
     register()
     with clear_errors():

@@ -23,9 +23,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.streaming import RowSource
 from ..errors import InputError
-from ..evaluation.predictions import PredictionFile, Predictor
+from ..evaluation.prediction_files import PredictionFile, Predictor
 from ..files import refuse_same_file
-from ..modeling import pretrained
+from ..modeling import encoder_loading
 from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from . import arguments
@@ -39,7 +39,7 @@ def load(checkpoint: str, encoder: str | None, device: str | None) -> MtBertForM
         ValueError: if it is none of mtbert's, or one of peft and no encoder is given.
     """
     try:
-        config = pretrained.load_config(checkpoint)
+        config = encoder_loading.load_config(checkpoint)
     except Exception as error:  # of many types: of a hub, of JSON, of a config that is wrong
         what = "has no config that can be read" if Path(checkpoint).is_dir() else "is no folder, and no hub gives it"
         raise InputError(f"{checkpoint} {what}: {error}") from error
@@ -63,7 +63,7 @@ def load(checkpoint: str, encoder: str | None, device: str | None) -> MtBertForM
 def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
     """The tokenizer beside a checkpoint; ValueError if there is none that can be loaded."""
     try:
-        return pretrained.load_tokenizer(checkpoint)
+        return encoder_loading.load_tokenizer(checkpoint)
     except Exception as error:  # tokenizers raises what has no type of its own
         what = "has no tokenizer that can be loaded; save it there"
         raise InputError(f"{checkpoint} {what}: {str(error) or type(error).__name__}") from error

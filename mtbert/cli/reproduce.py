@@ -34,7 +34,7 @@ from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedC
 from .. import __version__
 from ..errors import InputError
 from ..evaluation.run_tables import environment, table
-from ..evaluation.tables import to_markdown, write
+from ..evaluation.table_files import to_markdown, write
 from ..modeling.display import masked
 from ..recipe import Recipe, RecipeError, load_recipe
 from ..training.checkpoints.run_folder import PRETRAINING

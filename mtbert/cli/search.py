@@ -52,7 +52,7 @@ from ..modeling.display import display, masked
 from ..recipe import Recipe, RecipeError, load_recipe
 from ..recipe.rules import known_scores
 from ..recipe.schema import override_tree
-from ..recipe.space import Dimension, check_space, read_space
+from ..recipe.search_space import Dimension, check_space, read_space
 from ..training.checkpoints.run_folder import save_run
 from . import arguments
 from .finetune import run

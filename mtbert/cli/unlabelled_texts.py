@@ -13,7 +13,7 @@ import argparse
 import csv
 import sys
 
-from ..data.loading import load_task
+from ..data.splits import load_task
 from ..data.unlabelled import near_pairs, sentences
 from ..errors import FileInTheWayError, InputError
 from ..files import writing_file

@@ -11,9 +11,9 @@ import torch
 from datasets import Dataset
 
 from ..modeling.configuration_mtbert import TaskSpec
-from ..modeling.inputs import LENGTHS
 from ..modeling.packing import PackedLayout
 from ..modeling.problem_types import IGNORED
+from ..modeling.tokenization import LENGTHS
 from .sampling import Step
 
 

@@ -13,8 +13,8 @@ import pyarrow as pa
 from datasets import Features, Json, List, Value
 
 from ..errors import ReadError
-from ..modeling.inputs import half_character
 from ..modeling.limits import beyond, limit
+from ..modeling.tokenization import half_character
 
 REMEDY = "write one JSON object a line, or one array of objects"
 INT64, EXACT_IN_FLOAT64 = 1 << 63, 1 << 53

@@ -17,12 +17,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..data.collation import LengthSortedSteps, MultiTaskDataset
-from ..data.encoding import encode_dataset
+from ..data.tokenize import encode_dataset
 from ..errors import InputError
 from ..modeling.configuration_mtbert import MtBertConfig, TaskSpec
-from ..modeling.inputs import has_token_types
+from ..modeling.encoder_loading import load_config, load_tokenizer
 from ..modeling.modeling_mtbert import MtBertForMultiTask
-from ..modeling.pretrained import load_config, load_tokenizer
+from ..modeling.tokenization import has_token_types
 from .metrics import averages, default_metrics, score_task
 
 MEANING = ("problem_type", "texts", "labels", "range")

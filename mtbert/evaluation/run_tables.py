@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..data.sampling import Schedule
-from ..modeling.checkpoints import read_json
-from .tables import main_metrics
+from ..modeling.checkpoint_loading import read_json
+from .table_files import main_metrics
 
 AVERAGES = ("overall", "raw_mean")
 ROUNDING = 1e-12  # a divergence of outputs that fp32 alone tells apart is smaller

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
-from .checking import encoder_config, make_plain, plain, refuse_sizes, type_problems
+from .config_checks import encoder_config, make_plain, plain, refuse_sizes, type_problems
 from .errors import InputError
 from .limits import beyond, name_problems
 from .problem_types import PROBLEM_TYPES, ProblemType

@@ -16,25 +16,25 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
+from .adapted_layers import prepare_layers
 from .adapters import AdapterPass, Decoder, TopNorm, make_adapter
-from .batches import as_tensor, check_tokens, pack, refuse_unknown
-from .checkpoints import load_checked
+from .checkpoint_loading import load_checked
 from .configuration_mtbert import AdapterSpec, MtBertConfig, TaskSpec
-from .cpu import use_faster_layers
-from .editing import add_task, export_encoder, extract_task, remove_task
-from .encoders import adopt, check_encoder, drop_pooler, has_pooler, pool
+from .cpu_layers import use_faster_layers
+from .encoder_loading import WHERE, encoder_config, load_encoder, make_encoder
+from .encoder_support import adopt, check_encoder, drop_pooler, has_pooler, pool
 from .errors import InputError, UnknownTaskError
-from .export import export_onnx, traced_logits
-from .families import prepare_layers
+from .forward_arguments import as_tensor, check_tokens, pack, refuse_unknown
 from .heads import make_head, to_scores
-from .inputs import has_token_types, shown
 from .limits import refuse_reserved
+from .onnx_export import export_onnx, traced_logits
 from .outputs import MtBertOutput, add_layers, add_losses
 from .packing import PackedLayout, Segment, enable_packing, is_packed
 from .padding import encode, padded
 from .precision import unsaved_buffers
 from .prediction import BATCH_TOKENS, Prediction, embed, find_tokenizer, predict
-from .pretrained import WHERE, encoder_config, load_encoder, make_encoder
+from .task_editing import add_task, export_encoder, extract_task, remove_task
+from .tokenization import has_token_types, shown
 
 _LOADED = "_loaded_encoder"  # hands an encoder over to __init__, for which subclasses take a config alone
 
@@ -300,7 +300,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         Raises:
             PushError: if the hub refuses or cannot be reached; it says why and what to do.
         """
-        from .sharing import push  # with pipelines, which take long to import
+        from .hub_upload import push  # with pipelines, which take long to import
 
         return push(self, repo_id, **kwargs)
 

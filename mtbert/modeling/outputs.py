@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
-from .batches import as_tensor
 from .configuration_mtbert import TaskSpec
 from .errors import InputError
+from .forward_arguments import as_tensor
 from .heads import as_labels, row_losses
 
 

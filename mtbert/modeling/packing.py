@@ -19,7 +19,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from .cpu import dropout as faster_dropout
+from .cpu_layers import dropout as faster_dropout
 from .errors import InputError
 
 PACKED_ATTENTION = "mtbert_packed"

@@ -13,7 +13,7 @@ from transformers import AttentionMaskInterface
 from transformers.modeling_outputs import BaseModelOutput
 
 from .adapters import AdapterPass
-from .encoders import depends_on_padding, position_ids, shortest_input
+from .encoder_support import depends_on_padding, position_ids, shortest_input
 from .errors import InputError
 from .packing import PACKED_FAMILIES, PackedLayout, is_packed
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Pipeline
 
+from .encoder_loading import load_tokenizer
 from .errors import InputError, InputTypeError
 from .prediction import Prediction, cut_rows, predict_rows, warn_of_cuts
-from .pretrained import load_tokenizer
-from .rows import Row, as_row, is_row, iterate_rows
+from .text_rows import Row, as_row, is_row, iterate_rows
 
 if TYPE_CHECKING:
     from .modeling_mtbert import MtBertForMultiTask

@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerBase
 
 from .configuration_mtbert import TaskSpec
 from .decoding import answer_columns, decisions, label_names, probabilities
+from .encoder_loading import load_tokenizer
 from .errors import InputError, MissingTokenizer
-from .inputs import LENGTHS, encode_texts, has_token_types
 from .packing import PackedLayout
-from .pretrained import load_tokenizer
-from .rows import Row, as_rows
+from .text_rows import Row, as_rows
+from .tokenization import LENGTHS, encode_texts, has_token_types
 
 if TYPE_CHECKING:
     from .modeling_mtbert import MtBertForMultiTask

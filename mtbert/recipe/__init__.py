@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..errors import RecipeError
-    from .inputs import check_model, check_stages, load_data, load_tokenizer
+    from .preflight import check_model, check_stages, load_data, load_tokenizer
     from .rules import COMBINATIONS, REFUSED_PRETRAINING, REFUSED_TRAINING, Rule
     from .schema import (
         ModelRecipe,
@@ -27,12 +27,12 @@ _MODULES = {
     "RecipeError": "..errors",
     "Rule": ".rules",
     "TaskRecipe": ".schema",
-    "check_model": ".inputs",
-    "check_stages": ".inputs",
+    "check_model": ".preflight",
+    "check_stages": ".preflight",
     "help_text": ".schema",
-    "load_data": ".inputs",
+    "load_data": ".preflight",
     "load_recipe": ".schema",
-    "load_tokenizer": ".inputs",
+    "load_tokenizer": ".preflight",
     "pretraining_arguments_class": ".schema",
     "training_arguments_class": ".schema",
 }

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..data.loading import DataSpec
 from ..data.sampling import SAMPLED, Schedule
+from ..data.splits import DataSpec
 from ..errors import InputError
 from ..files import path_problem
 from ..modeling.limits import reserved_problems
@@ -17,7 +17,7 @@ from ..training.distributed.process_group import NOT_WITH_SHARES, fsdp_is_asked_
 from ..training.optimizers import GROUPED, SEPARATE, STATEFUL, OptimizerSettings
 from ..training.refused_arguments import OWN_EVALUATION, OWN_LOADER, OWN_SHARES, REFUSED_TRAINING, WHOLE_MODEL
 from ..training.task_losses import FIXED, UNCERTAINTY, check_losses
-from .tree import KeyPath, Report, defaults, shown
+from .fields import KeyPath, Report, defaults, shown
 
 if TYPE_CHECKING:
     from .schema import Recipe, TaskRecipe

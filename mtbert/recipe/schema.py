@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from ..card import CardSettings
-from ..data.loading import DataSpec
 from ..data.sampling import Schedule
+from ..data.splits import DataSpec
 from ..errors import RecipeError
+from ..model_card import CardSettings
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
 from ..modeling.limits import beyond
 from ..training.methods.averaging import Averaging
@@ -22,20 +22,11 @@ from ..training.methods.smart import Smart
 from ..training.methods.surgery import Surgery
 from ..training.optimizers import OptimizerSettings
 from ..training.task_losses import LossSettings
-from .reading import COMMAND_LINE, Layer, merge, override, read_chain, split_argv
+from .argument_ranges import check_values
+from .fields import KeyPath, Report, defaults, documentation, help_group, help_rows, known_fields, read_fields
 from .rules import PROCESS_KEYS, REFUSED_PRETRAINING, REFUSED_TRAINING, check
-from .stages import split_stages
-from .tree import (
-    KeyPath,
-    Report,
-    defaults,
-    documentation,
-    help_group,
-    help_rows,
-    known_fields,
-    read_fields,
-)
-from .values import check_values
+from .stage_keys import split_stages
+from .yaml_layers import COMMAND_LINE, Layer, merge, override, read_chain, split_argv
 
 if TYPE_CHECKING:
     from ..training.arguments import MtBertTrainingArguments, PretrainingArguments, TaskTraining

@@ -26,11 +26,11 @@ from peft.utils import AuxiliaryTrainingWrapper, ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from ..card import model_card
 from ..errors import InputError
-from ..modeling.checkpoints import read_json
+from ..model_card import model_card
+from ..modeling.checkpoint_loading import read_json
+from ..modeling.hub_upload import create, finish_repository, upload
 from ..modeling.modeling_mtbert import MtBertForMultiTask
-from ..modeling.sharing import create, finish_repository, upload
 
 
 def peft_config(settings: Mapping[str, Any], model: MtBertForMultiTask) -> PeftConfig:

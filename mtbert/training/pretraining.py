@@ -24,17 +24,17 @@ from transformers import (
 from transformers.trainer_utils import IntervalStrategy, speed_metrics
 
 from ..data.collation import LengthSortedSteps
-from ..data.encoding import encode_dataset
-from ..data.masking import DEV, TRAIN, EpochSteps, MaskedTexts, Texts
+from ..data.mlm import DEV, TRAIN, EpochSteps, MaskedTexts, Texts
 from ..data.sampling import Plan, Schedule, StepSampler
 from ..data.step_loader import identity, step_loader
+from ..data.tokenize import encode_dataset
 from ..errors import InputError
 from ..files import write_json, writing_folder
-from ..modeling.checkpoints import read_json
+from ..modeling.checkpoint_loading import read_json
 from ..modeling.configuration_mtbert import TaskSpec
-from ..modeling.cpu import use_faster_layers
+from ..modeling.cpu_layers import use_faster_layers
 from ..modeling.display import masked
-from ..modeling.pretrained import encoder_config, load_encoder
+from ..modeling.encoder_loading import encoder_config, load_encoder
 from ..modeling.problem_types import IGNORED
 from .arguments import PretrainingArguments
 from .checkpoints.interruption import ResumableTrainer

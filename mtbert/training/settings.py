@@ -10,7 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 import numpy as np
 
 from ..errors import InputError
-from ..modeling.checking import type_problems
+from ..modeling.config_checks import type_problems
 from ..modeling.configuration_mtbert import TaskSpec
 from .arguments import TaskTraining
 

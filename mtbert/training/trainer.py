@@ -20,15 +20,15 @@ from transformers.trainer_utils import HubStrategy, PredictionOutput, speed_metr
 
 from ..data.balancing import BalancedRows
 from ..data.collation import LengthSortedSteps, MultiTaskDataset
+from ..data.given_rows import prepare
 from ..data.sampling import Plan, Schedule, StepSampler
 from ..data.step_loader import identity, step_loader
-from ..data.tokenised import prepare
 from ..errors import InputError, InputTypeError
 from ..files import write_text
-from ..modeling.inputs import has_token_types
+from ..modeling.hub_upload import explained
 from ..modeling.limits import refuse_reserved
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
-from ..modeling.sharing import explained
+from ..modeling.tokenization import has_token_types
 from ._compat import KeepSpecialTokens
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .checkpoints.pushing import card_of, push_checkpoint, push_run, report_failures
@@ -591,7 +591,7 @@ class MtBertTrainer(ShardingTrainer):
             super().init_hf_repo(token, private)
 
     def create_model_card(self, **about: Any) -> None:
-        """Write README.md into the run's folder; `about`: `license`, `language`, … of `mtbert.card.model_card`."""
+        """Write README.md into the folder; `about`: `license`, `language`, … of `mtbert.model_card.model_card`."""
         if self.is_world_process_zero():
             write_text(os.path.join(self.args.output_dir, "README.md"), str(card_of(self, **about)))
 

@@ -28,7 +28,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, set_s
 
 from mtbert import MtBertForMultiTask
 from mtbert.cli import finetune
-from mtbert.modeling.sharing import finish_repository
+from mtbert.modeling.hub_upload import finish_repository
 from mtbert.recipe import load_recipe
 
 TASKS = {

@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments
-from mtbert.training.checkpoints.sealing.run_folder import choose_checkpoint
+from mtbert.training.checkpoints.run_folder import choose_checkpoint
 from mtbert.training.trainer import MtBertTrainer
 
 TIMEOUTS = {signal.SIGSTOP: 10}  # seconds that a process waits for another (`ddp_timeout`)

@@ -30,7 +30,7 @@ from transformers import set_seed
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
-from mtbert.training.checkpoints.sealing.stages import Stages
+from mtbert.training.checkpoints.stages import Stages
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation, add_targets
 from mtbert.training.methods.proximal import Proximal

@@ -19,8 +19,8 @@ from transformers import PreTrainedTokenizerFast
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
-from mtbert.training.checkpoints.sealing.resume_record import FILE, data_record
-from mtbert.training.checkpoints.sealing.sealing import CheckpointError, seal
+from mtbert.training.checkpoints.resume_record import FILE, data_record
+from mtbert.training.checkpoints.sealing import CheckpointError, seal
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation
 from mtbert.training.methods.proximal import Proximal

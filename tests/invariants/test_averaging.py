@@ -13,8 +13,8 @@ from transformers import TrainerCallback
 from mtbert.data.sampling import Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments
-from mtbert.training.checkpoints.sealing.resume_record import FILE as RECORD
-from mtbert.training.checkpoints.sealing.sealing import seal
+from mtbert.training.checkpoints.resume_record import FILE as RECORD
+from mtbert.training.checkpoints.sealing import seal
 from mtbert.training.methods.averaging import FILE, Averaging
 from mtbert.training.peft import wrap
 from mtbert.training.trainer import MtBertTrainer

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mtbert.training.checkpoints.sealing.run_lock import LOCK, FolderInUseError
-from mtbert.training.checkpoints.sealing.sealing import CHECKSUMS
-from mtbert.training.checkpoints.sealing.stages import STATE, WEIGHTS
+from mtbert.training.checkpoints.run_lock import LOCK, FolderInUseError
+from mtbert.training.checkpoints.sealing import CHECKSUMS
+from mtbert.training.checkpoints.stages import STATE, WEIGHTS
 
 SCORED = {"eval_strategy": "steps", "eval_steps": 1, "metric_for_best_model": "eval_loss"}
 RUNS = {

@@ -16,11 +16,11 @@ from transformers import AutoModel, set_seed
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
-from mtbert.modeling import cpu
+from mtbert.modeling import cpu_layers
 from mtbert.modeling.configuration_mtbert import MtBertConfig, TaskSpec
-from mtbert.modeling.encoders import check_encoder, depends_on_padding, has_pooler
-from mtbert.modeling.inputs import length_limit
+from mtbert.modeling.encoder_support import check_encoder, depends_on_padding, has_pooler
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.tokenization import length_limit
 
 EVERY_TIME = ("fnet", "layoutlm", "longformer", "mra", "squeezebert", "xmod")
 FAMILIES = (
@@ -56,8 +56,8 @@ LENGTHS = (12, 3, 5, 20, 7, 9, 1, 31, 2, 17)  # more than attention has buckets
 @pytest.fixture
 def faster_everywhere(monkeypatch):
     """Our linear layers as processors with AVX-512 have them, for products of any size."""
-    monkeypatch.setattr(cpu, "ONEDNN", hasattr(torch.ops.mkldnn, "_linear_pointwise"))
-    monkeypatch.setattr(cpu, "MIN_ROWS", 1)
+    monkeypatch.setattr(cpu_layers, "ONEDNN", hasattr(torch.ops.mkldnn, "_linear_pointwise"))
+    monkeypatch.setattr(cpu_layers, "MIN_ROWS", 1)
 
 
 @pytest.fixture(autouse=True)

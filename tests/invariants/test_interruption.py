@@ -11,7 +11,7 @@ import pytest
 from transformers import TrainerCallback
 
 from mtbert.data.sampling import Schedule
-from mtbert.training.checkpoints.sealing.sealing import CheckpointError, damage
+from mtbert.training.checkpoints.sealing import CheckpointError, damage
 
 SCHEDULE = Schedule("annealed", mixed=True, steps_per_epoch=6)
 SAVING = {"save_strategy": "steps", "save_steps": 4, "learning_rate": 1e-3}
@@ -83,7 +83,7 @@ def test_a_damaged_checkpoint_is_refused_or_passed_over(make_model, make_trainer
 
 
 def test_older_checkpoints_are_removed_after_the_new_one_is_complete(make_model, make_trainer, tmp_path, monkeypatch):
-    from mtbert.training.checkpoints.sealing import interruption
+    from mtbert.training.checkpoints import interruption
 
     trainer, seen = make_trainer(make_model(), tmp_path, SCHEDULE, **SAVING, save_total_limit=1), []
 

@@ -82,7 +82,7 @@ def later():
     from mtbert import recipe
     from ..evaluation import metrics
 """
-    assert imports(source, "mtbert.modeling.inputs") == [
+    assert imports(source, "mtbert.modeling.tokenization") == [
         ("os.path", 0),
         ("torch", 0),
         ("mtbert.modeling.packing", 1),

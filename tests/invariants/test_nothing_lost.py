@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mtbert.data.sampling import Schedule
-from mtbert.training.checkpoints.sealing.sealing import CheckpointError, damage
+from mtbert.training.checkpoints.sealing import CheckpointError, damage
 
 SCHEDULE = Schedule("annealed", mixed=True, steps_per_epoch=6)
 SAVING = {"save_strategy": "steps", "save_steps": 4, "learning_rate": 1e-3}

@@ -16,9 +16,9 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
-from mtbert.data.masking import mask_tokens
+from mtbert.data.mlm import mask_tokens
 from mtbert.data.sampling import permute
-from mtbert.training.checkpoints.sealing.sealing import CheckpointError
+from mtbert.training.checkpoints.sealing import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]
 WORDS = ("the", "cat", "dog", "runs", "sleeps", "is", "very", "good", "bad", "old", "new")

@@ -14,9 +14,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from mtbert.training.checkpoints.sealing.resume_record import FILE as RECORD
-from mtbert.training.checkpoints.sealing.sealing import CheckpointError, seal
-from mtbert.training.checkpoints.sealing.stages import STATE, WEIGHTS
+from mtbert.training.checkpoints.resume_record import FILE as RECORD
+from mtbert.training.checkpoints.sealing import CheckpointError, seal
+from mtbert.training.checkpoints.stages import STATE, WEIGHTS
 
 STEPS, EPOCHS = 4, (1, 2)  # so that checkpoints 2, 4 and 6 of the second stage are in the middle and at ends of epochs
 BORDER = STEPS * EPOCHS[0]

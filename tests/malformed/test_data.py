@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from malformed import tries, untouched
 
-from mtbert.data.loading import DataSpec, LoadedTask, load_task
+from mtbert.data.splits import DataSpec, LoadedTask, load_task
 from mtbert.data.streaming import RowSource
 from mtbert.modeling.configuration_mtbert import TaskSpec
 

@@ -11,7 +11,7 @@ import socket
 import sys
 from pathlib import Path
 
-from mtbert.modeling.pretrained import load_encoder, load_tokenizer
+from mtbert.modeling.encoder_loading import load_encoder, load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 asked: list[str] = []

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, pipeline
 
 from mtbert import MtBertForMultiTask
 from mtbert.evaluation.ensemble import load_member, member_config
-from mtbert.modeling import pretrained
+from mtbert.modeling import encoder_loading
 from mtbert.modeling.pipeline import PIPELINE_TASK
 from mtbert.recipe import Recipe, check_model, load_tokenizer
 from mtbert.training.peft import load_adapter, wrap
@@ -101,8 +101,8 @@ def everything(folder: Path):
         "ensemble": lambda: load_member(encoder, "cpu"),
         "ensemble: config": lambda: member_config(encoder),
         "encoder": lambda: MtBertForMultiTask.from_encoder(encoder, loaded().tasks),
-        "encoder's config": lambda: pretrained.encoder_config(encoder),
-        "tokenizer": lambda: pretrained.load_tokenizer(encoder),
+        "encoder's config": lambda: encoder_loading.encoder_config(encoder),
+        "tokenizer": lambda: encoder_loading.load_tokenizer(encoder),
         "recipe: tokenizer": lambda: load_tokenizer(recipe),
         "recipe: model": lambda: check_model(recipe, None),
     }

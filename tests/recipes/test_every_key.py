@@ -7,9 +7,9 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-from mtbert.card import CardSettings
-from mtbert.data.loading import DataSpec
 from mtbert.data.sampling import Schedule
+from mtbert.data.splits import DataSpec
+from mtbert.model_card import CardSettings
 from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec
 from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
 from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArguments, TrainingArguments
@@ -162,20 +162,20 @@ ELSEWHERE = {
     "encoder": "every recipe is run with another encoder than it names",
     "data_dir": "every recipe is run with another data_dir than it names",
     "training": "transformers' own, apart from the keys above",
-    "tasks.*.data.test": "tests/unit/data/test_loading.py: rows to predict",
-    "tasks.*.data.hub": "tests/unit/data/test_loading.py: a dataset by name",
-    "tasks.*.data.subset": "tests/unit/data/test_loading.py",
-    "tasks.*.data.revision": "tests/unit/data/test_loading.py",
-    "tasks.*.data.format": "tests/unit/data/test_loading.py: without it the course's tab-separated .csv fail",
+    "tasks.*.data.test": "tests/unit/data/test_splits.py: rows to predict",
+    "tasks.*.data.hub": "tests/unit/data/test_splits.py: a dataset by name",
+    "tasks.*.data.subset": "tests/unit/data/test_splits.py",
+    "tasks.*.data.revision": "tests/unit/data/test_splits.py",
+    "tasks.*.data.format": "tests/unit/data/test_splits.py: without it the course's tab-separated .csv fail",
     "tasks.*.data.separator": "tests/unit/data/test_readers.py: how rows become fields",
     "tasks.*.data.quoting": "tests/unit/data/test_readers.py: how rows become fields",
-    "tasks.*.data.id": "tests/unit/data/test_loading.py: names rows in files",
+    "tasks.*.data.id": "tests/unit/data/test_splits.py: names rows in files",
     "pretraining.keep_epochs": "tests/invariants/test_pretraining.py: which encoders are kept",
     "pretraining.cpu_threads": "refused; training.cpu_threads holds",
-    "training.cpu_threads": "tests/unit/training/test_machine.py: the same numbers, faster",
+    "training.cpu_threads": "tests/unit/training/distributed/test_machine.py: the same numbers, faster",
     "training.shard_encoder": "tests/distributed/test_many_processes.py: the same numbers, in less memory",
     "training.on_nonfinite": "tests/invariants/test_numerics.py: whether a run ends at a broken row",
-    **{f"card.{each.name}": "tests/unit/test_card.py: what the card says" for each in fields(CardSettings)},
+    **{f"card.{each.name}": "tests/unit/test_model_card.py: what the card says" for each in fields(CardSettings)},
     "model.packed": "tests/invariants/test_packed.py: the same numbers, faster",
 }
 

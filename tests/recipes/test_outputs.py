@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mtbert.evaluation.predictions import PredictionFile
+from mtbert.evaluation.prediction_files import PredictionFile
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from scipy.special import expit, softmax
 
 from mtbert import MtBertForMultiTask, TaskSpec
 from mtbert.data.streaming import RowSource
-from mtbert.evaluation.predictions import PredictionFile, Predictor
+from mtbert.evaluation.prediction_files import PredictionFile, Predictor
 from mtbert.training.peft import wrap
 
 ROOT = Path(__file__).resolve().parents[2]

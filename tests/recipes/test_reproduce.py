@@ -18,7 +18,7 @@ import yaml
 
 from mtbert.cli.arguments import reproduce as arguments_of
 from mtbert.evaluation import run_tables
-from mtbert.evaluation.tables import main_metrics
+from mtbert.evaluation.table_files import main_metrics
 from mtbert.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -197,16 +197,16 @@ def test_only_failures_are_told_by_the_return_code(search, arguments, monkeypatc
 
 
 def test_data_is_encoded_again_only_where_the_encoding_changed(search, arguments, monkeypatch):
-    from mtbert.modeling import inputs
+    from mtbert.modeling import tokenization
 
-    encoded, encode = [], inputs.encode_texts
+    encoded, encode = [], tokenization.encode_texts
 
     def counting(task, tokenizer, encoder, texts, pairs=None):
         if len(texts):
             encoded.append(task.name)
         return encode(task, tokenizer, encoder, texts, pairs)
 
-    monkeypatch.setattr(inputs, "encode_texts", counting)
+    monkeypatch.setattr(tokenization, "encode_texts", counting)
     space = {
         "tasks.sst.dropout": {"type": "categorical", "choices": [0.0, 0.2]},
         "tasks.sst.max_length": {"type": "categorical", "choices": [None, 9]},

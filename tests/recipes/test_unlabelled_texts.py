@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mtbert.cli import arguments
-from mtbert.data.loading import load_task
+from mtbert.data.splits import load_task
 from mtbert.recipe import load_recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"

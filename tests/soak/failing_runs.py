@@ -26,8 +26,8 @@ from failing_files import KILLED, WAYS, Failure, in_child, install
 
 import mtbert.cli
 from mtbert.evaluation.metrics import score_task
-from mtbert.training.checkpoints.sealing import interruption
-from mtbert.training.checkpoints.sealing.sealing import damage
+from mtbert.training.checkpoints import interruption
+from mtbert.training.checkpoints.sealing import damage
 
 TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.part")
 STAGES = [{"training": {"learning_rate": 0.01}}, {"schedule": {"name": "uniform"}}]

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from mtbert.data.sampling import SCHEDULES, Schedule
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
-from mtbert.training.checkpoints.sealing.sealing import last_complete
+from mtbert.training.checkpoints.sealing import last_complete
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.proximal import Proximal
 from mtbert.training.methods.smart import Smart
@@ -123,7 +123,7 @@ def make_trainer(data: Path, output: Path, case: str) -> MtBertTrainer:
 
 def train(data: Path, output: Path, case: str, point: Point | None) -> None:
     """Train a case from its last complete checkpoint, if there is one, to its end or to the point that kills it."""
-    from mtbert.training.checkpoints.sealing import interruption
+    from mtbert.training.checkpoints import interruption
 
     torch.set_num_threads(1)
     log = output.with_suffix(".log")

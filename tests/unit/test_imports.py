@@ -39,7 +39,7 @@ def test_every_file_of_modeling_is_reached_from_the_model():
     assert {file.name for file in MODELING} == found | {"modeling_mtbert.py"}
 
 
-@pytest.mark.parametrize("name", ["hub.py", "card.py"])
+@pytest.mark.parametrize("name", ["hub.py", "model_card.py"])
 def test_hub_and_card_do_not_import_training(name):
     assert not [module for _, module in imports(PACKAGE / name) if module.split(".")[0] in ("training", "recipe")]
 

@@ -80,10 +80,10 @@ def asking(source: str) -> list[str]:
 
 @pytest.mark.parametrize("file", PACKAGE, ids=lambda file: str(file.relative_to(ROOT)))
 def test_nobody_is_asked_to_trust_code(file):
-    """Outside `modeling/pretrained.py` no auto class loads anything; there, none without `trust_remote_code=False`."""
+    """Outside `encoder_loading.py` no auto class loads anything; there, none without `trust_remote_code=False`."""
     source = file.read_text(encoding="utf-8")
     assert asking(source) == []
-    if file.name != "pretrained.py":
+    if file.name != "encoder_loading.py":
         used = {ast.unparse(node) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
         assert not [name for name in used if re.fullmatch(r"(.*\.)?Auto\w+\.from_(pretrained|config)", name)]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...data.sampling import Plan
-from ...modeling.checkpoints import read_json
+from ...modeling.checkpoint_loading import read_json
 from ..energy import read_energy
 from ..metrics import METRICS
 

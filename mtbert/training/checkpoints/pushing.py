@@ -22,11 +22,11 @@ from huggingface_hub import CommitInfo, ModelCard
 from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
-from ...card import model_card
 from ...errors import PushError
 from ...evaluation.energy import read_energy
-from ...modeling.checkpoints import INDEX, read_json
-from ...modeling.sharing import edit_json, finish_repository, upload
+from ...model_card import model_card
+from ...modeling.checkpoint_loading import INDEX, read_json
+from ...modeling.hub_upload import edit_json, finish_repository, upload
 from ..arguments import MtBertTrainingArguments
 from ..methods.averaging import FILE as AVERAGED
 from ..methods.proximal import TEACHER_FILE

@@ -28,10 +28,10 @@ from transformers import PreTrainedConfig, SchedulerType, TrainingArguments
 
 from ...data.sampling import Plan
 from ...errors import CheckpointError
-from ...modeling.checkpoints import read_json
+from ...modeling.checkpoint_loading import read_json
 from ...modeling.configuration_mtbert import MtBertConfig
 from ...modeling.display import masked
-from ...modeling.inputs import LENGTHS
+from ...modeling.tokenization import LENGTHS
 from ..methods.distillation import COLUMN
 
 Record = dict[str, Any]

@@ -14,7 +14,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from ...errors import CheckpointError, InputError
 from ...files import is_temporary, write_text
-from ...modeling.checkpoints import read_json
+from ...modeling.checkpoint_loading import read_json
 from ...modeling.display import masked
 from ..arguments import MtBertTrainingArguments
 from .run_lock import LOCK, refuse_file

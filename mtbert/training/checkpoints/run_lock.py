@@ -14,7 +14,7 @@ import psutil
 
 from ...errors import FolderInUseError, InputError
 from ...files import temporary_name, writing_file
-from ...modeling.checkpoints import read_json
+from ...modeling.checkpoint_loading import read_json
 
 LOCK = "running.json"
 

@@ -23,7 +23,7 @@ from transformers import TrainerState
 
 from ...errors import CheckpointError, InputError
 from ...files import adding_files, check_room, to_disk, write_json
-from ...modeling.checkpoints import read_json, unloadable_parts
+from ...modeling.checkpoint_loading import read_json, unloadable_parts
 from ...modeling.modeling_mtbert import MtBertForMultiTask
 
 CHECKSUMS = "checksums.json"

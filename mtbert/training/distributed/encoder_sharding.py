@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ...errors import InputError
-from ...modeling.encoders import depends_on_padding
+from ...modeling.encoder_support import depends_on_padding
 from ..checkpoints.interruption import ResumableTrainer
 from ..console import print_lines
 from .process_group import refuse_with_shares

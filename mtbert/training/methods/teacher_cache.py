@@ -18,10 +18,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from torch import Tensor
 
-from ...data.leakage import text_hashes
+from ...data.duplicates import text_hashes
 from ...evaluation.ensemble import task_logits
 from ...files import writing_file
-from ...modeling.inputs import ENCODING_VERSION
+from ...modeling.tokenization import ENCODING_VERSION
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from ...modeling.modeling_mtbert import MtBertForMultiTask
 
 # Part of the name of kept logits. Raise it by 1 where a teacher with the same weights and token ids gives other logits
-# than before, beyond rounding, or where the file's content changes. tests/unit/training/test_teaching.py fails until
+# than before, beyond rounding, or where the file's content changes.
+# tests/unit/training/methods/test_teacher_cache.py fails until
 # you do.
 TEACHER_VERSION = 1
 ROWS_AT_ONCE = 8192

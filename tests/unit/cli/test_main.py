@@ -13,10 +13,10 @@ from mtbert.cli import arguments
 from mtbert.cli.main import main
 from mtbert.data.delimited import QUOTING
 from mtbert.data.streaming import KINDS, STDIN
-from mtbert.evaluation.predictions import FILE_FORMATS
+from mtbert.evaluation.prediction_files import FILE_FORMATS
 from mtbert.modeling.configuration_mtbert import POOLINGS
 from mtbert.recipe import Recipe
-from mtbert.recipe.tree import known_fields
+from mtbert.recipe.fields import known_fields
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICKSTART = str(ROOT / "recipes" / "configs" / "quickstart.yaml")

@@ -9,8 +9,8 @@ import pytest
 from datasets import Dataset
 
 from mtbert.data.cache import content_key
-from mtbert.data.loading import DataSpec, load_task
 from mtbert.data.readers import RowFile
+from mtbert.data.splits import DataSpec, load_task
 from mtbert.modeling.configuration_mtbert import TaskSpec
 
 MOOD = TaskSpec("mood", labels=("bad", "good"))

@@ -9,9 +9,9 @@ from datasets import Dataset
 from transformers import BertConfig
 
 from mtbert.data.collation import LengthSortedSteps, MultiTaskDataset
-from mtbert.data.encoding import encode_dataset
-from mtbert.data.loading import DataSpec, check_rows
 from mtbert.data.sampling import Step
+from mtbert.data.splits import DataSpec, check_rows
+from mtbert.data.tokenize import encode_dataset
 from mtbert.modeling.packing import PackedLayout
 
 STEPS = [

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
-from mtbert.data.loading import DataSpec, check_rows, load_task
+from mtbert.data.splits import DataSpec, check_rows, load_task
 from mtbert.modeling.configuration_mtbert import TaskSpec
 
 MULTI = "multi_label_classification"

@@ -14,8 +14,8 @@ import pytest
 from datasets import Dataset, Json, List, Value
 
 from mtbert.data.delimited import DelimitedRows, Dialect, ReadError
-from mtbert.data.loading import DataSpec, check_rows, load_column, load_task
 from mtbert.data.readers import RowFile, file_format
+from mtbert.data.splits import DataSpec, check_rows, load_column, load_task
 from mtbert.data.streaming import RowSource
 from mtbert.modeling.configuration_mtbert import TaskSpec
 

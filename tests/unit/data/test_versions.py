@@ -8,13 +8,13 @@ import pytest
 from datasets import Dataset
 from transformers import AutoTokenizer, BertConfig
 
-from mtbert.data import encoding
-from mtbert.data.encoding import encode_dataset
-from mtbert.modeling import inputs
+from mtbert.data import tokenize
+from mtbert.data.tokenize import encode_dataset
+from mtbert.modeling import tokenization
 from mtbert.modeling.configuration_mtbert import TaskSpec
 
 # The version, and the SHA-256 of what `encode_texts` gives for `ROWS`. If the second changes, raise ENCODING_VERSION in
-# mtbert/modeling/inputs.py, so that encodings of earlier versions are not used, and write both here.
+# mtbert/modeling/tokenization.py, so that encodings of earlier versions are not used, and write both here.
 STORED = (1, "fa213e9d8da5fcf4e16ca9f80b31326e8c272abd09005b1a66ed90bdfcff90f2")
 ROWS = {
     "text": ["a cat sleeps .", "the dog runs and the bird flies", "", "Very GOOD"],
@@ -37,9 +37,11 @@ def encoder():
 
 def test_the_version_is_raised_where_token_ids_change(tokenizer, encoder):
     pairs = [ROWS["text_pair"] if spec.texts == 2 else None for spec in SPECS]
-    columns = [inputs.encode_texts(spec, tokenizer, encoder, ROWS["text"], pair) for spec, pair in zip(SPECS, pairs)]
+    columns = [
+        tokenization.encode_texts(spec, tokenizer, encoder, ROWS["text"], pair) for spec, pair in zip(SPECS, pairs)
+    ]
     found = hashlib.sha256(json.dumps(columns, sort_keys=True).encode()).hexdigest()
-    assert (inputs.ENCODING_VERSION, found) == STORED, "token ids differ from those of this version: see STORED"
+    assert (tokenization.ENCODING_VERSION, found) == STORED, "token ids differ from those of this version: see STORED"
 
 
 def key(task, tokenizer, encoder, encode=encode_dataset, **columns) -> str:
@@ -50,13 +52,13 @@ def key(task, tokenizer, encoder, encode=encode_dataset, **columns) -> str:
 
 def test_another_comment_keeps_the_key(reword, tokenizer, encoder):
     before = key(SPECS[0], tokenizer, encoder)
-    reword(inputs)
-    assert key(SPECS[0], tokenizer, encoder, reword(encoding).encode_dataset) == before
+    reword(tokenization)
+    assert key(SPECS[0], tokenizer, encoder, reword(tokenize).encode_dataset) == before
 
 
 def test_another_version_changes_the_key(tokenizer, encoder, monkeypatch):
     before = key(SPECS[0], tokenizer, encoder)
-    monkeypatch.setattr(inputs, "ENCODING_VERSION", inputs.ENCODING_VERSION + 1)
+    monkeypatch.setattr(tokenization, "ENCODING_VERSION", tokenization.ENCODING_VERSION + 1)
     assert key(SPECS[0], tokenizer, encoder) != before
 
 

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 
-from mtbert.modeling import families
+from mtbert.modeling import adapted_layers
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 
 IDS = torch.tensor([[2, 6, 7, 3], [2, 8, 3, 0], [2, 9, 3, 0], [2, 7, 6, 3]])
@@ -24,7 +24,7 @@ def saved(model):
 def in_another_process(model):
     """What a process that has just been started makes of it: it has adapted no layer yet."""
     data = pickle.dumps(model)
-    families._adapted.cache_clear()
+    adapted_layers._adapted.cache_clear()
     return pickle.loads(data)
 
 

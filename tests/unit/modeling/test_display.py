@@ -5,12 +5,12 @@ import json
 import pytest
 from rich.console import Console
 
-from mtbert.card import model_card
+from mtbert.model_card import model_card
 from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.modeling.display import display, each_text, masked, visible
 from mtbert.recipe import Recipe, RecipeError, load_recipe
 from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArguments
-from mtbert.training.checkpoints.sealing.run_folder import save_run
+from mtbert.training.checkpoints.run_folder import save_run
 from mtbert.training.console import print_lines, print_scores
 
 HEX = "0123456789abcdef" * 2 + "01234567"

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from mtbert.modeling.configuration_mtbert import TaskSpec
-from mtbert.modeling.inputs import _template, encode_texts
+from mtbert.modeling.tokenization import _template, encode_texts
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
 ONE = TaskSpec("one", labels=2)

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 from mtbert.modeling.configuration_mtbert import TaskSpec
-from mtbert.modeling.inputs import encode_texts, longest_first
+from mtbert.modeling.tokenization import encode_texts, longest_first
 
 WORDS = "a an the cat dog bird house tree runs sleeps flies is was not good bad old ? .".split()  # noqa: SIM905
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]

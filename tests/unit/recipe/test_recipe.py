@@ -7,9 +7,9 @@ from dataclasses import fields, is_dataclass
 import pytest
 import yaml
 
-from mtbert.card import CardSettings
-from mtbert.data.loading import DataSpec
 from mtbert.data.sampling import Schedule
+from mtbert.data.splits import DataSpec
+from mtbert.model_card import CardSettings
 from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
 from mtbert.recipe import (
     COMBINATIONS,
@@ -24,7 +24,7 @@ from mtbert.recipe import (
     pretraining_arguments_class,
     training_arguments_class,
 )
-from mtbert.recipe.tree import defaults, documentation, known_fields
+from mtbert.recipe.fields import defaults, documentation, known_fields
 from mtbert.training.arguments import TaskTraining
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation

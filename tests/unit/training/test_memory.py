@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModel, BertConfig
 
 from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, Schedule, Surgery, TaskSpec
-from mtbert.modeling import cpu
+from mtbert.modeling import cpu_layers
 from mtbert.modeling.packing import PackedLayout
 from mtbert.training import memory
 from mtbert.training.methods.averaging import Averaging
@@ -39,7 +39,7 @@ def kept_bytes(model, run) -> int:
 @pytest.mark.parametrize("dropout", [0.1, 0.0], ids=["dropout", "still"])
 def test_activations_are_what_autograd_keeps(tmp_path, monkeypatch, half, dropout, onednn):
     """Both ways to compute fp32 products, whichever this processor's is."""
-    monkeypatch.setattr(cpu, "ONEDNN", onednn)
+    monkeypatch.setattr(cpu_layers, "ONEDNN", onednn)
     config = BertConfig(vocab_size=50, hidden_size=128, num_hidden_layers=4, num_attention_heads=4)
     config.intermediate_size, config.max_position_embeddings = 512, 64
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = dropout

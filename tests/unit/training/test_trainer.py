@@ -15,8 +15,8 @@ from transformers import TrainerCallback, TrainingArguments
 from mtbert.data.sampling import Schedule, StepSampler
 from mtbert.evaluation.metrics import averages, default_metrics, score_task
 from mtbert.modeling.configuration_mtbert import TaskSpec
-from mtbert.modeling.inputs import encode_texts
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.tokenization import encode_texts
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation

@@ -1,0 +1,338 @@
+"""Data sets that are given to the trainer: texts are checked and encoded, those that are tokenised already are checked.
+
+A tokenised data set has `input_ids` and may have `attention_mask`, whose padding is taken out, and `token_type_ids`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import compress
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features, List, Value
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from ..errors import InputError
+from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.problem_types import IGNORED
+from ..modeling.tokenization import LENGTHS, has_token_types, length_limit
+from .label_reading import LabelReader
+from .labels import CODE, NO_LABEL, SHOWN, judged, label_feature, marked_labels, read_decided, reader_of, wrong_rows
+from .splits import DataSpec, check_kind, check_rows
+from .tokenize import KEPT, encode_dataset
+
+BATCH = 10_000
+LISTS = ("input_ids", "attention_mask", "token_type_ids")
+REFUSED = ("inputs_embeds", "position_ids")  # they would change what the encoder computes
+TAUGHT = "teacher"
+
+
+def prepare(
+    task: TaskSpec,
+    split: str,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase | None,
+    encoder: PreTrainedConfig,
+    where: str,
+) -> tuple[Dataset, list[str]]:
+    """Check a task's data set and encode it, unless it is encoded already.
+
+    Args:
+        split: `train`, `eval` or `test`.
+        dataset: columns `text` (and `text_pair`), or `input_ids`; the labels are in `label` or `labels`.
+        tokenizer: the encoder's; None: for encoded data sets only.
+        where: how errors name the data set.
+
+    Returns:
+        The encoded split, as `encode_dataset` returns it, and sentences about what was left out or cut.
+
+    Raises:
+        TypeError: for anything but a `datasets.Dataset`.
+        ValueError: for rows that are wrong (`check_rows`, `check_tokenised`).
+    """
+    check_kind(dataset, where)
+    dataset = _with_one_label_column(dataset, where)
+    if "input_ids" in dataset.column_names:
+        return check_tokenised(task, split, dataset, tokenizer, encoder, where), []
+    if tokenizer is None:
+        raise InputError("processing_class is missing; give the tokenizer that goes with the encoder")
+    columns = ("text", "text_pair")[: task.texts]
+    checked, report = check_rows(task, split, dataset, DataSpec(text=columns), where)
+    encoded, cut = encode_dataset(task, checked, tokenizer, encoder, split)
+    lines = report.lines() if report.left_out else []
+    return encoded, lines if cut.line() is None else [*lines, cut.line()]
+
+
+def _with_one_label_column(dataset: Dataset, where: str) -> Dataset:
+    """`labels`, transformers' name, becomes `label`, unless both are there and differ."""
+    if "labels" not in dataset.column_names:
+        return dataset
+    if "label" not in dataset.column_names:
+        return dataset.rename_column("labels", "label")
+    plain = dataset.with_format(None)
+    for row, (one, other) in enumerate(zip(plain["label"], plain["labels"], strict=True), 1):
+        if one != other and not (one != one and other != other):
+            raise InputError(
+                f"{where}: the columns 'label' and 'labels' differ (row {row:,}: {one!r} and {other!r}); remove one"
+            )
+    return dataset.remove_columns("labels")
+
+
+def check_tokenised(
+    task: TaskSpec,
+    split: str,
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase | None,
+    encoder: PreTrainedConfig,
+    where: str,
+) -> Dataset:
+    """Check a data set of token ids, and take out its padding.
+
+    Tokens whose `attention_mask` is 0 are removed, at the right or the left of an input. A row of a task with several
+    encoder inputs holds them one after the other, and `LENGTHS` say how long all but the last are; padding may stand
+    at the right of each.
+
+    Returns:
+        `input_ids`, `token_type_ids` and `LENGTHS` without padding, `label` as `check_rows` leaves it, and `row`, `id`
+        and `teacher` as they were. No row is left out: one without a label (null, or -100) keeps none.
+
+    Raises:
+        ValueError: with everything that is wrong: inputs that are empty, too long, padded without a mask or with gaps
+            in it, ids that the encoder does not have, labels that are none of the task's, columns of another type.
+    """
+    columns, plain = dataset.column_names, dataset.with_format(None)
+    lengths = LENGTHS[: task.num_sequences - 1]
+    problems = [f"column {name!r} is not used by this model; remove it" for name in REFUSED if name in columns]
+    problems += [_type_problem(name, plain.features[name]) for name in LISTS if name in columns]
+    if missing := [name for name in lengths if name not in columns]:
+        problems.append(
+            f"no column {missing[0]!r}; a row of this task holds {task.num_sequences} inputs one after the other, and "
+            f"{', '.join(lengths)} count the tokens of all but the last; or give texts"
+        )
+    types = "token_type_ids" in columns
+    if task.texts == 2 and not task.siamese and task.token_types and has_token_types(encoder) and not types:
+        problems.append(
+            "no column 'token_type_ids', by which the encoder tells the two texts apart; add it "
+            "(return_token_type_ids=True)"
+        )
+    if split == "train" and "label" not in columns:
+        problems.append(f"no column 'label' or 'labels'; the columns are {columns}")
+    if problems := [problem for problem in problems if problem]:
+        raise InputError("\n".join(f"{where}: {problem}" for problem in problems))
+    if not len(dataset):
+        return dataset
+    ours = marked_labels(dataset) is not None and plain.features.get("label") == label_feature(task.problem_type)
+    checks = _InputChecks(task, split, tokenizer, encoder, ours)
+    for start, table in enumerate(plain.with_format("arrow").iter(BATCH)):
+        checks.add(table, start * BATCH)
+    if found := checks.problems(where):
+        raise InputError("\n".join(found))
+    kept = [name for name in (*KEPT, TAUGHT, "input_ids", *LENGTHS) if name in columns]
+    kept += ["token_type_ids"] if types and has_token_types(encoder) else []
+    plain = plain.select_columns([*kept, *(["attention_mask"] if "attention_mask" in columns else [])])
+    reader = None
+    if "label" in columns:
+        reader = reader_of(task, plain, "label", False, where)
+        reader = replace(reader, unknown=(*reader.unknown, IGNORED))
+    if not checks.padded and _plain_lists(plain) and (reader is None or ours or _are_ids(plain, task, reader)):
+        return dataset.select_columns(kept)
+    return _without_padding(task, split, plain, reader, kept, where)
+
+
+class _InputChecks:
+    """What is wrong with the inputs of a data set's rows, looked at a batch at a time without a loop over rows."""
+
+    def __init__(self, task: TaskSpec, split: str, tokenizer: Any, encoder: PreTrainedConfig, ours: bool):
+        self.task, self.vocabulary = task, encoder.vocab_size
+        limits = tokenizer or SimpleNamespace(model_max_length=10**9)
+        self.limit = length_limit(task, limits, encoder)
+        self.types = encoder.type_vocab_size if has_token_types(encoder) else 1
+        self.pad, self.special = None, np.zeros(0, dtype=np.int64)
+        if tokenizer is not None:
+            words = {tokenizer.unk_token_id, tokenizer.mask_token_id}  # they stand for a text's own words
+            self.special = np.array(sorted(set(tokenizer.all_special_ids) - words), dtype=np.int64)
+        pad = getattr(encoder, "pad_token_id", None) if tokenizer is None else tokenizer.pad_token_id
+        ends = [getattr(tokenizer or encoder, f"{name}_token_id", None) for name in ("bos", "eos", "cls", "sep")]
+        if not ours and pad not in ends:
+            self.pad = pad
+        self.texts_needed = split != "test" and not ours
+        self.padded = False
+        self.rows: dict[tuple[str, str], list[int]] = {}
+
+    def add(self, table: pa.Table, before: int) -> None:
+        """Look at a batch; `before` rows came before it."""
+        ids, sizes = _flat(table["input_ids"])
+
+        def note(column: str, rule: str, wrong: np.ndarray) -> None:
+            """Note wrong rows; `wrong` is of rows, or of inputs `(rows, inputs)`."""
+            if wrong.any():
+                wrong = wrong.any(axis=1) if wrong.ndim == 2 else wrong
+                self.rows.setdefault((column, rule), []).extend((np.flatnonzero(wrong) + before + 1).tolist())
+
+        def rows_of(tokens: np.ndarray) -> np.ndarray:
+            """Rows that have a marked token."""
+            if not tokens.any():
+                return np.zeros(len(sizes), dtype=bool)
+            return np.bincount(np.repeat(np.arange(len(sizes)), sizes)[tokens], minlength=len(sizes)) > 0
+
+        mask = np.ones(len(ids), dtype=bool)
+        for name, highest in (("attention_mask", 1), ("token_type_ids", self.types - 1)):
+            if name not in table.column_names:
+                continue
+            values, lengths = _flat(table[name])
+            if not np.array_equal(lengths, sizes):
+                note(name, "it must have one number for each of input_ids", lengths != sizes)
+                return
+            wrong = mask & ~((values == np.floor(values)) & (values >= 0) & (values <= highest))  # nan is wrong, too
+            note(name, f"it must hold whole numbers from 0 to {highest}", rows_of(wrong))
+            mask = values == 1 if name == "attention_mask" else mask
+        inputs = self._inputs(table, sizes)
+        if (inputs < 0).any():
+            note(LENGTHS[0], "these lengths do not fit the number of input_ids", inputs < 0)
+            return
+        ends = np.cumsum(inputs.ravel())
+        starts = ends - inputs.ravel()
+
+        def count(tokens: np.ndarray) -> np.ndarray:
+            """How many tokens of each input are marked, `(rows, inputs)`."""
+            total = np.concatenate([[0], np.cumsum(tokens)])
+            return (total[ends] - total[starts]).reshape(inputs.shape)
+
+        opens, closes = np.zeros((2, len(ids)), dtype=bool)
+        opens[starts[ends > starts]] = closes[ends[ends > starts] - 1] = True
+        attended = inputs
+        if not mask.all():
+            self.padded, attended = True, count(mask)
+            if inputs.shape[1] > 1:
+                left = count(opens & ~mask) * attended > 0
+                note("attention_mask", "an input of several must be padded at its right; take its padding out", left)
+            opens = mask & (opens | ~np.concatenate([[False], mask[:-1]]))
+            closes = mask & (closes | ~np.concatenate([mask[1:], [False]]))
+            rule = "padding must stand at one side of an input, or both, not within it"
+            note("attention_mask", rule, count(opens) > 1)
+        note("input_ids", "inputs must not be empty", attended == 0)
+        rule = f"inputs must have at most {self.limit:,} tokens; cut them (truncation=True, max_length={self.limit})"
+        note("input_ids", rule, attended > self.limit)
+        wrong = mask & ~((ids >= 0) & (ids < self.vocabulary))
+        note("input_ids", f"ids must be from 0 to {self.vocabulary - 1:,}, as the encoder has them", rows_of(wrong))
+        if self.pad is not None:
+            rule = f"an input begins or ends with padding (id {self.pad}) that attention_mask does not hide; keep that "
+            rule += "column of the tokenizer's, or do not pad"
+            note("input_ids", rule, rows_of((opens | closes) & (ids == self.pad)))
+        if self.texts_needed and len(self.special):
+            empty = (count(mask & ~np.isin(ids, self.special)) == 0) & (attended > 0)
+            note("input_ids", "an input has special tokens only; remove the row", empty)
+
+    def _inputs(self, table: pa.Table, sizes: np.ndarray) -> np.ndarray:
+        """Tokens of each encoder input, padding counted, `(rows, inputs)`."""
+        cut = [table[name].to_numpy() for name in LENGTHS[: self.task.num_sequences - 1]]
+        return np.stack([*cut, sizes - sum(cut)], axis=1).astype(np.int64)
+
+    def problems(self, where: str) -> list[str]:
+        """One sentence a column and rule."""
+        found = []
+        for (column, rule), rows in self.rows.items():
+            shown = ", ".join(f"{row:,}" for row in rows[:SHOWN])
+            more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
+            count = f"{len(rows):,} row{'s' if len(rows) > 1 else ''}"
+            found.append(f"{where}: column {column!r} is wrong in {count} (row {shown}{more}): {rule}")
+        return found
+
+
+def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """All values of a column of lists, and the lists' lengths; a null is an empty list, one within a list nan."""
+    array = column.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    values = pc.list_flatten(array)
+    if pa.types.is_boolean(values.type):
+        values = pc.cast(values, pa.int8())
+    lengths = pc.fill_null(pc.list_value_length(array), 0)
+    return values.to_numpy(zero_copy_only=False), lengths.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _type_problem(name: str, feature: Any) -> str | None:
+    kind = Features({name: feature}).arrow_schema.field(name).type
+    nested = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    value = kind.value_type if nested else None
+    numeric = value is not None and (pa.types.is_integer(value) or pa.types.is_boolean(value))
+    if name != "input_ids":
+        numeric = numeric or (value is not None and pa.types.is_floating(value))
+    if numeric and not (name == "input_ids" and pa.types.is_boolean(value)):
+        return None
+    return f"column {name!r} holds {feature}, but must hold one flat list of whole numbers a row"
+
+
+def _plain_lists(dataset: Dataset) -> bool:
+    """Whether batches can be made of the columns as they are."""
+    lists = (dataset.features[name] for name in dataset.column_names if name in LISTS)
+    return all(isinstance(feature, List) and feature.length in (None, -1) for feature in lists)
+
+
+def _are_ids(dataset: Dataset, task: TaskSpec, reader: LabelReader) -> bool:
+    """Whether every label is the id that it stands for, so that the column can stay as it is."""
+    if dataset.features["label"] != Value("int64") or label_feature(task.problem_type) != Value("int64"):
+        return False
+    distinct = {
+        value
+        for table in dataset.select_columns("label").with_format("arrow").iter(BATCH)
+        for value in pc.unique(table["label"]).to_pylist()
+    }
+    distinct.discard(IGNORED)
+    return len(distinct) > 0 and all(list(reader.readings(value).values()) == [value] for value in distinct)
+
+
+def _without_padding(
+    task: TaskSpec, split: str, dataset: Dataset, reader: LabelReader | None, kept: Sequence[str], where: str
+) -> Dataset:
+    features = {name: dataset.features[name] for name in kept}
+    kinds = {"input_ids": List(Value("int32")), "token_type_ids": List(Value("int8"))}
+    kinds["label"] = label_feature(task.problem_type)
+    features = {name: kinds.get(name, feature) for name, feature in features.items()} | {"_status": Value("uint16")}
+
+    def read(reader: LabelReader | None) -> tuple[Dataset, np.ndarray]:
+        checked = dataset.map(
+            _strip_batch,
+            batched=True,
+            fn_kwargs={"reader": reader, "lengths": LENGTHS[: task.num_sequences - 1], "code": CODE},
+            remove_columns=dataset.column_names,
+            features=Features(features),
+            desc=f"Checking {task.name} {split}",
+        )
+        return checked, checked.data.column("_status").to_numpy()
+
+    checked, status, reader = read_decided(read, reader)
+    if found := wrong_rows(dataset, (), "label", reader, status, where):
+        raise InputError("\n".join(found))
+    checked = checked.remove_columns("_status")
+    if reader is not None and (status & NO_LABEL).all():
+        if split != "test":
+            raise InputError(f"{where}: no row has a label; check column 'label'")
+        checked = checked.remove_columns("label")
+    return checked
+
+
+def _strip_batch(
+    batch: dict[str, list], reader: LabelReader | None, lengths: tuple[str, ...], code: str
+) -> dict[str, list]:
+    """A batch of rows without padding, its labels in the task's form, and the bits of what is wrong with them."""
+    rows = len(batch["input_ids"])
+    out = {name: values for name, values in batch.items() if name != "attention_mask"}
+    masks = batch.get("attention_mask")
+    if masks is not None:
+        for name in ("input_ids", "token_type_ids"):
+            if name in out:
+                out[name] = [list(compress(ids, mask)) for ids, mask in zip(out[name], masks, strict=True)]
+        starts = [0] * rows
+        for name in lengths:
+            ends = [start + length for start, length in zip(starts, batch[name], strict=True)]
+            out[name] = [int(sum(mask[a:b])) for mask, a, b in zip(masks, starts, ends, strict=True)]
+            starts = ends
+    out["_status"] = [0] * rows
+    if reader is not None:
+        out["label"], out["_status"] = map(list, zip(*(judged(reader, value) for value in batch["label"]), strict=True))
+    return out

@@ -1,0 +1,258 @@
+"""Predictions: a checkpoint's logits for raw texts, what they say, and files of them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..errors import FileInTheWayError, InputError
+from ..files import writing_file
+from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.decoding import answer_columns, decisions, label_names, probabilities
+from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..modeling.packing import PackedLayout
+from ..modeling.tokenization import LENGTHS, encode_texts, has_token_types, length_limit
+
+FILE_FORMATS = ("csv", "jsonl", "parquet", "cs224n")
+STDOUT = "-"
+# The headings of the CS224N default project's submission files; the misspelling is the course's.
+COURSE_HEADINGS = {
+    "single_label_classification": "Predicted_Sentiment",
+    "binary_classification": "Predicted_Is_Paraphrase",
+    "regression": "Predicted_Similiary",
+}
+
+
+class Predictor:
+    """A model's logits for raw texts, of several tasks at once.
+
+    Tasks whose inputs are encoded alike share one pass of the encoder. Rows are sorted by length within a call, and
+    padding is left out where the encoder's family allows it.
+
+    Args:
+        model: the model, which is set to evaluation.
+        tokenizer: the checkpoint's own.
+        tasks: names of tasks.
+        batch_size: rows in one pass of the encoder.
+
+    Attributes:
+        cut: task → how many of its rows so far were cut.
+    """
+
+    def __init__(
+        self,
+        model: MtBertForMultiTask,
+        tokenizer: PreTrainedTokenizerBase,
+        tasks: Sequence[str],
+        batch_size: int = 64,
+    ):
+        self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
+        self.tasks = tuple(model.tasks[model.task_id(name)] for name in tasks)
+        self.cut = {task.name: 0 for task in self.tasks}
+        groups: dict[tuple, list[TaskSpec]] = {}
+        for task in self.tasks:
+            two = (task.num_sequences, task.separator, task.token_types) if task.texts == 2 else ()
+            groups.setdefault((length_limit(task, tokenizer, model.config.encoder), *two), []).append(task)
+        self.groups = tuple(tuple(group) for group in groups.values())
+
+    @torch.inference_mode()
+    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+        """Task → logits `(rows, num_labels)` in fp32, in the rows' order; a regression's are on its scale.
+
+        Args:
+            texts: first or only texts.
+            pairs: second texts; None if no task takes two.
+        """
+        found = {task.name: np.zeros((len(texts), task.num_labels), dtype=np.float32) for task in self.tasks}
+        for group in self.groups:
+            first, names = group[0], [task.name for task in group]
+            encoded = encode_texts(
+                first, self.tokenizer, self.model.config.encoder, texts, pairs if first.texts == 2 else None
+            )
+            for name in names:
+                self.cut[name] += np.count_nonzero(encoded["truncated"])
+            order = np.argsort([-len(ids) for ids in encoded["input_ids"]], kind="stable")
+            for start in range(0, len(order), self.batch_size):
+                rows = order[start : start + self.batch_size]
+                output = self.model(**self._batch(first, encoded, rows), tasks=names, return_dict=True)
+                for name, logits in output.task_logits.items():
+                    found[name][rows] = logits.float().cpu().numpy()
+        return found
+
+    def _batch(self, task: TaskSpec, encoded: Mapping[str, list], rows: np.ndarray) -> dict[str, Any]:
+        """Encoded rows as a packed batch on the model's device."""
+        tokens = [encoded["input_ids"][row] for row in rows]
+        lengths = []
+        for row, ids in zip(rows, tokens, strict=True):
+            cut = [encoded[name][row] for name in LENGTHS[: task.num_sequences - 1]]
+            lengths += [*cut, len(ids) - sum(cut)]
+        layout = PackedLayout.build(lengths, [(self.model.task_id(task.name), len(rows), task.num_sequences)])
+        batch = {"input_ids": tokens}
+        if has_token_types(self.model.config.encoder):
+            types = encoded.get("token_type_ids")
+            batch["token_type_ids"] = [[0] * len(ids) for ids in tokens] if types is None else [types[r] for r in rows]
+        device = self.model.device
+        values = {key: torch.tensor([list(chain.from_iterable(p))], device=device) for key, p in batch.items()}
+        return {**values, "layout": layout.to(device)}
+
+
+def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list]:
+    """What logits `(rows, num_labels)` say, as columns of a file.
+
+    Returns:
+        `<task>`: a score for a regression, else the name of the class, or of all labels above one half, joined by `|`;
+        `<task>:<label>`: the probability of each label.
+    """
+    chosen = decisions(task, logits)
+    if task.kind.numeric:
+        return {task.name: _shortest(chosen)}
+    names = label_names(task, chosen)
+    if task.kind.several:
+        names = ["|".join(row) for row in names]
+    table = answer_columns(task, names, probabilities(task, logits.astype(np.float64)))
+    return {name: values if isinstance(values, list) else _shortest(values) for name, values in table.items()}
+
+
+def course_values(task: TaskSpec, logits: np.ndarray) -> list[str]:
+    """What the course's own code prints: a class id, `0.0` or `1.0`, or a score of fp32 with the digits of a float."""
+    chosen = decisions(task, logits)
+    if task.kind.exclusive:
+        return [str(each) for each in chosen.tolist()]
+    return [str(each) for each in chosen.astype(np.float32).tolist()]
+
+
+def _shortest(values: np.ndarray) -> list[float]:
+    """Values as floats with no more digits than fp32 needs."""
+    return [float(str(value)) for value in np.asarray(values, dtype=np.float32)]
+
+
+class PredictionFile:
+    """Writes predictions chunk by chunk; a file appears under its name only when all of it is written.
+
+    Use it as a context manager.
+
+    Args:
+        path: the file, or `-` for standard output (`csv`, `jsonl`). With `cs224n` and several tasks: a folder, which
+            gets `<task>.csv` for each.
+        tasks: the tasks whose logits it is given.
+        format: `csv`, `jsonl`, `parquet` or `cs224n`; None: by the suffix.
+        id: the name of the id column; None: rows are numbered, in the column `row`.
+        overwrite: whether files that are there may be replaced.
+
+    Raises:
+        FileExistsError: a file is there.
+        ValueError: the format is unknown, or does not suit the path, the tasks or the id.
+    """
+
+    def __init__(
+        self, path: str, tasks: Sequence[TaskSpec], format: str | None = None, id: str | None = None, overwrite=False
+    ):
+        self.tasks, self.id, self.overwrite = tuple(tasks), id, overwrite
+        self.format = format or {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}.get(Path(path).suffix)
+        if found := self._problems(path, format):
+            raise InputError("\n".join(found))
+        self.paths = [Path(path)]
+        if self.format == "cs224n" and len(self.tasks) > 1:
+            self.paths = [Path(path, f"{task.name}.csv") for task in self.tasks]
+        self.to_stdout = path == STDOUT
+        for target in () if self.to_stdout else self.paths:
+            if target.is_dir():
+                raise FileInTheWayError(f"{target} is a folder; give a file's name")
+            if target.is_file() and not overwrite:
+                raise FileInTheWayError(f"{target} exists; give another name, or --overwrite to replace it")
+        self.rows = 0
+
+    def _problems(self, path: str, format: str | None) -> list[str]:
+        if self.format not in FILE_FORMATS:
+            why = f"format is {format!r}" if format else f"the suffix of {path} says no format"
+            return [f"{why}; give one of: {', '.join(FILE_FORMATS)}"]
+        found = []
+        if path == STDOUT and self.format not in ("csv", "jsonl"):
+            found.append(f"standard output can be csv or jsonl, not {self.format}; give a file")
+        if self.format == "cs224n":
+            if self.id is None:
+                found.append("the course's files name rows by their id; name its column with --id")
+            for task in self.tasks:
+                if task.problem_type not in COURSE_HEADINGS:
+                    found.append(f"task {task.name!r} is a {task.problem_type}, which the course has no file for")
+        elif (first := self.id or "row") in (names := self._names()[1:]) or len(set(names)) < len(names):
+            found.append(f"two columns would have one name: {[first, *names]}; name the id column otherwise")
+        return found
+
+    def _names(self) -> list[str]:
+        labels = {task.name: () if task.kind.numeric else task.labels for task in self.tasks}
+        columns = [column for name, own in labels.items() for column in (name, *(f"{name}:{each}" for each in own))]
+        return [self.id or "row", *columns]
+
+    def _schema(self) -> pa.Schema:
+        kinds = {self.id or "row": pa.string() if self.id else pa.int64()}
+        kinds |= {task.name: pa.string() for task in self.tasks if not task.kind.numeric}
+        return pa.schema([(name, kinds.get(name, pa.float64())) for name in self._names()])
+
+    def __enter__(self) -> PredictionFile:
+        with ExitStack() as self.stack:  # closes what is open, should the next one fail
+            self._open_all()
+            self.stack = self.stack.pop_all()
+        return self
+
+    def _open_all(self) -> None:
+        self.files = [sys.stdout] if self.to_stdout else [self._open(path) for path in self.paths]
+        if self.format == "csv":
+            self.writer = csv.writer(self.files[0], lineterminator="\n")
+            self.quoting = csv.writer(self.files[0], lineterminator="\n", quoting=csv.QUOTE_ALL)  # of carriage returns
+            self.writer.writerow(self._names())
+        elif self.format == "parquet":
+            self.writer = self.stack.enter_context(pq.ParquetWriter(self.files[0], self._schema()))
+        elif self.format == "cs224n":
+            for file, task in zip(self.files, self.tasks, strict=True):
+                file.write(f"id \t {COURSE_HEADINGS[task.problem_type]} \n")
+
+    def _open(self, path: Path) -> IO:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mode = "wb" if self.format == "parquet" else "w"
+        return self.stack.enter_context(writing_file(path, mode, self.overwrite))
+
+    def write(self, rows: Mapping[str, list], logits: Mapping[str, np.ndarray]) -> None:
+        """Append a chunk.
+
+        Args:
+            rows: `row`, and `id` if it is asked for.
+            logits: task → `(rows, num_labels)`.
+        """
+        names = rows["id"] if self.id else rows["row"]
+        self.rows += len(names)
+        if self.format == "cs224n":
+            for file, task in zip(self.files, self.tasks, strict=True):
+                values = zip(names, course_values(task, logits[task.name]), strict=True)
+                file.writelines(f"{name.strip().lower()} , {value} \n" for name, value in values)
+            return
+        columns = {self.id or "row": names}
+        for task in self.tasks:
+            columns |= prediction_columns(task, logits[task.name])
+        if self.format == "parquet":
+            self.writer.write_table(pa.table(columns, schema=self._schema()))
+            return
+        lines = zip(*columns.values(), strict=True)
+        if self.format == "csv":
+            for line in lines:
+                bare = any(isinstance(value, str) and "\r" in value for value in line)
+                (self.quoting if bare else self.writer).writerow(line)
+        else:
+            each = (dict(zip(columns, line, strict=True)) for line in lines)
+            self.files[0].writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in each)
+        self.files[0].flush()
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self.stack.__exit__(kind, error, traceback)

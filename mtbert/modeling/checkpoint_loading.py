@@ -1,0 +1,257 @@
+"""Loading a checkpoint: what its folder may hold, and one clear error, which names the file, for what it may not."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import warnings
+from collections.abc import Callable, Iterable
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from .encoder_loading import WHERE
+from .errors import InputError
+from .limits import beyond
+
+if TYPE_CHECKING:
+    from .modeling_mtbert import MtBertPreTrainedModel
+
+PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"  # peft's checkpoints hold what was added only, and are loaded by its own rules
+SHOWN = 5
+PROBLEMS = {"missing_keys": "missing", "unexpected_keys": "not the model's"}
+AGAIN = "save the model again, or take another copy"
+
+
+def load_checked(
+    model_class: type[MtBertPreTrainedModel],
+    load: Callable[..., Any],
+    name: str | os.PathLike | None,
+    *args: Any,
+    output_loading_info: bool = False,
+    **kwargs: Any,
+) -> Any:
+    """What `load`, transformers' `from_pretrained`, makes of a checkpoint whose every weight fits the model.
+
+    A folder's files are looked at before anything is read into memory. Weights of a hub come as safetensors only, too.
+
+    Args:
+        model_class: the class that is loaded.
+        load: its `from_pretrained` of transformers.
+        name: a folder, or a name on a hub.
+
+    Raises:
+        ValueError: for pickled weights, files outside the folder, files that are torn, weights that are missing, too
+            many or of another shape, and a config that is wrong; it names the file and the remedy.
+        OSError: a hub does not have it, or cannot be reached.
+    """
+    if kwargs.get("device_map") is None and torch.get_default_device().type == "meta":
+        raise InputError(
+            f"{name} is loaded with meta as PyTorch's default device, where weights have no values; load it outside of "
+            "`with torch.device('meta')`, or make a model without weights: MtBertForMultiTask(config)"
+        )
+    folder = Path(name, kwargs.get("subfolder") or "") if name is not None and os.path.isdir(name) else None
+    if kwargs.get("state_dict") is not None or (folder is not None and (folder / ADAPTER).is_file()):
+        return load(name, *args, output_loading_info=output_loading_info, **kwargs)
+    shapes, others = ({}, {}) if folder is None else check_folder(folder)
+    where = str(folder or name)
+    try:
+        if others:  # some families save positions beside their weights
+            declared = _declared(model_class, folder)
+            for key, sentence in others.items():
+                if key not in declared or declared[key].is_floating_point():
+                    raise InputError(f"{sentence}, but must hold floats; {AGAIN}")
+        kwargs.setdefault("use_safetensors", True)
+        model, info = load(name, *args, output_loading_info=True, **kwargs)
+    except Exception as error:
+        if folder is None or str(error).startswith(where):
+            raise
+        raise InputError(f"{where}: {_reason(model_class, folder, shapes, error)}; {AGAIN}") from error
+    model._source = {"encoder": name, **{key: kwargs[key] for key in WHERE if key in kwargs}}
+    found = [f"weights are {what}: {_some(info[key])}" for key, what in PROBLEMS.items() if info.get(key)]
+    if found:
+        raise InputError(
+            f"{where}: {'; '.join(found)}; config.json and the weights are of two models, or torn; {AGAIN}"
+        )
+    return (model, info) if output_loading_info else model
+
+
+def unloadable_parts(model: MtBertPreTrainedModel, with_encoder: bool = True) -> list[str]:
+    """Heads, adapters and other parts that are not what the model's config describes.
+
+    A checkpoint of such a model does not load again, or loads as another model.
+
+    Args:
+        with_encoder: whether to look at the encoder's weights, too, which peft renames.
+
+    Returns:
+        A sentence for each part, with the weights that do not fit, or the class that differs.
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an encoder that is padded: it was said when the model was made
+        described = type(model)(copy.deepcopy(model.config))
+    own, other = _parts(model), _parts(described)
+    found = []
+    for name in sorted(own.keys() | other.keys()):
+        if name == "encoder" and not with_encoder:
+            continue
+        shapes, wanted = _shapes(own.get(name)), _shapes(other.get(name))
+        odd = [
+            f"{key} {shapes.get(key, 'is missing')}" for key in shapes | wanted if shapes.get(key) != wanted.get(key)
+        ]
+        if odd:
+            found.append(f"{name} ({type(own.get(name)).__name__}) has weights that do not fit: {_some(odd)}")
+        elif name != "encoder":
+            layers = ([type(layer).__name__ for layer in parts[name].modules()] for parts in (own, other))
+            changed = [pair for pair in zip_longest(*layers, fillvalue="nothing") if pair[0] != pair[1]]
+            found += [f"{name} has {one} where {two} is described" for one, two in changed[:1]]
+    return found
+
+
+def _parts(model: nn.Module) -> dict[str, nn.Module]:
+    """The encoder, each head and adapter, and what else a model has, by path."""
+    parts = {}
+    for name, module in model.named_children():
+        several = name in ("heads", "adapters")
+        parts |= {f"{name}.{key}": part for key, part in module.named_children()} if several else {name: module}
+    return {name: getattr(part, "original_module", part) for name, part in parts.items()}  # as it is inside peft
+
+
+def _shapes(module: nn.Module | None) -> dict[str, tuple[int, ...]]:
+    return {} if module is None else {key: tuple(value.shape) for key, value in module.state_dict().items()}
+
+
+def check_folder(folder: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Look at a checkpoint's folder without loading it.
+
+    Returns:
+        The weights' names and shapes, as the files' headers have them, and sentences about those that are no floats.
+
+    Raises:
+        ValueError: see `load_checked`.
+    """
+    config = read_json(folder / "config.json")
+    if (kind := config.get("model_type")) != "mtbert":
+        raise InputError(
+            f"{folder}/config.json: model_type is {kind!r}, but must be 'mtbert'; give a checkpoint of mtbert"
+        )
+    shapes: dict[str, tuple[int, ...]] = {}
+    others: dict[str, str] = {}
+    for file in weight_files(folder):
+        found, no_floats = _header(file)
+        shapes |= found
+        others |= no_floats
+    encoder = config.get("encoder")
+    layers = encoder.get("num_hidden_layers") if isinstance(encoder, dict) else None
+    if isinstance(layers, int) and layers > len(shapes):
+        raise InputError(
+            f"{folder}/config.json: encoder.num_hidden_layers is {layers:,}, but there are {len(shapes)} weights"
+        )
+    return shapes, others
+
+
+def read_json(file: Path, remedy: str = AGAIN, limited: bool = True) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Args:
+        remedy: what the error says to do; empty if the caller says it.
+        limited: whether a file of more than `config_bytes` is refused.
+
+    Raises:
+        InputError: if the file is not there, or holds anything else; it names the file.
+    """
+    end = f"; {remedy}" if remedy else ""
+    try:
+        found = beyond("config_bytes", file.stat().st_size, f"{file} has", " bytes") if limited else []
+        if found:
+            raise InputError(found[0])
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{file} is missing{end}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{file} can not be read as JSON: {error}{end}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file} holds a {type(values).__name__}, but must hold an object{end}")
+    return values
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a checkpoint's weights.
+
+    Raises:
+        ValueError: if there are none but pickles, or an index names what is no file in the folder.
+    """
+    index = folder / INDEX
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if not index.is_file():
+        return _variants(folder)
+    named = read_json(index).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise InputError(f"{index}: weight_map is {str(named)[:80]}, but must map weights to files; {AGAIN}")
+    for weight, name in named.items():
+        if not isinstance(name, str) or name != os.path.basename(name) or not name.endswith(".safetensors"):
+            found = f"weight {weight!r} is in {str(name)[:200]!r}"
+            raise InputError(f"{index}: {found}, but must be in a .safetensors file of the folder; {AGAIN}")
+        if not (folder / name).is_file():
+            raise InputError(f"{index}: weight {weight!r} is in {name!r}, but there is no such file; {AGAIN}")
+    return [folder / name for name in sorted(set(named.values()))]
+
+
+def _variants(folder: Path) -> list[Path]:
+    """Weights under another name than transformers' first one, such as model.fp16.safetensors."""
+    if found := sorted(folder.glob("*.safetensors")):
+        return found
+    if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES and "model" in file.name):
+        raise InputError(
+            f"{folder}/{pickles[0]} is a pickle, which may run any code when it is read, and is refused; "
+            "save the model as model.safetensors where it came from"
+        )
+    raise InputError(f"{folder} has no model.safetensors; {AGAIN}")
+
+
+def _header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Shapes of a file's weights by name, and for those that are no floats a sentence that says so."""
+    found, others = {}, {}
+    try:
+        with safe_open(file, framework="pt") as weights:
+            for key in weights.keys():  # noqa: SIM118 (no mapping)
+                part = weights.get_slice(key)
+                found[key] = tuple(part.get_shape())
+                if not part.get_dtype().startswith(("F", "BF")):
+                    others[key] = f"{file}: weight {key!r} holds {part.get_dtype()}"
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} can not be read as safetensors: {error}; {AGAIN}") from error
+    return found, others
+
+
+def _declared(model_class: type, folder: Path) -> dict[str, torch.Tensor]:
+    """What a checkpoint's config makes of the model, without memory for the weights."""
+    with torch.device("meta"):
+        return model_class(model_class.config_class.from_pretrained(folder)).state_dict()
+
+
+def _reason(model_class: type, folder: Path, shapes: dict[str, tuple[int, ...]], error: Exception) -> str:
+    """Why a model was not loaded: weights of other shapes, by name, or what the library said."""
+    said = str(error).strip() or type(error).__name__
+    if not (isinstance(error, RuntimeError) and "mismatch" in said):
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        return f"config.json does not make a model ({kind}{said[:500]})"
+    odd = [
+        f"{key} is {shapes[key]}, but config.json asks for {tuple(value.shape)}"
+        for key, value in _declared(model_class, folder).items()
+        if key in shapes and shapes[key] != tuple(value.shape)
+    ]
+    return f"weights have other shapes: {_some(odd)}" if odd else said[:500]
+
+
+def _some(names: Iterable[Any]) -> str:
+    names = sorted(map(str, names))
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN:,} more" if len(names) > SHOWN else "")

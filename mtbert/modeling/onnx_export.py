@@ -1,0 +1,223 @@
+"""A model as an ONNX graph: the padded path, with every task's head.
+
+The graph's inputs are `input_ids`, `attention_mask` and (where the encoder has them) `token_type_ids`, int64
+`(sequences, length)`, padded on the right; both dimensions are dynamic. It has an output `<task>` `(rows, num_labels)`
+for each task, which is what the model gives: a regression's scores are on their scale. A Siamese task's rows are two
+sequences, one after the other (three for `pair: both`); every other task's rows are sequences, so that one call answers
+for all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapters import AdapterPass
+from .encoder_support import depends_on_padding, first_position, pool, position_ids
+from .errors import InputError
+from .heads import to_scores
+from .tokenization import has_token_types
+
+if TYPE_CHECKING:
+    from .modeling_mtbert import MtBertForMultiTask
+
+OPSET = 18
+
+_PADDED = "a graph takes padded inputs, and this family's states change with padding"
+_NOT_EXPORTED = {"longformer": "its layers look at the values of the attention mask, which a graph can not"}
+
+
+@dataclass(frozen=True)
+class PaddedLayout:
+    """Stands for a PackedLayout where adapters work on padded states `(sequences · length, d_m)`.
+
+    Attributes:
+        mask: `(sequences, length)`, true on real tokens.
+    """
+
+    mask: Tensor
+
+    @property
+    def starts(self) -> Tensor:
+        """`(sequences,)`, index of each sequence's first token."""
+        count, length = self.mask.shape
+        return torch.arange(count, device=self.mask.device) * length
+
+    def firsts(self) -> PaddedLayout:
+        """The layout of the first tokens alone."""
+        return PaddedLayout(self.mask[:, :1])
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Scaled dot-product attention of each sequence over itself, `(tokens, heads, size)` each."""
+        q, k, v = (each.unflatten(0, self.mask.shape).transpose(1, 2) for each in (query, key, value))
+        mask = self.mask[:, None, None, :]
+        return nn.functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(0, 1)
+
+
+class PaddedModel(nn.Module):
+    """The forward pass of `MtBertForMultiTask` on padded inputs, without a step that depends on their values.
+
+    Args:
+        model: the model, whose modules are used as they are.
+        tasks: names of the tasks; with adapters, one.
+    """
+
+    def __init__(self, model: MtBertForMultiTask, tasks: Sequence[str]):
+        super().__init__()
+        self.model, self.tasks = model, [model.tasks[model.task_id(name)] for name in tasks]
+        # what the encoder's own table of positions begins with; None: it counts them itself
+        self.table_begins: int | None = 0 if first_position(model.encoder.config) else None
+        if not (torch.compiler.is_exporting() or torch.jit.is_tracing()):  # a graph cannot read a table's values
+            tables = [int(b.flatten()[0]) for name, b in model.encoder.named_buffers() if name.endswith("position_ids")]
+            self.table_begins = max([0, *tables])  # MRA's with 2
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Logits `(rows, num_labels)` of each task."""
+        model, mask = self.model, attention_mask.bool()
+        name = self.tasks[0].name
+        adapter = model.adapters[name] if name in model.adapters else None  # noqa: SIM401 (a ModuleDict has no get)
+        layout = PaddedLayout(mask)
+        extra = {} if adapter is None else {"adapters": AdapterPass(((adapter, (0, None), layout),))}
+        if token_type_ids is not None:
+            extra["token_type_ids"] = token_type_ids
+        if self.table_begins is not None and "position_ids" in signature(model.encoder.forward).parameters:
+            # the encoder's own are cut from a table, whose end quantisers take for a bound of the length
+            places = torch.ones_like(input_ids).cumsum(1) - 1
+            extra["position_ids"] = position_ids(model.encoder.config, input_ids, places) + self.table_begins
+        states = model.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
+        if adapter is not None:
+            states = adapter.on_top(states.flatten(0, 1), layout).view_as(states)
+        return tuple(self._logits(task, states, mask) for task in self.tasks)
+
+    def _logits(self, task, states: Tensor, mask: Tensor) -> Tensor:
+        real = mask.unsqueeze(-1)
+        if task.pooling == "cls":
+            pooled = states[:, 0]
+        elif task.pooling == "pooler":
+            pooled = pool(self.model.encoder, states[:, 0])
+        elif task.pooling == "mean":
+            pooled = (states * real).sum(1) / real.sum(1)
+        else:
+            pooled = states.masked_fill(~real, torch.finfo(states.dtype).min).amax(1)
+        if task.num_sequences > 1:  # whole rows only, so that no other number of sequences is the graph's concern
+            pooled = pooled[: pooled.shape[0] // task.num_sequences * task.num_sequences]
+        head = self.model.heads[task.name]
+        return to_scores(task, head(pooled, states, mask) if task.head.type == "attention" else head(pooled))
+
+
+def traced_logits(
+    model: MtBertForMultiTask, inputs: Mapping[str, Tensor | None], names: Sequence[str], **others: Any
+) -> dict[str, Tensor]:
+    """Each task's logits in a graph that `torch.export` or `torch.jit.trace` makes, which holds for all inputs.
+
+    Args:
+        inputs: what `PaddedModel` takes.
+        names: the tasks.
+        others: arguments of the model's `forward` that such a graph has no place for.
+
+    Raises:
+        ValueError: if one of them is given; for no task, or several tasks of a model with adapters.
+    """
+    if odd := [name for name, value in others.items() if value is not None]:
+        raise InputError(f"a graph of the model has no place for {odd}; give input_ids, attention_mask and task")
+    if not names:
+        raise InputError("give task or tasks: this model has several tasks")
+    _check_adapters(model, names)
+    if inputs["attention_mask"] is None:
+        inputs = {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
+    return dict(zip(names, PaddedModel(model, names)(**inputs), strict=True))
+
+
+def _check_adapters(model: MtBertForMultiTask, names: Sequence[str]) -> None:
+    if len(names) > 1 and any(name in model.adapters for name in names):
+        raise InputError(
+            f"tasks is {names}, but adapters give each task an encoder of its own; export one task at a time"
+        )
+
+
+def export_onnx(
+    model: MtBertForMultiTask, file: str | os.PathLike, tasks: str | Sequence[str] | None = None
+) -> list[str]:
+    """Write a model as one ONNX file.
+
+    Args:
+        model: with adapters, one task is exported at a time, as each has an encoder of its own there.
+        file: the file to write; weights beyond 2 GB go into `<file>.data` beside it.
+        tasks: one name or several; None: all of them.
+
+    Returns:
+        The names of the graph's outputs, in the order of the tasks: theirs, but `NAME_logits` for a task that is called
+        like an input.
+
+    Raises:
+        ImportError: without the packages of `pip install 'mtbert[onnx]'`.
+        ValueError: for several tasks of a model with adapters, and for an encoder that no graph can stand for.
+    """
+    names = [task.name for task in model.tasks] if tasks is None else [tasks] if isinstance(tasks, str) else tasks
+    names = list(dict.fromkeys(names))
+    _check_adapters(model, names)
+    kind = model.config.encoder.model_type
+    reason = _NOT_EXPORTED.get(kind) or (depends_on_padding(model.config.encoder) and _PADDED)
+    if reason:
+        raise InputError(f"{kind!r} can not be exported: {reason}; predict with torch, or train another encoder")
+    padded = PaddedModel(model, names)
+    inputs = {"input_ids": torch.ones(4, 8, dtype=torch.long), "attention_mask": torch.ones(4, 8, dtype=torch.long)}
+    inputs["attention_mask"][1:, 5:] = 0
+    if model._accepts_types and has_token_types(model.config.encoder):
+        inputs["token_type_ids"] = torch.zeros(4, 8, dtype=torch.long)
+    inputs = {key: value.to(model.device) for key, value in inputs.items()}
+    dynamic = {0: torch.export.Dim("sequences"), 1: torch.export.Dim("length")}
+    was_training = model.training
+    try:
+        program = torch.onnx.export(
+            padded.eval(),
+            (),
+            kwargs=inputs,
+            input_names=list(inputs),
+            dynamic_shapes=dict.fromkeys(inputs, dynamic),
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    except Exception as error:  # the exporter's are of many types, and pages long
+        said = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise InputError(f"{kind!r} can not be exported: {said}; predict with torch") from error
+    finally:
+        model.train(was_training)
+    outputs = [_output_name(name, names, inputs) for name in names]
+    _name_outputs(program.model.graph, outputs)
+    for weight in program.model.graph.initializers.values():
+        weight.shape = weight.type = None  # it has its own; a quantiser that transposes it leaves these as they are
+        weight.metadata_props.clear()
+    program.save(os.fspath(file), external_data=False)
+    return outputs
+
+
+def _output_name(task: str, tasks: Sequence[str], inputs: Collection[str]) -> str:
+    """A task's name, or a longer one where an input is called so."""
+    name = task
+    while name in inputs or (name != task and name in tasks):
+        name += "_logits"
+    return name
+
+
+def _name_outputs(graph: Any, names: Sequence[str]) -> None:
+    """Name a graph's outputs; values inside that are called so get another name."""
+    inside = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+    taken = {value.name for value in inside} | {*names}
+    for value in inside:
+        if value.name in names:
+            new = next(f"{value.name}_{i}" for i in count() if f"{value.name}_{i}" not in taken)
+            taken.add(new)
+            value.name = new
+    for value, name in zip(graph.outputs, names, strict=True):
+        value.name = name

@@ -1,0 +1,136 @@
+"""Tasks that come and go: a task added to a trained checkpoint, one removed, one taken out, the encoder alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from torch import nn
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from .adapters import make_adapter
+from .configuration_mtbert import MtBertConfig, TaskSpec
+from .encoder_loading import make_encoder
+from .encoder_support import drop_pooler, has_pooler
+from .errors import InputError
+from .heads import make_head
+from .limits import refuse_reserved
+from .precision import copy_tensors
+from .prediction import source_of
+
+if TYPE_CHECKING:
+    from .modeling_mtbert import MtBertForMultiTask
+
+
+def add_task(model: MtBertForMultiTask, spec: TaskSpec | Mapping) -> None:
+    """Give a model one more task, with a new head and, if it has adapters, a new adapter; the others stay as they are.
+
+    Raises:
+        ValueError: if there is a task of this name, or the task needs a pooler that the model has dropped.
+    """
+    spec = TaskSpec.from_dict(spec)
+    refuse_reserved([spec.name])
+    if spec.name in model.heads:
+        raise InputError(f"task {spec.name!r} exists already; remove_task it first, or choose another name")
+    if spec.pooling == "pooler" and not has_pooler(model.encoder):
+        raise InputError(f"task {spec.name!r}: pooling is 'pooler', but this model has none; use cls, mean or max")
+    weight = next(model.encoder.parameters())
+    parts: list[tuple[nn.ModuleDict, nn.Module]] = [(model.heads, make_head(spec, model.config.hidden_size))]
+    if model.config.adapter is not None and spec.adapter:
+        parts.append((model.adapters, make_adapter(model.config.adapter_spec, model.config.encoder)))
+    _set_tasks(model, [*model.config.tasks, spec.to_dict()])
+    for parent, module in parts:
+        module.apply(model._init_weights)
+        parent[spec.name] = module.to(device=weight.device, dtype=weight.dtype).train(model.training)
+
+
+def remove_task(model: MtBertForMultiTask, name: str) -> None:
+    """Drop a task with its head and adapter; the ids of later tasks move up.
+
+    Raises:
+        KeyError: if there is no such task.
+        ValueError: if it is the only one.
+    """
+    number = model.task_id(name)
+    if len(model.tasks) == 1:
+        raise InputError(f"task {name!r} is the only one; a model needs at least one task")
+    _set_tasks(model, [task for i, task in enumerate(model.config.tasks) if i != number])
+    del model.heads[name]
+    if name in model.adapters:
+        del model.adapters[name]
+
+
+def _set_tasks(model: MtBertForMultiTask, tasks: list[dict]) -> None:
+    model.config.tasks = tasks
+    model.tasks = model.config.task_specs
+
+
+def extract_task(model: MtBertForMultiTask, name: str, to: str | None = None) -> PreTrainedModel:
+    """A copy that has one task alone.
+
+    Args:
+        to: None: a model of mtbert; `sequence_classification`: the plain transformers model of the encoder's family,
+            where adapter and head permit.
+
+    Raises:
+        KeyError: if there is no such task.
+        ValueError: if the plain model cannot compute what the task does; it says why.
+    """
+    spec = model.tasks[model.task_id(name)]
+    if to == "sequence_classification":
+        return _plain_model(model, spec)
+    if to is not None:
+        raise InputError(f"to is {to!r}, but must be None or 'sequence_classification'")
+    has_adapter = name in model.adapters
+    config = MtBertConfig(
+        encoder=copy.deepcopy(model.config.encoder),
+        tasks=[spec],
+        adapter=model.config.adapter if has_adapter else None,
+        packed=model.config.packed,
+    )
+    single = type(model)(config)
+    copy_tensors(single, model)
+    single._tokenizer = model._tokenizer
+    single._source = source_of(model)
+    return single.train(model.training)
+
+
+def _plain_model(model: MtBertForMultiTask, spec: TaskSpec) -> PreTrainedModel:
+    family, where = model.config.encoder.model_type, f"task {spec.name!r}"
+    if spec.name in model.adapters:
+        raise InputError(f"{where}: it has an adapter, for which plain transformers models have no place")
+    if family != "bert" or spec.head.type != "linear" or spec.apart or spec.head.output != "identity":
+        raise InputError(
+            f"{where}: a plain {family} model cannot compute a {spec.head.type} head with output {spec.head.output} "
+            f"on {'several inputs' if spec.apart else 'one input'}; linear heads on one input of BERT can be taken out"
+        )
+    if spec.pooling != "pooler":
+        raise InputError(
+            f"{where}: a plain {family} model's head reads another pooling than {spec.pooling!r}; train it with "
+            "pooling: pooler on a BERT encoder to take it out"
+        )
+    config = copy.deepcopy(model.config.encoder)
+    config.num_labels = spec.num_labels
+    config.classifier_dropout = spec.dropout
+    if not spec.kind.binary:
+        config.problem_type = spec.problem_type
+    if spec.labels and spec.num_labels == len(spec.labels):
+        config.id2label = dict(enumerate(spec.labels))
+        config.label2id = {label: i for i, label in enumerate(spec.labels)}
+    config._attn_implementation = "sdpa"
+    plain_model = make_encoder(config, AutoModelForSequenceClassification)
+    copy_tensors(plain_model.base_model, model.encoder)
+    copy_tensors(plain_model.classifier, model.heads[spec.name].out_proj)
+    return plain_model.train(model.training)
+
+
+def export_encoder(model: MtBertForMultiTask) -> PreTrainedModel:
+    """A copy of the shared encoder as a plain transformers model (without a pooler if no task reads one)."""
+    config = copy.deepcopy(model.config.encoder)
+    config._attn_implementation = "sdpa" if model.encoder._supports_sdpa else "eager"
+    plain = make_encoder(config)
+    if not has_pooler(model.encoder):
+        drop_pooler(plain)
+    copy_tensors(plain, model.encoder)
+    return plain.train(model.training)

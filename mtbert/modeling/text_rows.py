@@ -1,0 +1,166 @@
+"""Rows of text in the forms that people have them in → (text, second text or None).
+
+Tables and columns of pandas, polars, Arrow and datasets are recognised by their attributes; none of these is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+
+from .errors import InputError
+from .tokenization import half_character, shown
+
+Row = tuple[str, str | None]
+KEYS = ("text", "text_pair")
+FORMS = "a text, a pair (text, text) or {'text': ..., 'text_pair': ...}"
+_END = object()
+
+
+def as_rows(values: Any) -> list[Row]:
+    """`iterate_rows`, as a list."""
+    return list(iterate_rows(values))
+
+
+def is_row(values: Any) -> bool:
+    """Whether `values` is one row, not several: a text, a tuple, or a mapping whose text is no column of texts."""
+    if not isinstance(values, Mapping):
+        return isinstance(values, (str, tuple))
+    text = values.get("text")
+    return isinstance(text, (str, bytes)) or not isinstance(text, Iterable)
+
+
+def iterate_rows(values: Any) -> Iterator[Row]:
+    """One row or several, one after the other.
+
+    Args:
+        values: one row, as `as_row` reads it (a tuple is one pair); a list, array, Series, generator or other iterable
+            of rows; a table with columns `text` and `text_pair`, or with a single column; or a mapping of such columns.
+            Other columns of a table or mapping are not read.
+
+    Raises:
+        ValueError: for anything else, with the number of the row (from 0) if one row is wrong.
+    """
+    if is_row(values):
+        yield as_row(values)
+        return
+    if isinstance(values, Mapping):
+        rows = _zipped([_cells(values[key], key) for key in KEYS if values.get(key) is not None])
+    elif (names := _column_names(values)) is not None:
+        rows = _rows_of_table(values, _text_columns(names))
+    else:
+        rows = _cells(values)
+    for number, row in enumerate(rows):
+        try:
+            yield as_row(row)
+        except ValueError as error:
+            raise InputError(f"row {number}: {error}") from error
+
+
+def as_row(value: Any) -> Row:
+    """A text, a pair of texts, or a mapping or named tuple with `text` (and `text_pair`) → (text, second text or None).
+
+    A second text that is missing (None, nan) is None.
+
+    Raises:
+        ValueError: for anything else.
+    """
+    first, second = value, None
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a named tuple, such as a row of DataFrame.itertuples
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        if "text" not in value:
+            keys = shown(list(value))
+            raise InputError(f"{shown(value)} is no row; its keys are {keys}; give {FORMS}, or the value of one key")
+        first, second = value["text"], value.get("text_pair")
+    elif isinstance(value, (tuple, list)) and len(value) == 2:
+        first, second = value
+    if _is_missing(second):
+        second = None
+    for text in (first,) if second is None else (first, second):
+        if not isinstance(text, str):
+            raise InputError(f"{shown(value)} is no row; give {FORMS}{_remedy(text)}")
+        if (place := half_character(text)) is not None:
+            raise InputError(
+                f"{shown(value)}: character {place:,} is half of a surrogate pair; decode the text as UTF-8"
+            )
+    return first, second
+
+
+def _column_names(values: Any) -> list | None:
+    """Names of a table's columns; None if `values` is no table."""
+    structured = getattr(getattr(values, "dtype", None), "names", None)  # of a NumPy array with named fields
+    for names in (getattr(values, "column_names", None), getattr(values, "columns", None), structured):
+        if names is not None and not callable(names):
+            return list(names)
+    return None
+
+
+def _text_columns(names: list) -> list:
+    """Which columns of a table hold the texts: first texts, second texts."""
+    wanted = [key for key in KEYS if key in names]
+    if len(names) == 1 and names != ["text_pair"]:
+        wanted = names
+    elif "text" not in names:
+        raise InputError(
+            f"no 'text' among the columns {shown(names)}; rename one to 'text' (and 'text_pair' for pairs)"
+        )
+    for name in wanted:
+        if names.count(name) > 1:
+            raise InputError(f"{names.count(name)} columns are called {name!r}; keep one")
+    return wanted
+
+
+def _rows_of_table(table: Any, names: list) -> Iterable[dict]:
+    if not hasattr(table, "select_columns"):
+        return _zipped([_cells(table[name], name) for name in names])
+    rows = table.select_columns(names).with_format(None)  # a data set, whose format may be of tensors or frames
+    return (dict(zip(KEYS, (row[name] for name in names), strict=False)) for row in rows)
+
+
+def _zipped(columns: list[Iterable]) -> Iterator[dict]:
+    for cells in zip_longest(*columns, fillvalue=_END):
+        if any(cell is _END for cell in cells):
+            raise InputError("'text' and 'text_pair' have different numbers of rows; give as many of each")
+        yield dict(zip(KEYS, cells, strict=False))
+
+
+def _cells(values: Any, column: str | None = None) -> Iterable:
+    """Rows of an iterable, or cells of a column, in order, as Python's own values."""
+    where = shown(values) if column is None else f"{column!r} is {shown(values)}, which"
+    wanted = f"{FORMS}, or a list of such rows" if column is None else "a list of texts"
+    if isinstance(values, (set, frozenset)):
+        raise InputError(f"{where} has no order; give a list")
+    if isinstance(values, (str, bytes, bytearray, Mapping)) or not isinstance(values, Iterable):
+        raise InputError(f"{where} holds no rows; give {wanted}{_remedy(values)}")
+    index = getattr(values, "index", None)
+    if column is None and index is not None and not callable(index) and "text" in index:
+        raise InputError("a Series with an entry 'text' may be one row or several; give dict(row), or list(texts)")
+    for method in ("to_pylist", "tolist"):  # of Arrow; of NumPy and pandas
+        if hasattr(values, method):
+            values = getattr(values, method)()
+            break
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):  # of an array without dimensions
+        raise InputError(f"{where} holds no rows; give {wanted}")
+    return values
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a cell is None, nan, or what pandas has for a missing value."""
+    if isinstance(value, (float, np.floating)):
+        return bool(np.isnan(value))
+    return value is None or type(value).__name__ in ("NAType", "NaTType")
+
+
+def _remedy(value: Any) -> str:
+    """What to write instead of a value that people take for a text or for rows."""
+    if _is_missing(value):
+        return "; fill a missing text in, or leave its row out"
+    if isinstance(value, (bytes, bytearray)):
+        return "; decode bytes (value.decode())"
+    if isinstance(value, tuple):
+        return "; a tuple is one pair, and several rows go in a list"
+    return "; read the file (path.read_text())" if hasattr(value, "__fspath__") else ""

@@ -1,0 +1,195 @@
+"""Texts → token ids, as a task's spec says: one text, a pair as one input, a pair as two, or as all three of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+from .configuration_mtbert import TaskSpec
+from .encoder_support import first_position
+from .errors import InputError
+
+# Part of the name of cached encodings. Raise it by 1 where the same rows get other token ids, types or lengths than
+# before, so that encodings of an earlier version are not used; tests/unit/data/test_versions.py fails until you do.
+ENCODING_VERSION = 1
+LENGTHS = ("first_length", "second_length")  # columns: how long a row's inputs are, but for the last one
+
+
+def has_token_types(encoder: PreTrainedConfig) -> bool:
+    """Whether an encoder tells first and second text apart by token types."""
+    return getattr(encoder, "type_vocab_size", 0) > 1
+
+
+def length_limit(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedConfig) -> int:
+    """The longest input in tokens: the task's `max_length`, or what encoder and tokenizer allow.
+
+    Raises:
+        ValueError: if the task asks for more than the encoder has positions for.
+    """
+    positions = getattr(encoder, "max_position_embeddings", None) or tokenizer.model_max_length
+    positions -= first_position(encoder)  # the table's rows before it stand for no token
+    if task.max_length is None:
+        return min(positions, tokenizer.model_max_length)
+    if task.max_length > positions:
+        raise InputError(
+            f"task {task.name!r}: max_length is {task.max_length}, but the encoder has positions for {positions} tokens"
+            "; give that or less"
+        )
+    return task.max_length
+
+
+def separator_ids(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
+    """Token ids of the task's own separator; None: the tokenizer's.
+
+    Raises:
+        ValueError: if a token is not in the tokenizer's vocabulary.
+    """
+    if task.separator is None:
+        return None
+    vocabulary = tokenizer.get_vocab()
+    if unknown := [token for token in task.separator if token not in vocabulary]:
+        raise InputError(
+            f"task {task.name!r}: separator has tokens {unknown} that the tokenizer does not know; name tokens of its "
+            "vocabulary, or drop the key"
+        )
+    return [vocabulary[token] for token in task.separator]
+
+
+def encode_texts(
+    task: TaskSpec,
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: PreTrainedConfig,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+) -> dict[str, list[Any]]:
+    """Encode rows of a task.
+
+    Args:
+        texts: first (or only) texts, one a row.
+        pairs: second texts of a task with two.
+
+    Returns:
+        Columns, one entry a row: `input_ids`; `token_type_ids`, if the task's pairs use them; the first ones of
+        `LENGTHS`, for a row's several inputs (first text, second text, both in one) follow each other in `input_ids`;
+        `truncated`, the number of tokens cut off.
+    """
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"{type(tokenizer).__name__} is a slow tokenizer; give one with a fast version (tokenizer.json)"
+        )
+    limit = length_limit(task, tokenizer, encoder)
+    if (pairs is None) != (task.texts == 1):
+        raise InputError(f"task {task.name!r} takes {task.texts} text(s) a row, got {1 if pairs is None else 2}")
+    parts = []
+    if task.apart:
+        parts = [_encode(tokenizer, side, None, limit, name=task.name) for side in (texts, pairs)]
+    if not task.siamese:
+        parts.append(_encode(tokenizer, texts, pairs, limit, separator_ids(task, tokenizer), task.name))
+    joined = {key: zip(*(part[key] for part in parts), strict=True) for key in parts[0]}
+    columns = {key: [sum(values, start=type(values[0])()) for values in rows] for key, rows in joined.items()}
+    if task.texts == 1 or task.siamese or not task.token_types or not has_token_types(encoder):
+        del columns["token_type_ids"]
+    lengths = {name: [len(ids) for ids in part["input_ids"]] for name, part in zip(LENGTHS, parts[:-1], strict=False)}
+    return columns | lengths
+
+
+def _encode(tokenizer, texts, pairs, limit, separator=None, name="") -> dict[str, list[Any]]:
+    """`input_ids`, `token_type_ids` and `truncated` of texts or of pairs in one input."""
+    if not len(texts):  # tokenizers fail on an empty list
+        return {"input_ids": [], "token_type_ids": [], "truncated": []}
+    before, between, after = _template(tokenizer, pairs is not None)
+    special = before + (between if separator is None else len(separator)) + after
+    if limit < special:
+        raise InputError(f"task {name!r}: max_length is {limit}, but an input has {special} special tokens alone")
+    left = tokenizer.truncation_side == "left"
+    ids, types, truncated = [], [], []
+    rows = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
+    for encoding in _private(tokenizer).encode_batch(rows):
+        row, parts = encoding.ids, encoding.sequence_ids
+        counts = parts.count(0), parts.count(1)
+        kept = longest_first(*counts, limit - special)
+        end = before + counts[0]
+        start = end + between
+        first = _cut(row[before:end], kept[0], left)
+        second = _cut(row[start : start + counts[1]], kept[1], left)
+        middle = row[end:start] if separator is None else separator
+        last = row[start + counts[1] :]
+        ids.append(row[:before] + first + middle + second + last)
+        types.append([0] * (before + kept[0] + len(middle)) + [int(pairs is not None)] * (kept[1] + len(last)))
+        truncated.append(sum(counts) - sum(kept))
+    return {"input_ids": ids, "token_type_ids": types, "truncated": truncated}
+
+
+def longest_first(first: int, second: int, limit: int) -> tuple[int, int]:
+    """How many tokens of two texts are kept, as tokenizers' `longest_first` has it: the longer text is cut first.
+
+    Args:
+        first, second: tokens of each text, without special tokens.
+        limit: tokens that both may have together.
+    """
+    shorter = min(first, second, limit // 2)
+    longer = min(max(first, second), limit - shorter)
+    return (longer, shorter) if first > second else (shorter, longer)
+
+
+def _cut(tokens: list[int], count: int, left: bool) -> list[int]:
+    return tokens[len(tokens) - count :] if left else tokens[:count]
+
+
+def _private(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """A `tokenizers.Tokenizer` with the same model and vocabulary, which neither cuts nor pads.
+
+    Truncation and padding are state of a tokenizer, which every call of transformers' tokenizers sets anew. Other
+    threads may call the shared one meanwhile: what they set there has no effect here, and nothing here changes it.
+    """
+    shared = tokenizer.backend_tokenizer
+    private = type(shared)(shared.model)
+    private.normalizer, private.pre_tokenizer = shared.normalizer, shared.pre_tokenizer
+    private.post_processor = shared.post_processor
+    added = shared.get_added_tokens_decoder()
+    private.add_tokens([added[number] for number in sorted(added)])
+    if private.get_added_tokens_decoder() != added:  # ids with gaps, which adding tokens does not make again
+        private = copy.deepcopy(shared)
+        private.no_truncation()
+        private.no_padding()
+    private.encode_special_tokens = tokenizer.split_special_tokens
+    return private
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, pair: bool) -> tuple[int, int, int]:
+    """How many special tokens a tokenizer puts before the first text, between the two, and behind the last.
+
+    Raises:
+        ValueError: if it makes no token of any text.
+    """
+    backend = _private(tokenizer)
+    for text in chain(("a 1 .",), tokenizer.all_special_tokens, backend.get_vocab()):
+        parts = backend.encode(text, text if pair else None).sequence_ids
+        if 0 in parts:
+            break
+    else:
+        raise InputError("the tokenizer makes no token of any word in its vocabulary; give the encoder's own")
+    first = parts.index(0)
+    if not pair:
+        return first, 0, len(parts) - first - parts.count(0)
+    between = parts.index(1) - first - parts.count(0)
+    return first, between, parts.count(None) - first - between
+
+
+def half_character(text: str) -> int | None:
+    """Where a text has a lone surrogate, which no encoding knows and no tokenizer takes; None if nowhere."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
+
+
+def shown(value: Any) -> str:
+    """A value as a message has it."""
+    text = repr(value)
+    return text if len(text) < 80 else f"{text[:77]}..."

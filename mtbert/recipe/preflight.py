@@ -1,0 +1,118 @@
+"""What a recipe reads before any work: tokenizer, data, configs; with all that is wrong with them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ..data.splits import LoadedTask, load_task
+from ..errors import InputError, RecipeError
+from ..evaluation.ensemble import check_members
+from ..modeling import encoder_loading
+from ..modeling.configuration_mtbert import MtBertConfig
+from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..modeling.tokenization import length_limit, separator_ids
+from ..training.peft import wrap
+
+if TYPE_CHECKING:
+    from .schema import Recipe
+
+
+def load_tokenizer(recipe: Recipe) -> PreTrainedTokenizerBase:
+    """The tokenizer of the recipe's encoder.
+
+    Raises:
+        RecipeError: if there is none that can be loaded.
+    """
+    try:
+        return encoder_loading.load_tokenizer(recipe.encoder)
+    except Exception as error:  # of many types: of a hub, of JSON, of the tokenizers library
+        said = str(error).strip() or type(error).__name__
+        remedy = "give a folder with an encoder and its tokenizer, or a name on a hub that can be reached"
+        raise RecipeError(
+            [f"encoder is {recipe.encoder!r}, whose tokenizer can not be loaded: {said}", remedy]
+        ) from error
+
+
+def load_data(recipe: Recipe) -> dict[str, LoadedTask]:
+    """The checked splits of every task, by name.
+
+    Raises:
+        RecipeError: with what is wrong with the data of any task.
+    """
+    found, problems = {}, []
+    for name, task in recipe.tasks.items():
+        try:
+            found[name] = load_task(task.spec(name), task.data, recipe.data_dir)
+        except (OSError, ValueError) as error:
+            problems += str(error).splitlines()
+    if problems:
+        raise RecipeError(problems)
+    return found
+
+
+def check_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Whether the encoder takes the recipe's tasks, adapter and peft method; of the encoder its config alone is read.
+
+    Raises:
+        RecipeError: with what it does not take.
+    """
+    specs, problems = [task.spec(name) for name, task in recipe.tasks.items()], []
+
+    def note(check: Callable[..., object], *given: object) -> None:
+        try:
+            check(*given)
+        except (OSError, ValueError) as error:
+            problems.extend(str(error).splitlines())
+
+    def build() -> None:
+        with torch.device("meta"):  # modules without memory for their weights
+            model = MtBertForMultiTask(MtBertConfig(encoder=config, tasks=specs, adapter=recipe.model.adapter))
+            if recipe.peft is not None:
+                wrap(model, recipe.peft)
+
+    try:
+        config = encoder_loading.encoder_config(recipe.encoder)
+    except (OSError, ValueError) as error:
+        raise RecipeError([f"encoder is {recipe.encoder!r}, which can not be taken: {error}"]) from error
+    for spec in specs:
+        note(length_limit, spec, tokenizer, config)
+        note(separator_ids, spec, tokenizer)
+    note(build)
+    if problems:
+        raise RecipeError(problems)
+
+
+def check_stages(recipe: Recipe) -> None:
+    """Whether pre-training and every stage can be run on this machine, and teachers can teach: their configs are read.
+
+    Raises:
+        RecipeError: with what can not be, of all stages; or for texts without labels that nobody teaches.
+    """
+    stages, problems = recipe.in_stages(), []
+    first = [] if recipe.pretraining is None else [recipe.pretraining_arguments]
+    for make_arguments in (*first, *(stage.training_arguments for stage in stages)):
+        try:
+            make_arguments()
+        except RecipeError as error:
+            problems += error.problems
+    for stage in stages:
+        problems += [] if stage.distillation is None else _teacher_problems(stage)
+    if problems:
+        raise RecipeError(list(dict.fromkeys(problems)))
+
+
+def _teacher_problems(stage: Recipe) -> list[str]:
+    try:
+        taught = check_members(stage.distillation.teachers, [task.spec(name) for name, task in stage.tasks.items()])
+    except InputError as error:
+        return [f"distillation.teachers: {line}" for line in str(error).splitlines()]
+    return [
+        f"tasks.{name}.data.unlabelled is {task.data.unlabelled!r}, but none of distillation.teachers has that task; "
+        "give a teacher of it, or drop the texts"
+        for name, task in stage.tasks.items()
+        if task.data.unlabelled and name not in taught
+    ]

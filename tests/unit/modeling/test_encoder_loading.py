@@ -1,0 +1,128 @@
+"""What comes with an encoder or a checkpoint is read, never run: neither code beside it nor a pickle's commands."""
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, TaskSpec
+from mtbert.modeling.encoder_loading import load_tokenizer
+from mtbert.training.checkpoints.sealing import seal
+
+TASK = TaskSpec("t", labels=2)
+
+
+class Order:
+    """A pickle of this writes a file as soon as it is opened the old way."""
+
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (open, (self.path, "w"))
+
+
+@pytest.fixture
+def harm(tmp_path) -> Path:
+    """A file that is not there unless something was run."""
+    return tmp_path / "harm.txt"
+
+
+@pytest.fixture
+def copy(encoder_dir, tmp_path, harm):
+    """A copy of the tiny encoder with a module beside it that does harm when it is imported."""
+    folder = Path(shutil.copytree(encoder_dir, tmp_path / "copy"))
+    (folder / "custom.py").write_text(f"open({str(harm)!r}, 'w').close()\nclass Custom: pass\n")
+    return folder
+
+
+def change(file: Path, **values) -> None:
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+# ---- code ----
+
+
+@pytest.mark.parametrize("kind", ["bert", "homemade"])
+def test_an_encoder_with_code_of_its_own_is_refused(copy, harm, kind):
+    """Of a type that transformers knows, too: its own model of that type need not be the one that was trained."""
+    code = {"AutoConfig": "custom.Custom", "AutoModel": "custom.Custom"}
+    change(copy / "config.json", auto_map=code, model_type=kind)
+    message = rf"copy: config.json names code of its own .*custom.Custom.* not run; .* transformers' own '{kind}'"
+    for load in (lambda: MtBertForMultiTask.from_encoder(copy, [TASK]), lambda: load_tokenizer(copy)):
+        with pytest.raises(ValueError, match=message):
+            load()
+    with pytest.raises(ValueError, match=message):
+        MtBertForMultiTask.from_encoder(copy, [TASK], trust_remote_code=True)
+    assert not harm.exists()
+
+
+def test_a_tokenizer_with_code_of_its_own_is_refused(copy, harm):
+    change(copy / "tokenizer_config.json", auto_map={"AutoTokenizer": ["custom.Custom", None]})
+    with pytest.raises(ValueError, match=r"copy: tokenizer_config.json names code of its own .*without auto_map"):
+        load_tokenizer(copy)
+    assert not harm.exists()
+
+
+def test_the_code_beside_a_checkpoint_is_not_run_where_mtbert_is_installed(make_model, tokenizer, harm, tmp_path):
+    folder = tmp_path / "checkpoint"
+    make_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    code = {"AutoConfig": "custom.Custom", "AutoModel": "custom.Custom"}
+    change(folder / "config.json", auto_map=code)
+    (folder / "custom.py").write_text(f"open({str(harm)!r}, 'w').close()\nclass Custom: pass\n")
+    assert isinstance(AutoModel.from_pretrained(folder), MtBertForMultiTask)
+    assert AutoConfig.from_pretrained(folder).model_type == "mtbert"
+    assert len(load_tokenizer(folder)) == len(tokenizer) == len(AutoTokenizer.from_pretrained(folder))
+    assert not harm.exists()
+
+
+# ---- pickles ----
+
+
+def test_weights_in_a_pickle_are_read_as_weights_only(copy, harm, encoder_dir):
+    """pytorch_model.bin, which old encoders have: transformers opens it with weights_only=True."""
+    state = AutoModel.from_pretrained(encoder_dir).state_dict()
+    (copy / "model.safetensors").unlink()
+    torch.save(state, copy / "pytorch_model.bin")
+    model = MtBertForMultiTask.from_encoder(copy, [TASK])
+    name = "encoder.layer.0.output.dense.weight"
+    assert torch.equal(model.encoder.get_parameter(name), state[name])
+    torch.save({**state, "extra": Order(harm)}, copy / "pytorch_model.bin")
+    with pytest.raises(pickle.UnpicklingError, match="(?s)Weights only load failed"):
+        MtBertForMultiTask.from_encoder(copy, [TASK])
+    assert not harm.exists()
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_resume_opens_no_pickle_as_it_is(file, make_model, splits, tokenizer, harm, tmp_path):
+    settings = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_steps": 1, "max_steps": 2}
+    args = MtBertTrainingArguments(str(tmp_path / "run"), per_device_train_batch_size=4, **settings)
+    trainer = MtBertTrainer(make_model(), args, splits(), processing_class=tokenizer)
+    trainer.train()
+    checkpoint = tmp_path / "run" / "checkpoint-1"
+    torch.save({"state": Order(harm)}, checkpoint / file)
+    seal(checkpoint)
+    with pytest.raises(pickle.UnpicklingError, match="(?s)Weights only load failed"):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+    torch.load(checkpoint / file, weights_only=False)
+    assert harm.exists()  # so that the test would have seen it
+
+
+def test_a_tokenizer_cuts_and_pads_as_a_call_says_and_not_as_its_file(encoder_dir, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(encoder_dir)
+    tokenizer.backend_tokenizer.enable_truncation(7)
+    tokenizer.backend_tokenizer.enable_padding(length=7)
+    tokenizer.save_pretrained(tmp_path)
+    shutil.copy(f"{encoder_dir}/config.json", tmp_path)
+    assert AutoTokenizer.from_pretrained(tmp_path).backend_tokenizer.padding["length"] == 7
+    loaded = load_tokenizer(tmp_path)
+    assert loaded.backend_tokenizer.truncation is None
+    assert loaded.backend_tokenizer.padding is None
+    before = loaded.backend_tokenizer.to_str()
+    loaded(["a cat", "the good dog"])
+    assert loaded.backend_tokenizer.to_str() == before
