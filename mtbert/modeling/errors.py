@@ -6,6 +6,9 @@ raised as a plain builtin is a bug of mtbert, or an error of a library.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
 from .display import display, shortened
 
 
@@ -18,6 +21,33 @@ class MtBertError(Exception):
 
 class InputError(MtBertError, ValueError):
     """A wrong value: of an argument, a setting, a row, or in a file."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with one value.
+
+    Attributes:
+        path: the keys that lead to the value, such as `("surgery", "c")`; empty for the whole.
+        message: what is wrong, worded to follow the key: `is 2, but must be in [0, 1)`.
+    """
+
+    path: tuple[str, ...]
+    message: str
+
+    def under(self, *path: str) -> Problem:
+        """The same problem, seen from a tree that holds this one at `path`."""
+        return replace(self, path=(*path, *self.path))
+
+    def __str__(self) -> str:
+        key = ".".join(self.path)
+        return f"{key}{'' if self.message.startswith(':') or not key else ' '}{self.message}"
+
+
+def refuse(problems: Iterable[Problem]) -> None:
+    """Raise one InputError that lists all problems, one a line; none raise nothing."""
+    if lines := [str(problem) for problem in problems]:
+        raise InputError("\n".join(lines))
 
 
 class InputTypeError(MtBertError, TypeError):

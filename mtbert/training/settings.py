@@ -4,17 +4,34 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
+from ..data.sampling import Schedule
 from ..errors import InputError
 from ..modeling.config_checks import type_problems
 from ..modeling.configuration_mtbert import TaskSpec
 from .arguments import TaskTraining
+from .optimizers import OptimizerSettings
 
 Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class MultiTaskSettings:
+    """How a run trains its tasks, apart from the methods it uses and from `MtBertTrainingArguments`.
+
+    Attributes:
+        schedule: which tasks' rows a step holds.
+        tasks: by task name what differs from the defaults of `TaskTraining`.
+        optimizer: learning rates by part, layer and task.
+    """
+
+    schedule: Schedule = field(default_factory=Schedule)
+    tasks: Mapping[str, TaskTraining] = field(default_factory=dict)
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
 
 
 def as_settings(kind: type[Settings], value: Any, argument: str) -> Settings | None:
