@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from datasets import Dataset
@@ -26,7 +27,6 @@ from mtbert.data.sampling import Step
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.modeling.tokenization import has_token_types
 from mtbert.training.methods.proximal import Proximal
-from mtbert.training.methods.regularisers import Regularisers
 from mtbert.training.methods.smart import Smart
 
 CASES = {
@@ -41,7 +41,13 @@ def make_passes(model: MtBertForMultiTask, batch: dict) -> dict[str, Callable[[]
     """The passes of the bound, and each case's whole computation, by name."""
     inputs = {key: batch[key] for key in ("input_ids", "token_type_ids", "layout") if key in batch}
     others = {key: value for key, value in inputs.items() if key != "input_ids"}
-    trained = [*model.parameters()]
+    trained, at_start = [*model.parameters()], SimpleNamespace(global_step=1, max_steps=100)
+    trainer = SimpleNamespace(
+        model=model,
+        tasks=model.tasks,
+        args=SimpleNamespace(device=torch.device("cpu"), torch_compile=False),
+        accelerator=SimpleNamespace(mixed_precision="no"),
+    )
 
     def plain() -> None:
         model(**inputs, labels=batch["labels"]).loss.backward()
@@ -62,22 +68,26 @@ def make_passes(model: MtBertForMultiTask, batch: dict) -> dict[str, Callable[[]
             model.eval()(**inputs)
         model.train()
 
-    def regularised(regularisers: Regularisers) -> Callable[[], None]:
+    def regularised(*chosen: Smart | Proximal | None) -> Callable[[], None]:
+        methods = [settings.build() for settings in chosen if settings is not None]
+        for method in methods:
+            method.attach(trainer)
+
         def run() -> None:
-            before = regularisers.random_state()
+            for method in methods:
+                method.before_forward(inputs)
             outputs = model(**inputs, labels=batch["labels"])
-            losses = regularisers.add(model, inputs, outputs, before)
-            sum(rows.mean() for rows in losses.values()).backward()
-            if regularisers.teacher is not None:
-                regularisers.teacher.update(model, 0.99)
+            for method in methods:
+                method.change_rows(inputs, outputs)
+            sum(rows.mean() for rows in outputs.row_losses.values()).backward()
+            for method in methods:
+                method.on_step_end(None, at_start, None, model=model)
 
         return run
 
     found = {"plain": plain, "forward and backward": forward_backward}
     found |= {"forward and input gradient": input_gradient, "forward": forward}
-    for name, (smart, proximal) in CASES.items():
-        found[name] = regularised(Regularisers.of(model, smart, proximal, torch.device("cpu"), inexact=False))
-    return found
+    return found | {name: regularised(*chosen) for name, chosen in CASES.items()}
 
 
 def measure(passes: dict[str, Callable[[], None]], model: torch.nn.Module, rounds: int) -> dict[str, float]:

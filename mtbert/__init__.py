@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .training.methods.proximal import Proximal
     from .training.methods.smart import Smart
     from .training.methods.surgery import Surgery
+    from .training.methods.uncertainty import LossSettings
     from .training.optimizers import OptimizerSettings
-    from .training.task_losses import LossSettings
     from .training.trainer import MtBertTrainer
 
 __version__ = "0.1.0"
@@ -29,7 +29,7 @@ _MODULES = {
     "Averaging": ".training.methods.averaging",
     "Distillation": ".training.methods.distillation",
     "HeadSpec": ".modeling.configuration_mtbert",
-    "LossSettings": ".training.task_losses",
+    "LossSettings": ".training.methods.uncertainty",
     "MtBertConfig": ".modeling.configuration_mtbert",
     "MtBertError": ".errors",
     "MtBertForMultiTask": ".modeling.modeling_mtbert",

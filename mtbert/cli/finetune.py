@@ -30,6 +30,7 @@ from ..training.distributed.machine import share_cores
 from ..training.methods.distillation import add_targets
 from ..training.peft import wrap
 from ..training.pretraining import pretrain
+from ..training.settings import MultiTaskSettings
 from ..training.trainer import MtBertTrainer
 from . import arguments
 from .main import run as run_command
@@ -88,16 +89,13 @@ def train(recipe: Recipe, args: MtBertTrainingArguments, callbacks: Sequence[Tra
             train_dataset={name: splits["train"] for name, (splits, _) in data.items()},
             eval_dataset={name: splits["dev"] for name, (splits, _) in data.items() if "dev" in splits} or None,
             processing_class=tokenizer,
-            schedule=part.schedule,
-            task_training={name: task.training() for name, task in part.tasks.items()},
-            surgery=part.surgery,
-            smart=part.smart,
-            proximal=part.proximal,
-            averaging=part.averaging,
-            distillation=part.distillation,
-            optimizer=part.optimizer,
-            loss=part.loss,
-            recipe=recipe.to_dict(),
+            settings=MultiTaskSettings(
+                part.schedule,
+                {name: task.training() for name, task in part.tasks.items()},
+                part.optimizer,
+                recipe.to_dict(),
+            ),
+            methods=part.methods(),
             stage=stage,
             callbacks=list(callbacks),
         )

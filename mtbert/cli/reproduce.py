@@ -38,6 +38,7 @@ from ..evaluation.table_files import to_markdown, write
 from ..modeling.display import masked
 from ..recipe import Recipe, RecipeError, load_recipe
 from ..training.checkpoints.run_folder import PRETRAINING
+from ..training.methods import method_classes
 from . import arguments
 from .bundled import folder as bundled_folder
 from .main import run as run_command
@@ -304,7 +305,7 @@ def main(argv: list[str]) -> int:
     args = arguments.reproduce(argv)
     runs = plan_runs(args)
     execute_all(runs, args.jobs)
-    entries = table(runs, PUBLISHED)
+    entries = table(runs, PUBLISHED, method_classes())
     about = environment(runs, ["mtbert", "reproduce", *argv])
     write(entries, about, args.output, args.title)
     Console().print(Markdown(to_markdown(entries, about)))

@@ -16,6 +16,8 @@ from ..modeling.problem_types import IGNORED
 from ..modeling.tokenization import LENGTHS
 from .sampling import Step
 
+TEACHER = "teacher"  # the column of what teachers predict for a row, and its key in a batch
+
 
 def _values(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """A column of lists → all values, one after the other, and the lists' lengths."""
@@ -29,7 +31,7 @@ class MultiTaskDataset(torch.utils.data.Dataset):
 
     A batch has `input_ids` and `token_type_ids` `(1, tokens)`, `layout` (a PackedLayout), `labels` by task name (where
     the data has them), `labelled` `(tasks,)`: how many rows of each task count, and `rows` by task name: which ones;
-    `teacher` by task name, `(rows, num_labels)`, where the data says what teachers predict (`distillation.py`). A row
+    `teacher` by task name, `(rows, num_labels)`, where the data has that column: what teachers predict. A row
     counts that has a label or a teacher's prediction, unless it is there to fill a step up.
     """
 
@@ -58,11 +60,11 @@ class MultiTaskDataset(torch.utils.data.Dataset):
             plan.append((task_id, len(rows), task.num_sequences))
             batch["rows"][task.name] = torch.from_numpy(np.ascontiguousarray(rows))
             counted = np.zeros(len(rows), dtype=bool)
-            if "teacher" in table.column_names:
-                taught = _values(table["teacher"])[0].reshape(-1, task.num_labels).astype(np.float32)
+            if TEACHER in table.column_names:
+                taught = _values(table[TEACHER])[0].reshape(-1, task.num_labels).astype(np.float32)
                 if step.filler:
                     taught[:] = float("nan")
-                batch.setdefault("teacher", {})[task.name] = torch.from_numpy(taught)
+                batch.setdefault(TEACHER, {})[task.name] = torch.from_numpy(taught)
                 counted |= np.isfinite(taught).all(axis=1)
             if "label" in table.column_names:
                 labels = self._labels(task, table["label"])

@@ -5,7 +5,7 @@ A tokenised data set has `input_ids` and may have `attention_mask`, whose paddin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import compress
 from types import SimpleNamespace
@@ -21,6 +21,7 @@ from ..errors import InputError
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.problem_types import IGNORED
 from ..modeling.tokenization import LENGTHS, has_token_types, length_limit
+from .collation import TEACHER
 from .label_reading import LabelReader
 from .labels import CODE, NO_LABEL, SHOWN, judged, label_feature, marked_labels, read_decided, reader_of, wrong_rows
 from .splits import DataSpec, check_kind, check_rows
@@ -29,7 +30,57 @@ from .tokenize import KEPT, encode_dataset
 BATCH = 10_000
 LISTS = ("input_ids", "attention_mask", "token_type_ids")
 REFUSED = ("inputs_embeds", "position_ids")  # they would change what the encoder computes
-TAUGHT = "teacher"
+
+
+def as_splits(tasks: Sequence[TaskSpec], data: Any, argument: str) -> Any:
+    """Rows by task name; the rows alone will do where the model has one task.
+
+    Raises:
+        InputError: for rows without the name of their task.
+    """
+    if data is None or isinstance(data, Mapping):
+        return data
+    if len(tasks) == 1:
+        return {tasks[0].name: data}
+    names = ", ".join(repr(task.name) for task in tasks[:20]) + (", …" if len(tasks) > 20 else "")
+    given = f"is a {type(data).__name__}, but must map names of tasks to their rows"
+    raise InputError(f"{argument} {given}: {{name: rows, …}} with the names {names}")
+
+
+def refuse_unknown(tasks: Sequence[TaskSpec], given: Iterable[str], argument: str) -> None:
+    """Raise InputError for names that are no task's."""
+    known = [task.name for task in tasks]
+    if unknown := [name for name in given if name not in known]:
+        raise InputError(f"{argument} has {unknown}, but the model's tasks are: {', '.join(known)}")
+
+
+def prepare_splits(
+    tasks: Sequence[TaskSpec],
+    split: str,
+    datasets: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    encoder: PreTrainedConfig,
+) -> tuple[dict[str, Dataset] | None, list[str]]:
+    """`prepare` for all tasks; the rows alone will do where there is one task.
+
+    Args:
+        split: `train`, for which every task needs rows, `eval` or `test`.
+        datasets: task → rows; None: there are none.
+    """
+    argument = f"{split}_dataset"
+    datasets = as_splits(tasks, datasets, argument)
+    if datasets is None:
+        return None, []
+    refuse_unknown(tasks, datasets, argument)
+    if split == "train" and (missing := [task.name for task in tasks if task.name not in datasets]):
+        raise InputError(f"train_dataset lacks the tasks {missing}; give rows for each, or drop the task")
+    encoded, lines = {}, []
+    for task in tasks:
+        if task.name in datasets:
+            where = f"{argument}[{task.name!r}]"
+            encoded[task.name], said = prepare(task, split, datasets[task.name], tokenizer, encoder, where)
+            lines += said
+    return encoded, lines
 
 
 def prepare(
@@ -132,7 +183,7 @@ def check_tokenised(
         checks.add(table, start * BATCH)
     if found := checks.problems(where):
         raise InputError("\n".join(found))
-    kept = [name for name in (*KEPT, TAUGHT, "input_ids", *LENGTHS) if name in columns]
+    kept = [name for name in (*KEPT, TEACHER, "input_ids", *LENGTHS) if name in columns]
     kept += ["token_type_ids"] if types and has_token_types(encoder) else []
     plain = plain.select_columns([*kept, *(["attention_mask"] if "attention_mask" in columns else [])])
     reader = None

@@ -7,7 +7,7 @@ permutation of its rows that is computed where it is needed, and goes on in the 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,12 +15,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.utils.data import Sampler
 
+from ..errors import InputError
+from ..modeling.own_parts import put
+
 if TYPE_CHECKING:
     from .balancing import BalancedRows
 
 SAMPLED = ("proportional", "sqrt", "annealed", "min_annealed", "uniform", "temperature")
 SCHEDULES = (*SAMPLED, "round_robin", "sequential", "simultaneous")
+_OWN: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {}
 BLOCK = 512  # steps drawn at a time; part of what a seed means, so changing it changes every run
+
+
+def register_schedule(name: str, probabilities: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
+    """Make a schedule of one's own known as `schedule.name: name`; it draws the task of a step.
+
+    Args:
+        probabilities: from the sizes N_t `(tasks,)`, the epoch 1…E and E to a number ≥ 0 for each task, `(tasks,)`, in
+            proportion to which tasks are drawn. It has to be a function of these alone.
+
+    Raises:
+        InputError: if the name is taken.
+    """
+    put(_OWN, name, probabilities, "schedule", SCHEDULES)
+
+
+def drawing() -> tuple[str, ...]:
+    """The names of the schedules that draw the task of a step."""
+    return (*SAMPLED, *_OWN)
 
 
 @dataclass(frozen=True)
@@ -45,12 +67,12 @@ class Schedule:
     def problems(self, where: str) -> list[str]:
         """Everything that is wrong with these values, as sentences that begin with `where`."""
         found = []
-        if self.name not in SCHEDULES:
-            found.append(f"{where}.name is {self.name!r}, but must be one of: {', '.join(SCHEDULES)}")
-        if self.mixed and self.name not in SAMPLED:
+        if self.name not in (*SCHEDULES, *_OWN):
+            found.append(f"{where}.name is {self.name!r}, but must be one of: {', '.join((*SCHEDULES, *_OWN))}")
+        if self.mixed and self.name not in drawing():
             found.append(
                 f"{where}.mixed is true, but {self.name} decides itself which tasks a step holds; mixed works with: "
-                f"{', '.join(SAMPLED)}"
+                f"{', '.join(drawing())}"
             )
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
             found.append(f"{where}.steps_per_epoch is {self.steps_per_epoch}, but must be 1 or more")
@@ -63,7 +85,7 @@ class Schedule:
         return found
 
     def exponent(self, epoch: int, epochs: int) -> float:
-        """α of epoch e = 1…E; for the schedules that draw."""
+        """α of epoch e = 1…E; for the schedules of mtbert that draw."""
         if self.name == "annealed":
             return 1.0 if epochs == 1 else 1 - 0.8 * (epoch - 1) / (epochs - 1)
         if self.name == "min_annealed":
@@ -75,11 +97,22 @@ class Schedule:
     @property
     def depends_on_epochs(self) -> bool:
         """Whether an epoch of a longer run differs from the same epoch of a shorter one."""
-        return self.name in ("annealed", "min_annealed")
+        return self.name in ("annealed", "min_annealed", *_OWN)
 
     def probabilities(self, sizes: Sequence[int], epoch: int, epochs: int) -> np.ndarray:
-        """p_t ∝ N_t^α of epoch e = 1…E, `(tasks,)`."""
+        """p_t ∝ N_t^α of epoch e = 1…E, `(tasks,)`; or what a registered schedule says."""
+        if self.name in _OWN:
+            return self._own_probabilities(np.asarray(sizes), epoch, epochs)
         weights = np.asarray(sizes, dtype=np.float64) ** self.exponent(epoch, epochs)
+        return weights / weights.sum()
+
+    def _own_probabilities(self, sizes: np.ndarray, epoch: int, epochs: int) -> np.ndarray:
+        weights = np.asarray(_OWN[self.name](sizes, epoch, epochs), dtype=np.float64)
+        if weights.shape != sizes.shape or not np.isfinite(weights).all() or weights.min() < 0 or not weights.sum():
+            raise InputError(
+                f"schedule {self.name!r} returned {weights.tolist()} in epoch {epoch}, but must return a number for "
+                f"each of {len(sizes)} tasks, none negative, not all 0"
+            )
         return weights / weights.sum()
 
 
@@ -188,7 +221,7 @@ class Plan:
 
     def probabilities(self, epoch: int) -> np.ndarray | None:
         """p_t in epoch 0…E − 1; None for schedules that do not draw."""
-        if self.schedule.name not in SAMPLED:
+        if self.schedule.name not in drawing():
             return None
         return self.schedule.probabilities(self.task_sizes, min(epoch + 1, self.epochs), self.epochs)
 
@@ -208,7 +241,7 @@ class Plan:
         steps, tasks = np.arange(first, last), len(self.names)
         if self.schedule.name == "simultaneous":
             return np.tile(self.task_batches, (len(steps), 1))
-        if self.schedule.name in SAMPLED:
+        if self.schedule.name in drawing():
             random = np.random.default_rng([self.seed, epoch, block])
             if self.schedule.mixed:
                 return random.multinomial(self.batch, self.probabilities(epoch), size=len(steps))

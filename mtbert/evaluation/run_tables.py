@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,7 +11,6 @@ from ..modeling.checkpoint_loading import read_json
 from .table_files import main_metrics
 
 AVERAGES = ("overall", "raw_mean")
-ROUNDING = 1e-12  # a divergence of outputs that fp32 alone tells apart is smaller
 
 
 class FinishedRun(Protocol):
@@ -35,8 +34,12 @@ def _recipe(run: FinishedRun) -> dict[str, Any]:
     return read_json(run.output / "recipe.json", "run it again", limited=False)
 
 
-def doubts(run: FinishedRun) -> list[str]:
-    """Why a run's scores would say nothing about what its row varies; empty if all of it acted."""
+def doubts(run: FinishedRun, methods: Iterable[Any] = ()) -> list[str]:
+    """Why a run's scores would say nothing about what its row varies; empty if all of it acted.
+
+    Args:
+        methods: classes of training methods, whose `doubts` are asked where a run's recipe sets their `section`.
+    """
     recipe = _recipe(run)
     found = []
     by_task: dict[str, list[int]] = {task: [] for task in recipe["tasks"]}
@@ -62,21 +65,21 @@ def doubts(run: FinishedRun) -> list[str]:
         found.append("there is no adapter")
     measured = run.record.get("measured", {})
     settings = [recipe, *recipe.get("stages", ())]
-    if any(part.get("surgery") for part in settings) and not measured.get("conflicts"):
-        found.append("gradients never conflicted")
-    for name in ("smart", "proximal"):
-        if any(part.get(name) for part in settings):
-            missing = [task for task in by_task if not measured.get(f"{name}_{task}", 0) > ROUNDING]
-            found += [f"{name} of {task} is within rounding" for task in missing]
+    for method in methods:
+        if any(part.get(method.section) for part in settings):
+            found += method.doubts(measured, list(by_task))
     return found
 
 
-def table(runs: Sequence[FinishedRun], published: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def table(
+    runs: Sequence[FinishedRun], published: Mapping[str, Mapping[str, Any]], methods: Iterable[Any] = ()
+) -> list[dict[str, Any]]:
     """One entry a row, with the scores of its seeds, what was published, cost, and doubts.
 
     Args:
         runs: all seeds of all rows.
         published: row → the figures that its report prints, and `what` it is.
+        methods: as for `doubts`.
     """
     entries = []
     for row in dict.fromkeys(run.row for run in runs):
@@ -104,7 +107,7 @@ def table(runs: Sequence[FinishedRun], published: Mapping[str, Mapping[str, Any]
                 "rows": done[0].record.get("rows") if done else None,
                 "commits": sorted({commit for run in done for commit in run.commits()}),
                 "same_as": own[0].same_as.row if own[0].same_as else None,
-                "doubts": sorted({doubt for run in done for doubt in doubts(run)}),
+                "doubts": sorted({doubt for run in done for doubt in doubts(run, methods)}),
                 "failed": [f"seed {run.seed}: {run.failed}" for run in own if run.failed],
             }
         )

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from .configuration_mtbert import AdapterSpec
+from .configuration_mtbert import ADAPTERS, AdapterSpec
 from .errors import InputError
+from .own_parts import ADAPTERS as own_adapters
+from .own_parts import put
 from .packing import PackedLayout, packed_attention
 
 _ACTIVATIONS = {"gelu": nn.functional.gelu, "identity": lambda states: states}
@@ -200,7 +202,24 @@ def make_adapter(spec: AdapterSpec, encoder: PreTrainedConfig) -> Adapter:
     if spec.layers is not None and (outside := [i for i in spec.layers if not 0 <= i < count]):
         raise InputError(f"adapter.layers has {outside}, but the encoder's layers are 0 to {count - 1}; name those")
     layers = tuple(range(count)) if spec.layers is None else spec.layers
-    return _TYPES[spec.type](spec, encoder.hidden_size, layers, encoder)
+    return {**_TYPES, **own_adapters}[spec.type](spec, encoder.hidden_size, layers, encoder)
+
+
+def register_adapter(name: str, adapter: Callable[..., Adapter]) -> None:
+    """Make an adapter of one's own known as `adapter.type: name`, in Python, recipes and checkpoints.
+
+    A checkpoint with such adapters loads where the name is registered.
+
+    Args:
+        adapter: a subclass of `Adapter`, made with (spec, width of the encoder, numbers of its layers, the encoder's
+            config).
+
+    Raises:
+        InputError: if the name is taken, or the class is no `Adapter`.
+    """
+    if not (isinstance(adapter, type) and issubclass(adapter, Adapter)):
+        raise InputError(f"the adapter {name!r} is {adapter!r}, but must be a subclass of Adapter")
+    put(own_adapters, name, adapter, "adapter", ADAPTERS)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 from .config_checks import encoder_config, make_plain, plain, refuse_sizes, type_problems
 from .errors import InputError
 from .limits import beyond, name_problems
+from .own_parts import ADAPTERS as own_adapters
+from .own_parts import HEADS as own_heads
 from .problem_types import PROBLEM_TYPES, ProblemType
 
 POOLINGS = ("cls", "pooler", "mean", "max")
@@ -80,7 +82,7 @@ class HeadSpec:
         found = type_problems(self, f"{where}.")
         if found:
             return found
-        _known(found, f"{where}.type", self.type, HEADS)
+        _known(found, f"{where}.type", self.type, (*HEADS, *own_heads))
         _known(found, f"{where}.activation", self.activation, ACTIVATIONS)
         _known(found, f"{where}.features", self.features, PAIR_FEATURES)
         _known(found, f"{where}.output", self.output, ("identity", "sigmoid", "relu"))
@@ -162,7 +164,7 @@ class AdapterSpec:
         found = type_problems(self, f"{where}.")
         if found:
             return found
-        _known(found, f"{where}.type", self.type, ADAPTERS)
+        _known(found, f"{where}.type", self.type, (*ADAPTERS, *own_adapters))
         _known(found, f"{where}.activation", self.activation, ("gelu", "identity"))
         _known(found, f"{where}.input", self.input, ("cls", "all"))
         _known(found, f"{where}.init", self.init, ("zero", "published"))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from .configuration_mtbert import HeadSpec, TaskSpec
+from .configuration_mtbert import HEADS, HeadSpec, TaskSpec
 from .errors import InputError
+from .own_parts import HEADS as own_heads
+from .own_parts import put
 from .problem_types import IGNORED
 
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "identity": nn.Identity}
@@ -81,6 +84,8 @@ class AttentionHead(nn.Module):
     Output: `(rows, num_labels)`.
     """
 
+    reads_states = True
+
     def __init__(self, task: TaskSpec, hidden_size: int):
         super().__init__()
         if hidden_size % task.head.attention_heads:
@@ -98,13 +103,29 @@ class AttentionHead(nn.Module):
         return self.classifier(context.squeeze(1))
 
 
+_TYPES = {"linear": ClassificationHead, "mlp": ClassificationHead, "attention": AttentionHead, "cosine": CosineHead}
+
+
 def make_head(task: TaskSpec, hidden_size: int) -> nn.Module:
     """The head that `task.head` describes, for an encoder of this width."""
-    if task.head.type == "cosine":
-        return CosineHead(task, hidden_size)
-    if task.head.type == "attention":
-        return AttentionHead(task, hidden_size)
-    return ClassificationHead(task, hidden_size)
+    return {**_TYPES, **own_heads}[task.head.type](task, hidden_size)
+
+
+def register_head(name: str, head: Callable[[TaskSpec, int], nn.Module]) -> None:
+    """Make a head of one's own known as `head.type: name`, in Python, recipes and checkpoints.
+
+    A checkpoint with such a head loads where the name is registered.
+
+    Args:
+        head: a module class that is made with (task, width of the encoder). Its forward takes the pooled outputs
+            `(sequences, width)`, and returns logits `(rows, num_labels)`. If the class has the attribute
+            `reads_states = True`, forward also takes the hidden states `(rows, length, width)` and their mask
+            `(rows, length)`, true on real tokens.
+
+    Raises:
+        InputError: if the name is taken.
+    """
+    put(own_heads, name, head, "head", HEADS)
 
 
 def to_scores(task: TaskSpec, logits: Tensor) -> Tensor:

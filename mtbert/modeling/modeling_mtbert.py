@@ -492,7 +492,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
 
     def _head(self, spec, pooled: Tensor, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
         head = self.heads[spec.name]
-        if spec.head.type == "attention":
+        if getattr(head, "reads_states", False):
             return to_scores(spec, head(pooled, *padded(hidden, layout, *segment.sequences)))
         return to_scores(spec, head(pooled))
 

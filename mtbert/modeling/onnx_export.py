@@ -111,7 +111,7 @@ class PaddedModel(nn.Module):
         if task.num_sequences > 1:  # whole rows only, so that no other number of sequences is the graph's concern
             pooled = pooled[: pooled.shape[0] // task.num_sequences * task.num_sequences]
         head = self.model.heads[task.name]
-        return to_scores(task, head(pooled, states, mask) if task.head.type == "attention" else head(pooled))
+        return to_scores(task, head(pooled, states, mask) if getattr(head, "reads_states", False) else head(pooled))
 
 
 def traced_logits(

@@ -15,13 +15,14 @@ from ..errors import RecipeError
 from ..model_card import CardSettings
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
 from ..modeling.limits import beyond
+from ..training.methods import REGISTRY
 from ..training.methods.averaging import Averaging
 from ..training.methods.distillation import Distillation
 from ..training.methods.proximal import Proximal
 from ..training.methods.smart import Smart
 from ..training.methods.surgery import Surgery
+from ..training.methods.uncertainty import LossSettings
 from ..training.optimizers import OptimizerSettings
-from ..training.task_losses import LossSettings
 from .argument_ranges import check_values
 from .fields import KeyPath, Report, defaults, documentation, help_group, help_rows, known_fields, read_fields
 from .rules import PROCESS_KEYS, REFUSED_PRETRAINING, REFUSED_TRAINING, check
@@ -202,6 +203,11 @@ class Recipe:
     def _own_stages(self) -> tuple[Recipe, ...]:
         layers = split_stages(Layer(self.to_dict()), Report("recipe"))
         return tuple(_resolve(layer, "recipe") for layer in layers)
+
+    def methods(self) -> list[Any]:
+        """The settings of the training methods that are set."""
+        sections = (section for section in REGISTRY if "." not in section)
+        return [settings for section in sections if (settings := getattr(self, section)) is not None]
 
     def training_default(self, key: str) -> Any:
         """What a training argument is where the recipe does not say."""

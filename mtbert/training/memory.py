@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..data.sampling import Step, StepSampler
 from ..modeling.packing import PackedLayout
 from .console import print_lines
 from .distributed.encoder_sharding import encoder_layers
-from .optimizers import MOMENTS, SEPARATE, moment_bytes
+from .optimizers import MOMENTS, moment_bytes
 
 if TYPE_CHECKING:
     from .trainer import MtBertTrainer
@@ -139,29 +139,41 @@ def _recomputes(args: TrainingArguments) -> bool:
     return bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
 
 
-def _activations(trainer: MtBertTrainer) -> tuple[int, int]:
-    """Bytes of the activations of the longest micro-batch, and its tokens; with surgery, of its longest task."""
-    layout: PackedLayout = trainer._batches(trainer.train_dataset).__getitems__(longest_step(trainer))["layout"]
-    if trainer.surgery is not None:
-        layout = layout.part(max(layout.segments, key=lambda segment: segment.tokens[1] - segment.tokens[0]))
-    tokens = sum(layout.lengths)
-    shape = shape_of(trainer.model, layout, trainer.accelerator.native_amp)
-    args, model = trainer.args, trainer.model
-    if not any(each.requires_grad for name, each in model.named_parameters() if ".heads." not in f".{name}"):
-        return shape.working_bytes(), tokens  # only heads are trained: no layer's states are kept
-    checkpointing = _recomputes(args)
-    kept = shape.pass_bytes(checkpointing)
-    for part in trainer.losses.regularisers.parts:
-        if part.name == "smart":  # the perturbed pass stands beside the clean one, in fp32
-            exact = Shape(**{**vars(shape), "half": False}).pass_bytes(checkpointing)
-            kept += exact * (2 if part.own_reference else 1)
-    return kept + shape.working_bytes(), tokens
+@dataclass
+class PeakMemory:
+    """What a run's methods add to its memory at the peak; each changes it in `Method.add_memory`.
+
+    Attributes:
+        shape: of the longest pass.
+        checkpointing: whether activations are computed again in the backward pass.
+        gradients: bytes.
+        activations: bytes that are kept for the backward pass.
+        copies: how many copies of the trained weights there are, at least in fp32.
+        keeps_gradients: whether there are gradients when activations are made.
+        states_of: the tasks that have a state of the optimizer each.
+    """
+
+    shape: Shape
+    checkpointing: bool
+    gradients: int
+    activations: int
+    copies: int = 0
+    keeps_gradients: bool = False
+    states_of: Sequence[str] = ()
+
+
+def _longest_pass(trainer: MtBertTrainer) -> PackedLayout:
+    """What the longest micro-batch puts through the model at once."""
+    layout: PackedLayout = trainer.batches(trainer.train_dataset).__getitems__(longest_step(trainer))["layout"]
+    for method in trainer.methods.values():
+        layout = method.pass_layout(layout)
+    return layout
 
 
 def step_parts(gradients: int, activations: int, on_cpu: bool, together: bool) -> dict[str, int]:
     """What gradients and activations of a step take, in bytes.
 
-    A GPU's step that neither accumulates nor has surgery makes gradients while it gives up activations, so that only
+    A GPU's step that does not accumulate makes gradients while it gives up activations, so that only
     the larger of both counts. A CPU's heap keeps the blocks of both.
 
     Args:
@@ -178,44 +190,46 @@ def estimate(trainer: MtBertTrainer) -> tuple[dict[str, int], int]:
     """The parts of a run's peak memory in bytes, and the tokens of its longest micro-batch.
 
     Returns:
-        `weights`, `gradients` (of all tasks, with surgery), `moments` (of every task, where each has its own state),
-        `copies` (the weights' average and the proximal teacher), `activations`, and on a CPU `process`: what this
-        process holds already besides the weights.
+        `weights`, `gradients`, `moments`, `copies` (of the weights, where a method keeps some), `activations`, and on a
+        CPU `process`: what this process holds already besides the weights.
     """
     model, args = trainer.model, trainer.args
     named = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
-    trained = _bytes(each for _, each in named)
+    trained, on_cpu = _bytes(each for _, each in named), args.device.type == "cpu"
     weights = _bytes(model.parameters()) + _bytes(model.buffers())
-    per_task = trainer.optimizer_settings.per_task if trainer.optimizer_settings.per_task == SEPARATE else None
-    moments = moment_bytes(named, list(trainer.task_training), per_task)
+    layout, checkpointing = _longest_pass(trainer), _recomputes(args)
+    shape = shape_of(model, layout, trainer.accelerator.native_amp)
+    only_heads = not any(".heads." not in f".{name}" for name, _ in named)  # then no layer's states are kept
+    kept = 0 if only_heads else shape.pass_bytes(checkpointing)
+    peak = PeakMemory(shape, checkpointing, gradients=trained, activations=kept)
+    peak.keeps_gradients = args.gradient_accumulation_steps > 1 or args.world_size > 1
+    for method in trainer.methods.values():
+        method.add_memory(peak)
+    if only_heads:
+        peak.activations = 0
+    if args.world_size > 1 and not any(method.averages_gradients for method in trainer.methods.values()):
+        peak.gradients *= 2  # the buckets in which processes average them
     kind = str(getattr(args.optim, "value", args.optim))
-    moments = moments * _MOMENTS.get(kind, MOMENTS) // MOMENTS
-    activations, tokens = _activations(trainer)
-    gradients, together = trained, args.gradient_accumulation_steps > 1 or args.world_size > 1
-    if trainer.surgery is not None:
-        words = trainer.surgery._words  # whose gradients are sparse until they are combined
-        shared = _bytes(trainer.surgery.shared) - (0 if words is None else _bytes([words.weight]))
-        gradients, together = trained + (len(trainer.tasks) - 1) * shared, True
-    elif args.world_size > 1:
-        gradients *= 2  # the buckets in which processes average them
+    each_moment = _MOMENTS.get(kind, MOMENTS)
+    moments = moment_bytes(named, peak.states_of) * each_moment // MOMENTS
     held = weights
     if args.shard_encoder and args.world_size > 1:
         layers = [each for part in encoder_layers(model.encoder) for each in part.parameters()]
         own = _bytes(each for each in layers if each.requires_grad)
         elsewhere = own - own // args.world_size
         weights -= _bytes(layers) - _bytes(layers) // args.world_size
-        moments -= elsewhere * _MOMENTS.get(kind, MOMENTS)
-        gradients -= own + elsewhere  # theirs are averaged layer by layer
+        moments -= elsewhere * each_moment
+        peak.gradients -= own + elsewhere  # theirs are averaged layer by layer
     parts = {"weights": weights, "moments": moments}
-    parts |= step_parts(gradients, activations, args.device.type == "cpu", together)
-    copies = (trainer.average is not None) + (trainer.losses.regularisers.teacher is not None)
-    if copies:
-        parts["copies"] = copies * sum(each.numel() * max(4, each.element_size()) for _, each in named)
+    activations = peak.activations + shape.working_bytes()
+    parts |= step_parts(peak.gradients, activations, on_cpu, peak.keeps_gradients)
+    if peak.copies:
+        parts["copies"] = peak.copies * sum(each.numel() * max(4, each.element_size()) for _, each in named)
     if trainer.accelerator.native_amp:
         parts["half-precision weights"] = weights // 2  # autocast keeps them for a pass
-    if args.device.type == "cpu":
+    if on_cpu:
         parts["process"] = max(0, psutil.Process().memory_info().rss - held)
-    return parts, tokens
+    return parts, sum(layout.lengths)
 
 
 def free_memory(device: torch.device) -> int:

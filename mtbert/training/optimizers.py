@@ -1,24 +1,19 @@
-"""Learning rates by part, by layer and by task, and one optimizer state for each task, behind torch's interface.
+"""Learning rates by part and by layer.
 
 Rates that fall from layer to layer: Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification"
-(2018), section 3.2. A state for each task: report D, where every task has an optimizer of its own over the shared
-weights.
+(2018), section 3.2.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from ..data.sampling import Schedule
-from ..errors import InputError
-from .task_losses import UNCERTAINTY, LossSettings
 
 if TYPE_CHECKING:
     from .arguments import TaskTraining
@@ -70,11 +65,11 @@ class OptimizerSettings:
         self,
         schedule: Schedule,
         tasks: Mapping[str, TaskTraining],
-        loss: LossSettings,
+        more_groups: bool,
         learning_rate: float,
         optim: str,
     ) -> list[str]:
-        """What these settings do not go with in a run, as sentences."""
+        """What these settings do not go with in a run; `more_groups`: a method has parameters of its own."""
         found, kind = [], getattr(optim, "value", optim)
         if self.per_task is not None and (schedule.mixed or schedule.name == "simultaneous"):
             found.append(f"optimizer.per_task is {self.per_task!r}, but must be null where a step holds several tasks")
@@ -84,7 +79,7 @@ class OptimizerSettings:
             if task.learning_rate is not None and not learning_rate:
                 found.append(f"args.learning_rate is {learning_rate}, but must be positive if a task has its own")
         known = STATEFUL if self.per_task == SEPARATE else GROUPED
-        if (self != OptimizerSettings() or loss.weighting == UNCERTAINTY) and kind not in known:
+        if (self != OptimizerSettings() or more_groups) and kind not in known:
             found.append(f"args.optim is {kind!r}, but must be one of: {', '.join(known)}")
         return found
 
@@ -154,112 +149,15 @@ def parameter_groups(
     return list(groups.values())
 
 
-def moment_bytes(parameters: Iterable[tuple[str, Tensor]], tasks: Collection[str], per_task: str | None) -> int:
-    """Bytes of AdamW's moments once every task had a step: with `separate`, shared parameters count for each task."""
+def moment_bytes(parameters: Iterable[tuple[str, Tensor]], states_of: Collection[str] = ()) -> int:
+    """Bytes of AdamW's moments once every task had a step.
+
+    Args:
+        states_of: the tasks that have a state each; shared parameters count once for each of them.
+    """
     total = 0
     for name, parameter in parameters:
         if parameter.requires_grad:
-            states = len(tasks) if per_task == SEPARATE and part_of(name)[1] not in tasks else 1
+            states = 1 if part_of(name)[1] in states_of else max(1, len(states_of))
             total += MOMENTS * states * parameter.numel() * parameter.element_size()
     return total
-
-
-def task_rates(tasks: Mapping[str, TaskTraining], learning_rate: float) -> dict[str, tuple[float, float | None]]:
-    """Task → its learning rate as a multiple of the run's, and its weight decay (None: the run's)."""
-    return {
-        name: (1.0 if task.learning_rate is None else task.learning_rate / learning_rate, task.weight_decay)
-        for name, task in tasks.items()
-    }
-
-
-class PerTaskOptimizer(torch.optim.Optimizer):
-    """An optimizer whose step is one task's: with that task's rate and weight decay, and, if `separate`, its state.
-
-    The parameter groups are those of the optimizer inside, each parameter in one of them, so that schedulers,
-    clipping and gradient scalers see an ordinary optimizer. A step multiplies each group's rate, which the scheduler
-    has set, by the task's factor. Parameters without a gradient keep their values and moments.
-
-    Args:
-        inner: the optimizer that makes the updates; keeps all it remembers in its `state`. Its groups say by
-            `decayed` whether a task's weight decay applies.
-        rates: what `task_rates` returns.
-        separate: whether each task has a state of its own.
-    """
-
-    def __init__(self, inner: torch.optim.Optimizer, rates: Mapping[str, tuple[float, float | None]], separate: bool):
-        super().__init__(inner.param_groups, inner.defaults)
-        self.inner, self.rates, self.separate = inner, dict(rates), separate
-        self.states: dict[str, Any] = {task: defaultdict(dict) for task in self.rates} if separate else {}
-        self.param_groups, self.state, self.task = inner.param_groups, inner.state, None
-
-    def select(self, task: str) -> None:
-        """Make the next steps this task's.
-
-        Raises:
-            KeyError: for a task that the optimizer does not have.
-        """
-        if task not in self.rates:
-            raise KeyError(f"no task {task!r}; this optimizer has: {', '.join(self.rates)}")
-        self.task = task
-        if self.separate:
-            self.state = self.inner.state = self.states[task]
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of the selected task.
-
-        Raises:
-            RuntimeError: if no task is selected.
-        """
-        if self.task is None:
-            raise RuntimeError("select a task before the first step")
-        factor, decay = self.rates[self.task]
-        scheduled = [(group["lr"], group["weight_decay"]) for group in self.param_groups]
-        for group in self.param_groups:
-            group["lr"] *= factor
-            if group["decayed"] and decay is not None:
-                group["weight_decay"] = decay
-        try:
-            return self.inner.step(closure)
-        finally:
-            for group, before in zip(self.param_groups, scheduled, strict=True):
-                group["lr"], group["weight_decay"] = before
-
-    def learning_rates(self, scheduled: float) -> dict[str, float]:
-        """Task → its rate where the run's is `scheduled`; empty if all tasks have that one."""
-        if all(factor == 1 for factor, _ in self.rates.values()):
-            return {}
-        return {task: scheduled * factor for task, (factor, _) in self.rates.items()}
-
-    def state_dict(self) -> dict[str, Any]:
-        """The optimizer's inside, with `state` by task if each has its own."""
-        if not self.separate:
-            return self.inner.state_dict()
-        current, found = self.inner.state, {}
-        for task, state in self.states.items():
-            self.inner.state = state
-            found[task] = self.inner.state_dict()
-        self.inner.state = current
-        groups = self.inner.state_dict()["param_groups"]
-        return {"state": {task: each["state"] for task, each in found.items()}, "param_groups": groups}
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`.
-
-        Raises:
-            ValueError: for the state of another mode, or of other tasks.
-        """
-        states, groups = state_dict["state"], state_dict["param_groups"]
-        if self.separate:
-            if set(states) != set(self.states):
-                raise InputError(
-                    f"the saved optimizer has states for {sorted(map(str, states))[:9]}, but optimizer.per_task: "
-                    f"{SEPARATE} needs one for each of: {', '.join(self.states)}; start a new run"
-                )
-            for task in self.states:
-                self.inner.load_state_dict({"state": states[task], "param_groups": groups})
-                self.states[task] = self.inner.state
-        else:
-            self.inner.load_state_dict({"state": states, "param_groups": groups})
-        self.param_groups, self.state = self.inner.param_groups, self.inner.state
-        if self.task is not None:
-            self.select(self.task)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers import (
     AutoModelForMaskedLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Trainer,
     TrainerCallback,
     TrainerState,
     set_seed,
@@ -37,8 +39,9 @@ from ..modeling.display import masked
 from ..modeling.encoder_loading import encoder_config, load_encoder
 from ..modeling.problem_types import IGNORED
 from .arguments import PretrainingArguments
-from .checkpoints.interruption import ResumableTrainer
+from .checkpoints.interruption import ResumableRun
 from .checkpoints.resume_record import OPTIMIZATION, Record, encoder_record, weights_hash
+from .checkpoints.run_identity import common_record
 from .checkpoints.sealing import last_complete
 from .console import print_lines
 from .distributed.launch import print_start
@@ -97,7 +100,7 @@ def only_chosen(model: PreTrainedModel, chosen: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-class PretrainingTrainer(ResumableTrainer):
+class PretrainingTrainer(Trainer):
     """transformers' Trainer on masked texts: every text once an epoch, in steps that are those of `MtBertTrainer`.
 
     The loss is the mean cross-entropy over the chosen tokens of a whole step, whatever micro-batches and processes.
@@ -109,8 +112,6 @@ class PretrainingTrainer(ResumableTrainer):
         eval_dataset: encoded dev texts.
         processing_class: the tokenizer.
     """
-
-    section = "pretraining"
 
     def __init__(
         self,
@@ -131,6 +132,7 @@ class PretrainingTrainer(ResumableTrainer):
             **kwargs,
         )
         self.model_accepts_loss_kwargs = True  # the loss counts the tokens of the whole step itself
+        self.resumable = ResumableRun(self)
 
     def _masked(self, texts: Dataset, split: int) -> MaskedTexts:
         return MaskedTexts(texts, self.processing_class, self.args.mask_probability, (self.args.seed, split))
@@ -146,11 +148,11 @@ class PretrainingTrainer(ResumableTrainer):
             seed=args.data_seed if args.data_seed is not None else args.seed,
         )
 
-    def resume_record(self, counts_steps: bool = False, without: Collection[str] = ()) -> Record:
+    def resume_record(self) -> Record:
         """What weights, moments and masks of this run depend on, by name."""
         model, masks = self.model, self._masked(self.train_dataset, TRAIN)
         return {
-            **super().resume_record(counts_steps, without),
+            **common_record(self, "pretraining"),
             **encoder_record(model.config),
             "encoder.weights_hash": weights_hash(model.base_model.named_parameters()),
             "tokenizer": [masks.pad_id, *masks.arguments[1:]],
@@ -183,6 +185,37 @@ class PretrainingTrainer(ResumableTrainer):
         count = count if num_items_in_batch is None else num_items_in_batch
         loss = total / count.clamp(min=1) * self.args.world_size  # the gradients are averaged, the sum is meant
         return (loss, outputs) if return_outputs else loss
+
+    # ---- a run that can be resumed ----
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+        """Train; see `ResumableRun.running`."""
+        with self.resumable.running(resume_from_checkpoint) as checkpoint:
+            return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+
+    def save_state(self) -> None:
+        self.resumable.save_state()
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        if not self.resumable.is_over():
+            super()._run_epoch(*args, **kwargs)
+
+    def _finalize_training(self, *args, **kwargs):
+        return self.resumable.finalize(partial(super()._finalize_training, *args, **kwargs))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with self.resumable.checking_moments(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+        super()._save(output_dir, state_dict)
+        self.resumable.save_arguments(output_dir)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        checkpoint = self.resumable.save_checkpoint(partial(super()._save_checkpoint, model, trial))
+        self.resumable.remove_older(checkpoint)
+
+    # ---- evaluation ----
 
     def evaluate(self, eval_dataset: Dataset | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
         """The mean cross-entropy over the chosen tokens of the dev texts, whose masks are the same at every time."""

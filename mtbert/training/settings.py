@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
+from ..data.given_rows import refuse_unknown
 from ..data.sampling import Schedule
 from ..errors import InputError
 from ..modeling.config_checks import type_problems
 from ..modeling.configuration_mtbert import TaskSpec
-from .arguments import TaskTraining
+from .arguments import MtBertTrainingArguments, TaskTraining
+from .methods import REGISTRY, settings_class
+from .methods.base import Method
 from .optimizers import OptimizerSettings
+from .task_losses import check_losses
 
 Settings = TypeVar("Settings")
 
@@ -27,11 +32,126 @@ class MultiTaskSettings:
         schedule: which tasks' rows a step holds.
         tasks: by task name what differs from the defaults of `TaskTraining`.
         optimizer: learning rates by part, layer and task.
+        recipe: the recipe that the run follows, as a JSON-ready tree, for the model card; None: there is none.
     """
 
     schedule: Schedule = field(default_factory=Schedule)
     tasks: Mapping[str, TaskTraining] = field(default_factory=dict)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    recipe: Mapping[str, Any] | None = None
+
+    @classmethod
+    def read(cls, tasks: Sequence[TaskSpec], given: Any) -> MultiTaskSettings:
+        """Settings in the forms that users give them in, brought into one form.
+
+        Args:
+            given: settings, or a mapping of their fields; None: the defaults.
+
+        Raises:
+            InputError: for an unknown field, a value of another type, or a task that the model does not have.
+        """
+        values = {} if given is None else given
+        if isinstance(given, MultiTaskSettings):
+            values = {each.name: getattr(given, each.name) for each in fields(given)}
+        if not isinstance(values, Mapping):
+            raise InputError(f"settings must be MultiTaskSettings or a mapping, but is a {type(given).__name__}")
+        if unknown := [name for name in values if name not in (known := [each.name for each in fields(cls)])]:
+            raise InputError(f"settings has unknown fields {unknown}; known ones: {', '.join(known)}")
+        by_task = as_task_training(tasks, values.get("tasks"))
+        refuse_unknown(tasks, by_task, "task_training")
+        return cls(
+            as_settings(Schedule, values.get("schedule"), "schedule") or Schedule(),
+            {task.name: by_task.get(task.name, TaskTraining()) for task in tasks},
+            as_settings(OptimizerSettings, values.get("optimizer"), "optimizer") or OptimizerSettings(),
+            values.get("recipe"),
+        )
+
+
+# keyword arguments of the trainer until version 0.1 → the field of MultiTaskSettings
+_FIELDS = {"schedule": "schedule", "task_training": "tasks", "optimizer": "optimizer", "recipe": "recipe"}
+
+
+def read_settings(
+    tasks: Sequence[TaskSpec], settings: Any, methods: Iterable[Any], keywords: dict[str, Any]
+) -> tuple[MultiTaskSettings, list[Any]]:
+    """The settings and the methods' settings of a trainer, with the keywords of version 0.1 taken out of `keywords`.
+
+    Args:
+        methods: settings of methods, or methods.
+
+    Raises:
+        InputError: if something is given twice.
+    """
+    given = list(methods)
+    old = {name: keywords.pop(name) for name in [*_FIELDS, *REGISTRY] if name in keywords}
+    if old:
+        warnings.warn(
+            f"the arguments {', '.join(old)} of MtBertTrainer will go in the next minor version; write "
+            "settings=MultiTaskSettings(schedule=…, tasks=…, optimizer=…) and methods=[…]",
+            FutureWarning,
+            stacklevel=3,
+        )
+    if settings is not None and (twice := [name for name in old if name in _FIELDS and old[name] is not None]):
+        raise InputError(f"settings is given, and {', '.join(twice)} as well; put these into the settings")
+    fields_of = {_FIELDS[name]: value for name, value in old.items() if name in _FIELDS}
+    for section in REGISTRY:
+        given.append(as_settings(settings_class(section), old[section], section) if section in old else None)
+    read = MultiTaskSettings.read(tasks, fields_of if settings is None else settings)
+    return read, [each for each in given if each is not None]
+
+
+def build_methods(settings: MultiTaskSettings, given: Iterable[Any]) -> dict[str, Method]:
+    """The methods of a run by their sections, those of the registry first, in its order.
+
+    Args:
+        given: settings of methods, which have `build()`, or methods.
+
+    Raises:
+        InputError: for anything else, and for two of one section.
+    """
+    found: dict[str, Method] = {}
+    if settings.optimizer.per_task is not None and "optimizer.per_task" in REGISTRY:
+        given = [*given, settings_class("optimizer.per_task")(settings.optimizer.per_task)]
+    for each in given:
+        method = each.build() if hasattr(each, "build") else each
+        if method is None:  # switched off by its settings
+            continue
+        if not isinstance(method, Method):
+            raise InputError(f"methods has a {type(each).__name__}, but must hold methods or settings of methods")
+        if method.section in found:
+            raise InputError(f"methods has two of {method.section!r}; drop one")
+        found[method.section] = method
+    places = {section: place for place, section in enumerate(REGISTRY)}
+    return dict(sorted(found.items(), key=lambda item: places.get(item[0], len(places))))
+
+
+def refuse_settings(
+    tasks: Sequence[TaskSpec], settings: MultiTaskSettings, methods: Iterable[Any], args: MtBertTrainingArguments
+) -> None:
+    """Raise one InputError with everything that is wrong with a run's settings, alone or together."""
+    if found := settings.schedule.problems("schedule"):
+        raise InputError("\n".join(found))
+    found = []
+    for task in tasks:
+        own = settings.tasks[task.name]
+        found += own.problems(f"task_training[{task.name!r}]")
+        if own.metric is not None:
+            from ..evaluation.metrics import check_metric  # importing evaluate takes seconds
+
+            found += filter(None, [check_metric(task, own.metric)])
+        found += check_losses(task, own)
+    if found:
+        raise InputError("\n".join(found))
+    found = settings.optimizer.problems("optimizer")
+    sections = {place: section for section, place in REGISTRY.items()}
+    for each in methods:
+        kind = type(each)
+        section = sections.get(f"{kind.__module__.rpartition('.')[2]}:{kind.__name__}")
+        found += each.problems(section) if section and hasattr(each, "problems") else []
+    weighted = any(getattr(each, "weighting", "fixed") != "fixed" for each in methods)
+    found += settings.optimizer.conflicts(settings.schedule, settings.tasks, weighted, args.learning_rate, args.optim)
+    if found:
+        raise InputError("\n".join(found))
 
 
 def as_settings(kind: type[Settings], value: Any, argument: str) -> Settings | None:
@@ -104,18 +224,3 @@ def as_class_weights(weights: Any, labels: Sequence[str], where: str) -> Any:
     if numbers.ndim != 1:
         raise InputError(f"{where} has the shape {numbers.shape}, but must have a number for each label")
     return tuple(numbers.tolist())
-
-
-def as_splits(tasks: Sequence[TaskSpec], data: Any, argument: str) -> Any:
-    """Rows by task name; the rows alone will do where the model has one task.
-
-    Raises:
-        InputError: for rows without the name of their task.
-    """
-    if data is None or isinstance(data, Mapping):
-        return data
-    if len(tasks) == 1:
-        return {tasks[0].name: data}
-    names = ", ".join(repr(task.name) for task in tasks[:20]) + (", …" if len(tasks) > 20 else "")
-    given = f"is a {type(data).__name__}, but must map names of tasks to their rows"
-    raise InputError(f"{argument} {given}: {{name: rows, …}} with the names {names}")

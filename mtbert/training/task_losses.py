@@ -6,8 +6,6 @@ Semantics" (2018), equations 7 and 10. None of it concerns evaluation, whose los
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,31 +20,7 @@ from ..modeling.problem_types import IGNORED
 if TYPE_CHECKING:
     from .arguments import TaskTraining
 
-BALANCED, UNCERTAINTY, FIXED = "balanced", "uncertainty", "fixed"
-
-
-@dataclass(frozen=True)
-class LossSettings:
-    """How the tasks' losses are put together.
-
-    Attributes:
-        weighting: `fixed`: by the tasks' weights alone; `uncertainty`: besides, L_t becomes exp(−s_t) L_t + s_t / 2
-            (half the first term for regressions), s_t = log σ_t² being a trained number of each task that is 0 at
-            first. At rest σ_t² is the mean L_t of a regression, and twice that of a classification.
-        learning_rate: positive, of the s_t; AdamW moves them by about so much a step. null: the run's.
-    """
-
-    weighting: str = FIXED
-    learning_rate: float | None = None
-
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
-        found = []
-        if self.weighting not in (FIXED, UNCERTAINTY):
-            found.append(f"{where}.weighting is {self.weighting!r}, but must be {FIXED} or {UNCERTAINTY}")
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            found.append(f"{where}.learning_rate is {self.learning_rate}, but must be positive")
-        return found
+BALANCED = "balanced"
 
 
 def check_losses(task: TaskSpec, settings: TaskTraining) -> list[str]:
@@ -131,35 +105,3 @@ def row_losses(task: TaskSpec, logits: Tensor, labels: Tensor, weights: Tensor |
     of_zero, of_one = (1.0, 1.0) if weights is None else weights.unbind(-1)
     losses = -of_one * soft * nn.functional.logsigmoid(z) - of_zero * (1 - soft) * nn.functional.logsigmoid(-z)
     return torch.where(mask, losses.mean(-1) if several else losses, 0.0)
-
-
-class UncertaintyWeighting(nn.Module):
-    """One log-variance s_t = log σ_t² for each task, 0 at first."""
-
-    def __init__(self, tasks: Iterable[TaskSpec]):
-        super().__init__()
-        tasks = tuple(tasks)
-        self.factors = {task.name: 0.5 if task.kind.numeric else 1.0 for task in tasks}
-        self.log_variances = nn.ParameterDict({task.name: nn.Parameter(torch.zeros(())) for task in tasks})
-
-    def forward(self, task: str, total: Tensor, rows: Tensor) -> Tensor:
-        """Σ_i (a exp(−s_t) ℓ_i + s_t / 2) over rows, a being ½ for regressions (equation 7) and 1 for classes (10).
-
-        Args:
-            total: Σ_i ℓ_i of the task's labelled rows, a scalar.
-            rows: how many they are, a scalar.
-        """
-        s = self.log_variances[task]
-        return self.factors[task] * torch.exp(-s) * total + rows * s / 2
-
-    def average_gradients(self, reduce: Callable[..., Tensor]) -> None:
-        """Make the gradients the means over processes; None where no process has one.
-
-        Args:
-            reduce: `Accelerator.reduce`, called once on every process.
-        """
-        found = [(0.0 if each.grad is None else each.grad.item(), each.grad is not None) for each in self.parameters()]
-        first = next(self.parameters())
-        means = reduce(torch.tensor(found, dtype=torch.float32, device=first.device), reduction="mean")
-        for parameter, (mean, share) in zip(self.parameters(), means, strict=True):
-            parameter.grad = mean.clone() if share > 0 else None

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,49 +13,47 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase
-from transformers.trainer_utils import HubStrategy, PredictionOutput, speed_metrics
+from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy
 
 from ..data.balancing import BalancedRows
-from ..data.collation import LengthSortedSteps, MultiTaskDataset
-from ..data.given_rows import prepare
-from ..data.sampling import Plan, Schedule, StepSampler
+from ..data.collation import MultiTaskDataset
+from ..data.given_rows import prepare_splits
+from ..data.sampling import Plan, StepSampler
 from ..data.step_loader import identity, step_loader
-from ..errors import InputError, InputTypeError
+from ..errors import InputError
 from ..files import write_text
 from ..modeling.hub_upload import explained
 from ..modeling.limits import refuse_reserved
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from ..modeling.tokenization import has_token_types
+from . import evaluation_loop
 from ._compat import KeepSpecialTokens
-from .arguments import MtBertTrainingArguments, TaskTraining
+from .arguments import MtBertTrainingArguments
+from .checkpoints.interruption import ResumableRun
 from .checkpoints.pushing import card_of, push_checkpoint, push_run, report_failures
-from .checkpoints.resume_record import Record, model_record, peft_record, teacher_hash, weights_hash
+from .checkpoints.resume_record import Record
+from .checkpoints.run_identity import training_record
 from .checkpoints.sealing import refuse_unloadable
 from .checkpoints.stages import Stage
 from .console import print_lines, print_parameters, print_plan
-from .distributed.encoder_sharding import ShardingTrainer
+from .distributed.encoder_sharding import EncoderSharding, clip
 from .distributed.launch import print_start
-from .distributed.machine import keep_freed_memory
-from .distributed.process_group import refuse_with_shares, watch_gradients
+from .distributed.machine import set_up_process
+from .distributed.process_group import watch_gradients
 from .finite_steps import FiniteSteps, guarded
 from .memory import print_memory
-from .methods.averaging import Averaging, WeightAverage, refuse_averaged
-from .methods.distillation import COLUMN, Distillation
-from .methods.proximal import Proximal
-from .methods.regularisers import Regularisers
-from .methods.smart import Smart
-from .methods.surgery import GradientSurgery, Surgery, parts_by_task
+from .methods import method_classes
 from .objective import StepLosses
-from .optimizers import SEPARATE, OptimizerSettings, PerTaskOptimizer, moment_bytes, parameter_groups, task_rates
+from .optimizers import OptimizerSettings, parameter_groups
 from .peft import trainable
-from .settings import as_settings, as_splits, as_task_training
-from .task_losses import UNCERTAINTY, LossSettings, UncertaintyWeighting, check_losses, class_weights
+from .settings import MultiTaskSettings, build_methods, read_settings, refuse_settings
+from .task_losses import class_weights
 
 Splits = Mapping[str, Dataset]
 
 
-class MtBertTrainer(ShardingTrainer):
+class MtBertTrainer(Trainer):
     """Trains one model on several tasks.
 
     Args:
@@ -65,28 +61,24 @@ class MtBertTrainer(ShardingTrainer):
             its tasks name the data sets.
         args: the run's settings. `per_device_train_batch_size` × processes × accumulation is a step's batch.
         train_dataset: for each task its training rows: columns `text` (`text_pair`) and `label` or `labels`; instead of
-            texts `input_ids` and, where they are padded, `attention_mask` (see `data.tokenised.check_tokenised`).
+            texts `input_ids` and, where they are padded, `attention_mask` (see `data.given_rows.check_tokenised`).
         eval_dataset: the same for evaluation; tasks may be absent.
         processing_class: the tokenizer, saved beside the model.
-        schedule: how steps are shared out among the tasks.
-        task_training: weights, batch sizes and metrics by task name, where they differ from the defaults.
-        surgery: how the tasks' gradients are combined where they disagree; None: they are summed.
-        smart: smoothness-inducing adversarial regularisation; None: none.
-        proximal: Bregman proximal point optimisation; None: none.
-        averaging: how the weights that are evaluated and saved are averaged over the run; None: the last ones are.
-        distillation: how much rows are trained on what teachers say, which their data has in a column `teacher`
-            (`distillation.add_targets`); None: not at all.
-        optimizer: learning rates by part, layer and task, and one state for each task.
-        loss: how the tasks' losses are put together.
-        recipe: what the model card says of the training, as a JSON-ready tree; None: these arguments.
+        settings: schedule, tasks and optimizer; None: the defaults.
+        methods: training methods: their settings, such as `Surgery("pcgrad")`, or a `Method` of one's own.
         stage: where this training stands in a run of several stages; None: it is the whole run.
-        kwargs: passed on to `transformers.Trainer`.
+        kwargs: passed on to `transformers.Trainer`. `compute_loss_func(outputs, labels, num_items_in_batch)` replaces
+            the sum of the tasks' losses: `outputs` is a MtBertOutput, `labels` is by task, and the last is `(tasks,)`,
+            the labelled rows of the whole step.
+
+    Attributes:
+        methods: section → the method in use.
 
     Raises:
-        ValueError: for data sets of tasks that the model does not have, tasks without training rows, and rows whose
+        InputError: for data sets of tasks that the model does not have, tasks without training rows, and rows whose
             text, tokens or label do not fit their task (`check_rows`, `check_tokenised`); for a model whose head or
-            adapter was exchanged for one that its config does not describe; for settings that are out of range, and for
-            `smart` with weights in half precision, which cannot hold its perturbation.
+            adapter was exchanged for one that its config does not describe; for settings that are out of range or do
+            not go together.
     """
 
     def __init__(
@@ -96,179 +88,93 @@ class MtBertTrainer(ShardingTrainer):
         train_dataset: Splits | None = None,
         eval_dataset: Splits | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
-        schedule: Schedule | None = None,
-        task_training: Mapping[str, TaskTraining] | None = None,
-        surgery: Surgery | None = None,
-        smart: Smart | None = None,
-        proximal: Proximal | None = None,
-        averaging: Averaging | None = None,
-        distillation: Distillation | None = None,
-        optimizer: OptimizerSettings | None = None,
-        loss: LossSettings | None = None,
-        recipe: Mapping[str, Any] | None = None,
+        settings: MultiTaskSettings | Mapping[str, Any] | None = None,
+        methods: Iterable[Any] = (),
         stage: Stage | None = None,
-        **kwargs,
+        **kwargs: Any,
     ):
-        if not isinstance(args, MtBertTrainingArguments):
-            raise InputTypeError(f"args must be MtBertTrainingArguments, got {type(args).__name__}")
-        if args.n_gpu > 1:
-            raise InputError(
-                f"{args.n_gpu} GPUs in one process would mean DataParallel, which cannot split packed batches; start "
-                "with `accelerate launch --num_processes N` or `torchrun`, or show one GPU (CUDA_VISIBLE_DEVICES=0)"
-            )
-        if args.device.type == "cpu":
-            keep_freed_memory()
-            if args.cpu_threads is not None:
-                torch.set_num_threads(args.cpu_threads)
-        surgery = as_settings(Surgery, surgery, "surgery")
-        smart = as_settings(Smart, smart, "smart")
-        proximal = as_settings(Proximal, proximal, "proximal")
-        averaging = as_settings(Averaging, averaging, "averaging")
-        distillation = as_settings(Distillation, distillation, "distillation")
-        optimizer = as_settings(OptimizerSettings, optimizer, "optimizer")
-        loss = as_settings(LossSettings, loss, "loss")
+        set_up_process(args)
         if train_dataset is not None:
             model = trainable(model)
-        self.tasks = model.tasks
-        if train_dataset is not None:
-            refuse_reserved(task.name for task in self.tasks)
+            refuse_reserved(task.name for task in model.tasks)
             refuse_unloadable(model)
-        if args.shard_encoder:
-            refuse_with_shares(
-                {
-                    **{"surgery.method": surgery, "smart.weight": smart, "proximal.weight": proximal},
-                    **{"averaging.type": averaging, "peft": isinstance(model, PeftModel)},
-                    **{"optimizer.per_task": optimizer and optimizer.per_task, "training.fp16": args.fp16},
-                    **{"training.torch_compile": args.torch_compile},
-                }
-            )
+        self.tasks, self.stage = model.tasks, stage
         self.task_ids = {task.name: number for number, task in enumerate(self.tasks)}
-        self.schedule = as_settings(Schedule, schedule, "schedule") or Schedule()
-        if found := self.schedule.problems("schedule"):
-            raise InputError("\n".join(found))
-        task_training = as_task_training(self.tasks, task_training)
-        self._check_names("task_training", task_training)
-        self.task_training = {task.name: task_training.get(task.name, TaskTraining()) for task in self.tasks}
-        self._check_task_training()
-        self.surgery = None if surgery is None else GradientSurgery(surgery, model, self.schedule, args.seed)
-        self.optimizer_settings = optimizer or OptimizerSettings()
-        loss = loss or LossSettings()
-        found = self.optimizer_settings.problems("optimizer") + loss.problems("loss")
-        for key, given in (("averaging", averaging), ("distillation", distillation)):
-            found += [] if given is None else given.problems(key)
-        if found := found + self.optimizer_settings.conflicts(
-            self.schedule, self.task_training, loss, args.learning_rate, args.optim
-        ):
-            raise InputError("\n".join(found))
-        self._per_task: PerTaskOptimizer | None = None
-        self._uncertainty_rate = args.learning_rate if loss.learning_rate is None else loss.learning_rate
-        self._methods = {  # a weight of 0 is as if there were none
-            "smart": smart if smart and smart.weight else None,
-            "proximal": proximal if proximal and proximal.weight else None,
-            **{"surgery": surgery, "averaging": averaging, "optimizer": self.optimizer_settings, "loss": loss},
-        }
-        self.stage = stage
-        self.args, self.processing_class = args, processing_class  # for `_encoded`, before transformers sets them
+        self.settings, given = read_settings(self.tasks, settings, methods, kwargs)
+        refuse_settings(self.tasks, self.settings, given, args)
+        self.schedule, self.task_training = self.settings.schedule, self.settings.tasks
+        self.methods = build_methods(self.settings, given)
+        self.args, self.processing_class = args, processing_class  # for `encoded`, before transformers sets them
         self.encoder_config = model.config.encoder
-        self.recipe = recipe
         super().__init__(
-            model=model,
-            args=args,
+            model,
+            args,
             data_collator=identity,
-            train_dataset=self._encoded("train", train_dataset),
-            eval_dataset=self._encoded("eval", eval_dataset),
+            train_dataset=self.encoded("train", train_dataset),
+            eval_dataset=self.encoded("eval", eval_dataset),
             processing_class=processing_class,
             **kwargs,
         )
-        if processing_class is not None:  # for predictions after training
+        self._set_up()
+
+    def _set_up(self) -> None:
+        """Make the trainer's parts, which need what transformers has made of the arguments."""
+        args, model, methods = self.args, self.model, self.methods.values()
+        if self.processing_class is not None:  # for predictions after training
             inner = model.get_base_model() if isinstance(model, PeftModel) else model
-            inner._tokenizer = processing_class
-        self.average = None if averaging is None else WeightAverage(averaging)
-        if self.average is not None:
-            self.add_callback(self.average)
+            inner._tokenizer = self.processing_class
+        self.resumable, self.sharding = ResumableRun(self), EncoderSharding(self)
+        for method in methods:
+            method.attach(self)
+            self.add_callback(method)
         self.add_callback(KeepSpecialTokens(model.config.encoder))
-        self.distillation = distillation
         if args.early_stopping_patience is not None:
             self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
-        if self.optimizer is not None and (optimizer is not None or loss.weighting == UNCERTAINTY):
+        own_groups = self.settings.optimizer != OptimizerSettings() or any(each.parameter_groups() for each in methods)
+        if self.optimizer is not None and own_groups:
             raise InputError("optimizers has one already made; drop it, or the settings optimizer and loss")
-        self._counted_parameters = model.num_parameters(exclude_embeddings=True)
-        inexact = self.accelerator.mixed_precision != "no" or bool(args.torch_compile)
-        regularisers = Regularisers.of(model, smart, proximal, args.device, inexact)
-        if regularisers.teacher is not None:
-            self.add_callback(regularisers.teacher)
-        uncertainty = UncertaintyWeighting(self.tasks) if loss.weighting == UNCERTAINTY else None
+        changing = [name for name, method in self.methods.items() if method.changes_losses]
+        if self.compute_loss_func is not None and changing:
+            raise InputError(f"compute_loss_func takes the place of all losses, so drop it, or {', '.join(changing)}")
         own_means = self.schedule.name == "simultaneous"
-        self.losses = StepLosses(
-            model, self.task_training, own_means, regularisers, distillation, uncertainty, args.device
-        )
+        self.losses = StepLosses(model, self.task_training, own_means, methods, args.device)
         self.finite = FiniteSteps(args.on_nonfinite, late=args.device.type == "cuda")
+        self._parameters_without_embeddings = model.num_parameters(exclude_embeddings=True)
         self._balanced: dict[int, BalancedRows] = {}
         self._gradients = watch_gradients(self)
-        for task in self.tasks if train_dataset is not None else ():
-            self._read_labels(task, self.task_training[task.name])
+        if self.train_dataset is not None:
+            self._read_labels()
 
     # ---- data ----
 
-    def _check_names(self, argument: str, given: Mapping) -> None:
-        known = [task.name for task in self.tasks]
-        if unknown := [name for name in given if name not in known]:
-            raise InputError(f"{argument} has {unknown}, but the model's tasks are: {', '.join(known)}")
+    def encoded(self, split: str, datasets: Any) -> dict[str, Dataset] | None:
+        """A task's rows checked and encoded, where they are not yet; `split` is `train`, `eval` or `test`."""
+        found, lines = prepare_splits(self.tasks, split, datasets, self.processing_class, self.encoder_config)
+        if self.args.process_index == 0:
+            print_lines(lines)
+        return found
 
-    def _check_task_training(self) -> None:
-        found = []
+    def _read_labels(self) -> None:
+        """Take from the training labels the weights of a task's classes, and its rows by class."""
         for task in self.tasks:
             settings = self.task_training[task.name]
-            found += settings.problems(f"task_training[{task.name!r}]")
-            if settings.metric is not None:
-                from ..evaluation.metrics import check_metric  # importing evaluate takes seconds
-
-                found += filter(None, [check_metric(task, settings.metric)])
-            found += check_losses(task, settings)
-        if found:
-            raise InputError("\n".join(found))
-
-    def _encoded(self, split: str, datasets: Splits | None) -> dict[str, Dataset] | None:
-        """Check and encode what is not encoded yet."""
-        datasets = as_splits(self.tasks, datasets, f"{split}_dataset")
-        if datasets is None:
-            return None
-        self._check_names(f"{split}_dataset", datasets)
-        if split == "train" and (missing := [task.name for task in self.tasks if task.name not in datasets]):
-            raise InputError(f"train_dataset lacks the tasks {missing}; give rows for each, or drop the task")
-        encoded = {}
-        for task in self.tasks:
-            if task.name not in datasets:
+            if settings.class_weights is None and not settings.balanced:
                 continue
-            where = f"{split}_dataset[{task.name!r}]"
-            given = datasets[task.name]
-            dataset, lines = prepare(task, split, given, self.processing_class, self.encoder_config, where)
-            if self.args.process_index == 0:
-                print_lines(lines)
-            encoded[task.name] = dataset
-        return encoded
+            labels = np.asarray(self.train_dataset[task.name].with_format("numpy")["label"][:])
+            if settings.class_weights is not None:
+                weights = class_weights(task, settings.class_weights, labels)
+                tensor = torch.tensor(weights, dtype=torch.float32, device=self.args.device)
+                self.losses.class_weights[task.name] = tensor
+            if settings.balanced:
+                self._balanced[self.task_ids[task.name]] = BalancedRows(labels)
 
-    def _read_labels(self, task, settings: TaskTraining) -> None:
-        """What follows from a task's training labels: the weights of its classes, and its rows by class."""
-        if settings.class_weights is None and not settings.balanced:
-            return
-        labels = np.asarray(self.train_dataset[task.name].with_format("numpy")["label"][:])
-        if settings.class_weights is not None:
-            weights = class_weights(task, settings.class_weights, labels)
-            self.losses.class_weights[task.name] = torch.tensor(weights, dtype=torch.float32, device=self.args.device)
-        if settings.balanced:
-            self._balanced[self.task_ids[task.name]] = BalancedRows(labels)
-
-    def _batches(self, splits: Splits) -> MultiTaskDataset:
+    def batches(self, splits: Splits) -> MultiTaskDataset:
+        """Encoded splits as a data set of batches."""
         return MultiTaskDataset(self.tasks, splits, has_token_types(self.encoder_config))
-
-    def _loader(self, dataset: MultiTaskDataset, sampler) -> DataLoader:
-        return step_loader(self.args, dataset, sampler)
 
     def plan(self) -> Plan:
         """What every step of the run will hold."""
-        settings = [self.task_training[task.name] for task in self.tasks]
-        args = self.args
+        settings, args = [self.task_training[task.name] for task in self.tasks], self.args
         plan = Plan(
             schedule=self.schedule,
             names=tuple(task.name for task in self.tasks),
@@ -282,62 +188,36 @@ class MtBertTrainer(ShardingTrainer):
         )
         return plan.lasting(args.num_train_epochs, args.max_steps)
 
-    def resume_record(self, counts_steps: bool = False, without: Collection[str] = ()) -> Record:
+    def resume_record(self) -> Record:
         """What weights, moments and plan of this run depend on, by name."""
-        model, plan, record = self.model, self.plan(), model_record(self.model.config)
-        for name, settings in self.task_training.items():
-            values = {key: value for key, value in asdict(settings).items() if key != "metric"}
-            record |= {f"tasks.{name}.{key}": value for key, value in values.items()}
-        inside = isinstance(model, PeftModel)
-        record["peft"] = peft_record(model.peft_config) if inside else None
-        if inside or self.recipe is not None:  # of weights that no checkpoint has, or that the recipe names
-            weights = model.encoder.named_parameters()
-            weights = [(name, each) for name, each in weights if not (inside and each.requires_grad)]
-            record["encoder.weights_hash"] = weights_hash(weights)
-        for key in ("name", "mixed", "temperature"):
-            record[f"schedule.{key}"] = getattr(plan.schedule, key)
-        record["schedule.steps_per_epoch"] = plan.steps_per_epoch
-        record |= self._methods | {"distillation": None}
-        if self.distillation is not None:
-            teachers = [teacher_hash(folder) for folder in self.distillation.teachers]
-            record["distillation"] = asdict(self.distillation) | {"teachers": teachers}
-            # compared themselves instead of what they say, which other processes and batches round otherwise
-            without = (COLUMN,) if None not in teachers else ()
-        counting = (self._methods["averaging"], self._methods["proximal"])
-        counts_steps = any(each is not None and each.depends_on_length for each in counting)
-        return record | super().resume_record(counts_steps, without)
+        return training_record(self)
 
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:
             raise InputError("train_dataset is missing; training needs rows for each task")
-        columns = [name for split in self.train_dataset.values() for name in split.column_names]
-        if self.distillation is not None and COLUMN not in columns:
-            raise InputError(f"distillation: no task's rows have the column {COLUMN!r}; see distillation.add_targets")
+        for method in self.methods.values():
+            method.check_data(self.train_dataset)
         args = self.args
         sampler = StepSampler(self.plan(), args.gradient_accumulation_steps, args.world_size, args.process_index)
-        return self._loader(self._batches(self.train_dataset), sampler)
+        return step_loader(args, self.batches(self.train_dataset), sampler)
 
-    # ---- the optimizer ----
+    # ---- a step ----
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """Make the optimizer of `args.optim`, over groups or for each task where the settings say so."""
-        settings, args, uncertainty = self.optimizer_settings, self.args, self.losses.uncertainty
-        if self.optimizer is None and (settings != OptimizerSettings() or uncertainty is not None):
+        """Make the optimizer of `args.optim`, over groups of our own where settings or methods ask for it."""
+        settings, args, methods = self.settings.optimizer, self.args, self.methods.values()
+        is_new, more = self.optimizer is None, [group for method in methods for group in method.parameter_groups()]
+        if is_new and (settings != OptimizerSettings() or more):
             of = self.model if model is None else model
             decayed = self.get_decay_parameter_names(of)
             groups = parameter_groups(of.named_parameters(), decayed, args.learning_rate, args.weight_decay, settings)
-            if uncertainty is not None:
-                own = {"lr": self._uncertainty_rate, "weight_decay": 0.0, "decayed": False}
-                groups.append({"params": list(uncertainty.parameters()), **own})
             kind, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(args, of)
-            self.optimizer = kind(groups, **kwargs)
-            if settings.per_task is not None:
-                rates = task_rates(self.task_training, args.learning_rate)
-                self._per_task = PerTaskOptimizer(self.optimizer, rates, settings.per_task == SEPARATE)
-                self.optimizer = self._per_task
-        return super().create_optimizer(model)
-
-    # ---- the loss of a step ----
+            self.optimizer = kind(groups + more, **kwargs)
+        optimizer = super().create_optimizer(model)
+        for method in methods if is_new else ():
+            self.optimizer = optimizer = method.wrap_optimizer(optimizer)
+        self.sharding.share_out(optimizer)
+        return optimizer
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         """All micro-batches of a step, and how many labelled rows of each task they hold over all processes."""
@@ -346,9 +226,9 @@ class MtBertTrainer(ShardingTrainer):
         self._gradients.saw(samples)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
-        self.losses.begin()
-        if self._per_task is not None:
-            self._per_task.select(next(iter(samples[0]["rows"])))  # every micro-batch of the step holds this one task
+        self.losses.steps += 1
+        for method in self.methods.values():
+            method.begin_step(samples)
         return samples, counts
 
     def task_losses(self, model, inputs, num_items_in_batch=None) -> tuple[dict[str, torch.Tensor], MtBertOutput]:
@@ -356,36 +236,46 @@ class MtBertTrainer(ShardingTrainer):
         return self.losses(model, inputs, inputs["labelled"] if num_items_in_batch is None else num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The sum of the tasks' losses."""
+        """The sum of the tasks' losses, or what `compute_loss_func` makes of the model's outputs."""
         losses, outputs = self.task_losses(model, inputs, num_items_in_batch)
         loss = sum(losses.values())
+        if self.compute_loss_func is not None:
+            counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
+            loss = self.compute_loss_func(outputs, inputs["labels"], num_items_in_batch=counts)
         if self.model.training:
             self.losses.note(inputs, outputs)
             self.finite.note(inputs["rows"], outputs.row_losses, loss)
             loss = guarded(loss) * self.args.world_size  # gradients are averaged over processes, the sum is meant
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        """One forward and backward; with gradient surgery one for each task of the micro-batch.
+    def forward_and_backward(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Add a micro-batch's gradients to those of its step; returns the loss."""
+        return super().training_step(model, inputs, num_items_in_batch)
 
-        The last of a step leaves the same gradients of the log-variances on every process.
-        """
-        if self.surgery is None:
-            loss = super().training_step(model, inputs, num_items_in_batch)
-        else:
-            loss, counts = 0, inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
-            for task, part in parts_by_task(inputs, self.tasks):
-                with self.accelerator.no_sync(model), self.surgery.collecting(task):
-                    loss += super().training_step(model, part, counts)
-            if self.accelerator.sync_gradients:
-                self.surgery.combine(self.accelerator, self.state.global_step)
-        uncertainty = self.losses.uncertainty
-        if uncertainty is not None and self.args.world_size > 1 and self.accelerator.sync_gradients:
-            uncertainty.average_gradients(self.accelerator.reduce)
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Forward and backward of a micro-batch, by the first method that does them itself, or else by the trainer."""
+        counts, methods = (
+            inputs["labelled"] if num_items_in_batch is None else num_items_in_batch,
+            self.methods.values(),
+        )
+        steps = (method.training_step(self, model, inputs, counts) for method in methods)
+        loss = next((loss for loss in steps if loss is not None), None)
+        if loss is None:
+            loss = self.forward_and_backward(model, inputs, num_items_in_batch)
+        if self.accelerator.sync_gradients:
+            for method in methods:
+                method.gradients_ready(self)
         return loss
+
+    def _clip_grad_norm(self, model):
+        if self.sharding.layers is None:
+            return super()._clip_grad_norm(model)
+        return clip(model.parameters(), self.args.max_grad_norm)
 
     def _get_grad_norm(self, model, grad_norm=None):
         """The norm of a step's gradient; a step that it forbids has no gradient afterwards, and changes nothing."""
+        if self.sharding.layers is not None and grad_norm is None:
+            grad_norm = clip(model.parameters(), float("inf"))
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if self.finite.check(norm, self.accelerator, self.train_dataset, self.state.global_step + 1):
             self._gradients.on_pre_optimizer_step(self.args, self.state, self.control)  # it asks for the first ones
@@ -395,20 +285,19 @@ class MtBertTrainer(ShardingTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what each task's rows have cost since the last log: `loss_<task>` (a mean) and `examples_<task>`.
 
-        `loss_<task>` is without class weights, teachers and regularisers; the latter are `smart_<task>`,
-        `smart_skipped` and `proximal_<task>`. Steps without an update are `nonfinite_skipped` and `overflow_skipped`.
-        `learning_rate` is that of the first parameter group, the encoder's last layer unless it is frozen; where tasks
-        have rates of their own, `learning_rate_<task>` is that group's in a step of the task.
+        `loss_<task>` is without class weights and before all methods, which add numbers of their own. Steps without an
+        update are `nonfinite_skipped` and `overflow_skipped`. `learning_rate` is that of the first parameter group,
+        the encoder's last layer unless it is frozen.
         """
         if "loss" in logs or ("train_runtime" in logs and self.losses.steps):  # at the end: what is left
-            logs.update(self.losses.logs(partial(self.accelerator.reduce, reduction="sum")))
-            if self._per_task is not None and "learning_rate" in logs:
-                rates = self._per_task.learning_rates(logs["learning_rate"])
-                logs.update({f"learning_rate_{name}": rate for name, rate in rates.items()})
+            if self.control.should_evaluate or self.control.should_save:
+                self._look_at_the_last_step()
+            reduce = partial(self.accelerator.reduce, reduction="sum")
+            logs |= self.losses.logs(reduce)
+            for method in self.methods.values():
+                logs |= method.logs(reduce, logs)
             self.losses.forget()
             logs |= self.finite.logs()
-            if self.surgery is not None:
-                logs |= self.surgery.logs()
         if self.stage is None:
             return super().log(logs, start_time)
         with self.stage.continued(self.state):
@@ -416,172 +305,156 @@ class MtBertTrainer(ShardingTrainer):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Forward and backward, 6 · parameters · real tokens; counted once, not at every step."""
-        return 6 * self._counted_parameters * inputs["input_ids"].numel()
+        return 6 * self._parameters_without_embeddings * inputs["input_ids"].numel()
 
     # ---- training ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """Print how it computes, the parameters and the plan, then train; see `transformers.Trainer.train`."""
+        """Print how it computes, the parameters and the plan, then train; see `transformers.Trainer.train`.
+
+        Args:
+            resume_from_checkpoint: a folder, or true: the last complete checkpoint of this run's folder.
+
+        Raises:
+            CheckpointError: if the checkpoint to go on from is damaged, or of another run, or there is none.
+            SystemExit: after SIGTERM and the checkpoint that it asks for; a shell has 143 for it.
+        """
         refuse_unloadable(self.model)
         if self.train_dataset is not None and self.is_world_process_zero():
             print_start(self)
             print_parameters(self.model.parameter_table())
             print_plan(self.plan())
             print_memory(self)
-            print_lines([None if self.surgery is None else self.surgery.describe()])
-            if self.optimizer_settings.per_task == SEPARATE:
-                size = moment_bytes(self.model.named_parameters(), list(self.task_training), SEPARATE)
-                print_lines([f"AdamW's moments, a state for each of {len(self.tasks)} tasks: {size / 2**20:,.1f} MiB"])
+            print_lines(method.describe() for method in self.methods.values())
         self.losses.forget()
         self.finite.begin()
-        if self.surgery is not None:
-            self.surgery.forget()
-        if self.losses.regularisers.teacher is not None:
-            self.losses.regularisers.teacher.start()
-        result = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        self.finite.flush(self.accelerator, self.train_dataset)
+        for method in self.methods.values():
+            method.begin()
+        with self.resumable.running(resume_from_checkpoint) as checkpoint:
+            result = super().train(resume_from_checkpoint=checkpoint, **kwargs)
+            self.sharding.gather()
+        self._look_at_the_last_step()
+        report_failures(getattr(self, "push_in_progress", None))
         return result
+
+    def _look_at_the_last_step(self) -> None:
+        """Stop or count a last step that was not finite, which a GPU is asked about only one step later."""
+        self.finite.flush(self.accelerator, self.train_dataset)
+
+    def _run_epoch(self, *args, **kwargs) -> None:
+        if not self.resumable.is_over():
+            super()._run_epoch(*args, **kwargs)
+
+    def _finalize_training(self, *args, **kwargs):
+        return self.resumable.finalize(partial(super()._finalize_training, *args, **kwargs))
 
     # ---- evaluation ----
 
-    def _maybe_log_save_evaluate(self, *args, **kwargs) -> None:
-        if self.control.should_evaluate or self.control.should_save:
-            self.finite.flush(self.accelerator, self.train_dataset)
-        super()._maybe_log_save_evaluate(*args, **kwargs)
+    @contextmanager
+    def published_weights(self) -> Iterator[None]:
+        """Within, the model has the weights that are evaluated and saved."""
+        with ExitStack() as stack:
+            for method in self.methods.values():
+                stack.enter_context(method.evaluation_weights())
+            yield
 
-    def evaluate(self, eval_dataset: Splits | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
+    @contextmanager
+    def evaluation_weights(self) -> Iterator[None]:
+        """Within, the model has the weights that are evaluated, all on every process, and the run's precision."""
+        # autocast, since a model that was not trained is not prepared yet
+        with self.published_weights(), self.sharding.whole(), self.accelerator.autocast():
+            yield
+
+    def get_eval_dataloader(self, eval_dataset: Splits | str | None = None) -> DataLoader:
+        """All rows of an evaluation data set in packed batches of one task; `eval_dataset` as in `evaluate`."""
+        return evaluation_loop.make_loader(self, evaluation_loop.eval_splits(self, eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Splits) -> DataLoader:
+        """All rows of every task in packed batches of one task; the rows need no labels."""
+        return evaluation_loop.make_loader(self, self.encoded("test", test_dataset))
+
+    def evaluate(self, eval_dataset: Splits | str | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
         """Score every task and the averages over tasks, logged together.
+
+        Args:
+            eval_dataset: task name → rows; the name of one task of the trainer's own evaluation data set; None: all of
+                that data set.
+            ignore_keys: not read; each task's logits are what is kept.
+            metric_key_prefix: what the names of all scores begin with.
 
         Returns:
             `<prefix>_<task>_loss`, `<prefix>_<task>_<metric>`, `<prefix>_raw_mean`, `<prefix>_overall`, and times.
         """
-        self._memory_tracker.start()
-        start = time.time()
-        splits = self.eval_dataset if eval_dataset is None else self._encoded("eval", eval_dataset)
-        if not splits:
-            raise InputError("eval_dataset is missing; evaluation needs labelled rows of at least one task")
-        metrics = self._scores(splits, metric_key_prefix)
-        if self.args.eval_train and eval_dataset is None and self.train_dataset is not None:
-            metrics |= self._scores(self.train_dataset, "train")
-        rows = sum(len(split) for split in splits.values())
-        metrics.update(speed_metrics(metric_key_prefix, start, num_samples=rows))
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        self._memory_tracker.stop_and_update_metrics(metrics)
-        return metrics
+        self._look_at_the_last_step()
+        return evaluation_loop.evaluate(self, eval_dataset, metric_key_prefix)
 
-    def _scores(self, splits: Splits, prefix: str, known: Mapping[str, tuple] | None = None) -> dict[str, float]:
-        """Scores of every task in `splits` and their averages; `known`: what `_predict_task` has found already."""
-        from ..evaluation.metrics import averages, default_metrics, score_task  # importing evaluate takes seconds
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Predict and score all rows of a loader of `get_eval_dataloader` or `get_test_dataloader`."""
+        return evaluation_loop.run_loop(self, dataloader, metric_key_prefix)
 
-        metrics, main = {}, {}
-        for task in self.tasks:
-            if task.name not in splits:
-                continue
-            logits, labels, loss = known[task.name] if known else self._predict_task(task, splits[task.name])
-            if labels is None:
-                raise InputError(f"{prefix} rows of task {task.name!r} have no labels; use predict for them")
-            metric = self.task_training[task.name].metric
-            scores = score_task(task, logits, labels, metric)
-            metric = metric or default_metrics(task)[0]
-            if metric in scores:
-                main[task.name] = (metric, scores[metric])
-            metrics[f"{prefix}_{task.name}_loss"] = loss
-            metrics.update({f"{prefix}_{task.name}_{name}": value for name, value in scores.items()})
-        metrics.update({f"{prefix}_{name}": value for name, value in averages(main).items()})
-        losses = [value for key, value in metrics.items() if key.endswith("_loss")]
-        metrics[f"{prefix}_loss"] = float(np.mean(losses))
-        return metrics
-
-    def predict(self, test_dataset: Splits, ignore_keys=None, metric_key_prefix: str = "test") -> PredictionOutput:
-        """Logits and labels of every row of every task, in the rows' order.
-
-        Returns:
-            PredictionOutput with `predictions` `{task: (rows, num_labels)}` and `label_ids` `{task: labels or None}`;
-            `metrics` for the tasks whose rows have labels.
-        """
-        splits = self._encoded("test", test_dataset)
-        found = {task.name: self._predict_task(task, splits[task.name]) for task in self.tasks if task.name in splits}
-        labelled = {name: splits[name] for name, (_, labels, _) in found.items() if labels is not None}
-        metrics = self._scores(labelled, metric_key_prefix, found) if labelled else {}
-        logits = {name: each[0] for name, each in found.items()}
-        return PredictionOutput(
-            predictions=logits, label_ids={n: each[1] for n, each in found.items()}, metrics=metrics
-        )
-
-    def _predict_task(self, task, split: Dataset) -> tuple[np.ndarray, np.ndarray | None, float]:
-        """One task's logits `(rows, num_labels)`, labels and mean loss, each row once, whatever the processes."""
-        args = self.args
-        batch_size = args.per_device_eval_batch_size
-        sampler = LengthSortedSteps(self.task_ids[task.name], split, batch_size, args.world_size, args.process_index)
-        loader = self._loader(self._batches({task.name: split}), sampler)
-        model = self._wrap_model(self.model, training=False)
-        was_training = self.model.training
-        model.eval()
-        logits = torch.zeros(len(split), task.num_labels, device=args.device)
-        losses = torch.zeros(2, device=args.device)
-        # autocast, since a model that was not trained is not prepared yet
-        with self._published(), self.whole(), torch.inference_mode(), self.accelerator.autocast():
-            for batch in loader:
-                rows = batch.pop("rows")[task.name]
-                batch = {key: value for key, value in batch.items() if key not in ("labelled", COLUMN)}
-                output = model(**batch, return_dict=True)
-                logits[rows] = output.logits.float()
-                if output.row_losses:
-                    losses[0] += output.row_losses[task.name].sum()
-                    losses[1] += output.labelled[task.name].sum()
-                self.control = self.callback_handler.on_prediction_step(args, self.state, self.control)
-        if args.world_size > 1:  # rows of other processes are 0 here, so that a sum gathers them
-            logits, losses = self.accelerator.reduce((logits, losses), reduction="sum")
-        model.train(was_training)
-        total, count = losses.tolist()
-        labels = None
-        if "label" in split.column_names:
-            labels = np.asarray(split.with_format("numpy")["label"][:])
-        return logits.cpu().numpy(), labels, total / count if count else float("nan")
-
-    # ---- saving ----
-
-    def _published(self) -> AbstractContextManager:
-        """Within, the model has the weights that are evaluated and saved."""
-        return nullcontext() if self.average is None else self.average.applied(self.model)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Save what else a run goes on with, and a model has no use for: teacher, average, log-variances."""
-        super()._save_optimizer_and_scheduler(output_dir)
-        if not self.args.should_save:
-            return
-        self.losses.save(output_dir)
-        if self.average is not None:
-            self.average.save(output_dir, self.model)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        self.losses.load(checkpoint)
-        if self.average is None:
-            refuse_averaged(checkpoint)
-        else:
-            self.average.load(checkpoint, self.model)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        if self.average is not None:  # that checkpoint's weights are the average of its step
-            self.average.forget()
+    # ---- checkpoints ----
 
     def _get_output_dir(self, trial) -> str:
         """The folder of checkpoints: each stage has its own."""
         folder = super()._get_output_dir(trial)
         return folder if self.stage is None else os.path.join(folder, self.stage.folder)
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save model and tokenizer; all processes have to call it. See `ResumableRun.save_model`."""
+        with self.sharding.gathered_weights():
+            save = partial(super().save_model, _internal_call=True)
+            self.resumable.save_model(save, output_dir, _internal_call)
+
+    def save_state(self) -> None:
+        self.resumable.save_state()
+
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Save model and tokenizer, and with peft what says how to load them."""
-        with self._published():
-            super()._save(output_dir, state_dict)
+        with self.published_weights():
+            super()._save(output_dir, self.sharding.weights if state_dict is None else state_dict)
+            self.resumable.save_arguments(output_dir)
         folder = output_dir if output_dir is not None else self.args.output_dir
         if isinstance(self.model, PeftModel) and self.args.should_save:  # what heads and adapters are, for a loader
             self.model.config.save_pretrained(folder)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Write a checkpoint whole, seal it, and only then push it and remove older ones."""
+        self._look_at_the_last_step()
+        checkpoint = self.resumable.save_checkpoint(partial(super()._save_checkpoint, model, trial))
+        args = self.args
+        if args.push_to_hub and args.hub_strategy != HubStrategy.END and self.is_world_process_zero():
+            self.push_in_progress = push_checkpoint(self, checkpoint)
+        self.resumable.remove_older(checkpoint)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Save what else a run goes on with, and a model has no use for."""
+        with self.sharding.saving_moments():
+            super()._save_optimizer_and_scheduler(output_dir)
+        for method in self.methods.values() if self.args.should_save else ():
+            method.save(output_dir)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with self.sharding.loading_moments(), self.resumable.checking_moments(checkpoint):
+            super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            for kind in method_classes():
+                if kind.section not in self.methods:
+                    kind.refuse_checkpoint(checkpoint)
+            for method in self.methods.values():
+                method.load(checkpoint)
+
+    def _load_best_model(self) -> None:
+        self.sharding.gather()
+        self.resumable.load_best(super()._load_best_model)
+        for method in self.methods.values():
+            method.best_model_loaded()
 
     # ---- pushing to a hub ----
 
@@ -591,7 +464,7 @@ class MtBertTrainer(ShardingTrainer):
             super().init_hf_repo(token, private)
 
     def create_model_card(self, **about: Any) -> None:
-        """Write README.md into the folder; `about`: `license`, `language`, … of `mtbert.model_card.model_card`."""
+        """Write README.md into the output folder; `about`: `license`, `language`, … of `model_card.model_card`."""
         if self.is_world_process_zero():
             write_text(os.path.join(self.args.output_dir, "README.md"), str(card_of(self, **about)))
 
@@ -620,14 +493,7 @@ class MtBertTrainer(ShardingTrainer):
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
+        report_failures(getattr(self, "push_in_progress", None))
         self.create_model_card(**about)
         where = {"token": token, "revision": revision or self.args.hub_revision}
         return push_run(self, not blocking, commit_message=commit_message, **where)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if self.is_world_process_zero() and self.args.hub_strategy != HubStrategy.END:
-            self.push_in_progress = push_checkpoint(self, checkpoint_folder)
-
-    def _finish_current_push(self) -> None:
-        super()._finish_current_push()
-        report_failures(getattr(self, "push_in_progress", None))

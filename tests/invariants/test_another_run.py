@@ -26,9 +26,9 @@ from mtbert.training.methods.distillation import Distillation
 from mtbert.training.methods.proximal import Proximal
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.surgery import Surgery
+from mtbert.training.methods.uncertainty import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.peft import wrap
-from mtbert.training.task_losses import LossSettings
 from mtbert.training.trainer import MtBertTrainer
 
 SETTINGS = {

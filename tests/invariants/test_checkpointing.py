@@ -10,9 +10,9 @@ from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.proximal import Proximal
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.surgery import METHODS, Surgery
+from mtbert.training.methods.uncertainty import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.peft import wrap
-from mtbert.training.task_losses import LossSettings
 
 MIXED = Schedule("annealed", mixed=True, steps_per_epoch=3)
 SGD = {"optim": "sgd", "learning_rate": 0.05}  # its update is linear in the gradient, so that rounding stays rounding

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers.trainer_utils import EvalLoopOutput
 
 from mtbert.data.sampling import Schedule
 from mtbert.training.checkpoints.sealing import CheckpointError, damage
@@ -53,7 +54,12 @@ def scored(make_model, make_trainer, tmp_path):
 
     def make(scores=(0.9, 0.5, 0.1), **settings):
         trainer = make_trainer(make_model(), tmp_path / "run", SCHEDULE, **{**BEST, **settings})
-        trainer._scores = lambda splits, prefix: {f"{prefix}_overall": scores[trainer.state.global_step // 4 - 1]}
+
+        def evaluation_loop(dataloader, description, metric_key_prefix):
+            metrics = {f"{metric_key_prefix}_overall": scores[trainer.state.global_step // 4 - 1]}
+            return EvalLoopOutput(None, None, metrics, 1)
+
+        trainer.evaluation_loop = evaluation_loop
         return trainer
 
     return make

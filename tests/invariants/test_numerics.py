@@ -12,8 +12,8 @@ from mtbert.data.sampling import Schedule
 from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.finite_steps import IN_A_ROW, NotFinite, guarded
 from mtbert.training.methods.surgery import Surgery
+from mtbert.training.methods.uncertainty import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
-from mtbert.training.task_losses import LossSettings
 
 STEPS = 6
 MIXED = Schedule("uniform", mixed=True, steps_per_epoch=STEPS)

@@ -12,8 +12,8 @@ from forked import start, wait
 
 from mtbert.data.sampling import SCHEDULES, Schedule
 from mtbert.training.arguments import TaskTraining
+from mtbert.training.methods.uncertainty import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
-from mtbert.training.task_losses import LossSettings
 
 STEPS = 6  # an epoch's, so that checkpoint 3 and 9 are in the middle of an epoch, and 6 at its end
 MIDDLE, BOUNDARY, LATE, LAST = 3, 6, 9, 12

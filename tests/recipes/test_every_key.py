@@ -18,8 +18,8 @@ from mtbert.training.methods.distillation import Distillation
 from mtbert.training.methods.proximal import Proximal
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.surgery import Surgery
+from mtbert.training.methods.uncertainty import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
-from mtbert.training.task_losses import LossSettings
 
 COURSE = {"format": "cs224n", "id": "id"}
 SST = {**COURSE, "text": "sentence", "label": "sentiment", "train": "ids-sst-train.csv", "dev": "ids-sst-dev.csv"}

@@ -20,6 +20,7 @@ from mtbert.cli.arguments import reproduce as arguments_of
 from mtbert.evaluation import run_tables
 from mtbert.evaluation.table_files import main_metrics
 from mtbert.recipe import load_recipe
+from mtbert.training.methods import method_classes
 
 ROOT = Path(__file__).resolve().parents[2]
 COURSE = {"format": "cs224n", "id": "id"}
@@ -424,7 +425,7 @@ def test_markdown_csv_and_json_hold_the_same_mean_and_deviation(reproduce, make_
     runs = [make_run("A1", seed, pair, rows=rows) for seed, pair in values.items()]
     (runs[0].folder / "commits.txt").write_text("c0ffee\n")
     runs += [make_run("mine", 1, (0.4, 0.3)), make_run("mine", 2, failed="ended with 1; see a|b")]
-    entries = run_tables.table(runs, reproduce.PUBLISHED)
+    entries = run_tables.table(runs, reproduce.PUBLISHED, method_classes())
     about = run_tables.environment(runs, ["python", "x"])
     reproduce.write(entries, about, tmp_path, "table")
     saved = json.loads((tmp_path / "table.json").read_text())

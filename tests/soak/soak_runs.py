@@ -22,8 +22,8 @@ from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.proximal import Proximal
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.surgery import Surgery
+from mtbert.training.methods.uncertainty import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
-from mtbert.training.task_losses import LossSettings
 from mtbert.training.trainer import MtBertTrainer
 
 STEPS, EPOCHS, SAVED = 6, 2, 2

@@ -28,9 +28,7 @@ from ...model_card import model_card
 from ...modeling.checkpoint_loading import INDEX, read_json
 from ...modeling.hub_upload import edit_json, finish_repository, upload
 from ..arguments import MtBertTrainingArguments
-from ..methods.averaging import FILE as AVERAGED
-from ..methods.proximal import TEACHER_FILE
-from ..objective import LOG_VARIANCES
+from ..methods import method_classes
 from .resume_record import FILE as RESUME_RECORD
 from .sealing import seal
 
@@ -40,11 +38,7 @@ if TYPE_CHECKING:
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
-# What a resume needs besides the model and its tokenizer. Not training_args.json, which names folders of this machine.
-RESUMED = re.compile(
-    r"trainer_state\.json|(optimizer|scheduler|scaler)\.pt|rng_state(_\d+)?\.pth|"
-    + "|".join(map(re.escape, (AVERAGED, TEACHER_FILE, LOG_VARIANCES, RESUME_RECORD)))
-)
+RESUMED = re.compile(r"trainer_state\.json|(optimizer|scheduler|scaler)\.pt|rng_state(_\d+)?\.pth")
 LINKED = (".safetensors", ".pt", ".pth")  # what is large, and never written to
 
 
@@ -99,6 +93,15 @@ def push_run(trainer: MtBertTrainer, background: bool, **options: Any) -> Commit
     return upload(folder, trainer.hub_model_id, background, **options)
 
 
+def resume_files(checkpoint: str) -> list[str]:
+    """Names of what a resume needs besides the model and its tokenizer.
+
+    `training_args.json`, which names folders of this machine, is not among them.
+    """
+    known = {RESUME_RECORD, *(name for each in method_classes() for name in each.files)}
+    return [name for name in sorted(os.listdir(checkpoint)) if name in known or RESUMED.fullmatch(name)]
+
+
 def push_checkpoint(trainer: MtBertTrainer, checkpoint: str) -> PushInProgress:
     """Begin to upload a checkpoint's model, and what a resume needs where `hub_strategy` says so.
 
@@ -119,7 +122,7 @@ def push_checkpoint(trainer: MtBertTrainer, checkpoint: str) -> PushInProgress:
     finish_repository(folder.name, trainer.processing_class, card_of(trainer))
     jobs = [upload(folder, trainer.hub_model_id, True, commit_message=message, **where)]
     if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
-        state = [name for name in sorted(os.listdir(checkpoint)) if RESUMED.fullmatch(name)]
+        state = resume_files(checkpoint)
         folder = collect(checkpoint, [*names, *state])
         if trainer.processing_class is not None:
             trainer.processing_class.save_pretrained(folder.name)
@@ -152,7 +155,7 @@ def report_failures(pushes: PushInProgress | None) -> None:
 def card_of(trainer: MtBertTrainer, **about: Any) -> ModelCard:
     """The model card of a run as it stands; `about` as in `model_card`."""
     name = trainer.hub_model_id or trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name
-    recipe = trainer.recipe or settings(trainer)
+    recipe = trainer.settings.recipe or settings(trainer)
     known = {"results": results(trainer), "recipe": recipe, "energy": read_energy(trainer.args.output_dir)}
     return model_card(trainer.model, name, **{**known, **about})
 

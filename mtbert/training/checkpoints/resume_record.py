@@ -26,13 +26,13 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, SchedulerType, TrainingArguments
 
+from ...data.collation import TEACHER
 from ...data.sampling import Plan
 from ...errors import CheckpointError
 from ...modeling.checkpoint_loading import read_json
 from ...modeling.configuration_mtbert import MtBertConfig
 from ...modeling.display import masked
 from ...modeling.tokenization import LENGTHS
-from ..methods.distillation import COLUMN
 
 Record = dict[str, Any]
 
@@ -57,7 +57,7 @@ _NO_FUNCTION = (
     *("output_attentions", "output_hidden_states", "return_dict", "bos_token_id", "eos_token_id", "pad_token_id"),
 )
 _OF_A_PLACE = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")  # in peft
-_READ = ("input_ids", "token_type_ids", *LENGTHS, "label", COLUMN)  # the columns of encoded data
+_READ = ("input_ids", "token_type_ids", *LENGTHS, "label", TEACHER)  # the columns of encoded data
 _ROWS = 20_000  # at a time
 _LINES, _WIDTH = 6, 200  # of a message: lines for one name, and characters of a value
 _MOMENTS_OF_EACH_WEIGHT = (torch.optim.Adam, torch.optim.SGD, torch.optim.Adagrad, torch.optim.RMSprop)

@@ -18,16 +18,6 @@ if TYPE_CHECKING:
     from ..trainer import MtBertTrainer
 
 SAMPLED = 64  # every so many numbers of a weight are remembered
-_MEASURED = (
-    "conflicts",
-    "cos_",
-    "gradient_norm_",
-    "smart_",
-    "proximal_",
-    "log_variance_",
-    "nonfinite_",
-    "overflow_",
-)  # of the log
 _COUNTED = "_skipped"  # what ends so is a number of steps or micro-batches
 
 
@@ -59,14 +49,15 @@ def run_record(trainer: MtBertTrainer, movement: Movement) -> dict[str, Any]:
 
     Returns:
         `seconds` of training over all stages, `steps`, `examples` (epoch → task → rows that it was given), `losses`
-        (task → the first and the last logged mean), `measured` (means over the log of what surgery, regularisers and
-        loss weights did, and how many steps were left out), `parameters` (rows of `Movement`), `encoder` (its
+        (task → the first and the last logged mean), `measured` (means over the log of what the methods did, and
+        how many steps were left out), `parameters` (rows of `Movement`), `encoder` (its
         family, layers and width), `rows` (split → task → number of rows), and the machine and versions.
     """
     examples: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     losses: dict[str, list[float]] = {}
     measured: dict[str, list[float]] = defaultdict(list)
     seconds = []
+    beginnings = ("nonfinite_", "overflow_", *(name for method in trainer.methods.values() for name in method.measured))
     for entry in trainer.state.log_history:
         for task in trainer.tasks:
             if count := entry.get(f"examples_{task.name}"):
@@ -74,7 +65,7 @@ def run_record(trainer: MtBertTrainer, movement: Movement) -> dict[str, Any]:
             if (loss := entry.get(f"loss_{task.name}")) is not None:
                 losses.setdefault(task.name, []).append(loss)
         for key in entry:
-            if key.startswith(_MEASURED):
+            if key.startswith(beginnings):
                 measured[key].append(entry[key])
         if "train_runtime" in entry:
             seconds.append(entry["train_runtime"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -19,10 +19,10 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from transformers import Trainer
 
 from ...errors import InputError
 from ...modeling.encoder_support import depends_on_padding
-from ..checkpoints.interruption import ResumableTrainer
 from ..console import print_lines
 from .process_group import refuse_with_shares
 
@@ -173,82 +173,84 @@ def clip(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
     return norm
 
 
-class ShardingTrainer(ResumableTrainer):
-    """A trainer that can share the encoder's layers out while it trains, with the checkpoints of one that does not.
+class EncoderSharding:
+    """Shares the encoder's layers out while a trainer trains, with the checkpoints of a trainer that does not.
+
+    Without `shard_encoder`, and on one process, each method does nothing.
+
+    Args:
+        trainer: whose model is shared out.
 
     Attributes:
-        sharded: the layers during training with `shard_encoder` on several processes; else None.
+        layers: the layers while they are shared out; else None.
     """
 
-    sharded: ShardedLayers | None = None
-    _moments: SharedMoments | None = None
-    _weights: dict[str, Tensor] | None = None
+    def __init__(self, trainer: Trainer):
+        self.trainer = trainer
+        self.layers: ShardedLayers | None = None
+        self._moments: SharedMoments | None = None
+        self._weights: dict[str, Tensor] | None = None
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """As in transformers; then, if asked to, share out the layers, which have the weights to begin with by now."""
-        optimizer = super().create_optimizer(model)
-        if self.args.shard_encoder and self.args.world_size > 1 and self.sharded is None:
-            refuse_with_shares({"training.fp16": self.accelerator.scaler})  # which a launcher can switch on, too
-            names = {parameter: name for name, parameter in self.model.named_parameters()}
-            self.sharded = ShardedLayers(self.model, self.args.device)
-            shares = dict(self.model.named_parameters())
-            self._moments = SharedMoments(optimizer, {whole: shares[name] for whole, name in names.items()})
-            if self.is_world_process_zero():
-                print_lines([self.sharded.describe()])
-        return optimizer
+    def share_out(self, optimizer: torch.optim.Optimizer) -> None:
+        """Share out the layers, which have the weights to begin with by now, and the optimizer's parameters."""
+        trainer, args = self.trainer, self.trainer.args
+        if not args.shard_encoder or args.world_size == 1 or self.layers is not None:
+            return
+        refuse_with_shares({"training.fp16": trainer.accelerator.scaler})  # which a launcher can switch on, too
+        names = {parameter: name for name, parameter in trainer.model.named_parameters()}
+        self.layers = ShardedLayers(trainer.model, args.device)
+        shares = dict(trainer.model.named_parameters())
+        self._moments = SharedMoments(optimizer, {whole: shares[name] for whole, name in names.items()})
+        if trainer.is_world_process_zero():
+            print_lines([self.layers.describe()])
 
     def gather(self) -> None:
         """Have the whole model on every process again; after training."""
-        if self.sharded is not None:
-            self.sharded.gather()
-            self.sharded, self._moments, self.optimizer, self.model_wrapped = None, None, None, self.model
+        if self.layers is not None:
+            self.layers.gather()
+            self.layers, self._moments = None, None
+            self.trainer.optimizer, self.trainer.model_wrapped = None, self.trainer.model
 
-    def whole(self):
+    def whole(self) -> AbstractContextManager[None]:
         """Within, a process may make passes that others do not."""
-        return nullcontext() if self.sharded is None else self.sharded.whole()
+        return nullcontext() if self.layers is None else self.layers.whole()
 
-    def train(self, *args, **kwargs):
-        result = super().train(*args, **kwargs)
-        self.gather()
-        return result
+    @contextmanager
+    def gathered_weights(self) -> Iterator[None]:
+        """Within, `weights` are those of the whole model; all processes have to enter."""
+        self._weights = None if self.layers is None else gathered(self.trainer.model.state_dict())
+        try:
+            yield
+        finally:
+            self._weights = None
 
-    def _load_best_model(self) -> None:
-        self.gather()
-        super()._load_best_model()
+    @property
+    def weights(self) -> dict[str, Tensor] | None:
+        """The whole model's weights within `gathered_weights`; None where the model has them itself."""
+        return self._weights
 
-    def _clip_grad_norm(self, model):
-        if self.sharded is None:
-            return super()._clip_grad_norm(model)
-        return clip(model.parameters(), self.args.max_grad_norm)
-
-    def _get_grad_norm(self, model, grad_norm=None):
-        if self.sharded is not None and grad_norm is None:
-            grad_norm = clip(model.parameters(), float("inf"))
-        return super()._get_grad_norm(model, grad_norm=grad_norm)
-
-    # ---- checkpoints: what one process writes, all have to gather ----
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save model and tokenizer; all processes have to call it."""
-        self._weights = None if self.sharded is None else gathered(self.model.state_dict())
-        super().save_model(output_dir, _internal_call)
-        self._weights = None
-
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        super()._save(output_dir, self._weights if state_dict is None else state_dict)
-
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+    @contextmanager
+    def saving_moments(self) -> Iterator[None]:
+        """Within, the optimizer's state is that of a run without shares; all processes have to enter."""
         if self._moments is None:
-            return super()._save_optimizer_and_scheduler(output_dir)
+            yield
+            return
         state = self._moments.whole()
         hook = self._moments.optimizer.register_state_dict_post_hook(lambda *_: state)
-        super()._save_optimizer_and_scheduler(output_dir)
-        hook.remove()
+        try:
+            yield
+        finally:
+            hook.remove()
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+    @contextmanager
+    def loading_moments(self) -> Iterator[None]:
+        """Within, the optimizer takes its shares of a state that is loaded."""
         if self._moments is None:
-            return super()._load_optimizer_and_scheduler(checkpoint)
+            yield
+            return
         moments = self._moments
         hook = moments.optimizer.register_load_state_dict_pre_hook(lambda _, state: moments.own(state))
-        super()._load_optimizer_and_scheduler(checkpoint)
-        hook.remove()
+        try:
+            yield
+        finally:
+            hook.remove()

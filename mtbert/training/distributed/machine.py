@@ -5,6 +5,9 @@ from __future__ import annotations
 import ctypes
 import os
 
+import torch
+
+from ...errors import InputError, InputTypeError
 from ..arguments import MtBertTrainingArguments
 
 # Parameters of glibc's mallopt (malloc.h), and the values that they are given, in bytes.
@@ -20,6 +23,26 @@ def share_cores(args: MtBertTrainingArguments) -> None:
     if args.device.type == "cpu" and args.cpu_threads is None:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         args.cpu_threads = max(1, len(os.sched_getaffinity(0)) // processes)
+
+
+def set_up_process(args: MtBertTrainingArguments) -> None:
+    """Prepare this process for training: its threads and its memory on a CPU.
+
+    Raises:
+        InputTypeError: for arguments of another class.
+        InputError: where one process would train on several GPUs.
+    """
+    if not isinstance(args, MtBertTrainingArguments):
+        raise InputTypeError(f"args must be MtBertTrainingArguments, got {type(args).__name__}")
+    if args.n_gpu > 1:
+        raise InputError(
+            f"{args.n_gpu} GPUs in one process would mean DataParallel, which cannot split packed batches; start "
+            "with `accelerate launch --num_processes N` or `torchrun`, or show one GPU (CUDA_VISIBLE_DEVICES=0)"
+        )
+    if args.device.type == "cpu":
+        keep_freed_memory()
+        if args.cpu_threads is not None:
+            torch.set_num_threads(args.cpu_threads)
 
 
 def keep_freed_memory() -> bool:

@@ -139,7 +139,7 @@ def watch_gradients(trainer: MtBertTrainer) -> GradientCheck:
     """Let processes look for parameters without a gradient where a task may be absent, and only there.
 
     That search walks through the graph of every micro-batch. `ddp_find_unused_parameters` overrides the choice.
-    With gradient surgery no gradient is averaged by DistributedDataParallel, so none is waited for.
+    Where a method averages the gradients itself, DistributedDataParallel waits for none.
 
     Returns:
         The trainer's callback that asks whether every parameter had a gradient; it has to be told of each step.
@@ -150,7 +150,8 @@ def watch_gradients(trainer: MtBertTrainer) -> GradientCheck:
     if find is None:
         find = has_absent_tasks(trainer.schedule, batches, args.per_device_train_batch_size * shares, shares)
     trainer.accelerator.ddp_handler.find_unused_parameters = find
-    check = GradientCheck(trainer.task_ids, strict=args.world_size > 1 and trainer.surgery is None and not find)
+    averages = any(method.averages_gradients for method in trainer.methods.values())
+    check = GradientCheck(trainer.task_ids, strict=args.world_size > 1 and not averages and not find)
     trainer.add_callback(check)
     return check
 

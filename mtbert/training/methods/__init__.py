@@ -2,21 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-# Section of a recipe → module and class of its settings, in the order in which the trainer calls the methods.
+if TYPE_CHECKING:
+    from .base import Method
+
+# Section (or key) of a recipe → module and class of its settings, in the order in which the trainer calls the methods.
 # They are imported when they are asked for, so that the command line needs no torch to know the sections.
-REGISTRY: dict[str, str] = {
+REGISTRY: dict[str, str | type] = {
     "distillation": "distillation:Distillation",
     "smart": "smart:Smart",
     "proximal": "proximal:Proximal",
+    "loss": "uncertainty:LossSettings",
     "surgery": "surgery:Surgery",
     "averaging": "averaging:Averaging",
+    "optimizer.per_task": "per_task_optimizer:PerTask",
 }
 
 
 def settings_class(section: str) -> Any:
     """The class whose fields are the keys of a method's section."""
-    module, _, name = REGISTRY[section].partition(":")
+    place = REGISTRY[section]
+    if isinstance(place, type):
+        return place
+    module, _, name = place.partition(":")
     return getattr(import_module(f".{module}", __name__), name)
+
+
+def register_method(section: str, settings: type) -> None:
+    """Make a training method of one's own known as a section of recipes, and as `MtBertTrainer(methods=[...])`.
+
+    Args:
+        section: the key of the section, which is the method's `section`, too.
+        settings: a dataclass, whose fields are the keys of the section. It has `problems()`, a list of `Problem`, and
+            `build()`, which makes the `Method`.
+
+    Raises:
+        InputError: if the section is taken, or the class is not of this form.
+    """
+    from ...errors import InputError
+    from ...modeling.own_parts import put
+
+    if not is_dataclass(settings) or not hasattr(settings, "build"):
+        raise InputError(f"the settings of {section!r} are {settings!r}, but must be a dataclass with build()")
+    taken = [name for name, place in REGISTRY.items() if isinstance(place, str)]
+    put(REGISTRY, section, settings, "training method", taken)
+
+
+def method_classes() -> list[type[Method]]:
+    """The class of each method of mtbert, in the order of the registry."""
+    from .base import Method
+
+    found = []
+    for section, place in REGISTRY.items():
+        if isinstance(place, str):
+            module = import_module(f".{place.partition(':')[0]}", __name__)
+            classes = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Method)]
+            found.append(next(each for each in classes if getattr(each, "section", None) == section))
+    return found

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
-from transformers.trainer_callback import TrainerCallback
 
 from ...errors import InputError
+from .base import Method
+
+if TYPE_CHECKING:
+    from ..memory import PeakMemory
 
 AVERAGES = ("ema", "swa")
 DECAY = 0.999
@@ -67,8 +71,12 @@ class Averaging:
         ends_epoch = float(epoch).is_integer() or step == steps
         return step >= round(start * steps) and (self.type == "ema" or ends_epoch)
 
+    def build(self) -> WeightAverage:
+        """What the trainer calls."""
+        return WeightAverage(self)
 
-class WeightAverage(TrainerCallback):
+
+class WeightAverage(Method):
     """The average of a model's trained weights, in fp32 or better; the first weights taken are its first value.
 
     After the run the model itself holds the average.
@@ -79,15 +87,29 @@ class WeightAverage(TrainerCallback):
         tensors: name → average of each parameter that is trained.
     """
 
+    section = "averaging"
+    files = (FILE,)
+
     def __init__(self, settings: Averaging):
-        self.settings = settings
+        super().__init__(settings)
+        self.depends_on_length = settings.depends_on_length
         decay = DECAY if settings.decay is None else settings.decay
         self._average = get_swa_multi_avg_fn() if settings.type == "swa" else get_ema_multi_avg_fn(decay)
         self.forget()
 
+    def attach(self, trainer: Any) -> None:
+        self.model = trainer.model
+
     def forget(self) -> None:
         """Begin anew."""
         self.count, self.tensors = 0, {}
+
+    def best_model_loaded(self) -> None:
+        """That checkpoint's weights are the average of its step."""
+        self.forget()
+
+    def evaluation_weights(self) -> AbstractContextManager[None]:
+        return self.applied(self.model)
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
@@ -109,19 +131,19 @@ class WeightAverage(TrainerCallback):
         finally:
             _put(model, own)
 
-    def save(self, folder: str, model: nn.Module) -> None:
+    def save(self, folder: str) -> None:
         """Write what a resume needs beside the published weights: the average and the model's own weights."""
-        weights = {f"raw.{name}": weight.contiguous() for name, weight in _trained(model).items()}
+        weights = {f"raw.{name}": weight.contiguous() for name, weight in _trained(self.model).items()}
         weights |= {f"average.{name}": weight for name, weight in self.tensors.items()}
         save_file(weights, os.path.join(folder, FILE), {"count": str(self.count)})
 
-    def load(self, folder: str, model: nn.Module) -> None:
+    def load(self, folder: str) -> None:
         """The inverse of `save`.
 
         Raises:
             ValueError: if the checkpoint is of a run without an average, or one that trained other parameters.
         """
-        path, trained = os.path.join(folder, FILE), _trained(model)
+        path, trained = os.path.join(folder, FILE), _trained(self.model)
         if not os.path.exists(path):
             raise InputError(f"averaging: {folder} has no {FILE}; it was saved without averaging, so resume without it")
         with safe_open(path, "pt") as file:
@@ -132,8 +154,19 @@ class WeightAverage(TrainerCallback):
             raise InputError(
                 f"averaging: {path} is of a run that trained other parameters than this one, such as {odd[0]}"
             )
-        _put(model, parts["raw."])
+        _put(self.model, parts["raw."])
         self.tensors = {name: weight.to(trained[name].device) for name, weight in parts["average."].items()}
+
+    @classmethod
+    def refuse_checkpoint(cls, folder: str) -> None:
+        if os.path.exists(os.path.join(folder, FILE)):
+            raise InputError(
+                f"{folder} was saved with averaging, so its weights are not those of the last step; set averaging as "
+                "it was set there"
+            )
+
+    def add_memory(self, peak: PeakMemory) -> None:
+        peak.copies += 1
 
     def on_train_begin(self, args, state, control, **kwargs):
         if not state.global_step:
@@ -160,16 +193,3 @@ def _exact(weight: Tensor) -> torch.dtype:
 def _put(model: nn.Module, weights: dict[str, Tensor]) -> None:
     for name, weight in weights.items():
         model.get_parameter(name).copy_(weight)
-
-
-def refuse_averaged(folder: str) -> None:
-    """Refuse to resume, without averaging, from a checkpoint whose weights are averages.
-
-    Raises:
-        ValueError: if it is one.
-    """
-    if os.path.exists(os.path.join(folder, FILE)):
-        raise InputError(
-            f"{folder} was saved with averaging, so its weights are not those of the last step; set averaging as it "
-            "was set there"
-        )

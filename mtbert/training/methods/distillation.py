@@ -13,24 +13,25 @@ What teachers predict is computed once, for the rows that the run's plan takes, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...data.collation import TEACHER
 from ...errors import InputError
 from ...modeling.configuration_mtbert import TaskSpec
 from ...modeling.heads import labelled
+from ..checkpoints.resume_record import teacher_hash
+from .base import Method
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from ...modeling.modeling_mtbert import MtBertOutput
     from ..trainer import MtBertTrainer
-
-COLUMN = "teacher"
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ class Distillation:
         if self.temperature <= 0:
             found.append(f"{where}.temperature is {self.temperature}, but must be positive")
         return found
+
+    def build(self) -> Distiller:
+        """What the trainer calls."""
+        return Distiller(self)
 
 
 def soft_targets(task: TaskSpec, logits: Sequence[Tensor], temperature: float) -> Tensor:
@@ -93,30 +98,6 @@ def distilled_losses(task: TaskSpec, logits: Tensor, targets: Tensor, temperatur
         no = nn.functional.kl_div(nn.functional.logsigmoid(-scaled), 1 - targets, reduction="none")
         divergence = (yes + no).mean(-1)
     return temperature**2 * divergence
-
-
-def mixed_losses(
-    distillation: Distillation, tasks: Sequence[TaskSpec], outputs: MtBertOutput, targets: Mapping[str, Tensor]
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What each row is trained on, and which rows are trained on at all; both by task, `(rows,)`.
-
-    (1 − λ) · own + λ · distilled of rows with a label and a teacher's prediction; own, or distilled, of rows with one
-    of the two; 0 of rows with neither.
-
-    Args:
-        targets: by task, `(rows, num_labels)`: `soft_targets`, nan for rows that nobody teaches.
-    """
-    losses, counted = dict(outputs.row_losses), dict(outputs.labelled)
-    for task in tasks:
-        if task.name in losses and task.name in targets:
-            known, target = outputs.labelled[task.name], targets[task.name]
-            taught = target.isfinite().all(dim=-1)
-            logits = outputs.task_logits[task.name]
-            distilled = distilled_losses(task, logits, target.where(taught[:, None], 0.5), distillation.temperature)
-            share = torch.where(known, distillation.weight, 1.0).where(taught, 0.0)
-            losses[task.name] = (1 - share) * losses[task.name] + share * distilled
-            counted[task.name] = known | taught
-    return losses, counted
 
 
 def add_targets(distillation: Distillation, trainer: MtBertTrainer, texts: Mapping[str, Dataset]) -> dict[str, Dataset]:
@@ -165,5 +146,47 @@ def add_targets(distillation: Distillation, trainer: MtBertTrainer, texts: Mappi
         column[used[name]] = soft_targets(task, logits[name], distillation.temperature).cpu().numpy()
         if not np.isfinite(column[used[name]]).all():
             raise InputError(f"task {name!r}: a teacher's predictions are not finite; teachers: {taught[name]}")
-        data[name] = data[name].add_column(COLUMN, list(column), feature=List(Value("float32")))
+        data[name] = data[name].add_column(TEACHER, list(column), feature=List(Value("float32")))
     return data
+
+
+class Distiller(Method):
+    """Mixes the loss of each row with its distilled loss.
+
+    (1 − λ) · own + λ · distilled of rows with a label and a teacher's prediction; own, or distilled, of rows with one
+    of the two; 0 of rows with neither.
+
+    Args:
+        settings: λ, T and the teachers.
+    """
+
+    section = "distillation"
+    changes_losses = True
+
+    def attach(self, trainer: Any) -> None:
+        self.tasks = trainer.tasks
+        self.teachers = [teacher_hash(folder) for folder in self.settings.teachers]
+
+    def record(self) -> dict[str, Any]:
+        return asdict(self.settings) | {"teachers": self.teachers}
+
+    def columns_not_compared(self) -> Sequence[str]:
+        """Teachers are compared themselves, not what they say, which other processes and batches round otherwise."""
+        return (TEACHER,) if None not in self.teachers else ()
+
+    def check_data(self, splits: Mapping[str, Dataset]) -> None:
+        if not any(TEACHER in split.column_names for split in splits.values()):
+            raise InputError(f"distillation: no task's rows have the column {TEACHER!r}; see distillation.add_targets")
+
+    def change_rows(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> None:
+        targets = inputs.get(TEACHER, {})
+        for task in self.tasks:
+            if task.name not in outputs.row_losses or task.name not in targets:
+                continue
+            known, target = outputs.labelled[task.name], targets[task.name]
+            taught = target.isfinite().all(dim=-1)
+            logits, target = outputs.task_logits[task.name], target.where(taught[:, None], 0.5)
+            distilled = distilled_losses(task, logits, target, self.settings.temperature)
+            share = torch.where(known, self.settings.weight, 1.0).where(taught, 0.0)
+            outputs.row_losses[task.name] = (1 - share) * outputs.row_losses[task.name] + share * distilled
+            outputs.labelled[task.name] = known | taught

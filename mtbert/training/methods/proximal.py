@@ -6,21 +6,23 @@ D_Breg(θ, θ̄) = mean over rows of ℓ_s(f(x; θ), f(x; θ̄)), θ̄ ← β θ
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from transformers import TrainerCallback
 
 from ...errors import InputError
-from ...modeling.configuration_mtbert import TaskSpec
 from ...modeling.modeling_mtbert import MtBertOutput
 from .divergences import divergence
+from .penalty import Penalty
+
+if TYPE_CHECKING:
+    from ..memory import PeakMemory
 
 TEACHER_FILE = "proximal_teacher.safetensors"
 
@@ -62,8 +64,12 @@ class Proximal:
         """β after step number 1…steps."""
         return self.decay if step <= self.switch * steps else self.late_decay
 
+    def build(self) -> ProximalPenalty | None:
+        """What the trainer calls; None with a weight of 0."""
+        return ProximalPenalty(self) if self.weight else None
 
-class ProximalPenalty(TrainerCallback):
+
+class ProximalPenalty(Penalty):
     """ℓ_s(f(x; θ), f(x; θ̄)) of every row, and the teacher θ̄.
 
     θ̄ averages the parameters that are trained; whatever else the model has, frozen weights and buffers, it shares with
@@ -72,27 +78,28 @@ class ProximalPenalty(TrainerCallback):
 
     Args:
         settings: μ, the decays and when they switch.
-        tasks: the model's tasks.
 
     Attributes:
         teacher: θ̄ by name of parameter; None before the first micro-batch.
     """
 
-    name = "proximal"
+    section = "proximal"
+    measured = ("proximal_",)
+    files = (TEACHER_FILE,)
 
-    def __init__(self, settings: Proximal, tasks: Sequence[TaskSpec]):
-        self.settings, self.weight = settings, settings.weight
-        self.tasks = {task.name: task for task in tasks}
+    def __init__(self, settings: Proximal):
+        super().__init__(settings)
         self.teacher: dict[str, Tensor] | None = None
+        self.depends_on_length = settings.depends_on_length
 
-    def start(self) -> None:
+    def begin(self) -> None:
         """Forget θ̄: the next micro-batch begins with θ̄ = θ."""
+        super().begin()
         self.teacher = None
 
-    def penalties(
-        self, model: nn.Module, inputs: Mapping[str, Any], outputs: MtBertOutput, before: Any
-    ) -> dict[str, Tensor]:
-        """ℓ_s of each row, by task: `(rows,)`; see `SmartPenalty.penalties` for the arguments."""
+    def penalties(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> dict[str, Tensor]:
+        """ℓ_s of each row, by task: `(rows,)`; see `Penalty.penalties`."""
+        model = self.model
         if self.teacher is None:
             self.teacher = {name: each.detach().clone() for name, each in self._trained(model).items()}
         training = [module for module in model.modules() if module.training]
@@ -123,13 +130,13 @@ class ProximalPenalty(TrainerCallback):
         if self.teacher is not None:
             save_file(self.teacher, os.path.join(folder, TEACHER_FILE))
 
-    def load(self, folder: str, model: nn.Module) -> None:
+    def load(self, folder: str) -> None:
         """Go on with the θ̄ of a checkpoint.
 
         Raises:
             ValueError: if the checkpoint has none, or one of other parameters than the model trains.
         """
-        path, trained = os.path.join(folder, TEACHER_FILE), self._trained(model)
+        path, trained = os.path.join(folder, TEACHER_FILE), self._trained(self.model)
         if not os.path.exists(path):
             raise InputError(f"proximal: {folder} has no {TEACHER_FILE}; go on with the settings it was trained with")
         found = load_file(path)
@@ -137,3 +144,6 @@ class ProximalPenalty(TrainerCallback):
             raise InputError(f"proximal: {path} and the model differ in what is trained: {', '.join(different[:5])}")
         # copies: tensors in a mapped file start anywhere, and matrix products round by where their operands start
         self.teacher = {name: value.to(trained[name].device, copy=True) for name, value in found.items()}
+
+    def add_memory(self, peak: PeakMemory) -> None:
+        peak.copies += 1

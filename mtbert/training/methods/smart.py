@@ -6,17 +6,21 @@ maximum is looked for by projected gradient ascent from Gaussian noise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from ...modeling.configuration_mtbert import TaskSpec
+from ...errors import InputError
 from ...modeling.modeling_mtbert import MtBertOutput
 from .divergences import divergence
+from .penalty import Penalty
+
+if TYPE_CHECKING:
+    from ..memory import PeakMemory
 
 NORMS = {"l1": 1.0, "l2": 2.0, "inf": float("inf")}
 PROJECTIONS = ("ball", "published")
@@ -65,6 +69,10 @@ class Smart:
         if self.projection not in PROJECTIONS:
             found.append(f"{where}.projection is {self.projection!r}, but must be one of: {', '.join(PROJECTIONS)}")
         return found
+
+    def build(self) -> SmartPenalty | None:
+        """What the trainer calls; None with a weight of 0."""
+        return SmartPenalty(self) if self.weight else None
 
 
 def project(delta: Tensor, radius: float, norm: str) -> Tensor:
@@ -156,56 +164,56 @@ def _constant(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-class SmartPenalty:
+class SmartPenalty(Penalty):
     """ℓ_s(f(x + δ), f(x)) of every row of a micro-batch, δ found by `ascend` on all of its tokens.
 
     Dropout: the model stays in training mode, as in the authors' code, but the perturbed passes draw the masks of the
     clean one. With masks of their own, as there, ℓ_s would measure the masks: at ε = 1e-5 by a factor of millions.
 
-    Precision: perturbed passes are computed in fp32, autocast off. Where the clean pass is not (`own_reference`), f(x)
-    is computed once more in the same way, or ℓ_s would measure its rounding.
+    Precision: perturbed passes are computed in fp32, autocast off. Where the clean pass is in mixed precision or
+    compiled, f(x) is computed once more in the same way, or ℓ_s would measure its rounding.
 
     Gradients: none reach the weights in the ascent, where f(x) is fixed; in ℓ_s they flow through f(x + δ) and f(x).
 
     Args:
         settings: λ_s, K, η, σ, ε, p and the projection.
-        tasks: the model's tasks.
-        own_reference: compute f(x) in fp32 instead of taking it from the model's outputs.
     """
 
-    name = "smart"
+    section = "smart"
+    measured = ("smart_",)
+    counts_skipped = True
 
-    def __init__(self, settings: Smart, tasks: Sequence[TaskSpec], own_reference: bool = False):
-        self.settings, self.weight, self.own_reference = settings, settings.weight, own_reference
-        self.tasks = {task.name: task for task in tasks}
+    def attach(self, trainer: Any) -> None:
+        super().attach(trainer)
+        half = {str(each.dtype) for each in self.model.parameters() if each.dtype in (torch.float16, torch.bfloat16)}
+        if half:
+            raise InputError(
+                f"smart: the model has weights in {half.pop()}, but its passes need fp32; load them in fp32"
+            )
+        self.own_reference = trainer.accelerator.mixed_precision != "no" or bool(trainer.args.torch_compile)
 
-    def penalties(
-        self, model: nn.Module, inputs: Mapping[str, Any], outputs: MtBertOutput, before: RandomState
-    ) -> dict[str, Tensor] | None:
-        """ℓ_s of each row, by task: `(rows,)`.
+    def before_forward(self, inputs: Mapping[str, Any]) -> None:
+        self._before = RandomState(self.device)
 
-        Args:
-            model: the model itself, not inside a wrapper of several processes.
-            inputs: the model's inputs with `input_ids`, without labels.
-            outputs: what the model made of them.
-            before: the random state before it did.
+    def penalties(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> dict[str, Tensor] | None:
+        """ℓ_s of each row, by task: `(rows,)`; see `Penalty.penalties`.
 
         Returns:
             None where a loss or a gradient of the ascent, or ℓ_s itself, is not finite; the device is asked once.
         """
-        clean = self._logits(model, inputs, None, before) if self.own_reference else outputs.task_logits
+        clean = self._logits(inputs, None) if self.own_reference else outputs.task_logits
         fixed = {name: logits.detach() for name, logits in clean.items()}
 
         def loss(delta: Tensor) -> Tensor:
-            found = self._divergences(self._logits(model, inputs, delta, before), fixed)
+            found = self._divergences(self._logits(inputs, delta), fixed)
             return sum(rows.sum() for rows in found.values())
 
-        weight = model.get_input_embeddings().weight
+        weight = self.model.get_input_embeddings().weight
         shape = (*inputs["input_ids"].shape, weight.shape[-1])
         noise = self.settings.noise * torch.randn(shape, device=weight.device, dtype=weight.dtype)
-        with _constant(model):
+        with _constant(self.model):
             delta, finite = ascend(noise, loss, self.settings)
-        found = self._divergences(self._logits(model, inputs, delta, before), clean)
+        found = self._divergences(self._logits(inputs, delta), clean)
         for rows in found.values():
             finite = finite & rows.isfinite().all()
         return found if bool(finite) else None
@@ -213,11 +221,16 @@ class SmartPenalty:
     def _divergences(self, logits: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: divergence(self.tasks[name], logits[name], others[name]) for name in logits}
 
-    @staticmethod
-    def _logits(model, inputs: Mapping[str, Any], delta: Tensor | None, before: RandomState) -> dict[str, Tensor]:
+    def _logits(self, inputs: Mapping[str, Any], delta: Tensor | None) -> dict[str, Tensor]:
+        model = self.model
         others = {key: value for key, value in inputs.items() if key != "input_ids"}
-        with before.replay(), torch.autocast(inputs["input_ids"].device.type, enabled=False):
+        with self._before.replay(), torch.autocast(inputs["input_ids"].device.type, enabled=False):
             embeds = model.get_input_embeddings()(inputs["input_ids"])
             embeds = embeds if delta is None else embeds + delta
             # the class's forward: accelerate puts one in the model that turns autocast on again
             return type(model).forward(model, **others, inputs_embeds=embeds, return_dict=True).task_logits
+
+    def add_memory(self, peak: PeakMemory) -> None:
+        """The perturbed pass stands beside the clean one, in fp32."""
+        exact = replace(peak.shape, half=False).pass_bytes(peak.checkpointing)
+        peak.activations += exact * (2 if self.own_reference else 1)

@@ -6,7 +6,7 @@ without surgery. Heads and per-task adapters keep the gradient that their own ta
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,18 +17,37 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError
+from ...modeling.own_parts import put
 from . import gramian_weights
+from .base import Method, Reduce
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from ...data.sampling import Schedule
     from ...modeling.configuration_mtbert import TaskSpec
-    from ...modeling.modeling_mtbert import MtBertForMultiTask
+    from ...modeling.packing import PackedLayout
+    from ..memory import PeakMemory
 
 METHODS = ("pcgrad", "cagrad", "mgda", "upgrad")
 BLOCK = 2**18  # numbers of a gradient whose product is taken in float32: few enough that nothing of it is lost
 _STREAM = 0x5C6  # tells these random numbers from those of the schedule, which are drawn from (seed, epoch, block)
+
+
+_OWN: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
+
+
+def register_surgery(name: str, weights: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Make a way of one's own to combine the tasks' gradients known as `surgery.method: name`.
+
+    Args:
+        weights: from the Gramian `(T, T)` in float64, the inner products of the gradients of the T tasks of a step up
+            to one factor, to the weights `(T,)` of the gradients in their combination. It is called on every process
+            and must return the same everywhere.
+
+    Raises:
+        InputError: if the name is taken.
+    """
+    put(_OWN, name, weights, "surgery method", METHODS)
 
 
 @dataclass(frozen=True)
@@ -48,8 +67,9 @@ class Surgery:
     def problems(self, where: str) -> list[str]:
         """Everything that is wrong with these values, as sentences that begin with `where`."""
         found = []
-        if self.method not in METHODS:
-            found.append(f"{where}.method is {self.method!r}, but must be one of: {', '.join(METHODS)}")
+        if self.method not in (*METHODS, *_OWN):
+            known = ", ".join((*METHODS, *_OWN))
+            found.append(f"{where}.method is {self.method!r}, but must be one of: {known}")
         if self.method == "cagrad" and (self.c is None or not 0 <= self.c < 1):
             found.append(f"{where}.c is {self.c}, but must be in [0, 1) for the method 'cagrad'")
         if self.method != "cagrad" and self.c is not None:
@@ -71,9 +91,17 @@ class Surgery:
         scale = given.trace() / len(given)
         if not (np.isfinite(given).all() and scale > 0):
             return torch.ones_like(gramian[0])
-        methods = {"mgda": gramian_weights.mgda, "upgrad": gramian_weights.upgrad}
+        methods = {"mgda": gramian_weights.mgda, "upgrad": gramian_weights.upgrad, **_OWN}
         solve = methods.get(self.method) or partial(gramian_weights.cagrad, c=self.c)
-        return torch.from_numpy(solve(given / scale)).to(gramian.device)
+        weights = np.asarray(solve(given / scale), dtype=np.float64)
+        if weights.shape != (len(given),):
+            shape = f"{weights.shape}, but must be ({len(given)},)"
+            raise InputError(f"surgery.method {self.method!r} returned weights of the shape {shape}: one for each task")
+        return torch.from_numpy(weights).to(gramian.device)
+
+    def build(self) -> GradientSurgery:
+        """What the trainer calls."""
+        return GradientSurgery(self)
 
 
 def parts_by_task(inputs: Mapping[str, Any], tasks: Sequence[TaskSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -138,30 +166,30 @@ def weighted_sum(gradients: Iterable[Tensor | None], weights: Tensor) -> Tensor 
     return total
 
 
-class GradientSurgery:
+class GradientSurgery(Method):
     """The tasks' gradients of a step, from their backward passes until they are combined, and what is logged of them.
 
     Shared are all trained parameters that belong to no task's head or adapter: those of the encoder, or what peft
     trains in it.
 
     Args:
-        settings: the method.
-        model: what is trained.
-        schedule: which tasks a step holds.
-        seed: the run's; with the number of a step it draws that step's random numbers, the same on every process.
-
-    Raises:
-        ValueError: for wrong settings, or where no step has two tasks' gradients of a shared parameter.
+        settings: how gradients are combined.
     """
 
-    def __init__(self, settings: Surgery, model: MtBertForMultiTask, schedule: Schedule, seed: int):
-        found = settings.problems("surgery")
+    section = "surgery"
+    measured = ("conflicts", "cos_", "gradient_norm_")
+    averages_gradients = True
+
+    def attach(self, trainer: Any) -> None:
+        """Find the shared parameters; InputError where no step has two tasks' gradients of one."""
+        model, schedule, found = trainer.model, trainer.schedule, []
         if not (schedule.mixed or schedule.name == "simultaneous"):
             found.append(
                 f"surgery: the schedule {schedule.name!r} puts one task in a step, whose gradient has nothing to "
                 "conflict with; use simultaneous, or a mixed schedule"
             )
-        self.names = [task.name for task in model.tasks]
+        self.tasks, self.seed = trainer.tasks, trainer.args.seed
+        self.names = [task.name for task in self.tasks]
         if len(self.names) < 2:
             found.append("surgery: there is one task, whose gradient has nothing to conflict with; drop it")
         own = {id(p) for kind, _, module in model.parts() if kind != "encoder" for p in module.parameters()}
@@ -172,10 +200,9 @@ class GradientSurgery:
             found.append("surgery: no parameter that the tasks share is trained; unfreeze the encoder, or drop it")
         if found:
             raise InputError("\n".join(found))
-        self.settings, self.seed = settings, seed
         words = model.encoder.get_input_embeddings()  # a step reads few of its rows
         self._words = words if isinstance(words, nn.Embedding) and any(words.weight is p for p in self.shared) else None
-        self.forget()
+        self.begin()
 
     def describe(self) -> str:
         """The method and what its gradients take, for the terminal."""
@@ -186,10 +213,21 @@ class GradientSurgery:
             f"at most {memory:,.1f} MiB of gradients"
         )
 
-    def forget(self) -> None:
-        """Begin anew: no gradients, nothing to log."""
+    def begin(self) -> None:
+        """Start anew: no gradients, nothing to log."""
         self._gradients: dict[str, list[Tensor | None]] = {}
         self._logged: dict[tuple[str, ...], Tensor] = {}
+
+    def training_step(self, trainer: Any, model: nn.Module, inputs: Mapping[str, Any], counts: Tensor) -> Tensor:
+        """One forward and backward for each task of the micro-batch."""
+        loss = 0
+        for task, part in parts_by_task(inputs, self.tasks):
+            with trainer.accelerator.no_sync(model), self.collecting(task):
+                loss += trainer.forward_and_backward(model, part, counts)
+        return loss
+
+    def gradients_ready(self, trainer: Any) -> None:
+        self.combine(trainer.accelerator, trainer.state.global_step)
 
     @contextmanager
     def collecting(self, task: str) -> Iterator[None]:
@@ -281,7 +319,7 @@ class GradientSurgery:
         before = self._logged.get(present)
         self._logged[present] = values if before is None else before + values
 
-    def logs(self) -> dict[str, float]:
+    def logs(self, reduce: Reduce, logged: Mapping[str, float]) -> dict[str, float]:
         """Means over the steps since the last call; those with a gradient that is not finite are left out.
 
         Returns:
@@ -305,3 +343,18 @@ class GradientSurgery:
             add("conflicts", conflicts, steps)
         self._logged = {}
         return {key: value / steps for key, (value, steps) in totals.items() if steps}
+
+    def pass_layout(self, layout: PackedLayout) -> PackedLayout:
+        """The longest task's rows: each task has a pass of its own."""
+        return layout.part(max(layout.segments, key=lambda segment: segment.tokens[1] - segment.tokens[0]))
+
+    def add_memory(self, peak: PeakMemory) -> None:
+        """Gradients of all tasks; those of the word embeddings are sparse until they are combined."""
+        shared = sum(p.numel() * p.element_size() for p in self.shared)
+        words = 0 if self._words is None else self._words.weight.numel() * self._words.weight.element_size()
+        peak.gradients += (len(self.names) - 1) * (shared - words)
+        peak.keeps_gradients = True
+
+    @classmethod
+    def doubts(cls, measured: Mapping[str, float], tasks: Sequence[str]) -> list[str]:
+        return [] if measured.get("conflicts") else ["gradients never conflicted"]

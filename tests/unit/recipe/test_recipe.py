@@ -29,8 +29,8 @@ from mtbert.training.arguments import TaskTraining
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation
 from mtbert.training.methods.surgery import Surgery
+from mtbert.training.methods.uncertainty import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
-from mtbert.training.task_losses import LossSettings
 
 GOOD = """\
 encoder: some/encoder

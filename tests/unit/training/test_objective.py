@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from attached import attached
 
 from mtbert.modeling.packing import PackedLayout
 from mtbert.training.arguments import TaskTraining
 from mtbert.training.methods.proximal import Proximal
-from mtbert.training.methods.regularisers import Regularisers
-from mtbert.training.objective import LOG_VARIANCES, StepLosses
-from mtbert.training.task_losses import UncertaintyWeighting
+from mtbert.training.methods.uncertainty import LOG_VARIANCES, LossSettings
+from mtbert.training.objective import StepLosses
 
 CPU = torch.device("cpu")
 COUNTS = torch.tensor([8.0, 0.0, 4.0, 0.0])  # the labelled rows of a step, of which the micro-batch below has some
@@ -39,9 +39,10 @@ def make(make_model):
         for head in model.heads.values():
             head.dropout.p = 0.0
         settings = {task.name: TaskTraining(weight=weights.get(task.name, 1.0)) for task in model.tasks}
-        weighting = UncertaintyWeighting(model.tasks) if uncertainty else None
-        regularisers = Regularisers.of(model, None, proximal, CPU, False)
-        return StepLosses(model.train(), settings, own_means, regularisers, None, weighting, CPU)
+        chosen = [LossSettings("uncertainty")] if uncertainty else []
+        chosen += [] if proximal is None else [proximal]
+        methods = [attached(each.build(), model) for each in chosen]
+        return StepLosses(model.train(), settings, own_means, methods, CPU)
 
     return make
 
@@ -64,20 +65,20 @@ def test_a_task_has_its_share_of_the_step(make, batch, own_means):
 def test_log_variances_weigh_the_losses_and_are_saved(make, batch, tmp_path):
     step, other = make(own_means=True, uncertainty=True), make(own_means=True, uncertainty=True)
     with torch.no_grad():
-        step.uncertainty.log_variances["stars"].fill_(0.7)
-    step.save(str(tmp_path))
-    other.load(str(tmp_path))
+        step.methods[0].variances.log_variances["stars"].fill_(0.7)
+    step.methods[0].save(str(tmp_path))
+    other.methods[0].load(str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == [LOG_VARIANCES]
     expected = (torch.exp(torch.tensor(-0.7)) * plain(step, batch)["stars"] + 2 * 0.7 / 2) / 8
     for each in (step, other):
         torch.testing.assert_close(each(each.model, batch, COUNTS)[0]["stars"], expected)
-    assert other.logs(lambda values: values)["log_variance_stars"] == pytest.approx(0.7)
+    assert other.methods[0].logs(lambda values: values, {})["log_variance_stars"] == pytest.approx(0.7)
 
 
 def test_the_log_has_plain_means_since_the_last_one(make, batch):
     step = make(stars=5.0)
     for _ in range(2):
-        step.begin()
+        step.steps += 1
         step.note(batch, step(step.model, batch, COUNTS)[1])
     assert step.steps == 2
     found, sums = step.logs(lambda values: values), plain(step, batch)

@@ -13,9 +13,9 @@ from transformers.trainer_pt_utils import get_parameter_names
 
 from mtbert.data.sampling import Schedule
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
+from mtbert.training.methods.per_task_optimizer import PerTaskOptimizer
 from mtbert.training.optimizers import (
     OptimizerSettings,
-    PerTaskOptimizer,
     layer_of,
     moment_bytes,
     parameter_groups,
@@ -237,10 +237,10 @@ class TestPerTaskOptimizer:
                 value for state in states for own in state.values() for key, value in own.items() if key != "step"
             ]
             held = sum(each.numel() * each.element_size() for each in moments)
-            assert held == moment_bytes(model.named_parameters(), list(TASKS), mode)
+            assert held == moment_bytes(model.named_parameters(), TASKS if mode == "separate" else ())
         shared = sum(p.numel() for p in model.encoder.parameters())
         own = sum(p.numel() for p in model.heads.parameters())
-        assert moment_bytes(model.named_parameters(), list(TASKS), "separate") == 8 * (3 * shared + own)
+        assert moment_bytes(model.named_parameters(), TASKS) == 8 * (3 * shared + own)
 
 
 # ---- groups ----
@@ -435,7 +435,7 @@ def test_a_separate_run_with_accumulation_is_one_without(run):
 
 def test_the_memory_is_printed_before_training(run, capsys):
     trainer = run(OptimizerSettings(per_task="separate"), max_steps=1)
-    size = moment_bytes(trainer.model.named_parameters(), list(trainer.task_training), "separate") / 2**20
+    size = moment_bytes(trainer.model.named_parameters(), trainer.task_training) / 2**20
     assert f"AdamW's moments, a state for each of 4 tasks: {size:,.1f} MiB" in capsys.readouterr().out
 
 

@@ -14,9 +14,9 @@ from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation
 from mtbert.training.methods.proximal import Proximal
 from mtbert.training.methods.smart import Smart
+from mtbert.training.methods.uncertainty import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.settings import as_settings, as_splits, as_task_training
-from mtbert.training.task_losses import LossSettings
 
 STARS = TaskSpec("stars", labels=["bad", "fair", "good"])
 CLOSE = TaskSpec("close", range=(0, 5), texts=2)

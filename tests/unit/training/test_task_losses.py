@@ -13,7 +13,8 @@ from mtbert.data.sampling import Schedule
 from mtbert.modeling import heads
 from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
-from mtbert.training.task_losses import LossSettings, UncertaintyWeighting, check_losses, class_weights, row_losses
+from mtbert.training.methods.uncertainty import LogVariances, LossSettings
+from mtbert.training.task_losses import check_losses, class_weights, row_losses
 from mtbert.training.trainer import MtBertTrainer
 
 SINGLE = TaskSpec("stars", labels=4)
@@ -133,7 +134,7 @@ def test_what_does_not_suit_a_task_is_told():
 
 
 def test_uncertainty_is_equations_7_and_10():
-    weighting = UncertaintyWeighting([SCORE, SINGLE])
+    weighting = LogVariances([SCORE, SINGLE])
     total, rows, sigma = torch.tensor(12.0), torch.tensor(5.0), 1.7
     for value in weighting.log_variances.values():
         value.data = torch.tensor(2 * np.log(sigma), dtype=torch.float32)
@@ -144,7 +145,7 @@ def test_uncertainty_is_equations_7_and_10():
 
 def test_uncertainty_rests_where_the_variance_is_the_loss():
     """σ² = L for a regression, 2 L for a classification."""
-    weighting = UncertaintyWeighting([SCORE, SINGLE])
+    weighting = LogVariances([SCORE, SINGLE])
     optimizer = torch.optim.AdamW(weighting.parameters(), lr=0.02, weight_decay=0.0)
     means = {"close": 0.3, "stars": 1.4}
     for _ in range(1500):

@@ -13,6 +13,7 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainingArguments
 
 from mtbert.data.sampling import Schedule, StepSampler
+from mtbert.errors import InputError
 from mtbert.evaluation.metrics import averages, default_metrics, score_task
 from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
@@ -20,12 +21,13 @@ from mtbert.modeling.tokenization import encode_texts
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation
+from mtbert.training.methods.uncertainty import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
 from mtbert.training.peft import wrap
-from mtbert.training.task_losses import LossSettings
 from mtbert.training.trainer import MtBertTrainer
 
 NAMES = ("stars", "same", "close", "topics")
+TIMES = ("runtime", "samples_per_second", "steps_per_second")
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
@@ -81,6 +83,10 @@ def plain_model(make_model, tasks):
     """A function: a model without any dropout, so that training and evaluation compute the same."""
     specs = [TaskSpec.from_dict({**task.to_dict(), "dropout": 0.0}) for task in tasks]
     return lambda: make_model(specs, **NO_DROPOUT)
+
+
+def without_times(metrics):
+    return {name: value for name, value in metrics.items() if not name.endswith(("_runtime", "_per_second"))}
 
 
 def padded(task, rows):
@@ -414,6 +420,45 @@ class TestEvaluate:
         assert found["other_close_pearson"] == expected["eval_close_pearson"]
         assert not any("stars" in name or name.startswith("eval") for name in found)
 
+    def test_one_task_by_name_or_by_rows(self, make_trainer):
+        trainer = make_trainer()
+        expected = trainer.evaluate()
+        found = trainer.evaluate("close")
+        again = trainer.evaluate(eval_dataset={"close": trainer.eval_dataset["close"]})
+        assert without_times(again) == without_times(found)
+        for name in ("loss", "pearson", "spearman", "mse"):
+            assert found[f"eval_close_{name}"] == expected[f"eval_close_{name}"]
+        assert found["eval_raw_mean"] == expected["eval_close_pearson"]
+        assert not any("stars" in name for name in found)
+        with pytest.raises(InputError, match="eval_dataset is 'cloze', .*has rows of: stars, same, close, topics"):
+            trainer.evaluate("cloze")
+        with pytest.raises(InputError, match="'stars', which must be .* eval_dataset is missing; .*evaluate"):
+            make_trainer(eval_dataset=None).evaluate("stars")
+
+    def test_the_loaders_hold_every_row_once(self, make_trainer, splits):
+        trainer = make_trainer()
+        for loader, expected in (
+            (trainer.get_eval_dataloader(), trainer.eval_dataset),
+            (trainer.get_eval_dataloader("same"), {"same": trainer.eval_dataset["same"]}),
+            (trainer.get_test_dataloader(splits((5, 3, 2, 1), seed=4)), splits((5, 3, 2, 1), seed=4)),
+        ):
+            rows = {name: [] for name in expected}
+            for batch in loader:
+                for name, own in batch["rows"].items():
+                    rows[name] += own.tolist()
+            assert {name: sorted(own) for name, own in rows.items()} == {
+                name: list(range(len(split))) for name, split in expected.items()
+            }
+
+    def test_the_loop_called_directly(self, make_trainer):
+        trainer = make_trainer()
+        output = trainer.evaluation_loop(trainer.get_eval_dataloader(), "Evaluation", metric_key_prefix="mine")
+        expected = trainer.evaluate(metric_key_prefix="mine")
+        assert output.metrics.items() <= expected.items() and "mine_overall" in output.metrics
+        assert output.num_samples == 9 + 10 + 11 + 12
+        with pytest.raises(InputError, match="only the loaders of get_eval_dataloader and get_test_dataloader give"):
+            trainer.evaluation_loop(trainer.get_train_dataloader(), "Evaluation")
+
     def test_the_model_stays_in_its_mode(self, make_trainer):
         trainer = make_trainer()
         for training in (True, False):
@@ -503,7 +548,7 @@ class TestPredict:
         labelled = trainer.predict(raw)
         unlabelled = trainer.predict({name: split.remove_columns("label") for name, split in raw.items()})
         assert unlabelled.label_ids == dict.fromkeys(NAMES)
-        assert unlabelled.metrics == {}
+        assert unlabelled.metrics.keys() == {f"test_{each}" for each in TIMES}
         for name in NAMES:
             assert np.array_equal(unlabelled.predictions[name], labelled.predictions[name])
 
@@ -514,6 +559,19 @@ class TestPredict:
         assert output.label_ids["close"] is None and output.label_ids["stars"] is not None
         assert "test_stars_accuracy" in output.metrics
         assert not any("close" in name for name in output.metrics)
+
+    def test_fires_on_predict_with_times(self, make_trainer, splits):
+        heard = []
+
+        class Listener(TrainerCallback):
+            def on_predict(self, args, state, control, metrics, **kwargs):
+                heard.append(metrics)
+
+        output = make_trainer(callbacks=[Listener()]).predict(splits((20, 7, 9, 5), seed=3))
+        assert len(heard) == 1 and heard[0] == output.metrics
+        assert {f"test_{each}" for each in TIMES} < output.metrics.keys()
+        rate = output.metrics["test_samples_per_second"] * output.metrics["test_runtime"]
+        assert rate == pytest.approx(20 + 7 + 9 + 5, rel=0.02)
 
     def test_every_row_has_a_prediction(self, make_trainer):
         """Also one without a label among labelled ones: it is the row whose label one wants to know."""

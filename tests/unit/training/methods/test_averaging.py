@@ -4,9 +4,10 @@ import re
 
 import pytest
 import torch
+from attached import attached
 from torch import nn
 
-from mtbert.training.methods.averaging import FILE, Averaging, WeightAverage, refuse_averaged
+from mtbert.training.methods.averaging import FILE, Averaging, WeightAverage
 
 STEPS = 12
 
@@ -112,25 +113,26 @@ def test_saved_and_loaded(tmp_path, count):
     for value in range(count):
         average.update(set_to(layer, float(value)))
     set_to(layer, 9.0)
-    average.save(str(tmp_path), layer)
+    attached(average, layer).save(str(tmp_path))
     other, again = model_of(-1.0), WeightAverage(Averaging("ema", 0.5))
-    again.load(str(tmp_path), other)
+    attached(again, other).load(str(tmp_path))
     assert torch.equal(other.weight, layer.weight)
     assert again.count == count and again.tensors.keys() == average.tensors.keys()
     assert all(torch.equal(again.tensors[name], average.tensors[name]) for name in average.tensors)
 
 
 def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
-    layer, average = model_of(1.0), WeightAverage(Averaging())
-    refuse_averaged(str(tmp_path))
+    layer = model_of(1.0)
+    average = attached(WeightAverage(Averaging()), layer)
+    WeightAverage.refuse_checkpoint(str(tmp_path))
     with pytest.raises(ValueError, match=re.escape(f"{tmp_path} has no {FILE}; it was saved without averaging")):
-        average.load(str(tmp_path), layer)
-    average.save(str(tmp_path), layer)
+        average.load(str(tmp_path))
+    average.save(str(tmp_path))
     with pytest.raises(ValueError, match="was saved with averaging, so its weights are not those of the last step"):
-        refuse_averaged(str(tmp_path))
+        WeightAverage.refuse_checkpoint(str(tmp_path))
     layer.bias.requires_grad_(True)
     with pytest.raises(ValueError, match="trained other parameters than this one, such as bias"):
-        average.load(str(tmp_path), layer)
+        average.load(str(tmp_path))
 
 
 def test_wrong_settings():

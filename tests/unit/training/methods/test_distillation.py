@@ -6,20 +6,19 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from attached import attached
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from mtbert.data.collation import MultiTaskDataset
+from mtbert.data.collation import TEACHER, MultiTaskDataset
 from mtbert.data.duplicates import text_hashes
 from mtbert.data.sampling import Plan, Schedule, Step
 from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
 from mtbert.training.methods import teacher_cache
 from mtbert.training.methods.distillation import (
-    COLUMN,
     Distillation,
     add_targets,
     distilled_losses,
-    mixed_losses,
     soft_targets,
 )
 from mtbert.training.trainer import MtBertTrainer
@@ -155,7 +154,7 @@ def test_a_mixed_batch_is_the_rows_task_by_task(make_trainer, save_teacher):
         alone = data.__getitems__(Step((parts[number],)))
         own, _ = trainer.task_losses(trainer.model, alone, alone["labelled"])
         torch.testing.assert_close(losses[name], own[name], rtol=1e-4, atol=1e-5)
-        assert torch.equal(mixed[COLUMN][name], alone[COLUMN][name])
+        assert torch.equal(mixed[TEACHER][name], alone[TEACHER][name])
 
 
 @pytest.mark.parametrize("number", range(4), ids=NAMES)
@@ -164,11 +163,13 @@ def test_a_row_without_a_label_is_taught_alone(make_trainer, save_teacher, numbe
     data = MultiTaskDataset(trainer.tasks, trainer.train_dataset, token_types=True)
     batch = data.__getitems__(Step(((number, trainer.plan().taken(number)[:4]),)))
     missing = float("nan") if batch["labels"][name].is_floating_point() else -100
-    batch["labels"][name][1:3], batch[COLUMN][name][2:] = missing, float("nan")
-    outputs = trainer.model(**{k: v for k, v in batch.items() if k not in ("labelled", "rows", COLUMN)})
-    losses, counted = mixed_losses(trainer.distillation, trainer.tasks, outputs, batch[COLUMN])
+    batch["labels"][name][1:3], batch[TEACHER][name][2:] = missing, float("nan")
+    outputs = trainer.model(**{k: v for k, v in batch.items() if k not in ("labelled", "rows", TEACHER)})
+    changed = replace(outputs, row_losses=dict(outputs.row_losses), labelled=dict(outputs.labelled))
+    trainer.methods["distillation"].change_rows(batch, changed)
+    losses, counted = changed.row_losses, changed.labelled
     own, logits, task = outputs.row_losses[name], outputs.task_logits[name], trainer.tasks[number]
-    distilled = distilled_losses(task, logits[:2], batch[COLUMN][name][:2], 2.0)
+    distilled = distilled_losses(task, logits[:2], batch[TEACHER][name][:2], 2.0)
     expected = torch.stack([0.75 * own[0] + 0.25 * distilled[0], distilled[1], torch.zeros(()), own[3]])
     torch.testing.assert_close(losses[name], expected)
     assert counted[name].tolist() == [True, True, False, True]
@@ -184,10 +185,11 @@ def unlabelled(split, count):
 
 def test_texts_without_labels_count_where_a_teacher_speaks(make_trainer, save_teacher, splits):
     folder = save_teacher("teacher", 0.1)
-    trainer = make_trainer(max_steps=4)
-    trainer.distillation = trainer.losses.distillation = Distillation((folder,), weight=1.0)
-    trainer.train_dataset = {name: unlabelled(split, len(split)) for name, split in trainer.train_dataset.items()}
-    trainer.train_dataset = add_targets(trainer.distillation, trainer, splits())
+    settings = Distillation((folder,), weight=1.0)
+    trainer = make_trainer(settings, max_steps=4)
+    data = {name: split.remove_columns(TEACHER) for name, split in trainer.train_dataset.items()}
+    trainer.train_dataset = {name: unlabelled(split, len(split)) for name, split in data.items()}
+    trainer.train_dataset = add_targets(settings, trainer, splits())
     trainer.train()
     logs = [each for each in trainer.state.log_history if "loss" in each]
     assert all(each[f"examples_{name}"] == 4 and f"loss_{name}" not in each for each in logs for name in NAMES)
@@ -210,7 +212,7 @@ def test_teachers_are_asked_once_about_a_text(make_trainer, save_teacher, monkey
     columns = []
     for name, epochs in (("one", 1), ("again", 1), ("longer", 2), ("longest", 2)):
         data = make_trainer(settings, name, num_train_epochs=epochs).train_dataset
-        columns.append({n: np.stack(list(split.with_format("numpy")[COLUMN][:])) for n, split in data.items()})
+        columns.append({n: np.stack(list(split.with_format("numpy")[TEACHER][:])) for n, split in data.items()})
         if name in ("one", "longer"):
             assert asked and sum(asked) <= 64
             asked.clear()
@@ -249,7 +251,7 @@ def test_two_teachers_are_averaged_and_a_task_of_one_is_that_ones(make_trainer, 
     targets = {}
     for name, teachers in {"one": (one,), "two": (two,), "both": (one, two)}.items():
         data = make_trainer(Distillation(teachers), name).train_dataset
-        columns = {n: split.with_format("numpy")[COLUMN] for n, split in data.items() if COLUMN in split.column_names}
+        columns = {n: split.with_format("numpy")[TEACHER] for n, split in data.items() if TEACHER in split.column_names}
         targets[name] = {task: np.stack(list(column[:])) for task, column in columns.items()}
     assert list(targets["two"]) == ["stars"]
     mean = (targets["one"]["stars"] + targets["two"]["stars"]) / 2
@@ -261,7 +263,7 @@ def test_two_teachers_are_averaged_and_a_task_of_one_is_that_ones(make_trainer, 
 def test_rows_that_no_step_takes_are_not_predicted(make_trainer, save_teacher):
     trainer = make_trainer(Distillation((save_teacher("teacher"),)))
     for number, (name, split) in enumerate(trainer.train_dataset.items()):
-        column = np.stack(list(split.with_format("numpy")[COLUMN][:]))
+        column = np.stack(list(split.with_format("numpy")[TEACHER][:]))
         taken = np.flatnonzero(~np.isnan(column).any(axis=1))
         assert taken.tolist() == trainer.plan().taken(number).tolist()
         assert 0 < len(taken) <= min(16, len(split)), name
@@ -311,9 +313,9 @@ def test_rows_of_text_must_be_those_that_are_trained_on(make_trainer, save_teach
 
 def test_targets_must_be_there(make_trainer):
     trainer = make_trainer()
-    trainer.distillation = Distillation(("teacher",))
+    method = attached(Distillation(("teacher",)).build(), trainer.model)
     with pytest.raises(ValueError, match="distillation: no task's rows have the column 'teacher'; see"):
-        trainer.train()
+        method.check_data(trainer.train_dataset)
 
 
 def test_the_training_data_can_be_scored(make_trainer, save_teacher):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from attached import attached
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -68,7 +69,7 @@ def test_the_teacher_is_the_closed_form_over_a_run(make_model, make_trainer):
     decays = [0.5] * 3 + [0.9] * 7
     factors = [math.prod(decays)] + [(1 - decays[s]) * math.prod(decays[s + 1 :]) for s in range(10)]
     assert sum(factors) == pytest.approx(1)
-    teacher = trainer.losses.regularisers.teacher.teacher
+    teacher = trainer.methods["proximal"].teacher
     assert teacher.keys() == recorder.weights[0].keys()
     for name, found in teacher.items():
         expected = sum(f * weights[name] for f, weights in zip(factors, recorder.weights, strict=True))
@@ -85,8 +86,8 @@ def test_the_decay_switches_after_its_share_of_the_run():
 def test_the_penalty_is_the_divergence_from_a_model_with_the_teachers_weights(make_model, tasks):
     model, other = make_model().train(), make_model()
     inputs = {"input_ids": torch.randint(6, 30, (4, 7)), "task": "close"}
-    penalty = ProximalPenalty(Proximal(), tasks)
-    before = penalty.penalties(model, inputs, model.eval()(**inputs), None)
+    penalty = attached(ProximalPenalty(Proximal()), model, tasks)
+    before = penalty.penalties(inputs, model.eval()(**inputs))
     assert torch.equal(before["close"], torch.zeros(2))  # θ̄ = θ
     with torch.no_grad():
         for one, two in zip(model.parameters(), other.parameters(), strict=True):
@@ -97,7 +98,7 @@ def test_the_penalty_is_the_divergence_from_a_model_with_the_teachers_weights(ma
     model.heads["stars"].eval()
     modes = [module.training for module in model.modules()]
     outputs = model(**inputs)
-    found = penalty.penalties(model, inputs, outputs, None)["close"]
+    found = penalty.penalties(inputs, outputs)["close"]
     expected = divergence(tasks[2], outputs.logits, other.eval()(**inputs).logits)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
     assert (found > 0).all() and [module.training for module in model.modules()] == modes
@@ -135,7 +136,7 @@ def test_only_what_is_trained_is_averaged(make_model, make_trainer):
         trainer = make_trainer(model, Proximal(), max_steps=2)
         trainer.train()
         names = {name for name, each in model.named_parameters() if each.requires_grad}
-        assert trainer.losses.regularisers.teacher.teacher.keys() == names
+        assert trainer.methods["proximal"].teacher.keys() == names
         assert not any(name.endswith("word_embeddings.weight") for name in names)
 
 
@@ -147,8 +148,8 @@ def test_a_second_run_begins_with_a_new_teacher(make_model, make_trainer):
     trainer.add_callback(recorder)
     trainer.train()
     first, *later = recorder.weights
-    decays = [trainer.losses.regularisers.teacher.settings.decay_at(step, 2) for step in (1, 2)]
-    for name, found in trainer.losses.regularisers.teacher.teacher.items():
+    decays = [trainer.methods["proximal"].settings.decay_at(step, 2) for step in (1, 2)]
+    for name, found in trainer.methods["proximal"].teacher.items():
         expected = first[name]
         for decay, each in zip(decays, later, strict=True):
             expected = decay * expected + (1 - decay) * each[name]
@@ -160,8 +161,8 @@ def test_the_teacher_is_saved_in_every_checkpoint(make_model, make_trainer, tmp_
     trainer.train()
     for step in (2, 4):
         saved = load_file(tmp_path / "run" / f"checkpoint-{step}" / TEACHER_FILE)
-        assert saved.keys() == trainer.losses.regularisers.teacher.teacher.keys()
-    assert all(torch.equal(saved[name], each) for name, each in trainer.losses.regularisers.teacher.teacher.items())
+        assert saved.keys() == trainer.methods["proximal"].teacher.keys()
+    assert all(torch.equal(saved[name], each) for name, each in trainer.methods["proximal"].teacher.items())
 
 
 @pytest.mark.filterwarnings("ignore:.* could not be checked")
@@ -173,11 +174,11 @@ def test_a_checkpoint_without_a_fitting_teacher_is_refused(make_model, make_trai
     seal(path)
     with pytest.raises(ValueError, match=rf"proximal: .*checkpoint-1 has no {TEACHER_FILE}"):
         make_trainer(make_model(), Proximal()).train(resume_from_checkpoint=path)
-    model, penalty = make_model(), ProximalPenalty(Proximal(), ())
+    penalty = attached(ProximalPenalty(Proximal()), make_model())
     penalty.teacher = {"other": torch.zeros(1)}
     penalty.save(path)
     with pytest.raises(ValueError, match=r"the model differ in what is trained: "):
-        penalty.load(path, model)
+        penalty.load(path)
 
 
 def test_every_setting_that_is_out_of_range_is_named():

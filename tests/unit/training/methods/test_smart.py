@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from attached import attached
 from transformers import AutoConfig
 
 from mtbert.data.collation import MultiTaskDataset
@@ -16,8 +17,7 @@ from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.methods.divergences import divergence
-from mtbert.training.methods.regularisers import Regularisers
-from mtbert.training.methods.smart import NORMS, RandomState, Smart, SmartPenalty, ascend, ascent_step, project
+from mtbert.training.methods.smart import NORMS, Smart, SmartPenalty, ascend, ascent_step, project
 from mtbert.training.peft import wrap
 from mtbert.training.trainer import MtBertTrainer
 
@@ -62,9 +62,17 @@ def batch(make_model, make_trainer, tasks):
 
 def smart_values(model, batch, smart, own_reference=False):
     """ℓ_s by task, and the clean outputs, as in training."""
-    before = RandomState(torch.device("cpu"))
+    penalty = ready(smart, model, batch)
+    penalty.own_reference = own_reference
     outputs = model(**batch)
-    return SmartPenalty(smart, model.tasks, own_reference).penalties(model, batch, outputs, before), outputs
+    return penalty.penalties(batch, outputs), outputs
+
+
+def ready(smart, model, batch) -> SmartPenalty:
+    """The penalty before the model's pass over a batch."""
+    penalty = attached(SmartPenalty(smart), model)
+    penalty.before_forward(batch)
+    return penalty
 
 
 # ---- balls and steps ----
@@ -158,13 +166,11 @@ def test_an_ascent_that_is_not_finite_says_so(loss):
 @pytest.mark.parametrize("packed", [True, False])
 def test_the_gradient_is_that_of_central_differences(still_model, batch, packed):
     model = still_model(packed=packed).double()
-    penalty, before = SmartPenalty(Smart(), model.tasks), RandomState(torch.device("cpu"))
+    penalty = ready(Smart(), model, batch)
     clean = {name: logits.detach() for name, logits in model(**batch).task_logits.items()}
 
     def loss(delta):
-        return sum(
-            rows.sum() for rows in penalty._divergences(penalty._logits(model, batch, delta, before), clean).values()
-        )
+        return sum(rows.sum() for rows in penalty._divergences(penalty._logits(batch, delta), clean).values())
 
     delta = 0.05 * torch.randn(*batch["input_ids"].shape, 32, dtype=torch.float64)
     delta.requires_grad_()
@@ -181,11 +187,11 @@ def test_the_ascent_finds_more_than_noise_of_the_same_norm(still_model, batch, n
     model = still_model().double()
     smart = Smart(norm=norm, radius=1e-3, step_size=1e-2)
     found, outputs = smart_values(model, batch, smart)
-    penalty, before = SmartPenalty(smart, model.tasks), RandomState(torch.device("cpu"))
+    penalty = ready(smart, model, batch)
     for _ in range(5):
         noise = torch.randn(*batch["input_ids"].shape, 32, dtype=torch.float64)
         noise = smart.radius * noise / noise.norm(NORMS[norm], dim=-1, keepdim=True)
-        of_noise = penalty._divergences(penalty._logits(model, batch, noise, before), outputs.task_logits)
+        of_noise = penalty._divergences(penalty._logits(batch, noise), outputs.task_logits)
         for name, rows in of_noise.items():
             assert found[name].mean() > 2 * rows.mean(), name
 
@@ -216,15 +222,13 @@ def test_the_penalty_trains_through_both_passes(still_model, batch):
     torch.manual_seed(7)
     found, outputs = smart_values(model, batch, smart)
     sum(rows.sum() for rows in found.values()).backward()
-    penalty, before = SmartPenalty(smart, model.tasks), RandomState(torch.device("cpu"))
+    penalty = ready(smart, model, batch)
     fixed = {name: logits.detach() for name, logits in outputs.task_logits.items()}
     torch.manual_seed(7)
     noise = smart.noise * torch.randn(*batch["input_ids"].shape, 32, dtype=torch.float64)
 
     def loss(delta, others):
-        return sum(
-            rows.sum() for rows in penalty._divergences(penalty._logits(model, batch, delta, before), others).values()
-        )
+        return sum(rows.sum() for rows in penalty._divergences(penalty._logits(batch, delta), others).values())
 
     delta, _ = ascend(noise, lambda d: loss(d, fixed), smart)
     weight = model.encoder.encoder.layer[0].output.dense.weight
@@ -244,10 +248,9 @@ def test_the_penalty_trains_through_both_passes(still_model, batch):
 def test_the_clean_pass_on_embeddings_is_the_models_own(make_model, batch):
     """With dropout: the same masks, so that nothing but δ tells the two passes apart."""
     model = make_model().train()
-    before = RandomState(torch.device("cpu"))
+    penalty = ready(Smart(), model, batch)
     outputs, after = model(**batch), torch.get_rng_state()
-    penalty = SmartPenalty(Smart(), model.tasks)
-    again = penalty._logits(model, batch, torch.zeros(*batch["input_ids"].shape, 32), before)
+    again = penalty._logits(batch, torch.zeros(*batch["input_ids"].shape, 32))
     for name, logits in outputs.task_logits.items():
         assert torch.equal(again[name], logits)
     assert torch.equal(torch.get_rng_state(), after)
@@ -300,7 +303,7 @@ def test_embeddings_of_every_family_give_the_logits_of_its_ids(family, still_tas
     width = model.get_input_embeddings().weight.shape[-1]
     assert width == (16 if family in ("albert", "deberta-v2", "electra") else 32)
     delta = torch.zeros(*batch["input_ids"].shape, width)
-    again = SmartPenalty._logits(model, batch, delta, RandomState(torch.device("cpu")))
+    again = ready(Smart(), model, batch)._logits(batch, delta)
     for name, logits in outputs.task_logits.items():
         torch.testing.assert_close(again[name], logits, rtol=1e-6, atol=1e-6)
         assert found[name].mean() > 0
@@ -333,15 +336,16 @@ def test_checkpointed_activations_change_nothing(make_model, make_trainer, bf16)
 
 def test_rows_without_a_label_have_no_penalty(make_model, batch):
     model = make_model().train()
-    regularisers = Regularisers.of(model, Smart(radius=1e-2), None, torch.device("cpu"), inexact=False)
+    penalty = ready(Smart(radius=1e-2), model, batch)
     labels = {"stars": torch.tensor([-100, 1]), "close": torch.tensor([math.nan, math.nan])}
-    before = regularisers.random_state()
     outputs = model(**batch, labels=labels)
-    losses = regularisers.add(model, batch, outputs, before)
+    changed = replace(outputs, row_losses=dict(outputs.row_losses))
+    penalty.change_rows(batch, changed)
+    losses = changed.row_losses
     assert losses.keys() == labels.keys()
     assert losses["stars"][0] == 0 and losses["stars"][1] > outputs.row_losses["stars"][1]
     assert torch.equal(losses["close"], torch.zeros(2))
-    logs = regularisers.logs(lambda values: values)
+    logs = penalty.logs(lambda values: values, {})
     assert logs.keys() == {"smart_stars", "smart_skipped"}
     assert logs["smart_stars"] == pytest.approx(float(losses["stars"][1] - outputs.row_losses["stars"][1]), rel=1e-3)
 
@@ -364,13 +368,13 @@ def test_a_gradient_that_is_nan_skips_the_perturbation_and_is_counted(make_model
     logits = SmartPenalty._logits
     calls = []
 
-    def spoiled(model, inputs, delta, before):
+    def spoiled(penalty, inputs, delta):
         calls.append(delta)
         if delta.requires_grad and len(calls) <= 2:  # the first step's ascent
             delta = _BadGradient.apply(delta)
-        return logits(model, inputs, delta, before)
+        return logits(penalty, inputs, delta)
 
-    monkeypatch.setattr(SmartPenalty, "_logits", staticmethod(spoiled))
+    monkeypatch.setattr(SmartPenalty, "_logits", spoiled)
     model = make_model()
     trainer = make_trainer(model, Smart())
     trainer.train()

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from attached import attached
 
 from mtbert.data.collation import MultiTaskDataset
 from mtbert.data.sampling import Schedule, Step
@@ -52,7 +53,7 @@ def batch(dataset):
 
 
 def make_surgery(model, settings=METHODS[0], schedule=SIMULTANEOUS, seed=3):
-    return GradientSurgery(settings, model, schedule, seed)
+    return attached(GradientSurgery(settings), model, schedule=schedule, seed=seed)
 
 
 def accelerator(scaler=None):
@@ -258,7 +259,7 @@ def test_a_gradient_that_is_not_finite_ends_in_the_combined_one(small, settings,
     collect(surgery, {"stars": [1.0, -2.0], "same": [bad, 0.0]}, parameter)
     surgery.combine(accelerator(), 0)
     assert not parameter.grad.isfinite().all()
-    assert surgery.logs() == {}
+    assert surgery.logs(None, {}) == {}
 
 
 @every_method
@@ -270,7 +271,7 @@ def test_a_loss_scale_changes_nothing_but_the_scale(small, settings):
     for scale, scaler in ((1.0, None), (2.0**16, torch.amp.GradScaler("cpu", init_scale=2.0**16))):
         collect(surgery, {task: [scale * value for value in values] for task, values in gradients.items()}, parameter)
         surgery.combine(accelerator(scaler), 0)
-        found.append((parameter.grad / scale, surgery.logs()))
+        found.append((parameter.grad / scale, surgery.logs(None, {})))
     torch.testing.assert_close(*(gradient for gradient, _ in found))
     assert found[0][1] == pytest.approx(found[1][1])
 
@@ -309,8 +310,8 @@ def test_logs_are_means_since_the_last_ones(small):
         "gradient_norm_topics": 0.0,
         "conflicts": 1 / 3,
     }
-    assert surgery.logs() == pytest.approx(expected)
-    assert surgery.logs() == {}
+    assert surgery.logs(None, {}) == pytest.approx(expected)
+    assert surgery.logs(None, {}) == {}
 
 
 def test_the_memory_of_the_gradients_is_told(make_model):
@@ -332,10 +333,8 @@ def test_the_memory_of_the_gradients_is_told(make_model):
         (Surgery("mgda", 0.5), "surgery.c is 0.5, but must be null for other methods than 'cagrad'; drop it"),
     ],
 )
-def test_wrong_settings_are_refused(settings, expected, make_model):
+def test_wrong_settings_are_refused(settings, expected):
     assert settings.problems("surgery") == [expected]
-    with pytest.raises(ValueError, match="^surgery"):
-        make_surgery(make_model(), settings)
 
 
 @every_method

@@ -1,0 +1,63 @@
+"""What a run is: everything that its weights, moments and plan depend on, for `resume_record.py` to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from peft import PeftModel
+
+from ..methods import method_classes
+from .resume_record import (
+    Record,
+    arguments_record,
+    data_record,
+    model_record,
+    parameters_record,
+    peft_record,
+    weights_hash,
+)
+
+if TYPE_CHECKING:
+    from ..trainer import MtBertTrainer
+
+
+def common_record(trainer: Any, section: str, counts_steps: bool = False, without: Collection[str] = ()) -> Record:
+    """What fine-tuning and pre-training depend on alike, by name.
+
+    Args:
+        section: of a recipe, which the trainer's arguments stand in.
+        counts_steps: whether something besides the learning rate and the plan depends on the length of the run.
+        without: columns of the data that are not compared.
+    """
+    return {
+        **arguments_record(trainer.args, trainer.plan(), section, counts_steps),
+        **data_record(trainer.train_dataset, trainer.eval_dataset, without),
+        "parameters": parameters_record(trainer.model, trainer.get_decay_parameter_names(trainer.model)),
+        "optimizers": trainer.resumable.given,
+    }
+
+
+def training_record(trainer: MtBertTrainer) -> Record:
+    """What a run of fine-tuning depends on, by name."""
+    model, plan, methods = trainer.model, trainer.plan(), trainer.methods.values()
+    record = model_record(model.config)
+    for name, settings in trainer.task_training.items():
+        values = {key: value for key, value in asdict(settings).items() if key != "metric"}
+        record |= {f"tasks.{name}.{key}": value for key, value in values.items()}
+    inside = isinstance(model, PeftModel)
+    record["peft"] = peft_record(model.peft_config) if inside else None
+    if inside or trainer.settings.recipe is not None:  # of weights that no checkpoint has, or that the recipe names
+        weights = model.encoder.named_parameters()
+        weights = [(name, each) for name, each in weights if not (inside and each.requires_grad)]
+        record["encoder.weights_hash"] = weights_hash(weights)
+    for key in ("name", "mixed", "temperature"):
+        record[f"schedule.{key}"] = getattr(plan.schedule, key)
+    record["schedule.steps_per_epoch"] = plan.steps_per_epoch
+    record["optimizer"] = trainer.settings.optimizer
+    record |= {each.section: each.absent_record for each in method_classes() if "." not in each.section}
+    record |= {method.section: method.record() for method in methods if "." not in method.section}
+    without = [column for method in methods for column in method.columns_not_compared()]
+    counts_steps = any(method.depends_on_length for method in methods)
+    return record | common_record(trainer, "training", counts_steps, without)

@@ -1,0 +1,182 @@
+"""Evaluation and prediction of `MtBertTrainer`: each row of every task once, on however many processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.utils.data import DataLoader, Sampler
+from transformers.trainer_utils import EvalLoopOutput, speed_metrics
+
+from ..data.collation import TEACHER, LengthSortedSteps, MultiTaskDataset
+from ..data.sampling import Step
+from ..data.step_loader import step_loader
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from .trainer import MtBertTrainer
+
+NO_INPUTS = ("rows", "labelled", TEACHER)  # what a batch has besides the model's arguments
+
+
+class EvaluationSteps(Sampler[Step]):
+    """Batches of every task's rows, one task after the other; each process takes a share of each task's."""
+
+    drop_last = False
+
+    def __init__(self, data: MultiTaskDataset, batch_size: int, processes: int, process: int):
+        self.batch_size = batch_size
+        self.steps = [
+            step
+            for number, split in enumerate(data.splits)
+            if split is not None
+            for step in LengthSortedSteps(number, split, batch_size, processes, process)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[Step]:
+        return iter(self.steps)
+
+
+def eval_splits(trainer: MtBertTrainer, given: Mapping[str, Dataset] | str | None) -> dict[str, Dataset]:
+    """Encoded rows to evaluate, by task name; `given` as in `MtBertTrainer.evaluate`.
+
+    Raises:
+        InputError: there are none, or none of the named task.
+    """
+    if isinstance(given, str):
+        known = list(trainer.eval_dataset or ())
+        if given not in known:
+            has = f"has rows of: {', '.join(known)}" if known else "is missing"
+            raise InputError(
+                f"eval_dataset is {given!r}, which must be the name of a task with rows to evaluate; the trainer's "
+                f"eval_dataset {has}; other rows are given as evaluate({{task: rows}})"
+            )
+        return {given: trainer.eval_dataset[given]}
+    splits = trainer.eval_dataset if given is None else trainer.encoded("eval", given)
+    if not splits:
+        raise InputError("eval_dataset is missing; evaluation needs labelled rows of at least one task")
+    return splits
+
+
+def make_loader(trainer: MtBertTrainer, splits: Mapping[str, Dataset]) -> DataLoader:
+    """A loader of all rows of encoded splits, in batches of one task, longest rows first."""
+    args = trainer.args
+    data = trainer.batches(splits)
+    steps = EvaluationSteps(data, args.per_device_eval_batch_size, args.world_size, args.process_index)
+    return step_loader(args, data, steps)
+
+
+def evaluate(trainer: MtBertTrainer, eval_dataset: Any, prefix: str) -> dict[str, float]:
+    """Score, log and report every task of an evaluation data set; see `MtBertTrainer.evaluate`."""
+    trainer._memory_tracker.start()
+    start = time.time()
+    loader = trainer.get_eval_dataloader(eval_dataset)
+    _require_labels(loader, prefix)
+    output = trainer.evaluation_loop(loader, "Evaluation", metric_key_prefix=prefix)
+    metrics = output.metrics
+    if trainer.args.eval_train and eval_dataset is None and trainer.train_dataset is not None:
+        train_loader = make_loader(trainer, trainer.train_dataset)
+        _require_labels(train_loader, "train")
+        metrics |= trainer.evaluation_loop(train_loader, "Evaluation", metric_key_prefix="train").metrics
+    metrics |= speed_metrics(prefix, start, num_samples=output.num_samples)
+    trainer.log(metrics)
+    trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
+    trainer._memory_tracker.stop_and_update_metrics(metrics)
+    return metrics
+
+
+def run_loop(trainer: MtBertTrainer, loader: DataLoader, prefix: str) -> EvalLoopOutput:
+    """Predict all rows of a loader that `make_loader` made, and score the tasks that have labels.
+
+    Returns:
+        `predictions` `{task: logits (rows, num_labels)}`, `label_ids` `{task: labels or None}`, both in the rows' order
+        on every process, and `metrics`, each name with the prefix.
+    """
+    splits = _splits(loader)
+    logits, losses = _predict(trainer, loader, splits)
+    labels = {name: _labels(split) for name, split in splits.items()}
+    labelled = {name: logits[name] for name in splits if labels[name] is not None}
+    metrics = _scores(trainer, labelled, labels, losses, prefix) if labelled else {}
+    return EvalLoopOutput(logits, labels, metrics, sum(len(split) for split in splits.values()))
+
+
+def _splits(loader: DataLoader) -> dict[str, Dataset]:
+    """The encoded splits of a loader, by task name."""
+    if not isinstance(getattr(loader, "batch_sampler", None), EvaluationSteps):
+        raise InputError(
+            "evaluation_loop reads every row of every task once, in packed batches, which only the loaders of "
+            "get_eval_dataloader and get_test_dataloader give; call it with one of these, or call evaluate or predict"
+        )
+    data = loader.dataset
+    named = zip(data.tasks, data.splits, strict=True)
+    return {task.name: split for task, split in named if split is not None}
+
+
+def _require_labels(loader: DataLoader, prefix: str) -> None:
+    for name, split in _splits(loader).items():
+        if "label" not in split.column_names:
+            raise InputError(f"{prefix} rows of task {name!r} have no labels; use predict for them")
+
+
+def _labels(split: Dataset) -> np.ndarray | None:
+    return np.asarray(split.with_format("numpy")["label"][:]) if "label" in split.column_names else None
+
+
+def _predict(
+    trainer: MtBertTrainer, loader: DataLoader, splits: Mapping[str, Dataset]
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Each task's logits `(rows, num_labels)` and the mean loss of its labelled rows (nan without any)."""
+    args, model = trainer.args, trainer.model
+    tasks = [task for task in trainer.tasks if task.name in splits]
+    logits = {task.name: torch.zeros(len(splits[task.name]), task.num_labels, device=args.device) for task in tasks}
+    losses = {task.name: torch.zeros(2, device=args.device) for task in tasks}
+    was_training = model.training
+    model.eval()
+    with trainer.evaluation_weights(), torch.inference_mode():
+        for batch in loader:
+            output = model(**{key: value for key, value in batch.items() if key not in NO_INPUTS}, return_dict=True)
+            for name, rows in batch["rows"].items():
+                logits[name][rows] = output.task_logits[name].float()
+                if output.row_losses:
+                    losses[name][0] += output.row_losses[name].sum()
+                    losses[name][1] += output.labelled[name].sum()
+            trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)
+    model.train(was_training)
+    if args.world_size > 1:  # rows of other processes are 0 here, so that a sum gathers them
+        logits, losses = trainer.accelerator.reduce((logits, losses), reduction="sum")
+    sums = {name: pair.tolist() for name, pair in losses.items()}
+    means = {name: total / count if count else float("nan") for name, (total, count) in sums.items()}
+    return {name: values.cpu().numpy() for name, values in logits.items()}, means
+
+
+def _scores(
+    trainer: MtBertTrainer,
+    logits: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    losses: Mapping[str, float],
+    prefix: str,
+) -> dict[str, float]:
+    """Scores and loss of every task that has logits, and their averages."""
+    from ..evaluation.metrics import averages, default_metrics, score_task  # importing evaluate takes seconds
+
+    metrics, main = {}, {}
+    for task in trainer.tasks:
+        if task.name not in logits:
+            continue
+        metric = trainer.task_training[task.name].metric
+        scores = score_task(task, logits[task.name], labels[task.name], metric)
+        metric = metric or default_metrics(task)[0]
+        if metric in scores:
+            main[task.name] = (metric, scores[metric])
+        metrics[f"{prefix}_{task.name}_loss"] = losses[task.name]
+        metrics |= {f"{prefix}_{task.name}_{name}": value for name, value in scores.items()}
+    metrics |= {f"{prefix}_{name}": value for name, value in averages(main).items()}
+    metrics[f"{prefix}_loss"] = float(np.mean([losses[name] for name in logits]))
+    return metrics

@@ -1,0 +1,81 @@
+"""A penalty that is added to the loss of each labelled row in training, and its means for the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...data.collation import TEACHER
+from ...modeling.modeling_mtbert import MtBertOutput
+from .base import Method, Reduce
+
+ROUNDING = 1e-12  # a divergence of outputs that fp32 alone tells apart is smaller
+
+
+class Penalty(Method):
+    """Adds `settings.weight` times a penalty to the loss of each labelled row.
+
+    It is added before a task's rows are summed, so that the task's weight, the schedule and accumulation count it as
+    they count the loss. A subclass defines `penalties`.
+    """
+
+    changes_losses = True
+    counts_skipped = False  # whether `penalties` can return None
+
+    def attach(self, trainer: Any) -> None:
+        self.model, self.device = trainer.model, trainer.args.device
+        self.tasks = {task.name: task for task in trainer.tasks}
+        self._numbers = {name: number for number, name in enumerate(self.tasks)}
+        self._forget()
+
+    def begin(self) -> None:
+        self._forget()
+
+    def penalties(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> dict[str, Tensor] | None:
+        """The penalty of each row, by task: `(rows,)`; None: the micro-batch has none, because it is not finite.
+
+        Args:
+            inputs: the model's inputs, without labels.
+            outputs: what the model made of them.
+        """
+        raise NotImplementedError
+
+    def change_rows(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> None:
+        # with the unwrapped model: several processes wait for each other in the wrapper's forward, once a micro-batch,
+        # and average the gradients of all passes together
+        if not self.model.training:
+            return
+        values = {key: value for key, value in inputs.items() if key not in ("labels", "labelled", "rows", TEACHER)}
+        found = self.penalties(values, outputs)
+        if found is None:
+            self._skipped += 1
+            return
+        for name, loss in outputs.row_losses.items():
+            labelled = outputs.labelled[name]
+            rows = torch.where(labelled, found[name], 0.0)
+            outputs.row_losses[name] = loss + self.settings.weight * rows
+            self._sums[self._numbers[name]] += rows.detach().sum()
+            self._counts[self._numbers[name]] += labelled.sum()
+
+    def _forget(self) -> None:
+        self._sums = torch.zeros(len(self.tasks), device=self.device)
+        self._counts = torch.zeros(len(self.tasks), device=self.device)
+        self._skipped = torch.zeros(len(self.tasks), device=self.device)
+
+    def logs(self, reduce: Reduce, logged: Mapping[str, float]) -> dict[str, float]:
+        """`<section>_<task>`, the mean of the penalty without its weight; `<section>_skipped` counts micro-batches."""
+        sums, counts, skipped = reduce(torch.stack([self._sums, self._counts, self._skipped])).tolist()
+        means = zip(self.tasks, sums, counts, strict=True)
+        found: dict[str, float] = {f"{self.section}_{name}": total / count for name, total, count in means if count}
+        if self.counts_skipped:
+            found[f"{self.section}_skipped"] = int(skipped[0])
+        self._forget()
+        return found
+
+    @classmethod
+    def doubts(cls, measured: Mapping[str, float], tasks: Sequence[str]) -> list[str]:
+        missing = [task for task in tasks if not measured.get(f"{cls.section}_{task}", 0) > ROUNDING]
+        return [f"{cls.section} of {task} is within rounding" for task in missing]

@@ -1,0 +1,180 @@
+"""One optimizer for each task: its own learning rate and weight decay, and, if wanted, its own state of AdamW.
+
+A state for each task: report D, where every task has an optimizer of its own over the shared weights.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...errors import InputError
+from ..optimizers import SEPARATE, moment_bytes
+from .base import Method, Reduce
+
+if TYPE_CHECKING:
+    from ..arguments import TaskTraining
+    from ..memory import PeakMemory
+
+
+@dataclass(frozen=True)
+class PerTask:
+    """How the tasks' optimizers differ.
+
+    Attributes:
+        mode: `separate`: each task has its own state; `rates`: its own learning rate and weight decay alone.
+    """
+
+    mode: str
+
+    def build(self) -> OptimizerOfEachTask:
+        """What the trainer calls."""
+        return OptimizerOfEachTask(self)
+
+
+class OptimizerOfEachTask(Method):
+    """Makes each step that of its task's optimizer.
+
+    Args:
+        settings: how the tasks' optimizers differ.
+    """
+
+    section = "optimizer.per_task"
+
+    def attach(self, trainer: Any) -> None:
+        self.rates = task_rates(trainer.task_training, trainer.args.learning_rate)
+        self.model, self.separate = trainer.model, self.settings.mode == SEPARATE
+        self.optimizer: PerTaskOptimizer | None = None
+
+    def record(self) -> None:
+        """Nothing: it is part of the optimizer's settings, which the trainer compares."""
+
+    def describe(self) -> str | None:
+        if not self.separate:
+            return None
+        size = moment_bytes(self.model.named_parameters(), list(self.rates))
+        return f"AdamW's moments, a state for each of {len(self.rates)} tasks: {size / 2**20:,.1f} MiB"
+
+    def add_memory(self, peak: PeakMemory) -> None:
+        if self.separate:
+            peak.states_of = list(self.rates)
+
+    def wrap_optimizer(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        self.optimizer = PerTaskOptimizer(optimizer, self.rates, self.separate)
+        return self.optimizer
+
+    def begin_step(self, batches: Sequence[Mapping[str, Any]]) -> None:
+        """Select the task, which every micro-batch of the step holds alone."""
+        self.optimizer.select(next(iter(batches[0]["rows"])))
+
+    def logs(self, reduce: Reduce, logged: Mapping[str, float]) -> dict[str, float]:
+        """`learning_rate_<task>` where the tasks have rates of their own."""
+        if "learning_rate" not in logged:
+            return {}
+        rates = self.optimizer.learning_rates(logged["learning_rate"])
+        return {f"learning_rate_{name}": rate for name, rate in rates.items()}
+
+
+def task_rates(tasks: Mapping[str, TaskTraining], learning_rate: float) -> dict[str, tuple[float, float | None]]:
+    """Task → its learning rate as a multiple of the run's, and its weight decay (None: the run's)."""
+    return {
+        name: (1.0 if task.learning_rate is None else task.learning_rate / learning_rate, task.weight_decay)
+        for name, task in tasks.items()
+    }
+
+
+class PerTaskOptimizer(torch.optim.Optimizer):
+    """An optimizer whose step is one task's: with that task's rate and weight decay, and, if `separate`, its state.
+
+    The parameter groups are those of the optimizer inside, each parameter in one of them, so that schedulers,
+    clipping and gradient scalers see an ordinary optimizer. A step multiplies each group's rate, which the scheduler
+    has set, by the task's factor. Parameters without a gradient keep their values and moments.
+
+    Args:
+        inner: the optimizer that makes the updates; keeps all it remembers in its `state`. Its groups say by
+            `decayed` whether a task's weight decay applies.
+        rates: what `task_rates` returns.
+        separate: whether each task has a state of its own.
+    """
+
+    def __init__(self, inner: torch.optim.Optimizer, rates: Mapping[str, tuple[float, float | None]], separate: bool):
+        super().__init__(inner.param_groups, inner.defaults)
+        self.inner, self.rates, self.separate = inner, dict(rates), separate
+        self.states: dict[str, Any] = {task: defaultdict(dict) for task in self.rates} if separate else {}
+        self.param_groups, self.state, self.task = inner.param_groups, inner.state, None
+
+    def select(self, task: str) -> None:
+        """Make the next steps this task's.
+
+        Raises:
+            KeyError: for a task that the optimizer does not have.
+        """
+        if task not in self.rates:
+            raise KeyError(f"no task {task!r}; this optimizer has: {', '.join(self.rates)}")
+        self.task = task
+        if self.separate:
+            self.state = self.inner.state = self.states[task]
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of the selected task.
+
+        Raises:
+            RuntimeError: if no task is selected.
+        """
+        if self.task is None:
+            raise RuntimeError("select a task before the first step")
+        factor, decay = self.rates[self.task]
+        scheduled = [(group["lr"], group["weight_decay"]) for group in self.param_groups]
+        for group in self.param_groups:
+            group["lr"] *= factor
+            if group["decayed"] and decay is not None:
+                group["weight_decay"] = decay
+        try:
+            return self.inner.step(closure)
+        finally:
+            for group, before in zip(self.param_groups, scheduled, strict=True):
+                group["lr"], group["weight_decay"] = before
+
+    def learning_rates(self, scheduled: float) -> dict[str, float]:
+        """Task → its rate where the run's is `scheduled`; empty if all tasks have that one."""
+        if all(factor == 1 for factor, _ in self.rates.values()):
+            return {}
+        return {task: scheduled * factor for task, (factor, _) in self.rates.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The optimizer's inside, with `state` by task if each has its own."""
+        if not self.separate:
+            return self.inner.state_dict()
+        current, found = self.inner.state, {}
+        for task, state in self.states.items():
+            self.inner.state = state
+            found[task] = self.inner.state_dict()
+        self.inner.state = current
+        groups = self.inner.state_dict()["param_groups"]
+        return {"state": {task: each["state"] for task, each in found.items()}, "param_groups": groups}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`.
+
+        Raises:
+            ValueError: for the state of another mode, or of other tasks.
+        """
+        states, groups = state_dict["state"], state_dict["param_groups"]
+        if self.separate:
+            if set(states) != set(self.states):
+                raise InputError(
+                    f"the saved optimizer has states for {sorted(map(str, states))[:9]}, but optimizer.per_task: "
+                    f"{SEPARATE} needs one for each of: {', '.join(self.states)}; start a new run"
+                )
+            for task in self.states:
+                self.inner.load_state_dict({"state": states[task], "param_groups": groups})
+                self.states[task] = self.inner.state
+        else:
+            self.inner.load_state_dict({"state": states, "param_groups": groups})
+        self.param_groups, self.state = self.inner.param_groups, self.inner.state
+        if self.task is not None:
+            self.select(self.task)

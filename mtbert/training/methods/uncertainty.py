@@ -1,0 +1,125 @@
+"""Weights of the tasks' losses from uncertainty: each task has a trained variance.
+
+Kendall, Gal and Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and Semantics"
+(2018), equations 7 and 10.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ...modeling.configuration_mtbert import TaskSpec
+from .base import Method, Reduce
+
+UNCERTAINTY, FIXED = "uncertainty", "fixed"
+LOG_VARIANCES = "log_variances.safetensors"
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """How the tasks' losses are put together.
+
+    Attributes:
+        weighting: `fixed`: by the tasks' weights alone; `uncertainty`: besides, L_t becomes exp(−s_t) L_t + s_t / 2
+            (half the first term for regressions), s_t = log σ_t² being a trained number of each task that is 0 at
+            first. At rest σ_t² is the mean L_t of a regression, and twice that of a classification.
+        learning_rate: positive, of the s_t; AdamW moves them by about so much a step. null: the run's.
+    """
+
+    weighting: str = FIXED
+    learning_rate: float | None = None
+
+    def problems(self, where: str) -> list[str]:
+        """Everything that is wrong with these values, as sentences that begin with `where`."""
+        found = []
+        if self.weighting not in (FIXED, UNCERTAINTY):
+            found.append(f"{where}.weighting is {self.weighting!r}, but must be {FIXED} or {UNCERTAINTY}")
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            found.append(f"{where}.learning_rate is {self.learning_rate}, but must be positive")
+        return found
+
+    def build(self) -> UncertaintyWeighting | None:
+        """What the trainer calls; None with fixed weights."""
+        return UncertaintyWeighting(self) if self.weighting == UNCERTAINTY else None
+
+
+class LogVariances(nn.Module):
+    """One log-variance s_t = log σ_t² for each task, 0 at first."""
+
+    def __init__(self, tasks: Iterable[TaskSpec]):
+        super().__init__()
+        tasks = tuple(tasks)
+        self.factors = {task.name: 0.5 if task.kind.numeric else 1.0 for task in tasks}
+        self.log_variances = nn.ParameterDict({task.name: nn.Parameter(torch.zeros(())) for task in tasks})
+
+    def forward(self, task: str, total: Tensor, rows: Tensor) -> Tensor:
+        """Σ_i (a exp(−s_t) ℓ_i + s_t / 2) over rows, a being ½ for regressions (equation 7) and 1 for classes (10).
+
+        Args:
+            total: Σ_i ℓ_i of the task's labelled rows, a scalar.
+            rows: how many they are, a scalar.
+        """
+        s = self.log_variances[task]
+        return self.factors[task] * torch.exp(-s) * total + rows * s / 2
+
+    def average_gradients(self, reduce: Callable[..., Tensor]) -> None:
+        """Make the gradients the means over processes; None where no process has one.
+
+        Args:
+            reduce: `Accelerator.reduce`, called once on every process.
+        """
+        found = [(0.0 if each.grad is None else each.grad.item(), each.grad is not None) for each in self.parameters()]
+        first = next(self.parameters())
+        means = reduce(torch.tensor(found, dtype=torch.float32, device=first.device), reduction="mean")
+        for parameter, (mean, share) in zip(self.parameters(), means, strict=True):
+            parameter.grad = mean.clone() if share > 0 else None
+
+
+class UncertaintyWeighting(Method):
+    """Multiplies the loss of a task t by a exp(−s_t) and adds s_t / 2 a row, s_t being trained with the model.
+
+    Args:
+        settings: the learning rate of the s_t.
+    """
+
+    section = "loss"
+    changes_losses = True
+    measured = ("log_variance_",)
+    files = (LOG_VARIANCES,)
+    absent_record = {"weighting": FIXED, "learning_rate": None}
+
+    def attach(self, trainer: Any) -> None:
+        self.variances = LogVariances(trainer.tasks).to(trainer.args.device)
+        rate = self.settings.learning_rate
+        self.rate = trainer.args.learning_rate if rate is None else rate
+
+    def begin_step(self, batches: Sequence[Mapping[str, Any]]) -> None:
+        self.variances.zero_grad()
+
+    def task_loss(self, task: str, total: Tensor, rows: Tensor) -> Tensor:
+        return self.variances(task, total, rows)
+
+    def gradients_ready(self, trainer: Any) -> None:
+        """Make the gradients of the s_t those of all processes."""
+        if trainer.args.world_size > 1:
+            self.variances.average_gradients(trainer.accelerator.reduce)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        parameters = list(self.variances.parameters())
+        return [{"params": parameters, "lr": self.rate, "weight_decay": 0.0, "decayed": False}]
+
+    def logs(self, reduce: Reduce, logged: Mapping[str, float]) -> dict[str, float]:
+        return {f"log_variance_{name}": value.item() for name, value in self.variances.log_variances.items()}
+
+    def save(self, folder: str) -> None:
+        save_file(self.variances.state_dict(), os.path.join(folder, LOG_VARIANCES))
+
+    def load(self, folder: str) -> None:
+        self.variances.load_state_dict(load_file(os.path.join(folder, LOG_VARIANCES)))
