@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler
-from transformers.trainer_utils import EvalLoopOutput, speed_metrics
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize, speed_metrics
 
 from ..data.collation import TEACHER, LengthSortedSteps, MultiTaskDataset
 from ..data.sampling import Step
@@ -20,6 +20,7 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from .trainer import MtBertTrainer
 
+TIMES = ("runtime", "samples_per_second", "steps_per_second")  # what `speed_metrics` adds to the scores
 NO_INPUTS = ("rows", "labelled", TEACHER)  # what a batch has besides the model's arguments
 
 
@@ -104,6 +105,8 @@ def run_loop(trainer: MtBertTrainer, loader: DataLoader, prefix: str) -> EvalLoo
     labels = {name: _labels(split) for name, split in splits.items()}
     labelled = {name: logits[name] for name in splits if labels[name] is not None}
     metrics = _scores(trainer, labelled, labels, losses, prefix) if labelled else {}
+    if labelled and trainer.compute_metrics is not None:
+        metrics |= _own_scores(trainer, labelled, {name: labels[name] for name in labelled}, prefix, metrics)
     return EvalLoopOutput(logits, labels, metrics, sum(len(split) for split in splits.values()))
 
 
@@ -180,3 +183,26 @@ def _scores(
     metrics |= {f"{prefix}_{name}": value for name, value in averages(main).items()}
     metrics[f"{prefix}_loss"] = float(np.mean([losses[name] for name in logits]))
     return metrics
+
+
+def _own_scores(
+    trainer: MtBertTrainer,
+    logits: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+    prefix: str,
+    ours: Collection[str],
+) -> dict[str, Any]:
+    """What the user's `compute_metrics` returns, each name with the prefix.
+
+    Raises:
+        InputError: it returns no mapping, or a score under a name that ours have.
+    """
+    returned = trainer.compute_metrics(EvalPrediction(predictions=dict(logits), label_ids=dict(labels)))
+    if not isinstance(returned, Mapping):
+        raise InputError(f"compute_metrics returned a {type(returned).__name__}, but must return {{name: number}}")
+    scores = denumpify_detensorize(dict(returned))
+    scores = {key if key.startswith(f"{prefix}_") else f"{prefix}_{key}": value for key, value in scores.items()}
+    taken = {*ours, *(f"{prefix}_{name}" for name in TIMES)}
+    if both := sorted(taken & scores.keys()):
+        raise InputError(f"compute_metrics returned {both}, which the trainer computes itself; give other names")
+    return scores

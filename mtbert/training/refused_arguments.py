@@ -1,4 +1,7 @@
-"""Training arguments of transformers that would change nothing here, or break what holds; they keep their defaults."""
+"""What of transformers' Trainer and its arguments would change nothing here, or break what holds.
+
+Training arguments among it keep their defaults.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +52,31 @@ REFUSED_TRAINING: dict[str, str] = {
 
 # Refused in recipes alone, or by `processes.refuse_sharding`, or set by the arguments' own class.
 ELSEWHERE = ("deepspeed", "fsdp", "fsdp_config", "hub_token", "parallelism_config", "remove_unused_columns")
+
+# Arguments of transformers' Trainer, and what to write instead.
+REFUSED_OF_TRAINER = {
+    "data_collator": "the trainer packs its batches itself; drop it",
+    "model_init": "a model is built from an encoder plus tasks; give one as model, such as "
+    "MtBertForMultiTask.from_encoder(encoder, tasks). To search settings with a new model each, run `mtbert search`",
+    "preprocess_logits_for_metrics": "compute_metrics gets each task's logits as they are, {task: (rows, num_labels)}; "
+    "change them there",
+}
+
+
+def refuse_trainer_arguments(model: Any, given: dict[str, Any]) -> None:
+    """Refuse arguments of transformers' Trainer that have no meaning here; remove those that are None from `given`.
+
+    Args:
+        model: what is to be trained, which must be there.
+
+    Raises:
+        InputError: naming each of them, and what to write instead.
+    """
+    refused = [name for name in REFUSED_OF_TRAINER if given.pop(name, None) is not None]
+    if refused:
+        raise InputError("\n".join(f"{name} is refused: {REFUSED_OF_TRAINER[name]}" for name in refused))
+    if model is None:
+        raise InputError("model is missing; give one, such as MtBertForMultiTask.from_encoder(encoder, tasks)")
 
 
 def _default(field: Field) -> Any:

@@ -47,6 +47,7 @@ from .methods import method_classes
 from .objective import StepLosses
 from .optimizers import OptimizerSettings, parameter_groups
 from .peft import trainable
+from .refused_arguments import REFUSED_OF_TRAINER, refuse_trainer_arguments
 from .settings import MultiTaskSettings, build_methods, read_settings, refuse_settings
 from .task_losses import class_weights
 
@@ -67,9 +68,12 @@ class MtBertTrainer(Trainer):
         settings: schedule, tasks and optimizer; None: the defaults.
         methods: training methods: their settings, such as `Surgery("pcgrad")`, or a `Method` of one's own.
         stage: where this training stands in a run of several stages; None: it is the whole run.
-        kwargs: passed on to `transformers.Trainer`. `compute_loss_func(outputs, labels, num_items_in_batch)` replaces
-            the sum of the tasks' losses: `outputs` is a MtBertOutput, `labels` is by task, and the last is `(tasks,)`,
-            the labelled rows of the whole step.
+        kwargs: passed on to `transformers.Trainer`: `callbacks`, `optimizers`, `compute_metrics`, `compute_loss_func`.
+            `compute_metrics` is called once for each set of rows that is scored, with an `EvalPrediction` of all its
+            labelled tasks: `predictions` {task: logits (rows, num_labels)} and `label_ids` {task: labels}. The scores
+            that it returns are logged as `<prefix>_<name>` beside ours. `compute_loss_func(outputs, labels,
+            num_items_in_batch)` replaces the sum of the tasks' losses: it gets a MtBertOutput, the labels by task, and
+            `(tasks,)`, the labelled rows of the whole step.
 
     Attributes:
         methods: section → the method in use.
@@ -83,8 +87,8 @@ class MtBertTrainer(Trainer):
 
     def __init__(
         self,
-        model: MtBertForMultiTask | PeftModel,
-        args: MtBertTrainingArguments,
+        model: MtBertForMultiTask | PeftModel | None = None,
+        args: MtBertTrainingArguments | None = None,
         train_dataset: Splits | None = None,
         eval_dataset: Splits | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
@@ -93,6 +97,7 @@ class MtBertTrainer(Trainer):
         stage: Stage | None = None,
         **kwargs: Any,
     ):
+        refuse_trainer_arguments(model, kwargs)
         set_up_process(args)
         if train_dataset is not None:
             model = trainable(model)
@@ -398,6 +403,10 @@ class MtBertTrainer(Trainer):
     ) -> EvalLoopOutput:
         """Predict and score all rows of a loader of `get_eval_dataloader` or `get_test_dataloader`."""
         return evaluation_loop.run_loop(self, dataloader, metric_key_prefix)
+
+    def hyperparameter_search(self, *args: Any, **kwargs: Any):
+        """Refused: every trial would need a new model, which `mtbert search` builds."""
+        raise InputError(f"hyperparameter_search is refused, as is model_init: {REFUSED_OF_TRAINER['model_init']}")
 
     # ---- checkpoints ----
 

@@ -66,6 +66,7 @@ def make_trainer(make_model, make_args, splits, tokenizer):
 
     def make(kind=MtBertTrainer, model=None, steps=None, **kwargs):
         own = ("schedule", "task_training", "callbacks", "train_dataset", "eval_dataset", "processing_class")
+        own += ("compute_metrics",)
         given = {key: kwargs.pop(key) for key in own if key in kwargs}
         defaults = {
             "train_dataset": splits(),
@@ -459,6 +460,18 @@ class TestEvaluate:
         with pytest.raises(InputError, match="only the loaders of get_eval_dataloader and get_test_dataloader give"):
             trainer.evaluation_loop(trainer.get_train_dataloader(), "Evaluation")
 
+    def test_a_step_called_directly(self, make_trainer, plain_model):
+        trainer = make_trainer(model=plain_model())
+        for batch in trainer.get_eval_dataloader("stars"):
+            loss, outputs, labels = trainer.prediction_step(trainer.model, batch, prediction_loss_only=False)
+            with torch.no_grad():
+                expected = trainer.model(
+                    **{key: batch[key] for key in ("input_ids", "token_type_ids", "layout", "labels")}
+                )
+            assert float(loss) == pytest.approx(float(expected.loss))
+            assert any(isinstance(each, torch.Tensor) and torch.equal(each, expected.logits) for each in outputs)
+            assert torch.equal(labels["stars"], batch["labels"]["stars"])
+
     def test_the_model_stays_in_its_mode(self, make_trainer):
         trainer = make_trainer()
         for training in (True, False):
@@ -520,6 +533,73 @@ class TestEvaluate:
         message = "early_stopping_patience needs metric_for_best_model, such as eval_overall"
         with pytest.raises(ValueError, match=message):
             make_args(early_stopping_patience=2, eval_strategy="epoch")
+
+
+class TestComputeMetrics:
+    """A user's own scores, as transformers' Trainer has them."""
+
+    @staticmethod
+    def shares(prediction):
+        """The share of rows whose first logit is positive, over all tasks; `seen` for each task."""
+        assert prediction.predictions.keys() == prediction.label_ids.keys()
+        firsts = np.concatenate([logits[:, 0] for logits in prediction.predictions.values()])
+        lengths = {f"seen_{name}": len(labels) for name, labels in prediction.label_ids.items()}
+        return {"positive": np.mean(firsts > 0), **lengths}
+
+    def test_is_called_once_with_all_tasks_and_logged_beside_our_scores(self, make_trainer):
+        calls = []
+        trainer = make_trainer(compute_metrics=lambda given: calls.append(given) or self.shares(given))
+        metrics = trainer.evaluate()
+        assert len(calls) == 1 and tuple(calls[0].predictions) == NAMES
+        expected = trainer.predict(trainer.eval_dataset)
+        for name in NAMES:
+            np.testing.assert_array_equal(calls[0].predictions[name], expected.predictions[name])
+            np.testing.assert_array_equal(calls[0].label_ids[name], expected.label_ids[name])
+        firsts = np.concatenate([expected.predictions[name][:, 0] for name in NAMES])
+        assert metrics["eval_positive"] == np.mean(firsts > 0)
+        assert [metrics[f"eval_seen_{name}"] for name in NAMES] == [9, 10, 11, 12]
+        ours = make_trainer().evaluate()
+        assert without_times(metrics).keys() == without_times(ours).keys() | {
+            "eval_positive",
+            *(f"eval_seen_{name}" for name in NAMES),
+        }
+        assert without_times(ours).items() <= metrics.items()
+        assert trainer.state.log_history[0]["eval_positive"] == metrics["eval_positive"]
+
+    def test_of_predictions_it_gets_the_labelled_tasks(self, make_trainer, splits):
+        raw = splits((20, 7, 9, 5), seed=3)
+        unlabelled = {name: split.remove_columns("label") for name, split in raw.items()}
+        trainer = make_trainer(compute_metrics=self.shares)
+        metrics = trainer.predict({**unlabelled, "same": raw["same"]}).metrics
+        assert metrics["test_seen_same"] == 7 and not any("stars" in name for name in metrics)
+        assert trainer.predict(unlabelled).metrics.keys() == {f"test_{each}" for each in TIMES}
+
+    def test_its_score_chooses_the_best_checkpoint(self, make_trainer, tmp_path):
+        values = iter([0.25, 0.75, 0.5])
+        settings = {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 1, "save_steps": 1}
+        trainer = make_trainer(
+            compute_metrics=lambda _: {"mine": next(values)},
+            steps=3,
+            metric_for_best_model="mine",
+            load_best_model_at_end=True,
+            **settings,
+        )
+        trainer.train()
+        assert trainer.state.best_metric == 0.75
+        assert trainer.state.best_model_checkpoint == str(tmp_path / "run" / "checkpoint-2")
+
+    @pytest.mark.parametrize(
+        ("returned", "message"),
+        [
+            ({"overall": 1.0}, r"compute_metrics returned \['eval_overall'\], which the trainer computes itself"),
+            ({"eval_stars_accuracy": 1.0}, r"returned \['eval_stars_accuracy'\], .*; give other names"),
+            ({"runtime": 1.0}, r"returned \['eval_runtime'\]"),
+            (0.5, "compute_metrics returned a float, but must return {name: number}"),
+        ],
+    )
+    def test_what_it_must_not_return(self, make_trainer, returned, message):
+        with pytest.raises(InputError, match=message):
+            make_trainer(compute_metrics=lambda _: returned).evaluate()
 
 
 class TestPredict:
@@ -697,6 +777,29 @@ class TestErrors:
         message = r"train_dataset lacks the tasks \['same', 'topics'\]; give rows for each, or drop the task"
         with pytest.raises(ValueError, match=message):
             make_trainer(train_dataset=data)
+
+    @pytest.mark.parametrize(
+        ("given", "message"),
+        [
+            ({"preprocess_logits_for_metrics": lambda logits, _: logits}, "compute_metrics gets each task's logits"),
+            ({"model_init": lambda: None}, "built from an encoder plus tasks; give one as model.*mtbert search"),
+            ({"data_collator": lambda rows: rows}, "the trainer packs its batches itself; drop it"),
+        ],
+    )
+    def test_arguments_of_transformers_without_a_meaning_here(self, make_model, make_args, given, message):
+        (name,) = given
+        for model in ({}, {"model": make_model()}):
+            with pytest.raises(InputError, match=f"^{name} is refused: .*{message}"):
+                MtBertTrainer(**model, args=make_args(), **given)
+        MtBertTrainer(make_model(), make_args(), **dict.fromkeys(given))
+
+    def test_no_model(self, make_args):
+        with pytest.raises(InputError, match="model is missing; give one, such as MtBertForMultiTask.from_encoder"):
+            MtBertTrainer(args=make_args())
+
+    def test_hyperparameter_search(self, make_trainer):
+        with pytest.raises(InputError, match="hyperparameter_search is refused, .* run `mtbert search`"):
+            make_trainer().hyperparameter_search(n_trials=2, direction="maximize")
 
     def test_other_arguments(self, make_model, tmp_path):
         args = TrainingArguments(output_dir=str(tmp_path), report_to="none")
