@@ -11,7 +11,7 @@ import torch
 from datasets import Dataset
 
 from ..modeling.configuration_mtbert import TaskSpec
-from ..modeling.packing import PackedLayout
+from ..modeling.packed_batches import TaskPart, pack_parts
 from ..modeling.problem_types import IGNORED
 from ..modeling.tokenization import LENGTHS
 from .sampling import Step
@@ -44,20 +44,12 @@ class MultiTaskDataset(torch.utils.data.Dataset):
         return sum(len(split) for split in self.splits if split is not None)
 
     def __getitems__(self, step: Step) -> dict[str, Any]:
-        tokens, types, lengths, plan = [], [], [], []
+        parts = []
         batch: dict[str, Any] = {"labels": {}, "rows": {}}
         labelled = np.zeros(len(self.tasks), dtype=np.float32)
         for task_id, rows in step.parts:
             task, table = self.tasks[task_id], self.splits[task_id][rows]
-            ids, counts = _values(table["input_ids"])
-            tokens.append(ids)
-            if self.token_types:
-                has_types = "token_type_ids" in table.column_names
-                types.append(_values(table["token_type_ids"])[0] if has_types else np.zeros(len(ids), dtype=np.int8))
-            cut = [table[name].to_numpy() for name in LENGTHS[: task.num_sequences - 1]]
-            counts = np.stack([*cut, counts - sum(cut)], axis=1).ravel()
-            lengths.append(counts)
-            plan.append((task_id, len(rows), task.num_sequences))
+            parts.append(self._part(task_id, table))
             batch["rows"][task.name] = torch.from_numpy(np.ascontiguousarray(rows))
             counted = np.zeros(len(rows), dtype=bool)
             if TEACHER in table.column_names:
@@ -75,12 +67,17 @@ class MultiTaskDataset(torch.utils.data.Dataset):
             labelled[task_id] = counted.sum()
         if not batch["labels"]:
             del batch["labels"]
-        batch["input_ids"] = torch.from_numpy(np.concatenate(tokens).astype(np.int64)).unsqueeze(0)
-        if self.token_types:
-            batch["token_type_ids"] = torch.from_numpy(np.concatenate(types).astype(np.int64)).unsqueeze(0)
-        batch["layout"] = PackedLayout.build(np.concatenate(lengths), plan)
+        batch |= pack_parts(parts, self.token_types)
         batch["labelled"] = torch.from_numpy(labelled)
         return batch
+
+    def _part(self, task_id: int, table: pa.Table) -> TaskPart:
+        ids, counts = _values(table["input_ids"])
+        cuts = [table[name].to_numpy() for name in LENGTHS[: self.tasks[task_id].num_sequences - 1]]
+        types = None
+        if self.token_types and "token_type_ids" in table.column_names:
+            types = _values(table["token_type_ids"])[0]
+        return TaskPart(task_id, ids, counts, cuts, types)
 
     @staticmethod
     def _labels(task: TaskSpec, column: pa.ChunkedArray) -> np.ndarray:

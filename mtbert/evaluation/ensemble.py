@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..modeling.configuration_mtbert import MtBertConfig, TaskSpec
 from ..modeling.encoder_loading import load_config, load_tokenizer
 from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..modeling.packed_batches import collect_logits
 from ..modeling.tokenization import has_token_types
 from .metrics import averages, default_metrics, score_task
 
@@ -114,12 +115,8 @@ def task_logits(
     texts = rows.select_columns([column for column in ("text", "text_pair") if column in rows.column_names])
     encoded, _ = encode_dataset(model.tasks[number], texts, tokenizer, model.config.encoder, "predicted")
     batches = MultiTaskDataset(model.tasks, {name: encoded}, has_token_types(model.config.encoder))
-    logits = torch.zeros(len(rows), model.tasks[number].num_labels, device=model.device)
-    for step in LengthSortedSteps(number, encoded, batch_size, processes, process):
-        batch = batches.__getitems__(step)
-        inputs = {key: batch[key].to(model.device) for key in ("input_ids", "token_type_ids", "layout") if key in batch}
-        logits[batch["rows"][name].to(model.device)] = model(**inputs, return_dict=True).logits.float()
-    return logits
+    steps = LengthSortedSteps(number, encoded, batch_size, processes, process)
+    return collect_logits(model, (batches.__getitems__(step) for step in steps), {name: len(rows)})[name]
 
 
 def combine(task: TaskSpec, members: Sequence[np.ndarray]) -> np.ndarray:

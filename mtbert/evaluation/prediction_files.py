@@ -7,14 +7,12 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import FileInTheWayError, InputError
@@ -22,8 +20,7 @@ from ..files import writing_file
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.decoding import answer_columns, decisions, label_names, probabilities
 from ..modeling.modeling_mtbert import MtBertForMultiTask
-from ..modeling.packing import PackedLayout
-from ..modeling.tokenization import LENGTHS, encode_texts, has_token_types, length_limit
+from ..modeling.prediction import text_logits
 
 FILE_FORMATS = ("csv", "jsonl", "parquet", "cs224n")
 STDOUT = "-"
@@ -61,13 +58,7 @@ class Predictor:
         self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
         self.tasks = tuple(model.tasks[model.task_id(name)] for name in tasks)
         self.cut = {task.name: 0 for task in self.tasks}
-        groups: dict[tuple, list[TaskSpec]] = {}
-        for task in self.tasks:
-            two = (task.num_sequences, task.separator, task.token_types) if task.texts == 2 else ()
-            groups.setdefault((length_limit(task, tokenizer, model.config.encoder), *two), []).append(task)
-        self.groups = tuple(tuple(group) for group in groups.values())
 
-    @torch.inference_mode()
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Task → logits `(rows, num_labels)` in fp32, in the rows' order; a regression's are on its scale.
 
@@ -75,37 +66,12 @@ class Predictor:
             texts: first or only texts.
             pairs: second texts; None if no task takes two.
         """
-        found = {task.name: np.zeros((len(texts), task.num_labels), dtype=np.float32) for task in self.tasks}
-        for group in self.groups:
-            first, names = group[0], [task.name for task in group]
-            encoded = encode_texts(
-                first, self.tokenizer, self.model.config.encoder, texts, pairs if first.texts == 2 else None
-            )
-            for name in names:
-                self.cut[name] += np.count_nonzero(encoded["truncated"])
-            order = np.argsort([-len(ids) for ids in encoded["input_ids"]], kind="stable")
-            for start in range(0, len(order), self.batch_size):
-                rows = order[start : start + self.batch_size]
-                output = self.model(**self._batch(first, encoded, rows), tasks=names, return_dict=True)
-                for name, logits in output.task_logits.items():
-                    found[name][rows] = logits.float().cpu().numpy()
-        return found
-
-    def _batch(self, task: TaskSpec, encoded: Mapping[str, list], rows: np.ndarray) -> dict[str, Any]:
-        """Encoded rows as a packed batch on the model's device."""
-        tokens = [encoded["input_ids"][row] for row in rows]
-        lengths = []
-        for row, ids in zip(rows, tokens, strict=True):
-            cut = [encoded[name][row] for name in LENGTHS[: task.num_sequences - 1]]
-            lengths += [*cut, len(ids) - sum(cut)]
-        layout = PackedLayout.build(lengths, [(self.model.task_id(task.name), len(rows), task.num_sequences)])
-        batch = {"input_ids": tokens}
-        if has_token_types(self.model.config.encoder):
-            types = encoded.get("token_type_ids")
-            batch["token_type_ids"] = [[0] * len(ids) for ids in tokens] if types is None else [types[r] for r in rows]
-        device = self.model.device
-        values = {key: torch.tensor([list(chain.from_iterable(p))], device=device) for key, p in batch.items()}
-        return {**values, "layout": layout.to(device)}
+        logits, truncated = text_logits(
+            self.model, self.tasks, self.tokenizer, texts, pairs, batch_rows=self.batch_size
+        )
+        for name, tokens in truncated.items():
+            self.cut[name] += np.count_nonzero(tokens)
+        return logits
 
 
 def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list]:

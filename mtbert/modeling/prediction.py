@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from itertools import chain
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,9 @@ from .configuration_mtbert import TaskSpec
 from .decoding import answer_columns, decisions, label_names, probabilities
 from .encoder_loading import load_tokenizer
 from .errors import InputError, MissingTokenizer
-from .packing import PackedLayout
+from .packed_batches import TaskPart, collect_logits, pack_parts
 from .text_rows import Row, as_rows
-from .tokenization import LENGTHS, encode_texts, has_token_types
+from .tokenization import LENGTHS, encode_texts, has_token_types, length_limit
 
 if TYPE_CHECKING:
     from .modeling_mtbert import MtBertForMultiTask
@@ -138,20 +139,46 @@ def predict_rows(
         names = ", ".join(spec.name for spec in model.tasks)
         raise InputError(f"give either task or tasks ('all', or some of: {names})")
     specs = _specs(model, task, tasks, rows)
+    for spec in specs:
+        _check_rows(spec, rows)
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
-    logits = {spec.name: np.zeros((len(rows), spec.num_labels), dtype=np.float32) for spec in specs}
-    truncated, evaluated = {}, in_evaluation(model)
-    with torch.inference_mode():
-        for parts in _passes(model, specs):
-            encoded = [_encoded(model, part[0], tokenizer, rows) for part in parts]
-            for part, columns in zip(parts, encoded, strict=True):
-                truncated |= {spec.name: np.array(columns["truncated"], dtype=np.int64) for spec in part}
-            names = [spec.name for spec in parts[0]] if len(parts) == 1 else None
-            for own, batch in _batches(model, parts, encoded, batch_tokens):
-                output = evaluated(**batch, tasks=names, return_dict=True)
-                for name, values in output.task_logits.items():
-                    logits[name][own] = values.float().cpu().numpy()
+    texts, pairs = [text for text, _ in rows], [pair for _, pair in rows]
+    logits, truncated = text_logits(model, specs, tokenizer, texts, pairs, batch_tokens=batch_tokens)
     return {spec.name: Prediction.of(spec, logits[spec.name], truncated[spec.name]) for spec in specs}
+
+
+@torch.inference_mode()
+def text_logits(
+    model: MtBertForMultiTask,
+    specs: Sequence[TaskSpec],
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    batch_tokens: int | None = None,
+    batch_rows: int | None = None,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Several tasks' logits for the same rows; tasks that encode a row alike share one pass of the encoder.
+
+    Args:
+        texts: first (or only) texts, one a row.
+        pairs: second texts, which tasks with one text do not read; None if no task takes two.
+        batch_tokens: tokens in one pass, at most; with adapters a pass holds a copy of each row for every task.
+        batch_rows: instead of that, rows in one pass, at most; adapters' copies that are encoded otherwise have their
+            own passes.
+
+    Returns:
+        By task name logits `(rows, num_labels)` in fp32, and how many tokens of each row were cut off, `(rows,)`.
+    """
+    logits, truncated, evaluated = {}, {}, in_evaluation(model)
+    for parts in _passes(model, specs, tokenizer, together=batch_rows is None):
+        encoded = []
+        for part in parts:
+            second = pairs if part[0].texts == 2 else None
+            encoded.append(encode_texts(part[0], tokenizer, model.config.encoder, texts, second))
+            truncated |= {spec.name: np.array(encoded[-1]["truncated"], dtype=np.int64) for spec in part}
+        batches = _batches(model, parts, encoded, batch_tokens, batch_rows)
+        logits |= collect_logits(evaluated, batches, {spec.name: len(texts) for part in parts for spec in part})
+    return {spec.name: logits[spec.name].cpu().numpy() for spec in specs}, truncated
 
 
 def embed(
@@ -174,8 +201,10 @@ def embed(
     warn_of_cuts({spec.name: np.count_nonzero(encoded["truncated"])}, len(rows))
     evaluated = in_evaluation(model)
     with torch.inference_mode():
-        for own, batch in _batches(model, [[spec]], [encoded], batch_tokens, sequences=1):
-            pooled = evaluated.pool(spec.name, **batch).float()
+        for batch in _batches(model, [[spec]], [encoded], batch_tokens, inputs=1):
+            inputs = {key: batch[key].to(model.device) for key in batch.keys() - {"rows", "tasks"}}
+            pooled = evaluated.pool(spec.name, **inputs).float()
+            own = batch["rows"][spec.name]
             found[own] = (nn.functional.normalize(pooled, dim=-1) if normalize else pooled).cpu().numpy()
     return found
 
@@ -254,60 +283,82 @@ def _specs(model, task, tasks, rows: list[Row]) -> list[TaskSpec]:
     return [model.tasks[model.task_id(name)] for name in names]
 
 
-def _passes(model, specs: list[TaskSpec]) -> list[list[list[TaskSpec]]]:
+def _check_rows(spec: TaskSpec, rows: list[Row]) -> None:
+    """Refuse rows that have another number of texts than the task takes."""
+    wrong = [number for number, (_, pair) in enumerate(rows) if (pair is None) != (spec.texts == 1)]
+    if wrong:
+        text = f"{rows[wrong[0]][0][:40]!r}"
+        got = 1 if spec.texts == 2 else 2
+        raise InputError(f"task {spec.name!r} takes {spec.texts} text(s) a row, but row {wrong[0]} ({text}) has {got}")
+
+
+def _passes(model, specs: Sequence[TaskSpec], tokenizer, together: bool) -> list[list[list[TaskSpec]]]:
     """The passes of the encoder; each is a list of copies of the rows, each copy the tasks that read it.
 
-    Tasks that encode a row alike share one copy of it. Adapters tell the tasks apart: each has a copy, all in one pass.
+    Tasks that encode a row alike share one copy of it. Adapters tell the tasks apart: each has a copy; all are in one
+    pass if they go `together`, else those of one encoding are.
     """
-    if any(spec.name in model.adapters for spec in specs):
+    apart = any(spec.name in model.adapters for spec in specs)
+    if apart and together:
         return [[[spec] for spec in specs]]
     groups: dict[tuple, list[TaskSpec]] = {}
     for spec in specs:
-        key = (spec.texts, spec.num_sequences, spec.separator, spec.token_types, spec.max_length)
-        groups.setdefault(key, []).append(spec)
-    return [[group] for group in groups.values()]
-
-
-def _encoded(model, spec: TaskSpec, tokenizer, rows: list[Row]) -> dict[str, list[Any]]:
-    texts, pairs = [text for text, _ in rows], [pair for _, pair in rows]
-    wrong = [i for i, pair in enumerate(pairs) if (pair is None) != (spec.texts == 1)]
-    if wrong:
-        text = f"{texts[wrong[0]][:40]!r}"
-        got = 1 if spec.texts == 2 else 2
-        raise InputError(f"task {spec.name!r} takes {spec.texts} text(s) a row, but row {wrong[0]} ({text}) has {got}")
-    return encode_texts(spec, tokenizer, model.config.encoder, texts, pairs if spec.texts == 2 else None)
+        two = (spec.num_sequences, spec.separator, spec.token_types) if spec.texts == 2 else ()
+        groups.setdefault((length_limit(spec, tokenizer, model.config.encoder), *two), []).append(spec)
+    return [[[spec] for spec in group] if apart else [group] for group in groups.values()]
 
 
 def _batches(
-    model, parts, encoded: list[Mapping[str, list]], batch_tokens: int, sequences: int | None = None
-) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
-    """Rows by length, in batches of at most `batch_tokens` tokens over all copies, and the model's inputs for them."""
+    model,
+    parts: Sequence[Sequence[TaskSpec]],
+    encoded: Sequence[Mapping[str, list]],
+    batch_tokens: int | None,
+    batch_rows: int | None = None,
+    inputs: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Batches of one pass for `collect_logits`, longest rows first.
+
+    Args:
+        parts: the tasks that read each copy of the rows.
+        encoded: each copy's columns, as `encode_texts` returns them.
+        inputs: the encoder's inputs a row; None: as many as the task has.
+    """
     sizes = sum(np.array([len(ids) for ids in columns["input_ids"]], dtype=np.int64) for columns in encoded)
     order = np.argsort(-sizes, kind="stable")
-    for own in _cut(order, sizes, batch_tokens):
-        tokens, types, lengths, plan = [], [], [], []
-        for part, columns in zip(parts, encoded, strict=True):
-            per_row = sequences or part[0].num_sequences
-            for row in own:
-                ids = columns["input_ids"][row]
-                tokens += ids
-                types += columns["token_type_ids"][row] if "token_type_ids" in columns else [0] * len(ids)
-                cut = [columns[name][row] for name in LENGTHS[: per_row - 1]]
-                lengths += [*cut, len(ids) - sum(cut)]
-            plan.append((model.task_id(part[0].name), len(own), per_row))
-        if (top := max(tokens, default=0)) >= model.config.encoder.vocab_size:
-            known = f"the encoder has embeddings for {model.config.encoder.vocab_size:,} tokens"
-            raise InputError(f"tokenizer gives token {top:,}, but {known}; give the checkpoint's own tokenizer")
-        batch = {"input_ids": torch.tensor([tokens], device=model.device)}
-        if has_token_types(model.config.encoder):
-            batch["token_type_ids"] = torch.tensor([types], device=model.device)
-        yield own, {**batch, "layout": PackedLayout.build(lengths, plan).to(model.device)}
+    names = [spec.name for part in parts for spec in part]
+    known = model.config.encoder.vocab_size
+    for own in _cut(order, sizes, batch_tokens, batch_rows):
+        packed = [
+            _part(model.task_id(part[0].name), columns, own, inputs or part[0].num_sequences)
+            for part, columns in zip(parts, encoded, strict=True)
+        ]
+        if (top := max(part.tokens.max(initial=0) for part in packed)) >= known:
+            has = f"the encoder has embeddings for {known:,} tokens"
+            raise InputError(f"tokenizer gives token {top:,}, but {has}; give the checkpoint's own tokenizer")
+        batch = pack_parts(packed, has_token_types(model.config.encoder))
+        yield {**batch, "rows": dict.fromkeys(names, own), "tasks": names if len(parts) == 1 else None}
 
 
-def _cut(order: np.ndarray, sizes: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:
+def _part(task_id: int, columns: Mapping[str, list], own: np.ndarray, inputs: int) -> TaskPart:
+    """Some rows of encoded columns."""
+    tokens = [columns["input_ids"][row] for row in own]
+    cuts = [np.array([columns[name][row] for row in own], dtype=np.int64) for name in LENGTHS[: inputs - 1]]
+    types = None
+    if "token_type_ids" in columns:
+        types = _joined([columns["token_type_ids"][row] for row in own])
+    return TaskPart(task_id, _joined(tokens), np.array([len(ids) for ids in tokens], dtype=np.int64), cuts, types)
+
+
+def _joined(lists: list[list[int]]) -> np.ndarray:
+    return np.fromiter(chain.from_iterable(lists), dtype=np.int64)
+
+
+def _cut(order: np.ndarray, sizes: np.ndarray, tokens: int | None, rows: int | None) -> Iterator[np.ndarray]:
+    """The rows in batches of at most `tokens` tokens, or of one row, and of at most `rows` rows."""
     first, total = 0, 0
     for place, row in enumerate(order):
-        if total and total + sizes[row] > batch_tokens:
+        full = tokens is not None and total + sizes[row] > tokens
+        if place > first and (full or place - first == rows):
             yield order[first:place]
             first, total = place, 0
         total += sizes[row]

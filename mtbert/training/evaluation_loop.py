@@ -12,16 +12,17 @@ from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize, speed_metrics
 
-from ..data.collation import TEACHER, LengthSortedSteps, MultiTaskDataset
+from ..data.collation import LengthSortedSteps, MultiTaskDataset
 from ..data.sampling import Step
 from ..data.step_loader import step_loader
 from ..errors import InputError
+from ..modeling.packed_batches import collect_logits
 
 if TYPE_CHECKING:
+    from ..modeling.outputs import MtBertOutput
     from .trainer import MtBertTrainer
 
 TIMES = ("runtime", "samples_per_second", "steps_per_second")  # what `speed_metrics` adds to the scores
-NO_INPUTS = ("rows", "labelled", TEACHER)  # what a batch has besides the model's arguments
 
 
 class EvaluationSteps(Sampler[Step]):
@@ -137,20 +138,18 @@ def _predict(
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Each task's logits `(rows, num_labels)` and the mean loss of its labelled rows (nan without any)."""
     args, model = trainer.args, trainer.model
-    tasks = [task for task in trainer.tasks if task.name in splits]
-    logits = {task.name: torch.zeros(len(splits[task.name]), task.num_labels, device=args.device) for task in tasks}
-    losses = {task.name: torch.zeros(2, device=args.device) for task in tasks}
+    losses = {name: torch.zeros(2, device=args.device) for name in splits}
+
+    def note(batch: Mapping[str, Any], output: MtBertOutput) -> None:
+        for name, row_losses in (output.row_losses or {}).items():
+            losses[name][0] += row_losses.sum()
+            losses[name][1] += output.labelled[name].sum()
+        trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)
+
     was_training = model.training
     model.eval()
     with trainer.evaluation_weights(), torch.inference_mode():
-        for batch in loader:
-            output = model(**{key: value for key, value in batch.items() if key not in NO_INPUTS}, return_dict=True)
-            for name, rows in batch["rows"].items():
-                logits[name][rows] = output.task_logits[name].float()
-                if output.row_losses:
-                    losses[name][0] += output.row_losses[name].sum()
-                    losses[name][1] += output.labelled[name].sum()
-            trainer.control = trainer.callback_handler.on_prediction_step(args, trainer.state, trainer.control)
+        logits = collect_logits(model, loader, {name: len(split) for name, split in splits.items()}, note)
     model.train(was_training)
     if args.world_size > 1:  # rows of other processes are 0 here, so that a sum gathers them
         logits, losses = trainer.accelerator.reduce((logits, losses), reduction="sum")
