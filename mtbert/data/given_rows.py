@@ -23,7 +23,17 @@ from ..modeling.problem_types import IGNORED
 from ..modeling.tokenization import LENGTHS, has_token_types, length_limit
 from .collation import TEACHER
 from .label_reading import LabelReader
-from .labels import CODE, NO_LABEL, SHOWN, judged, label_feature, marked_labels, read_decided, reader_of, wrong_rows
+from .labels import (
+    CHECKING_VERSION,
+    NO_LABEL,
+    SHOWN,
+    judged,
+    label_feature,
+    marked_labels,
+    read_decided,
+    reader_of,
+    wrong_rows,
+)
 from .splits import DataSpec, check_kind, check_rows
 from .tokenize import KEPT, encode_dataset
 
@@ -349,7 +359,7 @@ def _without_padding(
         checked = dataset.map(
             _strip_batch,
             batched=True,
-            fn_kwargs={"reader": reader, "lengths": LENGTHS[: task.num_sequences - 1], "code": CODE},
+            fn_kwargs={"reader": reader, "lengths": LENGTHS[: task.num_sequences - 1], "version": CHECKING_VERSION},
             remove_columns=dataset.column_names,
             features=Features(features),
             desc=f"Checking {task.name} {split}",
@@ -368,7 +378,7 @@ def _without_padding(
 
 
 def _strip_batch(
-    batch: dict[str, list], reader: LabelReader | None, lengths: tuple[str, ...], code: str
+    batch: dict[str, list], reader: LabelReader | None, lengths: tuple[str, ...], version: int
 ) -> dict[str, list]:
     """A batch of rows without padding, its labels in the task's form, and the bits of what is wrong with them."""
     rows = len(batch["input_ids"])

@@ -19,7 +19,7 @@ from .delimited import separator_hint
 from .duplicates import shared_rows
 from .label_reading import LabelReader
 from .labels import (
-    CODE,
+    CHECKING_VERSION,
     EMPTY,
     NO_LABEL,
     check_batch,
@@ -333,7 +333,7 @@ def check_rows(
     if labelled:
         features["label"] = label_feature(task.problem_type)
     features |= {"row": Value("int64")} | ({"id": Value("string")} if data.id else {}) | {"_status": Value("uint16")}
-    kwargs = {"text": data.text, "label": data.label, "id": data.id, "code": CODE}
+    kwargs = {"text": data.text, "label": data.label, "id": data.id, "version": CHECKING_VERSION}
 
     def read(reader: LabelReader | None) -> tuple[Dataset, np.ndarray]:
         checked = dataset.map(

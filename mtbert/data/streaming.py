@@ -14,7 +14,7 @@ from ..errors import InputError, MissingFileError, ReadError
 from .bounds import BoundedStream
 from .delimited import separator_hint
 from .json_rows import check_texts, decoded_lines, json_batches, json_chunks
-from .labels import CODE, NUL, check_batch, listed
+from .labels import CHECKING_VERSION, NUL, check_batch, listed
 from .readers import (
     FORMATS,
     SEPARATOR_NAMES,
@@ -154,7 +154,7 @@ class RowSource:
             check_texts(column, batch[column], place)
             if kind in SEPARATORS and None in batch[column]:
                 raise ReadError(f"{place(batch[column].index(None))} {lacks(column)}")
-        out = check_batch(batch, list(rows), self.text, "", self.id, None, CODE)
+        out = check_batch(batch, list(rows), self.text, "", self.id, None, CHECKING_VERSION)
         for i, status in enumerate(out.pop("_status").tolist()):
             for column, nul in zip(self.text, NUL, strict=False):
                 if status & nul:
