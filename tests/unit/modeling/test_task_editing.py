@@ -1,84 +1,31 @@
-"""Tasks added, removed and taken out of a model, and its encoder alone."""
+"""Tasks added to a model, removed from it and taken out of it."""
 
-import copy
 import re
 import warnings
 
 import pytest
 import torch
-from families import family_config
-from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig, set_seed
-from transformers.models.bert.modeling_bert import BertLayer
-
-from mtbert.modeling.configuration_mtbert import MtBertConfig, TaskSpec
-from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
-
-OTHER_FAMILIES = ("deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta")
-TASKS = (
-    TaskSpec("linear", labels=["no", "maybe", "yes"], pooling="pooler"),
-    TaskSpec("score", range=(1, 5), pooling="mean", head={"output": "sigmoid"}),
-    TaskSpec("mlp", "multi_label_classification", labels=4, pooling="max", head={"type": "mlp", "layers": 2}),
-    TaskSpec("attention", labels=2, head={"type": "attention", "attention_heads": 2, "layers": 1}),
-    TaskSpec("cosine", range=(0, 1), texts=2, pair="siamese", head={"type": "cosine", "layers": 1, "output": "relu"}),
-    TaskSpec("siamese", "binary_classification", labels=["a", "b"], texts=2, pair="siamese", pooling="mean"),
-    TaskSpec("bare", "binary_classification", labels=["a", "b"], texts=2, pooling="pooler", adapter=False),
+from edited_models import (
+    ADAPTERS,
+    NAMES,
+    NEW,
+    OTHER_FAMILIES,
+    TASKS,
+    assert_equal,
+    every_adapter,
+    logits,
+    make_model,
+    realigned,
 )
-NAMES = [task.name for task in TASKS]
-NEW = TaskSpec("new", labels=3, pooling="mean", head={"type": "mlp", "layers": 1, "hidden_size": 12})
-ADAPTERS = {
-    "without": None,
-    "pal": {"type": "pal", "size": 12, "heads": 3},
-    "pal_top": {"type": "pal_top", "size": 12, "heads": 3, "input": "all"},
-    "low_rank": {"type": "low_rank", "size": 8, "layers": [0, 2]},
-    "houlsby": {"type": "houlsby", "size": 6},
-    "top_layers": {"type": "top_layers", "size": 12, "heads": 3, "depth": 2},
-}
-every_adapter = pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
+from tiny import padded_batch
 
-
-@torch.no_grad()
-def make_model(adapter=None, specs=TASKS, family="bert", **settings) -> MtBertForMultiTask:
-    """In eval mode, with random weights as after a training: nothing is at an initial value."""
-    set_seed(1)
-    encoder = family_config(family)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that some families are computed with padding
-        model = MtBertForMultiTask(MtBertConfig(encoder=encoder, tasks=list(specs), adapter=adapter, **settings))
-    for parameter in model.parameters():
-        noise = torch.randn_like(parameter) * 0.2
-        parameter.copy_(noise if parameter.dim() > 1 else parameter + noise)
-    return model.eval()
+from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 
 
 @pytest.fixture
 def batch() -> dict[str, torch.Tensor]:
-    lengths = torch.tensor([3, 11, 1, 7, 9, 4])
-    return {
-        "input_ids": torch.randint(5, 100, (6, 11)),
-        "token_type_ids": torch.randint(2, (6, 11)),
-        "attention_mask": (torch.arange(11) < lengths[:, None]).long(),
-    }
-
-
-@torch.no_grad()
-def logits(model, batch, names=None) -> dict[str, torch.Tensor]:
-    """Each task's logits on the batch alone."""
-    names = [task.name for task in model.tasks] if names is None else names
-    return {name: model(**batch, task=name).logits for name in names}
-
-
-def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]):
-    assert one.keys() == other.keys()
-    for name in one:
-        assert torch.equal(one[name], other[name]), name
-
-
-@torch.no_grad()
-def realigned(model):
-    """The same model with its weights where torch would put them: elsewhere, products may round in another order."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
-    return model.eval()
+    return padded_batch((3, 11, 1, 7, 9, 4))
 
 
 class TestAdd:
@@ -344,157 +291,3 @@ class TestExtract:
     def test_an_unknown_form(self):
         with pytest.raises(ValueError, match="to is 'onnx', but must be None or 'sequence_classification'"):
             make_model().extract_task("linear", to="onnx")
-
-
-PLAIN = (
-    TaskSpec("classes", labels=["no", "maybe", "yes"], pooling="pooler"),
-    TaskSpec("one-logit", "binary_classification", labels=["a", "b"], texts=2, pooling="pooler"),
-    TaskSpec("topics", "multi_label_classification", labels=["cat", "dog", "bird", "fish"], pooling="pooler"),
-    TaskSpec("score", range=(1, 5), pooling="pooler", adapter=False),
-)
-
-
-class TestPlain:
-    @torch.no_grad()
-    @pytest.mark.parametrize("task", PLAIN, ids=lambda task: task.name)
-    def test_the_same_logits(self, task, batch, tmp_path):
-        model = make_model(specs=PLAIN)
-        plain = model.extract_task(task.name, to="sequence_classification")
-        assert type(plain).__name__ == "BertForSequenceClassification" and not plain.training
-        torch.testing.assert_close(plain(**batch).logits, logits(model, batch)[task.name], rtol=1e-5, atol=1e-5)
-        assert plain.config.num_labels == task.num_labels
-        if task.name in ("classes", "topics"):
-            assert list(plain.config.id2label.values()) == list(task.labels)
-            assert plain.config.label2id == {label: i for i, label in enumerate(task.labels)}
-        expected = None if task.problem_type == "binary_classification" else task.problem_type
-        assert plain.config.problem_type == expected
-        plain.save_pretrained(tmp_path)
-        loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path)
-        assert loaded.config.num_labels == task.num_labels
-        assert torch.equal(realigned(loaded)(**batch).logits, plain(**batch).logits)
-
-    @torch.no_grad()
-    def test_it_is_a_copy_of_plain_layers(self, batch):
-        model = make_model(ADAPTERS["pal"], PLAIN)
-        before = logits(model, batch)
-        plain = model.extract_task("score", to="sequence_classification")  # a task that the adapter does not serve
-        torch.testing.assert_close(plain(**batch).logits, before["score"], rtol=1e-5, atol=1e-5)
-        assert {type(layer) for layer in plain.bert.encoder.layer} == {BertLayer}
-        for parameter in plain.parameters():
-            parameter.zero_()
-        assert_equal(logits(model, batch), before)
-        assert model.config.encoder.num_labels == 2 and model.config.encoder.problem_type is None
-
-    def test_mode_and_dtype_are_the_models(self):
-        plain = make_model(specs=PLAIN).double().train().extract_task("classes", to="sequence_classification")
-        assert plain.training and {parameter.dtype for parameter in plain.parameters()} == {torch.float64}
-
-    @pytest.mark.parametrize(
-        ("spec", "adapter", "family", "message"),
-        [
-            (TASKS[0], "pal", "bert", "it has an adapter, for which plain transformers models have no place"),
-            (
-                TaskSpec("t", labels=2, pooling="pooler", head={"type": "mlp", "layers": 1}),
-                "without",
-                "bert",
-                "a plain bert model cannot compute a mlp head with output identity on one input",
-            ),
-            (
-                TaskSpec("t", labels=2, pooling="pooler", head={"type": "attention"}),
-                "without",
-                "bert",
-                "a plain bert model cannot compute a attention head with output identity on one input",
-            ),
-            (
-                TaskSpec("t", labels=2, texts=2, pair="siamese", pooling="pooler"),
-                "without",
-                "bert",
-                "a plain bert model cannot compute a linear head with output identity on several inputs; linear heads "
-                "on one input of BERT can be taken out",
-            ),
-            (
-                TaskSpec("t", range=(0, 5), pooling="pooler", head={"output": "sigmoid"}),
-                "without",
-                "bert",
-                "a plain bert model cannot compute a linear head with output sigmoid on one input",
-            ),
-            *(
-                (
-                    TaskSpec("t", labels=2, pooling=pooling),
-                    "without",
-                    "bert",
-                    f"a plain bert model's head reads another pooling than '{pooling}'; train it with pooling: pooler",
-                )
-                for pooling in ("cls", "mean", "max")
-            ),
-            (
-                TaskSpec("t", labels=2, pooling="pooler"),
-                "without",
-                "roberta",
-                "a plain roberta model cannot compute a linear head",
-            ),
-            (TaskSpec("t", labels=2), "without", "electra", "a plain electra model cannot compute a linear head"),
-        ],
-    )
-    def test_what_a_plain_model_cannot_do(self, spec, adapter, family, message):
-        model = make_model(ADAPTERS[adapter], [spec], family)
-        with pytest.raises(ValueError, match=re.escape(f"task {spec.name!r}: {message}")):
-            model.extract_task(spec.name, to="sequence_classification")
-
-
-class TestExport:
-    @torch.no_grad()
-    @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
-    @pytest.mark.parametrize("family", ["bert", *OTHER_FAMILIES])
-    def test_the_same_states_as_the_models_encoder(self, family, packed, batch, tmp_path):
-        model = make_model(
-            specs=[TaskSpec("first", labels=2), TaskSpec("average", labels=2, pooling="mean")],
-            family=family,
-            packed=packed,
-        )
-        pooled = model(**batch, tasks="all").pooled
-        plain = model.export_encoder()
-        assert type(plain) is type(AutoModel.from_config(model.config.encoder)) and not plain.training
-        inputs = dict(batch)
-        if getattr(plain.config, "type_vocab_size", 0) < 2:
-            del inputs["token_type_ids"]
-        real = batch["attention_mask"][..., None]
-        # some families derive positions from padding ids, so that padding must be padding
-        inputs["input_ids"] = torch.where(real[..., 0] == 1, inputs["input_ids"], plain.config.pad_token_id)
-        plain.save_pretrained(tmp_path)
-        for each in (plain, AutoModel.from_pretrained(tmp_path).eval()):
-            states = each(**inputs).last_hidden_state
-            torch.testing.assert_close(states[:, 0], pooled["first"], rtol=1e-5, atol=2e-5)
-            torch.testing.assert_close((states * real).sum(1) / real.sum(1), pooled["average"], rtol=1e-5, atol=2e-5)
-
-    @torch.no_grad()
-    @every_adapter
-    def test_adapters_and_heads_stay_behind(self, adapter, batch):
-        model = make_model(adapter)
-        before = logits(model, batch)
-        plain = model.export_encoder()
-        assert {type(layer) for layer in plain.encoder.layer} == {BertLayer}
-        assert_equal(plain.state_dict(), model.encoder.state_dict())
-        without = make_model(None)
-        without.encoder.load_state_dict(model.encoder.state_dict())
-        found = plain(**batch)
-        torch.testing.assert_close(found.pooler_output, without(**batch, task="linear").pooled["linear"])
-        for parameter in plain.parameters():
-            parameter.zero_()
-        assert_equal(logits(model, batch), before)
-
-    def test_a_pooler_that_no_task_reads_is_not_there(self):
-        assert make_model(specs=TASKS[1:3]).export_encoder().pooler is None
-        assert make_model().export_encoder().pooler is not None
-
-    def test_a_model_can_start_from_it(self, batch, tmp_path):
-        model = make_model(ADAPTERS["pal"])
-        model.export_encoder().save_pretrained(tmp_path)
-        started = MtBertForMultiTask.from_encoder(tmp_path, list(TASKS))
-        assert_equal(started.encoder.state_dict(), model.encoder.state_dict())
-        assert isinstance(started.config.encoder, BertConfig)
-        assert copy.deepcopy(started).encoder.config.num_hidden_layers == 3
-
-    def test_mode_and_dtype_are_the_models(self):
-        plain = make_model().double().train().export_encoder()
-        assert plain.training and plain.dtype == torch.float64
