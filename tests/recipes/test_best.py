@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mtbert.cli.arguments import evaluate
 from mtbert.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -15,17 +16,11 @@ DRY_RUN = ["make", "--no-print-directory", "--dry-run", "-f", "recipes/best.mk"]
 
 
 STUDENTS = ("distilled", "base_distilled")
+GOALS = (*(f"{each}/scores.json" for each in STUDENTS), "base_mean/averaged.json")
 
 
-def commands(tmp_path) -> list[list[str]]:
-    given = [
-        *DRY_RUN,
-        "DATA=data",
-        f"OUT={tmp_path}",
-        "BIN=bin",
-        *(f"{tmp_path}/{each}/scores.json" for each in STUDENTS),
-        f"{tmp_path}/base_mean/averaged.json",
-    ]
+def commands(tmp_path, *goals: str) -> list[list[str]]:
+    given = [*DRY_RUN, "DATA=data", f"OUT={tmp_path}", "BIN=bin", *(f"{tmp_path}/{each}" for each in goals or GOALS)]
     ended = subprocess.run(given, cwd=ROOT, capture_output=True, text=True, check=True)
     return [shlex.split(line) for line in ended.stdout.replace("\\\n", " ").splitlines()]
 
@@ -64,6 +59,14 @@ def test_what_is_there_is_kept(tmp_path):
         command for command in every if f"{tmp_path}/base" in command and "finetune.py" in " ".join(command)
     ]
     assert len(left) == len(every) - 1
+
+
+def test_the_report_is_of_the_run_and_hides_its_texts(tmp_path):
+    *_, last = commands(tmp_path, "base/report/report.html")
+    assert Path(last[1]).name == "evaluate_run.py" and last[2] == f"{tmp_path}/base"
+    options = evaluate(last[2:])
+    assert options.output == tmp_path / "base/report" and options.changes == ["--data_dir", "data"]
+    assert options.hide_texts
 
 
 def test_the_folder_of_the_data_is_asked_for():
