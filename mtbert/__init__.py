@@ -5,31 +5,41 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .data.sampling import Schedule
-    from .errors import MtBertError
-    from .modeling.configuration_mtbert import AdapterSpec, HeadSpec, MtBertConfig, TaskSpec
-    from .modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput, MtBertPreTrainedModel
-    from .modeling.prediction import Prediction
-    from .training.arguments import MtBertTrainingArguments, TaskTraining
-    from .training.methods.averaging import Averaging
-    from .training.methods.distillation import Distillation
-    from .training.methods.proximal import Proximal
-    from .training.methods.smart import Smart
-    from .training.methods.surgery import Surgery
-    from .training.methods.uncertainty import LossSettings
-    from .training.optimizers import OptimizerSettings
-    from .training.trainer import MtBertTrainer
+from .training.methods import REGISTRY
+
+if TYPE_CHECKING:  # `as` tells type checkers that a name is public
+    from .data.sampling import Schedule as Schedule
+    from .errors import MtBertError as MtBertError, Problem as Problem
+    from .modeling.configuration_mtbert import (
+        AdapterSpec as AdapterSpec,
+        HeadSpec as HeadSpec,
+        MtBertConfig as MtBertConfig,
+        TaskSpec as TaskSpec,
+    )
+    from .modeling.modeling_mtbert import (
+        MtBertForMultiTask as MtBertForMultiTask,
+        MtBertOutput as MtBertOutput,
+        MtBertPreTrainedModel as MtBertPreTrainedModel,
+    )
+    from .modeling.prediction import Prediction as Prediction
+    from .runs.finetuning import TrainResult as TrainResult, train as train
+    from .training.arguments import MtBertTrainingArguments as MtBertTrainingArguments, TaskTraining as TaskTraining
+    from .training.methods.averaging import Averaging as Averaging
+    from .training.methods.distillation import Distillation as Distillation
+    from .training.methods.proximal import Proximal as Proximal
+    from .training.methods.smart import Smart as Smart
+    from .training.methods.surgery import Surgery as Surgery
+    from .training.methods.uncertainty import LossSettings as LossSettings
+    from .training.optimizers import OptimizerSettings as OptimizerSettings
+    from .training.settings import MultiTaskSettings as MultiTaskSettings
+    from .training.trainer import MtBertTrainer as MtBertTrainer
 
 __version__ = "0.1.0"
 
 # name → its module, which is imported when the name is asked for
 _MODULES = {
     "AdapterSpec": ".modeling.configuration_mtbert",
-    "Averaging": ".training.methods.averaging",
-    "Distillation": ".training.methods.distillation",
     "HeadSpec": ".modeling.configuration_mtbert",
-    "LossSettings": ".training.methods.uncertainty",
     "MtBertConfig": ".modeling.configuration_mtbert",
     "MtBertError": ".errors",
     "MtBertForMultiTask": ".modeling.modeling_mtbert",
@@ -37,15 +47,19 @@ _MODULES = {
     "MtBertPreTrainedModel": ".modeling.modeling_mtbert",
     "MtBertTrainer": ".training.trainer",
     "MtBertTrainingArguments": ".training.arguments",
+    "MultiTaskSettings": ".training.settings",
     "OptimizerSettings": ".training.optimizers",
     "Prediction": ".modeling.prediction",
-    "Proximal": ".training.methods.proximal",
+    "Problem": ".errors",
     "Schedule": ".data.sampling",
-    "Smart": ".training.methods.smart",
-    "Surgery": ".training.methods.surgery",
     "TaskSpec": ".modeling.configuration_mtbert",
     "TaskTraining": ".training.arguments",
+    "TrainResult": ".runs.finetuning",
+    "train": ".runs.finetuning",
 }
+for _place in REGISTRY.values():  # a class of settings for each training method
+    _module, _, _name = _place.partition(":")
+    _MODULES[_name] = f".training.methods.{_module}"
 
 # scripts of this repository that are commands
 _SCRIPTS = tuple(
@@ -56,28 +70,7 @@ _SCRIPTS = tuple(
     )
 )
 
-__all__ = [
-    "AdapterSpec",
-    "Averaging",
-    "Distillation",
-    "HeadSpec",
-    "LossSettings",
-    "MtBertConfig",
-    "MtBertError",
-    "MtBertForMultiTask",
-    "MtBertOutput",
-    "MtBertPreTrainedModel",
-    "MtBertTrainer",
-    "MtBertTrainingArguments",
-    "OptimizerSettings",
-    "Prediction",
-    "Proximal",
-    "Schedule",
-    "Smart",
-    "Surgery",
-    "TaskSpec",
-    "TaskTraining",
-]
+__all__ = sorted(_MODULES)
 
 
 def __getattr__(name: str):

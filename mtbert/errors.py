@@ -14,6 +14,7 @@ from .modeling.errors import (
     MissingFileError,
     MissingTokenizer,
     MtBertError,
+    Problem,
     PushError,
     UnknownTaskError,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "MissingTokenizer",
     "MtBertError",
     "NotFinite",
+    "Problem",
     "PushError",
     "ReadError",
     "RecipeError",

@@ -53,9 +53,9 @@ from ..recipe import Recipe, RecipeError, load_recipe
 from ..recipe.rules import known_scores
 from ..recipe.schema import override_tree
 from ..recipe.search_space import Dimension, check_space, read_space
+from ..runs.finetuning import train
 from ..training.checkpoints.run_folder import save_run
 from . import arguments
-from .finetune import run
 from .main import run as run_command
 
 HEARTBEAT = 60  # seconds; after twice as long without one, a trial whose process was killed counts as failed
@@ -234,7 +234,7 @@ def objective(search: Search, trial: Trial) -> float:
     try:
         values = {key: dimension.suggest(trial, key) for key, dimension in search.space.items()}
         path = write_recipe(search, values, name, f"trial {trial.number} of {search.name}")
-        scores = run(load_recipe(path), [pruning])
+        scores = train(path, callbacks=[pruning]).scores
         trial.set_user_attr("scores", scores)
         if not math.isfinite(scores[search.metric]):
             raise InputError(f"{search.metric} is {scores[search.metric]}, but must be finite to be searched by")

@@ -16,8 +16,7 @@ from transformers import PreTrainedConfig
 
 from .configuration_mtbert import ADAPTERS, AdapterSpec
 from .errors import InputError
-from .own_parts import ADAPTERS as own_adapters
-from .own_parts import put
+from .own_parts import ADAPTERS as own_adapters, put
 from .packing import PackedLayout, packed_attention
 
 _ACTIVATIONS = {"gelu": nn.functional.gelu, "identity": lambda states: states}

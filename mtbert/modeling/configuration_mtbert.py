@@ -14,8 +14,7 @@ from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 from .config_checks import encoder_config, make_plain, plain, refuse_sizes, type_problems
 from .errors import InputError
 from .limits import beyond, name_problems
-from .own_parts import ADAPTERS as own_adapters
-from .own_parts import HEADS as own_heads
+from .own_parts import ADAPTERS as own_adapters, HEADS as own_heads
 from .problem_types import PROBLEM_TYPES, ProblemType
 
 POOLINGS = ("cls", "pooler", "mean", "max")

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from .configuration_mtbert import HEADS, HeadSpec, TaskSpec
 from .errors import InputError
-from .own_parts import HEADS as own_heads
-from .own_parts import put
+from .own_parts import HEADS as own_heads, put
 from .problem_types import IGNORED
 
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "identity": nn.Identity}

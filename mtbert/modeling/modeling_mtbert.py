@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers import initialization as init
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 
 from .adapted_layers import prepare_layers

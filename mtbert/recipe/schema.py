@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,7 @@ from .argument_ranges import check_values
 from .fields import KeyPath, Report, defaults, documentation, help_group, help_rows, known_fields, read_fields
 from .rules import PROCESS_KEYS, REFUSED_PRETRAINING, REFUSED_TRAINING, check
 from .stage_keys import split_stages
-from .yaml_layers import COMMAND_LINE, Layer, merge, override, read_chain, split_argv
+from .yaml_layers import COMMAND_LINE, Layer, as_layer, merge, override_all, split_argv
 
 if TYPE_CHECKING:
     from ..training.arguments import MtBertTrainingArguments, PretrainingArguments, TaskTraining
@@ -180,7 +181,7 @@ class Recipe:
         if len(positional) != 1:
             usage = "write RECIPE.yaml [--key value]..., or --help for the keys"
             raise RecipeError([f"{COMMAND_LINE}: one recipe is needed, but there are {positional or 'none'}; {usage}"])
-        return _load(positional[0], overrides)
+        return load_recipe(positional[0], [f"--{'.'.join(path)}={text}" for path, text in overrides])
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
@@ -270,20 +271,22 @@ def _lists(value: Any) -> Any:
     return [_lists(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    recipe: str | os.PathLike | Mapping[str, Any] | Recipe, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Recipe:
     """Read a recipe, its bases below it and the overrides on top, and check the result.
 
     Args:
-        path: a YAML file.
-        overrides: as on a command line: `("--training.max_steps", "50", "--tasks.sst.weight=2")`.
+        recipe: a YAML file, a mapping of the same form (its `base` begins at the current folder), or a Recipe.
+        overrides: as on a command line: `("--training.max_steps", "50", "--tasks.sst.weight=2")`, or keys → values:
+            `{"training.max_steps": 50, "tasks.sst.weight": 2}`.
 
     Raises:
         RecipeError: with everything that is wrong.
     """
-    positional, pairs = split_argv(overrides)
-    if positional:
-        raise RecipeError([f"{COMMAND_LINE}: {each!r} belongs to no --key; write --key VALUE" for each in positional])
-    return _load(path, pairs)
+    source = str(recipe) if isinstance(recipe, str | os.PathLike) else "recipe"
+    layer = as_layer(recipe.to_dict() if isinstance(recipe, Recipe) else recipe)
+    return _resolve(override_all(layer, overrides, _hint), source)
 
 
 def override_tree(overrides: Sequence[str]) -> dict[str, Any]:
@@ -292,17 +295,7 @@ def override_tree(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         RecipeError: for an argument that is no `--key value`, or a value that is no valid YAML.
     """
-    layer = Layer({})
-    for key_path, text in split_argv(overrides)[1]:
-        layer = override(layer, key_path, text, _hint(key_path))
-    return layer.tree
-
-
-def _load(path: str | Path, overrides: Sequence[tuple[KeyPath, str]]) -> Recipe:
-    layer = read_chain(Path(path))
-    for key_path, text in overrides:
-        layer = override(layer, key_path, text, _hint(key_path))
-    return _resolve(layer, str(path))
+    return override_all(Layer({}), overrides, _hint).tree
 
 
 def _hint(path: KeyPath) -> Any:

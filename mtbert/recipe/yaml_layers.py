@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from ..modeling.limits import beyond, limit
 from .fields import LONGEST, KeyPath, fits, options, shown
 
 COMMAND_LINE = "command line"
+OVERRIDES = "overrides"
 TOO_DEEP = "its values lie too deep in each other; write fewer levels"
 
 
@@ -255,7 +256,12 @@ def override(layer: Layer, path: KeyPath, text: str, hint: Any) -> Layer:
     no_value = value is None and text.strip().lower() not in ("", "~", "null")  # YAML takes '#' for a comment
     if wants_text and (isinstance(value, str) or no_value or not fits(hint, value)[0]):
         value, below = text, {}
-    origins = {(*path, *rest): COMMAND_LINE for rest in ((), *below)}
+    return _put(layer, path, value, below, COMMAND_LINE)
+
+
+def _put(layer: Layer, path: KeyPath, value: Any, below: Iterable[KeyPath], origin: str) -> Layer:
+    """`layer` with one value on top; `below`: the key paths inside of it."""
+    origins = {(*path, *rest): origin for rest in ((), *below)}
     tree, node = value, layer.tree
     around = [node := _inside(node, key) for key in ("", *path[:-1])]
     for end in range(len(path) - 1, -1, -1):
@@ -269,5 +275,59 @@ def override(layer: Layer, path: KeyPath, text: str, hint: Any) -> Layer:
     for i, key in enumerate(path[:-1], start=1):  # mappings that are made for this value come from it too
         node = _inside(node, key)
         if not isinstance(node, dict | list):
-            origins[path[:i]] = COMMAND_LINE
+            origins[path[:i]] = origin
     return merge_layers(layer, Layer(tree, origins))
+
+
+def override_all(layer: Layer, overrides: Sequence[str] | Mapping[str, Any], hint: Callable[[KeyPath], Any]) -> Layer:
+    """`layer` with overrides on top, each over those before it.
+
+    Args:
+        overrides: `--key value` arguments, or dotted keys → values.
+        hint: key path → the type of its values.
+
+    Raises:
+        RecipeError: for an argument that belongs to no key, and for overrides of another form.
+    """
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            layer = _put(layer, tuple(str(key).split(".")), plain(value), (), OVERRIDES)
+        return layer
+    if isinstance(overrides, str) or not all(isinstance(each, str) for each in overrides):
+        form = "write {'training.max_steps': 50} or ['--training.max_steps', '50']"
+        raise RecipeError([f"overrides is {shown(overrides)}, but must map keys to values, or list arguments; {form}"])
+    positional, pairs = split_argv(overrides)
+    if positional:
+        raise RecipeError([f"{COMMAND_LINE}: {each!r} belongs to no --key; write --key VALUE" for each in positional])
+    for path, text in pairs:
+        layer = override(layer, path, text, hint(path))
+    return layer
+
+
+def as_layer(recipe: Any) -> Layer:
+    """The settings of a YAML file and its bases, or of a mapping of the same form, whose `base` is a file.
+
+    Raises:
+        RecipeError: for anything else.
+    """
+    if isinstance(recipe, str | os.PathLike):
+        return read_chain(Path(recipe))
+    if not isinstance(recipe, Mapping):
+        given = f"but is of the type {type(recipe).__name__}"
+        raise RecipeError([f"a recipe must be a YAML file's path, a mapping of keys to values or a Recipe, {given}"])
+    tree = plain(recipe)
+    base = tree.get("base")
+    if not isinstance(base, str):
+        return Layer(tree)
+    return merge_layers(read_chain(Path(base)), Layer({key: value for key, value in tree.items() if key != "base"}))
+
+
+def plain(value: Any) -> Any:
+    """A value of Python as a recipe file has it: settings and mappings as mappings, tuples as lists, paths as text."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value

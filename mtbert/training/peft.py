@@ -82,6 +82,14 @@ def load_adapter(model: MtBertForMultiTask, folder: str | os.PathLike) -> PeftMo
     return PeftModel.from_pretrained(model, str(folder))
 
 
+def load_final_weights(model: MtBertForMultiTask | PeftModel, folder: str | os.PathLike) -> None:
+    """Give a model the weights that a run has saved in its folder at its end, of the same tasks and settings."""
+    if isinstance(model, PeftModel):
+        model.load_adapter(str(folder), model.active_adapters[0], is_trainable=True)
+    else:
+        model.load_state_dict(MtBertForMultiTask.from_pretrained(folder).state_dict())
+
+
 @contextmanager
 def _in_one_line(settings: Mapping[str, Any]) -> Iterator[None]:
     """What peft refuses, with errors of many types, as one ValueError that names the recipe's key."""

@@ -10,8 +10,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from malformed import places, tries, untouched
 from safetensors.torch import load_file, save
 from transformers import AutoModel

@@ -7,8 +7,7 @@ import json
 
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from malformed import tries, untouched
 
 from mtbert.data.splits import DataSpec, LoadedTask, load_task

@@ -8,8 +8,7 @@ from contextlib import suppress
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from malformed import GOOD, places, tries
 
 from mtbert import MtBertConfig, MtBertForMultiTask, TaskSpec

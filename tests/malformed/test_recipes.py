@@ -7,8 +7,7 @@ import json
 
 import pytest
 import yaml
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from malformed import GOOD, places, tries, untouched
 
 from mtbert.recipe import Recipe, RecipeError, load_recipe

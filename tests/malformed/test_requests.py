@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from malformed import tries, untouched
 from transformers import pipeline
 

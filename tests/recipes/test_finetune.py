@@ -11,6 +11,7 @@ import yaml
 from transformers import AutoModel, MPNetConfig
 
 from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.runs import finetuning
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,7 +126,7 @@ def test_what_can_not_work_is_refused_before_any_work(
         raise AssertionError("work has begun")
 
     for name in ("load_data", "pretrain", "encode_splits"):
-        monkeypatch.setattr(finetune, name, work)
+        monkeypatch.setattr(finetuning, name, work)
     monkeypatch.setattr(AutoModel, "from_pretrained", work)
     with pytest.raises(ValueError, match=message):
         finetune.main([str(recipe), *more])

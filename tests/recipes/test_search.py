@@ -13,6 +13,7 @@ from optuna.trial import TrialState
 
 from mtbert.cli.arguments import search as arguments_of
 from mtbert.recipe import RecipeError, load_recipe
+from mtbert.runs.finetuning import TrainResult
 
 ROOT = Path(__file__).resolve().parents[2]
 COURSE = {"format": "cs224n", "id": "id"}
@@ -172,11 +173,11 @@ def test_a_trial_that_fails_is_kept_with_its_error_and_the_search_goes_on(search
 def test_an_interrupted_search_goes_on_later(search, arguments, monkeypatch, capsys):
     argv = arguments({"training.learning_rate": SPACE["training.learning_rate"]}, "--trials", "1")
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(search, "run", interrupted)
+        patch.setattr(search, "train", interrupted)
         assert search.main(argv) == 130
     assert "the same command goes on" in capsys.readouterr().err
     assert search.main(argv) == 0
@@ -185,10 +186,10 @@ def test_an_interrupted_search_goes_on_later(search, arguments, monkeypatch, cap
 
 
 def test_only_failures_are_told_by_the_return_code(search, arguments, monkeypatch, capsys):
-    def broken(*_):
+    def broken(*_, **__):
         raise OSError("disk is full")
 
-    monkeypatch.setattr(search, "run", broken)
+    monkeypatch.setattr(search, "train", broken)
     argv = arguments({"training.learning_rate": SPACE["training.learning_rate"]}, "--trials", "2")
     assert search.main(argv) == 1
     captured = capsys.readouterr()
@@ -301,7 +302,8 @@ def test_several_processes_are_refused(search, arguments, monkeypatch):
 def test_a_trial_whose_score_is_not_finite_has_failed(search, arguments, monkeypatch):
     wanted = plan(search, arguments(SPACE))
     study = search.open_study(wanted)
-    monkeypatch.setattr(search, "run", lambda recipe, callbacks: {"eval_overall": float("nan")})
+    result = TrainResult(None, {"eval_overall": float("nan")})
+    monkeypatch.setattr(search, "train", lambda recipe, callbacks: result)
     trial = study.ask()
     with pytest.raises(ValueError, match="^eval_overall is nan, but must be finite to be searched by$"):
         search.objective(wanted, trial)

@@ -24,7 +24,7 @@ import torch
 import yaml
 from failing_files import KILLED, WAYS, Failure, in_child, install
 
-import mtbert.cli
+import mtbert
 from mtbert.evaluation.metrics import score_task
 from mtbert.training.checkpoints import interruption
 from mtbert.training.checkpoints.sealing import damage
@@ -45,11 +45,10 @@ FLIPS, CUTS = 20, 5  # of each file
 COMMANDS = ("average", "ensemble", "predict csv", "predict jsonl", "predict parquet", "predict cs224n")
 
 
-def load_script(name: str):
-    """A command as a module of its own, whose functions can be replaced."""
-    spec = importlib.util.spec_from_file_location(
-        f"mtbert.cli.{name}", Path(mtbert.cli.__file__).with_name(f"{name}.py")
-    )
+def load_script(name: str, folder: str = "cli"):
+    """A command, or what it runs, as a module of its own, whose functions can be replaced."""
+    file = Path(mtbert.__file__).with_name(folder) / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"mtbert.{folder}.{name}", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -116,7 +115,7 @@ def recipe_tree(campaign: Campaign, output: Path, changes: dict[str, Any]) -> di
 
 def prepared_run(campaign: Campaign, output: Path, changes: dict[str, Any]) -> Callable[[], Any]:
     """A function that trains a recipe whose data are read and encoded beforehand."""
-    finetune = load_script("finetune")
+    finetune = load_script("finetuning", "runs")
     path = campaign.work / "recipe.yaml"
     path.write_text(yaml.safe_dump(recipe_tree(campaign, output, changes)))
     recipe = finetune.Recipe.from_cli([str(path)])
@@ -134,7 +133,7 @@ def prepared_run(campaign: Campaign, output: Path, changes: dict[str, Any]) -> C
     finetune.check_model = lambda *_: None
     finetune.MtBertForMultiTask.from_encoder = lambda *_: copy.deepcopy(model)
     score_task(recipe.tasks["stars"].spec("stars"), np.eye(3), np.arange(3))  # loads the metrics
-    return lambda: finetune.run(recipe)
+    return lambda: finetune.train(recipe)
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""Whole runs: what the commands that train do, for Python as well."""

@@ -1,0 +1,221 @@
+"""Fine-tune one encoder for the tasks of a recipe, and save one checkpoint with every head."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TrainerCallback, TrainerState, set_seed
+
+from ..data.splits import LoadedTask
+from ..data.tokenize import encode_splits
+from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..recipe import Recipe, check_model, check_stages, load_data, load_recipe, load_tokenizer
+from ..training.arguments import MtBertTrainingArguments
+from ..training.checkpoints.resume_record import check_record
+from ..training.checkpoints.run_folder import ended_scores, save_run, seal_run, start_scores
+from ..training.checkpoints.run_lock import only_run_in
+from ..training.checkpoints.run_record import Movement, run_record
+from ..training.checkpoints.sealing import STATE
+from ..training.checkpoints.stages import Stage, Stages
+from ..training.console import print_lines, print_scores
+from ..training.distributed.machine import share_cores
+from ..training.methods.distillation import add_targets
+from ..training.peft import load_final_weights, wrap
+from ..training.pretraining import pretrain
+from ..training.settings import MultiTaskSettings
+from ..training.trainer import MtBertTrainer
+
+Splits = dict[str, dict[str, Dataset]]  # task → split → encoded rows
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run leaves.
+
+    Attributes:
+        trainer: the trainer of the run (of its last stage); `trainer.model` has the final weights and the tokenizer.
+        scores: the final scores of the dev splits, as in `scores.json`; empty without dev splits.
+    """
+
+    trainer: MtBertTrainer = field(repr=False)
+    scores: dict[str, float]
+
+
+def train(
+    recipe: str | os.PathLike | Mapping[str, Any] | Recipe,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+    callbacks: Sequence[TrainerCallback] = (),
+) -> TrainResult:
+    """Train what a recipe says, print what `mtbert finetune` prints, and save the model in `training.output_dir`.
+
+    Args:
+        recipe: a YAML file, a mapping of the same form, or a `Recipe`; see `load_recipe`.
+        overrides: keys to set on top: `{"training.max_steps": 50}`, or as on the command line
+            `["--training.max_steps", "50"]`.
+        callbacks: further callbacks of transformers for the trainer of every stage.
+
+    Raises:
+        RecipeError: with everything that is wrong with the recipe or its data.
+        MtBertError: for whatever else cannot go on; the message says what to do.
+        SystemExit: if SIGTERM ends the run, once its checkpoint is saved.
+    """
+    if overrides or not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    args = recipe.training_arguments()
+    with only_run_in(args.output_dir, args.process_index == 0):
+        return _train(recipe, args, callbacks)
+
+
+def _train(recipe: Recipe, args: MtBertTrainingArguments, callbacks: Sequence[TrainerCallback]) -> TrainResult:
+    """`train`, in an output folder that no other run writes to."""
+    stages = Stages(args, len(recipe.stages))
+    check_stages(recipe)
+    tokenizer = load_tokenizer(recipe)
+    check_model(recipe, tokenizer)
+    share_cores(args)
+    set_seed(args.seed)
+
+    with args.main_process_first(desc="loading"):
+        raw = load_data(recipe)
+    model = _make_model(recipe, _encoder(recipe, args, raw, tokenizer))
+    data = _encode(recipe, args, raw, tokenizer, model.config.encoder)
+
+    movement = Movement(model)
+    for part in recipe.in_stages():  # one, unless the recipe lists stages
+        stage, checkpoint = stages.next(model)
+        trainer = _make_trainer(recipe, part, model, args.cpu_threads, data, tokenizer, stage, callbacks)
+        if stages.passes_over(trainer):
+            continue
+        if part.distillation is not None:
+            texts = {name: loaded.splits["train"] for name, loaded in raw.items()}
+            trainer.train_dataset = add_targets(part.distillation, trainer, texts)
+        if len(stages.states) + 1 >= len(recipe.stages):  # the last one
+            scores = _scores_of_ended_run(args.output_dir, checkpoint, trainer, stage)
+            if scores is not None:
+                return TrainResult(trainer, scores)
+        if checkpoint is not None and trainer.is_world_process_zero():
+            print_lines([f"Going on from {checkpoint}"])
+        trainer.train(resume_from_checkpoint=checkpoint)
+        stages.end(trainer)
+
+    scores = trainer.evaluate() if trainer.eval_dataset else {}
+    trainer.state = stages.join()
+    _save(recipe, trainer, scores, movement)
+    return TrainResult(trainer, scores)
+
+
+def _encoder(
+    recipe: Recipe, args: MtBertTrainingArguments, raw: Mapping[str, LoadedTask], tokenizer: PreTrainedTokenizerBase
+) -> str:
+    """The encoder to start from: the recipe's, after further pre-training where it asks for that."""
+    if recipe.pretraining is None:
+        return recipe.encoder
+    texts = {name: loaded.splits for name, loaded in raw.items()}
+    further = recipe.pretraining_arguments(cpu_threads=args.cpu_threads)
+    encoder = pretrain(further, recipe.encoder, texts, tokenizer, until=further.use_epoch)
+    set_seed(args.seed)
+    return encoder
+
+
+def _make_model(recipe: Recipe, encoder: str) -> MtBertForMultiTask | PeftModel:
+    model = MtBertForMultiTask.from_encoder(encoder, _specs(recipe), recipe.model.adapter, recipe.model.packed)
+    return model if recipe.peft is None else wrap(model, recipe.peft)
+
+
+def _specs(recipe: Recipe) -> list[TaskSpec]:
+    return [task.spec(name) for name, task in recipe.tasks.items()]
+
+
+def _encode(
+    recipe: Recipe,
+    args: MtBertTrainingArguments,
+    raw: Mapping[str, LoadedTask],
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: PreTrainedConfig,
+) -> Splits:
+    """Encode all splits, and print what was found in the data and how much of it was cut."""
+    with args.main_process_first(desc="encoding"):
+        encoded = {s.name: encode_splits(s, raw[s.name].splits, tokenizer, encoder) for s in _specs(recipe)}
+    if args.process_index == 0:
+        print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())
+        print_lines(report.line() for _, reports in encoded.values() for report in reports)
+    return {name: splits for name, (splits, _) in encoded.items()}
+
+
+def _make_trainer(
+    recipe: Recipe,
+    part: Recipe,
+    model: MtBertForMultiTask | PeftModel,
+    cpu_threads: int | None,
+    data: Splits,
+    tokenizer: PreTrainedTokenizerBase,
+    stage: Stage | None,
+    callbacks: Sequence[TrainerCallback],
+) -> MtBertTrainer:
+    """The trainer of one stage.
+
+    Args:
+        recipe: of the whole run.
+        part: of this stage.
+    """
+    if part.peft is None:
+        model.freeze_encoder(part.model.freeze_encoder, not part.model.train_layer_norms)
+    return MtBertTrainer(
+        model,
+        part.training_arguments(cpu_threads=cpu_threads),
+        train_dataset={name: splits["train"] for name, splits in data.items()},
+        eval_dataset={name: splits["dev"] for name, splits in data.items() if "dev" in splits} or None,
+        processing_class=tokenizer,
+        settings=MultiTaskSettings(
+            part.schedule,
+            {name: task.training() for name, task in part.tasks.items()},
+            part.optimizer,
+            recipe.to_dict(),
+        ),
+        methods=part.methods(),
+        stage=stage,
+        callbacks=list(callbacks),
+    )
+
+
+def _scores_of_ended_run(
+    folder: str, checkpoint: str | None, trainer: MtBertTrainer, stage: Stage | None
+) -> dict[str, float] | None:
+    """The scores of a run that has nothing left to do, whose final weights the trainer gets; None for any other."""
+    before = 0 if stage is None else stage.step
+    scores = ended_scores(folder, checkpoint, before, before + trainer.plan().total_steps)
+    if scores is None:
+        return None
+    check_record(checkpoint, trainer.resume_record(), trainer.is_world_process_zero())
+    load_final_weights(trainer.model, folder)
+    trainer.state = TrainerState.load_from_json(os.path.join(folder, STATE))
+    print_lines([f"this run has ended: nothing is left to do, and {folder} stays as it is"])
+    return scores
+
+
+def _save(recipe: Recipe, trainer: MtBertTrainer, scores: dict[str, float], movement: Movement) -> None:
+    """Save the model with what made it, and say how it scores and where it is."""
+    folder = trainer.args.output_dir
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        record = run_record(trainer, movement)
+        save_run(folder, recipe=recipe.to_dict(), scores=scores, record=record)
+        seal_run(folder)
+        print_scores({"start": start_scores(trainer.state), "end": scores})
+        print_lines(closing_lines(folder))
+
+
+def closing_lines(folder: str) -> list[str]:
+    """Where the model is, and what can be done with it."""
+    return [
+        f"The model is in {folder}",
+        f"next: mtbert evaluate {folder}",
+        f"      mtbert predict {folder} FILE --output predictions.csv",
+    ]
