@@ -17,6 +17,7 @@ from .modeling.errors import (
     Problem,
     PushError,
     UnknownTaskError,
+    refuse as refuse,
 )
 
 __all__ = [

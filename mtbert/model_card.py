@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .errors import Problem
 from .modeling.configuration_mtbert import MtBertConfig, TaskSpec
 from .modeling.display import display, each_text, masked
 from .modeling.hub_upload import is_path
@@ -42,24 +43,30 @@ class CardSettings:
     datasets: tuple[str, ...] | None = None
     tags: tuple[str, ...] = ()
 
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
+    def problems(self) -> list[Problem]:
+        """One problem for each value that is wrong."""
         found = []
         if self.license is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", self.license):
-            found.append(f"{where}.license is {self.license!r}, but must be as the hub names it, such as apache-2.0")
+            found.append(
+                Problem(("license",), f"is {self.license!r}, but must be as the hub names it, such as apache-2.0")
+            )
         if self.license == "other" and not self.license_name:
-            found.append(f"{where}.license is 'other', but {where}.license_name does not say which; name it there")
+            found.append(Problem(("license",), "is 'other', but card.license_name does not say which; name it there"))
         if self.license != "other" and self.license_name is not None:
-            found.append(f"{where}.license_name is {self.license_name!r}, which goes with license: other; drop one")
+            found.append(
+                Problem(("license_name",), f"is {self.license_name!r}, which goes with license: other; drop one")
+            )
         languages = [self.language] if isinstance(self.language, str) else self.language or ()
         if bad := [each for each in languages if not re.fullmatch(r"[a-z]{2,3}|code|multilingual", each)]:
-            found.append(f"{where}.language has {bad[0]!r}, but must be of ISO 639 codes, such as en")
+            found.append(Problem(("language",), f"has {bad[0]!r}, but must be of ISO 639 codes, such as en"))
         if bad := [each for each in self.datasets or () if hub_name(each) is None]:
-            found.append(f"{where}.datasets has {bad[0]!r}, but must be of names on the hub, such as nyu-mll/glue")
+            found.append(
+                Problem(("datasets",), f"has {bad[0]!r}, but must be of names on the hub, such as nyu-mll/glue")
+            )
         for key in ("language", "datasets", "tags"):
             values = getattr(self, key) or ()
             if not isinstance(values, str) and len(set(values)) < len(values):
-                found.append(f"{where}.{key} is {list(values)}, but must have each once")
+                found.append(Problem((key,), f"is {list(values)}, but must have each once"))
         return found
 
 

@@ -23,7 +23,7 @@ from datasets import Dataset, Features, Value
 from datasets.builder import Key
 from datasets.exceptions import DatasetGenerationError
 
-from ..errors import ReadError
+from ..errors import Problem, ReadError
 from . import json_rows
 from .bounds import BoundedStream
 from .cache import content_key
@@ -53,16 +53,20 @@ def file_format(name: str | Path) -> str | None:
     return SUFFIXES.get(path.suffix.lower())
 
 
-def form_problems(separator: str | None, quoting: str | None, formats: Iterable[str | None]) -> list[str]:
-    """What is wrong with `separator` and `quoting` for files of these formats, as sentences."""
+def form_problems(separator: str | None, quoting: str | None, formats: Iterable[str | None]) -> list[Problem]:
+    """What is wrong with `separator` and `quoting` for files of these formats."""
     problems, formats = [], sorted(set(formats))
     for key, value in (("separator", separator), ("quoting", quoting)):
         if value is not None and formats and not {"csv", "tsv"} & set(formats):
-            problems.append(f"{key} is {value!r}, but is for csv and tsv files, not for {', '.join(formats)}")
+            problems.append(
+                Problem((key,), f"is {value!r}, but is for csv and tsv files, not for {', '.join(formats)}")
+            )
     if separator is not None and (len(separator) != 1 or separator in '"\\\r\n\0' or separator.isalnum()):
-        problems.append(f"separator is {separator!r}, but must be one character such as ';' or '|', or tab")
+        problems.append(
+            Problem(("separator",), f"is {separator!r}, but must be one character such as ';' or '|', or tab")
+        )
     if quoting is not None and quoting not in QUOTING:
-        problems.append(f"quoting is {quoting!r}, but must be one of: {', '.join(QUOTING)}")
+        problems.append(Problem(("quoting",), f"is {quoting!r}, but must be one of: {', '.join(QUOTING)}"))
     return problems
 
 

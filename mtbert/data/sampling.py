@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch.utils.data import Sampler
 
-from ..errors import InputError
+from ..errors import InputError, Problem
 from ..modeling.own_parts import put
 
 if TYPE_CHECKING:
@@ -64,24 +64,30 @@ class Schedule:
     steps_per_epoch: int | None = None
     temperature: float | None = None
 
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
+    def problems(self) -> list[Problem]:
+        """One problem for each value that is wrong."""
         found = []
         if self.name not in (*SCHEDULES, *_OWN):
-            found.append(f"{where}.name is {self.name!r}, but must be one of: {', '.join((*SCHEDULES, *_OWN))}")
+            known = ", ".join((*SCHEDULES, *_OWN))
+            found.append(Problem(("name",), f"is {self.name!r}, but must be one of: {known}"))
         if self.mixed and self.name not in drawing():
             found.append(
-                f"{where}.mixed is true, but {self.name} decides itself which tasks a step holds; mixed works with: "
-                f"{', '.join(drawing())}"
+                Problem(
+                    ("mixed",),
+                    f"is true, but {self.name} decides itself which tasks a step holds; mixed works with: "
+                    f"{', '.join(drawing())}",
+                )
             )
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
-            found.append(f"{where}.steps_per_epoch is {self.steps_per_epoch}, but must be 1 or more")
+            found.append(Problem(("steps_per_epoch",), f"is {self.steps_per_epoch}, but must be 1 or more"))
         if self.name == "temperature" and (self.temperature is None or self.temperature <= 0):
             found.append(
-                f"{where}.temperature is {self.temperature}, but the schedule 'temperature' needs a positive one"
+                Problem(("temperature",), f"is {self.temperature}, but the schedule 'temperature' needs a positive one")
             )
         if self.name != "temperature" and self.temperature is not None:
-            found.append(f"{where}.temperature is {self.temperature}, but it is for the schedule 'temperature' only")
+            found.append(
+                Problem(("temperature",), f"is {self.temperature}, but it is for the schedule 'temperature' only")
+            )
         return found
 
     def exponent(self, epoch: int, epochs: int) -> float:

@@ -12,7 +12,7 @@ import datasets
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Value
 
-from ..errors import FileError, InputError, InputTypeError, MissingFileError, ReadError
+from ..errors import FileError, InputError, InputTypeError, MissingFileError, Problem, ReadError, refuse
 from ..modeling.configuration_mtbert import TaskSpec
 from .cache import load_hub
 from .delimited import separator_hint
@@ -85,36 +85,35 @@ class DataSpec:
         object.__setattr__(self, "text", columns)
         object.__setattr__(self, "separator", SEPARATOR_NAMES.get(self.separator, self.separator))
 
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
-        found: list[str] = []
+    def problems(self) -> list[Problem]:
+        """One problem for each value that is wrong."""
+        found: list[Problem] = []
         if len(self.text) not in (1, 2):
-            found.append(f"{where}: text names {len(self.text)} columns, but must name 1, or 2 for pairs")
+            found.append(Problem(("text",), f"names {len(self.text)} columns, but must name 1, or 2 for pairs"))
         if len(set(self.text)) != len(self.text):
-            found.append(f"{where}: text names column {self.text[0]!r} twice; a pair has two columns")
+            found.append(Problem(("text",), f"names column {self.text[0]!r} twice; a pair has two columns"))
         if self.symmetric and len(self.text) != 2:
-            found.append(f"{where}: symmetric is true, but is for pairs; text names {len(self.text)} column")
+            found.append(Problem(("symmetric",), f"is true, but is for pairs; text names {len(self.text)} column"))
         if self.label in self.text:
-            found.append(f"{where}: label and text both name column {self.label!r}")
+            found.append(Problem(("label",), f"and text both name column {self.label!r}"))
         if not self.train:
-            found.append(f"{where}: train is missing; name a file or, with hub, a split")
+            found.append(Problem(("train",), "is missing; name a file or, with hub, a split"))
         if not self.hub:
             for key in ("subset", "revision"):
                 if getattr(self, key) is not None:
-                    found.append(f"{where}: {key} is {getattr(self, key)!r}, but is for hub datasets; give hub too")
+                    found.append(Problem((key,), f"is {getattr(self, key)!r}, but is for hub datasets; give hub too"))
         if self.format is not None and self.format not in FORMATS:
-            found.append(f"{where}: format is {self.format!r}, but must be one of: {', '.join(FORMATS)}")
+            found.append(Problem(("format",), f"is {self.format!r}, but must be one of: {', '.join(FORMATS)}"))
         elif self.format is not None and self.hub:
-            found.append(f"{where}: format is {self.format!r}, but is for files; hub {self.hub!r} has its own")
+            found.append(Problem(("format",), f"is {self.format!r}, but is for files; hub {self.hub!r} has its own"))
         elif not self.hub:
             for split in (*SPLITS, UNLABELLED):
                 if (name := getattr(self, split)) and self.format_of(name) is None:
                     known = ", ".join(SUFFIXES)
-                    found.append(f"{where}: {split} is {name!r}, whose suffix is none of {known}; give format")
+                    found.append(Problem((split,), f"is {name!r}, whose suffix is none of {known}; give format"))
         names = [] if self.hub else [name for split in (*SPLITS, UNLABELLED) if (name := getattr(self, split))]
         kinds = ["hub"] if self.hub else [kind for name in names if (kind := self.format_of(name))]
-        found += [f"{where}: {problem}" for problem in form_problems(self.separator, self.quoting, kinds)]
-        return found
+        return found + form_problems(self.separator, self.quoting, kinds)
 
     def format_of(self, name: str) -> str | None:
         """The format of the file `name`: `format` or what its suffix says; None if neither does."""
@@ -154,8 +153,7 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
         OSError: a hub dataset can not be reached.
         ValueError: `data` contradicts itself or `task`, a file can not be read, or rows are wrong (see `check_rows`).
     """
-    if found := data.problems(f"task {task.name!r}: data") + _mismatch(task, data):
-        raise InputError("\n".join(found))
+    refuse([*(each.under("data") for each in data.problems()), *_mismatch(task, data)], f"task {task.name!r}: ")
     splits, reports = {}, []
     for split in (*SPLITS, UNLABELLED):
         if not (name := getattr(data, split)):
@@ -391,8 +389,7 @@ def check_kind(dataset: Any, where: str) -> None:
 
 def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, where: str) -> None:
     check_kind(dataset, where)
-    if found := _mismatch(task, data):
-        raise InputError("\n".join(found))
+    refuse(_mismatch(task, data), f"task {task.name!r}: ")
     columns = dataset.column_names
     needed = [*(("text", column) for column in data.text), ("label", data.label)]
     needed += [("id", data.id)] if data.id else []
@@ -413,8 +410,8 @@ def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, whe
         raise InputError(f"{where}: no usable row, since it has none at all")
 
 
-def _mismatch(task: TaskSpec, data: DataSpec) -> list[str]:
+def _mismatch(task: TaskSpec, data: DataSpec) -> list[Problem]:
     if len(data.text) == task.texts:
         return []
-    found = f"task {task.name!r}: texts is {task.texts}, but data.text names {len(data.text)}: {list(data.text)}"
-    return [f"{found}; give as many columns as texts"]
+    columns = f"data.text names {len(data.text)}: {list(data.text)}; give as many columns as texts"
+    return [Problem(("texts",), f"is {task.texts}, but {columns}")]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import BinaryIO
 
-from ..errors import InputError, MissingFileError, ReadError
+from ..errors import InputError, MissingFileError, ReadError, refuse
 from .bounds import BoundedStream
 from .delimited import separator_hint
 from .json_rows import check_texts, decoded_lines, json_batches, json_chunks
@@ -83,8 +83,7 @@ class RowSource:
             kind = self.format or file_format(self.file)
             if kind is None:
                 raise InputError(f"{self.file}: its suffix is none of {', '.join(SUFFIXES)}; give its format")
-        if problems := form_problems(self.separator, self.quoting, [kind or "json or text"]):
-            raise InputError("\n".join(f"{self.shown}: {problem}" for problem in problems))
+        refuse(form_problems(self.separator, self.quoting, [kind or "json or text"]), f"{self.shown}: ")
         return kind
 
     def chunks(self, stream: BinaryIO | None = None) -> Iterator[dict[str, list]]:

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import stats
 from sklearn import metrics as sk
 
-from ..errors import InputError
+from ..errors import InputError, Problem, refuse
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.decoding import decisions
 
@@ -223,23 +223,20 @@ def all_metrics(task: TaskSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*default_metrics(task), *known)))
 
 
-def check_metric(task: TaskSpec, name: str) -> str | None:
-    """What is wrong with `name` as the task's main metric, as a sentence; None if nothing is."""
-    where = f"task {task.name!r}: metric"
+def check_metric(task: TaskSpec, name: str) -> list[Problem]:
+    """The problem, if there is one, with `name` as the task's main metric."""
     usable = [key for key in METRICS if key in all_metrics(task) and METRICS[key].rises]
     if name in usable:
-        return None
-    remedy = f"use one of: {', '.join(usable)}"
+        return []
     if name not in METRICS:
-        return f"{where} is {name!r}, which is unknown; {remedy}"
-    if task.problem_type not in METRICS[name].problem_types:
-        return f"{where} is {name!r}, which cannot score a {task.problem_type}; {remedy}"
-    if not METRICS[name].rises:
-        return (
-            f"{where} is {name!r}, of which lower is better, but the averages and the best checkpoint need a score "
-            f"that rises; {remedy}"
-        )
-    return f"{where} is {name!r}, which needs 2 classes, but the task has {task.num_labels}; {remedy}"
+        reason = "which is unknown"
+    elif task.problem_type not in METRICS[name].problem_types:
+        reason = f"which cannot score a {task.problem_type}"
+    elif not METRICS[name].rises:
+        reason = "of which lower is better, but the averages and the best checkpoint need a score that rises"
+    else:
+        reason = f"which needs 2 classes, but the task has {task.num_labels}"
+    return [Problem(("metric",), f"is {name!r}, {reason}; use one of: {', '.join(usable)}")]
 
 
 def labelled_rows(task: TaskSpec, labels: np.ndarray) -> np.ndarray:
@@ -284,8 +281,7 @@ def score_task(
     """
     defaults = default_metrics(task)
     main = metric or defaults[0]
-    if problem := check_metric(task, main):
-        raise InputError(problem)
+    refuse(check_metric(task, main), f"task {task.name!r}: ")
     logits, labels = np.asarray(logits), np.asarray(labels, dtype=np.float64)
     multi_label = task.kind.several
     expected = (len(logits), task.num_labels) if multi_label else (len(logits),)

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from .errors import InputError
+from .errors import InputError, Problem
 from .limits import beyond
 
 DEEPEST = 10  # mappings in a config of transformers
@@ -34,15 +34,15 @@ def make_plain(spec: Any) -> None:
         object.__setattr__(spec, each.name, plain(getattr(spec, each.name)))
 
 
-def type_problems(spec: Any, where: str) -> list[str]:
-    """Fields of a dataclass with a value of another type, as sentences that begin with `where` and the field's name."""
+def type_problems(spec: Any) -> list[Problem]:
+    """One problem for each field of a dataclass with a value of another type."""
     found, hints = [], get_type_hints(type(spec))
     for each in fields(spec):
         value, hint = getattr(spec, each.name), hints[each.name]
         if not _fits(hint, value):
             text = repr(value)
             shown = text if len(text) <= 100 else f"{text[:100]}…"
-            found.append(f"{where}{each.name} is {shown}, but must be {_describe(hint)}")
+            found.append(Problem((each.name,), f"is {shown}, but must be {_describe(hint)}"))
     return found
 
 

@@ -12,8 +12,8 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .config_checks import encoder_config, make_plain, plain, refuse_sizes, type_problems
-from .errors import InputError
-from .limits import beyond, name_problems
+from .errors import InputError, Problem, refuse
+from .limits import beyond, limit_problems, name_problems
 from .own_parts import ADAPTERS as own_adapters, HEADS as own_heads
 from .problem_types import PROBLEM_TYPES, ProblemType
 
@@ -25,9 +25,9 @@ SHOWN = 100  # labels, and characters of a name, that a message has
 PAIR_FEATURES = ("u;v", "u;v;|u-v|", "u;v;|u-v|;u*v")
 
 
-def _known(problems: list[str], where: str, value: Any, known: tuple[str, ...]) -> None:
+def _known(problems: list[Problem], key: str, value: Any, known: tuple[str, ...]) -> None:
     if value not in known:
-        problems.append(f"{where} is {value!r}, but must be one of: {', '.join(known)}")
+        problems.append(Problem((key,), f"is {value!r}, but must be one of: {', '.join(known)}"))
 
 
 def _build(cls: type, where: str, values: Any) -> Any:
@@ -76,34 +76,34 @@ class HeadSpec:
     def __post_init__(self):
         make_plain(self)
 
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
-        found = type_problems(self, f"{where}.")
+    def problems(self) -> list[Problem]:
+        """One problem for each value that is wrong."""
+        found = type_problems(self)
         if found:
             return found
-        _known(found, f"{where}.type", self.type, (*HEADS, *own_heads))
-        _known(found, f"{where}.activation", self.activation, ACTIVATIONS)
-        _known(found, f"{where}.features", self.features, PAIR_FEATURES)
-        _known(found, f"{where}.output", self.output, ("identity", "sigmoid", "relu"))
+        _known(found, "type", self.type, (*HEADS, *own_heads))
+        _known(found, "activation", self.activation, ACTIVATIONS)
+        _known(found, "features", self.features, PAIR_FEATURES)
+        _known(found, "output", self.output, ("identity", "sigmoid", "relu"))
         if self.layers < 0:
-            found.append(f"{where}.layers is {self.layers}, but must be 0 or more")
-        found += beyond("head_layers", self.layers, f"{where}.layers is")
-        found += beyond("width", self.hidden_size or 0, f"{where}.hidden_size is")
-        found += beyond("attention_heads", self.attention_heads, f"{where}.attention_heads is")
+            found.append(Problem(("layers",), f"is {self.layers}, but must be 0 or more"))
+        found += limit_problems(("layers",), "head_layers", self.layers)
+        found += limit_problems(("hidden_size",), "width", self.hidden_size or 0)
+        found += limit_problems(("attention_heads",), "attention_heads", self.attention_heads)
         if self.type == "linear" and self.layers:
-            found.append(f"{where}.layers is {self.layers}, but a linear head has none; use type: mlp")
+            found.append(Problem(("layers",), f"is {self.layers}, but a linear head has none; use type: mlp"))
         if self.type == "mlp" and self.layers == 0:
-            found.append(f"{where}.layers is 0, but an mlp head needs at least 1; or use type: linear")
+            found.append(Problem(("layers",), "is 0, but an mlp head needs at least 1; or use type: linear"))
         if self.hidden_size is not None and self.hidden_size < 1:
-            found.append(f"{where}.hidden_size is {self.hidden_size}, but must be positive")
+            found.append(Problem(("hidden_size",), f"is {self.hidden_size}, but must be positive"))
         if self.attention_heads < 1:
-            found.append(f"{where}.attention_heads is {self.attention_heads}, but must be 1 or more")
+            found.append(Problem(("attention_heads",), f"is {self.attention_heads}, but must be 1 or more"))
         if not 0 <= self.dropout < 1:
-            found.append(f"{where}.dropout is {self.dropout}, but must be in [0, 1)")
+            found.append(Problem(("dropout",), f"is {self.dropout}, but must be in [0, 1)"))
         if self.output == "relu" and self.type != "cosine":
-            found.append(f"{where}.output is 'relu', which is for cosine heads; use identity or sigmoid")
+            found.append(Problem(("output",), "is 'relu', which is for cosine heads; use identity or sigmoid"))
         if self.output == "sigmoid" and self.type == "cosine":
-            found.append(f"{where}.output is 'sigmoid', but a cosine is bounded already; use identity or relu")
+            found.append(Problem(("output",), "is 'sigmoid', but a cosine is bounded already; use identity or relu"))
         return found
 
 
@@ -155,47 +155,51 @@ class AdapterSpec:
                 object.__setattr__(self, key, default)
         if isinstance(self.layers, list):
             object.__setattr__(self, "layers", tuple(self.layers))
-        if found := self.problems("adapter"):
-            raise InputError("\n".join(found))
+        refuse(self.problems(), "adapter.")
 
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
-        found = type_problems(self, f"{where}.")
+    def problems(self) -> list[Problem]:
+        """One problem for each value that is wrong."""
+        found = type_problems(self)
         if found:
             return found
-        _known(found, f"{where}.type", self.type, (*ADAPTERS, *own_adapters))
-        _known(found, f"{where}.activation", self.activation, ("gelu", "identity"))
-        _known(found, f"{where}.input", self.input, ("cls", "all"))
-        _known(found, f"{where}.init", self.init, ("zero", "published"))
+        _known(found, "type", self.type, (*ADAPTERS, *own_adapters))
+        _known(found, "activation", self.activation, ("gelu", "identity"))
+        _known(found, "input", self.input, ("cls", "all"))
+        _known(found, "init", self.init, ("zero", "published"))
         for key, name in (("size", "width"), ("depth", "adapter_depth")):
             if getattr(self, key) < 1:
-                found.append(f"{where}.{key} is {getattr(self, key)}, but must be 1 or more")
-            found += beyond(name, getattr(self, key), f"{where}.{key} is")
-        found += beyond("attention_heads", self.heads or 0, f"{where}.heads is")
-        found += beyond("encoder_layers", len(self.layers or ()), f"{where}.layers has", " numbers")
+                found.append(Problem((key,), f"is {getattr(self, key)}, but must be 1 or more"))
+            found += limit_problems((key,), name, getattr(self, key))
+        found += limit_problems(("heads",), "attention_heads", self.heads or 0)
+        found += limit_problems(("layers",), "encoder_layers", len(self.layers or ()), "has", " numbers")
         if self.heads is not None and self.type in ("low_rank", "houlsby"):
-            found.append(f"{where}.heads is {self.heads}, but {self.type} has no attention; drop it")
+            found.append(Problem(("heads",), f"is {self.heads}, but {self.type} has no attention; drop it"))
         elif self.heads is not None and self.heads < 1:
-            found.append(f"{where}.heads is {self.heads}, but must be 1 or more")
+            found.append(Problem(("heads",), f"is {self.heads}, but must be 1 or more"))
         elif self.heads is not None and self.size >= 1 and self.size % self.heads:
             below = self.size - self.size % self.heads
             fitting = [str(size) for size in (below, below + self.heads) if size]
             found.append(
-                f"{where}.size is {self.size}, which {self.heads} heads do not divide; the nearest sizes that fit: "
-                f"{' and '.join(fitting)}"
+                Problem(
+                    ("size",),
+                    f"is {self.size}, which {self.heads} heads do not divide; the nearest sizes that fit: "
+                    f"{' and '.join(fitting)}",
+                )
             )
         if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
-            found.append(f"{where}.layers is {list(self.layers)}, but must name one layer or more, each once")
+            found.append(Problem(("layers",), f"is {list(self.layers)}, but must name one layer or more, each once"))
         if self.type in TOP_ADAPTERS and self.layers is not None:
-            found.append(f"{where}.layers is {list(self.layers)}, but {self.type} stands on top of the last layer")
+            found.append(
+                Problem(("layers",), f"is {list(self.layers)}, but {self.type} stands on top of the last layer")
+            )
         if self.type in TOP_ADAPTERS and self.init == "zero":
-            found.append(f"{where}.init is 'zero', but {self.type} replaces the hidden states, which would be 0")
+            found.append(Problem(("init",), f"is 'zero', but {self.type} replaces the hidden states, which would be 0"))
         if self.type not in ("pal", "pal_top") and self.activation != "gelu":
-            found.append(f"{where}.activation is {self.activation!r}, which is for pal and pal_top only")
+            found.append(Problem(("activation",), f"is {self.activation!r}, which is for pal and pal_top only"))
         if self.type != "pal_top" and self.input != "cls":
-            found.append(f"{where}.input is {self.input!r}, which is for pal_top only")
+            found.append(Problem(("input",), f"is {self.input!r}, which is for pal_top only"))
         if self.type != "top_layers" and self.depth != 6:
-            found.append(f"{where}.depth is {self.depth}, which is for top_layers only")
+            found.append(Problem(("depth",), f"is {self.depth}, which is for top_layers only"))
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -243,8 +247,7 @@ class TaskSpec:
 
     def __post_init__(self):
         count = len(self.labels) if isinstance(self.labels, Sized) and not isinstance(self.labels, str) else 0
-        if found := beyond("labels", count, f"task {str(self.name)[:SHOWN]!r}: labels has", " names"):
-            raise InputError(found[0])
+        refuse(limit_problems(("labels",), "labels", count, "has", " names"), f"task {str(self.name)[:SHOWN]!r}: ")
         make_plain(self)
         long = isinstance(self.name, str) and len(self.name) > SHOWN
         where = f"task {self.name[:SHOWN]!r}…" if long else f"task {self.name!r}"
@@ -253,8 +256,7 @@ class TaskSpec:
         if isinstance(self.labels, (str, bool)):
             raise InputError(f"{where}: labels is {self.labels!r}, but must be a list of names, or their number")
         if isinstance(self.labels, int):
-            if found := beyond("labels", self.labels, f"{where}: labels is"):
-                raise InputError(found[0])
+            refuse(limit_problems(("labels",), "labels", self.labels), f"{where}: ")
             set_field("labels", tuple(str(i) for i in range(self.labels)))
         elif isinstance(self.labels, Iterable):
             set_field("labels", tuple(str(label) for label in self.labels))
@@ -263,59 +265,66 @@ class TaskSpec:
                 set_field(key, tuple(getattr(self, key)))
         if self.problem_type is None:
             set_field("problem_type", "regression" if self.labels is None else "single_label_classification")
-        if found := self.problems(where):
-            raise InputError("\n".join(found))
+        refuse(self.problems(), f"{where}: ")
 
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
-        found = type_problems(self, f"{where}: ")
+    def problems(self) -> list[Problem]:
+        """One problem for each value that is wrong."""
+        found = type_problems(self)
         if found:
             return found
         if not self.name or not all(c.isalnum() or c in "_-" for c in self.name):
-            found.append(f"{where}: the name must be made of letters, digits, '_' and '-'")
+            found.append(Problem((), ": the name must be made of letters, digits, '_' and '-'"))
         elif hasattr(nn.ModuleDict, self.name) or self.name == "training":
-            found.append(f"{where}: a module cannot have this name, which PyTorch uses itself; add a letter")
-        found += [f"{where}: {problem}" for problem in name_problems(self.name)]
+            found.append(Problem((), ": a module cannot have this name, which PyTorch uses itself; add a letter"))
+        found += [Problem((), f": {problem}") for problem in name_problems(self.name)]
         longest = max(map(len, self.labels or ()), default=0)
-        found += beyond("label_length", longest, f"{where}: labels has a name of", " characters")
-        found += beyond("tokens", self.max_length or 0, f"{where}: max_length is")
-        found += beyond("width", len(self.separator or ()), f"{where}: separator has", " tokens")
-        _known(found, f"{where}: problem_type", self.problem_type, tuple(PROBLEM_TYPES))
-        _known(found, f"{where}: pair", self.pair, PAIRS)
-        _known(found, f"{where}: pooling", self.pooling, POOLINGS)
-        found += self.head.problems(f"{where}: head")
+        found += limit_problems(("labels",), "label_length", longest, "has a name of", " characters")
+        found += limit_problems(("max_length",), "tokens", self.max_length or 0)
+        found += limit_problems(("separator",), "width", len(self.separator or ()), "has", " tokens")
+        _known(found, "problem_type", self.problem_type, tuple(PROBLEM_TYPES))
+        _known(found, "pair", self.pair, PAIRS)
+        _known(found, "pooling", self.pooling, POOLINGS)
+        found += [each.under("head") for each in self.head.problems()]
         if self.texts not in (1, 2):
-            found.append(f"{where}: texts is {self.texts}, but must be 1 or 2")
+            found.append(Problem(("texts",), f"is {self.texts}, but must be 1 or 2"))
         if not 0 <= self.dropout < 1:
-            found.append(f"{where}: dropout is {self.dropout}, but must be in [0, 1)")
+            found.append(Problem(("dropout",), f"is {self.dropout}, but must be in [0, 1)"))
         if self.max_length is not None and self.max_length < 3:
-            found.append(f"{where}: max_length is {self.max_length}, but must be 3 or more")
+            found.append(Problem(("max_length",), f"is {self.max_length}, but must be 3 or more"))
         if self.problem_type not in PROBLEM_TYPES:
             return found
         regression = self.kind.numeric
         if regression and self.labels is not None:
-            found.append(f"{where}: labels are for classifications; a regression has a range")
+            found.append(Problem(("labels",), "are for classifications; a regression has a range"))
         if not regression and self.range is not None:
-            found.append(f"{where}: range is for regressions; a {self.problem_type} has labels")
+            found.append(Problem(("range",), f"is for regressions; a {self.problem_type} has labels"))
         if not regression and not self.labels:
-            found.append(f"{where}: labels are missing; give the class names in id order, or their number")
+            found.append(Problem(("labels",), "are missing; give the class names in id order, or their number"))
         if self.labels and len(set(self.labels)) != len(self.labels):
             repeated = list(self.labels) if len(self.labels) < SHOWN else [self.labels[0], "…", self.labels[-1]]
-            found.append(f"{where}: labels {repeated} repeat a name")
+            found.append(Problem(("labels",), f"{repeated} repeat a name"))
         if self.kind.binary and self.labels and len(self.labels) != 2:
-            found.append(f"{where}: labels has {len(self.labels)} names, but a binary classification has 2")
+            found.append(Problem(("labels",), f"has {len(self.labels)} names, but a binary classification has 2"))
         if self.kind.exclusive and self.labels and len(self.labels) < 2:
-            found.append(f"{where}: labels has {len(self.labels)} name, but a classification needs at least 2")
+            found.append(Problem(("labels",), f"has {len(self.labels)} name, but a classification needs at least 2"))
         if self.range is not None and not (len(self.range) == 2 and self.range[0] < self.range[1]):
-            found.append(f"{where}: range is {self.range}, but must be (lowest, highest)")
+            found.append(Problem(("range",), f"is {self.range}, but must be (lowest, highest)"))
         if self.head.output == "sigmoid" and (not regression or self.range is None):
-            found.append(f"{where}: head.output 'sigmoid' needs a regression with a range to scale to")
+            found.append(
+                Problem(
+                    (
+                        "head",
+                        "output",
+                    ),
+                    "'sigmoid' needs a regression with a range to scale to",
+                )
+            )
         if self.head.type == "cosine" and not (regression and self.siamese and self.range is not None):
-            found.append(f"{where}: a cosine head needs a regression with a range, texts: 2 and pair: siamese")
+            found.append(Problem((), ": a cosine head needs a regression with a range, texts: 2 and pair: siamese"))
         if self.head.type == "attention" and self.apart:
-            found.append(f"{where}: an attention head reads one input; use pair: cross, or a linear or mlp head")
+            found.append(Problem((), ": an attention head reads one input; use pair: cross, or a linear or mlp head"))
         if self.separator is not None and self.siamese:
-            found.append(f"{where}: separator stands between two texts of one input; use pair: cross")
+            found.append(Problem(("separator",), "stands between two texts of one input; use pair: cross"))
         return found
 
     @property

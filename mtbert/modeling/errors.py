@@ -20,7 +20,14 @@ class MtBertError(Exception):
 
 
 class InputError(MtBertError, ValueError):
-    """A wrong value: of an argument, a setting, a row, or in a file."""
+    """A wrong value: of an argument, a setting, a row, or in a file.
+
+    Attributes:
+        values: the problems, where the error lists several values of one object (see `refuse`); their paths begin at
+            that object.
+    """
+
+    values: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,10 +51,23 @@ class Problem:
         return f"{key}{'' if self.message.startswith(':') or not key else ' '}{self.message}"
 
 
-def refuse(problems: Iterable[Problem]) -> None:
-    """Raise one InputError that lists all problems, one a line; none raise nothing."""
-    if lines := [str(problem) for problem in problems]:
-        raise InputError("\n".join(lines))
+def refuse(problems: Iterable[Problem], about: str = "") -> None:
+    """Raise one InputError that lists all problems, one a line; none raise nothing.
+
+    Args:
+        about: what every line begins with, such as `task 'sst': ` or `adapter.`.
+
+    Raises:
+        InputError: its `values` are the problems.
+    """
+    problems = tuple(problems)
+    if not problems:
+        return
+    lines = [str(problem) for problem in problems]
+    lines = [f"{about.rstrip(':. ') if line.startswith(':') else about}{line}" for line in lines]
+    error = InputError("\n".join(lines))
+    error.values = problems
+    raise error
 
 
 class InputTypeError(MtBertError, TypeError):

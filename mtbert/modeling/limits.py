@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from .errors import InputError
+from .errors import InputError, Problem, refuse
 
 # Name → the most that is taken. The variable MTBERT_MAX_<NAME> raises it.
 LIMITS = {
@@ -77,19 +77,25 @@ def beyond(name: str, number: int, what: str, unit: str = "") -> list[str]:
     return [f"{what} {shown}{unit}, but must be at most {most:,}; MTBERT_MAX_{name.upper()} raises that"]
 
 
+def limit_problems(path: tuple[str, ...], name: str, number: int, verb: str = "is", unit: str = "") -> list[Problem]:
+    """`beyond`, of the value at a path of keys."""
+    return [Problem(path, each) for each in beyond(name, number, verb, unit)]
+
+
 def name_problems(name: str) -> list[str]:
     """Why a task can not have a name, as ends of a sentence."""
     return beyond("task_name_length", max(len(name), len(name.encode(errors="replace")) // 2), "the name's length is")
 
 
-def reserved_problems(names: Iterable[str]) -> list[str]:
-    """A sentence for each name that a new task can not have; checkpoints of earlier versions may have such tasks."""
-    return [
-        f"task {name!r}: logs and scores use this name themselves; add a letter" for name in names if name in RESERVED
-    ]
+def reserved_problems(name: str) -> list[Problem]:
+    """Whether a new task can not have a name; checkpoints of earlier versions may have such tasks."""
+    return [Problem((), ": logs and scores use this name themselves; add a letter")] if name in RESERVED else []
 
 
 def refuse_reserved(names: Iterable[str]) -> None:
-    """ValueError for names that a new task can not have."""
-    if problems := reserved_problems(names):
-        raise InputError("\n".join(problems))
+    """Refuse names that a new task can not have.
+
+    Raises:
+        InputError: that names each of them.
+    """
+    refuse(each.under(f"task {name!r}") for name in names for each in reserved_problems(name))

@@ -6,7 +6,8 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..modeling.limits import beyond
+from ..errors import Problem
+from ..modeling.limits import limit_problems
 from .fields import Report, shown
 
 if TYPE_CHECKING:
@@ -65,10 +66,10 @@ def check_values(recipe: Recipe, report: Report) -> None:
     """Note training arguments of a right type that are out of their range."""
     for section, given in (("training", recipe.training), ("pretraining", recipe.pretraining or {})):
         for key, value, rule in _out_of_range(given):
-            report.add((section, key), f" is {shown(value, key)}, but must be {rule}")
+            report.add(Problem((section, key), f"is {shown(value, key)}, but must be {rule}"))
         for key, name in UPPER.items():
-            for sentence in beyond(name, math.ceil(given.get(key) or 0), "is"):
-                report.add((section, key), f" {sentence}")
+            for problem in limit_problems((section, key), name, math.ceil(given.get(key) or 0)):
+                report.add(problem)
 
 
 def _out_of_range(given: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:

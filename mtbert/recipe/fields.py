@@ -10,12 +10,12 @@ import sys
 import textwrap
 import types
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass, replace
 from decimal import Decimal
 from enum import Enum
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from ..errors import MOST_PROBLEMS, InputError
+from ..errors import MOST_PROBLEMS, InputError, Problem
 from ..modeling.display import MASK, visible
 
 KeyPath = tuple[str, ...]
@@ -45,8 +45,13 @@ class Report:
     bad: set[KeyPath] = field(default_factory=set)
     told: set[KeyPath] = field(default_factory=set)
 
-    def add(self, path: KeyPath, message: str, bad: bool = False) -> None:
-        """Note that what stands at `path` `message`; a task's key that `all_tasks` sets is shown as such."""
+    def add(self, problem: Problem, bad: bool = False) -> None:
+        """Note a problem; one with a task's key that `all_tasks` sets is shown as that of `all_tasks`.
+
+        Args:
+            bad: whether the value has a wrong type, so that the tree lacks it.
+        """
+        path = problem.path
         self.told.add(path)
         if bad:
             self.bad.add(path)
@@ -61,30 +66,25 @@ class Report:
                 break
         else:
             source = self.source
-        keys = ".".join(visible(str(key)[:LONGEST]) for key in path)
-        self.lines.append(f"{source}: {keys}{message}")
+        keys = tuple(visible(str(key)[:LONGEST]) for key in path)
+        self.lines.append(f"{source}: {replace(problem, path=keys)}")
 
-    def add_sentences(self, where: str, path: KeyPath, keys: Iterable[str], sentences: Iterable[str]) -> None:
-        """Note what `problems(where)` says about `path`, once a key; a sentence may begin with one of `keys`."""
-        for sentence in sentences:
-            rest = sentence.removeprefix(where).lstrip(":. ")
-            subject = rest.partition(" ")[0].rstrip(":")
-            here = (*path, *subject.split(".")) if subject.partition(".")[0] in keys else path
-            if here == path:
-                self.add(path, f": {rest}")
-            elif here not in self.told:
-                self.add(here, rest[len(subject) :])
+    def add_all(self, problems: Iterable[Problem]) -> None:
+        """Note problems of single values, the first of each key; and all of those that concern a section as a whole."""
+        for problem in problems:
+            if problem.path not in self.told or problem.message.startswith(":"):
+                self.add(problem)
 
     def unknown(self, path: KeyPath, value: Any, known: Iterable[str]) -> None:
         """Note a key that does not exist, and the nearest one that does."""
         key = path[-1]
         if len(self.lines) > MOST_PROBLEMS:
-            return self.add(path, ": there is no such key")
+            return self.add(Problem(path, ": there is no such key"))
         near = difflib.get_close_matches(str(key)[:LONGEST], list(known), n=1, cutoff=0.6)
         if key in self.elsewhere and self.elsewhere[key] != ".".join(path):
             near = [self.elsewhere[key]]
         hint = f"did you mean {near[0]}?" if near else f"known ones: {some(list(known))}"
-        self.add(path, f" = {shown(value, near[0] if near else key)}: there is no such key; {hint}")
+        self.add(Problem(path, f"= {shown(value, near[0] if near else key)}: there is no such key; {hint}"))
 
     def broken(self, path: KeyPath) -> bool:
         """Whether a value at, under or above `path` has a wrong type."""
@@ -222,7 +222,8 @@ def read_fields(cls: type, values: Any, path: KeyPath, report: Report) -> dict[s
     if values is None:
         values = {}  # `key: null` sets a mapping back to its defaults
     if not isinstance(values, dict):
-        report.add(path, f" is {shown(values)}, but must be a mapping with the keys {', '.join(known)}", bad=True)
+        message = f"is {shown(values)}, but must be a mapping with the keys {', '.join(known)}"
+        report.add(Problem(path, message), bad=True)
         return {}
     found = {}
     for key, value in values.items():
@@ -237,7 +238,7 @@ def read_fields(cls: type, values: Any, path: KeyPath, report: Report) -> dict[s
         if default is MISSING and key not in found:
             found[key] = None
             if key not in values:
-                report.add((*path, key), " is missing", bad=True)
+                report.add(Problem((*path, key), "is missing"), bad=True)
     return found
 
 
@@ -251,7 +252,7 @@ def _read_value(hint: Any, value: Any, path: KeyPath, report: Report) -> Any:
         try:
             return nested(**values)
         except InputError as error:
-            report.add_sentences(path[-1], path, known_fields(nested), str(error).splitlines())
+            report.add_all(each.under(*path) for each in error.values or [Problem((), f": {error}")])
             return MISSING
     inner = get_args(hint)
     if get_origin(hint) is dict and is_dataclass(inner[1]):
@@ -263,7 +264,8 @@ def _read_value(hint: Any, value: Any, path: KeyPath, report: Report) -> Any:
         ok, found = fits(hint, value)
         if ok:
             return found
-    report.add(path, f" is {shown(value, path[-1])}, but must be {describe(hint)}{_remedy(hint, value)}", bad=True)
+    message = f"is {shown(value, path[-1])}, but must be {describe(hint)}{_remedy(hint, value)}"
+    report.add(Problem(path, message), bad=True)
     return MISSING
 
 

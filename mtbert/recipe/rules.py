@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..data.sampling import SAMPLED, Schedule
-from ..data.splits import DataSpec
-from ..errors import InputError
+from ..data.sampling import SAMPLED
+from ..errors import InputError, Problem
 from ..files import path_problem
 from ..modeling.limits import reserved_problems
 from ..training.distributed.process_group import NOT_WITH_SHARES, fsdp_is_asked_for
@@ -393,21 +392,18 @@ COMBINATIONS: tuple[Rule, ...] = (
 def check(recipe: Recipe, report: Report) -> None:
     """Note everything that is wrong with values whose types are right."""
     if recipe.encoder == "":
-        report.add(("encoder",), " is empty; give a folder, or a name on the hub")
+        report.add(Problem(("encoder",), "is empty; give a folder, or a name on the hub"))
     if not recipe.tasks and not report.broken(("tasks",)):
-        report.add(("tasks",), ": there are none; give at least one, as a name with its settings")
+        report.add(Problem(("tasks",), ": there are none; give at least one, as a name with its settings"))
     _check_training(recipe, report)
     if recipe.pretraining is not None and not report.broken(("pretraining",)):
         _check_pretraining(recipe.pretraining, report)
     for rule in COMBINATIONS:
         _check_rule(rule, recipe, report)
-    if not report.broken(("schedule",)):
-        keys = [each.name for each in fields(Schedule)]
-        report.add_sentences("schedule", ("schedule",), keys, recipe.schedule.problems("schedule"))
-    for key in ("optimizer", "loss", "surgery", "smart", "proximal", "averaging", "distillation", "card"):
+    for key in ("schedule", "optimizer", "loss", "surgery", "smart", "proximal", "averaging", "distillation", "card"):
         settings = getattr(recipe, key)
         if settings is not None and not report.broken((key,)):
-            report.add_sentences(key, (key,), [each.name for each in fields(settings)], settings.problems(key))
+            report.add_all(each.under(key) for each in settings.problems())
     valid = [_check_task(name, task, report) for name, task in recipe.tasks.items()]
     if all(valid) and recipe.tasks and not report.broken(("tasks",)):
         _check_best_metric(recipe, report)
@@ -419,13 +415,13 @@ def _check_training(recipe: Recipe, report: Report) -> None:
             continue
         value, default = recipe.training[key], recipe.training_default(key)
         if (value or None) != (default or None):  # null, false, 0 and empty all mean "off"
-            report.add(("training", key), f" is {shown(value, key)}, which is refused: {reason}")
+            report.add(Problem(("training", key), f"is {shown(value, key)}, which is refused: {reason}"))
     if not recipe.training.get("output_dir") and not report.broken(("training", "output_dir")):
         remedy = "give it in the recipe or on the command line: --training.output_dir DIR"
-        report.add(("training", "output_dir"), f" is missing; {remedy}")
+        report.add(Problem(("training", "output_dir"), f"is missing; {remedy}"))
     for section, given in (("training", recipe.training), ("pretraining", recipe.pretraining or {})):
         if given.get("output_dir") and (problem := path_problem(given["output_dir"])):
-            report.add((section, "output_dir"), f" is {shown(given['output_dir'])}, which {problem}")
+            report.add(Problem((section, "output_dir"), f"is {shown(given['output_dir'])}, which {problem}"))
 
 
 def _check_pretraining(given: dict[str, Any], report: Report) -> None:
@@ -434,9 +430,8 @@ def _check_pretraining(given: dict[str, Any], report: Report) -> None:
     known = defaults(PretrainingArguments)
     for key, reason in REFUSED_PRETRAINING.items():
         if key in given and (given[key] or None) != (known.get(key) or None):
-            report.add(("pretraining", key), f" is {shown(given[key], key)}, which is refused: {reason}")
-    where = "pretraining"
-    report.add_sentences(where, (where,), known, pretraining_problems(known | given, where))
+            report.add(Problem(("pretraining", key), f"is {shown(given[key], key)}, which is refused: {reason}"))
+    report.add_all(each.under("pretraining") for each in pretraining_problems(known | given))
 
 
 def _check_rule(rule: Rule, recipe: Recipe, report: Report) -> None:
@@ -447,35 +442,30 @@ def _check_rule(rule: Rule, recipe: Recipe, report: Report) -> None:
         when, conflict = (tuple(name if key == "*" else key for key in path) for path in paths)
         if not report.broken(when) and not report.broken(conflict) and rule.test(one):
             value = one.value(conflict)
-            report.add(conflict, f" is {shown(value)}, which does not go with {rule.when}: {rule.reason}")
+            report.add(Problem(conflict, f"is {shown(value)}, which does not go with {rule.when}: {rule.reason}"))
 
 
 def _check_task(name: str, task: TaskRecipe, report: Report) -> bool:
     """Note what is wrong with a task; whether its spec could be made and its metric suits it."""
     path, before = ("tasks", name), len(report.lines)
-    where, data = ".".join(path), (*path, "data")
-    if not report.broken(data):
-        keys = [each.name for each in fields(DataSpec)]
-        report.add_sentences(f"{where}.data", data, keys, task.data.problems(f"{where}.data"))
+    if not report.broken((*path, "data")):
+        report.add_all(each.under(*path, "data") for each in task.data.problems())
     training = task.training()
-    report.add_sentences(where, path, [each.name for each in fields(training)], training.problems(where))
+    report.add_all(each.under(*path) for each in training.problems())
     if report.broken(path):
         return False
-    spec, sentences = None, []
     try:
         spec = task.spec(name)
     except InputError as error:
-        sentences = str(error).splitlines()
-    who = f"task {name!r}"
-    if spec is not None and task.metric is not None:
-        from ..evaluation.metrics import check_metric  # importing evaluate takes seconds
+        problems = error.values or [Problem((), f": {error}")]
+        problems = [each for each in problems if each.path != ("texts",)]  # data.text has its line already
+    else:
+        problems = [*check_losses(spec, training), *reserved_problems(name)]
+        if task.metric is not None:
+            from ..evaluation.metrics import check_metric  # importing evaluate takes seconds
 
-        sentences = [sentence for sentence in (check_metric(spec, task.metric),) if sentence]
-    if spec is not None:
-        sentences += [*check_losses(spec, training), *reserved_problems([name])]
-    keys = [each.name for each in fields(task)]
-    sentences = [each for each in sentences if not each.startswith(f"{who}: texts ")]  # data.text has its line already
-    report.add_sentences(who, path, keys, sentences)
+            problems = [*check_metric(spec, task.metric), *problems]
+    report.add_all(each.under(*path) for each in problems)
     return len(report.lines) == before
 
 
@@ -489,7 +479,7 @@ def _check_best_metric(recipe: Recipe, report: Report) -> None:
     if full not in known:
         near = difflib.get_close_matches(full, known, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        report.add(path, f" is {shown(name)}, which no evaluation has; {hint}known ones: {', '.join(known)}")
+        report.add(Problem(path, f"is {shown(name)}, which no evaluation has; {hint}known ones: {', '.join(known)}"))
 
 
 def known_scores(recipe: Recipe) -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ..data.sampling import Schedule
 from ..data.splits import DataSpec
-from ..errors import RecipeError
+from ..errors import Problem, RecipeError
 from ..model_card import CardSettings
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
 from ..modeling.limits import beyond
@@ -239,8 +239,8 @@ class Recipe:
             arguments = training_arguments_class()(**{**self.training, **extra})
         except Exception as error:  # transformers refuses values with errors of many types
             raise RecipeError([f"training: {error}"]) from error
-        if found := argument_problems(arguments, "training"):
-            raise RecipeError(found)
+        if found := argument_problems(arguments):
+            raise RecipeError([str(each.under("training")) for each in found])
         return arguments
 
     def pretraining_arguments(self, **extra: Any) -> PretrainingArguments:
@@ -260,8 +260,8 @@ class Recipe:
         except Exception as error:  # as above
             where = "" if str(error).startswith("pretraining") else "pretraining: "
             raise RecipeError([f"{where}{error}"]) from error
-        if found := argument_problems(arguments, "pretraining"):
-            raise RecipeError(found)
+        if found := argument_problems(arguments):
+            raise RecipeError([str(each.under("pretraining")) for each in found])
         return arguments
 
 
@@ -318,11 +318,11 @@ def _hint(path: KeyPath) -> Any:
 def _resolve(layer: Layer, source: str) -> Recipe:
     report = Report(source, layer.origins, _elsewhere())
     for path, message in layer.problems:
-        report.add(path, message, bad=True)
+        report.add(Problem(path, message), bad=True)
     stages = split_stages(layer, report)
     tree = dict(layer.tree)
     if tree.pop("base", None) is not None:
-        report.add(("base",), " is for recipe files only; name it in the file")
+        report.add(Problem(("base",), "is for recipe files only; name it in the file"))
     common, tasks = tree.pop("all_tasks", None), tree.get("tasks")
     read_fields(TaskRecipe, common, ("all_tasks",), report)
     if isinstance(tasks, dict):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RecipeError
+from ..errors import Problem, RecipeError
 from .fields import Report, read_fields, shown
 from .yaml_layers import parse_yaml, unreadable
 
@@ -43,42 +43,46 @@ class Dimension:
     step: float | None = None
     choices: list | None = None
 
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
+    def problems(self) -> list[Problem]:
+        """One problem for each value that is wrong."""
         if self.type not in KINDS:
-            return [f"{where}.type is {shown(self.type)}, but must be one of: {', '.join(KINDS)}"]
+            return [Problem(("type",), f"is {shown(self.type)}, but must be one of: {', '.join(KINDS)}")]
         if self.type == "categorical":
-            return self._categorical_problems(where)
+            return self._categorical_problems()
         found = []
         if self.choices is not None:
-            found.append(f"{where}.choices is {self.choices}, but must be absent: they are for type: categorical")
+            found.append(
+                Problem(("choices",), f"is {self.choices}, but must be absent: they are for type: categorical")
+            )
         if missing := [key for key in ("low", "high") if getattr(self, key) is None]:
-            return [*found, *(f"{where}.{key} is null, but must be a number" for key in missing)]
+            return [*found, *(Problem((key,), "is null, but must be a number") for key in missing)]
         if self.low > self.high:
-            found.append(f"{where}.low is {self.low}, but must be at most high, which is {self.high}")
+            found.append(Problem(("low",), f"is {self.low}, but must be at most high, which is {self.high}"))
         if self.log and self.low <= 0:
-            found.append(f"{where}.low is {self.low}, but must be positive with log: true")
+            found.append(Problem(("low",), f"is {self.low}, but must be positive with log: true"))
         if self.step is not None and self.step <= 0:
-            found.append(f"{where}.step is {self.step}, but must be positive")
+            found.append(Problem(("step",), f"is {self.step}, but must be positive"))
         if self.step is not None and self.log:
-            found.append(f"{where}.step is {self.step}, but must be absent with log: true")
+            found.append(Problem(("step",), f"is {self.step}, but must be absent with log: true"))
         if self.type == "int":
             values = {key: getattr(self, key) for key in ("low", "high", "step")}
             odd = {key: value for key, value in values.items() if value is not None and value != int(value)}
-            found += [f"{where}.{key} is {value}, but must be whole with type: int" for key, value in odd.items()]
+            found += [Problem((key,), f"is {value}, but must be whole with type: int") for key, value in odd.items()]
         return found
 
-    def _categorical_problems(self, where: str) -> list[str]:
+    def _categorical_problems(self) -> list[Problem]:
         found = []
         for key in ("low", "high", "step"):
             if getattr(self, key) is not None:
-                found.append(f"{where}.{key} is {getattr(self, key)}, but must be absent with type: categorical")
+                found.append(Problem((key,), f"is {getattr(self, key)}, but must be absent with type: categorical"))
         if self.log:
-            found.append(f"{where}.log is true, but must be absent with type: categorical")
+            found.append(Problem(("log",), "is true, but must be absent with type: categorical"))
         if not self.choices:
-            found.append(f"{where}.choices is {self.choices or 'missing or empty'}, but must be a list of values")
+            found.append(
+                Problem(("choices",), f"is {self.choices or 'missing or empty'}, but must be a list of values")
+            )
         elif repeated := [shown(each) for i, each in enumerate(self.choices) if each in self.choices[:i]]:
-            found.append(f"{where}.choices is {self.choices}, but must not hold {', '.join(repeated)} twice")
+            found.append(Problem(("choices",), f"is {self.choices}, but must not hold {', '.join(repeated)} twice"))
         return found
 
     def ends(self) -> list[Any]:
@@ -132,16 +136,16 @@ def read_space(path: str | Path) -> tuple[dict[str, Dimension], list[str], dict[
         if any(told[0] == key for told in report.told):
             continue
         found = Dimension(**given)
-        problems = found.problems(key)
-        report.add_sentences(key, (key,), [each.name for each in fields(Dimension)], problems)
+        problems = found.problems()
+        report.add_all(each.under(key) for each in problems)
         if not problems:
             space[key] = found
     for key in tree:
         if key in OWN:
-            report.add((key,), " is set by the search itself; drop it")
+            report.add(Problem((key,), "is set by the search itself; drop it"))
         for other in tree:
             if key.startswith(f"{other}."):
-                report.add((key,), f" lies within {other}, which the space sets as a whole; drop one of them")
+                report.add(Problem((key,), f"lies within {other}, which the space sets as a whole; drop one of them"))
     return space, report.lines, {key: origins[(key,)] for key in tree}
 
 

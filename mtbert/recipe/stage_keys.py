@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..modeling.limits import beyond
+from ..errors import Problem
+from ..modeling.limits import limit_problems
 from .fields import KeyPath, Report, shown, some
 from .yaml_layers import Layer, merge, merge_layers
 
@@ -96,8 +97,8 @@ def split_stages(layer: Layer, report: Report) -> list[Layer]:
     stages = layer.tree.get("stages")
     if not isinstance(stages, list | tuple) or not all(isinstance(stage, dict) for stage in stages):
         return []
-    if found := beyond("stages", len(stages), " has", " stages"):
-        report.add(("stages",), found[0])
+    if found := limit_problems(("stages",), "stages", len(stages), "has", " stages"):
+        report.add_all(found)
         return []
     rest = {key: value for key, value in layer.tree.items() if key != "stages"}
     origins = {path: origin for path, origin in layer.origins.items() if path[0] != "stages"}
@@ -114,9 +115,10 @@ def _stage(number: int, stage: dict[str, Any], layer: Layer, tasks: list[str], r
         reason = refusal(path) if len(path) > 1 or value is not None else "write what the stage changes in it"
         targets = [("tasks", name, *path[1:]) for name in tasks] if path[0] == "all_tasks" else [path]
         if reason is not None:
-            report.add((*where, *path), f" is {shown(value, path[-1])}, which a stage may not set: {reason}")
+            message = f"is {shown(value, path[-1])}, which a stage may not set: {reason}"
+            report.add(Problem((*where, *path), message))
         elif path[0] == "tasks" and path[1] not in tasks:
-            report.add((*where, *path), f": the recipe has no task {path[1]!r}; it has: {some(tasks)}")
+            report.add(Problem((*where, *path), f": the recipe has no task {path[1]!r}; it has: {some(tasks)}"))
         else:
             origin = layer.origins.get((*where, *path), report.source)
             for target in targets:

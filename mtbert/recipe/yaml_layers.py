@@ -206,7 +206,7 @@ def merge_layers(under: Layer, over: Layer) -> Layer:
     tasks, known = over.tree.get("tasks"), under.tree.get("tasks")
     for name in [key for key, value in tasks.items() if value is None] if isinstance(tasks, dict) else ():
         if not isinstance(known, dict) or known.get(name) is None:
-            message = " is null, which drops a task of the base, but the base has none of that name"
+            message = "is null, which drops a task of the base, but the base has none of that name"
             merged.problems.append((("tasks", name), message))
     return merged
 
@@ -251,7 +251,7 @@ def override(layer: Layer, path: KeyPath, text: str, hint: Any) -> Layer:
     except RecipeError as error:
         value, below = text, {}
         if not wants_text:
-            message = f" is {text[:LONGEST]!r}, which is {error.problems[0].partition(': ')[2]}"
+            message = f"is {text[:LONGEST]!r}, which is {error.problems[0].partition(': ')[2]}"
             return Layer(layer.tree, layer.origins | {path: COMMAND_LINE}, [*layer.problems, (path, message)])
     no_value = value is None and text.strip().lower() not in ("", "~", "null")  # YAML takes '#' for a comment
     if wants_text and (isinstance(value, str) or no_value or not fits(hint, value)[0]):

@@ -10,9 +10,9 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import IntervalStrategy
 
-from ..errors import InputError
+from ..errors import InputError, Problem, refuse
 from ..modeling.display import each_text, masked
-from ..modeling.limits import beyond
+from ..modeling.limits import limit_problems
 from .distributed.process_group import join_processes, refuse_sharding, take_over_fsdp
 from .finite_steps import SKIP, STOP
 from .refused_arguments import refuse_arguments
@@ -47,28 +47,34 @@ class TaskTraining:
     label_smoothing: float = 0.0
     balanced: bool = False
 
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
+    def problems(self) -> list[Problem]:
+        """One problem for each value that is wrong."""
         found = []
         if self.weight <= 0:
-            found.append(f"{where}.weight is {self.weight}, but must be positive; to leave a task out, drop it")
+            found.append(Problem(("weight",), f"is {self.weight}, but must be positive; to leave a task out, drop it"))
         for key in ("batch_size", "examples_per_epoch"):
             value = getattr(self, key)
             if value is not None and value < 1:
-                found.append(f"{where}.{key} is {value}, but must be 1 or more")
-            found += beyond("batch_rows" if key == "batch_size" else "epoch_rows", value or 0, f"{where}.{key} is")
+                found.append(Problem((key,), f"is {value}, but must be 1 or more"))
+            found += limit_problems((key,), "batch_rows" if key == "batch_size" else "epoch_rows", value or 0)
         if self.learning_rate is not None and self.learning_rate <= 0:
-            found.append(f"{where}.learning_rate is {self.learning_rate}, but must be positive")
+            found.append(Problem(("learning_rate",), f"is {self.learning_rate}, but must be positive"))
         if self.weight_decay is not None and self.weight_decay < 0:
-            found.append(f"{where}.weight_decay is {self.weight_decay}, but must be 0 or more")
+            found.append(Problem(("weight_decay",), f"is {self.weight_decay}, but must be 0 or more"))
         if isinstance(self.class_weights, str) and self.class_weights != "balanced":
-            found.append(f"{where}.class_weights is {self.class_weights!r}, but must be a list of numbers or balanced")
+            found.append(
+                Problem(("class_weights",), f"is {self.class_weights!r}, but must be a list of numbers or balanced")
+            )
         if isinstance(self.class_weights, tuple | list) and min(self.class_weights, default=0) <= 0:
-            found.append(f"{where}.class_weights is {list(self.class_weights)}, but must have positive numbers only")
+            found.append(
+                Problem(("class_weights",), f"is {list(self.class_weights)}, but must have positive numbers only")
+            )
         if not 0 <= self.label_smoothing < 1:
-            found.append(f"{where}.label_smoothing is {self.label_smoothing}, but must be 0 or more and below 1")
+            found.append(Problem(("label_smoothing",), f"is {self.label_smoothing}, but must be 0 or more and below 1"))
         if self.balanced and self.class_weights is not None:
-            found.append(f"{where}.balanced is true, but must be false with class_weights: both weigh the classes")
+            found.append(
+                Problem(("balanced",), "is true, but must be false with class_weights: both weigh the classes")
+            )
         return found
 
 
@@ -213,8 +219,7 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
         join_processes(self)
         super().__post_init__()
         self.remove_unused_columns = False  # batches come whole from the data set
-        if found := pretraining_problems(vars(self), "pretraining"):
-            raise InputError("\n".join(found))
+        refuse(pretraining_problems(vars(self)), "pretraining.")
 
     @property
     def kept(self) -> tuple[int, ...]:
@@ -223,18 +228,20 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
         return tuple(sorted(epoch for epoch in wanted if epoch <= self.num_train_epochs))
 
 
-def pretraining_problems(values: Mapping[str, Any], where: str) -> list[str]:
-    """Everything that is wrong with arguments of pre-training, defaults included; sentences that begin with `where`."""
+def pretraining_problems(values: Mapping[str, Any]) -> list[Problem]:
+    """One problem for each argument of pre-training that is wrong; `values` holds the defaults, too."""
     found, epochs = [], values["num_train_epochs"]
     if epochs < 1 or epochs != int(epochs):
-        found.append(f"{where}.num_train_epochs is {epochs}, but must be a whole number, 1 or more")
+        found.append(Problem(("num_train_epochs",), f"is {epochs}, but must be a whole number, 1 or more"))
     if not 0 < values["mask_probability"] < 1:
-        found.append(f"{where}.mask_probability is {values['mask_probability']}, but must be in (0, 1)")
+        found.append(Problem(("mask_probability",), f"is {values['mask_probability']}, but must be in (0, 1)"))
     if values["max_length"] is not None and values["max_length"] < 3:
-        found.append(f"{where}.max_length is {values['max_length']}, but must be 3 or more")
+        found.append(Problem(("max_length",), f"is {values['max_length']}, but must be 3 or more"))
     if any(epoch < 1 for epoch in values["keep_epochs"]):
-        found.append(f"{where}.keep_epochs is {list(values['keep_epochs'])}, but must be numbers of epochs, 1 or more")
+        found.append(
+            Problem(("keep_epochs",), f"is {list(values['keep_epochs'])}, but must be numbers of epochs, 1 or more")
+        )
     use = values["use_epoch"]
     if use is not None and not 1 <= use <= epochs:
-        found.append(f"{where}.use_epoch is {use}, but must be in 1 … num_train_epochs, which is {epochs}")
+        found.append(Problem(("use_epoch",), f"is {use}, but must be in 1 … num_train_epochs, which is {epochs}"))
     return found

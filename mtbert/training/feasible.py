@@ -10,43 +10,54 @@ from accelerate.utils import DynamoBackend
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 
+from ..errors import Problem
+
 LONGEST = 300  # characters of a value that a message shows
 
 
-def argument_problems(args: TrainingArguments, where: str) -> list[str]:
-    """Optimizer, rate's schedule, loggers and compiler that can not be made; sentences that begin with `where`."""
+def argument_problems(args: TrainingArguments) -> list[Problem]:
+    """Try to make optimizer, rate's schedule, loggers and compiler; one problem for each that can not be made."""
     found = []
     if lacking := [each for each in (args.optim_args or "").split(",") if each.strip() and "=" not in each]:
-        found.append(f"{where}.optim_args has {', '.join(lacking)} without a value; write name=value, name=value")
+        found.append(
+            Problem(("optim_args",), f"has {', '.join(lacking)} without a value; write name=value, name=value")
+        )
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)
     except ImportError as error:
-        found.append(f"{where}.optim is {_name(args.optim)!r}, which is not installed: {_line(error)}")
+        found.append(Problem(("optim",), f"is {_name(args.optim)!r}, which is not installed: {_line(error)}"))
     except ValueError:  # some ask for the model here, and say themselves what they lack of it
         pass
     else:
-        found += _unread_problems(args, where)
+        found += _unread_problems(args)
     try:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
         get_scheduler(args.lr_scheduler_type, optimizer, 1, 2, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
     except (TypeError, ValueError, AttributeError) as error:
         given, kind = repr(args.lr_scheduler_kwargs or {})[:LONGEST], _name(args.lr_scheduler_type)
         found.append(
-            f"{where}.lr_scheduler_kwargs is {given}, which lr_scheduler_type: {kind} does not take: {_line(error)}; "
-            "give what its function in transformers asks for"
+            Problem(
+                ("lr_scheduler_kwargs",),
+                f"is {given}, which lr_scheduler_type: {kind} does not take: {_line(error)}; "
+                "give what its function in transformers asks for",
+            )
         )
     available = get_available_reporting_integrations()
     if missing := [name for name in args.report_to if name not in available]:
-        found.append(f"{where}.report_to is {missing}, which are not installed; these are: {', '.join(available)}")
+        found.append(
+            Problem(("report_to",), f"is {missing}, which are not installed; these are: {', '.join(available)}")
+        )
     backends = [each.value.lower() for each in DynamoBackend]
     if args.torch_compile and args.torch_compile_backend.lower() not in backends:
         known = ", ".join(backends)
-        found.append(f"{where}.torch_compile_backend is {args.torch_compile_backend!r}, but must be one of: {known}")
+        found.append(
+            Problem(("torch_compile_backend",), f"is {args.torch_compile_backend!r}, but must be one of: {known}")
+        )
     return found
 
 
-def _unread_problems(args: TrainingArguments, where: str) -> list[str]:
-    """Arguments of the optimizer that this optimizer does not read; sentences that begin with `where`."""
+def _unread_problems(args: TrainingArguments) -> list[Problem]:
+    """One problem for each argument of the optimizer that this optimizer does not read."""
 
     def keywords(text: str | None) -> dict[str, object]:
         other = copy(args)
@@ -62,11 +73,16 @@ def _unread_problems(args: TrainingArguments, where: str) -> list[str]:
             pass
     found = []
     if unread:
-        found.append(f"{where}.optim_args has {', '.join(unread)}, which optim: {optimizer} does not read; drop it")
+        found.append(
+            Problem(("optim_args",), f"has {', '.join(unread)}, which optim: {optimizer} does not read; drop it")
+        )
     if args.optim_target_modules is not None and not optimizer.startswith(("galore", "apollo")):
         found.append(
-            f"{where}.optim_target_modules is {args.optim_target_modules!r}, which optim: {optimizer} does not read; "
-            "it is for GaLore and APOLLO"
+            Problem(
+                ("optim_target_modules",),
+                f"is {args.optim_target_modules!r}, which optim: {optimizer} does not read; "
+                "it is for GaLore and APOLLO",
+            )
         )
     return found
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..data.sampling import Schedule
+from ..errors import Problem
 
 if TYPE_CHECKING:
     from .arguments import TaskTraining
@@ -48,17 +49,17 @@ class OptimizerSettings:
     head_learning_rate: float | None = None
     layer_decay: float | None = None
 
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
+    def problems(self) -> list[Problem]:
+        """One problem for each value that is wrong."""
         found = []
         if self.per_task not in (None, SEPARATE, RATES):
-            found.append(f"{where}.per_task is {self.per_task!r}, but must be {SEPARATE}, {RATES} or null")
+            found.append(Problem(("per_task",), f"is {self.per_task!r}, but must be {SEPARATE}, {RATES} or null"))
         for key in ("encoder_learning_rate", "adapter_learning_rate", "head_learning_rate"):
             value = getattr(self, key)
             if value is not None and value <= 0:
-                found.append(f"{where}.{key} is {value}, but must be positive")
+                found.append(Problem((key,), f"is {value}, but must be positive"))
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            found.append(f"{where}.layer_decay is {self.layer_decay}, but must be above 0 and at most 1")
+            found.append(Problem(("layer_decay",), f"is {self.layer_decay}, but must be above 0 and at most 1"))
         return found
 
     def conflicts(

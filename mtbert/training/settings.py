@@ -12,7 +12,7 @@ import numpy as np
 
 from ..data.given_rows import refuse_unknown
 from ..data.sampling import Schedule
-from ..errors import InputError
+from ..errors import InputError, refuse
 from ..modeling.config_checks import type_problems
 from ..modeling.configuration_mtbert import TaskSpec
 from .arguments import MtBertTrainingArguments, TaskTraining
@@ -129,29 +129,30 @@ def refuse_settings(
     tasks: Sequence[TaskSpec], settings: MultiTaskSettings, methods: Iterable[Any], args: MtBertTrainingArguments
 ) -> None:
     """Raise one InputError with everything that is wrong with a run's settings, alone or together."""
-    if found := settings.schedule.problems("schedule"):
-        raise InputError("\n".join(found))
+    refuse(each.under("schedule") for each in settings.schedule.problems())
     found = []
     for task in tasks:
         own = settings.tasks[task.name]
-        found += own.problems(f"task_training[{task.name!r}]")
+        of_task = [*own.problems(), *check_losses(task, own)]
         if own.metric is not None:
             from ..evaluation.metrics import check_metric  # importing evaluate takes seconds
 
-            found += filter(None, [check_metric(task, own.metric)])
-        found += check_losses(task, own)
-    if found:
-        raise InputError("\n".join(found))
-    found = settings.optimizer.problems("optimizer")
-    sections = {place: section for section, place in REGISTRY.items()}
-    for each in methods:
-        kind = type(each)
-        section = sections.get(f"{kind.__module__.rpartition('.')[2]}:{kind.__name__}")
-        found += each.problems(section) if section and hasattr(each, "problems") else []
+            of_task += check_metric(task, own.metric)
+        found += [each.under(f"task_training[{task.name!r}]") for each in of_task]
+    refuse(found)
+    found = [each.under("optimizer") for each in settings.optimizer.problems()]
+    for section, each in with_sections(methods):
+        found += [problem.under(section) for problem in each.problems()]
     weighted = any(getattr(each, "weighting", "fixed") != "fixed" for each in methods)
-    found += settings.optimizer.conflicts(settings.schedule, settings.tasks, weighted, args.learning_rate, args.optim)
-    if found:
-        raise InputError("\n".join(found))
+    lines = settings.optimizer.conflicts(settings.schedule, settings.tasks, weighted, args.learning_rate, args.optim)
+    if lines := [str(each) for each in found] + lines:
+        raise InputError("\n".join(lines))
+
+
+def with_sections(methods: Iterable[Any]) -> list[tuple[str, Any]]:
+    """The settings of methods among `methods`, each with the section of a recipe that they stand in."""
+    classes = {settings_class(section): section for section in REGISTRY}
+    return [(classes[type(each)], each) for each in methods if type(each) in classes]
 
 
 def as_settings(kind: type[Settings], value: Any, argument: str) -> Settings | None:
@@ -175,8 +176,7 @@ def as_settings(kind: type[Settings], value: Any, argument: str) -> Settings | N
         hint = f"did you mean {near[0]}? " if near else ""
         raise InputError(f"{argument} has unknown fields {unknown}; {hint}known ones: {', '.join(names)}")
     settings = kind(**value)
-    if problems := type_problems(settings, f"{argument}."):
-        raise InputError("\n".join(problems))
+    refuse(each.under(argument) for each in type_problems(settings))
     return settings
 
 

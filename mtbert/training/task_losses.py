@@ -13,6 +13,7 @@ import torch
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
+from ..errors import Problem
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.heads import labelled
 from ..modeling.problem_types import IGNORED
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 BALANCED = "balanced"
 
 
-def check_losses(task: TaskSpec, settings: TaskTraining) -> list[str]:
-    """Sentences on settings that do not suit the task's kind of problem."""
+def check_losses(task: TaskSpec, settings: TaskTraining) -> list[Problem]:
+    """One problem for each setting that does not suit the task's kind of problem."""
     found, weights = [], settings.class_weights
     if task.kind.numeric:
         for key, given in (
@@ -33,14 +34,14 @@ def check_losses(task: TaskSpec, settings: TaskTraining) -> list[str]:
             ("balanced", settings.balanced),
         ):
             if given:
-                found.append(f"task {task.name!r}: {key} is {getattr(settings, key)}, but a regression has no classes")
+                found.append(Problem((key,), f"is {getattr(settings, key)}, but a regression has no classes"))
         return found
     if isinstance(weights, tuple | list):
         expected = 2 if task.kind.binary else task.num_labels
         if len(weights) != expected:
-            found.append(f"task {task.name!r}: class_weights has {len(weights)} numbers, but must have {expected}")
+            found.append(Problem(("class_weights",), f"has {len(weights)} numbers, but must have {expected}"))
     if settings.balanced and task.kind.several:
-        found.append(f"task {task.name!r}: balanced is true, but a row of a multi-label task is in no single class")
+        found.append(Problem(("balanced",), "is true, but a row of a multi-label task is in no single class"))
     return found
 
 

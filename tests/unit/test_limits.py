@@ -137,16 +137,16 @@ def test_the_length_of_a_name(name, fits):
 
 def test_the_environment_raises_a_limit(monkeypatch):
     monkeypatch.setenv("MTBERT_MAX_HEAD_LAYERS", "200")
-    assert HeadSpec("mlp", 200).problems("head") == []
-    assert HeadSpec("mlp", 201).problems("head")
+    assert HeadSpec("mlp", 200).problems() == []
+    assert HeadSpec("mlp", 201).problems()
     monkeypatch.setenv("MTBERT_MAX_HEAD_LAYERS", "many")
     with pytest.raises(ValueError, match="MTBERT_MAX_HEAD_LAYERS is 'many', but must be a whole number"):
-        HeadSpec("mlp", 1).problems("head")
+        HeadSpec("mlp", 1).problems()
 
 
 def test_what_is_at_the_limit_works():
     assert len(TaskSpec("t", labels=LIMITS["labels"]).labels) == LIMITS["labels"]
-    assert HeadSpec("mlp", LIMITS["head_layers"]).problems("head") == []
+    assert HeadSpec("mlp", LIMITS["head_layers"]).problems() == []
     assert AdapterSpec("top_layers", depth=LIMITS["adapter_depth"]).depth == LIMITS["adapter_depth"]
 
 
@@ -208,8 +208,8 @@ def test_trees(case):
 
 
 def test_rows_of_a_task():
-    assert "MTBERT_MAX_EPOCH_ROWS" in TaskTraining(examples_per_epoch=10**12).problems("t")[0]
-    assert "MTBERT_MAX_BATCH_ROWS" in TaskTraining(batch_size=10**12).problems("t")[0]
+    assert "MTBERT_MAX_EPOCH_ROWS" in TaskTraining(examples_per_epoch=10**12).problems()[0].message
+    assert "MTBERT_MAX_BATCH_ROWS" in TaskTraining(batch_size=10**12).problems()[0].message
 
 
 def test_a_chain_of_bases(tmp_path):

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
-from ...errors import InputError
+from ...errors import InputError, Problem
 from .base import Method
 
 if TYPE_CHECKING:
@@ -47,17 +47,19 @@ class Averaging:
     decay: float | None = None
     start: float | None = None
 
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
+    def problems(self) -> list[Problem]:
+        """One problem for each value that is wrong."""
         found = []
         if self.type not in AVERAGES:
-            found.append(f"{where}.type is {self.type!r}, but must be one of: {', '.join(AVERAGES)}")
+            found.append(Problem(("type",), f"is {self.type!r}, but must be one of: {', '.join(AVERAGES)}"))
         if self.decay is not None and self.type == "swa":
-            found.append(f"{where}.decay is {self.decay}, but swa weighs all epochs alike; drop it, or use type: ema")
+            found.append(
+                Problem(("decay",), f"is {self.decay}, but swa weighs all epochs alike; drop it, or use type: ema")
+            )
         elif self.decay is not None and not 0 <= self.decay < 1:
-            found.append(f"{where}.decay is {self.decay}, but must be in [0, 1)")
+            found.append(Problem(("decay",), f"is {self.decay}, but must be in [0, 1)"))
         if self.start is not None and not 0 <= self.start < 1:
-            found.append(f"{where}.start is {self.start}, but must be in [0, 1)")
+            found.append(Problem(("start",), f"is {self.start}, but must be in [0, 1)"))
         return found
 
     @property

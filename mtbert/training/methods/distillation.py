@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data.collation import TEACHER
-from ...errors import InputError
+from ...errors import InputError, Problem
 from ...modeling.configuration_mtbert import TaskSpec
 from ...modeling.heads import labelled
 from ..checkpoints.resume_record import teacher_hash
@@ -49,17 +49,20 @@ class Distillation:
     weight: float = 0.5
     temperature: float = 2.0
 
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
+    def problems(self) -> list[Problem]:
+        """One problem for each value that is wrong."""
         found = []
         if not self.teachers or len(set(self.teachers)) < len(self.teachers):
             found.append(
-                f"{where}.teachers is {list(self.teachers)}, but must be folders of checkpoints, one or more, each once"
+                Problem(
+                    ("teachers",),
+                    f"is {list(self.teachers)}, but must be folders of checkpoints, one or more, each once",
+                )
             )
         if not 0 <= self.weight <= 1:
-            found.append(f"{where}.weight is {self.weight}, but must be in [0, 1]")
+            found.append(Problem(("weight",), f"is {self.weight}, but must be in [0, 1]"))
         if self.temperature <= 0:
-            found.append(f"{where}.temperature is {self.temperature}, but must be positive")
+            found.append(Problem(("temperature",), f"is {self.temperature}, but must be positive"))
         return found
 
     def build(self) -> Distiller:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from ...errors import InputError
+from ...errors import InputError, Problem
 from ...modeling.modeling_mtbert import MtBertOutput
 from .divergences import divergence
 from .penalty import Penalty
@@ -43,16 +43,16 @@ class Proximal:
     late_decay: float = 0.999
     switch: float = 0.1
 
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
+    def problems(self) -> list[Problem]:
+        """One problem for each value that is wrong."""
         found = []
         if not self.weight >= 0:
-            found.append(f"{where}.weight is {self.weight}, but must be 0 or more")
+            found.append(Problem(("weight",), f"is {self.weight}, but must be 0 or more"))
         for key in ("decay", "late_decay"):
             if not 0 <= getattr(self, key) < 1:
-                found.append(f"{where}.{key} is {getattr(self, key)}, but must be in [0, 1)")
+                found.append(Problem((key,), f"is {getattr(self, key)}, but must be in [0, 1)"))
         if not 0 <= self.switch <= 1:
-            found.append(f"{where}.switch is {self.switch}, but must be in [0, 1]")
+            found.append(Problem(("switch",), f"is {self.switch}, but must be in [0, 1]"))
         return found
 
     @property

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
+from ...errors import InputError, Problem
 from ...modeling.modeling_mtbert import MtBertOutput
 from .divergences import divergence
 from .penalty import Penalty
@@ -54,20 +54,22 @@ class Smart:
     norm: str = "inf"
     projection: str = "ball"
 
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
+    def problems(self) -> list[Problem]:
+        """One problem for each value that is wrong."""
         found = []
         if not self.weight >= 0:
-            found.append(f"{where}.weight is {self.weight}, but must be 0 or more")
+            found.append(Problem(("weight",), f"is {self.weight}, but must be 0 or more"))
         if self.steps < 1:
-            found.append(f"{where}.steps is {self.steps}, but must be 1 or more; to do without, set {where}: null")
+            found.append(Problem(("steps",), f"is {self.steps}, but must be 1 or more; to do without, set smart: null"))
         for key in ("step_size", "noise", "radius"):
             if not getattr(self, key) > 0:
-                found.append(f"{where}.{key} is {getattr(self, key)}, but must be positive")
+                found.append(Problem((key,), f"is {getattr(self, key)}, but must be positive"))
         if self.norm not in NORMS:
-            found.append(f"{where}.norm is {self.norm!r}, but must be one of: {', '.join(NORMS)}")
+            found.append(Problem(("norm",), f"is {self.norm!r}, but must be one of: {', '.join(NORMS)}"))
         if self.projection not in PROJECTIONS:
-            found.append(f"{where}.projection is {self.projection!r}, but must be one of: {', '.join(PROJECTIONS)}")
+            found.append(
+                Problem(("projection",), f"is {self.projection!r}, but must be one of: {', '.join(PROJECTIONS)}")
+            )
         return found
 
     def build(self) -> SmartPenalty | None:

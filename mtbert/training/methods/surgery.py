@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import InputError
+from ...errors import InputError, Problem
 from ...modeling.own_parts import put
 from . import gramian_weights
 from .base import Method, Reduce
@@ -64,16 +64,16 @@ class Surgery:
     method: str = "pcgrad"
     c: float | None = None
 
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
+    def problems(self) -> list[Problem]:
+        """One problem for each value that is wrong."""
         found = []
         if self.method not in (*METHODS, *_OWN):
             known = ", ".join((*METHODS, *_OWN))
-            found.append(f"{where}.method is {self.method!r}, but must be one of: {known}")
+            found.append(Problem(("method",), f"is {self.method!r}, but must be one of: {known}"))
         if self.method == "cagrad" and (self.c is None or not 0 <= self.c < 1):
-            found.append(f"{where}.c is {self.c}, but must be in [0, 1) for the method 'cagrad'")
+            found.append(Problem(("c",), f"is {self.c}, but must be in [0, 1) for the method 'cagrad'"))
         if self.method != "cagrad" and self.c is not None:
-            found.append(f"{where}.c is {self.c}, but must be null for other methods than 'cagrad'; drop it")
+            found.append(Problem(("c",), f"is {self.c}, but must be null for other methods than 'cagrad'; drop it"))
         return found
 
     def weights(self, gramian: Tensor, key: Sequence[int]) -> Tensor:

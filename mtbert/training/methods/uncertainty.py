@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ...errors import Problem
 from ...modeling.configuration_mtbert import TaskSpec
 from .base import Method, Reduce
 
@@ -36,13 +37,13 @@ class LossSettings:
     weighting: str = FIXED
     learning_rate: float | None = None
 
-    def problems(self, where: str) -> list[str]:
-        """Everything that is wrong with these values, as sentences that begin with `where`."""
+    def problems(self) -> list[Problem]:
+        """One problem for each value that is wrong."""
         found = []
         if self.weighting not in (FIXED, UNCERTAINTY):
-            found.append(f"{where}.weighting is {self.weighting!r}, but must be {FIXED} or {UNCERTAINTY}")
+            found.append(Problem(("weighting",), f"is {self.weighting!r}, but must be {FIXED} or {UNCERTAINTY}"))
         if self.learning_rate is not None and self.learning_rate <= 0:
-            found.append(f"{where}.learning_rate is {self.learning_rate}, but must be positive")
+            found.append(Problem(("learning_rate",), f"is {self.learning_rate}, but must be positive"))
         return found
 
     def build(self) -> UncertaintyWeighting | None:

@@ -48,7 +48,7 @@ def test_errors_of_others_keep_their_traceback(error):
 
 def test_what_goes_well_goes_on():
     with clear_errors():
-        assert Schedule().problems("schedule") == [] and Distillation(("a",)).problems("d") == []
+        assert Schedule().problems() == [] and Distillation(("a",)).problems() == []
 
 
 BUGS = {  # what Python itself raises for a slip in our code
@@ -111,7 +111,7 @@ def test_a_file_that_the_machine_refuses_is_no_bug(error, clear, monkeypatch):
     refused.__code__ = refused.__code__.replace(co_filename=yaml_layers.__file__)
     monkeypatch.setattr(Schedule, "problems", refused)
     with pytest.raises(SystemExit if clear else OSError) as left, clear_errors():
-        Schedule().problems("schedule")
+        Schedule().problems()
     assert left.value.code == str(error) if clear else left.value is error
 
 

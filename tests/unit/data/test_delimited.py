@@ -256,9 +256,7 @@ def test_a_wrong_separator_is_told_with_the_right_one(tmp_path, name, separator)
     ],
 )
 def test_forms_that_can_not_be(form, problem, tmp_path):
-    assert DataSpec(train="a.csv", **form).problems("data") == [f"data: {problem}" for problem in [problem]][:0] or any(
-        problem in found for found in DataSpec(train="a.csv", **form).problems("data")
-    )
+    assert any(str(found).startswith(problem) for found in DataSpec(train="a.csv", **form).problems())
     if "hub" not in form:
         (tmp_path / "a.csv").write_text("text\na\n")
         source = RowSource(

@@ -151,7 +151,7 @@ def test_compressed_files_are_known_by_their_content(tmp_path):
     assert both(tmp_path, "a.csv", gzip.compress(b"id,text\n1,a\n")) == [("1", "a")]
     assert both(tmp_path, "b.csv.gz", b"id,text\n1,a\n") == [("1", "a")]
     assert both(tmp_path, "c.csv", b"BZhid,id,text\n0,1,a\n") == [("1", "a")]
-    assert DataSpec(train="a.txt.gz").problems("data")[0].startswith("data: train is 'a.txt.gz', whose suffix")
+    assert str(DataSpec(train="a.txt.gz").problems()[0]).startswith("train is 'a.txt.gz', whose suffix")
 
 
 @pytest.mark.parametrize("suffix", PACK)

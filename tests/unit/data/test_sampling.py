@@ -38,7 +38,7 @@ class TestSchedule:
     @pytest.mark.parametrize(("name", "mixed"), ALL)
     def test_known_ones_are_fine(self, name, mixed):
         temperature = 3.0 if name == "temperature" else None
-        assert Schedule(name, mixed, 5, temperature).problems("schedule") == []
+        assert Schedule(name, mixed, 5, temperature).problems() == []
 
     @pytest.mark.parametrize(
         ("values", "message"),
@@ -63,11 +63,11 @@ class TestSchedule:
         ],
     )
     def test_each_rule(self, values, message):
-        (found,) = Schedule(**values).problems("schedule")
-        assert re.match(re.escape(message), found)
+        (found,) = Schedule(**values).problems()
+        assert re.match(re.escape(message), str(found.under("schedule")))
 
     def test_all_problems_at_once(self):
-        assert len(Schedule("sequential", True, -1, 2.0).problems("schedule")) == 3
+        assert len(Schedule("sequential", True, -1, 2.0).problems()) == 3
 
     @pytest.mark.parametrize(
         ("name", "alphas"),

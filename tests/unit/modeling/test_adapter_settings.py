@@ -143,7 +143,7 @@ class TestSpec:
         spec = AdapterSpec(kind)
         assert (spec.size, spec.heads, spec.init) == (size, heads, init)
         assert (spec.activation, spec.layers, spec.depth, spec.input) == ("gelu", None, 6, "cls")
-        assert spec.problems("adapter") == []
+        assert spec.problems() == []
         assert AdapterSpec(**spec.to_dict()) == spec
 
     @pytest.mark.parametrize(("values", "message"), RULES)

@@ -42,7 +42,7 @@ class TestDefaults:
             "features": "u;v;|u-v|",
             "output": "identity",
         }
-        assert HeadSpec().problems("head") == []
+        assert HeadSpec().problems() == []
 
     def test_task(self):
         task = TaskSpec("score")
@@ -179,7 +179,7 @@ class TestRules:
 
     @pytest.mark.parametrize(("values", "message"), HEAD_RULES)
     def test_each_rule_of_a_head_is_found_once_and_stops_its_task(self, values, message):
-        assert HeadSpec(**values).problems("head") == [message]
+        assert [str(each.under("head")) for each in HeadSpec(**values).problems()] == [message]
         with pytest.raises(ValueError, match=re.escape(f"task 't': {message}")):
             TaskSpec("t", labels=2, head=values)
 

@@ -328,8 +328,11 @@ def test_arguments_of_pretraining_that_do_not_go_together(write):
 
 
 def test_rates_of_a_task():
-    found = TaskTraining(learning_rate=0, weight_decay=-1).problems("t")
-    assert found == ["t.learning_rate is 0, but must be positive", "t.weight_decay is -1, but must be 0 or more"]
+    found = [str(each) for each in TaskTraining(learning_rate=0, weight_decay=-1).problems()]
+    assert found == [
+        "learning_rate is 0, but must be positive",
+        "weight_decay is -1, but must be 0 or more",
+    ]
 
 
 # ---- keys and types ----

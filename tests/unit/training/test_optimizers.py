@@ -110,5 +110,5 @@ def test_frozen_encoder(make_model):
     ],
 )
 def test_settings_that_are_wrong(values, message):
-    assert OptimizerSettings(**values).problems("optimizer") == [message]
-    assert OptimizerSettings().problems("optimizer") == []
+    assert [str(each.under("optimizer")) for each in OptimizerSettings(**values).problems()] == [message]
+    assert OptimizerSettings().problems() == []

@@ -10,13 +10,14 @@ import torch
 from datasets import Dataset
 
 from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, Schedule, Surgery, TaskSpec, TaskTraining
+from mtbert.data.given_rows import as_splits
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation
 from mtbert.training.methods.proximal import Proximal
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.uncertainty import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
-from mtbert.training.settings import as_settings, as_splits, as_task_training
+from mtbert.training.settings import as_settings, as_task_training
 
 STARS = TaskSpec("stars", labels=["bad", "fair", "good"])
 CLOSE = TaskSpec("close", range=(0, 5), texts=2)

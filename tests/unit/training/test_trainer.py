@@ -846,8 +846,8 @@ class TestErrors:
         ],
     )
     def test_rules_of_a_tasks_settings(self, values, message):
-        assert TaskTraining(**values).problems("tasks.t") == [message]
-        assert TaskTraining().problems("tasks.t") == []
+        assert [str(each.under("tasks", "t")) for each in TaskTraining(**values).problems()] == [message]
+        assert TaskTraining().problems() == []
 
     def test_a_wrong_setting_of_a_task_is_refused(self, make_trainer):
         with pytest.raises(ValueError, match="weight is -1, but must be positive"):

@@ -136,9 +136,9 @@ def test_checkpoints_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_wrong_settings():
-    assert Averaging().problems("averaging") == Averaging("swa", start=0.2).problems("averaging") == []
-    assert Averaging("mean", 1.5, -0.1).problems("averaging") == [
-        "averaging.type is 'mean', but must be one of: ema, swa",
-        "averaging.decay is 1.5, but must be in [0, 1)",
-        "averaging.start is -0.1, but must be in [0, 1)",
+    assert Averaging().problems() == Averaging("swa", start=0.2).problems() == []
+    assert list(map(str, Averaging("mean", 1.5, -0.1).problems())) == [
+        "type is 'mean', but must be one of: ema, swa",
+        "decay is 1.5, but must be in [0, 1)",
+        "start is -0.1, but must be in [0, 1)",
     ]

@@ -334,9 +334,9 @@ def test_a_resumed_student_is_the_uninterrupted_one(make_trainer, save_teacher, 
 
 
 def test_wrong_settings():
-    assert Distillation(("a", "b"), 1.0, 4.0).problems("d") == []
-    assert Distillation(("a", "a"), -0.1, 0.0).problems("d") == [
-        "d.teachers is ['a', 'a'], but must be folders of checkpoints, one or more, each once",
-        "d.weight is -0.1, but must be in [0, 1]",
-        "d.temperature is 0.0, but must be positive",
+    assert Distillation(("a", "b"), 1.0, 4.0).problems() == []
+    assert list(map(str, Distillation(("a", "a"), -0.1, 0.0).problems())) == [
+        "teachers is ['a', 'a'], but must be folders of checkpoints, one or more, each once",
+        "weight is -0.1, but must be in [0, 1]",
+        "temperature is 0.0, but must be positive",
     ]

@@ -182,9 +182,9 @@ def test_a_checkpoint_without_a_fitting_teacher_is_refused(make_model, make_trai
 
 
 def test_every_setting_that_is_out_of_range_is_named():
-    found = Proximal(-1.0, 1.0, -0.1, 2.0).problems("proximal")
+    found = Proximal(-1.0, 1.0, -0.1, 2.0).problems()
     fields = ("weight", "decay", "late_decay", "switch")
     assert len(found) == len(fields)
     for name, sentence in zip(fields, found, strict=True):
-        assert sentence.startswith(f"proximal.{name} is ") and ", but must be " in sentence
-    assert Proximal().problems("proximal") == []
+        assert sentence.path == (name,) and ", but must be " in sentence.message
+    assert Proximal().problems() == []

@@ -307,12 +307,12 @@ def test_a_penalty_that_is_not_finite_is_skipped(still_model, batch, monkeypatch
 
 
 def test_every_setting_that_is_out_of_range_is_named():
-    found = Smart(-1.0, 0, 0.0, -1.0, 0.0, "l3", "cube").problems("smart")
+    found = Smart(-1.0, 0, 0.0, -1.0, 0.0, "l3", "cube").problems()
     fields = ("weight", "steps", "step_size", "noise", "radius", "norm", "projection")
     assert len(found) == len(fields)
     for name, sentence in zip(fields, found, strict=True):
-        assert sentence.startswith(f"smart.{name} is ") and ", but must be " in sentence
-    assert Smart().problems("smart") == [] == Smart(weight=0).problems("smart")
+        assert sentence.path == (name,) and ", but must be " in sentence.message
+    assert Smart().problems() == [] == Smart(weight=0).problems()
 
 
 def test_the_trainer_refuses_bad_settings_and_half_precision(make_model, make_trainer):
