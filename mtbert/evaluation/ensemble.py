@@ -24,7 +24,7 @@ from ..modeling.encoder_loading import load_config, load_tokenizer
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.packed_batches import collect_logits
 from ..modeling.tokenization import has_token_types
-from .metrics import averages, default_metrics, score_task
+from .metrics import score_tasks
 
 MEANING = ("problem_type", "texts", "labels", "range")
 
@@ -179,12 +179,6 @@ def score_logits(
         metrics: task → its main metric; None: the default of its kind.
         splits: task → rows with a `label`, in the order of the logits.
     """
-    found, main = {}, {}
-    for task in tasks:
-        if task.name in logits:
-            metric = metrics[task.name] or default_metrics(task)[0]
-            labels = splits[task.name].with_format("numpy")["label"][:]
-            scores = score_task(task, logits[task.name], labels, metric)
-            main[task.name] = (metric, scores[metric])
-            found |= {f"{task.name}_{key}": value for key, value in scores.items()}
-    return found | averages(main)
+    labels = {name: splits[name].with_format("numpy")["label"][:] for name in logits}
+    scores, means = score_tasks(tasks, metrics, logits, labels)
+    return {f"{name}_{key}": value for name, own in scores.items() for key, value in own.items()} | means

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import datasets
@@ -302,6 +302,31 @@ def score_task(
         found = METRICS[name].build().compute(predictions=predictions, references=references)
         scores |= {key: found[key] for key in (name, f"{name}_undefined") if key in found}
     return scores
+
+
+def score_tasks(
+    tasks: Sequence[TaskSpec],
+    metrics: Mapping[str, str | None],
+    logits: Mapping[str, np.ndarray],
+    labels: Mapping[str, np.ndarray],
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+    """Scores of every task that has logits, by task name, and the averages of their main metrics.
+
+    Args:
+        metrics: task → its main metric; None: the first of `default_metrics(task)`.
+        logits, labels: task → as in `score_task`.
+
+    Returns:
+        Task → what `score_task` returns; and `averages` over the tasks with labelled rows.
+    """
+    scores, main = {}, {}
+    for task in tasks:
+        if task.name in logits:
+            metric = metrics[task.name] or default_metrics(task)[0]
+            scores[task.name] = score_task(task, logits[task.name], labels[task.name], metric)
+            if metric in scores[task.name]:
+                main[task.name] = (metric, scores[task.name][metric])
+    return scores, averages(main)
 
 
 def scorer(name: str) -> Callable[[np.ndarray, np.ndarray], float]:

@@ -166,21 +166,16 @@ def _scores(
     prefix: str,
 ) -> dict[str, float]:
     """Scores and loss of every task that has logits, and their averages."""
-    from ..evaluation.metrics import averages, default_metrics, score_task  # importing evaluate takes seconds
+    from ..evaluation.metrics import score_tasks  # importing evaluate takes seconds
 
-    metrics, main = {}, {}
-    for task in trainer.tasks:
-        if task.name not in logits:
-            continue
-        metric = trainer.task_training[task.name].metric
-        scores = score_task(task, logits[task.name], labels[task.name], metric)
-        metric = metric or default_metrics(task)[0]
-        if metric in scores:
-            main[task.name] = (metric, scores[metric])
-        metrics[f"{prefix}_{task.name}_loss"] = losses[task.name]
-        metrics |= {f"{prefix}_{task.name}_{name}": value for name, value in scores.items()}
-    metrics |= {f"{prefix}_{name}": value for name, value in averages(main).items()}
-    metrics[f"{prefix}_loss"] = float(np.mean([losses[name] for name in logits]))
+    main = {name: settings.metric for name, settings in trainer.task_training.items()}
+    scores, means = score_tasks(trainer.tasks, main, logits, labels)
+    metrics = {}
+    for task, own in scores.items():
+        metrics[f"{prefix}_{task}_loss"] = losses[task]
+        metrics |= {f"{prefix}_{task}_{name}": value for name, value in own.items()}
+    metrics |= {f"{prefix}_{name}": value for name, value in means.items()}
+    metrics[f"{prefix}_loss"] = float(np.mean([losses[name] for name in scores]))
     return metrics
 
 

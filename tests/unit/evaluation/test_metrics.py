@@ -23,6 +23,7 @@ from mtbert.evaluation.metrics import (
     default_metrics,
     labelled_rows,
     score_task,
+    score_tasks,
 )
 from mtbert.modeling.configuration_mtbert import PROBLEM_TYPES, TaskSpec
 from mtbert.modeling.decoding import decisions
@@ -326,6 +327,29 @@ class TestScoreTask:
             score_task(TASKS["multi"], np.zeros((3, 4)), np.zeros(3))
         with pytest.raises(ValueError, match=r"'similarity': labels must be \(3,\), but are \(2,\)"):
             score_task(TASKS["regression"], np.zeros((3, 1)), np.zeros(2))
+
+
+class TestScoreTasks:
+    def test_each_task_is_scored_alone_and_their_main_metrics_are_averaged(self, rng):
+        tasks = [TASKS["regression"], TASKS["single"], TASKS["multi"]]
+        logits = {task.name: rng.normal(size=(30, task.num_labels)) for task in tasks}
+        labels = {task.name: decisions(task, rng.normal(size=(30, task.num_labels))) for task in tasks}
+        metrics = {"similarity": "spearman", "sentiment": None, "topics": None}
+        scores, means = score_tasks(tasks, metrics, logits, labels)
+        assert list(scores) == ["similarity", "sentiment", "topics"]
+        for task in tasks:
+            assert scores[task.name] == score_task(task, logits[task.name], labels[task.name], metrics[task.name])
+        main = [scores["similarity"]["spearman"], scores["sentiment"]["accuracy"], scores["topics"]["f1_micro"]]
+        assert means["raw_mean"] == pytest.approx(sum(main) / 3)
+        assert means["overall"] == pytest.approx(((1 + main[0]) / 2 + main[1] + main[2]) / 3)
+
+    def test_a_task_without_a_labelled_row_is_in_no_average_and_one_without_logits_nowhere(self):
+        tasks = [TASKS["regression"], TASKS["single"], TASKS["two"]]
+        logits = {"similarity": np.zeros((2, 1)), "polarity": np.array([[2.0, 1.0], [2.0, 1.0]])}
+        labels = {"similarity": np.full(2, np.nan), "polarity": np.array([0, 1])}
+        scores, means = score_tasks(tasks, dict.fromkeys(("similarity", "sentiment", "polarity")), logits, labels)
+        assert list(scores) == ["similarity", "polarity"] and scores["similarity"] == {}
+        assert means == {"raw_mean": 0.5, "overall": 0.5}
 
 
 class TestAverages:
