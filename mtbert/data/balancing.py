@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import InputError
-from .sampling import mix, permute
+from .permutation import mix, permute
 
 
 class BalancedRows:

@@ -12,11 +12,11 @@ from ..data.sampling import SAMPLED
 from ..errors import InputError, Problem
 from ..files import path_problem
 from ..modeling.limits import reserved_problems
+from ..training.arguments import OWN_EVALUATION, OWN_LOADER, OWN_SHARES, REFUSED_TRAINING, WHOLE_MODEL
 from ..training.distributed.process_group import NOT_WITH_SHARES, fsdp_is_asked_for
 from ..training.methods.uncertainty import FIXED, UNCERTAINTY
+from ..training.objective import check_losses
 from ..training.optimizers import GROUPED, SEPARATE, STATEFUL, OptimizerSettings
-from ..training.refused_arguments import OWN_EVALUATION, OWN_LOADER, OWN_SHARES, REFUSED_TRAINING, WHOLE_MODEL
-from ..training.task_losses import check_losses
 from .fields import KeyPath, Report, defaults, shown
 
 if TYPE_CHECKING:

@@ -233,7 +233,7 @@ class Recipe:
         Raises:
             RecipeError: if they do not go together, or not with this machine.
         """
-        from ..training.feasible import argument_problems
+        from ..training.distributed.feasible import argument_problems
 
         try:
             arguments = training_arguments_class()(**{**self.training, **extra})
@@ -253,7 +253,7 @@ class Recipe:
         own.setdefault("output_dir", str(Path(self.training["output_dir"], "pretraining")))
         shared = {key: self.training[key] for key in PROCESS_KEYS if key in self.training}
         report = {key: self.training[key] for key in ("report_to", "disable_tqdm") if key in self.training}
-        from ..training.feasible import argument_problems
+        from ..training.distributed.feasible import argument_problems
 
         try:
             arguments = pretraining_arguments_class()(**{**report, **own, **shared, **extra})

@@ -17,10 +17,10 @@ from ..data.sampling import Step
 from ..data.step_loader import step_loader
 from ..errors import InputError
 from ..modeling.packed_batches import collect_logits
+from .methods.base import TaskTrainer
 
 if TYPE_CHECKING:
     from ..modeling.outputs import MtBertOutput
-    from .trainer import MtBertTrainer
 
 TIMES = ("runtime", "samples_per_second", "steps_per_second")  # what `speed_metrics` adds to the scores
 
@@ -46,7 +46,7 @@ class EvaluationSteps(Sampler[Step]):
         return iter(self.steps)
 
 
-def eval_splits(trainer: MtBertTrainer, given: Mapping[str, Dataset] | str | None) -> dict[str, Dataset]:
+def eval_splits(trainer: TaskTrainer, given: Mapping[str, Dataset] | str | None) -> dict[str, Dataset]:
     """Encoded rows to evaluate, by task name; `given` as in `MtBertTrainer.evaluate`.
 
     Raises:
@@ -67,7 +67,7 @@ def eval_splits(trainer: MtBertTrainer, given: Mapping[str, Dataset] | str | Non
     return splits
 
 
-def make_loader(trainer: MtBertTrainer, splits: Mapping[str, Dataset]) -> DataLoader:
+def make_loader(trainer: TaskTrainer, splits: Mapping[str, Dataset]) -> DataLoader:
     """A loader of all rows of encoded splits, in batches of one task, longest rows first."""
     args = trainer.args
     data = trainer.batches(splits)
@@ -75,7 +75,7 @@ def make_loader(trainer: MtBertTrainer, splits: Mapping[str, Dataset]) -> DataLo
     return step_loader(args, data, steps)
 
 
-def evaluate(trainer: MtBertTrainer, eval_dataset: Any, prefix: str) -> dict[str, float]:
+def evaluate(trainer: TaskTrainer, eval_dataset: Any, prefix: str) -> dict[str, float]:
     """Score, log and report every task of an evaluation data set; see `MtBertTrainer.evaluate`."""
     trainer._memory_tracker.start()
     start = time.time()
@@ -94,7 +94,7 @@ def evaluate(trainer: MtBertTrainer, eval_dataset: Any, prefix: str) -> dict[str
     return metrics
 
 
-def run_loop(trainer: MtBertTrainer, loader: DataLoader, prefix: str) -> EvalLoopOutput:
+def run_loop(trainer: TaskTrainer, loader: DataLoader, prefix: str) -> EvalLoopOutput:
     """Predict all rows of a loader that `make_loader` made, and score the tasks that have labels.
 
     Returns:
@@ -134,7 +134,7 @@ def _labels(split: Dataset) -> np.ndarray | None:
 
 
 def _predict(
-    trainer: MtBertTrainer, loader: DataLoader, splits: Mapping[str, Dataset]
+    trainer: TaskTrainer, loader: DataLoader, splits: Mapping[str, Dataset]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Each task's logits `(rows, num_labels)` and the mean loss of its labelled rows (nan without any)."""
     args, model = trainer.args, trainer.model
@@ -159,7 +159,7 @@ def _predict(
 
 
 def _scores(
-    trainer: MtBertTrainer,
+    trainer: TaskTrainer,
     logits: Mapping[str, np.ndarray],
     labels: Mapping[str, np.ndarray],
     losses: Mapping[str, float],
@@ -180,7 +180,7 @@ def _scores(
 
 
 def _own_scores(
-    trainer: MtBertTrainer,
+    trainer: TaskTrainer,
     logits: Mapping[str, np.ndarray],
     labels: Mapping[str, np.ndarray],
     prefix: str,

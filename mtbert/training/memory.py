@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import torch
@@ -25,10 +25,8 @@ from ..data.sampling import Step, StepSampler
 from ..modeling.packing import PackedLayout
 from .console import print_lines
 from .distributed.encoder_sharding import encoder_layers
+from .methods.base import PeakMemory, TaskTrainer
 from .optimizers import MOMENTS, moment_bytes
-
-if TYPE_CHECKING:
-    from .trainer import MtBertTrainer
 
 MIB = 2**20
 # What a CPU's activations take of the C library's heap, which keeps the freed blocks of earlier steps' sizes, for each
@@ -92,7 +90,7 @@ class Shape:
         return embeddings + self.layers * self.layer_bytes()
 
 
-def longest_step(trainer: MtBertTrainer) -> Step:
+def longest_step(trainer: TaskTrainer) -> Step:
     """The micro-batch with the most tokens on this process, among the first ones of the first epoch."""
     args = trainer.args
     lengths = [row_lengths(trainer.train_dataset[task.name]) for task in trainer.tasks]
@@ -139,30 +137,7 @@ def _recomputes(args: TrainingArguments) -> bool:
     return bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
 
 
-@dataclass
-class PeakMemory:
-    """What a run's methods add to its memory at the peak; each changes it in `Method.add_memory`.
-
-    Attributes:
-        shape: of the longest pass.
-        checkpointing: whether activations are computed again in the backward pass.
-        gradients: bytes.
-        activations: bytes that are kept for the backward pass.
-        copies: how many copies of the trained weights there are, at least in fp32.
-        keeps_gradients: whether there are gradients when activations are made.
-        states_of: the tasks that have a state of the optimizer each.
-    """
-
-    shape: Shape
-    checkpointing: bool
-    gradients: int
-    activations: int
-    copies: int = 0
-    keeps_gradients: bool = False
-    states_of: Sequence[str] = ()
-
-
-def _longest_pass(trainer: MtBertTrainer) -> PackedLayout:
+def _longest_pass(trainer: TaskTrainer) -> PackedLayout:
     """What the longest micro-batch puts through the model at once."""
     layout: PackedLayout = trainer.batches(trainer.train_dataset).__getitems__(longest_step(trainer))["layout"]
     for method in trainer.methods.values():
@@ -186,7 +161,7 @@ def step_parts(gradients: int, activations: int, on_cpu: bool, together: bool) -
     return {"gradients": gradients} if gradients >= activations else {"activations": activations}
 
 
-def estimate(trainer: MtBertTrainer) -> tuple[dict[str, int], int]:
+def estimate(trainer: TaskTrainer) -> tuple[dict[str, int], int]:
     """The parts of a run's peak memory in bytes, and the tokens of its longest micro-batch.
 
     Returns:
@@ -273,7 +248,7 @@ def lacking(parts: Mapping[str, int], free: int, checkpointing: bool, processes:
     )
 
 
-def print_memory(trainer: MtBertTrainer) -> None:
+def print_memory(trainer: TaskTrainer) -> None:
     """Print what a run will take at its peak, and warn where there is less."""
     args = trainer.args
     parts, tokens = estimate(trainer)

@@ -18,8 +18,8 @@ from ..modeling.configuration_mtbert import TaskSpec
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .methods import REGISTRY, settings_class
 from .methods.base import Method
+from .objective import check_losses
 from .optimizers import OptimizerSettings
-from .task_losses import check_losses
 
 Settings = TypeVar("Settings")
 

@@ -29,7 +29,7 @@ from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from ..modeling.tokenization import has_token_types
 from . import evaluation_loop
 from ._compat import KeepSpecialTokens
-from .arguments import MtBertTrainingArguments
+from .arguments import REFUSED_OF_TRAINER, MtBertTrainingArguments, refuse_trainer_arguments
 from .checkpoints.interruption import ResumableRun
 from .checkpoints.pushing import card_of, push_checkpoint, push_run, report_failures
 from .checkpoints.resume_record import Record
@@ -44,12 +44,10 @@ from .distributed.process_group import watch_gradients
 from .finite_steps import FiniteSteps, guarded
 from .memory import print_memory
 from .methods import method_classes
-from .objective import StepLosses
+from .objective import StepLosses, class_weights
 from .optimizers import OptimizerSettings, parameter_groups
 from .peft import trainable
-from .refused_arguments import REFUSED_OF_TRAINER, refuse_trainer_arguments
 from .settings import MultiTaskSettings, build_methods, read_settings, refuse_settings
-from .task_losses import class_weights
 
 Splits = Mapping[str, Dataset]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mtbert.data.sampling import BLOCK, SAMPLED, SCHEDULES, Plan, Schedule, StepSampler, permute
+from mtbert.data.permutation import permute
+from mtbert.data.sampling import BLOCK, SAMPLED, SCHEDULES, Plan, Schedule, StepSampler
 
 NAMES = ("a", "b", "c", "d")
 ROWS = (41, 24, 1, 17)

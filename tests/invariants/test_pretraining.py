@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from mtbert.data.mlm import mask_tokens
-from mtbert.data.sampling import permute
+from mtbert.data.permutation import permute
 from mtbert.training.checkpoints.sealing import CheckpointError
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -16,6 +16,7 @@ from peft import PeftModel
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
+from ..methods.base import TaskTrainer
 from ..optimizers import MOMENTS
 from .resume_record import (
     Record,
@@ -103,7 +104,7 @@ class ResumableRun(TrainerCallback):
         given: what the trainer was given of optimizer and scheduler.
     """
 
-    def __init__(self, trainer: Any):
+    def __init__(self, trainer: TaskTrainer):
         self.trainer = trainer
         self.given = given_record(trainer.optimizer, trainer.lr_scheduler, trainer.optimizer_cls_and_kwargs)
         self.record: Record = {}

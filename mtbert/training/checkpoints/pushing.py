@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from concurrent.futures import Future
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from huggingface_hub import CommitInfo, ModelCard
 from transformers.trainer_utils import HubStrategy
@@ -29,11 +29,9 @@ from ...modeling.checkpoint_loading import INDEX, read_json
 from ...modeling.hub_upload import edit_json, finish_repository, upload
 from ..arguments import MtBertTrainingArguments
 from ..methods import method_classes
+from ..methods.base import TaskTrainer
 from .resume_record import FILE as RESUME_RECORD
 from .sealing import seal
-
-if TYPE_CHECKING:
-    from ..trainer import MtBertTrainer
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -84,7 +82,7 @@ def collect(source: str | os.PathLike, names: Iterable[str]) -> tempfile.Tempora
     return folder
 
 
-def push_run(trainer: MtBertTrainer, background: bool, **options: Any) -> CommitInfo | Future[CommitInfo]:
+def push_run(trainer: TaskTrainer, background: bool, **options: Any) -> CommitInfo | Future[CommitInfo]:
     """Upload the model in the run's folder; `options` as in `sharing.upload`."""
     names = model_files(trainer.args.output_dir, hasattr(trainer.model, "peft_config"))
     folder = collect(trainer.args.output_dir, names)
@@ -102,7 +100,7 @@ def resume_files(checkpoint: str) -> list[str]:
     return [name for name in sorted(os.listdir(checkpoint)) if name in known or RESUMED.fullmatch(name)]
 
 
-def push_checkpoint(trainer: MtBertTrainer, checkpoint: str) -> PushInProgress:
+def push_checkpoint(trainer: TaskTrainer, checkpoint: str) -> PushInProgress:
     """Begin to upload a checkpoint's model, and what a resume needs where `hub_strategy` says so.
 
     Returns:
@@ -152,7 +150,7 @@ def report_failures(pushes: PushInProgress | None) -> None:
             warnings.warn(f"a checkpoint is not on the hub: {error}", stacklevel=2)
 
 
-def card_of(trainer: MtBertTrainer, **about: Any) -> ModelCard:
+def card_of(trainer: TaskTrainer, **about: Any) -> ModelCard:
     """The model card of a run as it stands; `about` as in `model_card`."""
     name = trainer.hub_model_id or trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name
     recipe = trainer.settings.recipe or settings(trainer)
@@ -160,7 +158,7 @@ def card_of(trainer: MtBertTrainer, **about: Any) -> ModelCard:
     return model_card(trainer.model, name, **{**known, **about})
 
 
-def results(trainer: MtBertTrainer) -> dict[str, float]:
+def results(trainer: TaskTrainer) -> dict[str, float]:
     """The scores of the weights that the trainer holds now; empty if they were not evaluated."""
     state, history = trainer.state, trainer.state.log_history
     ends = [i for i, entry in enumerate(history) if "train_runtime" in entry]
@@ -171,7 +169,7 @@ def results(trainer: MtBertTrainer) -> dict[str, float]:
     return next((entry for _, entry in reversed(found) if entry["step"] == step), {})
 
 
-def settings(trainer: MtBertTrainer) -> dict[str, Any]:
+def settings(trainer: TaskTrainer) -> dict[str, Any]:
     """What a trainer was given, as far as it is not the default: schedule, tasks and training arguments."""
     values, defaults = trainer.args.to_dict(), {}
     for each in fields(MtBertTrainingArguments):

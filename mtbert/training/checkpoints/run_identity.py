@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from peft import PeftModel
 
 from ..methods import method_classes
+from ..methods.base import TaskTrainer
 from .resume_record import (
     Record,
     arguments_record,
@@ -18,9 +19,6 @@ from .resume_record import (
     peft_record,
     weights_hash,
 )
-
-if TYPE_CHECKING:
-    from ..trainer import MtBertTrainer
 
 
 def common_record(trainer: Any, section: str, counts_steps: bool = False, without: Collection[str] = ()) -> Record:
@@ -39,7 +37,7 @@ def common_record(trainer: Any, section: str, counts_steps: bool = False, withou
     }
 
 
-def training_record(trainer: MtBertTrainer) -> Record:
+def training_record(trainer: TaskTrainer) -> Record:
     """What a run of fine-tuning depends on, by name."""
     model, plan, methods = trainer.model, trainer.plan(), trainer.methods.values()
     record = model_record(model.config)

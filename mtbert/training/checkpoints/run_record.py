@@ -13,9 +13,10 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from ..methods.base import TaskTrainer
+
 if TYPE_CHECKING:
     from ...modeling.modeling_mtbert import MtBertForMultiTask
-    from ..trainer import MtBertTrainer
 
 SAMPLED = 64  # every so many numbers of a weight are remembered
 _COUNTED = "_skipped"  # what ends so is a number of steps or micro-batches
@@ -44,7 +45,7 @@ class Movement:
         return rows
 
 
-def run_record(trainer: MtBertTrainer, movement: Movement) -> dict[str, Any]:
+def run_record(trainer: TaskTrainer, movement: Movement) -> dict[str, Any]:
     """What a finished run leaves in `record.json`, beside its scores.
 
     Returns:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from safetensors.torch import load_model, save_model
 from torch import nn
@@ -16,12 +15,10 @@ from transformers import TrainerState
 
 from ...errors import InputError
 from ..arguments import MtBertTrainingArguments
+from ..methods.base import TaskTrainer
 from .resume_record import check_record, write_record
 from .run_folder import choose_checkpoint, resumes_last, starts_anew
 from .sealing import CHECKSUMS, STATE, damage, last_complete, seal, write_state, writing_model
-
-if TYPE_CHECKING:
-    from ..trainer import MtBertTrainer
 
 WEIGHTS = "weights.safetensors"
 
@@ -104,7 +101,7 @@ class Stages:
         checkpoint = self.checkpoint if len(self.states) == self.finished else None
         return Stage(len(self.states) + 1, before.global_step, before.epoch), checkpoint
 
-    def passes_over(self, trainer: MtBertTrainer) -> bool:
+    def passes_over(self, trainer: TaskTrainer) -> bool:
         """Whether the next stage has ended in an earlier run; every process has to call it.
 
         Args:
@@ -121,7 +118,7 @@ class Stages:
         check_record(end, trainer.resume_record(), last and trainer.is_world_process_zero())
         return True
 
-    def end(self, trainer: MtBertTrainer) -> None:
+    def end(self, trainer: TaskTrainer) -> None:
         """Keep what a stage leaves: its state, and its weights where another stage follows."""
         self.states.append(trainer.state)
         if len(self.states) >= self.count:

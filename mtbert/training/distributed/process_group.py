@@ -13,12 +13,12 @@ from torch import distributed, nn
 from transformers import TrainerCallback
 
 from ...errors import InputError, TrainingError
+from ..methods.base import TaskTrainer
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from ...data.sampling import Schedule
-    from ..trainer import MtBertTrainer
 
 # Switches of `accelerate launch`, and training arguments, that share a model out among processes.
 SWITCHES = {
@@ -135,7 +135,7 @@ def has_absent_tasks(schedule: Schedule, batches: Sequence[int | None], batch: i
     return schedule.name != "simultaneous" or min(own or batch for own in batches) < shares
 
 
-def watch_gradients(trainer: MtBertTrainer) -> GradientCheck:
+def watch_gradients(trainer: TaskTrainer) -> GradientCheck:
     """Let processes look for parameters without a gradient where a task may be absent, and only there.
 
     That search walks through the graph of every micro-batch. `ddp_find_unused_parameters` overrides the choice.

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -19,10 +18,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from ...errors import InputError, Problem
-from .base import Method
-
-if TYPE_CHECKING:
-    from ..memory import PeakMemory
+from .base import Method, PeakMemory, TaskTrainer
 
 AVERAGES = ("ema", "swa")
 DECAY = 0.999
@@ -99,7 +95,7 @@ class WeightAverage(Method):
         self._average = get_swa_multi_avg_fn() if settings.type == "swa" else get_ema_multi_avg_fn(decay)
         self.forget()
 
-    def attach(self, trainer: Any) -> None:
+    def attach(self, trainer: TaskTrainer) -> None:
         self.model = trainer.model
 
     def forget(self) -> None:

@@ -4,17 +4,94 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback
 
-if TYPE_CHECKING:
-    from ...modeling.packing import PackedLayout
-    from ..memory import PeakMemory
+from ...modeling.packing import PackedLayout
 
 Reduce = Callable[..., Tensor]
+
+
+class TaskTrainer(Protocol):
+    """What the parts of `MtBertTrainer` read and call of it; none of them imports the trainer itself."""
+
+    args: Any  # MtBertTrainingArguments
+    model: Any  # the model, or the one that peft has wrapped; during training the unwrapped one
+    tasks: Sequence[Any]  # TaskSpec
+    task_ids: Mapping[str, int]
+    settings: Any  # MultiTaskSettings
+    schedule: Any  # Schedule
+    task_training: Mapping[str, Any]  # TaskTraining
+    methods: Mapping[str, Method]
+    processing_class: Any
+    train_dataset: Any  # task → encoded rows, or None
+    eval_dataset: Any
+    accelerator: Any
+    state: Any
+    control: Any
+    callback_handler: Any
+    compute_metrics: Any
+    resumable: Any  # ResumableRun
+    hub_model_id: Any
+    push_in_progress: Any
+    _memory_tracker: Any
+
+    def plan(self) -> Any: ...
+
+    def batches(self, splits: Mapping[str, Any]) -> Any: ...
+
+    def encoded(self, split: str, datasets: Any) -> Any: ...
+
+    def resume_record(self) -> Any: ...
+
+    def forward_and_backward(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor: ...
+
+    def evaluation_weights(self) -> AbstractContextManager[Any]: ...
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any: ...
+
+    def evaluation_loop(self, dataloader: Any, description: str, *, metric_key_prefix: str = "eval") -> Any: ...
+
+    def log(self, logs: dict[str, float]) -> None: ...
+
+    def add_callback(self, callback: Any) -> None: ...
+
+    def is_world_process_zero(self) -> bool: ...
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]: ...
+
+
+class PassShape(Protocol):
+    """The shape of a forward pass, on which its memory depends (`memory.Shape`)."""
+
+    def pass_bytes(self, checkpointing: bool = False) -> int: ...
+
+
+@dataclass
+class PeakMemory:
+    """What a run's methods add to its memory at the peak; each changes it in `Method.add_memory`.
+
+    Attributes:
+        shape: of the longest pass; a dataclass.
+        checkpointing: whether activations are computed again in the backward pass.
+        gradients: bytes.
+        activations: bytes that are kept for the backward pass.
+        copies: how many copies of the trained weights there are, at least in fp32.
+        keeps_gradients: whether there are gradients when activations are made.
+        states_of: the tasks that have a state of the optimizer each.
+    """
+
+    shape: PassShape
+    checkpointing: bool
+    gradients: int
+    activations: int
+    copies: int = 0
+    keeps_gradients: bool = False
+    states_of: Sequence[str] = ()
 
 
 class Method(TrainerCallback):
@@ -47,7 +124,7 @@ class Method(TrainerCallback):
 
     # ---- before training ----
 
-    def attach(self, trainer: Any) -> None:
+    def attach(self, trainer: TaskTrainer) -> None:
         """Take what the method needs of the trainer: its model, tasks, device; called once, at its construction.
 
         Raises:
@@ -102,7 +179,9 @@ class Method(TrainerCallback):
         """
         return total
 
-    def training_step(self, trainer: Any, model: nn.Module, inputs: Mapping[str, Any], counts: Tensor) -> Tensor | None:
+    def training_step(
+        self, trainer: TaskTrainer, model: nn.Module, inputs: Mapping[str, Any], counts: Tensor
+    ) -> Tensor | None:
         """Run forward and backward of a micro-batch in place of the trainer, and return the loss; None: do not.
 
         Args:
@@ -110,7 +189,7 @@ class Method(TrainerCallback):
         """
         return None
 
-    def gradients_ready(self, trainer: Any) -> None:
+    def gradients_ready(self, trainer: TaskTrainer) -> None:
         """Change the gradients of a whole step, after its last backward pass."""
 
     # ---- the optimizer ----

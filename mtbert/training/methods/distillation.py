@@ -25,13 +25,12 @@ from ...errors import InputError, Problem
 from ...modeling.configuration_mtbert import TaskSpec
 from ...modeling.heads import labelled
 from ..checkpoints.resume_record import teacher_hash
-from .base import Method
+from .base import Method, TaskTrainer
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
     from ...modeling.modeling_mtbert import MtBertOutput
-    from ..trainer import MtBertTrainer
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def distilled_losses(task: TaskSpec, logits: Tensor, targets: Tensor, temperatur
     return temperature**2 * divergence
 
 
-def add_targets(distillation: Distillation, trainer: MtBertTrainer, texts: Mapping[str, Dataset]) -> dict[str, Dataset]:
+def add_targets(distillation: Distillation, trainer: TaskTrainer, texts: Mapping[str, Dataset]) -> dict[str, Dataset]:
     """The trainer's training data with what the teachers say about it, in a column `teacher` of the taught tasks.
 
     Teachers read the texts with their own tokenizers and encodings, in the run's precision; the rows are shared out
@@ -166,7 +165,7 @@ class Distiller(Method):
     section = "distillation"
     changes_losses = True
 
-    def attach(self, trainer: Any) -> None:
+    def attach(self, trainer: TaskTrainer) -> None:
         self.tasks = trainer.tasks
         self.teachers = [teacher_hash(folder) for folder in self.settings.teachers]
 

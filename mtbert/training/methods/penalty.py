@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...data.collation import TEACHER
 from ...modeling.modeling_mtbert import MtBertOutput
-from .base import Method, Reduce
+from .base import Method, Reduce, TaskTrainer
 
 ROUNDING = 1e-12  # a divergence of outputs that fp32 alone tells apart is smaller
 
@@ -25,7 +25,7 @@ class Penalty(Method):
     changes_losses = True
     counts_skipped = False  # whether `penalties` can return None
 
-    def attach(self, trainer: Any) -> None:
+    def attach(self, trainer: TaskTrainer) -> None:
         self.model, self.device = trainer.model, trainer.args.device
         self.tasks = {task.name: task for task in trainer.tasks}
         self._numbers = {name: number for number, name in enumerate(self.tasks)}

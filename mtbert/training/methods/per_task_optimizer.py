@@ -14,11 +14,10 @@ import torch
 
 from ...errors import InputError
 from ..optimizers import SEPARATE, moment_bytes
-from .base import Method, Reduce
+from .base import Method, PeakMemory, Reduce, TaskTrainer
 
 if TYPE_CHECKING:
     from ..arguments import TaskTraining
-    from ..memory import PeakMemory
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class OptimizerOfEachTask(Method):
 
     section = "optimizer.per_task"
 
-    def attach(self, trainer: Any) -> None:
+    def attach(self, trainer: TaskTrainer) -> None:
         self.rates = task_rates(trainer.task_training, trainer.args.learning_rate)
         self.model, self.separate = trainer.model, self.settings.mode == SEPARATE
         self.optimizer: PerTaskOptimizer | None = None

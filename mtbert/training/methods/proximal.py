@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -18,11 +18,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ...errors import InputError, Problem
 from ...modeling.modeling_mtbert import MtBertOutput
+from .base import PeakMemory
 from .divergences import divergence
 from .penalty import Penalty
-
-if TYPE_CHECKING:
-    from ..memory import PeakMemory
 
 TEACHER_FILE = "proximal_teacher.safetensors"
 

@@ -9,18 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import InputError, Problem
 from ...modeling.modeling_mtbert import MtBertOutput
+from .base import PeakMemory, TaskTrainer
 from .divergences import divergence
 from .penalty import Penalty
-
-if TYPE_CHECKING:
-    from ..memory import PeakMemory
 
 NORMS = {"l1": 1.0, "l2": 2.0, "inf": float("inf")}
 PROJECTIONS = ("ball", "published")
@@ -185,7 +183,7 @@ class SmartPenalty(Penalty):
     measured = ("smart_",)
     counts_skipped = True
 
-    def attach(self, trainer: Any) -> None:
+    def attach(self, trainer: TaskTrainer) -> None:
         super().attach(trainer)
         half = {str(each.dtype) for each in self.model.parameters() if each.dtype in (torch.float16, torch.bfloat16)}
         if half:

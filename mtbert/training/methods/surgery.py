@@ -19,14 +19,13 @@ from torch import Tensor, nn
 from ...errors import InputError, Problem
 from ...modeling.own_parts import put
 from . import gramian_weights
-from .base import Method, Reduce
+from .base import Method, PeakMemory, Reduce, TaskTrainer
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from ...modeling.configuration_mtbert import TaskSpec
     from ...modeling.packing import PackedLayout
-    from ..memory import PeakMemory
 
 METHODS = ("pcgrad", "cagrad", "mgda", "upgrad")
 BLOCK = 2**18  # numbers of a gradient whose product is taken in float32: few enough that nothing of it is lost
@@ -180,7 +179,7 @@ class GradientSurgery(Method):
     measured = ("conflicts", "cos_", "gradient_norm_")
     averages_gradients = True
 
-    def attach(self, trainer: Any) -> None:
+    def attach(self, trainer: TaskTrainer) -> None:
         """Find the shared parameters; InputError where no step has two tasks' gradients of one."""
         model, schedule, found = trainer.model, trainer.schedule, []
         if not (schedule.mixed or schedule.name == "simultaneous"):
@@ -218,7 +217,9 @@ class GradientSurgery(Method):
         self._gradients: dict[str, list[Tensor | None]] = {}
         self._logged: dict[tuple[str, ...], Tensor] = {}
 
-    def training_step(self, trainer: Any, model: nn.Module, inputs: Mapping[str, Any], counts: Tensor) -> Tensor:
+    def training_step(
+        self, trainer: TaskTrainer, model: nn.Module, inputs: Mapping[str, Any], counts: Tensor
+    ) -> Tensor:
         """One forward and backward for each task of the micro-batch."""
         loss = 0
         for task, part in parts_by_task(inputs, self.tasks):
@@ -226,7 +227,7 @@ class GradientSurgery(Method):
                 loss += trainer.forward_and_backward(model, part, counts)
         return loss
 
-    def gradients_ready(self, trainer: Any) -> None:
+    def gradients_ready(self, trainer: TaskTrainer) -> None:
         self.combine(trainer.accelerator, trainer.state.global_step)
 
     @contextmanager

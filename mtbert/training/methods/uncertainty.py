@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...errors import Problem
 from ...modeling.configuration_mtbert import TaskSpec
-from .base import Method, Reduce
+from .base import Method, Reduce, TaskTrainer
 
 UNCERTAINTY, FIXED = "uncertainty", "fixed"
 LOG_VARIANCES = "log_variances.safetensors"
@@ -96,7 +96,7 @@ class UncertaintyWeighting(Method):
     files = (LOG_VARIANCES,)
     absent_record = {"weighting": FIXED, "learning_rate": None}
 
-    def attach(self, trainer: Any) -> None:
+    def attach(self, trainer: TaskTrainer) -> None:
         self.variances = LogVariances(trainer.tasks).to(trainer.args.device)
         rate = self.settings.learning_rate
         self.rate = trainer.args.learning_rate if rate is None else rate
@@ -107,7 +107,7 @@ class UncertaintyWeighting(Method):
     def task_loss(self, task: str, total: Tensor, rows: Tensor) -> Tensor:
         return self.variances(task, total, rows)
 
-    def gradients_ready(self, trainer: Any) -> None:
+    def gradients_ready(self, trainer: TaskTrainer) -> None:
         """Make the gradients of the s_t those of all processes."""
         if trainer.args.world_size > 1:
             self.variances.average_gradients(trainer.accelerator.reduce)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mtbert.data.sampling import BLOCK, SAMPLED, SCHEDULES, Plan, Schedule, StepSampler, permute
+from mtbert.data.permutation import permute
+from mtbert.data.sampling import BLOCK, SAMPLED, SCHEDULES, Plan, Schedule, StepSampler
 
 NAMES = ("a", "b", "c")
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from mtbert import MtBertTrainer, MtBertTrainingArguments, Schedule, TaskSpec
-from mtbert.training.refused_arguments import ELSEWHERE, REFUSED_TRAINING
+from mtbert.training.arguments import ELSEWHERE, REFUSED_TRAINING
 
 TASK = TaskSpec("stars", labels=3)
 ROWS, DEV_ROWS, BATCH = 12, 8, 4
@@ -159,7 +159,7 @@ CHANGES = {
 _AS_TRANSFORMERS = "read by transformers' own code, which is not overridden"
 _ACCELERATOR = "for an accelerator, or for several processes"
 _LOADER = "how batches are loaded, not what they hold: tests/invariants/test_resume.py"
-_LOGGER = "for a logger: tests/unit/training/test_feasible.py"
+_LOGGER = "for a logger: tests/unit/training/distributed/test_feasible.py"
 _PUSH = "tests/hub/test_training.py"
 _SCRIPT = "for scripts of a user's own; transformers' Trainer does not read it either"
 HONOURED = {
@@ -203,8 +203,8 @@ HONOURED = {
     "save_only_model": _AS_TRANSFORMERS,
     "save_total_limit": "tests/invariants/test_interruption.py",
     "tf32": _ACCELERATOR,
-    "torch_compile": "tests/unit/training/test_feasible.py; graphs compute the same numbers",
-    "torch_compile_backend": "tests/unit/training/test_feasible.py",
+    "torch_compile": "tests/unit/training/distributed/test_feasible.py; graphs compute the same numbers",
+    "torch_compile_backend": "tests/unit/training/distributed/test_feasible.py",
     "torch_compile_mode": _AS_TRANSFORMERS,
     "torch_empty_cache_steps": _ACCELERATOR,
     "trackio_bucket_id": _LOGGER,

@@ -5,7 +5,7 @@ import torch
 from transformers import SchedulerType, get_scheduler
 
 from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArguments
-from mtbert.training.feasible import argument_problems
+from mtbert.training.distributed.feasible import argument_problems
 
 
 def arguments(kind=MtBertTrainingArguments, **given):
@@ -81,5 +81,5 @@ def test_optimizers_that_ask_for_the_model_are_not_judged_without_it(monkeypatch
     def refuse(args):
         raise ValueError("You need to define a model")
 
-    monkeypatch.setattr("mtbert.training.feasible.Trainer.get_optimizer_cls_and_kwargs", refuse)
+    monkeypatch.setattr("mtbert.training.distributed.feasible.Trainer.get_optimizer_cls_and_kwargs", refuse)
     assert argument_problems(arguments()) == []

@@ -14,7 +14,7 @@ from mtbert.modeling import heads
 from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
 from mtbert.training.methods.uncertainty import LogVariances, LossSettings
-from mtbert.training.task_losses import check_losses, class_weights, row_losses
+from mtbert.training.objective import check_losses, class_weights, row_losses
 from mtbert.training.trainer import MtBertTrainer
 
 SINGLE = TaskSpec("stars", labels=4)

@@ -10,7 +10,7 @@ from accelerate.utils import DynamoBackend
 from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 
-from ..errors import Problem
+from ...errors import Problem
 
 LONGEST = 300  # characters of a value that a message shows
 
