@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
+from datasets import Dataset
 
 from ..errors import InputError
+from ..modeling.configuration_mtbert import TaskSpec
 from .permutation import mix, permute
 
 
@@ -43,3 +48,14 @@ class BalancedRows:
                 inside = permute(places[mine], self.counts[own], (*key, own, number))
                 rows[mine] = self.order[self.first[own] + inside]
         return rows
+
+
+def balanced_rows(
+    tasks: Sequence[TaskSpec], settings: Mapping[str, Any], splits: Mapping[str, Dataset]
+) -> dict[int, BalancedRows]:
+    """Number of a task → its rows by class, for the tasks whose settings say `balanced`."""
+    found = {}
+    for number, task in enumerate(tasks):
+        if settings[task.name].balanced and task.name in splits:
+            found[number] = BalancedRows(np.asarray(splits[task.name].with_format("numpy")["label"][:]))
+    return found

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -309,6 +310,11 @@ class StepSampler(Sampler[Step]):
         self.batch_size = plan.batch
         self.epoch = 0
         self._walked = {0: np.zeros(len(plan.names), dtype=np.int64)}
+
+    @classmethod
+    def of(cls, plan: Plan, args: Any) -> StepSampler:
+        """The sampler of this process, from training arguments."""
+        return cls(plan, args.gradient_accumulation_steps, args.world_size, args.process_index)
 
     def __len__(self) -> int:
         return self.plan.steps_per_epoch * self.accumulation

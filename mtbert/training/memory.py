@@ -23,8 +23,9 @@ from transformers import TrainingArguments
 from ..data.collation import row_lengths
 from ..data.sampling import Step, StepSampler
 from ..modeling.packing import PackedLayout
-from .console import print_lines
+from .console import print_lines, print_parameters, print_plan
 from .distributed.encoder_sharding import encoder_layers
+from .distributed.launch import print_start
 from .methods.base import PeakMemory, TaskTrainer
 from .optimizers import MOMENTS, moment_bytes
 
@@ -95,7 +96,7 @@ def longest_step(trainer: TaskTrainer) -> Step:
     args = trainer.args
     lengths = [row_lengths(trainer.train_dataset[task.name]) for task in trainer.tasks]
     plan = trainer.plan()
-    sampler = StepSampler(plan, args.gradient_accumulation_steps, args.world_size, args.process_index)
+    sampler = StepSampler.of(plan, args)
     steps = min(LOOKED_AT, max(plan.total_steps, 1) * args.gradient_accumulation_steps)
     return max(
         islice(sampler, steps), key=lambda step: sum(int(lengths[task][rows].sum()) for task, rows in step.parts)
@@ -257,3 +258,12 @@ def print_memory(trainer: TaskTrainer) -> None:
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if args.device.type == "cpu" else 1
     if line := lacking(parts, free, _recomputes(args), processes):
         warnings.warn(line, stacklevel=3)
+
+
+def print_beginning(trainer: TaskTrainer) -> None:
+    """Print how a run computes, its parameters, its plan, the memory it takes, and what its methods do."""
+    print_start(trainer)
+    print_parameters(trainer.model.parameter_table())
+    print_plan(trainer.plan())
+    print_memory(trainer)
+    print_lines(method.describe() for method in trainer.methods.values())

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
 from ..data.collation import TEACHER
+from ..data.sampling import Schedule
 from ..errors import Problem
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.heads import labelled
@@ -116,8 +118,7 @@ class StepLosses:
     Args:
         model: what is trained, unwrapped.
         settings: how each task is trained, by name.
-        own_means: whether a task's loss is the mean over its own rows of a step, as where a step sums the losses of all
-            tasks, instead of the mean over all rows.
+        schedule: with `simultaneous`, a task's loss is the mean over its own rows of a step; else over all its rows.
         methods: the training methods, which change the losses in their order.
         device: the model's.
 
@@ -130,16 +131,26 @@ class StepLosses:
         self,
         model: MtBertForMultiTask,
         settings: Mapping[str, TaskTraining],
-        own_means: bool,
+        schedule: Schedule,
         methods: Iterable[Method],
         device: torch.device,
     ):
         self.model, self.tasks, self.settings = model, model.tasks, settings
-        self.own_means, self.methods = own_means, tuple(methods)
+        self.own_means, self.methods = schedule.name == "simultaneous", tuple(methods)
         self.weights = torch.tensor([settings[task.name].weight for task in self.tasks], device=device)
         self.class_weights: dict[str, Tensor] = {}
         self._numbers = {task.name: number for number, task in enumerate(self.tasks)}
         self.forget()
+
+    def weigh_classes(self, splits: Mapping[str, Dataset]) -> None:
+        """Take the weights of the tasks' classes from the settings and from the labels of the training data."""
+        for task in self.tasks:
+            given = self.settings[task.name].class_weights
+            if given is not None and task.name in splits:
+                labels = np.asarray(splits[task.name].with_format("numpy")["label"][:])
+                weights = class_weights(task, given, labels)
+                tensor = torch.tensor(weights, dtype=torch.float32, device=self.weights.device)
+                self.class_weights[task.name] = tensor
 
     def __call__(
         self, model: nn.Module, inputs: Mapping[str, Any], counts: Tensor
@@ -147,7 +158,7 @@ class StepLosses:
         """w_t c_t mean_t of each task in a micro-batch, by name, and the model's outputs.
 
         mean_t is over the task's rows of the whole step that count, labelled or taught; c_t = n_t / n, or 1 with
-        `own_means`. The methods change the loss of each row and of each task.
+        the schedule `simultaneous`. The methods change the loss of each row and of each task.
 
         Args:
             model: the model, as it is wrapped for several processes.

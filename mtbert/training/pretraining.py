@@ -161,7 +161,7 @@ class PretrainingTrainer(Trainer):
 
     def get_train_dataloader(self):
         args = self.args
-        steps = StepSampler(self.plan(), args.gradient_accumulation_steps, args.world_size, args.process_index)
+        steps = StepSampler.of(self.plan(), args)
         return step_loader(args, self._masked(self.train_dataset, TRAIN), EpochSteps(steps))
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
@@ -199,9 +199,6 @@ class PretrainingTrainer(Trainer):
     def _run_epoch(self, *args, **kwargs) -> None:
         if not self.resumable.is_over():
             super()._run_epoch(*args, **kwargs)
-
-    def _finalize_training(self, *args, **kwargs):
-        return self.resumable.finalize(partial(super()._finalize_training, *args, **kwargs))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with self.resumable.checking_moments(checkpoint):

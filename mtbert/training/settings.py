@@ -10,14 +10,16 @@ from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
+from ..data.balancing import BalancedRows
 from ..data.given_rows import refuse_unknown
-from ..data.sampling import Schedule
+from ..data.sampling import Plan, Schedule
 from ..errors import InputError, refuse
 from ..modeling.config_checks import type_problems
 from ..modeling.configuration_mtbert import TaskSpec
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .methods import REGISTRY, settings_class
 from .methods.base import Method
+from .methods.chain import Methods
 from .objective import check_losses
 from .optimizers import OptimizerSettings
 
@@ -45,12 +47,14 @@ class MultiTaskSettings:
         """Settings in the forms that users give them in, brought into one form.
 
         Args:
-            given: settings, or a mapping of their fields; None: the defaults.
+            given: settings, a mapping of their fields, or a schedule alone; None: the defaults.
 
         Raises:
             InputError: for an unknown field, a value of another type, or a task that the model does not have.
         """
         values = {} if given is None else given
+        if isinstance(given, Schedule):
+            values = {"schedule": given}
         if isinstance(given, MultiTaskSettings):
             values = {each.name: getattr(given, each.name) for each in fields(given)}
         if not isinstance(values, Mapping):
@@ -65,6 +69,23 @@ class MultiTaskSettings:
             as_settings(OptimizerSettings, values.get("optimizer"), "optimizer") or OptimizerSettings(),
             values.get("recipe"),
         )
+
+    def plan(
+        self, rows: Mapping[str, int], args: MtBertTrainingArguments, balanced: Mapping[int, BalancedRows]
+    ) -> Plan:
+        """What every step of a run holds.
+
+        Args:
+            rows: task → rows of its training data.
+            balanced: number of a task → its rows by class, where every class is drawn equally often.
+        """
+        batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+        seed = args.data_seed if args.data_seed is not None else args.seed
+        each = self.tasks.values()
+        batches, sizes = tuple(own.batch_size for own in each), tuple(own.examples_per_epoch for own in each)
+        names, counts = tuple(self.tasks), tuple(rows[name] for name in self.tasks)
+        plan = Plan(self.schedule, names, counts, batch, 1, seed, batches, sizes, balanced)
+        return plan.lasting(args.num_train_epochs, args.max_steps)
 
 
 # keyword arguments of the trainer until version 0.1 → the field of MultiTaskSettings
@@ -100,7 +121,7 @@ def read_settings(
     return read, [each for each in given if each is not None]
 
 
-def build_methods(settings: MultiTaskSettings, given: Iterable[Any]) -> dict[str, Method]:
+def build_methods(settings: MultiTaskSettings, given: Iterable[Any]) -> Methods:
     """The methods of a run by their sections, those of the registry first, in its order.
 
     Args:
@@ -122,7 +143,23 @@ def build_methods(settings: MultiTaskSettings, given: Iterable[Any]) -> dict[str
             raise InputError(f"methods has two of {method.section!r}; drop one")
         found[method.section] = method
     places = {section: place for place, section in enumerate(REGISTRY)}
-    return dict(sorted(found.items(), key=lambda item: places.get(item[0], len(places))))
+    return Methods(sorted(found.items(), key=lambda item: places.get(item[0], len(places))))
+
+
+def refuse_given_parts(settings: MultiTaskSettings, methods: Methods, optimizer: Any, compute_loss_func: Any) -> None:
+    """Refuse an optimizer or a loss function that is given where settings or methods make their own.
+
+    Raises:
+        InputError: naming both.
+    """
+    if optimizer is not None and (settings.optimizer != OptimizerSettings() or methods.parameter_groups()):
+        raise InputError("optimizers has one already made; drop it, or the settings optimizer and loss")
+    changing = [name for name, method in methods.items() if method.changes_losses]
+    weighing = [name for name, own in settings.tasks.items() if own.class_weights is not None or own.label_smoothing]
+    weighing += [name for name, own in settings.tasks.items() if own.weight != 1]
+    if compute_loss_func is not None and (changing or weighing):
+        drop = [*changing, *(f"weight, class_weights and label_smoothing of the task {n!r}" for n in weighing)]
+        raise InputError(f"compute_loss_func takes the place of all losses; drop it, or: {', '.join(drop)}")
 
 
 def refuse_settings(

@@ -4,50 +4,44 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, Trainer
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy
+from transformers import PreTrainedTokenizerBase, Trainer
+from transformers.trainer_utils import EvalLoopOutput
 
-from ..data.balancing import BalancedRows
+from ..data.balancing import balanced_rows
 from ..data.collation import MultiTaskDataset
 from ..data.given_rows import prepare_splits
 from ..data.sampling import Plan, StepSampler
 from ..data.step_loader import identity, step_loader
 from ..errors import InputError
-from ..files import write_text
-from ..modeling.hub_upload import explained
 from ..modeling.limits import refuse_reserved
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from ..modeling.tokenization import has_token_types
 from . import evaluation_loop
-from ._compat import KeepSpecialTokens
+from ._compat import add_callbacks, holding
 from .arguments import REFUSED_OF_TRAINER, MtBertTrainingArguments, refuse_trainer_arguments
 from .checkpoints.interruption import ResumableRun
-from .checkpoints.pushing import card_of, push_checkpoint, push_run, report_failures
-from .checkpoints.resume_record import Record
+from .checkpoints.pushing import make_repository, push_checkpoint, push_trained, report_failures, write_card
 from .checkpoints.run_identity import training_record
 from .checkpoints.sealing import refuse_unloadable
 from .checkpoints.stages import Stage
-from .console import print_lines, print_parameters, print_plan
-from .distributed.encoder_sharding import EncoderSharding, clip
-from .distributed.launch import print_start
+from .console import print_lines
+from .distributed.encoder_sharding import EncoderSharding
 from .distributed.machine import set_up_process
 from .distributed.process_group import watch_gradients
 from .finite_steps import FiniteSteps, guarded
-from .memory import print_memory
-from .methods import method_classes
-from .objective import StepLosses, class_weights
+from .memory import print_beginning
+from .objective import StepLosses
 from .optimizers import OptimizerSettings, parameter_groups
 from .peft import trainable
-from .settings import MultiTaskSettings, build_methods, read_settings, refuse_settings
+from .settings import MultiTaskSettings, build_methods, read_settings, refuse_given_parts, refuse_settings
 
 Splits = Mapping[str, Dataset]
 
@@ -77,10 +71,9 @@ class MtBertTrainer(Trainer):
         methods: section → the method in use.
 
     Raises:
-        InputError: for data sets of tasks that the model does not have, tasks without training rows, and rows whose
-            text, tokens or label do not fit their task (`check_rows`, `check_tokenised`); for a model whose head or
-            adapter was exchanged for one that its config does not describe; for settings that are out of range or do
-            not go together.
+        InputError: for data sets of tasks that the model does not have, tasks without training rows, and rows that do
+            not fit their task (`check_rows`, `check_tokenised`); for a model that its config does not describe; for
+            settings that are out of range or do not go together.
     """
 
     def __init__(
@@ -109,44 +102,29 @@ class MtBertTrainer(Trainer):
         self.methods = build_methods(self.settings, given)
         self.args, self.processing_class = args, processing_class  # for `encoded`, before transformers sets them
         self.encoder_config = model.config.encoder
-        super().__init__(
-            model,
-            args,
-            data_collator=identity,
-            train_dataset=self.encoded("train", train_dataset),
-            eval_dataset=self.encoded("eval", eval_dataset),
-            processing_class=processing_class,
-            **kwargs,
-        )
+        given_rows = {"train": train_dataset, "eval": eval_dataset}
+        data = {f"{split}_dataset": self.encoded(split, rows) for split, rows in given_rows.items()}
+        with holding(args, push_to_hub=False):  # `_set_up` makes the repository, and explains what the hub refuses
+            super().__init__(model, args, identity, **data, processing_class=processing_class, **kwargs)
         self._set_up()
 
     def _set_up(self) -> None:
         """Make the trainer's parts, which need what transformers has made of the arguments."""
-        args, model, methods = self.args, self.model, self.methods.values()
-        if self.processing_class is not None:  # for predictions after training
-            inner = model.get_base_model() if isinstance(model, PeftModel) else model
-            inner._tokenizer = self.processing_class
+        args, model = self.args, self.model
+        inner = model.get_base_model() if isinstance(model, PeftModel) else model
+        inner._tokenizer = self.processing_class or inner._tokenizer  # for predictions after training
         self.resumable, self.sharding = ResumableRun(self), EncoderSharding(self)
-        for method in methods:
-            method.attach(self)
-            self.add_callback(method)
-        self.add_callback(KeepSpecialTokens(model.config.encoder))
-        if args.early_stopping_patience is not None:
-            self.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
-        own_groups = self.settings.optimizer != OptimizerSettings() or any(each.parameter_groups() for each in methods)
-        if self.optimizer is not None and own_groups:
-            raise InputError("optimizers has one already made; drop it, or the settings optimizer and loss")
-        changing = [name for name, method in self.methods.items() if method.changes_losses]
-        if self.compute_loss_func is not None and changing:
-            raise InputError(f"compute_loss_func takes the place of all losses, so drop it, or {', '.join(changing)}")
-        own_means = self.schedule.name == "simultaneous"
-        self.losses = StepLosses(model, self.task_training, own_means, methods, args.device)
+        self.methods.attach(self)
+        add_callbacks(self, model.config.encoder)
+        refuse_given_parts(self.settings, self.methods, self.optimizer, self.compute_loss_func)
+        self.losses = StepLosses(model, self.task_training, self.schedule, self.methods.values(), args.device)
         self.finite = FiniteSteps(args.on_nonfinite, late=args.device.type == "cuda")
         self._parameters_without_embeddings = model.num_parameters(exclude_embeddings=True)
-        self._balanced: dict[int, BalancedRows] = {}
+        self._balanced = balanced_rows(self.tasks, self.task_training, self.train_dataset or {})
+        self.losses.weigh_classes(self.train_dataset or {})
         self._gradients = watch_gradients(self)
-        if self.train_dataset is not None:
-            self._read_labels()
+        if args.push_to_hub:
+            make_repository(self)
 
     # ---- data ----
 
@@ -157,68 +135,41 @@ class MtBertTrainer(Trainer):
             print_lines(lines)
         return found
 
-    def _read_labels(self) -> None:
-        """Take from the training labels the weights of a task's classes, and its rows by class."""
-        for task in self.tasks:
-            settings = self.task_training[task.name]
-            if settings.class_weights is None and not settings.balanced:
-                continue
-            labels = np.asarray(self.train_dataset[task.name].with_format("numpy")["label"][:])
-            if settings.class_weights is not None:
-                weights = class_weights(task, settings.class_weights, labels)
-                tensor = torch.tensor(weights, dtype=torch.float32, device=self.args.device)
-                self.losses.class_weights[task.name] = tensor
-            if settings.balanced:
-                self._balanced[self.task_ids[task.name]] = BalancedRows(labels)
-
     def batches(self, splits: Splits) -> MultiTaskDataset:
         """Encoded splits as a data set of batches."""
         return MultiTaskDataset(self.tasks, splits, has_token_types(self.encoder_config))
 
     def plan(self) -> Plan:
         """What every step of the run will hold."""
-        settings, args = [self.task_training[task.name] for task in self.tasks], self.args
-        plan = Plan(
-            schedule=self.schedule,
-            names=tuple(task.name for task in self.tasks),
-            rows=tuple(len(self.train_dataset[task.name]) for task in self.tasks),
-            batch=args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
-            epochs=1,
-            seed=args.data_seed if args.data_seed is not None else args.seed,
-            batches=tuple(each.batch_size for each in settings),
-            sizes=tuple(each.examples_per_epoch for each in settings),
-            balanced=self._balanced,
-        )
-        return plan.lasting(args.num_train_epochs, args.max_steps)
+        rows = {name: len(split) for name, split in self.train_dataset.items()}
+        return self.settings.plan(rows, self.args, self._balanced)
 
-    def resume_record(self) -> Record:
+    def resume_record(self) -> dict[str, Any]:
         """What weights, moments and plan of this run depend on, by name."""
         return training_record(self)
 
     def get_train_dataloader(self) -> DataLoader:
         if self.train_dataset is None:
             raise InputError("train_dataset is missing; training needs rows for each task")
-        for method in self.methods.values():
-            method.check_data(self.train_dataset)
-        args = self.args
-        sampler = StepSampler(self.plan(), args.gradient_accumulation_steps, args.world_size, args.process_index)
-        return step_loader(args, self.batches(self.train_dataset), sampler)
+        self.methods.check_data(self.train_dataset)
+        sampler = StepSampler.of(self.plan(), self.args)
+        return step_loader(self.args, self.batches(self.train_dataset), sampler)
 
     # ---- a step ----
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Make the optimizer of `args.optim`, over groups of our own where settings or methods ask for it."""
-        settings, args, methods = self.settings.optimizer, self.args, self.methods.values()
-        is_new, more = self.optimizer is None, [group for method in methods for group in method.parameter_groups()]
-        if is_new and (settings != OptimizerSettings() or more):
+        is_new, more = self.optimizer is None, self.methods.parameter_groups()
+        if is_new and (self.settings.optimizer != OptimizerSettings() or more):
             of = self.model if model is None else model
-            decayed = self.get_decay_parameter_names(of)
-            groups = parameter_groups(of.named_parameters(), decayed, args.learning_rate, args.weight_decay, settings)
-            kind, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(args, of)
+            named, decayed = of.named_parameters(), self.get_decay_parameter_names(of)
+            rate, decay = self.args.learning_rate, self.args.weight_decay
+            groups = parameter_groups(named, decayed, rate, decay, self.settings.optimizer)
+            kind, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, of)
             self.optimizer = kind(groups + more, **kwargs)
         optimizer = super().create_optimizer(model)
-        for method in methods if is_new else ():
-            self.optimizer = optimizer = method.wrap_optimizer(optimizer)
+        if is_new:
+            self.optimizer = optimizer = self.methods.wrap_optimizer(optimizer)
         self.sharding.share_out(optimizer)
         return optimizer
 
@@ -230,8 +181,7 @@ class MtBertTrainer(Trainer):
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
         self.losses.steps += 1
-        for method in self.methods.values():
-            method.begin_step(samples)
+        self.methods.begin_step(samples)
         return samples, counts
 
     def task_losses(self, model, inputs, num_items_in_batch=None) -> tuple[dict[str, torch.Tensor], MtBertOutput]:
@@ -240,10 +190,10 @@ class MtBertTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the tasks' losses, or what `compute_loss_func` makes of the model's outputs."""
-        losses, outputs = self.task_losses(model, inputs, num_items_in_batch)
+        counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
+        losses, outputs = self.task_losses(model, inputs, counts)
         loss = sum(losses.values())
         if self.compute_loss_func is not None:
-            counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
             loss = self.compute_loss_func(outputs, inputs["labels"], num_items_in_batch=counts)
         if self.model.training:
             self.losses.note(inputs, outputs)
@@ -257,31 +207,19 @@ class MtBertTrainer(Trainer):
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Forward and backward of a micro-batch, by the first method that does them itself, or else by the trainer."""
-        counts, methods = (
-            inputs["labelled"] if num_items_in_batch is None else num_items_in_batch,
-            self.methods.values(),
-        )
-        steps = (method.training_step(self, model, inputs, counts) for method in methods)
-        loss = next((loss for loss in steps if loss is not None), None)
+        counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
+        loss = self.methods.training_step(self, model, inputs, counts)
         if loss is None:
             loss = self.forward_and_backward(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:
-            for method in methods:
-                method.gradients_ready(self)
+            self.methods.gradients_ready(self)
         return loss
-
-    def _clip_grad_norm(self, model):
-        if self.sharding.layers is None:
-            return super()._clip_grad_norm(model)
-        return clip(model.parameters(), self.args.max_grad_norm)
 
     def _get_grad_norm(self, model, grad_norm=None):
         """The norm of a step's gradient; a step that it forbids has no gradient afterwards, and changes nothing."""
-        if self.sharding.layers is not None and grad_norm is None:
-            grad_norm = clip(model.parameters(), float("inf"))
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if self.finite.check(norm, self.accelerator, self.train_dataset, self.state.global_step + 1):
-            self._gradients.on_pre_optimizer_step(self.args, self.state, self.control)  # it asks for the first ones
+            self._gradients.on_pre_optimizer_step(self.args, self.state, self.control)  # asks for the first gradients
             self.optimizer.zero_grad(set_to_none=True)
         return norm
 
@@ -297,8 +235,7 @@ class MtBertTrainer(Trainer):
                 self._look_at_the_last_step()
             reduce = partial(self.accelerator.reduce, reduction="sum")
             logs |= self.losses.logs(reduce)
-            for method in self.methods.values():
-                logs |= method.logs(reduce, logs)
+            self.methods.add_logs(reduce, logs)
             self.losses.forget()
             logs |= self.finite.logs()
         if self.stage is None:
@@ -324,15 +261,10 @@ class MtBertTrainer(Trainer):
         """
         refuse_unloadable(self.model)
         if self.train_dataset is not None and self.is_world_process_zero():
-            print_start(self)
-            print_parameters(self.model.parameter_table())
-            print_plan(self.plan())
-            print_memory(self)
-            print_lines(method.describe() for method in self.methods.values())
+            print_beginning(self)
         self.losses.forget()
         self.finite.begin()
-        for method in self.methods.values():
-            method.begin()
+        self.methods.begin()
         with self.resumable.running(resume_from_checkpoint) as checkpoint:
             result = super().train(resume_from_checkpoint=checkpoint, **kwargs)
             self.sharding.gather()
@@ -341,31 +273,20 @@ class MtBertTrainer(Trainer):
         return result
 
     def _look_at_the_last_step(self) -> None:
-        """Stop or count a last step that was not finite, which a GPU is asked about only one step later."""
+        """Stop or count a step that was not finite, which a GPU is asked about only one step later."""
         self.finite.flush(self.accelerator, self.train_dataset)
 
     def _run_epoch(self, *args, **kwargs) -> None:
         if not self.resumable.is_over():
             super()._run_epoch(*args, **kwargs)
 
-    def _finalize_training(self, *args, **kwargs):
-        return self.resumable.finalize(partial(super()._finalize_training, *args, **kwargs))
-
     # ---- evaluation ----
-
-    @contextmanager
-    def published_weights(self) -> Iterator[None]:
-        """Within, the model has the weights that are evaluated and saved."""
-        with ExitStack() as stack:
-            for method in self.methods.values():
-                stack.enter_context(method.evaluation_weights())
-            yield
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:
         """Within, the model has the weights that are evaluated, all on every process, and the run's precision."""
         # autocast, since a model that was not trained is not prepared yet
-        with self.published_weights(), self.sharding.whole(), self.accelerator.autocast():
+        with self.methods.evaluation_weights(), self.sharding.whole(), self.accelerator.autocast():
             yield
 
     def get_eval_dataloader(self, eval_dataset: Splits | str | None = None) -> DataLoader:
@@ -382,7 +303,7 @@ class MtBertTrainer(Trainer):
         Args:
             eval_dataset: task name → rows; the name of one task of the trainer's own evaluation data set; None: all of
                 that data set.
-            ignore_keys: not read; each task's logits are what is kept.
+            ignore_keys: not read.
             metric_key_prefix: what the names of all scores begin with.
 
         Returns:
@@ -392,12 +313,7 @@ class MtBertTrainer(Trainer):
         return evaluation_loop.evaluate(self, eval_dataset, metric_key_prefix)
 
     def evaluation_loop(
-        self,
-        dataloader: DataLoader,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
         """Predict and score all rows of a loader of `get_eval_dataloader` or `get_test_dataloader`."""
         return evaluation_loop.run_loop(self, dataloader, metric_key_prefix)
@@ -424,7 +340,7 @@ class MtBertTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
         """Save model and tokenizer, and with peft what says how to load them."""
-        with self.published_weights():
+        with self.methods.evaluation_weights():
             super()._save(output_dir, self.sharding.weights if state_dict is None else state_dict)
             self.resumable.save_arguments(output_dir)
         folder = output_dir if output_dir is not None else self.args.output_dir
@@ -435,8 +351,7 @@ class MtBertTrainer(Trainer):
         """Write a checkpoint whole, seal it, and only then push it and remove older ones."""
         self._look_at_the_last_step()
         checkpoint = self.resumable.save_checkpoint(partial(super()._save_checkpoint, model, trial))
-        args = self.args
-        if args.push_to_hub and args.hub_strategy != HubStrategy.END and self.is_world_process_zero():
+        if self.args.push_to_hub and self.is_world_process_zero():
             self.push_in_progress = push_checkpoint(self, checkpoint)
         self.resumable.remove_older(checkpoint)
 
@@ -444,36 +359,26 @@ class MtBertTrainer(Trainer):
         """Save what else a run goes on with, and a model has no use for."""
         with self.sharding.saving_moments():
             super()._save_optimizer_and_scheduler(output_dir)
-        for method in self.methods.values() if self.args.should_save else ():
-            method.save(output_dir)
+        if self.args.should_save:
+            self.methods.save(output_dir)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with self.sharding.loading_moments(), self.resumable.checking_moments(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            for kind in method_classes():
-                if kind.section not in self.methods:
-                    kind.refuse_checkpoint(checkpoint)
-            for method in self.methods.values():
-                method.load(checkpoint)
+            self.methods.load(checkpoint)
 
     def _load_best_model(self) -> None:
         self.sharding.gather()
         self.resumable.load_best(super()._load_best_model)
-        for method in self.methods.values():
-            method.best_model_loaded()
+        self.methods.best_model_loaded()
 
     # ---- pushing to a hub ----
-
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository; PushError says what to do where that fails."""
-        with explained(self.args.hub_model_id or os.path.basename(self.args.output_dir)):
-            super().init_hf_repo(token, private)
 
     def create_model_card(self, **about: Any) -> None:
         """Write README.md into the output folder; `about`: `license`, `language`, … of `model_card.model_card`."""
         if self.is_world_process_zero():
-            write_text(os.path.join(self.args.output_dir, "README.md"), str(card_of(self, **about)))
+            write_card(self, about)
 
     def push_to_hub(
         self,
@@ -492,15 +397,5 @@ class MtBertTrainer(Trainer):
         Raises:
             PushError: if the hub refuses or cannot be reached; it says why and what to do.
         """
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        token = token if token is not None else self.args.hub_token
-        if self.hub_model_id is None:
-            self.init_hf_repo(token=token, private=private)
-        self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
-            return None
-        self._finish_current_push()
-        report_failures(getattr(self, "push_in_progress", None))
-        self.create_model_card(**about)
-        where = {"token": token, "revision": revision or self.args.hub_revision}
-        return push_run(self, not blocking, commit_message=commit_message, **where)
+        where = {"token": token if token is not None else self.args.hub_token, "private": private}
+        return push_trained(self, commit_message, not blocking, revision or self.args.hub_revision, where, about)

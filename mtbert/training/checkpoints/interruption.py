@@ -16,6 +16,7 @@ from peft import PeftModel
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
+from .._compat import holding
 from ..methods.base import TaskTrainer
 from ..optimizers import MOMENTS
 from .resume_record import (
@@ -110,6 +111,7 @@ class ResumableRun(TrainerCallback):
         self.record: Record = {}
         self._held: Mapping[str, Any] = {}  # arguments that have another value while a checkpoint is written
         self._best: str | None = None
+        self._limit: int | None = None
         self.on_signal = StopOnSignal()
         trainer.add_callback(self)
         if trainer.args.save_strategy != SaveStrategy.NO:
@@ -187,11 +189,14 @@ class ResumableRun(TrainerCallback):
         """Whether the run has taken all of its steps: a checkpoint may be of the last one."""
         return self.trainer.state.global_step >= self.trainer.state.max_steps
 
-    def finalize(self, end: Callable[[], Result]) -> Result:
-        """End the training and leave every checkpoint: transformers removes all but the best where one may stay, also
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        """Leave every checkpoint when training ends: transformers removes all but the best where one may stay, also
         those that a user has put there, and the last one is needed until the model is saved."""
-        with self._holding(save_total_limit=None):
-            return end()
+        if "train_runtime" in (logs or {}):
+            self._limit, args.save_total_limit = args.save_total_limit, None
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        args.save_total_limit = self._limit
 
     # ---- the best checkpoint ----
 
@@ -269,8 +274,10 @@ class ResumableRun(TrainerCallback):
             if args.should_save:
                 start(checkpoint)
             self.trainer.accelerator.wait_for_everyone()
-            with self._holding(save_total_limit=None, push_to_hub=False):
+            self._held = {"save_total_limit": args.save_total_limit, "push_to_hub": args.push_to_hub}
+            with holding(args, save_total_limit=None, push_to_hub=False):
                 save()
+            self._held = {}
             self.trainer.accelerator.wait_for_everyone()
             if args.should_save:
                 write_record(checkpoint, self.record)
@@ -300,16 +307,3 @@ class ResumableRun(TrainerCallback):
             yield
         finally:
             hook.remove()
-
-    @contextmanager
-    def _holding(self, **values: Any) -> Iterator[None]:
-        args = self.trainer.args
-        self._held = {name: getattr(args, name) for name in values}
-        try:
-            for name, value in values.items():
-                setattr(args, name, value)
-            yield
-        finally:
-            for name, value in self._held.items():
-                setattr(args, name, value)
-            self._held = {}

@@ -12,7 +12,7 @@ import shutil
 import stat
 import tempfile
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
@@ -24,9 +24,10 @@ from transformers.utils import PushInProgress
 
 from ...errors import PushError
 from ...evaluation.energy import read_energy
+from ...files import write_text
 from ...model_card import model_card
 from ...modeling.checkpoint_loading import INDEX, read_json
-from ...modeling.hub_upload import edit_json, finish_repository, upload
+from ...modeling.hub_upload import edit_json, explained, finish_repository, upload
 from ..arguments import MtBertTrainingArguments
 from ..methods import method_classes
 from ..methods.base import TaskTrainer
@@ -91,6 +92,33 @@ def push_run(trainer: TaskTrainer, background: bool, **options: Any) -> CommitIn
     return upload(folder, trainer.hub_model_id, background, **options)
 
 
+def make_repository(trainer: TaskTrainer, **where: Any) -> None:
+    """Make the repository; PushError says what to do where that fails."""
+    with explained(trainer.args.hub_model_id or os.path.basename(trainer.args.output_dir)):
+        trainer.init_hf_repo(**where)
+
+
+def push_trained(
+    trainer: TaskTrainer, message: str, background: bool, revision: str | None, where: dict[str, Any], about: dict
+) -> CommitInfo | Future[CommitInfo] | None:
+    """Save the model and upload it; see `MtBertTrainer.push_to_hub`. Every process has to call it.
+
+    Args:
+        where: `token` and `private`, for the repository.
+        about: for the card.
+    """
+    trainer.control = trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
+    if trainer.hub_model_id is None:
+        make_repository(trainer, **where)
+    trainer.save_model(_internal_call=True)
+    if not trainer.is_world_process_zero():
+        return None
+    trainer._finish_current_push()
+    report_failures(getattr(trainer, "push_in_progress", None))
+    trainer.create_model_card(**about)
+    return push_run(trainer, background, commit_message=message, token=where["token"], revision=revision)
+
+
 def resume_files(checkpoint: str) -> list[str]:
     """Names of what a resume needs besides the model and its tokenizer.
 
@@ -100,15 +128,16 @@ def resume_files(checkpoint: str) -> list[str]:
     return [name for name in sorted(os.listdir(checkpoint)) if name in known or RESUMED.fullmatch(name)]
 
 
-def push_checkpoint(trainer: TaskTrainer, checkpoint: str) -> PushInProgress:
+def push_checkpoint(trainer: TaskTrainer, checkpoint: str) -> PushInProgress | None:
     """Begin to upload a checkpoint's model, and what a resume needs where `hub_strategy` says so.
 
     Returns:
         The pushes that are under way. A checkpoint is passed over while one is, unless `hub_always_push` is set.
     """
-    args = trainer.args
-    report_failures(trainer.push_in_progress)
-    running = trainer.push_in_progress
+    args, running = trainer.args, trainer.push_in_progress
+    if args.hub_strategy == HubStrategy.END:
+        return running
+    report_failures(running)
     busy = running is not None and not running.is_done()
     if busy and not args.hub_always_push:
         return running
@@ -156,6 +185,11 @@ def card_of(trainer: TaskTrainer, **about: Any) -> ModelCard:
     recipe = trainer.settings.recipe or settings(trainer)
     known = {"results": results(trainer), "recipe": recipe, "energy": read_energy(trainer.args.output_dir)}
     return model_card(trainer.model, name, **{**known, **about})
+
+
+def write_card(trainer: TaskTrainer, about: Mapping[str, Any]) -> None:
+    """Write `card_of` into the output folder."""
+    write_text(os.path.join(trainer.args.output_dir, "README.md"), str(card_of(trainer, **about)))
 
 
 def results(trainer: TaskTrainer) -> dict[str, float]:

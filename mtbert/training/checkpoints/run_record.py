@@ -13,6 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from ..methods import method_classes
 from ..methods.base import TaskTrainer
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def run_record(trainer: TaskTrainer, movement: Movement) -> dict[str, Any]:
     losses: dict[str, list[float]] = {}
     measured: dict[str, list[float]] = defaultdict(list)
     seconds = []
-    beginnings = ("nonfinite_", "overflow_", *(name for method in trainer.methods.values() for name in method.measured))
+    methods = [*method_classes(), *trainer.methods.values()]  # those of earlier stages, too
+    beginnings = ("nonfinite_", "overflow_", *(name for method in methods for name in method.measured))
     for entry in trainer.state.log_history:
         for task in trainer.tasks:
             if count := entry.get(f"examples_{task.name}"):

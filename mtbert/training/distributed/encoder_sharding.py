@@ -23,6 +23,7 @@ from transformers import Trainer
 
 from ...errors import InputError
 from ...modeling.encoder_support import depends_on_padding
+from .._compat import clip_with
 from ..console import print_lines
 from .process_group import refuse_with_shares
 
@@ -201,6 +202,7 @@ class EncoderSharding:
         self.layers = ShardedLayers(trainer.model, args.device)
         shares = dict(trainer.model.named_parameters())
         self._moments = SharedMoments(optimizer, {whole: shares[name] for whole, name in names.items()})
+        clip_with(trainer.accelerator, clip)
         if trainer.is_world_process_zero():
             print_lines([self.layers.describe()])
 
@@ -209,6 +211,7 @@ class EncoderSharding:
         if self.layers is not None:
             self.layers.gather()
             self.layers, self._moments = None, None
+            del self.trainer.accelerator.clip_grad_norm_
             self.trainer.optimizer, self.trainer.model_wrapped = None, self.trainer.model
 
     def whole(self) -> AbstractContextManager[None]:

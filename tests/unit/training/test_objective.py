@@ -6,6 +6,7 @@ import pytest
 import torch
 from attached import attached
 
+from mtbert.data.sampling import Schedule
 from mtbert.modeling.packing import PackedLayout
 from mtbert.training.arguments import TaskTraining
 from mtbert.training.methods.proximal import Proximal
@@ -42,7 +43,8 @@ def make(make_model):
         chosen = [LossSettings("uncertainty")] if uncertainty else []
         chosen += [] if proximal is None else [proximal]
         methods = [attached(each.build(), model) for each in chosen]
-        return StepLosses(model.train(), settings, own_means, methods, CPU)
+        schedule = Schedule("simultaneous" if own_means else "annealed")
+        return StepLosses(model.train(), settings, schedule, methods, CPU)
 
     return make
 
