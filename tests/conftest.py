@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,6 +21,10 @@ from transformers import AutoModel, AutoTokenizer, BertConfig, set_seed
 
 from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.training.arguments import MtBertTrainingArguments
+from mtbert.training.trainer import MtBertTrainer
+
+OF_ARGUMENTS = {field.name for field in fields(MtBertTrainingArguments)}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -32,6 +38,15 @@ def pytest_xdist_make_scheduler(config, log):
             return next((folder for folder in ("tests/hub", "tests/soak") if file.startswith(f"{folder}/")), file)
 
     return Scheduling(config, log)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out tests marked `soak`, unless all cases or these tests are asked for."""
+    if os.environ.get("MTBERT_ALL_CASES") or "soak" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("soak")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")
@@ -112,6 +127,29 @@ def splits(tasks):
 
 
 @pytest.fixture
+def make_args(tmp_path):
+    """A function: folder, settings → arguments of a run on the CPU that prints and saves nothing."""
+
+    def make(folder="run", **settings) -> MtBertTrainingArguments:
+        quiet = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "logging_steps": 1}
+        return MtBertTrainingArguments(str(tmp_path / folder), **quiet | settings)
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(make_model, make_args, splits, tokenizer):
+    """A function: model, settings of the trainer and of its arguments → a trainer, on `splits()` by default."""
+
+    def make(model=None, folder="run", kind=MtBertTrainer, **settings) -> MtBertTrainer:
+        own = {key: settings.pop(key) for key in settings.keys() - OF_ARGUMENTS}
+        own = {"train_dataset": splits(), "processing_class": tokenizer} | own
+        return kind(model or make_model(), make_args(folder, **settings), **own)
+
+    return make
+
+
+@pytest.fixture
 def reword(monkeypatch, tmp_path):
     """A function: put another comment at the top of a module's source, and import that in its place."""
 
@@ -127,6 +165,13 @@ def reword(monkeypatch, tmp_path):
         return again
 
     return import_again
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fast_garbage_collection():
+    """Each training collects garbage, which need not search the modules and models that are there already."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,5 @@
 """What makes small runs fast, and the data that their processes read."""
 
-import gc
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +12,6 @@ from mtbert.training.trainer import MtBertTrainer
 
 # train sizes leave uneven last steps of 4, 4, 1 and 1 rows; eval sizes leave uneven batches on several processes
 TRAIN_ROWS, EVAL_ROWS = (20, 12, 17, 9), (13, 9, 8, 3)
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _fast_small_runs():
-    """Each training collects garbage, which need not search what is there already."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")

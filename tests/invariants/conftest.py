@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import importlib.util
 from dataclasses import replace
 from pathlib import Path
@@ -14,14 +13,6 @@ from safetensors.torch import load_file
 from mtbert.data.sampling import Schedule
 from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.trainer import MtBertTrainer
-
-
-@pytest.fixture(scope="package", autouse=True)
-def _fast_small_runs():
-    """Each training collects garbage, which need not search what is there already."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
@@ -42,13 +33,12 @@ def _encoded_splits() -> dict:
 
 
 @pytest.fixture
-def encoded(_encoded_splits, make_model, splits, tokenizer, tmp_path_factory):
+def encoded(_encoded_splits, make_trainer, splits):
     """A function: rows by task → encoded splits, made once for each size and seed."""
 
     def make(rows=(20, 12, 17, 9), seed=0):
         if (rows, seed) not in _encoded_splits:
-            args = MtBertTrainingArguments(str(tmp_path_factory.mktemp("encoded")), use_cpu=True, report_to="none")
-            trainer = MtBertTrainer(make_model(), args, splits(rows, seed), processing_class=tokenizer)
+            trainer = make_trainer(folder="encoded", train_dataset=splits(rows, seed))
             _encoded_splits[rows, seed] = trainer.train_dataset
         return _encoded_splits[rows, seed]
 

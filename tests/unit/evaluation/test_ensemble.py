@@ -8,8 +8,6 @@ from scipy.special import expit, softmax
 
 from mtbert.evaluation.ensemble import check_members, combine, predict_members
 from mtbert.modeling.decoding import decisions
-from mtbert.training.arguments import MtBertTrainingArguments
-from mtbert.training.trainer import MtBertTrainer
 
 NAMES = ("stars", "same", "close", "topics")
 
@@ -52,12 +50,11 @@ def test_extreme_logits_stay_finite(tasks):
         assert np.isfinite(combine(task, members)).all()
 
 
-def test_one_member_predicts_as_the_trainer_does(folders, tasks, splits, make_model, tokenizer, tmp_path):
-    args = MtBertTrainingArguments(str(tmp_path / "run"), use_cpu=True, report_to="none", disable_tqdm=True)
+def test_one_member_predicts_as_the_trainer_does(folders, tasks, splits, make_model, make_trainer):
     rows = splits((9, 8, 7, 6), 3)
     for folder, names in zip(folders, (NAMES, NAMES[:2]), strict=True):
         model = type(make_model()).from_pretrained(folder)
-        expected = MtBertTrainer(model, args, processing_class=tokenizer).predict({n: rows[n] for n in names})
+        expected = make_trainer(model, train_dataset=None).predict({n: rows[n] for n in names})
         found = predict_members([folder], tasks, rows, batch_size=4)[folder]
         assert tuple(found) == names
         for name in names:

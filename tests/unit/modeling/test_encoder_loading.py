@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
-from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, TaskSpec
+from mtbert import MtBertForMultiTask, TaskSpec
 from mtbert.modeling.encoder_loading import load_tokenizer
 from mtbert.training.checkpoints.sealing import seal
 
@@ -99,10 +99,8 @@ def test_weights_in_a_pickle_are_read_as_weights_only(copy, harm, encoder_dir):
 
 
 @pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
-def test_a_resume_opens_no_pickle_as_it_is(file, make_model, splits, tokenizer, harm, tmp_path):
-    settings = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_steps": 1, "max_steps": 2}
-    args = MtBertTrainingArguments(str(tmp_path / "run"), per_device_train_batch_size=4, **settings)
-    trainer = MtBertTrainer(make_model(), args, splits(), processing_class=tokenizer)
+def test_a_resume_opens_no_pickle_as_it_is(file, make_trainer, harm, tmp_path):
+    trainer = make_trainer(per_device_train_batch_size=4, save_strategy="steps", save_steps=1, max_steps=2)
     trainer.train()
     checkpoint = tmp_path / "run" / "checkpoint-1"
     torch.save({"state": Order(harm)}, checkpoint / file)

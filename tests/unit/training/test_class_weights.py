@@ -12,10 +12,9 @@ from sklearn.utils.class_weight import compute_class_weight, compute_sample_weig
 from mtbert.data.sampling import Schedule
 from mtbert.modeling import heads
 from mtbert.modeling.configuration_mtbert import TaskSpec
-from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
+from mtbert.training.arguments import TaskTraining
 from mtbert.training.methods.uncertainty import LogVariances, LossSettings
 from mtbert.training.objective import check_losses, class_weights, row_losses
-from mtbert.training.trainer import MtBertTrainer
 
 SINGLE = TaskSpec("stars", labels=4)
 BINARY = TaskSpec("same", "binary_classification", labels=["no", "yes"])
@@ -160,23 +159,16 @@ def test_uncertainty_rests_where_the_variance_is_the_loss():
 
 
 @pytest.fixture
-def run(make_model, splits, tasks, tokenizer, tmp_path):
+def run(make_model, make_trainer, splits, tasks):
     """A function: settings → a trained trainer on the four tasks, without dropout."""
     still = [replace(task, dropout=0.0) for task in tasks]
 
     def train_run(loss=None, task_training=None, schedule=None, folder="run", **kwargs):
-        values = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "num_train_epochs": 1, "logging_steps": 1}
-        values |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True} | kwargs
-        trainer = MtBertTrainer(
-            make_model(still, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
-            MtBertTrainingArguments(str(tmp_path / folder), use_cpu=True, **values),
-            splits((12, 8, 9, 7)),
-            splits((6, 5, 5, 6), 1),
-            processing_class=tokenizer,
-            schedule=schedule or Schedule("uniform", mixed=True, steps_per_epoch=4),
-            task_training=task_training,
-            loss=loss,
-        )
+        model = make_model(still, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+        values = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "num_train_epochs": 1}
+        values |= {"train_dataset": splits((12, 8, 9, 7)), "eval_dataset": splits((6, 5, 5, 6), 1)} | kwargs
+        schedule = schedule or Schedule("uniform", mixed=True, steps_per_epoch=4)
+        trainer = make_trainer(model, folder, schedule=schedule, task_training=task_training, loss=loss, **values)
         trainer.train()
         return trainer
 

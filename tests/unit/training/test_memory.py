@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModel, BertConfig
 
-from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, Schedule, Surgery, TaskSpec
+from mtbert import MtBertForMultiTask, Schedule, Surgery, TaskSpec
 from mtbert.modeling import cpu_layers
 from mtbert.modeling.packing import PackedLayout
 from mtbert.training import memory
@@ -61,12 +61,10 @@ def test_activations_are_what_autograd_keeps(tmp_path, monkeypatch, half, dropou
 
 
 @pytest.fixture
-def make_trainer(make_model, splits, tokenizer, tmp_path):
+def make_trainer(make_trainer):
     def make(schedule=None, settings=None, **own):
-        values = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no"}
-        values |= {"per_device_train_batch_size": 8, "num_train_epochs": 1} | (settings or {})
-        args = MtBertTrainingArguments(str(tmp_path), **values)
-        return MtBertTrainer(make_model(), args, splits(), processing_class=tokenizer, schedule=schedule, **own)
+        values = {"per_device_train_batch_size": 8, "num_train_epochs": 1} | (settings or {})
+        return make_trainer(schedule=schedule, **values, **own)
 
     return make
 

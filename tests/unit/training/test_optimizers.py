@@ -6,14 +6,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers.trainer_pt_utils import get_parameter_names
 
-from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.optimizers import (
     OptimizerSettings,
     layer_of,
     parameter_groups,
     part_of,
 )
-from mtbert.training.trainer import MtBertTrainer
 
 SMALL = {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}
 DISTILBERT = {"dim": 8, "n_layers": 3, "n_heads": 2, "hidden_dim": 8, "vocab_size": 20}
@@ -68,11 +66,10 @@ def test_rates_by_part_and_layer(make_model):
     assert groups[0]["lr"] == pytest.approx(0.1)  # the first group's rate is the one that is logged
 
 
-def test_default_settings_are_the_two_groups_of_transformers(make_model, tmp_path):
-    model = make_model()
-    args = MtBertTrainingArguments(str(tmp_path), use_cpu=True, report_to="none", weight_decay=0.3, learning_rate=0.7)
-    theirs = MtBertTrainer(model, args).create_optimizer().param_groups
-    ours = MtBertTrainer(model, args, optimizer=OptimizerSettings(layer_decay=1.0)).create_optimizer().param_groups
+def test_default_settings_are_the_two_groups_of_transformers(make_trainer, make_model):
+    model, rates = make_model(), {"weight_decay": 0.3, "learning_rate": 0.7}
+    theirs = make_trainer(model, **rates).create_optimizer().param_groups
+    ours = make_trainer(model, **rates, optimizer=OptimizerSettings(layer_decay=1.0)).create_optimizer().param_groups
     assert len(theirs) == len(ours) == 2
     for one, other in zip(theirs, ours, strict=True):
         assert {id(p) for p in one["params"]} == {id(p) for p in other["params"]}

@@ -18,7 +18,7 @@ from peft import (
 from safetensors import safe_open
 from transformers import set_seed
 
-from mtbert import AdapterSpec, MtBertConfig, MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments
+from mtbert import AdapterSpec, MtBertConfig, MtBertForMultiTask
 from mtbert.training.peft import adopt, peft_config, wrap
 
 LORA = {"r": 4, "target_modules": ["query", "value"]}
@@ -32,16 +32,10 @@ def logits(model, splits_of, tokenizer):
 
 
 @pytest.fixture
-def trained(make_model, splits, tokenizer, tmp_path):
+def trained(make_model, train, tmp_path):
     """A model with adapters that was trained inside peft, and the folder it was saved to."""
-    args = MtBertTrainingArguments(
-        output_dir=str(tmp_path / "run"), max_steps=4, learning_rate=0.01, report_to="none", disable_tqdm=True
-    )
-    model = wrap(make_model(adapter=PAL), LORA)
-    trainer = MtBertTrainer(model, args, splits(), processing_class=tokenizer)
-    trainer.train()
-    trainer.save_model()
-    return model, tmp_path / "run"
+    trainer = train(wrap(make_model(adapter=PAL), LORA), steps=4)
+    return trainer.model, tmp_path / "run"
 
 
 def test_lora_acts_on_the_encoder_alone(make_model):
@@ -105,14 +99,11 @@ PROMPTS = {"task_type": "SEQ_CLS", "num_virtual_tokens": 2, **SHAPE}
 
 
 @pytest.fixture
-def train(splits, tokenizer, tmp_path):
+def train(make_trainer):
     """A function: train a model for some steps and save it; the trainer."""
 
     def run(model, steps=2):
-        args = MtBertTrainingArguments(
-            output_dir=str(tmp_path / "run"), max_steps=steps, learning_rate=0.01, report_to="none", disable_tqdm=True
-        )
-        trainer = MtBertTrainer(model, args, splits(), processing_class=tokenizer)
+        trainer = make_trainer(model, max_steps=steps, learning_rate=0.01)
         trainer.train()
         trainer.save_model()
         return trainer

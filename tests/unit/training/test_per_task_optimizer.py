@@ -10,14 +10,13 @@ from torch import nn
 from transformers import get_scheduler
 
 from mtbert.data.sampling import Schedule
-from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
+from mtbert.training.arguments import TaskTraining
 from mtbert.training.methods.per_task_optimizer import PerTaskOptimizer
 from mtbert.training.optimizers import (
     OptimizerSettings,
     moment_bytes,
     parameter_groups,
 )
-from mtbert.training.trainer import MtBertTrainer
 
 TASKS = {"a": (1.0, None), "b": (3.0, 0.5), "c": (0.25, 0.0)}
 
@@ -243,23 +242,20 @@ class TestPerTaskOptimizer:
 
 
 @pytest.fixture
-def run(make_model, splits, tasks, tokenizer, tmp_path):
+def run(make_model, make_trainer, splits, tasks):
     """A function: settings → a trained trainer on the four tasks, without dropout."""
     still = [replace(task, dropout=0.0) for task in tasks]
 
     def train_run(optimizer=None, task_training=None, schedule=None, specs=None, **kwargs):
         values = {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0.1, "num_train_epochs": 2}
-        values |= {"logging_steps": 1, "save_strategy": "no", "report_to": "none", "disable_tqdm": True} | kwargs
+        values |= {"schedule": schedule or Schedule("round_robin", steps_per_epoch=6), "optimizer": optimizer}
         own = specs or still
         rows = dict(zip((task.name for task in tasks), (12, 8, 9, 7), strict=True))
-        trainer = MtBertTrainer(
+        trainer = make_trainer(
             make_model(own, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
-            MtBertTrainingArguments(str(tmp_path), use_cpu=True, **values),
-            splits([rows[task.name] for task in own], specs=own),
-            processing_class=tokenizer,
-            schedule=schedule or Schedule("round_robin", steps_per_epoch=6),
+            train_dataset=splits([rows[task.name] for task in own], specs=own),
             task_training=task_training,
-            optimizer=optimizer,
+            **values | kwargs,
         )
         trainer.train()
         return trainer

@@ -50,14 +50,13 @@ class Plain(nn.Module):
 
 
 @pytest.fixture
-def make_trainer(make_model, splits, tokenizer, tmp_path):
+def make_trainer(make_trainer, make_model, splits):
     """A function: arguments → a trainer of one task on 12 rows, with events in `events`."""
 
     def make(model=None, folder="ours", **settings) -> MtBertTrainer:
-        args = MtBertTrainingArguments(str(tmp_path / folder), **{**COMMON, **settings})
         train, dev = (splits((rows,), seed, (TASK,)) for seed, rows in enumerate((ROWS, DEV_ROWS)))
-        model, schedule = model or make_model((TASK,)), Schedule("sequential")
-        trainer = MtBertTrainer(model, args, train, dev, tokenizer, schedule=schedule)
+        data = {"train_dataset": train, "eval_dataset": dev, "schedule": Schedule("sequential")}
+        trainer = make_trainer(model or make_model((TASK,)), folder, **data, **COMMON | settings)
         trainer.events = Events()
         trainer.add_callback(trainer.events)
         return trainer

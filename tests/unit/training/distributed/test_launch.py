@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from mtbert import MtBertTrainer, MtBertTrainingArguments
 from mtbert.training.distributed import launch
 from mtbert.training.distributed.launch import asked_processes, precision_problems, process_problem
 
@@ -112,13 +112,8 @@ def test_which_processors_have_instructions(capabilities, bf16, fp16, monkeypatc
 
 
 @pytest.fixture
-def make_trainer(make_model, splits, tokenizer, tmp_path):
-    def make(model=None, **settings) -> MtBertTrainer:
-        values = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "save_strategy": "no", "max_steps": 1}
-        args = MtBertTrainingArguments(str(tmp_path), **values, per_device_train_batch_size=4, **settings)
-        return MtBertTrainer(model or make_model(), args, splits(), processing_class=tokenizer)
-
-    return make
+def make_trainer(make_trainer):
+    return partial(make_trainer, max_steps=1, per_device_train_batch_size=4)
 
 
 def test_a_run_says_how_it_computes(make_trainer, make_model, capsys, monkeypatch):

@@ -7,7 +7,7 @@ import platform
 import pytest
 import torch
 
-from mtbert import MtBertTrainer, MtBertTrainingArguments
+from mtbert import MtBertTrainingArguments
 from mtbert.training.distributed.machine import keep_freed_memory, share_cores
 
 
@@ -29,8 +29,8 @@ def test_cores_are_shared_out_among_processes(tmp_path, monkeypatch):
     assert args.cpu_threads == 5
 
 
-def test_trainer_sets_the_threads(tmp_path, make_model):
-    MtBertTrainer(make_model(), arguments(tmp_path, cpu_threads=2))
+def test_trainer_sets_the_threads(make_trainer):
+    make_trainer(cpu_threads=2)
     assert torch.get_num_threads() == 2
 
 

@@ -11,7 +11,6 @@ from torch import nn
 from mtbert.data.sampling import Schedule
 from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArguments, TaskTraining
 from mtbert.training.distributed.process_group import SWITCHES, GradientCheck, has_absent_tasks, join_processes
-from mtbert.training.trainer import MtBertTrainer
 
 
 @pytest.mark.parametrize("kind", [MtBertTrainingArguments, PretrainingArguments])
@@ -46,11 +45,10 @@ def test_where_a_task_may_be_absent(schedule, batches, shares, absent):
     assert has_absent_tasks(schedule, batches, 8, shares) == absent
 
 
-def test_the_search_for_missing_gradients_is_on_only_where_it_is_needed(make_model, splits, tokenizer, tmp_path):
+def test_the_search_for_missing_gradients_is_on_only_where_it_is_needed(make_trainer):
     def searches(schedule: Schedule, sizes=None, **settings) -> bool:
-        args = MtBertTrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **settings)
         own = {"close": TaskTraining(batch_size=sizes)}
-        trainer = MtBertTrainer(make_model(), args, splits(), None, tokenizer, schedule, own)
+        trainer = make_trainer(schedule=schedule, task_training=own, **settings)
         return trainer.accelerator.ddp_handler.find_unused_parameters
 
     assert searches(Schedule())
@@ -97,12 +95,9 @@ def test_parameters_whose_tasks_come_one_after_the_other_are_not_missed():
     step(check, model, "y")
 
 
-def test_a_training_warns_of_a_parameter_that_nothing_trains(make_model, splits, tokenizer, tmp_path, monkeypatch):
+def test_a_training_warns_of_a_parameter_that_nothing_trains(make_model, make_trainer, monkeypatch):
     def train(model):
-        args = MtBertTrainingArguments(
-            str(tmp_path), use_cpu=True, report_to="none", save_strategy="no", max_steps=1, disable_tqdm=True
-        )
-        MtBertTrainer(model, args, splits(), None, tokenizer, Schedule("simultaneous")).train()
+        make_trainer(model, schedule=Schedule("simultaneous"), max_steps=1).train()
 
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="every task has had a step")

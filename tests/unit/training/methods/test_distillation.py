@@ -13,7 +13,7 @@ from mtbert.data.collation import TEACHER, MultiTaskDataset
 from mtbert.data.duplicates import text_hashes
 from mtbert.data.sampling import Plan, Schedule, Step
 from mtbert.modeling.configuration_mtbert import TaskSpec
-from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
+from mtbert.training.arguments import TaskTraining
 from mtbert.training.methods import teacher_cache
 from mtbert.training.methods.distillation import (
     Distillation,
@@ -56,22 +56,14 @@ def save_teacher(make_model, tokenizer, still_tasks, tmp_path):
 
 
 @pytest.fixture
-def make_trainer(make_model, still_tasks, splits, tokenizer, tmp_path):
+def make_trainer(make_trainer, make_model, still_tasks, splits):
     """A function: distillation, settings → a trainer whose data has its targets."""
 
-    def make(distillation=None, name="run", task_training=None, **settings) -> MtBertTrainer:
-        values = {"per_device_train_batch_size": 8, "num_train_epochs": 2, "learning_rate": 1e-2, "logging_steps": 1}
-        values |= {"save_strategy": "no", "report_to": "none", "disable_tqdm": True, "use_cpu": True, **settings}
-        trainer = MtBertTrainer(
-            make_model(still_tasks, **STILL),
-            MtBertTrainingArguments(str(tmp_path / name), **values),
-            splits(),
-            splits((9, 10, 11, 12), 1),
-            tokenizer,
-            schedule=Schedule("simultaneous", steps_per_epoch=2),
-            task_training=task_training or {task: TaskTraining(batch_size=4) for task in NAMES},
-            distillation=distillation,
-        )
+    def make(distillation=None, name="run", **settings) -> MtBertTrainer:
+        values = {"per_device_train_batch_size": 8, "num_train_epochs": 2, "learning_rate": 1e-2}
+        values |= {"schedule": Schedule("simultaneous", steps_per_epoch=2), "eval_dataset": splits((9, 10, 11, 12), 1)}
+        values |= {"task_training": {task: TaskTraining(batch_size=4) for task in NAMES}} | settings
+        trainer = make_trainer(make_model(still_tasks, **STILL), name, distillation=distillation, **values)
         if distillation is not None:
             trainer.train_dataset = add_targets(distillation, trainer, splits())
         return trainer

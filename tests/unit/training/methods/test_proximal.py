@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from mtbert.data.sampling import Schedule
-from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.checkpoints.resume_record import FILE as RECORD
 from mtbert.training.checkpoints.sealing import seal
 from mtbert.training.methods.divergences import divergence
@@ -41,15 +40,12 @@ class Recorder(TrainerCallback):
 
 
 @pytest.fixture
-def make_trainer(splits, tokenizer, tmp_path):
+def make_trainer(make_trainer):
     """A function: model, settings → a trainer on the tiny data."""
 
-    def make(model, proximal=None, **values) -> MtBertTrainer:
-        defaults = {"per_device_train_batch_size": 8, "max_steps": 10, "logging_steps": 1, "save_strategy": "no"}
-        fixed = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "learning_rate": 1e-3}
-        args = MtBertTrainingArguments(str(tmp_path / "run"), **{**defaults, **fixed, **values})
-        schedule = Schedule("simultaneous")
-        return MtBertTrainer(model, args, splits(), None, tokenizer, schedule=schedule, proximal=proximal)
+    def make(model, proximal=None, **settings) -> MtBertTrainer:
+        defaults = {"per_device_train_batch_size": 8, "max_steps": 10, "learning_rate": 1e-3}
+        return make_trainer(model, schedule=Schedule("simultaneous"), proximal=proximal, **defaults | settings)
 
     return make
 

@@ -15,7 +15,6 @@ from mtbert.data.collation import MultiTaskDataset
 from mtbert.data.sampling import Schedule, Step
 from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
-from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.methods.divergences import divergence
 from mtbert.training.methods.smart import NORMS, Smart, SmartPenalty, ascend
 from mtbert.training.peft import wrap
@@ -38,15 +37,12 @@ def still_model(make_model, still_tasks):
 
 
 @pytest.fixture
-def make_trainer(splits, tokenizer, tmp_path):
+def make_trainer(make_trainer):
     """A function: model, settings of SMART, other settings → a trainer on the tiny data."""
 
-    def make(model, smart=None, **values) -> MtBertTrainer:
-        defaults = {"per_device_train_batch_size": 8, "max_steps": 3, "logging_steps": 1, "save_strategy": "no"}
-        fixed = {"use_cpu": True, "report_to": "none", "disable_tqdm": True}
-        args = MtBertTrainingArguments(str(tmp_path / "run"), **{**defaults, **fixed, **values})
-        schedule = Schedule("uniform", mixed=True)
-        return MtBertTrainer(model, args, splits(), None, tokenizer, schedule=schedule, smart=smart)
+    def make(model, smart=None, **settings) -> MtBertTrainer:
+        defaults = {"per_device_train_batch_size": 8, "max_steps": 3}
+        return make_trainer(model, schedule=Schedule("uniform", mixed=True), smart=smart, **defaults | settings)
 
     return make
 

@@ -11,7 +11,6 @@ from mtbert.data.collation import MultiTaskDataset
 from mtbert.data.sampling import Schedule, Step
 from mtbert.modeling.configuration_mtbert import AdapterSpec
 from mtbert.modeling.tokenization import encode_texts
-from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.methods import gramian_weights
 from mtbert.training.methods.surgery import (
     _STREAM,
@@ -23,7 +22,6 @@ from mtbert.training.methods.surgery import (
     weighted_sum,
 )
 from mtbert.training.peft import wrap
-from mtbert.training.trainer import MtBertTrainer
 
 SIMULTANEOUS = Schedule("simultaneous")
 METHODS = (Surgery(), Surgery("cagrad", 0.5), Surgery("mgda"), Surgery("upgrad"))
@@ -357,16 +355,14 @@ def test_what_leaves_nothing_to_do_is_refused(make_model, tasks):
 # ---- a step of the trainer ----
 
 
-def test_a_step_of_the_trainer_is_the_textbook_on_each_tasks_gradient(make_model, splits, tokenizer, tmp_path):
+def test_a_step_of_the_trainer_is_the_textbook_on_each_tasks_gradient(make_model, make_trainer):
     """Heads keep their own gradients; the encoder gets the loop of Algorithm 1 on full vectors."""
     model = make_model(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     for module in model.heads.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    args = MtBertTrainingArguments(
-        str(tmp_path), use_cpu=True, report_to="none", disable_tqdm=True, per_device_train_batch_size=4, max_steps=1
-    )
-    trainer = MtBertTrainer(model, args, splits(), processing_class=tokenizer, schedule=SIMULTANEOUS, surgery=Surgery())
+    settings = {"per_device_train_batch_size": 4, "max_steps": 1}
+    trainer = make_trainer(model, schedule=SIMULTANEOUS, surgery=Surgery(), **settings)
     batch = next(iter(trainer.get_train_dataloader()))
     vectors, own = [], {}
     for name, part in parts_by_task(batch, model.tasks):
@@ -375,7 +371,7 @@ def test_a_step_of_the_trainer_is_the_textbook_on_each_tasks_gradient(make_model
         losses[name].backward()
         vectors.append(torch.cat([p.grad.flatten() for p in model.encoder.parameters()]))
         own[name] = [p.grad.clone() for p in model.heads[name].parameters()]
-    order = gramian_weights.draw_order(4, np.random.default_rng([args.seed, 0, _STREAM]))
+    order = gramian_weights.draw_order(4, np.random.default_rng([trainer.args.seed, 0, _STREAM]))
     expected = 0
     for gradient, others in zip(vectors, order, strict=True):
         gradient = gradient.double()
