@@ -17,7 +17,7 @@ from .modeling.errors import (
     Problem,
     PushError,
     UnknownTaskError,
-    refuse as refuse,
+    deprecated,
 )
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "RecipeError",
     "TrainingError",
     "UnknownTaskError",
+    "deprecated",
 ]
 
 MOST_PROBLEMS = 50  # that a RecipeError lists

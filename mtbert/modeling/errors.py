@@ -6,6 +6,7 @@ raised as a plain builtin is a bug of mtbert, or an error of a library.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -68,6 +69,18 @@ def refuse(problems: Iterable[Problem], about: str = "") -> None:
     error = InputError("\n".join(lines))
     error.values = problems
     raise error
+
+
+def deprecated(old: str, new: str, since: str) -> None:
+    """Warn whoever calls the caller of this that something public has another name or form now.
+
+    Args:
+        old: what was written, such as `model.predict(task=...)`.
+        new: what to write instead.
+        since: the version, such as `0.2`, that warns first; the next minor version may drop the old form.
+    """
+    line = f"{old} is deprecated since mtbert {since} and will be dropped; write {new}"
+    warnings.warn(line, FutureWarning, stacklevel=3)
 
 
 class InputTypeError(MtBertError, TypeError):

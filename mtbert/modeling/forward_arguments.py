@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -39,6 +39,30 @@ def refuse_unknown(given: Mapping[str, Any], function: Callable) -> None:
     for name in (name for name, value in given.items() if value is not None):
         near = get_close_matches(name, known, n=1, cutoff=0)[0]
         raise InputTypeError(f"forward has no argument {name!r}: {_REASONS.get(name, f'the nearest one is {near!r}')}")
+
+
+def given_tasks(tasks: Any, task: Any) -> Any:
+    """`tasks`, or what is given by its other name, `task`.
+
+    Raises:
+        TypeError: if both are given.
+    """
+    if tasks is not None and task is not None:
+        raise InputTypeError(f"tasks is {tasks!r} and task is {task!r}, but they are one argument; give tasks alone")
+    return task if tasks is None else tasks
+
+
+def task_names(tasks: str | Sequence[str], known: Sequence[TaskSpec]) -> list[str]:
+    """Names of tasks, each once: of all that are known for `all`, of one, or of several.
+
+    Raises:
+        ValueError: for what holds no names.
+    """
+    if not isinstance(tasks, Iterable) or isinstance(tasks, Mapping):
+        raise InputError(f"tasks is {tasks!r}, but must be 'all', a name, or a list of names")
+    if tasks == "all":
+        return [task.name for task in known]
+    return [tasks] if isinstance(tasks, str) else list(dict.fromkeys(tasks))
 
 
 def as_tensor(name: str, values: Any, device: torch.device) -> Tensor | None:
@@ -143,7 +167,7 @@ def pack(
     elif task is not None:
         runs = [(task, len(first) // tasks[task].num_sequences)]
     else:
-        raise InputError("give task, tasks or task_ids: this model has several tasks")
+        raise InputError("give tasks or task_ids: this model has several tasks")
     plan = [(task_id, rows, tasks[task_id].num_sequences) for task_id, rows in runs]
     layout = PackedLayout.build(mask.sum(-1).tolist(), plan).to(first.device)
     return [None if value is None else value[mask].unsqueeze(0) for value in values], layout, mask

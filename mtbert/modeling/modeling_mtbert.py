@@ -23,7 +23,7 @@ from .cpu_layers import use_faster_layers
 from .encoder_loading import WHERE, encoder_config, load_encoder, make_encoder
 from .encoder_support import adopt, check_encoder, drop_pooler, has_pooler, pool
 from .errors import InputError, UnknownTaskError
-from .forward_arguments import as_tensor, check_tokens, pack, refuse_unknown
+from .forward_arguments import as_tensor, check_tokens, given_tasks, pack, refuse_unknown, task_names
 from .heads import make_head, to_scores
 from .limits import refuse_reserved
 from .onnx_export import export_onnx, traced_logits
@@ -242,8 +242,8 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
     def predict(
         self,
         inputs: Iterable,
-        task: str | None = None,
         tasks: str | Sequence[str] | None = None,
+        task: str | Sequence[str] | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         batch_tokens: int = BATCH_TOKENS,
     ) -> Prediction | dict[str, Prediction]:
@@ -252,16 +252,18 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         Args:
             inputs: a text, a pair `(text, text)`, `{"text": ..., "text_pair": ...}`, or a list or table of such rows;
                 see `rows.iterate_rows`.
-            task: one task; may be left out where the model has only one.
-            tasks: several names, or `"all"` that take such rows. Tasks that encode a row alike share one pass of the
-                encoder; with adapters, one pass holds a copy of the rows for each task.
+            tasks: a name, several, or `"all"` that take such rows; may be left out where the model has only one task.
+                Tasks that encode a row alike share one pass of the encoder; with adapters, one pass holds a copy of the
+                rows for each task.
+            task: another name of `tasks`.
             tokenizer: None: the one beside the checkpoint or the encoder, or the trainer's.
             batch_tokens: how many tokens a batch may hold; rows are sorted by length for it.
 
         Returns:
-            A Prediction (`labels`, `scores`, `logits`, `truncated`) for `task`; for `tasks` one for each, by name.
+            A Prediction (`labels`, `scores`, `logits`, `truncated`) for one name; for several or `"all"` one for each,
+            by name.
         """
-        return predict(self, inputs, task, tasks, tokenizer, batch_tokens)
+        return predict(self, inputs, given_tasks(tasks, task), tokenizer, batch_tokens)
 
     def embed(
         self,
@@ -330,7 +332,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         token_type_ids: Tensor | None = None,
         task_ids: Tensor | Sequence[int] | None = None,
         labels: Tensor | Mapping[str, Tensor] | None = None,
-        task: str | None = None,
+        task: str | Sequence[str] | None = None,
         tasks: str | Sequence[str] | None = None,
         layout: PackedLayout | None = None,
         inputs_embeds: Tensor | None = None,
@@ -352,9 +354,9 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             labels: by task name, or one tensor `(rows,)` (`(rows, num_labels)` for a multi-label task). Class ids, 0
                 and 1, or scores; -100 or nan where missing (see `heads.as_labels`). Their values are looked at, but for
                 packed inputs on a GPU, which would have to wait.
-            task: the task of the whole batch, instead of `task_ids`. Not with a `layout`.
-            tasks: names, or `"all"`: run these heads on every row, after one pass of the encoder (which holds a copy
-                of the rows for each task if adapters tell them apart).
+            task: another name of `tasks`.
+            tasks: a name, several, or `"all"`, instead of `task_ids`: run these heads on every row, after one pass of
+                the encoder (which holds a copy of the rows for each task if adapters tell them apart).
             inputs_embeds: `(sequences, length, hidden)` or `(1, tokens, hidden)` instead of `input_ids`.
             output_hidden_states: whether `hidden_states` are returned; None: as the config says.
             output_attentions: the same for `attentions`, which the implementation `eager` alone gives
@@ -370,12 +372,12 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         """
         if kwargs:
             refuse_unknown(kwargs, MtBertForMultiTask.forward)
-        if sum(value is not None for value in (task, tasks, task_ids)) > 1:
-            raise InputError("give one of task, tasks and task_ids")
-        if layout is not None and not (attention_mask is task is task_ids is None):
-            raise InputError("a layout says where sequences and tasks lie; drop attention_mask, task and task_ids")
-        mask = None
-        names = self._names(tasks) if tasks is not None else [task] if task is not None else None
+        if layout is not None and not (attention_mask is task_ids is None):
+            raise InputError("a layout says where sequences and tasks lie; drop attention_mask and task_ids")
+        mask, tasks = None, given_tasks(tasks, task)
+        if tasks is not None and task_ids is not None:
+            raise InputError("give either tasks or task_ids")
+        names = None if tasks is None else task_names(tasks, self.tasks)
         if names is None and len(self.tasks) == 1:
             names = [self.tasks[0].name]
         asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
@@ -392,7 +394,10 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             if layout is None:
                 first = self.task_id(names[0]) if names else None
                 values, layout, mask = pack(self.tasks, values, attention_mask, task_ids, first)
-            output = self._outputs(values, layout, mask, names if tasks is not None else None, asked)
+                shared = names if names and len(names) > 1 else None  # of one task, the layout says it
+            else:
+                shared = None if tasks is None else names
+            output = self._outputs(values, layout, mask, shared, asked)
         if len(output.task_logits) == 1:
             output.logits = next(iter(output.task_logits.values()))
         if labels is not None:
@@ -431,11 +436,6 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         """What a task's head is given, `(sequences, hidden)`, of packed sequences of this task alone."""
         hidden = self._encode(input_ids, token_type_ids, None, layout)
         return self._pool(self.tasks[self.task_id(task)], hidden, layout, layout.segments[0])
-
-    def _names(self, tasks: str | Sequence[str]) -> list[str]:
-        if tasks == "all":
-            return [spec.name for spec in self.tasks]
-        return [tasks] if isinstance(tasks, str) else list(tasks)
 
     def _for_all(self, names: list[str], values, layout: PackedLayout):
         """Make every sequence an input of every task: shared, or a copy for each where adapters tell them apart."""

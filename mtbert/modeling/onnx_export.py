@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .adapters import AdapterPass
 from .encoder_support import depends_on_padding, first_position, pool, position_ids
 from .errors import InputError
+from .forward_arguments import task_names
 from .heads import to_scores
 from .tokenization import has_token_types
 
@@ -128,9 +129,9 @@ def traced_logits(
         ValueError: if one of them is given; for no task, or several tasks of a model with adapters.
     """
     if odd := [name for name, value in others.items() if value is not None]:
-        raise InputError(f"a graph of the model has no place for {odd}; give input_ids, attention_mask and task")
+        raise InputError(f"a graph of the model has no place for {odd}; give input_ids, attention_mask and tasks")
     if not names:
-        raise InputError("give task or tasks: this model has several tasks")
+        raise InputError("give tasks: this model has several")
     _check_adapters(model, names)
     if inputs["attention_mask"] is None:
         inputs = {**inputs, "attention_mask": torch.ones_like(inputs["input_ids"])}
@@ -152,7 +153,7 @@ def export_onnx(
     Args:
         model: with adapters, one task is exported at a time, as each has an encoder of its own there.
         file: the file to write; weights beyond 2 GB go into `<file>.data` beside it.
-        tasks: one name or several; None: all of them.
+        tasks: a name, several, or `"all"`; None: all of them.
 
     Returns:
         The names of the graph's outputs, in the order of the tasks: theirs, but `NAME_logits` for a task that is called
@@ -162,8 +163,7 @@ def export_onnx(
         ImportError: without the packages of `pip install 'mtbert[onnx]'`.
         ValueError: for several tasks of a model with adapters, and for an encoder that no graph can stand for.
     """
-    names = [task.name for task in model.tasks] if tasks is None else [tasks] if isinstance(tasks, str) else tasks
-    names = list(dict.fromkeys(names))
+    names = task_names("all" if tasks is None else tasks, model.tasks)
     _check_adapters(model, names)
     kind = model.config.encoder.model_type
     reason = _NOT_EXPORTED.get(kind) or (depends_on_padding(model.config.encoder) and _PADDED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ from transformers import Pipeline
 
 from .encoder_loading import load_tokenizer
 from .errors import InputError, InputTypeError
-from .prediction import Prediction, cut_rows, predict_rows, warn_of_cuts
+from .forward_arguments import given_tasks
+from .prediction import Prediction, cut_rows, is_one, predict_rows, warn_of_cuts
 from .text_rows import Row, as_row, is_row, iterate_rows
 
 if TYPE_CHECKING:
@@ -28,8 +29,9 @@ class MultiTaskTextClassificationPipeline(Pipeline):
     `datasets.Dataset` and any other iterable hold rows (`rows.iterate_rows`). A single row gives one answer, a list or
     table gives a list, everything else an iterator.
 
-    Args of a call (all but the first may be given to `pipeline(...)`, too, with `task` as `task_name`):
-        task: the model's task; `all`: every task that takes such rows, answers by name. None: the only one.
+    Args of a call (all but the first may be given to `pipeline(...)`, too):
+        tasks: a name of the model's tasks, or None for the only one; several, or `all` that take such rows, give their
+            answers by name. Another name of it is `task`, which is `task_name` in `pipeline(...)`.
         top_k: how many labels an answer has, the most probable first; None: all of them. 1 gives
             `{"label": str, "score": probability}`, more a list of them. A regression gives `{"score": number}`.
         batch_size: rows that are encoded at a time.
@@ -45,14 +47,14 @@ class MultiTaskTextClassificationPipeline(Pipeline):
             tokenizer = load_tokenizer(tokenizer)
         super().__init__(model, tokenizer=tokenizer, **kwargs)
 
-    def _sanitize_parameters(self, task: str | None = None, task_name: str | None = None, **kwargs):
+    def _sanitize_parameters(self, tasks: Any = None, task: Any = None, task_name: Any = None, **kwargs):
         unknown = [key for key in kwargs if key != "top_k"]
         if unknown:
-            raise InputTypeError(f"unknown arguments {unknown}; known ones: task, top_k, batch_size")
+            raise InputTypeError(f"unknown arguments {unknown}; known ones: tasks, top_k, batch_size")
         if kwargs.get("top_k") is not None and not _counts(kwargs["top_k"]):
             raise InputError(f"top_k is {kwargs['top_k']!r}, but must be 1 or more, or None for all labels")
-        name = task if task is not None else task_name
-        return {}, {} if name is None else {"task": name}, kwargs
+        tasks = given_tasks(tasks, task if task is not None else task_name)
+        return {}, {} if tasks is None else {"tasks": tasks}, kwargs
 
     def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         if (size := kwargs.get("batch_size")) is not None and not _counts(size):
@@ -67,10 +69,9 @@ class MultiTaskTextClassificationPipeline(Pipeline):
     def preprocess(self, input_: Iterable) -> dict[str, list[Row]]:
         return {"rows": list(input_)}
 
-    def _forward(self, input_tensors: dict[str, list[Row]], task: str | None = None) -> dict[str, Any]:
-        which = {"tasks": "all"} if task == "all" else {"task": task}
-        found = predict_rows(self.model, input_tensors["rows"], tokenizer=self.tokenizer, **which)
-        return {"found": found, "together": task == "all"}
+    def _forward(self, input_tensors: dict[str, list[Row]], tasks: str | Sequence[str] | None = None) -> dict[str, Any]:
+        found = predict_rows(self.model, input_tensors["rows"], tasks, self.tokenizer)
+        return {"found": found, "together": not is_one(tasks)}
 
     def postprocess(self, model_outputs: dict[str, Any], top_k: int | None = 1) -> list:
         columns = {name: answers(prediction, top_k) for name, prediction in model_outputs["found"].items()}

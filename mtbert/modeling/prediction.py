@@ -19,7 +19,8 @@ from transformers import PreTrainedTokenizerBase
 from .configuration_mtbert import TaskSpec
 from .decoding import answer_columns, decisions, label_names, probabilities
 from .encoder_loading import load_tokenizer
-from .errors import InputError, MissingTokenizer
+from .errors import InputError, MissingTokenizer, UnknownTaskError, deprecated
+from .forward_arguments import task_names
 from .packed_batches import TaskPart, collect_logits, pack_parts
 from .text_rows import Row, as_rows
 from .tokenization import LENGTHS, encode_texts, has_token_types, length_limit
@@ -62,6 +63,13 @@ class Prediction:
 
     def __len__(self) -> int:
         return len(self.logits)
+
+    def __getitem__(self, name: str) -> Prediction:
+        """Itself, by its task's name: `predict(rows, tasks="NAME")` used to give a mapping."""
+        if name != self.task.name:
+            raise UnknownTaskError(f"no task {name!r}: this is the Prediction of {self.task.name!r}")
+        deprecated('predict(..., tasks="NAME")["NAME"]', 'predict(..., tasks="NAME") or tasks=["NAME"]', since="0.2")
+        return self
 
     def __repr__(self) -> str:
         if not np.isfinite(self.logits).all():
@@ -113,7 +121,6 @@ def find_tokenizer(model: MtBertForMultiTask) -> PreTrainedTokenizerBase:
 def predict(
     model: MtBertForMultiTask,
     inputs: Iterable,
-    task: str | None = None,
     tasks: str | Sequence[str] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     batch_tokens: int = BATCH_TOKENS,
@@ -121,24 +128,25 @@ def predict(
     """One task's answers, or several tasks' by name; see `MtBertForMultiTask.predict`."""
     check_batch_tokens(batch_tokens)
     rows = as_rows(inputs)
-    found = predict_rows(model, rows, task, tasks, tokenizer, batch_tokens)
+    found = predict_rows(model, rows, tasks, tokenizer, batch_tokens)
     warn_of_cuts(cut_rows(found), len(rows))
-    return found if tasks is not None else next(iter(found.values()))
+    return next(iter(found.values())) if is_one(tasks) else found
+
+
+def is_one(tasks: str | Sequence[str] | None) -> bool:
+    """Whether one answer is asked for, rather than answers by task."""
+    return tasks is None or (isinstance(tasks, str) and tasks != "all")
 
 
 def predict_rows(
     model: MtBertForMultiTask,
     rows: list[Row],
-    task: str | None = None,
     tasks: str | Sequence[str] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> dict[str, Prediction]:
     """Each task's answers for rows, by name, without a warning of those that were cut."""
-    if (task is None) == (tasks is None) and len(model.tasks) > 1:
-        names = ", ".join(spec.name for spec in model.tasks)
-        raise InputError(f"give either task or tasks ('all', or some of: {names})")
-    specs = _specs(model, task, tasks, rows)
+    specs = _specs(model, tasks, rows)
     for spec in specs:
         _check_rows(spec, rows)
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
@@ -268,18 +276,17 @@ def _with_views(value: Any, views: Mapping[nn.Module, nn.Module]) -> Any:
     return value
 
 
-def _specs(model, task, tasks, rows: list[Row]) -> list[TaskSpec]:
+def _specs(model, tasks, rows: list[Row]) -> list[TaskSpec]:
     """The tasks that are asked for; `all`: those that take as many texts as the rows have."""
     if tasks == "all":
         count = 1 if all(pair is None for _, pair in rows) else 2
         if found := [spec for spec in model.tasks if spec.texts == count]:
             return found
         raise InputError(f"no task of this model takes {count} text(s) a row")
-    if task is None and tasks is None:
-        return [model.tasks[0]]
-    if tasks is not None and (not isinstance(tasks, Iterable) or isinstance(tasks, Mapping)):
-        raise InputError(f"tasks is {tasks!r}, but must be 'all' or a list of names")
-    names = [task] if task is not None else [tasks] if isinstance(tasks, str) else list(tasks)
+    if tasks is None and len(model.tasks) > 1:
+        names = ", ".join(spec.name for spec in model.tasks)
+        raise InputError(f"give tasks: 'all', or one or more of: {names}")
+    names = [model.tasks[0].name] if tasks is None else task_names(tasks, model.tasks)
     return [model.tasks[model.task_id(name)] for name in names]
 
 

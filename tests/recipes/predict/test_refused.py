@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from predicted_tasks import SPECS
 
+from mtbert.cli import arguments
 from mtbert.data.streaming import RowSource
 from mtbert.evaluation.prediction_files import PredictionFile, Predictor
 from mtbert.training.peft import wrap
@@ -155,6 +156,10 @@ def test_tasks_and_checkpoints_that_are_refused(predict, checkpoint, encoder_dir
         predict.main([checkpoint, *command, "--tasks", "sstt"])
     with pytest.raises(ValueError, match="--tasks names a task twice: same,same"):
         predict.main([checkpoint, *command, "--tasks", "same,same"])
+    assert arguments.predict([checkpoint, *command, "--task", "same"]).tasks == "same"
+    assert arguments.predict([checkpoint, *command]).tasks == "all"
+    with pytest.raises(SystemExit):
+        arguments.predict([checkpoint, *command, "--task", "same", "--tasks", "same"])
     with pytest.raises(ValueError, match="is a checkpoint of bert, not of mtbert"):
         predict.main([encoder_dir, *command])
     with pytest.raises(SystemExit):

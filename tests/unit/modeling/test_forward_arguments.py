@@ -81,8 +81,7 @@ def test_padding_on_both_sides(model):
         ({"input_ids": IDS, "token_type_ids": MASK[:, :2]}, r"token_type_ids has shape \(4, 2\)"),
         ({"input_ids": IDS, "token_type_ids": MASK[:1]}, r"token_type_ids has shape \(1, 4\)"),
         ({"input_ids": IDS, "layout": PackedLayout.build([4, 3], [(0, 2, 1)])}, "layout has 7 tokens in one row"),
-        ({"input_ids": IDS, "tasks": "all"}, "one of task, tasks and task_ids"),
-        ({"input_ids": IDS, "task_ids": [0] * 4}, "one of task, tasks and task_ids"),
+        ({"input_ids": IDS, "task_ids": [0] * 4}, "^give either tasks or task_ids$"),
     ],
 )
 def test_inputs_that_do_not_fit_are_refused(model, inputs, message):
@@ -91,10 +90,10 @@ def test_inputs_that_do_not_fit_are_refused(model, inputs, message):
         model(**inputs, **task)
 
 
-@pytest.mark.parametrize("more", [{"attention_mask": MASK}, {"task": "stars"}, {"task_ids": [0] * 4}])
+@pytest.mark.parametrize("more", [{"attention_mask": MASK}, {"task_ids": [0] * 4}])
 def test_a_layout_stands_alone(model, more):
     layout = PackedLayout.build([4] * 4, [(3, 4, 1)])
-    with pytest.raises(ValueError, match="drop attention_mask, task and task_ids"):
+    with pytest.raises(ValueError, match="drop attention_mask and task_ids"):
         model(IDS.reshape(1, -1), layout=layout, **more)
 
 

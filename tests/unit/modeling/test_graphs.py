@@ -33,7 +33,7 @@ def test_the_model_itself_is_exported(make, make_model):
         ({"task_ids": torch.zeros(4, dtype=torch.long)}, r"no place for \['task_ids'\]"),
         ({"task": "stars", "labels": torch.zeros(4)}, r"no place for \['labels'\]"),
         ({"task": "stars", "output_hidden_states": True}, r"no place for \['output_hidden_states'\]"),
-        ({}, "give task or tasks"),
+        ({}, "give tasks"),
     ],
 )
 def test_what_a_graph_has_no_place_for(more, message, make_model):

@@ -79,8 +79,18 @@ class TestForward:
             close(logits, model(**batch, task=name).logits)
 
     def test_one_name_in_tasks_fills_logits(self, model, batch):
-        output = model(**batch, tasks=["topics"])
-        assert output.logits is output.task_logits["topics"]
+        for tasks in ("topics", ["topics"]):
+            output = model(**batch, tasks=tasks)
+            assert output.logits is output.task_logits["topics"]
+            assert torch.equal(output.logits, model(**batch, task="topics").logits)
+
+    def test_task_is_another_name_of_tasks(self, model, batch):
+        for tasks in ("all", ["stars", "topics"]):
+            assert model(**batch, task=tasks).task_logits.keys() == model(**batch, tasks=tasks).task_logits.keys()
+        with pytest.raises(TypeError, match="^tasks is 'all' and task is 'stars', but they are one"):
+            model(**batch, task="stars", tasks="all")
+        with pytest.raises(ValueError, match="^give either tasks or task_ids$"):
+            model(**batch, task="stars", task_ids=[0] * 6)
 
     def test_task_ids_route_rows(self, model, batch):
         # stars: text 0 and 1; close: texts 2 and 3; topics: texts 4 and 5
@@ -201,7 +211,7 @@ class TestErrors:
             model(**batch, **asked)
 
     def test_no_task(self, model, batch):
-        with pytest.raises(ValueError, match="give task, tasks or task_ids: this model has several tasks"):
+        with pytest.raises(ValueError, match="give tasks or task_ids: this model has several tasks"):
             model(**batch)
 
     def test_ungrouped_task_ids(self, model, batch):

@@ -78,16 +78,27 @@ def test_all_tasks(pipe):
     )
 
 
+def test_tasks_are_all_one_name_or_several(pipe):
+    assert pipe(TEXTS, tasks="all") == pipe(TEXTS, task="all") == pipe(TEXTS, tasks=["stars", "topics"])
+    assert pipe(TEXTS, tasks="stars") == pipe(TEXTS, task="stars")
+    assert pipe(TEXTS, tasks=["stars"]) == [{"stars": answer} for answer in pipe(TEXTS, tasks="stars")]
+
+
 def test_the_task_may_be_given_once_and_for_all(model, tokenizer):
     pipe = pipeline(PIPELINE_TASK, model=model, tokenizer=tokenizer, task_name="stars", top_k=None)
     assert len(pipe("a cat")) == 3
     assert pipe("a cat", task="topics", top_k=1)["label"] in ("cat", "dog", "bird")
+    assert pipeline(PIPELINE_TASK, model=model, tokenizer=tokenizer, tasks="stars", top_k=None)("a cat") == pipe(
+        "a cat"
+    )
 
 
 @pytest.mark.parametrize(
     ("rows", "which", "error", "message"),
     [
-        (TEXTS, {}, ValueError, "give either task or tasks"),
+        (TEXTS, {}, ValueError, "give tasks: 'all', or one or more of: stars"),
+        (TEXTS, {"task": "stars", "tasks": "all"}, TypeError, "tasks is 'all' and task is 'stars', but they are one"),
+        (TEXTS, {"tasks": 3}, ValueError, "tasks is 3, but must be 'all', a name, or a list of names"),
         (TEXTS, {"task": "x"}, KeyError, "no task 'x'"),
         (TEXTS, {"task": "stars", "top_k": 0}, ValueError, "top_k is 0, but must be 1 or more"),
         (TEXTS, {"task": "stars", "top_k": True}, ValueError, "top_k is True, but must be 1 or more"),

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 
 from mtbert.modeling.configuration_mtbert import AdapterSpec, TaskSpec
+from mtbert.modeling.errors import InputTypeError
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.modeling.prediction import Prediction
 
@@ -197,8 +198,7 @@ class TestInputs:
     @pytest.mark.parametrize(
         ("rows", "which", "message"),
         [
-            (TEXTS, {}, r"give either task or tasks \('all', or some of: stars, same, close, topics\)"),
-            (TEXTS, {"task": "stars", "tasks": "all"}, "give either task or tasks"),
+            (TEXTS, {}, "give tasks: 'all', or one or more of: stars, same, close, topics"),
             (TEXTS, {"task": "same"}, r"task 'same' takes 2 text\(s\) a row, but row 0 \('the cat sleeps .'\) has 1"),
             ([("a", "b")], {"task": "stars"}, r"task 'stars' takes 1 text\(s\) a row, but row 0 \('a'\) has 2"),
             ([1], {"task": "stars"}, "1 is no row; give a text, a pair"),
@@ -210,7 +210,7 @@ class TestInputs:
             (b"ab", {"task": "stars"}, "b'ab' holds no rows; give a text, a pair"),
             (3, {"task": "stars"}, "3 holds no rows; give a text, a pair"),
             (None, {"task": "stars"}, "None holds no rows"),
-            (TEXTS, {"tasks": 3}, "tasks is 3, but must be 'all' or a list of names"),
+            (TEXTS, {"tasks": 3}, "tasks is 3, but must be 'all', a name, or a list of names"),
             (TEXTS, {"task": "stars", "batch_tokens": "9"}, "batch_tokens is '9', but must be 1 or more"),
             (
                 TEXTS,
@@ -223,6 +223,27 @@ class TestInputs:
     def test_what_is_refused(self, rows, which, message, make_model, tokenizer):
         with pytest.raises(ValueError, match=message):
             make_model().predict(rows, tokenizer=tokenizer, **which)
+
+    def test_task_is_another_name_of_tasks(self, make_model, tokenizer):
+        model = make_model()
+        one = model.predict(TEXTS, tasks="stars", tokenizer=tokenizer)
+        for found in (
+            model.predict(TEXTS, task="stars", tokenizer=tokenizer),
+            model.predict(TEXTS, "stars", tokenizer=tokenizer),
+            model.predict(TEXTS, tasks=["stars"], tokenizer=tokenizer)["stars"],
+        ):
+            np.testing.assert_array_equal(found.logits, one.logits)
+        assert list(model.predict(TEXTS, task="all", tokenizer=tokenizer)) == ["stars", "topics"]
+        message = "^tasks is 'all' and task is 'stars', but they are one argument; give tasks alone$"
+        with pytest.raises(InputTypeError, match=message):
+            model.predict(TEXTS, task="stars", tasks="all", tokenizer=tokenizer)
+
+    def test_one_name_as_tasks_used_to_give_a_mapping(self, make_model, tokenizer):
+        found = make_model().predict(TEXTS, tasks="stars", tokenizer=tokenizer)
+        with pytest.warns(FutureWarning, match=r'deprecated since mtbert 0.2 .*; write predict\(..., tasks="NAME"'):
+            assert found["stars"] is found
+        with pytest.raises(KeyError, match="no task 'topics': this is the Prediction of 'stars'"):
+            found["topics"]
 
     def test_a_tokenizer_of_another_encoder(self, make_model, tokenizer):
         model = make_model()
