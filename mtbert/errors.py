@@ -18,6 +18,7 @@ from .modeling.errors import (
     PushError,
     UnknownTaskError,
     deprecated,
+    refuse,
 )
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "TrainingError",
     "UnknownTaskError",
     "deprecated",
+    "refuse",
 ]
 
 MOST_PROBLEMS = 50  # that a RecipeError lists

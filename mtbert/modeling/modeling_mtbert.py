@@ -5,86 +5,34 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from huggingface_hub import CommitInfo
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, initialization as init
-from transformers.modeling_outputs import BaseModelOutput
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .adapted_layers import prepare_layers
-from .adapters import AdapterPass, Decoder, TopNorm, make_adapter
-from .checkpoint_loading import load_checked
+from .adapters import make_adapter
 from .configuration_mtbert import AdapterSpec, MtBertConfig, TaskSpec
 from .cpu_layers import use_faster_layers
 from .encoder_loading import WHERE, encoder_config, load_encoder, make_encoder
-from .encoder_support import adopt, check_encoder, drop_pooler, has_pooler, pool
+from .encoder_support import adopt, check_encoder, drop_pooler, has_pooler
 from .errors import InputError, UnknownTaskError
 from .forward_arguments import as_tensor, check_tokens, given_tasks, pack, refuse_unknown, task_names
-from .heads import make_head, to_scores
+from .heads import make_head
 from .limits import refuse_reserved
 from .onnx_export import export_onnx, traced_logits
-from .outputs import MtBertOutput, add_layers, add_losses
-from .packing import PackedLayout, Segment, enable_packing, is_packed
-from .padding import encode, padded
-from .precision import unsaved_buffers
-from .prediction import BATCH_TOKENS, Prediction, embed, find_tokenizer, predict
+from .outputs import MtBertOutput, add_losses
+from .packing import PackedLayout, enable_packing, is_packed
+from .prediction import BATCH_TOKENS, Prediction, embed, find_tokenizer, predict, save_tokenizer
+from .pretrained_model import MtBertPreTrainedModel
+from .routing import encode_packed, pool_segment, task_outputs
 from .task_editing import add_task, export_encoder, extract_task, remove_task
-from .tokenization import has_token_types, shown
+from .tokenization import shown
 
 _LOADED = "_loaded_encoder"  # hands an encoder over to __init__, for which subclasses take a config alone
-
-
-class MtBertPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation."""
-
-    config_class = MtBertConfig
-    base_model_prefix = ""
-    main_input_name = "input_ids"
-    supports_gradient_checkpointing = True
-    _keys_to_ignore_on_load_unexpected = (r"^encoder\.pooler\.",)  # of tasks that were removed before it was saved
-    _supports_sdpa = True
-    _supports_flash_attn = True
-    _supports_attention_backend = True
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
-        """A saved model; as in transformers, but every weight must be there and fit (see `checkpoints.load_checked`).
-
-        Raises:
-            ValueError: for a folder whose files are no whole checkpoint, or are pickles.
-        """
-        return load_checked(cls, super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
-        """As in torch (for `to`, `half`, …), but buffers that are computed from the config are not rounded."""
-        kept = list(unsaved_buffers(self))
-        super()._apply(fn, recurse)
-        for module, name, buffer in kept:
-            cast = module._buffers[name]
-            if cast.dtype.itemsize < buffer.dtype.itemsize:
-                module._buffers[name] = buffer.to(cast.device)
-        return self
-
-    def _init_weights(self, module: nn.Module) -> None:
-        std = getattr(self.config.encoder, "initializer_range", 0.02)
-        if isinstance(module, Decoder) and self.config.adapter_spec.init == "zero":
-            init.zeros_(module.weight)
-            init.zeros_(module.bias)
-        elif isinstance(module, TopNorm):
-            init.normal_(module.weight, 0.0, std)
-            init.normal_(module.bias, 0.0, std)
-        elif isinstance(module, (nn.Linear, nn.MultiheadAttention)):
-            weights = [module.weight] if isinstance(module, nn.Linear) else [module.in_proj_weight]
-            biases = [module.bias] if isinstance(module, nn.Linear) else [module.in_proj_bias]
-            for weight in weights:
-                init.normal_(weight, 0.0, std)
-            for bias in biases:
-                if bias is not None:
-                    init.zeros_(bias)
 
 
 class MtBertForMultiTask(MtBertPreTrainedModel):
@@ -208,19 +156,19 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
                 module.requires_grad_(True)
 
     def add_task(self, spec: TaskSpec | Mapping) -> None:
-        """See `editing.add_task`: a new head (and adapter); all other tasks' outputs stay as they are."""
+        """See `task_editing.add_task`: a new head (and adapter); all other tasks' outputs stay as they are."""
         add_task(self, spec)
 
     def remove_task(self, name: str) -> None:
-        """See `editing.remove_task`: drop a task with its head and adapter."""
+        """See `task_editing.remove_task`: drop a task with its head and adapter."""
         remove_task(self, name)
 
     def extract_task(self, name: str, to: str | None = None) -> PreTrainedModel:
-        """See `editing.extract_task`: a copy with one task alone, of mtbert or (`to`) of plain transformers."""
+        """See `task_editing.extract_task`: a copy with one task alone, of mtbert or (`to`) of plain transformers."""
         return extract_task(self, name, to)
 
     def export_encoder(self) -> PreTrainedModel:
-        """See `editing.export_encoder`: a copy of the encoder as a plain transformers model."""
+        """See `task_editing.export_encoder`: a copy of the encoder as a plain transformers model."""
         return export_encoder(self)
 
     @property
@@ -251,7 +199,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
 
         Args:
             inputs: a text, a pair `(text, text)`, `{"text": ..., "text_pair": ...}`, or a list or table of such rows;
-                see `rows.iterate_rows`.
+                see `text_rows.iterate_rows`.
             tasks: a name, several, or `"all"` that take such rows; may be left out where the model has only one task.
                 Tasks that encode a row alike share one pass of the encoder; with adapters, one pass holds a copy of the
                 rows for each task.
@@ -286,8 +234,18 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         return embed(self, texts, task, tokenizer, normalize, batch_tokens)
 
     def export_onnx(self, file: str | os.PathLike, tasks: str | Sequence[str] | None = None) -> list[str]:
-        """See `export.export_onnx`: one ONNX graph with every head; with adapters, of one task."""
+        """See `onnx_export.export_onnx`: one ONNX graph with every head; with adapters, of one task."""
         return export_onnx(self, file, tasks)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
+        """Save weights, config and the tokenizer, if the model knows one; see `PreTrainedModel.save_pretrained`.
+
+        A tokenizer in the folder is replaced, unless the model's own is only that of the encoder that it was made from,
+        and neither training nor a prediction has used it.
+        """
+        super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
+        if is_main_process:
+            save_tokenizer(self, save_directory)
 
     def push_to_hub(self, repo_id: str, **kwargs) -> CommitInfo:
         """Upload weights, config, tokenizer, the code that loads them without mtbert, and a model card.
@@ -397,7 +355,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
                 shared = names if names and len(names) > 1 else None  # of one task, the layout says it
             else:
                 shared = None if tasks is None else names
-            output = self._outputs(values, layout, mask, shared, asked)
+            output = task_outputs(self, values, layout, mask, shared, asked)
         if len(output.task_logits) == 1:
             output.logits = next(iter(output.task_logits.values()))
         if labels is not None:
@@ -408,92 +366,10 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
 
-    def _outputs(self, values, layout: PackedLayout, mask: Tensor | None, names, asked) -> MtBertOutput:
-        """Outputs without a loss.
-
-        Args:
-            values: packed `input_ids`, `token_type_ids` and `inputs_embeds`.
-            mask: where the tokens stood in padded inputs; None: they came packed.
-            names: the tasks that all rows are for; None: those of the layout.
-            asked: what else the encoder shall return.
-        """
-        sequences, segments = len(layout.lengths), layout.segments
-        if names is not None:
-            values, layout, segments = self._for_all(names, values, layout)
-        encoded = self._encode_all(*values, layout, **asked)
-        hidden = encoded.last_hidden_state
-        pooled, logits = {}, {}
-        for segment in segments:
-            spec = self.tasks[segment.task_id]
-            pooled[spec.name] = self._pool(spec, hidden, layout, segment)
-            logits[spec.name] = self._head(spec, pooled[spec.name], hidden, layout, segment)
-        output = MtBertOutput(task_logits=logits, pooled=pooled)
-        copies = len(layout.lengths) // max(sequences, 1)
-        add_layers(output, encoded, None if mask is None else mask.repeat(copies, 1))
-        return output
-
     def pool(self, task: str, input_ids: Tensor, layout: PackedLayout, token_type_ids: Tensor | None = None) -> Tensor:
         """What a task's head is given, `(sequences, hidden)`, of packed sequences of this task alone."""
-        hidden = self._encode(input_ids, token_type_ids, None, layout)
-        return self._pool(self.tasks[self.task_id(task)], hidden, layout, layout.segments[0])
-
-    def _for_all(self, names: list[str], values, layout: PackedLayout):
-        """Make every sequence an input of every task: shared, or a copy for each where adapters tell them apart."""
-        count, plan = len(layout.lengths), []
-        for name in names:
-            spec = self.tasks[self.task_id(name)]
-            rows, odd = divmod(count, spec.num_sequences)
-            if odd:
-                raise InputError(f"task {name!r} takes {spec.num_sequences} sequences a row, got {count} in all")
-            plan.append((self.task_id(name), rows, spec.num_sequences))
-        if any(name in self.adapters for name in names):
-            copies = PackedLayout.build(layout.lengths * len(names), plan).to(layout.starts.device)
-            values = [None if value is None else torch.cat([value] * len(names), dim=1) for value in values]
-            return values, copies, copies.segments
-        tokens = (0, sum(layout.lengths))
-        segments = tuple(Segment(task_id, (0, rows), (0, count), tokens) for task_id, rows, _ in plan)
-        return values, replace(layout, segments=segments), segments
-
-    def _encode(self, input_ids, token_type_ids, inputs_embeds, layout: PackedLayout) -> Tensor:
-        """Packed inputs → last hidden states `(tokens, hidden)`."""
-        return self._encode_all(input_ids, token_type_ids, inputs_embeds, layout).last_hidden_state
-
-    def _encode_all(self, input_ids, token_type_ids, inputs_embeds, layout: PackedLayout, **asked) -> BaseModelOutput:
-        """See `padding.encode`."""
-        inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
-        if self._accepts_types and has_token_types(self.encoder.config):
-            inputs["token_type_ids"] = token_type_ids
-        inputs = {key: value for key, value in inputs.items() if value is not None}
-        return encode(self.encoder, inputs, layout, self._adapter_pass(layout), **asked)
-
-    def _adapter_pass(self, layout: PackedLayout) -> AdapterPass | None:
-        """The adapters of the tasks in a batch; None if none of them has one."""
-        names = [self.tasks[segment.task_id].name for segment in layout.segments]
-        if not any(name in self.adapters for name in names):
-            return None
-        parts = []
-        for name, segment in zip(names, layout.segments, strict=True):
-            adapter = self.adapters[name] if name in self.adapters else None  # noqa: SIM401 (a ModuleDict has no get)
-            own = layout if len(names) == 1 or adapter is None else layout.part(segment)
-            parts.append((adapter, segment.tokens, own))
-        return AdapterPass(tuple(parts))
-
-    def _pool(self, spec: TaskSpec, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
-        first, last = segment.sequences
-        if spec.pooling in ("cls", "pooler"):
-            tokens = hidden.index_select(0, layout.starts[first:last])
-            return tokens if spec.pooling == "cls" else pool(self.encoder, tokens)
-        states, mask = padded(hidden, layout, first, last)
-        real = mask.unsqueeze(-1)
-        if spec.pooling == "mean":
-            return torch.where(real, states, 0).sum(1) / real.sum(1)
-        return torch.where(real, states, torch.finfo(states.dtype).min).amax(1)
-
-    def _head(self, spec, pooled: Tensor, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
-        head = self.heads[spec.name]
-        if getattr(head, "reads_states", False):
-            return to_scores(spec, head(pooled, *padded(hidden, layout, *segment.sequences)))
-        return to_scores(spec, head(pooled))
+        hidden = encode_packed(self, input_ids, token_type_ids, None, layout).last_hidden_state
+        return pool_segment(self, self.tasks[self.task_id(task)], hidden, layout, layout.segments[0])
 
 
 __all__ = ["MtBertForMultiTask", "MtBertOutput", "MtBertPreTrainedModel"]

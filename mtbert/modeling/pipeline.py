@@ -26,7 +26,7 @@ class MultiTaskTextClassificationPipeline(Pipeline):
     """Texts, pairs, mappings, lists, tables, data sets or generators → labels and scores of one task or of all.
 
     A row is a text, a pair `(text, text)` or `{"text": ..., "text_pair": ...}`; a list, a table with such columns, a
-    `datasets.Dataset` and any other iterable hold rows (`rows.iterate_rows`). A single row gives one answer, a list or
+    `datasets.Dataset` and any other iterable hold rows. A single row gives one answer, a list or
     table gives a list, everything else an iterator.
 
     Args of a call (all but the first may be given to `pipeline(...)`, too):

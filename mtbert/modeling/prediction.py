@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import chain
+from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +118,18 @@ def find_tokenizer(model: MtBertForMultiTask) -> PreTrainedTokenizerBase:
         raise MissingTokenizer(
             f"tokenizer is missing; {source['encoder']} has none that can be loaded ({error}), so give it"
         ) from error
+
+
+def save_tokenizer(model: MtBertForMultiTask, folder: str | os.PathLike) -> None:
+    """Put a model's tokenizer beside its weights, if it has one; see `MtBertForMultiTask.save_pretrained`."""
+    unused = model._tokenizer is None and not model.name_or_path  # it is the encoder's, which another may stand for
+    if unused and Path(folder, "tokenizer_config.json").is_file():
+        return
+    try:
+        tokenizer = model.tokenizer
+    except MissingTokenizer:
+        return
+    tokenizer.save_pretrained(folder)
 
 
 def predict(

@@ -31,6 +31,7 @@ from ..model_card import model_card
 from ..modeling.checkpoint_loading import read_json
 from ..modeling.hub_upload import create, finish_repository, upload
 from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..modeling.prediction import save_tokenizer
 
 
 def peft_config(settings: Mapping[str, Any], model: MtBertForMultiTask) -> PeftConfig:
@@ -111,10 +112,11 @@ class MtBertPeftModel(PeftModel):
     """A model inside peft that says beside its adapter what its heads are, and is pushed with a card of its own."""
 
     def save_pretrained(self, save_directory: str, *args, is_main_process: bool = True, **kwargs) -> None:
-        """Save what was trained, adapter_config.json and the model's config.json; see `PeftModel.save_pretrained`."""
+        """Save what was trained, both configs and the tokenizer, if there is one; see `PeftModel.save_pretrained`."""
         super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             self.config.save_pretrained(save_directory)
+            save_tokenizer(self.get_base_model(), save_directory)
 
     def create_or_update_model_card(self, output_dir: str) -> None:
         """No card: peft's names the encoder's folder on this machine; `push_to_hub` writes one without."""
@@ -130,7 +132,7 @@ class MtBertPeftModel(PeftModel):
         commit_message: str = "Upload adapter",
         **options: Any,
     ) -> CommitInfo:
-        """Upload what was trained (every head and adapter among it), both configs, a card, and the tokenizer if given.
+        """Upload what was trained (every head and adapter among it), both configs, a card, and the tokenizer.
 
         Args:
             repo_id: `user/name`, made if it is not there.

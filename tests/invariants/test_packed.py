@@ -13,6 +13,7 @@ from transformers import AutoModel
 from mtbert.modeling.configuration_mtbert import MtBertConfig, TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.modeling.packing import PACKED_FAMILIES, PackedLayout, packed_attention
+from mtbert.modeling.routing import encode_packed
 
 PADDED_FAMILIES = ("mpnet", "deberta-v2")
 
@@ -125,7 +126,7 @@ def test_hidden_states_are_those_of_each_sequence_alone(family, lowest):
     mask = batch["attention_mask"].bool()
     layout = PackedLayout.build(mask.sum(-1).tolist(), [(0, len(mask), 1)])
     values = (batch[key][mask].unsqueeze(0) for key in ("input_ids", "token_type_ids"))
-    hidden = model._encode(*values, None, layout)
+    hidden = encode_packed(model, *values, None, layout).last_hidden_state
     assert_near(hidden, one_by_one(model, family, batch), "hidden states")
 
 

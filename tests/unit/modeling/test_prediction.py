@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
+from transformers import AutoTokenizer
 
 from mtbert.modeling.configuration_mtbert import AdapterSpec, TaskSpec
 from mtbert.modeling.errors import InputTypeError
@@ -278,10 +279,51 @@ class TestTokenizer:
         for same in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model)), model.extract_task("stars")):
             np.testing.assert_allclose(same.predict(TEXTS, task="stars").logits, expected, atol=1e-6)
 
+    def test_is_saved_with_the_model(self, make_model, tokenizer, tmp_path):
+        """A model that is made or loaded, edited, saved and loaded again predicts the same."""
+        model = make_model()
+        model.save_pretrained(tmp_path / "new")
+        assert MtBertForMultiTask.from_pretrained(tmp_path / "new").tokenizer.get_vocab() == tokenizer.get_vocab()
+        loaded = MtBertForMultiTask.from_pretrained(tmp_path / "new")
+        loaded.remove_task("topics")
+        loaded.add_task(TaskSpec("other", labels=2))
+        expected = loaded.predict(TEXTS, tasks="all", tokenizer=tokenizer)
+        loaded.save_pretrained(tmp_path / "edited")
+        found = MtBertForMultiTask.from_pretrained(tmp_path / "edited").predict(TEXTS, tasks="all")
+        assert list(found) == ["stars", "other"]
+        for name, each in found.items():
+            np.testing.assert_allclose(each.logits, expected[name].logits, atol=1e-6)
+
+    def test_replaces_another_one_in_the_folder(self, make_model, tokenizer, encoder_dir, tmp_path):
+        def saved_words() -> dict:
+            return AutoTokenizer.from_pretrained(tmp_path / "saved").get_vocab()
+
+        other = AutoTokenizer.from_pretrained(encoder_dir)
+        other.add_tokens(["zork"])
+        other.save_pretrained(tmp_path / "saved")
+        make_model().save_pretrained(tmp_path / "saved")
+        assert "zork" in saved_words()  # the encoder's own one, which nothing has used yet, does not replace it
+        make_model().save_pretrained(tmp_path / "source")
+        MtBertForMultiTask.from_pretrained(tmp_path / "source").save_pretrained(tmp_path / "saved")
+        assert saved_words() == tokenizer.get_vocab()
+        other.save_pretrained(tmp_path / "saved")
+        model = make_model()
+        model.predict(TEXTS, tasks="stars")
+        model.save_pretrained(tmp_path / "saved")
+        assert saved_words() == tokenizer.get_vocab()
+
+    def test_of_a_model_without_one_is_left_alone(self, make_model, tokenizer, tmp_path):
+        tokenizer.save_pretrained(tmp_path)
+        before = (tmp_path / "tokenizer.json").read_bytes()
+        MtBertForMultiTask(make_model().config).save_pretrained(tmp_path)
+        assert (tmp_path / "tokenizer.json").read_bytes() == before
+
     def test_is_asked_for_where_there_is_none(self, make_model, tmp_path):
         with pytest.raises(ValueError, match="tokenizer is missing; this model was not loaded from a checkpoint"):
             MtBertForMultiTask(make_model().config).predict(TEXTS, task="stars")
         make_model().save_pretrained(tmp_path)
+        for file in tmp_path.glob("tokenizer*"):
+            file.unlink()
         with pytest.raises(ValueError, match=f"tokenizer is missing; {tmp_path} has none that can be loaded"):
             MtBertForMultiTask.from_pretrained(tmp_path).predict(TEXTS, task="stars")
         (tmp_path / "tokenizer.json").write_text("{}")

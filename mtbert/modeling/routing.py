@@ -1,0 +1,125 @@
+"""Packed inputs → each task's outputs: one pass of the encoder with the tasks' adapters, pooling, heads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutput
+
+from .adapters import AdapterPass
+from .configuration_mtbert import TaskSpec
+from .encoder_support import pool
+from .errors import InputError
+from .heads import to_scores
+from .outputs import MtBertOutput, add_layers
+from .packing import PackedLayout, Segment
+from .padding import encode, padded
+from .tokenization import has_token_types
+
+if TYPE_CHECKING:
+    from .modeling_mtbert import MtBertForMultiTask
+
+
+def task_outputs(
+    model: MtBertForMultiTask,
+    values: list[Tensor | None],
+    layout: PackedLayout,
+    mask: Tensor | None,
+    names: list[str] | None,
+    asked: Mapping[str, bool],
+) -> MtBertOutput:
+    """Outputs without a loss.
+
+    Args:
+        values: packed `input_ids`, `token_type_ids` and `inputs_embeds`.
+        mask: where the tokens stood in padded inputs; None: they came packed.
+        names: the tasks that all rows are for; None: those of the layout.
+        asked: what else the encoder shall return.
+    """
+    sequences, segments = len(layout.lengths), layout.segments
+    if names is not None:
+        values, layout, segments = _for_all(model, names, values, layout)
+    encoded = encode_packed(model, *values, layout, **asked)
+    hidden = encoded.last_hidden_state
+    pooled, logits = {}, {}
+    for segment in segments:
+        spec = model.tasks[segment.task_id]
+        pooled[spec.name] = pool_segment(model, spec, hidden, layout, segment)
+        logits[spec.name] = _head_scores(model, spec, pooled[spec.name], hidden, layout, segment)
+    output = MtBertOutput(task_logits=logits, pooled=pooled)
+    copies = len(layout.lengths) // max(sequences, 1)
+    add_layers(output, encoded, None if mask is None else mask.repeat(copies, 1))
+    return output
+
+
+def _for_all(model, names: list[str], values, layout: PackedLayout):
+    """Make every sequence an input of every task: shared, or a copy for each where adapters tell them apart."""
+    count, plan = len(layout.lengths), []
+    for name in names:
+        spec = model.tasks[model.task_id(name)]
+        rows, odd = divmod(count, spec.num_sequences)
+        if odd:
+            raise InputError(f"task {name!r} takes {spec.num_sequences} sequences a row, got {count} in all")
+        plan.append((model.task_id(name), rows, spec.num_sequences))
+    if any(name in model.adapters for name in names):
+        copies = PackedLayout.build(layout.lengths * len(names), plan).to(layout.starts.device)
+        values = [None if value is None else torch.cat([value] * len(names), dim=1) for value in values]
+        return values, copies, copies.segments
+    tokens = (0, sum(layout.lengths))
+    segments = tuple(Segment(task_id, (0, rows), (0, count), tokens) for task_id, rows, _ in plan)
+    return values, replace(layout, segments=segments), segments
+
+
+def encode_packed(
+    model: MtBertForMultiTask,
+    input_ids: Tensor | None,
+    token_type_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    layout: PackedLayout,
+    **asked: bool,
+) -> BaseModelOutput:
+    """Packed inputs → states `(tokens, hidden)`, after the adapters of the tasks; see `padding.encode`."""
+    inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
+    if model._accepts_types and has_token_types(model.encoder.config):
+        inputs["token_type_ids"] = token_type_ids
+    inputs = {key: value for key, value in inputs.items() if value is not None}
+    return encode(model.encoder, inputs, layout, _adapter_pass(model, layout), **asked)
+
+
+def _adapter_pass(model, layout: PackedLayout) -> AdapterPass | None:
+    """The adapters of the tasks in a batch; None if none of them has one."""
+    names = [model.tasks[segment.task_id].name for segment in layout.segments]
+    if not any(name in model.adapters for name in names):
+        return None
+    parts = []
+    for name, segment in zip(names, layout.segments, strict=True):
+        adapter = model.adapters[name] if name in model.adapters else None  # noqa: SIM401 (a ModuleDict has no get)
+        own = layout if len(names) == 1 or adapter is None else layout.part(segment)
+        parts.append((adapter, segment.tokens, own))
+    return AdapterPass(tuple(parts))
+
+
+def pool_segment(
+    model: MtBertForMultiTask, spec: TaskSpec, hidden: Tensor, layout: PackedLayout, segment: Segment
+) -> Tensor:
+    """States `(tokens, hidden)` → what a task's head is given, `(sequences, hidden)`."""
+    first, last = segment.sequences
+    if spec.pooling in ("cls", "pooler"):
+        tokens = hidden.index_select(0, layout.starts[first:last])
+        return tokens if spec.pooling == "cls" else pool(model.encoder, tokens)
+    states, mask = padded(hidden, layout, first, last)
+    real = mask.unsqueeze(-1)
+    if spec.pooling == "mean":
+        return torch.where(real, states, 0).sum(1) / real.sum(1)
+    return torch.where(real, states, torch.finfo(states.dtype).min).amax(1)
+
+
+def _head_scores(model, spec, pooled: Tensor, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
+    head = model.heads[spec.name]
+    if getattr(head, "reads_states", False):
+        return to_scores(spec, head(pooled, *padded(hidden, layout, *segment.sequences)))
+    return to_scores(spec, head(pooled))
