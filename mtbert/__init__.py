@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 from .training.methods import REGISTRY
 
 if TYPE_CHECKING:  # `as` tells type checkers that a name is public
-    from .data.sampling import Schedule as Schedule
+    from .data.sampling import Schedule as Schedule, register_schedule as register_schedule
     from .errors import MtBertError as MtBertError, Problem as Problem
+    from .evaluation.own_metrics import register_metric as register_metric
+    from .modeling.adapters import Adapter as Adapter, register_adapter as register_adapter
     from .modeling.configuration_mtbert import (
         AdapterSpec as AdapterSpec,
         HeadSpec as HeadSpec,
         MtBertConfig as MtBertConfig,
         TaskSpec as TaskSpec,
     )
+    from .modeling.heads import register_head as register_head
     from .modeling.modeling_mtbert import (
         MtBertForMultiTask as MtBertForMultiTask,
         MtBertOutput as MtBertOutput,
@@ -24,11 +27,13 @@ if TYPE_CHECKING:  # `as` tells type checkers that a name is public
     from .modeling.prediction import Prediction as Prediction
     from .runs.finetuning import TrainResult as TrainResult, train as train
     from .training.arguments import MtBertTrainingArguments as MtBertTrainingArguments, TaskTraining as TaskTraining
+    from .training.methods import register_method as register_method
     from .training.methods.averaging import Averaging as Averaging
+    from .training.methods.base import Method as Method
     from .training.methods.distillation import Distillation as Distillation
     from .training.methods.proximal import Proximal as Proximal
     from .training.methods.smart import Smart as Smart
-    from .training.methods.surgery import Surgery as Surgery
+    from .training.methods.surgery import Surgery as Surgery, register_surgery as register_surgery
     from .training.methods.uncertainty import LossSettings as LossSettings
     from .training.optimizers import OptimizerSettings as OptimizerSettings
     from .training.settings import MultiTaskSettings as MultiTaskSettings
@@ -50,16 +55,25 @@ _MODULES = {
     "MultiTaskSettings": ".training.settings",
     "OptimizerSettings": ".training.optimizers",
     "Prediction": ".modeling.prediction",
+    "Adapter": ".modeling.adapters",
+    "Method": ".training.methods.base",
     "Problem": ".errors",
     "Schedule": ".data.sampling",
     "TaskSpec": ".modeling.configuration_mtbert",
     "TaskTraining": ".training.arguments",
     "TrainResult": ".runs.finetuning",
+    "register_adapter": ".modeling.adapters",
+    "register_head": ".modeling.heads",
+    "register_method": ".training.methods",
+    "register_metric": ".evaluation.own_metrics",
+    "register_schedule": ".data.sampling",
     "train": ".runs.finetuning",
 }
 for _place in REGISTRY.values():  # a class of settings for each training method
     _module, _, _name = _place.partition(":")
     _MODULES[_name] = f".training.methods.{_module}"
+if "surgery" in REGISTRY:
+    _MODULES["register_surgery"] = ".training.methods.surgery"
 
 # scripts of this repository that are commands
 _SCRIPTS = tuple(

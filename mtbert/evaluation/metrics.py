@@ -26,7 +26,7 @@ IGNORE_INDEX = -100  # the class id of a missing label, as torch's cross entropy
 F1_AVERAGES = ("binary", "macro", "micro")
 
 
-class _TaskMetric(evaluate.Metric):
+class TaskMetric(evaluate.Metric):
     """Keeps everything in memory, under an experiment of its own: two live metrics never wait for each other's file.
 
     A subclass has `_score(x, y, **options)`: scores by name, of predictions x against references y, both float64.
@@ -81,7 +81,7 @@ class _TaskMetric(evaluate.Metric):
         return {name: value} if np.isfinite(value) else {name: 0.0, f"{name}_undefined": 1.0}
 
 
-class Accuracy(_TaskMetric):
+class Accuracy(TaskMetric):
     """Share of rows whose class is right; of (rows, labels) inputs, of rows with every label right."""
 
     per_label = True
@@ -91,7 +91,7 @@ class Accuracy(_TaskMetric):
         return {"accuracy": float(sk.accuracy_score(y, x))}
 
 
-class F1(_TaskMetric):
+class F1(TaskMetric):
     """Harmonic mean of precision and recall; 0 where neither has a positive.
 
     Args:
@@ -118,7 +118,7 @@ class F1(_TaskMetric):
         return {name: float(sk.f1_score(y, x, average=average, zero_division=0))}
 
 
-class Matthews(_TaskMetric):
+class Matthews(TaskMetric):
     """Matthews correlation coefficient, for any number of classes, in [-1, 1]; undefined if either side is constant."""
 
     def _score(self, x, y):
@@ -126,21 +126,21 @@ class Matthews(_TaskMetric):
         return self._or_undefined("matthews", lambda: sk.matthews_corrcoef(y, x), _varied(x) and _varied(y))
 
 
-class Pearson(_TaskMetric):
+class Pearson(TaskMetric):
     """Pearson correlation, in [-1, 1]; undefined if either side is constant or has fewer than 2 rows."""
 
     def _score(self, x, y):
         return self._or_undefined("pearson", lambda: stats.pearsonr(x, y).statistic, _varied(x) and _varied(y))
 
 
-class Spearman(_TaskMetric):
+class Spearman(TaskMetric):
     """Spearman's rank correlation, in [-1, 1]; undefined if either side is constant or has fewer than 2 rows."""
 
     def _score(self, x, y):
         return self._or_undefined("spearman", lambda: stats.spearmanr(x, y).statistic, _varied(x) and _varied(y))
 
 
-class RegressionErrors(_TaskMetric):
+class RegressionErrors(TaskMetric):
     """mse, rmse, mae and the median absolute error medae, in the scores' unit or its square; r2 and explained_variance,
     undefined if the references are constant; and msle, the mean of (ln(1 + x) − ln(1 + y))².
 
