@@ -207,6 +207,15 @@ class StepLosses:
         self._counts = torch.zeros(len(self.tasks), device=self.weights.device)
         self._labelled = torch.zeros(len(self.tasks), device=self.weights.device)
 
+    def sums(self) -> dict[str, Tensor]:
+        """What `logs` will be computed from, so far."""
+        return {"losses": self._sums, "labelled": self._labelled, "rows": self._counts}
+
+    def add_sums(self, sums: Mapping[str, Tensor]) -> None:
+        """Add the sums of a checkpoint."""
+        for name, own in self.sums().items():
+            own += sums[name].to(own.device)
+
     def logs(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Since `forget`: `examples_<task>`, and `loss_<task>`, the mean over rows with a label before any method.
 

@@ -28,6 +28,7 @@ from . import evaluation_loop
 from ._compat import add_callbacks, holding
 from .arguments import REFUSED_OF_TRAINER, MtBertTrainingArguments, refuse_trainer_arguments
 from .checkpoints.interruption import ResumableRun
+from .checkpoints.log_sums import LogSums
 from .checkpoints.pushing import make_repository, push_checkpoint, push_trained, report_failures, write_card
 from .checkpoints.run_identity import training_record
 from .checkpoints.sealing import refuse_unloadable
@@ -113,7 +114,7 @@ class MtBertTrainer(Trainer):
         args, model = self.args, self.model
         inner = model.get_base_model() if isinstance(model, PeftModel) else model
         inner._tokenizer = self.processing_class or inner._tokenizer  # for predictions after training
-        self.resumable, self.sharding = ResumableRun(self), EncoderSharding(self)
+        self.resumable, self.sharding, self.log_sums = ResumableRun(self), EncoderSharding(self), LogSums(self)
         self.methods.attach(self)
         add_callbacks(self, model.config.encoder)
         refuse_given_parts(self.settings, self.methods, self.optimizer, self.compute_loss_func)
@@ -238,6 +239,7 @@ class MtBertTrainer(Trainer):
             self.methods.add_logs(reduce, logs)
             self.losses.forget()
             logs |= self.finite.logs()
+        self.log_sums.complete(logs)
         if self.stage is None:
             return super().log(logs, start_time)
         with self.stage.continued(self.state):
@@ -270,7 +272,7 @@ class MtBertTrainer(Trainer):
             self.sharding.gather()
         self._look_at_the_last_step()
         report_failures(getattr(self, "push_in_progress", None))
-        return result
+        return result._replace(training_loss=result.metrics["train_loss"])
 
     def _look_at_the_last_step(self) -> None:
         """Stop or count a step that was not finite, which a GPU is asked about only one step later."""
@@ -359,6 +361,7 @@ class MtBertTrainer(Trainer):
         """Save what else a run goes on with, and a model has no use for."""
         with self.sharding.saving_moments():
             super()._save_optimizer_and_scheduler(output_dir)
+        self.log_sums.save(output_dir)
         if self.args.should_save:
             self.methods.save(output_dir)
 
@@ -366,6 +369,7 @@ class MtBertTrainer(Trainer):
         with self.sharding.loading_moments(), self.resumable.checking_moments(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
+            self.log_sums.load(checkpoint)
             self.methods.load(checkpoint)
 
     def _load_best_model(self) -> None:

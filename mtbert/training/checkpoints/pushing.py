@@ -31,6 +31,7 @@ from ...modeling.hub_upload import edit_json, explained, finish_repository, uplo
 from ..arguments import MtBertTrainingArguments
 from ..methods import method_classes
 from ..methods.base import TaskTrainer
+from .log_sums import FILE as LOG_SUMS
 from .resume_record import FILE as RESUME_RECORD
 from .sealing import seal
 
@@ -124,7 +125,7 @@ def resume_files(checkpoint: str) -> list[str]:
 
     `training_args.json`, which names folders of this machine, is not among them.
     """
-    known = {RESUME_RECORD, *(name for each in method_classes() for name in each.files)}
+    known = {RESUME_RECORD, LOG_SUMS, *(name for each in method_classes() for name in each.files)}
     return [name for name in sorted(os.listdir(checkpoint)) if name in known or RESUMED.fullmatch(name)]
 
 

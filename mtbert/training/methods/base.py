@@ -38,6 +38,8 @@ class TaskTrainer(Protocol):
     resumable: Any  # ResumableRun
     hub_model_id: Any
     push_in_progress: Any
+    losses: Any  # StepLosses
+    finite: Any  # FiniteSteps
     _memory_tracker: Any
 
     def plan(self) -> Any: ...
@@ -219,6 +221,13 @@ class Method(TrainerCallback):
             logged: what the trainer logs itself, such as `learning_rate`.
         """
         return {}
+
+    def log_sums(self) -> dict[str, Tensor]:
+        """What `logs` will be computed from, so far; a sum over processes of each tensor has to mean the same."""
+        return {}
+
+    def add_log_sums(self, sums: Mapping[str, Tensor]) -> None:
+        """Add the sums of a checkpoint, which `log_sums` returned; on the first process alone."""
 
     def save(self, folder: str) -> None:
         """Write what a resumed run needs and the model does not hold; one process calls it."""

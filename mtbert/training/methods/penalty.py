@@ -75,6 +75,13 @@ class Penalty(Method):
         self._forget()
         return found
 
+    def log_sums(self) -> dict[str, Tensor]:
+        return {"sums": torch.stack([self._sums, self._counts, self._skipped])}
+
+    def add_log_sums(self, sums: Mapping[str, Tensor]) -> None:
+        for own, before in zip((self._sums, self._counts, self._skipped), sums["sums"].to(self.device), strict=True):
+            own += before
+
     @classmethod
     def doubts(cls, measured: Mapping[str, float], tasks: Sequence[str]) -> list[str]:
         missing = [task for task in tasks if not measured.get(f"{cls.section}_{task}", 0) > ROUNDING]

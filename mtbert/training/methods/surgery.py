@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 METHODS = ("pcgrad", "cagrad", "mgda", "upgrad")
 BLOCK = 2**18  # numbers of a gradient whose product is taken in float32: few enough that nothing of it is lost
+_JOIN = "\t"  # between names of tasks
 _STREAM = 0x5C6  # tells these random numbers from those of the schedule, which are drawn from (seed, epoch, block)
 
 
@@ -187,7 +188,7 @@ class GradientSurgery(Method):
                 f"surgery: the schedule {schedule.name!r} puts one task in a step, whose gradient has nothing to "
                 "conflict with; use simultaneous, or a mixed schedule"
             )
-        self.tasks, self.seed = trainer.tasks, trainer.args.seed
+        self.tasks, self.seed, self.processes = trainer.tasks, trainer.args.seed, trainer.args.world_size
         self.names = [task.name for task in self.tasks]
         if len(self.names) < 2:
             found.append("surgery: there is one task, whose gradient has nothing to conflict with; drop it")
@@ -344,6 +345,14 @@ class GradientSurgery(Method):
             add("conflicts", conflicts, steps)
         self._logged = {}
         return {key: value / steps for key, (value, steps) in totals.items() if steps}
+
+    def log_sums(self) -> dict[str, Tensor]:
+        """The same on every process, so each gives its share."""
+        return {_JOIN.join(present): values / self.processes for present, values in self._logged.items()}
+
+    def add_log_sums(self, sums: Mapping[str, Tensor]) -> None:
+        device = self.shared[0].device
+        self._logged = {tuple(key.split(_JOIN)): values.to(device) for key, values in sums.items()}
 
     def pass_layout(self, layout: PackedLayout) -> PackedLayout:
         """The longest task's rows: each task has a pass of its own."""
