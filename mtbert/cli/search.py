@@ -50,7 +50,7 @@ from ..errors import InputError
 from ..files import refuse_path, write_text
 from ..modeling.display import display, masked
 from ..recipe import Recipe, RecipeError, load_recipe
-from ..recipe.rules import known_scores
+from ..recipe.checks import known_scores
 from ..recipe.schema import override_tree
 from ..recipe.search_space import Dimension, check_space, read_space
 from ..runs.finetuning import train

@@ -69,24 +69,10 @@ class Schedule:
         if self.name not in (*SCHEDULES, *_OWN):
             known = ", ".join((*SCHEDULES, *_OWN))
             found.append(Problem(("name",), f"is {self.name!r}, but must be one of: {known}"))
-        if self.mixed and self.name not in drawing():
-            found.append(
-                Problem(
-                    ("mixed",),
-                    f"is true, but {self.name} decides itself which tasks a step holds; mixed works with: "
-                    f"{', '.join(drawing())}",
-                )
-            )
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
             found.append(Problem(("steps_per_epoch",), f"is {self.steps_per_epoch}, but must be 1 or more"))
-        if self.name == "temperature" and (self.temperature is None or self.temperature <= 0):
-            found.append(
-                Problem(("temperature",), f"is {self.temperature}, but the schedule 'temperature' needs a positive one")
-            )
-        if self.name != "temperature" and self.temperature is not None:
-            found.append(
-                Problem(("temperature",), f"is {self.temperature}, but it is for the schedule 'temperature' only")
-            )
+        if self.temperature is not None and self.temperature <= 0:
+            found.append(Problem(("temperature",), f"is {self.temperature}, but must be positive"))
         return found
 
     def exponent(self, epoch: int, epochs: int) -> float:

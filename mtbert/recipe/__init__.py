@@ -5,36 +5,31 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..errors import RecipeError
+    from ..training.arguments import REFUSED_PRETRAINING, REFUSED_TRAINING
+    from ..training.methods.rules import Rule
+    from .combinations import COMBINATIONS
+    from .parts import ModelRecipe, TaskRecipe, pretraining_arguments_class, training_arguments_class
     from .preflight import check_model, check_stages, load_data, load_tokenizer
-    from .rules import COMBINATIONS, REFUSED_PRETRAINING, REFUSED_TRAINING, Rule
-    from .schema import (
-        ModelRecipe,
-        Recipe,
-        TaskRecipe,
-        help_text,
-        load_recipe,
-        pretraining_arguments_class,
-        training_arguments_class,
-    )
+    from .schema import Recipe, help_text, load_recipe
 
 # imported when asked for: the command line splits its arguments without torch
 _MODULES = {
-    "COMBINATIONS": ".rules",
-    "REFUSED_PRETRAINING": ".rules",
-    "REFUSED_TRAINING": ".rules",
-    "ModelRecipe": ".schema",
+    "COMBINATIONS": ".combinations",
+    "REFUSED_PRETRAINING": "..training.refused_arguments",
+    "REFUSED_TRAINING": "..training.refused_arguments",
+    "ModelRecipe": ".parts",
     "Recipe": ".schema",
     "RecipeError": "..errors",
-    "Rule": ".rules",
-    "TaskRecipe": ".schema",
+    "Rule": "..training.rules",
+    "TaskRecipe": ".parts",
     "check_model": ".preflight",
     "check_stages": ".preflight",
     "help_text": ".schema",
     "load_data": ".preflight",
     "load_recipe": ".schema",
     "load_tokenizer": ".preflight",
-    "pretraining_arguments_class": ".schema",
-    "training_arguments_class": ".schema",
+    "pretraining_arguments_class": ".parts",
+    "training_arguments_class": ".parts",
 }
 
 __all__ = [

@@ -2,8 +2,37 @@
 
 from __future__ import annotations
 
+from ..training.arguments import REFUSED_TRAINING
 from ..training.distributed.process_group import REMEDY, SWITCHES
-from .rules import COMBINATIONS, REFUSED_TRAINING
+from ..training.methods.rules import Rule, all_rules
+
+# Of files and of stages, which recipes alone have.
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "tasks: none with data.dev",
+        "training.eval_strategy: steps or epoch",
+        lambda run: (
+            run.value("training.eval_strategy") != "no" and not any(task.data.dev for task in run.tasks.values())
+        ),
+        "there is nothing to evaluate; give a task data.dev, or set eval_strategy: no",
+    ),
+    Rule(
+        "tasks.*.data.unlabelled: texts",
+        "tasks.*.balanced: true",
+        lambda run: run.value("tasks.*.balanced") and run.value("tasks.*.data.unlabelled"),
+        "a text without a label belongs to no class; take one of them",
+    ),
+    Rule(
+        "stages: one or more",
+        "training.resume_from_checkpoint: a folder",
+        lambda run: (
+            run.value("stages")
+            and run.value("training.resume_from_checkpoint") not in (None, "true", "True", "latest", "auto")
+        ),
+        "what comes after that checkpoint belongs to the same run; write true, which takes the last one of all stages",
+    ),
+)
+COMBINATIONS: tuple[Rule, ...] = (*all_rules(), *RULES)
 
 
 def combination_tables() -> str:

@@ -14,8 +14,9 @@ from ..data.sampling import Schedule
 from ..data.splits import DataSpec
 from ..errors import Problem, RecipeError
 from ..model_card import CardSettings
-from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
+from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec
 from ..modeling.limits import beyond
+from ..training.arguments import PROCESS_KEYS, REFUSED_PRETRAINING, REFUSED_TRAINING
 from ..training.methods import REGISTRY
 from ..training.methods.averaging import Averaging
 from ..training.methods.distillation import Distillation
@@ -25,98 +26,14 @@ from ..training.methods.surgery import Surgery
 from ..training.methods.uncertainty import LossSettings
 from ..training.optimizers import OptimizerSettings
 from .argument_ranges import check_values
+from .checks import check
 from .fields import KeyPath, Report, defaults, documentation, help_group, help_rows, known_fields, read_fields
-from .rules import PROCESS_KEYS, REFUSED_PRETRAINING, REFUSED_TRAINING, check
+from .parts import ModelRecipe, TaskRecipe, pretraining_arguments_class, training_arguments_class
 from .stage_keys import split_stages
 from .yaml_layers import COMMAND_LINE, Layer, as_layer, merge, override_all, split_argv
 
 if TYPE_CHECKING:
-    from ..training.arguments import MtBertTrainingArguments, PretrainingArguments, TaskTraining
-
-
-def training_arguments_class() -> type[MtBertTrainingArguments]:
-    """The class whose fields are the keys of `training`."""
-    from ..training.arguments import MtBertTrainingArguments
-
-    return MtBertTrainingArguments
-
-
-def pretraining_arguments_class() -> type[PretrainingArguments]:
-    """The class whose fields are the keys of `pretraining`."""
-    from ..training.arguments import PretrainingArguments
-
-    return PretrainingArguments
-
-
-@dataclass(frozen=True)
-class TaskRecipe:
-    """One task of a recipe: its data, a TaskSpec's fields (`texts` follows from the data), a TaskTraining's fields.
-
-    Attributes:
-        data: where the rows are (a DataSpec's fields).
-        head: the head (a HeadSpec's fields).
-    """
-
-    data: DataSpec = field(default_factory=DataSpec)
-    problem_type: str | None = None
-    labels: tuple[str, ...] | int | None = None
-    range: tuple[float, float] | None = None
-    pair: str = TaskSpec.pair
-    pooling: str = TaskSpec.pooling
-    dropout: float = TaskSpec.dropout
-    separator: tuple[str, ...] | None = None
-    token_types: bool = TaskSpec.token_types
-    max_length: int | None = None
-    adapter: bool = TaskSpec.adapter
-    head: HeadSpec = field(default_factory=HeadSpec)
-    weight: float = 1.0
-    batch_size: int | None = None
-    examples_per_epoch: int | None = None
-    metric: str | None = None
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    class_weights: tuple[float, ...] | str | None = None
-    label_smoothing: float = 0.0
-    balanced: bool = False
-
-    def spec(self, name: str) -> TaskSpec:
-        """What the model has to know of the task.
-
-        Raises:
-            ValueError: with everything that is wrong with it, one problem a line.
-        """
-        shared = {key: getattr(self, key) for key in known_fields(TaskSpec) if key not in ("name", "texts")}
-        return TaskSpec(name=name, texts=len(self.data.text), **shared)
-
-    def training(self) -> TaskTraining:
-        """How the task is trained."""
-        from ..training.arguments import TaskTraining
-
-        return TaskTraining(**{each.name: getattr(self, each.name) for each in fields(TaskTraining)})
-
-    @staticmethod
-    def documentation() -> dict[str, str]:
-        """Name → text of every field."""
-        from ..training.arguments import TaskTraining
-
-        return documentation(TaskSpec) | documentation(TaskTraining) | documentation(TaskRecipe)
-
-
-@dataclass(frozen=True)
-class ModelRecipe:
-    """What is done with the encoder.
-
-    Attributes:
-        adapter: what each task adds to the encoder (an AdapterSpec's fields); null: nothing.
-        freeze_encoder: train heads and adapters only; the encoder's weights stay as they are.
-        train_layer_norms: with `freeze_encoder`, train the encoder's norms all the same.
-        packed: whether padding is removed before the encoder where its family allows it (same outputs, faster).
-    """
-
-    adapter: AdapterSpec | None = None
-    freeze_encoder: bool = False
-    train_layer_norms: bool = False
-    packed: bool = True
+    from ..training.arguments import MtBertTrainingArguments, PretrainingArguments
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,38 @@ REFUSED_TRAINING: dict[str, str] = {
     "use_liger_kernel": "Liger kernels exist for decoders, and would silently change nothing here",
 }
 
+# Training arguments of the process, which pre-training and fine-tuning share.
+PROCESS_KEYS = ("bf16", "fp16", "tf32", "use_cpu", "cpu_threads", "full_determinism", "ddp_backend", "ddp_timeout")
+_BY_THE_TEXTS = "every text is read once an epoch, and the rate falls over all epochs"
+REFUSED_PRETRAINING: dict[str, str] = {
+    **{key: reason for key, reason in REFUSED_TRAINING.items() if reason in (OWN_LOADER, OWN_EVALUATION)},
+    **dict.fromkeys(PROCESS_KEYS, "fine-tuning in the same process has to be alike; set it in training"),
+    **dict.fromkeys(
+        (key for key, reason in REFUSED_TRAINING.items() if reason in (WHOLE_MODEL, OWN_SHARES)),
+        "the encoder is kept from the process that holds the whole model",
+    ),
+    "accelerator_config": REFUSED_TRAINING["accelerator_config"],
+    "auto_find_batch_size": REFUSED_TRAINING["auto_find_batch_size"],
+    "average_tokens_across_devices": "the loss always counts the chosen tokens of all processes",
+    "bf16_full_eval": "training.bf16 holds for the dev loss too",
+    "dataloader_drop_last": _BY_THE_TEXTS,
+    "dataloader_in_order": _BY_THE_TEXTS,
+    "enable_jit_checkpoint": REFUSED_TRAINING["enable_jit_checkpoint"],
+    "fp16_full_eval": "training.fp16 holds for the dev loss too",
+    "ignore_data_skip": REFUSED_TRAINING["ignore_data_skip"],
+    "label_names": "the labels are the chosen tokens",
+    "label_smoothing_factor": "the loss is the cross-entropy of the chosen tokens",
+    "load_best_model_at_end": "the encoders of keep_epochs are what is kept",
+    "logging_nan_inf_filter": "it waits for the device at every step and hides a diverged loss",
+    "max_steps": _BY_THE_TEXTS,
+    "prediction_loss_only": "the dev loss is all that is taken",
+    "push_to_hub": "what is kept are folders; push one of them",
+    "remove_unused_columns": "batches come whole from the data set",
+    "resume_from_checkpoint": "a run goes on by itself from what its output folder holds",
+    "train_sampling_strategy": _BY_THE_TEXTS,
+    "use_liger_kernel": REFUSED_TRAINING["use_liger_kernel"],
+}
+
 # Refused in recipes alone, or by `processes.refuse_sharding`, or set by the arguments' own class.
 ELSEWHERE = ("deepspeed", "fsdp", "fsdp_config", "hub_token", "parallelism_config", "remove_unused_columns")
 
@@ -157,10 +189,6 @@ class TaskTraining:
             )
         if not 0 <= self.label_smoothing < 1:
             found.append(Problem(("label_smoothing",), f"is {self.label_smoothing}, but must be 0 or more and below 1"))
-        if self.balanced and self.class_weights is not None:
-            found.append(
-                Problem(("balanced",), "is true, but must be false with class_weights: both weigh the classes")
-            )
         return found
 
 
@@ -242,8 +270,6 @@ class MtBertTrainingArguments(OwnArguments, TrainingArguments):
         join_processes(self)
         super().__post_init__()
         self.remove_unused_columns = False  # the model takes what the collator makes, not columns of a data set
-        if self.early_stopping_patience is not None and self.metric_for_best_model is None:
-            raise InputError("early_stopping_patience needs metric_for_best_model, such as eval_overall")
         if self.on_nonfinite not in (STOP, SKIP):
             raise InputError(f"on_nonfinite is {self.on_nonfinite!r}, but must be {STOP} or {SKIP}")
 

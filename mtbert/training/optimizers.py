@@ -7,17 +7,16 @@ Rates that fall from layer to layer: Howard and Ruder, "Universal Language Model
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..data.sampling import Schedule
 from ..errors import Problem
 
 if TYPE_CHECKING:
-    from .arguments import TaskTraining
+    pass
 
 SEPARATE, RATES = "separate", "rates"
 GROUPED = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")  # of PyTorch, over parameter groups
@@ -60,28 +59,6 @@ class OptimizerSettings:
                 found.append(Problem((key,), f"is {value}, but must be positive"))
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             found.append(Problem(("layer_decay",), f"is {self.layer_decay}, but must be above 0 and at most 1"))
-        return found
-
-    def conflicts(
-        self,
-        schedule: Schedule,
-        tasks: Mapping[str, TaskTraining],
-        more_groups: bool,
-        learning_rate: float,
-        optim: str,
-    ) -> list[str]:
-        """What these settings do not go with in a run; `more_groups`: a method has parameters of its own."""
-        found, kind = [], getattr(optim, "value", optim)
-        if self.per_task is not None and (schedule.mixed or schedule.name == "simultaneous"):
-            found.append(f"optimizer.per_task is {self.per_task!r}, but must be null where a step holds several tasks")
-        for name, task in tasks.items():
-            if self.per_task is None and (task.learning_rate is not None or task.weight_decay is not None):
-                found.append(f"task_training[{name!r}] has a learning rate or weight decay; set optimizer.per_task")
-            if task.learning_rate is not None and not learning_rate:
-                found.append(f"args.learning_rate is {learning_rate}, but must be positive if a task has its own")
-        known = STATEFUL if self.per_task == SEPARATE else GROUPED
-        if (self != OptimizerSettings() or more_groups) and kind not in known:
-            found.append(f"args.optim is {kind!r}, but must be one of: {', '.join(known)}")
         return found
 
 

@@ -20,6 +20,7 @@ from .arguments import MtBertTrainingArguments, TaskTraining
 from .methods import REGISTRY, settings_class
 from .methods.base import Method
 from .methods.chain import Methods
+from .methods.rules import refuse_combinations, trainer_run
 from .objective import check_losses
 from .optimizers import OptimizerSettings
 
@@ -163,12 +164,12 @@ def refuse_given_parts(settings: MultiTaskSettings, methods: Methods, optimizer:
 
 
 def refuse_settings(
-    tasks: Sequence[TaskSpec], settings: MultiTaskSettings, methods: Iterable[Any], args: MtBertTrainingArguments
+    model: Any, settings: MultiTaskSettings, methods: Iterable[Any], args: MtBertTrainingArguments
 ) -> None:
     """Raise one InputError with everything that is wrong with a run's settings, alone or together."""
     refuse(each.under("schedule") for each in settings.schedule.problems())
     found = []
-    for task in tasks:
+    for task in model.tasks:
         own = settings.tasks[task.name]
         of_task = [*own.problems(), *check_losses(task, own)]
         if own.metric is not None:
@@ -177,19 +178,15 @@ def refuse_settings(
             of_task += check_metric(task, own.metric)
         found += [each.under(f"task_training[{task.name!r}]") for each in of_task]
     refuse(found)
-    found = [each.under("optimizer") for each in settings.optimizer.problems()]
-    for section, each in with_sections(methods):
-        found += [problem.under(section) for problem in each.problems()]
-    weighted = any(getattr(each, "weighting", "fixed") != "fixed" for each in methods)
-    lines = settings.optimizer.conflicts(settings.schedule, settings.tasks, weighted, args.learning_rate, args.optim)
-    if lines := [str(each) for each in found] + lines:
-        raise InputError("\n".join(lines))
+    sections = {"optimizer": settings.optimizer, **with_sections(methods)}
+    refuse(problem.under(section) for section, each in sections.items() for problem in each.problems())
+    refuse_combinations(trainer_run(model, args, settings.tasks, schedule=settings.schedule, **sections))
 
 
-def with_sections(methods: Iterable[Any]) -> list[tuple[str, Any]]:
-    """The settings of methods among `methods`, each with the section of a recipe that they stand in."""
+def with_sections(methods: Iterable[Any]) -> dict[str, Any]:
+    """The settings of methods among `methods`, by the section of a recipe that they stand in."""
     classes = {settings_class(section): section for section in REGISTRY}
-    return [(classes[type(each)], each) for each in methods if type(each) in classes]
+    return {classes[type(each)]: each for each in methods if type(each) in classes}
 
 
 def as_settings(kind: type[Settings], value: Any, argument: str) -> Settings | None:

@@ -98,7 +98,7 @@ class MtBertTrainer(Trainer):
         self.tasks, self.stage = model.tasks, stage
         self.task_ids = {task.name: number for number, task in enumerate(self.tasks)}
         self.settings, given = read_settings(self.tasks, settings, methods, kwargs)
-        refuse_settings(self.tasks, self.settings, given, args)
+        refuse_settings(model, self.settings, given, args)
         self.schedule, self.task_training = self.settings.schedule, self.settings.tasks
         self.methods = build_methods(self.settings, given)
         self.args, self.processing_class = args, processing_class  # for `encoded`, before transformers sets them

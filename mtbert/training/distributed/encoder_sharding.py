@@ -25,7 +25,7 @@ from ...errors import InputError
 from ...modeling.encoder_support import depends_on_padding
 from .._compat import clip_with
 from ..console import print_lines
-from .process_group import refuse_with_shares
+from .process_group import FP16_WITH_SHARES
 
 State = dict[str, Any]
 
@@ -197,7 +197,8 @@ class EncoderSharding:
         trainer, args = self.trainer, self.trainer.args
         if not args.shard_encoder or args.world_size == 1 or self.layers is not None:
             return
-        refuse_with_shares({"training.fp16": trainer.accelerator.scaler})  # which a launcher can switch on, too
+        if trainer.accelerator.scaler is not None:  # which a launcher can switch on, too
+            raise InputError(f"training.fp16 does not go with training.shard_encoder: {FP16_WITH_SHARES}")
         names = {parameter: name for name, parameter in trainer.model.named_parameters()}
         self.layers = ShardedLayers(trainer.model, args.device)
         shares = dict(trainer.model.named_parameters())

@@ -34,17 +34,7 @@ REMEDY = (
     "parallelism (distributed_type: MULTI_GPU, for CPUs too: see recipes/accelerate/), or FSDP 2"
 )
 
-# Settings that need the whole model on every process, and why.
-NOT_WITH_SHARES = {
-    "surgery.method": "it combines whole gradients of each task",
-    "smart.weight": "its ascent asks for gradients of the embeddings alone, in passes that share nothing out",
-    "proximal.weight": "its teacher is a copy of the whole model",
-    "averaging.type": "the average is a copy of the whole model",
-    "peft": "it trains so few weights that there is nothing to share out",
-    "optimizer.per_task": "its states are of whole parameters",
-    "training.fp16": "its scaler takes whole gradients only; use bf16",
-    "training.torch_compile": "layers that are exchanged for shared ones were never compiled here",
-}
+FP16_WITH_SHARES = "its scaler takes whole gradients only; use bf16"
 
 
 def refuse_sharding(args: TrainingArguments, environment: Mapping[str, str] | None = None) -> None:
@@ -64,22 +54,6 @@ def refuse_sharding(args: TrainingArguments, environment: Mapping[str, str] | No
     for switch, name in SWITCHES.items():
         if environment.get(switch, "").lower() in TRUE:
             raise InputError(f"{switch} is {environment[switch]}: {name} is refused: {REMEDY}")
-
-
-def refuse_with_shares(settings: Mapping[str, Any]) -> None:
-    """Refuse what does not go with `shard_encoder`.
-
-    Args:
-        settings: some of `NOT_WITH_SHARES` → the value of each; None and False are no value.
-
-    Raises:
-        ValueError: naming every one, and why.
-    """
-    found = [
-        f"{key} does not go with shard_encoder: {NOT_WITH_SHARES[key]}" for key, value in settings.items() if value
-    ]
-    if found:
-        raise InputError("\n".join(found))
 
 
 def fsdp_is_asked_for() -> bool:

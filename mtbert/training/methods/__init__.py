@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import is_dataclass
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,13 +23,18 @@ REGISTRY: dict[str, str | type] = {
 }
 
 
+def method_module(section: str) -> ModuleType:
+    """The file of a method; it may have `RULES`, what the method does not go with."""
+    place = REGISTRY[section]
+    if isinstance(place, type):
+        return import_module(place.__module__)
+    return import_module(f".{place.partition(':')[0]}", __name__)
+
+
 def settings_class(section: str) -> Any:
     """The class whose fields are the keys of a method's section."""
     place = REGISTRY[section]
-    if isinstance(place, type):
-        return place
-    module, _, name = place.partition(":")
-    return getattr(import_module(f".{module}", __name__), name)
+    return place if isinstance(place, type) else getattr(method_module(section), place.partition(":")[2])
 
 
 def register_method(section: str, settings: type) -> None:
@@ -58,7 +64,7 @@ def method_classes() -> list[type[Method]]:
     found = []
     for section, place in REGISTRY.items():
         if isinstance(place, str):
-            module = import_module(f".{place.partition(':')[0]}", __name__)
+            module = method_module(section)
             classes = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Method)]
             found.append(next(each for each in classes if getattr(each, "section", None) == section))
     return found

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn, get_swa_multi_avg_fn
 
 from ...errors import InputError, Problem
 from .base import Method, PeakMemory, TaskTrainer
+from .rules import with_shares
 
 AVERAGES = ("ema", "swa")
 DECAY = 0.999
@@ -72,6 +73,9 @@ class Averaging:
     def build(self) -> WeightAverage:
         """What the trainer calls."""
         return WeightAverage(self)
+
+
+RULES = (with_shares("averaging.type", "the average is a copy of the whole model"),)
 
 
 class WeightAverage(Method):

@@ -26,6 +26,7 @@ from ...modeling.configuration_mtbert import TaskSpec
 from ...modeling.heads import labelled
 from ..checkpoints.resume_record import teacher_hash
 from .base import Method, TaskTrainer
+from .rules import Rule
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -67,6 +68,16 @@ class Distillation:
     def build(self) -> Distiller:
         """What the trainer calls."""
         return Distiller(self)
+
+
+RULES = (
+    Rule(
+        "tasks.*.data.unlabelled: texts",
+        "distillation: null",
+        lambda run: not run.has("distillation") and run.value("tasks.*.data.unlabelled"),
+        "only a teacher says what is to be learned from texts without labels; set distillation, or drop them",
+    ),
+)
 
 
 def soft_targets(task: TaskSpec, logits: Sequence[Tensor], temperature: float) -> Tensor:

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import InputError
-from ..optimizers import SEPARATE, moment_bytes
+from ..optimizers import SEPARATE, STATEFUL, moment_bytes
 from .base import Method, PeakMemory, Reduce, TaskTrainer
+from .rules import Rule, with_shares
 
 if TYPE_CHECKING:
     from ..arguments import TaskTraining
@@ -33,6 +34,50 @@ class PerTask:
     def build(self) -> OptimizerOfEachTask:
         """What the trainer calls."""
         return OptimizerOfEachTask(self)
+
+
+_PER_TASK = "optimizer.per_task: separate or rates"
+_ONE_TASK = "each step has the optimizer of its one task; take a schedule with one task a step"
+_NEEDS_PER_TASK = "a task has its own in steps of its own optimizer only; set optimizer.per_task to separate or rates"
+RULES = (
+    Rule(
+        _PER_TASK,
+        "schedule.name: simultaneous",
+        lambda run: run.has("optimizer.per_task") and run.value("schedule.name") == "simultaneous",
+        _ONE_TASK,
+    ),
+    Rule(
+        _PER_TASK,
+        "schedule.mixed: true",
+        lambda run: run.has("optimizer.per_task") and run.value("schedule.mixed"),
+        _ONE_TASK,
+    ),
+    Rule(
+        "optimizer.per_task: null",
+        "tasks.*.learning_rate: a number",
+        lambda run: not run.has("optimizer.per_task") and run.has("tasks.*.learning_rate"),
+        _NEEDS_PER_TASK,
+    ),
+    Rule(
+        "optimizer.per_task: null",
+        "tasks.*.weight_decay: a number",
+        lambda run: not run.has("optimizer.per_task") and run.has("tasks.*.weight_decay"),
+        _NEEDS_PER_TASK,
+    ),
+    Rule(
+        "tasks.*.learning_rate: a number",
+        "training.learning_rate: 0",
+        lambda run: not run.value("training.learning_rate") and run.has("tasks.*.learning_rate"),
+        "a task's rate is a multiple of the run's, whose schedule it follows; set a positive one",
+    ),
+    Rule(
+        "optimizer.per_task: separate",
+        "training.optim: any but AdamW",
+        lambda run: run.value("optimizer.per_task") == SEPARATE and run.value("training.optim") not in STATEFUL,
+        f"each task has its own state of AdamW; take one of: {', '.join(STATEFUL)}",
+    ),
+    with_shares("optimizer.per_task", "its states are of whole parameters"),
+)
 
 
 class OptimizerOfEachTask(Method):

@@ -21,6 +21,7 @@ from ...modeling.modeling_mtbert import MtBertOutput
 from .base import PeakMemory
 from .divergences import divergence
 from .penalty import Penalty
+from .rules import with_shares
 
 TEACHER_FILE = "proximal_teacher.safetensors"
 
@@ -65,6 +66,9 @@ class Proximal:
     def build(self) -> ProximalPenalty | None:
         """What the trainer calls; None with a weight of 0."""
         return ProximalPenalty(self) if self.weight else None
+
+
+RULES = (with_shares("proximal.weight", "its teacher is a copy of the whole model"),)
 
 
 class ProximalPenalty(Penalty):

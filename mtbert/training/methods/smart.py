@@ -19,6 +19,7 @@ from ...modeling.modeling_mtbert import MtBertOutput
 from .base import PeakMemory, TaskTrainer
 from .divergences import divergence
 from .penalty import Penalty
+from .rules import Rule, with_shares
 
 NORMS = {"l1": 1.0, "l2": 2.0, "inf": float("inf")}
 PROJECTIONS = ("ball", "published")
@@ -73,6 +74,38 @@ class Smart:
     def build(self) -> SmartPenalty | None:
         """What the trainer calls; None with a weight of 0."""
         return SmartPenalty(self) if self.weight else None
+
+
+_INPUT_GRADIENTS = "the ascent asks for gradients of inputs, which PyTorch refuses there; set use_reentrant: false"
+RULES = (
+    Rule(
+        "smart: a mapping",
+        "training.neftune_noise_alpha: a number",
+        lambda run: run.has("smart", "training.neftune_noise_alpha"),
+        "both disturb the embeddings, and smart compares with embeddings that nothing disturbs; drop one of them",
+    ),
+    Rule(
+        "smart: a mapping",
+        "training.tf32: true",
+        lambda run: run.has("smart") and run.value("training.tf32"),
+        "its passes need all bits of fp32 to see a perturbation of its radius; set tf32: false",
+    ),
+    Rule(
+        "smart: a mapping",
+        "training.activation_checkpointing_kwargs: use_reentrant: true",
+        lambda run: run.has("smart") and run.value("training.activation_checkpointing_kwargs.use_reentrant"),
+        _INPUT_GRADIENTS,
+    ),
+    Rule(
+        "smart: a mapping",
+        "training.gradient_checkpointing_kwargs: use_reentrant: true",
+        lambda run: run.has("smart") and run.value("training.gradient_checkpointing_kwargs.use_reentrant"),
+        _INPUT_GRADIENTS,
+    ),
+    with_shares(
+        "smart.weight", "its ascent asks for gradients of the embeddings alone, in passes that share nothing out"
+    ),
+)
 
 
 def project(delta: Tensor, radius: float, norm: str) -> Tensor:

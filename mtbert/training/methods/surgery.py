@@ -16,10 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...data.sampling import drawing
 from ...errors import InputError, Problem
 from ...modeling.own_parts import put
 from . import gramian_weights
 from .base import Method, PeakMemory, Reduce, TaskTrainer
+from .rules import Rule, with_shares
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -104,6 +106,48 @@ class Surgery:
         return GradientSurgery(self)
 
 
+_NO_CONFLICT = "one task's gradient has nothing to conflict with"
+RULES = (
+    Rule(
+        "surgery: a method",
+        "schedule.mixed: false",
+        lambda run: run.has("surgery") and run.value("schedule.name") in drawing() and not run.value("schedule.mixed"),
+        f"such a step has one task, and {_NO_CONFLICT}; set schedule.mixed: true, or schedule.name: simultaneous",
+    ),
+    Rule(
+        "surgery: a method",
+        "schedule.name: round_robin or sequential",
+        lambda run: run.has("surgery") and run.value("schedule.name") in ("round_robin", "sequential"),
+        f"such a step has one task, and {_NO_CONFLICT}; set schedule.name: simultaneous",
+    ),
+    Rule(
+        "tasks: one",
+        "surgery.method: any",
+        lambda run: run.has("surgery") and len(run.tasks) == 1,
+        f"{_NO_CONFLICT}; drop it",
+    ),
+    Rule(
+        "surgery: a method",
+        "model.freeze_encoder: true",
+        lambda run: (
+            run.has("surgery") and run.value("model.freeze_encoder") and not run.value("model.train_layer_norms")
+        ),
+        "the tasks train no parameter that they share; train the encoder, its norms, or peft in it, or drop surgery",
+    ),
+    Rule(
+        "surgery: a method",
+        "training.optim: lomo, adalomo, or a layerwise one",
+        lambda run: run.has("surgery") and _updates_while_backward(str(run.value("training.optim"))),
+        "it updates the weights in the middle of a task's backward pass, before there are gradients to combine",
+    ),
+    with_shares("surgery.method", "it combines whole gradients of each task"),
+)
+
+
+def _updates_while_backward(optimizer: str) -> bool:
+    return optimizer.rpartition(".")[2].lower().endswith(("lomo", "layerwise"))
+
+
 def parts_by_task(inputs: Mapping[str, Any], tasks: Sequence[TaskSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
     """A packed batch of several tasks → (name, batch of this task alone) for each of them; rows stay in their order."""
     layout = inputs["layout"]
@@ -181,25 +225,16 @@ class GradientSurgery(Method):
     averages_gradients = True
 
     def attach(self, trainer: TaskTrainer) -> None:
-        """Find the shared parameters; InputError where no step has two tasks' gradients of one."""
-        model, schedule, found = trainer.model, trainer.schedule, []
-        if not (schedule.mixed or schedule.name == "simultaneous"):
-            found.append(
-                f"surgery: the schedule {schedule.name!r} puts one task in a step, whose gradient has nothing to "
-                "conflict with; use simultaneous, or a mixed schedule"
-            )
-        self.tasks, self.seed, self.processes = trainer.tasks, trainer.args.seed, trainer.args.world_size
+        """Find the shared parameters."""
+        model, self.tasks = trainer.model, trainer.tasks
+        self.seed, self.processes = trainer.args.seed, trainer.args.world_size
         self.names = [task.name for task in self.tasks]
-        if len(self.names) < 2:
-            found.append("surgery: there is one task, whose gradient has nothing to conflict with; drop it")
         own = {id(p) for kind, _, module in model.parts() if kind != "encoder" for p in module.parameters()}
         trained = [p for p in model.parameters() if p.requires_grad]
         self.shared: list[nn.Parameter] = [p for p in trained if id(p) not in own]
         self.own: list[nn.Parameter] = [p for p in trained if id(p) in own]
         if not self.shared:
-            found.append("surgery: no parameter that the tasks share is trained; unfreeze the encoder, or drop it")
-        if found:
-            raise InputError("\n".join(found))
+            raise InputError("surgery: no parameter that the tasks share is trained; unfreeze the encoder, or drop it")
         words = model.encoder.get_input_embeddings()  # a step reads few of its rows
         self._words = words if isinstance(words, nn.Embedding) and any(words.weight is p for p in self.shared) else None
         self.begin()

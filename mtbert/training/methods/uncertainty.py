@@ -17,7 +17,9 @@ from torch import Tensor, nn
 
 from ...errors import Problem
 from ...modeling.configuration_mtbert import TaskSpec
+from ..optimizers import GROUPED
 from .base import Method, Reduce, TaskTrainer
+from .rules import PLAIN_OPTIMIZERS, Rule
 
 UNCERTAINTY, FIXED = "uncertainty", "fixed"
 LOG_VARIANCES = "log_variances.safetensors"
@@ -49,6 +51,22 @@ class LossSettings:
     def build(self) -> UncertaintyWeighting | None:
         """What the trainer calls; None with fixed weights."""
         return UncertaintyWeighting(self) if self.weighting == UNCERTAINTY else None
+
+
+RULES = (
+    Rule(
+        "loss.weighting: uncertainty",
+        "training.optim: one with groups of its own",
+        lambda run: run.value("loss.weighting") == UNCERTAINTY and run.value("training.optim") not in GROUPED,
+        PLAIN_OPTIMIZERS,
+    ),
+    Rule(
+        "loss.weighting: fixed",
+        "loss.learning_rate: a number",
+        lambda run: run.value("loss.weighting") == FIXED and run.has("loss.learning_rate"),
+        "it is the rate of the log-variances; set loss.weighting: uncertainty, or drop it",
+    ),
+)
 
 
 class LogVariances(nn.Module):

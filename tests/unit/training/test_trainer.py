@@ -529,10 +529,10 @@ class TestEvaluate:
         assert trainer.state.global_step == 1 + patience
         assert len([logs for logs in trainer.state.log_history if "eval_overall" in logs]) == 1 + patience
 
-    def test_early_stopping_needs_a_metric(self, make_args):
-        message = "early_stopping_patience needs metric_for_best_model, such as eval_overall"
+    def test_early_stopping_needs_a_metric(self, make_trainer):
+        message = "it must be said what has to get better, such as metric_for_best_model: eval_overall"
         with pytest.raises(ValueError, match=message):
-            make_args(early_stopping_patience=2, eval_strategy="epoch")
+            make_trainer(early_stopping_patience=2, eval_strategy="epoch")
 
 
 class TestComputeMetrics:

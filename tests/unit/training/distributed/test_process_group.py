@@ -56,7 +56,8 @@ def test_the_search_for_missing_gradients_is_on_only_where_it_is_needed(make_tra
     assert not searches(Schedule("simultaneous"))
     assert not searches(Schedule("simultaneous"), 1)
     assert searches(Schedule("simultaneous"), 1, gradient_accumulation_steps=2)
-    assert not searches(Schedule(), ddp_find_unused_parameters=False)
+    with pytest.raises(ValueError, match="args.ddp_find_unused_parameters is False, which does not go with tasks: two"):
+        searches(Schedule(), ddp_find_unused_parameters=False)
     assert searches(Schedule("simultaneous"), ddp_find_unused_parameters=True)
 
 

@@ -340,18 +340,6 @@ def test_good_settings_have_no_problems(settings):
     assert settings.problems() == []
 
 
-def test_what_leaves_nothing_to_do_is_refused(make_model, tasks):
-    with pytest.raises(ValueError, match="the schedule 'round_robin' puts one task in a step"):
-        make_surgery(make_model(), schedule=Schedule("round_robin"))
-    with pytest.raises(ValueError, match="there is one task"):
-        make_surgery(make_model(tasks[:1]))
-    frozen = make_model()
-    frozen.freeze_encoder()
-    with pytest.raises(ValueError, match="no parameter that the tasks share is trained"):
-        make_surgery(frozen)
-    make_surgery(make_model(), schedule=Schedule("uniform", mixed=True))
-
-
 # ---- a step of the trainer ----
 
 
