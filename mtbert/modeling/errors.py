@@ -36,7 +36,7 @@ class Problem:
     """What is wrong with one value.
 
     Attributes:
-        path: the keys that lead to the value, such as `("surgery", "c")`; empty for the whole.
+        path: the keys that lead to the value, such as `("schedule", "mixed")`; empty for the whole.
         message: what is wrong, worded to follow the key: `is 2, but must be in [0, 1)`.
     """
 

@@ -59,7 +59,7 @@ class MtBertTrainer(Trainer):
         eval_dataset: the same for evaluation; tasks may be absent.
         processing_class: the tokenizer, saved beside the model.
         settings: schedule, tasks and optimizer; None: the defaults.
-        methods: training methods: their settings, such as `Surgery("pcgrad")`, or a `Method` of one's own.
+        methods: training methods: their settings, or a `Method` of one's own.
         stage: where this training stands in a run of several stages; None: it is the whole run.
         kwargs: passed on to `transformers.Trainer`: `callbacks`, `optimizers`, `compute_metrics`, `compute_loss_func`.
             `compute_metrics` is called once for each set of rows that is scored, with an `EvalPrediction` of all its

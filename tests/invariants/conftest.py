@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mtbert.data.given_rows import prepare_splits
 from mtbert.data.sampling import Schedule
 from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.trainer import MtBertTrainer
@@ -33,13 +34,13 @@ def _encoded_splits() -> dict:
 
 
 @pytest.fixture
-def encoded(_encoded_splits, make_trainer, splits):
+def encoded(_encoded_splits, make_model, splits, tasks, tokenizer):
     """A function: rows by task → encoded splits, made once for each size and seed."""
 
     def make(rows=(20, 12, 17, 9), seed=0):
         if (rows, seed) not in _encoded_splits:
-            trainer = make_trainer(folder="encoded", train_dataset=splits(rows, seed))
-            _encoded_splits[rows, seed] = trainer.train_dataset
+            encoder = make_model().config.encoder
+            _encoded_splits[rows, seed], _ = prepare_splits(tasks, "train", splits(rows, seed), tokenizer, encoder)
         return _encoded_splits[rows, seed]
 
     return make

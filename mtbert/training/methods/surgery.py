@@ -6,7 +6,7 @@ without surgery. Heads and per-task adapters keep the gradient that their own ta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from ...errors import InputError, Problem
 from ...modeling.own_parts import put
 from . import gramian_weights
 from .base import Method, PeakMemory, Reduce, TaskTrainer
+from .gradient_sums import gramian, same_rows, weighted_sum
 from .rules import Rule, with_shares
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from ...modeling.packing import PackedLayout
 
 METHODS = ("pcgrad", "cagrad", "mgda", "upgrad")
-BLOCK = 2**18  # numbers of a gradient whose product is taken in float32: few enough that nothing of it is lost
 _JOIN = "\t"  # between names of tasks
 _STREAM = 0x5C6  # tells these random numbers from those of the schedule, which are drawn from (seed, epoch, block)
 
@@ -161,53 +161,6 @@ def parts_by_task(inputs: Mapping[str, Any], tasks: Sequence[TaskSpec]) -> Itera
         part["labelled"] = torch.zeros_like(inputs["labelled"])
         part["labelled"][segment.task_id] = inputs["labelled"][segment.task_id]
         yield name, part
-
-
-def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
-    """All inner products of T gradients, `(T, T)` in float64; each gradient is a list of tensors, None is 0.
-
-    Products of blocks are taken in the gradients' precision, but at least float32, and added up in float64.
-    """
-    pairs = [(i, j) for i in range(len(gradients)) for j in range(i + 1)]
-    products, device = [], None
-    for tensors in zip(*gradients, strict=True):
-        known = next((each for each in tensors if each is not None), None)
-        if known is None:
-            continue
-        device, precision = known.device, torch.promote_types(known.dtype, torch.float32)
-        flat = [(torch.zeros_like(known) if each is None else each).flatten() for each in tensors]
-        for blocks in zip(*(each.split(BLOCK) for each in flat), strict=True):
-            blocks = [each.to(precision) for each in blocks]
-            products += [torch.dot(blocks[i], blocks[j]) for i, j in pairs]
-    total = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=device)
-    if products:
-        rows, columns = torch.tensor(pairs, device=device).T
-        total[rows, columns] = torch.stack(products).double().view(-1, len(pairs)).sum(0)
-    return total + total.tril(-1).T
-
-
-def same_rows(gradients: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
-    """Sparse gradients of one matrix → the rows that any of them has, `(n,)`, and what each has there, `(n, …)`."""
-    merged = [None if each is None else each.coalesce() for each in gradients]
-    rows, places = torch.cat([each.indices()[0] for each in merged if each is not None]).unique(return_inverse=True)
-    places = iter(places.split([each.indices().shape[1] for each in merged if each is not None]))
-    found: list[Tensor | None] = []
-    for each in merged:
-        if each is not None:
-            values = each.values()
-            each = values.new_zeros(len(rows), *values.shape[1:]).index_copy_(0, next(places), values)
-        found.append(each)
-    return rows, found
-
-
-def weighted_sum(gradients: Iterable[Tensor | None], weights: Tensor) -> Tensor | None:
-    """Σ_t weights[t] · gradients[t], in the first one's memory; None is 0."""
-    total = None
-    for gradient, weight in zip(gradients, weights.unbind(), strict=True):
-        if gradient is not None:
-            weight = weight.to(gradient.dtype)
-            total = gradient.mul_(weight) if total is None else total.addcmul_(gradient, weight)
-    return total
 
 
 class GradientSurgery(Method):

@@ -50,8 +50,8 @@ def batch(dataset):
     return dataset.__getitems__(Step(((0, np.arange(4)), (2, np.array([5, 1])), (3, np.arange(3)))))
 
 
-def make_surgery(model, settings=METHODS[0], schedule=SIMULTANEOUS, seed=3):
-    return attached(GradientSurgery(settings), model, schedule=schedule, seed=seed)
+def make_surgery(model, settings=METHODS[0], seed=3):
+    return attached(GradientSurgery(settings), model, seed=seed)
 
 
 def accelerator(scaler=None):
@@ -127,7 +127,7 @@ def test_the_gradients_of_the_parts_add_up_to_that_of_the_batch(batch, tasks, ma
 
 
 def test_the_gramian_is_that_of_whole_vectors_and_none_is_zero(monkeypatch):
-    monkeypatch.setattr("mtbert.training.methods.surgery.BLOCK", 7)
+    monkeypatch.setattr("mtbert.training.methods.gradient_sums.BLOCK", 7)
     shapes = ((3, 5), (11,), (), (2, 2))
     full = [[torch.randn(shape) for shape in shapes] for _ in range(3)]
     full[0][1] = full[2][0] = full[2][1] = None
