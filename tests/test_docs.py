@@ -33,6 +33,19 @@ def test_files_that_it_names_exist(page):
         assert (ROOT / name).exists(), name
 
 
+def test_the_example_of_the_api_runs(encoder_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("train.csv").write_text("headline,label\n" + "the cat runs,sports\na dog eats,politics\n" * 4)
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    names: dict = {}
+    code = code.replace("sentence-transformers/all-MiniLM-L6-v2", encoder_dir).replace(
+        '"max_steps": 50', '"max_steps": 2'
+    )
+    exec(compile(code, "docs/api.md", "exec"), names)
+    assert names["result"].trainer.state.global_step == 2
+
+
 @pytest.mark.parametrize("path", ENGINES, ids=lambda path: path.name)
 def test_configs_of_accelerate_are_read_and_named(path):
     from accelerate.commands.config.config_args import load_config_from_file

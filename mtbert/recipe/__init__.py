@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 # imported when asked for: the command line splits its arguments without torch
 _MODULES = {
     "COMBINATIONS": ".combinations",
-    "REFUSED_PRETRAINING": "..training.refused_arguments",
-    "REFUSED_TRAINING": "..training.refused_arguments",
+    "REFUSED_PRETRAINING": "..training.arguments",
+    "REFUSED_TRAINING": "..training.arguments",
     "ModelRecipe": ".parts",
     "Recipe": ".schema",
     "RecipeError": "..errors",
