@@ -9,18 +9,16 @@ import warnings
 from collections.abc import Callable, Iterable
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from transformers import PreTrainedModel
 
 from .encoder_loading import WHERE
 from .errors import InputError
 from .limits import beyond
-
-if TYPE_CHECKING:
-    from .modeling_mtbert import MtBertPreTrainedModel
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 INDEX = "model.safetensors.index.json"
@@ -31,7 +29,7 @@ AGAIN = "save the model again, or take another copy"
 
 
 def load_checked(
-    model_class: type[MtBertPreTrainedModel],
+    model_class: type[PreTrainedModel],
     load: Callable[..., Any],
     name: str | os.PathLike | None,
     *args: Any,
@@ -83,7 +81,7 @@ def load_checked(
     return (model, info) if output_loading_info else model
 
 
-def unloadable_parts(model: MtBertPreTrainedModel, with_encoder: bool = True) -> list[str]:
+def unloadable_parts(model: PreTrainedModel, with_encoder: bool = True) -> list[str]:
     """Heads, adapters and other parts that are not what the model's config describes.
 
     A checkpoint of such a model does not load again, or loads as another model.

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,8 @@ from .encoder_support import depends_on_padding, first_position, pool, position_
 from .errors import InputError
 from .forward_arguments import task_names
 from .heads import to_scores
+from .task_model import TaskModel
 from .tokenization import has_token_types
-
-if TYPE_CHECKING:
-    from .modeling_mtbert import MtBertForMultiTask
 
 OPSET = 18
 
@@ -70,7 +68,7 @@ class PaddedModel(nn.Module):
         tasks: names of the tasks; with adapters, one.
     """
 
-    def __init__(self, model: MtBertForMultiTask, tasks: Sequence[str]):
+    def __init__(self, model: TaskModel, tasks: Sequence[str]):
         super().__init__()
         self.model, self.tasks = model, [model.tasks[model.task_id(name)] for name in tasks]
         # what the encoder's own table of positions begins with; None: it counts them itself
@@ -116,7 +114,7 @@ class PaddedModel(nn.Module):
 
 
 def traced_logits(
-    model: MtBertForMultiTask, inputs: Mapping[str, Tensor | None], names: Sequence[str], **others: Any
+    model: TaskModel, inputs: Mapping[str, Tensor | None], names: Sequence[str], **others: Any
 ) -> dict[str, Tensor]:
     """Each task's logits in a graph that `torch.export` or `torch.jit.trace` makes, which holds for all inputs.
 
@@ -138,16 +136,14 @@ def traced_logits(
     return dict(zip(names, PaddedModel(model, names)(**inputs), strict=True))
 
 
-def _check_adapters(model: MtBertForMultiTask, names: Sequence[str]) -> None:
+def _check_adapters(model: TaskModel, names: Sequence[str]) -> None:
     if len(names) > 1 and any(name in model.adapters for name in names):
         raise InputError(
             f"tasks is {names}, but adapters give each task an encoder of its own; export one task at a time"
         )
 
 
-def export_onnx(
-    model: MtBertForMultiTask, file: str | os.PathLike, tasks: str | Sequence[str] | None = None
-) -> list[str]:
+def export_onnx(model: TaskModel, file: str | os.PathLike, tasks: str | Sequence[str] | None = None) -> list[str]:
     """Write a model as one ONNX file.
 
     Args:

@@ -11,7 +11,7 @@ from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from types import MethodType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +24,9 @@ from .encoder_loading import load_tokenizer
 from .errors import InputError, MissingTokenizer, UnknownTaskError, deprecated
 from .forward_arguments import task_names
 from .packed_batches import TaskPart, collect_logits, pack_parts
+from .task_model import TaskModel
 from .text_rows import Row, as_rows
 from .tokenization import LENGTHS, encode_texts, has_token_types, length_limit
-
-if TYPE_CHECKING:
-    from .modeling_mtbert import MtBertForMultiTask
 
 BATCH_TOKENS = 8192
 SHOWN = 5  # answers that a Prediction's repr has
@@ -95,12 +93,12 @@ class Prediction:
         return import_module("pandas").DataFrame(self.to_dict())  # which a checkpoint's own code does not need
 
 
-def source_of(model: MtBertForMultiTask) -> dict[str, Any]:
+def source_of(model: TaskModel) -> dict[str, Any]:
     """Where a model is from, as `load_tokenizer` takes it: its checkpoint, else its encoder; empty if it is new."""
     return model._source or ({"encoder": model.name_or_path} if model.name_or_path else {})
 
 
-def find_tokenizer(model: MtBertForMultiTask) -> PreTrainedTokenizerBase:
+def find_tokenizer(model: TaskModel) -> PreTrainedTokenizerBase:
     """The tokenizer that lies beside a model's checkpoint, or beside the encoder that it was made from.
 
     Raises:
@@ -120,7 +118,7 @@ def find_tokenizer(model: MtBertForMultiTask) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def save_tokenizer(model: MtBertForMultiTask, folder: str | os.PathLike) -> None:
+def save_tokenizer(model: TaskModel, folder: str | os.PathLike) -> None:
     """Put a model's tokenizer beside its weights, if it has one; see `MtBertForMultiTask.save_pretrained`."""
     unused = model._tokenizer is None and not model.name_or_path  # it is the encoder's, which another may stand for
     if unused and Path(folder, "tokenizer_config.json").is_file():
@@ -133,7 +131,7 @@ def save_tokenizer(model: MtBertForMultiTask, folder: str | os.PathLike) -> None
 
 
 def predict(
-    model: MtBertForMultiTask,
+    model: TaskModel,
     inputs: Iterable,
     tasks: str | Sequence[str] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -153,7 +151,7 @@ def is_one(tasks: str | Sequence[str] | None) -> bool:
 
 
 def predict_rows(
-    model: MtBertForMultiTask,
+    model: TaskModel,
     rows: list[Row],
     tasks: str | Sequence[str] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -171,7 +169,7 @@ def predict_rows(
 
 @torch.inference_mode()
 def text_logits(
-    model: MtBertForMultiTask,
+    model: TaskModel,
     specs: Sequence[TaskSpec],
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
@@ -204,7 +202,7 @@ def text_logits(
 
 
 def embed(
-    model: MtBertForMultiTask,
+    model: TaskModel,
     texts: str | Sequence[str],
     task: str | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,14 +17,12 @@ from .heads import to_scores
 from .outputs import MtBertOutput, add_layers
 from .packing import PackedLayout, Segment
 from .padding import encode, padded
+from .task_model import TaskModel
 from .tokenization import has_token_types
-
-if TYPE_CHECKING:
-    from .modeling_mtbert import MtBertForMultiTask
 
 
 def task_outputs(
-    model: MtBertForMultiTask,
+    model: TaskModel,
     values: list[Tensor | None],
     layout: PackedLayout,
     mask: Tensor | None,
@@ -75,7 +72,7 @@ def _for_all(model, names: list[str], values, layout: PackedLayout):
 
 
 def encode_packed(
-    model: MtBertForMultiTask,
+    model: TaskModel,
     input_ids: Tensor | None,
     token_type_ids: Tensor | None,
     inputs_embeds: Tensor | None,
@@ -103,9 +100,7 @@ def _adapter_pass(model, layout: PackedLayout) -> AdapterPass | None:
     return AdapterPass(tuple(parts))
 
 
-def pool_segment(
-    model: MtBertForMultiTask, spec: TaskSpec, hidden: Tensor, layout: PackedLayout, segment: Segment
-) -> Tensor:
+def pool_segment(model: TaskModel, spec: TaskSpec, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
     """States `(tokens, hidden)` → what a task's head is given, `(sequences, hidden)`."""
     first, last = segment.sequences
     if spec.pooling in ("cls", "pooler"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -18,12 +17,10 @@ from .heads import make_head
 from .limits import refuse_reserved
 from .precision import copy_tensors
 from .prediction import source_of
-
-if TYPE_CHECKING:
-    from .modeling_mtbert import MtBertForMultiTask
+from .task_model import TaskModel
 
 
-def add_task(model: MtBertForMultiTask, spec: TaskSpec | Mapping) -> None:
+def add_task(model: TaskModel, spec: TaskSpec | Mapping) -> None:
     """Give a model one more task, with a new head and, if it has adapters, a new adapter; the others stay as they are.
 
     Raises:
@@ -45,7 +42,7 @@ def add_task(model: MtBertForMultiTask, spec: TaskSpec | Mapping) -> None:
         parent[spec.name] = module.to(device=weight.device, dtype=weight.dtype).train(model.training)
 
 
-def remove_task(model: MtBertForMultiTask, name: str) -> None:
+def remove_task(model: TaskModel, name: str) -> None:
     """Drop a task with its head and adapter; the ids of later tasks move up.
 
     Raises:
@@ -61,12 +58,12 @@ def remove_task(model: MtBertForMultiTask, name: str) -> None:
         del model.adapters[name]
 
 
-def _set_tasks(model: MtBertForMultiTask, tasks: list[dict]) -> None:
+def _set_tasks(model: TaskModel, tasks: list[dict]) -> None:
     model.config.tasks = tasks
     model.tasks = model.config.task_specs
 
 
-def extract_task(model: MtBertForMultiTask, name: str, to: str | None = None) -> PreTrainedModel:
+def extract_task(model: TaskModel, name: str, to: str | None = None) -> PreTrainedModel:
     """A copy that has one task alone.
 
     Args:
@@ -96,7 +93,7 @@ def extract_task(model: MtBertForMultiTask, name: str, to: str | None = None) ->
     return single.train(model.training)
 
 
-def _plain_model(model: MtBertForMultiTask, spec: TaskSpec) -> PreTrainedModel:
+def _plain_model(model: TaskModel, spec: TaskSpec) -> PreTrainedModel:
     family, where = model.config.encoder.model_type, f"task {spec.name!r}"
     if spec.name in model.adapters:
         raise InputError(f"{where}: it has an adapter, for which plain transformers models have no place")
@@ -125,7 +122,7 @@ def _plain_model(model: MtBertForMultiTask, spec: TaskSpec) -> PreTrainedModel:
     return plain_model.train(model.training)
 
 
-def export_encoder(model: MtBertForMultiTask) -> PreTrainedModel:
+def export_encoder(model: TaskModel) -> PreTrainedModel:
     """A copy of the shared encoder as a plain transformers model (without a pooler if no task reads one)."""
     config = copy.deepcopy(model.config.encoder)
     config._attn_implementation = "sdpa" if model.encoder._supports_sdpa else "eager"

@@ -1,0 +1,32 @@
+"""What the functions of this folder use of a model, so that none of them imports the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+
+from .configuration_mtbert import MtBertConfig, TaskSpec
+
+
+class TaskModel(Protocol):
+    """A model with one head for each task: `MtBertForMultiTask`, which hands itself to these functions."""
+
+    config: MtBertConfig
+    encoder: Any  # PreTrainedModel
+    heads: Any  # ModuleDict: task → head
+    adapters: Any  # ModuleDict: task → adapter, of the tasks that have one
+    training: bool
+
+    @property
+    def tasks(self) -> Sequence[TaskSpec]: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def task_id(self, name: str) -> int: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    def __getattr__(self, name: str) -> Any: ...
