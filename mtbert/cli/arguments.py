@@ -13,6 +13,7 @@ from pathlib import Path
 from ..errors import RecipeError
 from ..files import path_problem
 from ..recipe.yaml_layers import split_argv
+from ..training.methods import sections
 from . import bundled
 from .processes import is_launched
 
@@ -30,8 +31,9 @@ COMMANDS = {
 }
 # first parts of a recipe's keys
 SECTIONS = (
-    *("encoder", "data_dir", "tasks", "all_tasks", "schedule", "surgery", "model", "peft", "smart", "proximal"),
-    *("averaging", "distillation", "optimizer", "loss", "training", "stages", "card", "pretraining", "base"),
+    *("encoder", "data_dir", "tasks", "all_tasks", "schedule", "model", "peft", "optimizer", "training", "stages"),
+    *("card", "pretraining", "base", "imports"),
+    *sections(),
 )
 PRECISIONS = ("no", "bf16", "fp16")
 # as the library has them, which imports torch; a test compares
@@ -133,9 +135,16 @@ def pretrain(argv: Sequence[str]) -> argparse.Namespace:
     return training("pretrain", argv)
 
 
+def _add_imports(parser: argparse.ArgumentParser) -> None:
+    """The option of commands that read what a run has saved, which names modules and never imports them."""
+    what = "modules or .py files that register parts of your own, such as heads; imported first"
+    parser.add_argument("--imports", nargs="+", default=[], metavar="MODULE", help=what)
+
+
 def evaluate(argv: Sequence[str]) -> argparse.Namespace:
     """Arguments of `mtbert evaluate`; `changes` are the keys of the recipe that the command line sets."""
     parser = make_parser("evaluate")
+    _add_imports(parser)
     parser.add_argument("run", type=Path, help="folder of a run, or of one of its checkpoints")
     parser.add_argument("--against", type=Path, help="another run or checkpoint, scored on the same rows and compared")
     parser.add_argument("--split", choices=("train", "dev", "test"), default="dev", help="default: %(default)s")
@@ -163,6 +172,7 @@ def evaluate(argv: Sequence[str]) -> argparse.Namespace:
 def predict(argv: Sequence[str]) -> argparse.Namespace:
     """Arguments of `mtbert predict`."""
     parser = make_parser("predict")
+    _add_imports(parser)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder that finetune wrote, or a hub name")
     parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="rows; - or nothing: standard input")
     parser.add_argument("--output", required=True, help="file to write; -: standard output")
@@ -243,6 +253,7 @@ def ensemble(argv: Sequence[str]) -> argparse.Namespace:
     if "--weights" in argv:
         return average([word for word in argv if word != "--weights"], "ensemble --weights")
     parser = make_parser("ensemble")
+    _add_imports(parser)
     parser.add_argument("checkpoints", nargs="+", help="folders of checkpoints")
     weights = "average the weights into one checkpoint; `mtbert ensemble --weights --help` lists its options"
     parser.add_argument("--weights", action="store_true", help=weights)
@@ -260,6 +271,7 @@ def ensemble(argv: Sequence[str]) -> argparse.Namespace:
 def average(argv: Sequence[str], command: str = "average") -> argparse.Namespace:
     """Arguments of `mtbert ensemble --weights`, and of recipes/average.py."""
     parser = make_parser(command, "average")
+    _add_imports(parser)
     parser.add_argument("checkpoints", nargs="+", help="folders of checkpoints")
     out = "folder of the new checkpoint, not one that is there"
     parser.add_argument("--out", "--output", type=Path, required=True, help=out)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 
 from . import processes
 from .arguments import COMMANDS, PARSERS
@@ -56,6 +57,10 @@ def run(command: str, argv: Sequence[str] | None = None) -> int:
 
     register()
     with clear_errors():
+        if getattr(args, "imports", None):
+            from ..recipe.imports import import_all
+
+            import_all(args.imports, Path.cwd(), "--imports")
         if processes.number(args) > 1:
             return processes.launch(command, args)
         processes.use_one_device(command)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import Problem
 from ..modeling.limits import limit_problems
 from .fields import Report, shown
-
-if TYPE_CHECKING:
-    from .schema import Recipe
+from .parts import ReadRecipe
 
 _ONE_OR_MORE = (lambda value: value >= 1, "1 or more")
 _ZERO_OR_MORE = (lambda value: value >= 0, "0 or more")
@@ -62,7 +60,7 @@ UPPER: dict[str, str] = {
 }
 
 
-def check_values(recipe: Recipe, report: Report) -> None:
+def check_values(recipe: ReadRecipe, report: Report) -> None:
     """Note training arguments of a right type that are out of their range."""
     for section, given in (("training", recipe.training), ("pretraining", recipe.pretraining or {})):
         for key, value, rule in _out_of_range(given):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InputError, Problem
 from ..files import path_problem
@@ -13,13 +13,10 @@ from ..training.methods.rules import Run
 from ..training.objective import check_losses
 from .combinations import COMBINATIONS
 from .fields import Report, defaults, shown
-from .parts import training_arguments_class
-
-if TYPE_CHECKING:
-    from .schema import Recipe, TaskRecipe
+from .parts import ReadRecipe, TaskRecipe, training_arguments_class
 
 
-def check(recipe: Recipe, report: Report) -> None:
+def check(recipe: ReadRecipe, report: Report) -> None:
     """Note everything that is wrong with values whose types are right."""
     if recipe.encoder == "":
         report.add(Problem(("encoder",), "is empty; give a folder, or a name on the hub"))
@@ -29,16 +26,16 @@ def check(recipe: Recipe, report: Report) -> None:
     if recipe.pretraining is not None and not report.broken(("pretraining",)):
         _check_pretraining(recipe.pretraining, report)
     _check_combinations(recipe, report)
-    for key in ("schedule", "optimizer", "loss", "surgery", "smart", "proximal", "averaging", "distillation", "card"):
-        settings = getattr(recipe, key)
-        if settings is not None and not report.broken((key,)):
+    checked = {"schedule": recipe.schedule, "optimizer": recipe.optimizer, **recipe.methods, "card": recipe.card}
+    for key, settings in checked.items():
+        if not report.broken((key,)):
             report.add_all(each.under(key) for each in settings.problems())
     valid = [_check_task(name, task, report) for name, task in recipe.tasks.items()]
     if all(valid) and recipe.tasks and not report.broken(("tasks",)):
         _check_best_metric(recipe, report)
 
 
-def _check_training(recipe: Recipe, report: Report) -> None:
+def _check_training(recipe: ReadRecipe, report: Report) -> None:
     for key, reason in REFUSED_TRAINING.items():
         if key not in recipe.training:
             continue
@@ -63,8 +60,8 @@ def _check_pretraining(given: dict[str, Any], report: Report) -> None:
     report.add_all(each.under("pretraining") for each in pretraining_problems(known | given))
 
 
-def _check_combinations(recipe: Recipe, report: Report) -> None:
-    run = Run(**vars(recipe) | {"training": defaults(training_arguments_class()) | recipe.training})
+def _check_combinations(recipe: ReadRecipe, report: Report) -> None:
+    run = Run(**vars(recipe) | recipe.methods | {"training": defaults(training_arguments_class()) | recipe.training})
     for rule in COMBINATIONS:
         for when, conflict, view in rule.cases(run):
             if not report.broken(when) and not report.broken(conflict) and rule.test(view):
@@ -95,7 +92,7 @@ def _check_task(name: str, task: TaskRecipe, report: Report) -> bool:
     return len(report.lines) == before
 
 
-def _check_best_metric(recipe: Recipe, report: Report) -> None:
+def _check_best_metric(recipe: ReadRecipe, report: Report) -> None:
     name = recipe.training_value("metric_for_best_model")
     path = ("training", "metric_for_best_model")
     if not isinstance(name, str) or report.broken(path):
@@ -108,7 +105,7 @@ def _check_best_metric(recipe: Recipe, report: Report) -> None:
         report.add(Problem(path, f"is {shown(name)}, which no evaluation has; {hint}known ones: {', '.join(known)}"))
 
 
-def known_scores(recipe: Recipe) -> list[str]:
+def known_scores(recipe: ReadRecipe) -> list[str]:
     """The names of the scores that an evaluation of a valid recipe has; averages and the mean loss come first."""
     from ..evaluation.metrics import default_metrics  # importing evaluate takes seconds
 

@@ -216,9 +216,13 @@ def defaults(cls: type) -> dict[str, Any]:
     return {name: values[name] for name in known_fields(cls)}
 
 
-def read_fields(cls: type, values: Any, path: KeyPath, report: Report) -> dict[str, Any]:
-    """The arguments of a dataclass out of a mapping; what does not fit is noted in the report and left out."""
-    known = known_fields(cls)
+def read_fields(cls: type, values: Any, path: KeyPath, report: Report, elsewhere: Iterable[str] = ()) -> dict[str, Any]:
+    """The arguments of a dataclass out of a mapping; what does not fit is noted in the report and left out.
+
+    Args:
+        elsewhere: keys that are read elsewhere, and may be meant by one that is unknown.
+    """
+    known = {name: hint for name, hint in known_fields(cls).items() if name != "methods"}
     if values is None:
         values = {}  # `key: null` sets a mapping back to its defaults
     if not isinstance(values, dict):
@@ -229,7 +233,7 @@ def read_fields(cls: type, values: Any, path: KeyPath, report: Report) -> dict[s
     for key, value in values.items():
         here = (*path, key)
         if key not in known:
-            report.unknown(here, value, known)
+            report.unknown(here, value, (*known, *elsewhere))
             continue
         value = _read_value(known[key], value, here, report)
         if value is not MISSING:

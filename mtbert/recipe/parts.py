@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ..data.splits import DataSpec
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
@@ -11,6 +11,23 @@ from .fields import documentation, known_fields
 
 if TYPE_CHECKING:
     from ..training.arguments import MtBertTrainingArguments, PretrainingArguments, TaskTraining
+
+
+class ReadRecipe(Protocol):
+    """What the checks read of a recipe: a `Recipe`, which calls them."""
+
+    encoder: str
+    tasks: dict[str, TaskRecipe]
+    schedule: Any
+    optimizer: Any
+    card: Any
+    methods: dict[str, Any]
+    training: dict[str, Any]
+    pretraining: dict[str, Any] | None
+
+    def training_default(self, key: str) -> Any: ...
+
+    def training_value(self, key: str) -> Any: ...
 
 
 def training_arguments_class() -> type[MtBertTrainingArguments]:

@@ -9,8 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..data.splits import LoadedTask, load_task
-from ..errors import InputError, RecipeError
-from ..evaluation.ensemble import check_members
+from ..errors import RecipeError
 from ..modeling import encoder_loading
 from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.modeling_mtbert import MtBertForMultiTask
@@ -100,19 +99,10 @@ def check_stages(recipe: Recipe) -> None:
         except RecipeError as error:
             problems += error.problems
     for stage in stages:
-        problems += [] if stage.distillation is None else _teacher_problems(stage)
+        specs = [task.spec(name) for name, task in stage.tasks.items()]
+        unlabelled = {name: task.data.unlabelled for name, task in stage.tasks.items() if task.data.unlabelled}
+        for settings in stage.methods.values():
+            if hasattr(settings, "preflight"):
+                problems += [str(each) for each in settings.preflight(specs, unlabelled)]
     if problems:
         raise RecipeError(list(dict.fromkeys(problems)))
-
-
-def _teacher_problems(stage: Recipe) -> list[str]:
-    try:
-        taught = check_members(stage.distillation.teachers, [task.spec(name) for name, task in stage.tasks.items()])
-    except InputError as error:
-        return [f"distillation.teachers: {line}" for line in str(error).splitlines()]
-    return [
-        f"tasks.{name}.data.unlabelled is {task.data.unlabelled!r}, but none of distillation.teachers has that task; "
-        "give a teacher of it, or drop the texts"
-        for name, task in stage.tasks.items()
-        if task.data.unlabelled and name not in taught
-    ]

@@ -17,23 +17,19 @@ from ..model_card import CardSettings
 from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec
 from ..modeling.limits import beyond
 from ..training.arguments import PROCESS_KEYS, REFUSED_PRETRAINING, REFUSED_TRAINING
-from ..training.methods import REGISTRY
-from ..training.methods.averaging import Averaging
-from ..training.methods.distillation import Distillation
-from ..training.methods.proximal import Proximal
-from ..training.methods.smart import Smart
-from ..training.methods.surgery import Surgery
-from ..training.methods.uncertainty import LossSettings
+from ..training.methods import REGISTRY, sections, settings_class
 from ..training.optimizers import OptimizerSettings
 from .argument_ranges import check_values
 from .checks import check
 from .fields import KeyPath, Report, defaults, documentation, help_group, help_rows, known_fields, read_fields
+from .imports import honour_imports
 from .parts import ModelRecipe, TaskRecipe, pretraining_arguments_class, training_arguments_class
 from .stage_keys import split_stages
 from .yaml_layers import COMMAND_LINE, Layer, as_layer, merge, override_all, split_argv
 
 if TYPE_CHECKING:
     from ..training.arguments import MtBertTrainingArguments, PretrainingArguments
+    from ..training.settings import MultiTaskSettings
 
 
 @dataclass(frozen=True)
@@ -47,15 +43,9 @@ class Recipe:
         data_dir: the folder that relative names of data files begin at; None: the current one.
         tasks: name → TaskRecipe, at least one. `null` drops a task of the base.
         schedule: how steps are shared out among the tasks.
-        surgery: how the tasks' gradients are combined where they disagree (a Surgery's fields); null: they are summed.
         model: what is done with the encoder.
         peft: a method of peft on the encoder: `type` (lora if absent) and its config's fields; null: none.
-        smart: smoothness-inducing adversarial regularisation (a Smart's fields); null: none.
-        proximal: Bregman proximal point optimisation (a Proximal's fields); null: none.
-        averaging: how the weights that are evaluated and saved are averaged (an Averaging's fields); null: the last.
-        distillation: what is learned from teachers (a Distillation's fields); null: nothing.
         optimizer: learning rates by part, layer and task, and one state for each task (fields of OptimizerSettings).
-        loss: how the tasks' losses are put together (fields of LossSettings).
         training: fields of MtBertTrainingArguments; `output_dir` is required.
         stages: what each stage of the run sets, laid over the rest; they train the same model in turn, each with an
             optimizer and a schedule of the rate of its own. Empty: one stage, the rest itself.
@@ -63,25 +53,30 @@ class Recipe:
         pretraining: further pre-training of the encoder on the tasks' texts, by masked-language modelling, before
             anything else: fields of PretrainingArguments. Of the machine it is as `training` says. null: none, and
             `mtbert pretrain` takes its defaults.
+        imports: modules, or Python files beside the recipe, that are imported before anything is checked. They are
+            never imported from a run's folder, a checkpoint or a hub.
+        methods: section → the settings of a training method, of the sections that are set.
     """
 
     encoder: str
     data_dir: str | None = None
     tasks: dict[str, TaskRecipe] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Schedule)
-    surgery: Surgery | None = None
     model: ModelRecipe = field(default_factory=ModelRecipe)
     peft: dict[str, Any] | None = None
-    smart: Smart | None = None
-    proximal: Proximal | None = None
-    averaging: Averaging | None = None
-    distillation: Distillation | None = None
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    loss: LossSettings = field(default_factory=LossSettings)
     training: dict[str, Any] = field(default_factory=dict)
     stages: tuple[dict[str, Any], ...] = ()
     card: CardSettings = field(default_factory=CardSettings)
     pretraining: dict[str, Any] | None = None
+    imports: tuple[str, ...] = ()
+    methods: dict[str, Any] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        """A method's settings by the name of their section; None where it is not set."""
+        if name in REGISTRY and name != "methods":
+            return self.methods.get(name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @classmethod
     def from_cli(cls, argv: Sequence[str] | None = None) -> Recipe:
@@ -111,7 +106,10 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The whole tree, defaults included, as JSON-ready values."""
-        return _lists(asdict(self))
+        tree = asdict(self)
+        methods = tree.pop("methods")
+        unset = {section: None for section in sections() if isinstance(REGISTRY[section], str)}
+        return _lists(tree | unset | methods)
 
     def in_stages(self) -> tuple[Recipe, ...]:
         """The whole recipe of each stage, in their order; without stages this recipe alone. They are made once."""
@@ -122,10 +120,12 @@ class Recipe:
         layers = split_stages(Layer(self.to_dict()), Report("recipe"))
         return tuple(_resolve(layer, "recipe") for layer in layers)
 
-    def methods(self) -> list[Any]:
-        """The settings of the training methods that are set."""
-        sections = (section for section in REGISTRY if "." not in section)
-        return [settings for section in sections if (settings := getattr(self, section)) is not None]
+    def settings(self) -> MultiTaskSettings:
+        """What the trainer is given besides the methods and the training arguments."""
+        from ..training.settings import MultiTaskSettings
+
+        tasks = {name: task.training() for name, task in self.tasks.items()}
+        return MultiTaskSettings(self.schedule, tasks, self.optimizer)
 
     def training_default(self, key: str) -> Any:
         """What a training argument is where the recipe does not say."""
@@ -203,7 +203,9 @@ def load_recipe(
     """
     source = str(recipe) if isinstance(recipe, str | os.PathLike) else "recipe"
     layer = as_layer(recipe.to_dict() if isinstance(recipe, Recipe) else recipe)
-    return _resolve(override_all(layer, overrides, _hint), source)
+    layer = override_all(layer, overrides, _hint)
+    honour_imports(layer, source)
+    return _resolve(layer, source)
 
 
 def override_tree(overrides: Sequence[str]) -> dict[str, Any]:
@@ -222,8 +224,10 @@ def _hint(path: KeyPath) -> Any:
         return _hint(path[2:])
     for i, key in enumerate(path):
         if i == 0 and key in ("all_tasks", "training", "pretraining"):
-            sections = {"training": training_arguments_class, "pretraining": pretraining_arguments_class}
-            hint = TaskRecipe if key == "all_tasks" else sections[key]() if path[1:] else Any
+            classes = {"training": training_arguments_class, "pretraining": pretraining_arguments_class}
+            hint = TaskRecipe if key == "all_tasks" else classes[key]() if path[1:] else Any
+        elif i == 0 and key in sections():
+            hint = settings_class(key) if path[1:] else Any
         elif isinstance(hint, type) and hasattr(hint, "__dataclass_fields__"):
             hint = known_fields(hint).get(key, Any)
         else:
@@ -248,7 +252,8 @@ def _resolve(layer: Layer, source: str) -> Recipe:
         if found := beyond("tasks", len(kept), f"{source}: tasks has", " tasks"):
             raise RecipeError([*report.lines, *found])
         tree["tasks"] = {n: merge(put_under, task) if isinstance(task, dict) else task for n, task in kept.items()}
-    recipe = Recipe(**read_fields(Recipe, tree, (), report))
+    methods = _read_methods(tree, report)
+    recipe = Recipe(**read_fields(Recipe, tree, (), report, sections()), methods=methods)
     training = read_fields(training_arguments_class(), recipe.training, ("training",), report)
     recipe = replace(recipe, training=training)
     if recipe.pretraining is not None:
@@ -266,14 +271,32 @@ def _resolve(layer: Layer, source: str) -> Recipe:
     return recipe
 
 
+def _read_methods(tree: dict[str, Any], report: Report) -> dict[str, Any]:
+    """Take the sections of methods out of a tree: section → settings, of those that are set."""
+    found = {}
+    for section in sections():
+        kind, value = settings_class(section), tree.pop(section, None)
+        if value is not None or getattr(kind, "always_set", False):
+            found[section] = kind(**read_fields(kind, value, (section,), report))
+    return found
+
+
 def _elsewhere() -> dict[str, str]:
     groups = {"training.": training_arguments_class(), "schedule.": Schedule, "model.": ModelRecipe}
-    groups |= {"data.": DataSpec, "head.": HeadSpec, "surgery.": Surgery, "smart.": Smart, "proximal.": Proximal}
-    groups |= {"averaging.": Averaging, "distillation.": Distillation}
-    groups |= {"optimizer.": OptimizerSettings, "loss.": LossSettings, "pretraining.": pretraining_arguments_class()}
+    groups |= {
+        "data.": DataSpec,
+        "head.": HeadSpec,
+        **{f"{section}.": settings_class(section) for section in sections()},
+    }
+    groups |= {"optimizer.": OptimizerSettings, "pretraining.": pretraining_arguments_class()}
     groups |= {"card.": CardSettings}
     found = {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
     return {name: path for name, path in found.items() if not path.endswith(".weight")}  # tasks have one, too
+
+
+def _method_rows(section: str) -> list[tuple[str, ...]]:
+    kind = settings_class(section)
+    return help_rows(kind, f"{section}.", documentation(kind))
 
 
 def help_text() -> str:
@@ -286,7 +309,7 @@ def help_text() -> str:
     pretraining = pretraining_arguments_class()
     masked = {each.name: " ".join(each.metadata.get("help", "").split()) for each in fields(pretraining)}
     masked |= documentation(pretraining) | {name: f"Refused: {why}." for name, why in REFUSED_PRETRAINING.items()}
-    nested = [each.name for each in fields(Recipe) if each.name not in ("encoder", "data_dir", "stages")]
+    nested = [each.name for each in fields(Recipe) if each.name not in ("encoder", "data_dir", "stages", "imports")]
     base = ("base", "text", "in files only", "Another recipe, relative to this file, whose settings lie under these.")
     common = ("all_tasks.KEY", "as tasks.NAME.KEY", "", "Put under every task; a task's own value wins.")
     groups = {
@@ -295,15 +318,10 @@ def help_text() -> str:
         "tasks.NAME.data": help_rows(DataSpec, "tasks.NAME.data.", documentation(DataSpec)),
         "tasks.NAME.head": help_rows(HeadSpec, "tasks.NAME.head.", documentation(HeadSpec)),
         "schedule": help_rows(Schedule, "schedule.", documentation(Schedule)),
-        "surgery": help_rows(Surgery, "surgery.", documentation(Surgery)),
         "model": help_rows(ModelRecipe, "model.", documentation(ModelRecipe), ("adapter",)),
         "model.adapter": help_rows(AdapterSpec, "model.adapter.", documentation(AdapterSpec)),
-        "smart": help_rows(Smart, "smart.", documentation(Smart)),
-        "proximal": help_rows(Proximal, "proximal.", documentation(Proximal)),
-        "averaging": help_rows(Averaging, "averaging.", documentation(Averaging)),
-        "distillation": help_rows(Distillation, "distillation.", documentation(Distillation)),
         "optimizer": help_rows(OptimizerSettings, "optimizer.", documentation(OptimizerSettings)),
-        "loss": help_rows(LossSettings, "loss.", documentation(LossSettings)),
+        **{section: _method_rows(section) for section in sections()},
         "card": help_rows(CardSettings, "card.", documentation(CardSettings)),
         "training": help_rows(training, "training.", docs),
         "pretraining": help_rows(pretraining, "pretraining.", masked),

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import Problem
 from ..modeling.limits import limit_problems
+from ..training.methods import sections
 from .fields import KeyPath, Report, shown, some
 from .yaml_layers import Layer, merge, merge_layers
 
@@ -25,12 +26,7 @@ TASK_KEYS = (
 STAGE_KEYS: tuple[str, ...] = (
     "schedule",
     "optimizer",
-    "loss",
-    "surgery",
-    "smart",
-    "proximal",
-    "averaging",
-    "distillation",
+    *sections(),
     "model.freeze_encoder",
     "model.train_layer_norms",
     "training",
@@ -50,6 +46,7 @@ REFUSED_IN_STAGES: dict[str, str] = {
     "pretraining": "it comes before all stages",
     "stages": "a stage has no stages",
     "card": "the stages are one run, with one card",
+    "imports": _ONE_RUN,
     "all_tasks": _ONE_TASK,
     "tasks": _ONE_TASK,
     **dict.fromkeys(
@@ -71,7 +68,7 @@ REFUSED_IN_STAGES: dict[str, str] = {
 def refusal(path: KeyPath) -> str | None:
     """Why a stage may not set what stands at `path`; None if it may."""
     found, longest = "it is none of a stage's keys", -1
-    for key in (*STAGE_KEYS, *REFUSED_IN_STAGES):
+    for key in (*STAGE_KEYS, *sections(), *REFUSED_IN_STAGES):
         pattern = key.split(".")
         fits = len(path) >= len(pattern) and all(one in ("*", two) for one, two in zip(pattern, path, strict=False))
         if fits and len(pattern) > longest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from datasets import Dataset
@@ -25,10 +25,8 @@ from ..training.checkpoints.sealing import STATE
 from ..training.checkpoints.stages import Stage, Stages
 from ..training.console import print_lines, print_scores
 from ..training.distributed.machine import share_cores
-from ..training.methods.distillation import add_targets
 from ..training.peft import load_final_weights, wrap
 from ..training.pretraining import pretrain
-from ..training.settings import MultiTaskSettings
 from ..training.trainer import MtBertTrainer
 
 Splits = dict[str, dict[str, Dataset]]  # task → split → encoded rows
@@ -92,9 +90,9 @@ def _train(recipe: Recipe, args: MtBertTrainingArguments, callbacks: Sequence[Tr
         trainer = _make_trainer(recipe, part, model, args.cpu_threads, data, tokenizer, stage, callbacks)
         if stages.passes_over(trainer):
             continue
-        if part.distillation is not None:
-            texts = {name: loaded.splits["train"] for name, loaded in raw.items()}
-            trainer.train_dataset = add_targets(part.distillation, trainer, texts)
+        texts = {name: loaded.splits["train"] for name, loaded in raw.items()}
+        for method in trainer.methods.values():
+            method.prepare_data(trainer, texts)
         if len(stages.states) + 1 >= len(recipe.stages):  # the last one
             scores = _scores_of_ended_run(args.output_dir, checkpoint, trainer, stage)
             if scores is not None:
@@ -172,13 +170,8 @@ def _make_trainer(
         train_dataset={name: splits["train"] for name, splits in data.items()},
         eval_dataset={name: splits["dev"] for name, splits in data.items() if "dev" in splits} or None,
         processing_class=tokenizer,
-        settings=MultiTaskSettings(
-            part.schedule,
-            {name: task.training() for name, task in part.tasks.items()},
-            part.optimizer,
-            recipe.to_dict(),
-        ),
-        methods=part.methods(),
+        settings=replace(part.settings(), recipe=recipe.to_dict()),
+        methods=part.methods.values(),
         stage=stage,
         callbacks=list(callbacks),
     )

@@ -23,6 +23,11 @@ REGISTRY: dict[str, str | type] = {
 }
 
 
+def sections() -> list[str]:
+    """The sections of a recipe that set a method each."""
+    return [section for section in REGISTRY if "." not in section]
+
+
 def method_module(section: str) -> ModuleType:
     """The file of a method; it may have `RULES`, what the method does not go with."""
     place = REGISTRY[section]

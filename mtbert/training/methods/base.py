@@ -133,6 +133,9 @@ class Method(TrainerCallback):
             InputError: if the method does not suit the model or the trainer's arguments.
         """
 
+    def prepare_data(self, trainer: TaskTrainer, texts: Mapping[str, Any]) -> None:
+        """Change the training data of a recipe's run, `trainer.train_dataset`; `texts`: task → its rows of text."""
+
     def check_data(self, splits: Mapping[str, Any]) -> None:
         """Raise InputError if the training data lacks what the method needs; called before the first step."""
 

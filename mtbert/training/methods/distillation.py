@@ -65,6 +65,26 @@ class Distillation:
             found.append(Problem(("temperature",), f"is {self.temperature}, but must be positive"))
         return found
 
+    def preflight(self, specs: Sequence[TaskSpec], unlabelled: Mapping[str, Any]) -> list[Problem]:
+        """What is wrong with the teachers, whose configs are read, before any work.
+
+        Args:
+            specs: the tasks of a recipe.
+            unlabelled: task → its `data.unlabelled`, of those that have texts without labels.
+        """
+        from ...evaluation.ensemble import check_members
+
+        try:
+            taught = check_members(self.teachers, specs)
+        except InputError as error:
+            return [Problem(("distillation", "teachers"), f": {line}") for line in str(error).splitlines()]
+        reason = "but none of distillation.teachers has that task; give a teacher of it, or drop the texts"
+        return [
+            Problem(("tasks", name, "data", "unlabelled"), f"is {texts!r}, {reason}")
+            for name, texts in unlabelled.items()
+            if name not in taught
+        ]
+
     def build(self) -> Distiller:
         """What the trainer calls."""
         return Distiller(self)
@@ -186,6 +206,10 @@ class Distiller(Method):
     def columns_not_compared(self) -> Sequence[str]:
         """Teachers are compared themselves, not what they say, which other processes and batches round otherwise."""
         return (TEACHER,) if None not in self.teachers else ()
+
+    def prepare_data(self, trainer: TaskTrainer, texts: Mapping[str, Dataset]) -> None:
+        """Ask the teachers about the training texts; see `add_targets`."""
+        trainer.train_dataset = add_targets(self.settings, trainer, texts)
 
     def check_data(self, splits: Mapping[str, Dataset]) -> None:
         if not any(TEACHER in split.column_names for split in splits.values()):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -35,6 +35,8 @@ class LossSettings:
             first. At rest σ_t² is the mean L_t of a regression, and twice that of a classification.
         learning_rate: positive, of the s_t; AdamW moves them by about so much a step. null: the run's.
     """
+
+    always_set: ClassVar[bool] = True  # a recipe without the section has the defaults
 
     weighting: str = FIXED
     learning_rate: float | None = None
