@@ -7,8 +7,8 @@ from dataclasses import fields, replace
 import pytest
 
 from mtbert.recipe import ModelRecipe, Recipe, RecipeError, TaskRecipe, load_recipe, training_arguments_class
-from mtbert.training.methods import sections
 from mtbert.recipe.stage_keys import REFUSED_IN_STAGES, STAGE_KEYS, refusal
+from mtbert.training.methods import sections
 
 TEXT = """\
 encoder: some/encoder
@@ -102,7 +102,7 @@ def test_keys_of_the_run_are_refused_with_their_reason(path, pattern):
 def test_every_key_is_decided():
     """A new section of recipes, or a new key of a task or a model, is either a stage's or refused with a reason."""
     keys = [(each.name,) for each in fields(Recipe) if each.name not in ("tasks", "model", "training", "methods")]
-        keys += [(section,) for section in sections()]
+    keys += [(section,) for section in sections()]
     keys += [("model", each.name) for each in fields(ModelRecipe)]
     keys += [(*task, each.name) for task in (("tasks", "sst"), ("all_tasks",)) for each in fields(TaskRecipe)]
     keys += [("training", each.name) for each in fields(training_arguments_class())]
