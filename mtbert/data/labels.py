@@ -196,7 +196,7 @@ def _as_yaml(names: list[str]) -> str:
 def listed(columns: Sequence[str]) -> str:
     """Names of columns as an error shows them."""
     text = str(list(columns))
-    return text if len(text) <= 500 else f"{text[:500]}… ({len(columns):,} in all)"
+    return text if len(text) <= 300 else f"{text[:300]}… ({len(columns):,} in all)"
 
 
 def _short(value: Any, feature: Any) -> str:

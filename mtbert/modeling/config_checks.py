@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from .display import brief
 from .errors import InputError, Problem
 from .limits import beyond
 
@@ -40,9 +41,7 @@ def type_problems(spec: Any) -> list[Problem]:
     for each in fields(spec):
         value, hint = getattr(spec, each.name), hints[each.name]
         if not _fits(hint, value):
-            text = repr(value)
-            shown = text if len(text) <= 100 else f"{text[:100]}…"
-            found.append(Problem((each.name,), f"is {shown}, but must be {_describe(hint)}"))
+            found.append(Problem((each.name,), f"is {brief(value)}, but must be {_describe(hint)}"))
     return found
 
 

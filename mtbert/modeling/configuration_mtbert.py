@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .config_checks import encoder_config, make_plain, plain, refuse_sizes, type_problems
+from .display import brief, brief_names
 from .errors import InputError, Problem, refuse
 from .limits import beyond, limit_problems, name_problems
 from .own_parts import ADAPTERS as own_adapters, HEADS as own_heads
@@ -25,9 +26,9 @@ SHOWN = 100  # labels, and characters of a name, that a message has
 PAIR_FEATURES = ("u;v", "u;v;|u-v|", "u;v;|u-v|;u*v")
 
 
-def _known(problems: list[Problem], key: str, value: Any, known: tuple[str, ...]) -> None:
+def _known(problems: list[Problem], key: str, value: Any, known: tuple[str, ...], more: str = "") -> None:
     if value not in known:
-        problems.append(Problem((key,), f"is {value!r}, but must be one of: {', '.join(known)}"))
+        problems.append(Problem((key,), f"is {value!r}, but must be one of: {', '.join(known)}{more}"))
 
 
 def _build(cls: type, where: str, values: Any) -> Any:
@@ -35,12 +36,12 @@ def _build(cls: type, where: str, values: Any) -> Any:
     if isinstance(values, cls):
         return values
     if not isinstance(values, dict):
-        raise InputError(f"{where} must be a mapping or a {cls.__name__}, but is {values!r}")
+        raise InputError(f"{where} must be a mapping or a {cls.__name__}, but is {brief(values)}")
     known = [f.name for f in fields(cls)]
     if cls is TaskSpec and "name" not in values:
-        raise InputError(f"{where} has no name, only the keys {list(values)}; give it one")
+        raise InputError(f"{where} has no name, only the keys {brief_names(values)}; give it one")
     if unknown := [key for key in values if key not in known]:
-        raise InputError(f"{where} has unknown keys {unknown}; known ones: {', '.join(known)}")
+        raise InputError(f"{where} has unknown keys {brief_names(unknown)}; known ones: {', '.join(known)}")
     return cls(**values)
 
 
@@ -81,7 +82,7 @@ class HeadSpec:
         found = type_problems(self)
         if found:
             return found
-        _known(found, "type", self.type, (*HEADS, *own_heads))
+        _known(found, "type", self.type, (*HEADS, *own_heads), "; register one of your own first (register_head)")
         _known(found, "activation", self.activation, ACTIVATIONS)
         _known(found, "features", self.features, PAIR_FEATURES)
         _known(found, "output", self.output, ("identity", "sigmoid", "relu"))
@@ -149,7 +150,7 @@ class AdapterSpec:
     def __post_init__(self):
         make_plain(self)
         size, heads = _ADAPTERS.get(self.type, (1, None)) if isinstance(self.type, str) else (1, None)
-        published = "published" if self.type in TOP_ADAPTERS else "zero"
+        published = "published" if isinstance(self.type, str) and self.type in TOP_ADAPTERS else "zero"
         for key, default in (("size", size), ("heads", heads), ("init", published)):
             if getattr(self, key) is None:
                 object.__setattr__(self, key, default)
@@ -162,7 +163,7 @@ class AdapterSpec:
         found = type_problems(self)
         if found:
             return found
-        _known(found, "type", self.type, (*ADAPTERS, *own_adapters))
+        _known(found, "type", self.type, (*ADAPTERS, *own_adapters), "; register your own first (register_adapter)")
         _known(found, "activation", self.activation, ("gelu", "identity"))
         _known(found, "input", self.input, ("cls", "all"))
         _known(found, "init", self.init, ("zero", "published"))
@@ -247,10 +248,10 @@ class TaskSpec:
 
     def __post_init__(self):
         count = len(self.labels) if isinstance(self.labels, Sized) and not isinstance(self.labels, str) else 0
-        refuse(limit_problems(("labels",), "labels", count, "has", " names"), f"task {str(self.name)[:SHOWN]!r}: ")
+        refuse(limit_problems(("labels",), "labels", count, "has", " names"), f"task {brief(self.name)}: ")
         make_plain(self)
         long = isinstance(self.name, str) and len(self.name) > SHOWN
-        where = f"task {self.name[:SHOWN]!r}…" if long else f"task {self.name!r}"
+        where = f"task {self.name[:SHOWN]!r}…" if long else f"task {brief(self.name)}"
         set_field = lambda key, value: object.__setattr__(self, key, value)  # noqa: E731 (a frozen dataclass)
         set_field("head", _build(HeadSpec, f"{where}: head", self.head))
         if isinstance(self.labels, (str, bool)):
@@ -259,7 +260,11 @@ class TaskSpec:
             refuse(limit_problems(("labels",), "labels", self.labels), f"{where}: ")
             set_field("labels", tuple(str(i) for i in range(self.labels)))
         elif isinstance(self.labels, Iterable):
-            set_field("labels", tuple(str(label) for label in self.labels))
+            labels = tuple(self.labels)
+            if any(isinstance(label, Mapping | list | tuple) for label in labels):
+                kind = brief(self.labels)
+                raise InputError(f"{where}: labels is {kind}, but must be a list of names, or their number")
+            set_field("labels", tuple(map(str, labels)))
         for key in ("range", "separator"):
             if isinstance(getattr(self, key), Iterable) and not isinstance(getattr(self, key), str):
                 set_field(key, tuple(getattr(self, key)))
@@ -301,14 +306,13 @@ class TaskSpec:
         if not regression and not self.labels:
             found.append(Problem(("labels",), "are missing; give the class names in id order, or their number"))
         if self.labels and len(set(self.labels)) != len(self.labels):
-            repeated = list(self.labels) if len(self.labels) < SHOWN else [self.labels[0], "…", self.labels[-1]]
-            found.append(Problem(("labels",), f"{repeated} repeat a name"))
+            found.append(Problem(("labels",), f"{brief_names(self.labels)} repeat a name"))
         if self.kind.binary and self.labels and len(self.labels) != 2:
             found.append(Problem(("labels",), f"has {len(self.labels)} names, but a binary classification has 2"))
         if self.kind.exclusive and self.labels and len(self.labels) < 2:
             found.append(Problem(("labels",), f"has {len(self.labels)} name, but a classification needs at least 2"))
         if self.range is not None and not (len(self.range) == 2 and self.range[0] < self.range[1]):
-            found.append(Problem(("range",), f"is {self.range}, but must be (lowest, highest)"))
+            found.append(Problem(("range",), f"is {brief(self.range)}, but must be (lowest, highest)"))
         if self.head.output == "sigmoid" and (not regression or self.range is None):
             found.append(
                 Problem(

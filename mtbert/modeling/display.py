@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 MASK = "***"
 LONGEST_LINE = 1_000  # characters of a line that a person still reads
+SHORT, MOST_ITEMS = 100, 10  # characters, and items of a list, of a value that a message shows
 # Characters that move, hide or reorder what stands around them. Joiners stay, which words of some languages need.
 _DECEIVING = re.compile(
     r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -80,6 +81,32 @@ def _cut(text: str, most: int) -> str:
     """The first `most` characters and the last, a third as many, with what there was between them."""
     begin, end = masked(text[: most + 2000])[:most], masked(text[-most // 3 - 2000 :])[-most // 3 :]
     return f"{begin} … ({len(text):,} characters) … {end}"
+
+
+def brief(value: Any) -> str:
+    """A wrong value as a message shows it: at most about a hundred characters.
+
+    Tables, arrays and longer or nested collections, which may be rows of data, are shown as their type and size.
+    """
+    if isinstance(value, Sized) and not isinstance(value, str | bytes):
+        kinds = (list, tuple, set, frozenset, dict)
+        items = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        nested = type(value) not in kinds or any(
+            isinstance(each, Sized) and not isinstance(each, str) for each in items
+        )
+        if nested or len(value) > MOST_ITEMS:
+            return f"of the type {type(value).__name__} with {len(value):,} items"
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python does not write numbers of thousands of digits
+        return "a number of thousands of digits"
+    return text if len(text) <= SHORT else f"{text[:SHORT]}…"
+
+
+def brief_names(names: Sequence[Any]) -> str:
+    """The first names of many, as a list that a message shows."""
+    first = ", ".join(brief(name) for name in list(names)[:MOST_ITEMS])
+    return f"[{first}]" if len(names) <= MOST_ITEMS else f"[{first}, …] ({len(names):,} in all)"
 
 
 def display(text: Any, lines: bool = False) -> str:

@@ -202,10 +202,14 @@ def _remedy(hint: Any, value: Any) -> str:
     return ""
 
 
+NO_KEY = {"no key": True}  # metadata of a field that users do not set
+
+
 def known_fields(cls: type) -> dict[str, Any]:
     """Name → type hint of the fields that a user may set."""
     hints = get_type_hints(cls)
-    return {each.name: hints[each.name] for each in fields(cls) if each.init and not each.name.startswith("_")}
+    own = [each.name for each in fields(cls) if each.init and "no key" not in each.metadata]
+    return {name: hints[name] for name in own if not name.startswith("_")}
 
 
 def defaults(cls: type) -> dict[str, Any]:
@@ -222,7 +226,7 @@ def read_fields(cls: type, values: Any, path: KeyPath, report: Report, elsewhere
     Args:
         elsewhere: keys that are read elsewhere, and may be meant by one that is unknown.
     """
-    known = {name: hint for name, hint in known_fields(cls).items() if name != "methods"}
+    known = known_fields(cls)
     if values is None:
         values = {}  # `key: null` sets a mapping back to its defaults
     if not isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""Parts of a recipe that no other package has: a task, the model; and the classes of its training arguments."""
+"""Parts of a recipe that no other package has: a task, the model; and the classes of its sections."""
 
 from __future__ import annotations
 

@@ -86,10 +86,10 @@ def check_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def check_stages(recipe: Recipe) -> None:
-    """Whether pre-training and every stage can be run on this machine, and teachers can teach: their configs are read.
+    """Whether pre-training and every stage can be run on this machine, and with what its methods need.
 
     Raises:
-        RecipeError: with what can not be, of all stages; or for texts without labels that nobody teaches.
+        RecipeError: with what can not be, of all stages.
     """
     stages, problems = recipe.in_stages(), []
     first = [] if recipe.pretraining is None else [recipe.pretraining_arguments]

@@ -21,7 +21,7 @@ from ..training.methods import REGISTRY, sections, settings_class
 from ..training.optimizers import OptimizerSettings
 from .argument_ranges import check_values
 from .checks import check
-from .fields import KeyPath, Report, defaults, documentation, help_group, help_rows, known_fields, read_fields
+from .fields import NO_KEY, KeyPath, Report, defaults, documentation, help_group, help_rows, known_fields, read_fields
 from .imports import honour_imports
 from .parts import ModelRecipe, TaskRecipe, pretraining_arguments_class, training_arguments_class
 from .stage_keys import split_stages
@@ -70,7 +70,7 @@ class Recipe:
     card: CardSettings = field(default_factory=CardSettings)
     pretraining: dict[str, Any] | None = None
     imports: tuple[str, ...] = ()
-    methods: dict[str, Any] = field(default_factory=dict)
+    methods: dict[str, Any] = field(default_factory=dict, metadata=NO_KEY)
 
     def __getattr__(self, name: str) -> Any:
         """A method's settings by the name of their section; None where it is not set."""
@@ -139,7 +139,7 @@ class Recipe:
         """What stands at a key path, such as `("tasks", "sst", "weight")`."""
         if path[0] == "training":
             return self.training_value(path[1])
-        node: Any = self
+        node: Any = vars(self) | dict.fromkeys(REGISTRY) | self.methods
         for key in path:
             node = node[key] if isinstance(node, dict) else getattr(node, key)
         return node

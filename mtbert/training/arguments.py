@@ -12,7 +12,7 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy
 
 from ..errors import InputError, Problem, refuse
-from ..modeling.display import each_text, masked
+from ..modeling.display import brief, each_text, masked
 from ..modeling.limits import limit_problems
 from .distributed.process_group import join_processes, refuse_sharding, take_over_fsdp
 from .finite_steps import SKIP, STOP
@@ -181,11 +181,15 @@ class TaskTraining:
             found.append(Problem(("weight_decay",), f"is {self.weight_decay}, but must be 0 or more"))
         if isinstance(self.class_weights, str) and self.class_weights != "balanced":
             found.append(
-                Problem(("class_weights",), f"is {self.class_weights!r}, but must be a list of numbers or balanced")
+                Problem(
+                    ("class_weights",), f"is {brief(self.class_weights)}, but must be a list of numbers or balanced"
+                )
             )
         if isinstance(self.class_weights, tuple | list) and min(self.class_weights, default=0) <= 0:
             found.append(
-                Problem(("class_weights",), f"is {list(self.class_weights)}, but must have positive numbers only")
+                Problem(
+                    ("class_weights",), f"is {brief(list(self.class_weights))}, but must have positive numbers only"
+                )
             )
         if not 0 <= self.label_smoothing < 1:
             found.append(Problem(("label_smoothing",), f"is {self.label_smoothing}, but must be 0 or more and below 1"))

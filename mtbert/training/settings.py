@@ -16,6 +16,7 @@ from ..data.sampling import Plan, Schedule
 from ..errors import InputError, refuse
 from ..modeling.config_checks import type_problems
 from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.display import brief_names
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .methods import REGISTRY, settings_class
 from .methods.base import Method
@@ -208,7 +209,7 @@ def as_settings(kind: type[Settings], value: Any, argument: str) -> Settings | N
     if unknown := [name for name in value if name not in names]:
         near = difflib.get_close_matches(str(unknown[0])[:100], names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise InputError(f"{argument} has unknown fields {unknown}; {hint}known ones: {', '.join(names)}")
+        raise InputError(f"{argument} has unknown fields {brief_names(unknown)}; {hint}known ones: {', '.join(names)}")
     settings = kind(**value)
     refuse(each.under(argument) for each in type_problems(settings))
     return settings
@@ -247,7 +248,9 @@ def as_class_weights(weights: Any, labels: Sequence[str], where: str) -> Any:
     if isinstance(weights, Mapping):
         by_name = {str(name): weight for name, weight in weights.items()}
         if set(by_name) != set(labels):
-            raise InputError(f"{where} is for {list(by_name)}, but must have a number for each of {list(labels)}")
+            raise InputError(
+                f"{where} is for {brief_names(by_name)}, but must have a number for each of {brief_names(labels)}"
+            )
         weights = [by_name[label] for label in labels]
     if weights is None or isinstance(weights, str | tuple):
         return weights

@@ -41,10 +41,10 @@ def test_what_a_student_needs_is_made_before_it(tmp_path):
         assert recipe.data_dir == "data"
         assert recipe.training["resume_from_checkpoint"] == "auto"
         assert recipe.encoder in made or recipe.encoder == "$(bin/python recipes/get_encoder.py)"
-        if recipe.distillation is not None:
+        if (distillation := recipe.methods.get("distillation")) is not None:
             texts = {task.data.unlabelled for task in recipe.tasks.values()}
             assert len(texts) == len(recipe.tasks)
-            assert texts | set(recipe.distillation.teachers) <= made
+            assert texts | set(distillation.teachers) <= made
             students.append(Path(recipe.training["output_dir"]).name)
         made.add(recipe.training["output_dir"])
     assert tuple(students) == STUDENTS and len(members) == 3

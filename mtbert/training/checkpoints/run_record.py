@@ -92,7 +92,7 @@ def run_record(trainer: TaskTrainer, movement: Movement) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type,
         "processes": args.world_size,
         "threads": torch.get_num_threads(),
-        "precision": trainer.accelerator.mixed_precision,
+        "precision": trainer.accelerator.mixed_precision if trainer.accelerator.native_amp else "no",
         "seed": args.seed,
         "versions": {
             "python": platform.python_version(),

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 
 import pytest
 import yaml
@@ -26,8 +26,10 @@ from mtbert.recipe import (
 )
 from mtbert.recipe.fields import defaults, documentation, known_fields
 from mtbert.training.arguments import TaskTraining
+from mtbert.training.methods import REGISTRY
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation
+from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.surgery import Surgery
 from mtbert.training.methods.uncertainty import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
@@ -666,6 +668,34 @@ def test_names_of_the_best_metric(write):
     assert "which no evaluation has; did you mean eval_sst_accuracy? known ones: eval_overall, eval_raw_mean" in line
     dropped = ["--tasks.sts.data.dev=null", "--training.metric_for_best_model=sts_pearson"]
     assert "is text 'sts_pearson', which no evaluation has" in only_problem("good.yaml", *dropped)
+
+
+# ---- training methods ----
+
+
+def test_sections_of_methods_stand_beside_the_others(write):
+    recipe = load_recipe("good.yaml", ["--smart={}", "--averaging=null"])
+    assert recipe.methods == {"smart": Smart()} and recipe.value(("smart", "weight")) == 1.0
+    tree = recipe.to_dict()
+    assert {key: tree[key] for key in REGISTRY} == dict.fromkeys(REGISTRY) | {"smart": asdict(Smart())}
+    assert "methods" not in tree and Recipe.from_dict(json.loads(json.dumps(tree))) == recipe
+    line = only_problem("good.yaml", "--methods={smart: {}}")
+    assert line.startswith("command line: methods = {'smart': {}}: there is no such key; ")
+
+
+def test_a_section_is_there_because_its_method_is_registered(write, monkeypatch):
+    monkeypatch.delitem(REGISTRY, "smart")
+    line = only_problem("good.yaml", "--smart={}")
+    assert line.startswith("command line: smart = {}: there is no such key; ")
+    assert "smart" not in load_recipe("good.yaml").to_dict() and "--smart." not in help_text()
+
+
+def test_settings_for_the_trainer(write):
+    recipe = load_recipe("good.yaml", ["--schedule.name=sqrt", "--tasks.sst.weight=2", "--optimizer.layer_decay=0.9"])
+    settings = recipe.settings()
+    assert (settings.schedule, settings.optimizer) == (Schedule("sqrt"), OptimizerSettings(layer_decay=0.9))
+    assert settings.tasks == {name: task.training() for name, task in recipe.tasks.items()}
+    assert settings.tasks["sst"].weight == 2
 
 
 # ---- pre-training ----

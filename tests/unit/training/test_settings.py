@@ -11,6 +11,8 @@ from datasets import Dataset
 
 from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, Schedule, Surgery, TaskSpec, TaskTraining
 from mtbert.data.given_rows import as_splits
+from mtbert.errors import InputError, InputTypeError
+from mtbert.modeling.configuration_mtbert import AdapterSpec, MtBertConfig
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation
 from mtbert.training.methods.proximal import Proximal
@@ -108,6 +110,48 @@ def test_task_training_that_is_refused(given, message):
     with pytest.raises(ValueError, match=message) as error:
         as_task_training([STARS], given)
     assert len(str(error.value)) < 500
+
+
+ROWS = {"text": ["secret word"] * 300, "label": [0] * 300}
+MISTAKEN = {  # what is taken for settings or a spec by mistake
+    "Dataset": Dataset.from_dict(ROWS),
+    "wide Dataset": Dataset.from_dict({f"column {number}": ["secret word"] for number in range(300)}),
+    "DataFrame": pd.DataFrame(ROWS),
+    "rows": [{"text": "secret word " * 20, "label": 0}] * 300,
+    "columns": ROWS,
+    "names": dict.fromkeys(map(str, range(2000))),
+    "array": np.zeros((300, 300)),
+    "tensor": torch.zeros(2000),
+}
+PLACES = {
+    "schedule": lambda value: as_settings(Schedule, value, "schedule"),
+    "a setting": lambda value: as_settings(Schedule, {"name": value}, "schedule"),
+    "teachers": lambda value: as_settings(Distillation, {"teachers": value}, "distillation"),
+    "task_training": lambda value: as_task_training([STARS], {"stars": value}),
+    "class_weights": lambda value: as_task_training([STARS], {"stars": {"class_weights": value}}),
+    "data": lambda value: as_splits([STARS, CLOSE], [value], "train_dataset"),
+    "tasks": lambda value: MtBertConfig(encoder={"model_type": "bert"}, tasks=[value]),
+    "adapter": lambda value: MtBertConfig(encoder={"model_type": "bert"}, tasks=[STARS], adapter=value),
+    "adapter.type": AdapterSpec,
+    "head": lambda value: TaskSpec("stars", labels=2, head=value),
+    "name": lambda value: TaskSpec(value, labels=2),
+    "range": lambda value: TaskSpec("close", range=value),
+    "pair": lambda value: TaskSpec("stars", labels=2, pair=value),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", MISTAKEN)
+def test_a_refusal_is_short_and_prints_no_rows(place, kind):
+    try:
+        PLACES[place](MISTAKEN[kind])
+    except (InputError, InputTypeError) as error:
+        message = str(error)
+    else:  # weights are judged with the task's labels; 2,000 zeros are a list of numbers
+        assert place == "class_weights"
+        (problem,) = TaskTraining(class_weights=tuple(MISTAKEN[kind].tolist())).problems()
+        message = str(problem)
+    assert len(message) < 500 and "secret" not in message
 
 
 def test_rows_of_the_only_task():
