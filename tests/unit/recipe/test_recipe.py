@@ -26,7 +26,7 @@ from mtbert.recipe import (
 )
 from mtbert.recipe.fields import defaults, documentation, known_fields
 from mtbert.training.arguments import TaskTraining
-from mtbert.training.methods import REGISTRY
+from mtbert.training.methods import REGISTRY, sections
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation
 from mtbert.training.methods.smart import Smart
@@ -675,9 +675,10 @@ def test_names_of_the_best_metric(write):
 
 def test_sections_of_methods_stand_beside_the_others(write):
     recipe = load_recipe("good.yaml", ["--smart={}", "--averaging=null"])
-    assert recipe.methods == {"smart": Smart()} and recipe.value(("smart", "weight")) == 1.0
+    assert recipe.methods == {"smart": Smart(), "loss": LossSettings()} and recipe.value(("smart", "weight")) == 1.0
     tree = recipe.to_dict()
-    assert {key: tree[key] for key in REGISTRY} == dict.fromkeys(REGISTRY) | {"smart": asdict(Smart())}
+    expected = {"smart": asdict(Smart()), "loss": asdict(LossSettings())}
+    assert {key: tree[key] for key in sections()} == dict.fromkeys(sections()) | expected
     assert "methods" not in tree and Recipe.from_dict(json.loads(json.dumps(tree))) == recipe
     line = only_problem("good.yaml", "--methods={smart: {}}")
     assert line.startswith("command line: methods = {'smart': {}}: there is no such key; ")
