@@ -7,7 +7,7 @@ RUN := runs/quickstart
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help venv encoder quickstart lint audit format test test-avx2 golden golden-store common soak bench clean
+.PHONY: help venv encoder quickstart lint audit format test test-avx2 coverage test-others golden golden-store common soak bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -49,6 +49,12 @@ TWO := $(shell [ "$$(nproc 2>/dev/null || echo 1)" -gt 1 ] && printf "%s" "-n 2 
 test: venv  ## run the tests, offline; pass options as PYTEST_ARGS='-k sampling'
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(TWO))
 
+coverage: venv  ## run tests/unit with a count of the lines of mtbert/ that they run (half as long again as without)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit --cov $(or $(PYTEST_ARGS),$(TWO))
+
+test-others: venv  ## run all tests but tests/unit: with `make coverage`, the whole suite
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests --ignore tests/unit $(or $(PYTEST_ARGS),$(TWO))
+
 # what depends on a processor's instructions: products, attention, what autograd keeps
 AVX2_TESTS := tests/unit/modeling/test_cpu_layers.py tests/unit/modeling/test_packing.py tests/unit/training/test_memory.py \
   tests/invariants/test_packed.py tests/invariants/test_mixed.py tests/invariants/test_accumulation.py
@@ -67,6 +73,7 @@ soak: venv  ## kill runs at random points and at every file operation, damage ev
 	HF_HUB_OFFLINE=1 MTBERT_SOAK=20 MTBERT_MALFORMED=1000 MTBERT_SOAK_STEPS=2000 MTBERT_ALL_CASES=1 \
 	  $(BIN)/python -m pytest tests/soak tests/malformed tests/invariants/test_leak.py tests/invariants/test_families.py \
 	  tests/distributed $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m soak tests/golden tests/hub tests/recipes tests/unit $(PYTEST_ARGS)
 
 # the distribution's tests stay in $(VENV)
 COMMON := $(VENV)/common
