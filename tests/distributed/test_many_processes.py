@@ -9,9 +9,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import signal
-import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +34,7 @@ def load_worker():
 
 worker = load_worker()
 ALL = bool(os.environ.get("MTBERT_ALL_CASES"))
-LIMIT = 1800 if ALL else 300  # seconds for a launch, of which the longest takes about 20 where nothing else runs
+LIMIT = 1800 if ALL else 600  # seconds for a launch, of which the longest takes about 20 where nothing else runs
 pytestmark = pytest.mark.timeout(3 * LIMIT)
 # what goes another way with the number of processes: tasks that some lack, gradients that are not DDP's to average
 FOUR = ("mixed", "simultaneous", "separate", "few rows", "pal in pcgrad", "sharded moments")
@@ -53,41 +51,25 @@ def done() -> dict:
 
 
 @pytest.fixture
-def results(done, write_data, free_port, tmp_path_factory) -> dict:
+def results(done, write_data, tmp_path_factory) -> dict:
     """The folders of the data and, by number of processes, of the results; all cases in one launch of each."""
     if done:
         return done
     folders = {name: tmp_path_factory.mktemp(f"processes-{name}") for name in ("data", 1, 2, 4)}
     write_data(folders["data"])
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    torchrun += ["--master_addr", "127.0.0.1", "--master_port", str(free_port()), str(WORKER)]
-    ends = {
-        2: launch([*torchrun, str(folders["data"]), str(folders[2]), *LAUNCHED[2]], folders[2]),
-        4: fork(folders["data"], folders[4], "--fork", "4", *LAUNCHED[4]),
-    }
+    ends = {count: fork(folders["data"], folders[count], count, cases) for count, cases in LAUNCHED.items()}
     done.update(folders, ends=ends)
     worker.run_all(folders["data"], folders[1], 1, worker.chosen())
     return done
 
 
-def launch(command: list[str], folder: Path) -> tuple[int | str, str]:
-    """How a launch ended (its exit status, or that it did not end in time), and what it printed."""
-    path = os.pathsep.join([str(WORKER.parents[2]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    with open(folder / "log.txt", "w+") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            code = process.wait(timeout=LIMIT)
-        except subprocess.TimeoutExpired:
-            code = f"still running after {LIMIT} s"
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-    return code, (folder / "log.txt").read_text()
+def fork(data: Path, folder: Path, count: int, cases: Sequence[str]) -> tuple[int | str, str]:
+    """How so many processes ended (an exit status, or that they did not end in time), and what they printed.
 
-
-def fork(data: Path, folder: Path, *arguments: str) -> tuple[int | str, str]:
-    """The same of `worker.py` in processes that share what was imported before."""
-    code = wait(start(WORKER, data, folder, *arguments, log=folder / "log.txt", OMP_NUM_THREADS="1"), LIMIT)
+    They share what was imported before. Those of a real launcher are in tests/unit/cli/test_processes.py.
+    """
+    arguments = (data, folder, "--fork", count, *cases)
+    code = wait(start(WORKER, *arguments, log=folder / "log.txt", OMP_NUM_THREADS="1"), LIMIT)
     return code, (folder / "log.txt").read_text()
 
 

@@ -26,35 +26,43 @@ def start(tmp_path_factory):
 
 @pytest.fixture
 def train(start, tmp_path, monkeypatch):
-    """A function: the folder for the results of "schedule sqrt", and more of its recipe → that folder."""
+    """A function: more of the recipe of "schedule sqrt" → the folder of its results."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
-    def run(out: str, **recipe):
-        (tmp_path / out).mkdir()
+    def run(**recipe):
         monkeypatch.setitem(WAYS, "schedule sqrt", Way({"schedule": {"name": "sqrt"}, **recipe}))
-        ways.run_way(ways_stored.ROOT, start, tmp_path / out, "schedule sqrt")
-        return tmp_path / out
+        ways.run_way(ways_stored.ROOT, start, tmp_path, "schedule sqrt")
+        return tmp_path
 
     return run
 
 
-def test_two_runs_alike_are_the_same(train):
-    outcome = compare_way(train("one"), train("other"), "schedule_sqrt")
+@pytest.fixture(scope="module")
+def base(start, tmp_path_factory):
+    """The folder of the results of "schedule sqrt" as it is."""
+    folder = tmp_path_factory.mktemp("base")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        ways.run_way(ways_stored.ROOT, start, folder, "schedule sqrt")
+    return folder
+
+
+def test_two_runs_alike_are_the_same(base, train):
+    outcome = compare_way(base, train(), "schedule_sqrt")
     assert (outcome.text, outcome.failed) == ("same", False)
     assert outcome.numbers > 5000
 
 
-def test_another_learning_rate_is_reported_at_the_first_step_that_has_it(train):
-    outcome = compare_way(train("one"), train("other", training={"learning_rate": 0.0100001}), "schedule_sqrt")
+def test_another_learning_rate_is_reported_at_the_first_step_that_has_it(base, train):
+    outcome = compare_way(base, train(training={"learning_rate": 0.0100001}), "schedule_sqrt")
     assert outcome.failed
     assert "step 2: " in outcome.text  # the rate of step 1 is 0, it warms up
     assert " is 0.005 in the base and 0.00500005 in the new tree" in outcome.text
 
 
-def test_another_exponent_of_a_schedule_is_reported(train, monkeypatch):
-    base = train("one")
+def test_another_exponent_of_a_schedule_is_reported(base, train, monkeypatch):
     monkeypatch.setattr(Schedule, "exponent", lambda self, epoch, epochs: 4.0)
-    outcome = compare_way(base, train("other"), "schedule_sqrt")
+    outcome = compare_way(base, train(), "schedule_sqrt")
     assert outcome.failed
     assert "in the base and" in outcome.text
 

@@ -1,6 +1,6 @@
 """Training keeps nothing of the steps behind it: after some steps, memory and the number of tensors stay as they are.
 
-MTBERT_SOAK_STEPS=20000 python -m pytest tests/invariants/test_leak.py -m slow
+MTBERT_SOAK_STEPS=20000 python -m pytest tests/invariants/test_leak.py -m soak
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def watch(make_trainer, model, folder, steps: int, **own) -> Watch:
     return found
 
 
-@pytest.mark.parametrize("steps", [300, pytest.param(SOAK, marks=[pytest.mark.slow, pytest.mark.timeout(0)])])
+@pytest.mark.parametrize("steps", [300, pytest.param(SOAK, marks=[pytest.mark.soak, pytest.mark.timeout(0)])])
 def test_memory_is_flat_after_the_first_steps(steps, make_model, make_trainer, tmp_path):
     found = watch(make_trainer, make_model(), tmp_path, steps)
     settled, end = found.resident[2:6], found.resident[6:]

@@ -13,7 +13,7 @@ OF_HUB = {"HF_HUB_OFFLINE": "1"}
 OF_OTHERS = {"TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
 
 
-@pytest.mark.parametrize("switches", [OF_HUB, pytest.param(OF_OTHERS, marks=pytest.mark.slow)], ids=["hub", "others"])
+@pytest.mark.parametrize("switches", [OF_HUB, pytest.param(OF_OTHERS, marks=pytest.mark.soak)], ids=["hub", "others"])
 def test_a_run_without_a_network(switches, encoder_dir, tmp_path):
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
     environment = {**kept, "PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1", **switches}

@@ -16,12 +16,12 @@ FULL = "MTBERT_SOAK" in os.environ
 LIMIT = 3 * 3600 if FULL else 300  # seconds for one process
 # a function of failing_runs.py, its arguments, and of how many operations or files one is tried in the sample
 SAMPLE = [
-    ("fail_runs", "one stage", 61),
-    ("fail_runs", "two stages", 167),
-    ("fail_command", "average", False, 19),
-    ("fail_command", "ensemble", True, 11),
-    ("fail_command", "predict csv", True, 5),
-    ("damage_files", "two stages", False, 11),
+    ("fail_runs", "one stage", 127),
+    ("fail_runs", "two stages", 331),
+    ("fail_command", "average", False, 37),
+    ("fail_command", "ensemble", True, 23),
+    ("fail_command", "predict csv", True, 11),
+    ("damage_files", "two stages", False, 23),
 ]
 pytestmark = pytest.mark.timeout(LIMIT + 60)
 JOBS = [

@@ -1,6 +1,6 @@
 """Runs that are killed at random points end, once resumed, with the weights of runs that were not.
 
-`make soak` kills 20 runs and more (`MTBERT_SOAK` is their number); without it two are killed. A failure's seed is
+`make soak` kills 20 runs and more (`MTBERT_SOAK` is their number). A failure's seed is
 printed; `MTBERT_SOAK_SEED` repeats it.
 """
 
@@ -72,6 +72,7 @@ def random_point(random: np.random.Generator):
     return runs.Point(event, int(random.integers(1, most + 1)), delay, number)
 
 
+@pytest.mark.soak  # one killed run is in tests/invariants/test_resume.py, runs told to end in test_interruption.py
 def test_killed_runs_end_with_the_weights_of_whole_ones(launch, assert_same_weights, tmp_path, capsys):
     random = np.random.default_rng(SEED)
     cases = list(random.permutation(list(runs.CASES)))

@@ -6,18 +6,29 @@ import json
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from forked import start, wait
 from table_runs import RECIPE, SST, record
 
 from mtbert.cli.arguments import reproduce as arguments_of
+
+FINETUNE = Path(__file__).resolve().parents[3] / "recipes" / "finetune.py"
 
 
 def test_a_row_that_fails_leaves_the_others_and_what_has_ended_is_not_run_again(
     reproduce, arguments, write_recipe, tmp_path, monkeypatch, capsys
 ):
-    """Two real runs; the second has no data."""
+    """Two real runs, in processes of their own; the second has no data."""
+
+    def run(command, stdout=None, **more):
+        if command[:4] != [sys.executable, "-m", "mtbert", "finetune"]:
+            return subprocess.run(command, **more)
+        return SimpleNamespace(returncode=wait(start(FINETUNE, *command[4:], log=stdout.name), 300))
+
+    monkeypatch.setattr(reproduce, "subprocess", SimpleNamespace(run=run, STDOUT=subprocess.STDOUT))
     lost = {**RECIPE["tasks"]["sst"], "data": {**SST, "train": "lost.csv"}}
     rows = [write_recipe("good"), write_recipe("bad", tasks={"sst": lost})]
     command = arguments(*rows, "--seeds", "1", "--mixed_precision", "no", "--title", "two")
