@@ -97,8 +97,9 @@ def test_the_precision_is_where_accelerate_reads_it():
     assert os.environ["ACCELERATE_MIXED_PRECISION"] == "bf16"
 
 
-@pytest.mark.slow
-def test_two_processes_train_on_cpus_and_go_on(encoder_dir, tmp_path):
+@pytest.fixture
+def finetune(encoder_dir, tmp_path):
+    """A function that trains in two processes, with the folder `out` for the run."""
     (tmp_path / "rows.csv").write_text("text,label\n" + "the cat runs,0\na dog eats,1\n" * 8)
     task = {"labels": 2, "data": {"train": "rows.csv", "dev": "rows.csv"}}
     training = {"output_dir": "out", "report_to": "none", "disable_tqdm": True, "cpu_threads": 1, "use_cpu": True}
@@ -107,15 +108,26 @@ def test_two_processes_train_on_cpus_and_go_on(encoder_dir, tmp_path):
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
 
-    def finetune(*more: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "mtbert", "finetune", "recipe.yaml", "--num_processes", "2", *more]
+    def run() -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "mtbert", "finetune", "recipe.yaml", "--num_processes", "2"]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
 
+    return run
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_cpus_and_go_on(finetune, tmp_path):
     done = finetune()
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Training in 2 processes on cpu" in done.stdout
     assert done.stdout.count("The model is in out") == 1 and "next: mtbert evaluate out" in done.stdout
     assert json.loads((tmp_path / "out" / "record.json").read_text())["processes"] == 2
-    refused = finetune()  # there is a run in the folder
+
+
+@pytest.mark.soak  # test_the_status_is_that_of_the_process_that_failed starts no process
+def test_two_processes_refuse_a_folder_with_files(finetune, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    refused = finetune()
     assert refused.returncode == 1
     assert "output_dir out has files in it" in refused.stderr and "processes failed" in refused.stderr
