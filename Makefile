@@ -7,7 +7,7 @@ RUN := runs/quickstart
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help venv encoder quickstart lint audit format test test-avx2 coverage test-others golden golden-store common soak bench clean
+.PHONY: help venv encoder quickstart lint audit format test test-avx2 golden golden-store common soak bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -46,14 +46,15 @@ format: venv  ## let ruff mend what lint would refuse
 # the whole suite runs in two processes where there are two cores, a file's tests in the same one
 TWO := $(shell [ "$$(nproc 2>/dev/null || echo 1)" -gt 1 ] && printf "%s" "-n 2 --dist loadfile --no-loadscope-reorder")
 
-test: venv  ## run the tests, offline; pass options as PYTEST_ARGS='-k sampling'
+# with COVERAGE=yes, those of tests/unit by themselves, with a count of the lines of mtbert/ that they run, which takes
+# them half as long again
+test: venv  ## run the tests, offline; pass options as PYTEST_ARGS='-k sampling'; COVERAGE=yes counts the lines that run
+ifdef COVERAGE
+	status=0; for part in "tests/unit --cov" "tests --ignore tests/unit"; do \
+	  HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $$part $(or $(PYTEST_ARGS),$(TWO)) || status=1; done; exit $$status
+else
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(or $(PYTEST_ARGS),$(TWO))
-
-coverage: venv  ## run tests/unit with a count of the lines of mtbert/ that they run (half as long again as without)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests/unit --cov $(or $(PYTEST_ARGS),$(TWO))
-
-test-others: venv  ## run all tests but tests/unit: with `make coverage`, the whole suite
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest tests --ignore tests/unit $(or $(PYTEST_ARGS),$(TWO))
+endif
 
 # what depends on a processor's instructions: products, attention, what autograd keeps
 AVX2_TESTS := tests/unit/modeling/test_cpu_layers.py tests/unit/modeling/test_packing.py tests/unit/training/test_memory.py \
