@@ -60,7 +60,7 @@ def tree(encoder_dir, tmp_path) -> dict:
     close = {"range": [0, 5], "data": {"train": "close.csv", "dev": "close.csv", "text": ["text", "text_pair"]}}
     training = {"output_dir": str(tmp_path / "out"), "report_to": "none", "disable_tqdm": True, "use_cpu": True}
     training |= {"num_train_epochs": 2, "save_strategy": "no", "learning_rate": 0.01, "seed": 3}
-    schedule = {"name": "sqrt", "mixed": True}
+    schedule = {"name": "sqrt"}
     tasks = {"stars": stars, "close": close}
     return {
         "encoder": encoder_dir,
@@ -120,6 +120,7 @@ def test_a_run_of_ones_own_part_is_never_imported_from_its_folder(tree, tmp_path
     code, keys = next(iter(EXAMPLES.values()))
     mtbert.train(write(tmp_path, tree, code, keys))
     imports._LOADED.clear()
+    sampling._OWN.clear()
     saved = tmp_path / "out" / "recipe.json"
     (name,) = keys["imports"]
     with pytest.raises(RecipeError, match=rf"never imported from a run's folder; .* --imports {re.escape(name)}"):
