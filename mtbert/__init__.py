@@ -69,9 +69,10 @@ _MODULES = {
     "register_schedule": ".data.sampling",
     "train": ".runs.finetuning",
 }
-for _place in REGISTRY.values():  # a class of settings for each training method
+for _section, _place in REGISTRY.items():  # a class of settings for each training method
     _module, _, _name = _place.partition(":")
-    _MODULES[_name] = f".training.methods.{_module}"
+    if "." not in _section:
+        _MODULES[_name] = f".training.methods.{_module}"
 if "surgery" in REGISTRY:
     _MODULES["register_surgery"] = ".training.methods.surgery"
 

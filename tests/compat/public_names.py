@@ -22,6 +22,7 @@ from transformers import AutoModel, BertConfig, PreTrainedConfig, TrainingArgume
 import mtbert
 from mtbert.cli.arguments import COMMANDS, PARSERS
 from mtbert.recipe import Recipe, help_text
+from mtbert.training.methods import sections
 
 STORED = Path(__file__).with_suffix(".json")
 TASKS = ("one", "two")
@@ -62,7 +63,8 @@ def options(command: str) -> list[str]:
 def recipe_keys() -> list[str]:
     """Dotted keys of a recipe."""
     inherited = {each.name for each in fields(TrainingArguments)}
-    keys = [each.name for each in fields(Recipe)] + re.findall(r"^  --(\S+)  \(", help_text(), re.M)
+    keys = sorted({each.name for each in fields(Recipe)} - {"methods"} | set(sections()))
+    keys += re.findall(r"^  --(\S+)  \(", help_text(), re.M)
     return [key for key in keys if not (key.startswith("training.") and key.partition(".")[2] in inherited)]
 
 
