@@ -51,8 +51,9 @@ class OptimizerSettings:
     def problems(self) -> list[Problem]:
         """One problem for each value that is wrong."""
         found = []
-        if self.per_task not in (None, SEPARATE, RATES):
-            found.append(Problem(("per_task",), f"is {self.per_task!r}, but must be {SEPARATE}, {RATES} or null"))
+        modes = (SEPARATE, RATES) if "optimizer.per_task" in REGISTRY else ()
+        if self.per_task not in (None, *modes):
+            found.append(Problem(("per_task",), f"is {self.per_task!r}, but must be {', '.join([*modes, ''])}null"))
         for key in ("encoder_learning_rate", "adapter_learning_rate", "head_learning_rate"):
             value = getattr(self, key)
             if value is not None and value <= 0:

@@ -17,7 +17,7 @@ from mtbert.evaluation.prediction_files import FILE_FORMATS
 from mtbert.modeling.configuration_mtbert import POOLINGS
 from mtbert.recipe import Recipe
 from mtbert.recipe.fields import known_fields
-from mtbert.training.methods import REGISTRY
+from mtbert.training.methods import sections
 
 ROOT = Path(__file__).resolve().parents[3]
 QUICKSTART = str(ROOT / "recipes" / "configs" / "quickstart.yaml")
@@ -121,7 +121,7 @@ def test_what_arguments_repeats_is_what_the_library_has():
     assert arguments.OUTPUT_FORMATS == FILE_FORMATS
     assert arguments.QUOTING == QUOTING
     assert tuple(each for each in POOLINGS if each != "pooler") == arguments.POOLINGS
-    assert set(arguments.SECTIONS) == {*known_fields(Recipe), *REGISTRY, "all_tasks", "base"}
+    assert set(arguments.SECTIONS) == {*known_fields(Recipe), *sections(), "all_tasks", "base"}
     assert arguments.predict(["x", "--output", "y"]).file == STDIN
 
 

@@ -59,9 +59,10 @@ def test_the_record_has_what_was_measured_and_what_was_given_after_the_last_log(
     ]
     trainer = SimpleNamespace(
         state=SimpleNamespace(log_history=log, global_step=7),
+        methods={},
         tasks=model.tasks,
         args=SimpleNamespace(device=torch.device("cpu"), world_size=1, seed=3),
-        accelerator=SimpleNamespace(mixed_precision="no", unwrap_model=lambda model: model),
+        accelerator=SimpleNamespace(mixed_precision="no", native_amp=False, unwrap_model=lambda model: model),
         model=model,
         train_dataset={"stars": range(14)},
         eval_dataset=None,
