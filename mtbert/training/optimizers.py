@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..errors import Problem
+from .methods import REGISTRY
 
 if TYPE_CHECKING:
     pass
@@ -53,7 +54,8 @@ class OptimizerSettings:
         found = []
         modes = (SEPARATE, RATES) if "optimizer.per_task" in REGISTRY else ()
         if self.per_task not in (None, *modes):
-            found.append(Problem(("per_task",), f"is {self.per_task!r}, but must be {', '.join([*modes, ''])}null"))
+            allowed = f"{', '.join(modes)} or null" if modes else "null"
+            found.append(Problem(("per_task",), f"is {self.per_task!r}, but must be {allowed}"))
         for key in ("encoder_learning_rate", "adapter_learning_rate", "head_learning_rate"):
             value = getattr(self, key)
             if value is not None and value <= 0:

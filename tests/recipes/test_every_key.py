@@ -175,6 +175,7 @@ ELSEWHERE = {
     "training.cpu_threads": "tests/unit/training/distributed/test_machine.py: the same numbers, faster",
     "training.shard_encoder": "tests/distributed/test_many_processes.py: the same numbers, in less memory",
     "training.on_nonfinite": "tests/invariants/test_numerics.py: whether a run ends at a broken row",
+    "imports": "tests/recipes/test_extending.py: what is imported trains",
     **{f"card.{each.name}": "tests/unit/test_model_card.py: what the card says" for each in fields(CardSettings)},
     "model.packed": "tests/invariants/test_packed.py: the same numbers, faster",
 }
@@ -244,7 +245,7 @@ def test_no_key_is_without_a_test():
     def under(prefix: str, cls, leave=()) -> set[str]:
         return {f"{prefix}{each.name}" for each in fields(cls) if each.name not in leave}
 
-    nested = ("tasks", "schedule", "model", "optimizer", "loss", "surgery", "averaging", "distillation", "card")
+    nested = ("tasks", "schedule", "model", "optimizer", "card", "methods")
     known = under("", Recipe, nested) | under("schedule.", Schedule) | under("surgery.", Surgery)
     known |= (
         under("model.", ModelRecipe, ("adapter",))
