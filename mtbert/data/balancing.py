@@ -1,4 +1,7 @@
-"""Balanced sampling inside a task: every class equally often, as a pure function of the place in the task's walk."""
+"""Class-balanced sampling within a task: every class is drawn equally often.
+
+The row at a position is a pure function of the position and a key; no list of rows is shuffled or stored.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,12 @@ from .permutation import mix, permute
 
 
 class BalancedRows:
-    """The rows of one task by class. K successive places of the walk hold one row of each of its K classes.
+    """Draws the rows of one task so that each group of K successive rows holds one row of each of its K classes.
 
-    Which class comes first differs from one such group to the next; each class walks its own reshuffled permutation.
+    The class that comes first differs between groups. The rows of a class are reshuffled after each pass over them.
 
     Args:
-        labels: `(rows,)`, class ids; negative ones are missing labels, whose rows are left out.
+        labels: class ids, shape `(rows,)`. A negative id marks a missing label; such rows are never drawn.
 
     Raises:
         ValueError: if no row has a label.
@@ -34,28 +37,28 @@ class BalancedRows:
         self.counts, self.first = counts, np.cumsum(counts) - counts
 
     def take(self, positions: np.ndarray, key: tuple[int, ...]) -> np.ndarray:
-        """The rows at these places, from 0, of the walk that `key` names; both `(n,)`."""
+        """Return the rows at the given positions (from 0) of the sequence that `key` names; shape `(n,)` both."""
         group, place = np.divmod(positions, len(self.counts))
-        (turn,) = np.random.SeedSequence([*key, 1]).generate_state(1, np.uint64)
+        (shift_key,) = np.random.SeedSequence([*key, 1]).generate_state(1, np.uint64)
         with np.errstate(over="ignore"):
-            turned = mix(group.astype(np.uint64), int(turn)) % np.uint64(len(self.counts))
-        classes = (place + turned.astype(np.int64)) % len(self.counts)
+            shift = mix(group.astype(np.uint64), int(shift_key)) % np.uint64(len(self.counts))
+        classes = (place + shift.astype(np.int64)) % len(self.counts)
         passes, places = np.divmod(group, self.counts[classes])
         rows = np.empty(len(positions), dtype=np.int64)
-        for own in np.unique(classes):
-            for number in np.unique(passes[classes == own]):
-                mine = (classes == own) & (passes == number)
-                inside = permute(places[mine], self.counts[own], (*key, own, number))
-                rows[mine] = self.order[self.first[own] + inside]
+        for label in np.unique(classes):
+            for pass_number in np.unique(passes[classes == label]):
+                of_pass = (classes == label) & (passes == pass_number)
+                shuffled = permute(places[of_pass], self.counts[label], (*key, label, pass_number))
+                rows[of_pass] = self.order[self.first[label] + shuffled]
         return rows
 
 
 def balanced_rows(
     tasks: Sequence[TaskSpec], settings: Mapping[str, Any], splits: Mapping[str, Dataset]
 ) -> dict[int, BalancedRows]:
-    """Number of a task → its rows by class, for the tasks whose settings say `balanced`."""
-    found = {}
-    for number, task in enumerate(tasks):
+    """Return a `BalancedRows` for each task whose settings say `balanced`, by the task's id."""
+    by_task = {}
+    for task_id, task in enumerate(tasks):
         if settings[task.name].balanced and task.name in splits:
-            found[number] = BalancedRows(np.asarray(splits[task.name].with_format("numpy")["label"][:]))
-    return found
+            by_task[task_id] = BalancedRows(np.asarray(splits[task.name].with_format("numpy")["label"][:]))
+    return by_task

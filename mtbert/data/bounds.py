@@ -1,4 +1,4 @@
-"""Streams of bytes whose lines and unpacked size are bounded, so that no file or pipe takes all memory."""
+"""Byte streams that limit the length of a line and the unpacked size, so that no file or pipe exhausts the memory."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import BinaryIO
 from ..errors import ReadError
 from ..modeling.limits import beyond, limit
 
-RATIO = 200  # text packs to a tenth; what unpacks to so many times its size holds next to nothing
+RATIO = 200  # text compresses to about a tenth; the unpacked size is limited only where it is beyond this ratio
 
 
 class BoundedStream(io.BufferedIOBase):
-    """A stream that raises ReadError for a line, or an unpacked file, that is beyond its limit.
+    """A stream that raises ReadError if a line or the unpacked file exceeds its limit.
 
     Args:
-        stream: what is read.
-        packed: bytes of the compressed file that `stream` unpacks; None: it unpacks none.
-        closes: whether `stream` is closed with this one; standard input is not.
+        stream: the stream to read from.
+        packed: size in bytes of the compressed file that `stream` unpacks; None: `stream` is not compressed.
+        closes: whether closing this stream closes `stream`; standard input must stay open.
     """
 
     def __init__(self, stream: BinaryIO, packed: int | None = None, closes: bool = True):
@@ -46,8 +46,9 @@ class BoundedStream(io.BufferedIOBase):
         return self._counted(line)
 
     def _refuse_line(self, length: int) -> None:
-        if found := beyond("line_bytes", length, "a line has at least", " bytes"):
-            raise ReadError(found[0])
+        problems = beyond("line_bytes", length, "a line has at least", " bytes")
+        if problems:
+            raise ReadError(problems[0])
 
     def __next__(self) -> bytes:
         if line := self.readline():
@@ -55,12 +56,13 @@ class BoundedStream(io.BufferedIOBase):
         raise StopIteration
 
     def _counted(self, data: bytes) -> bytes:
-        if self.packed is not None:
-            self.unpacked += len(data)
-            if self.unpacked > RATIO * self.packed and (
-                found := beyond("unpacked_bytes", self.unpacked, f"its {self.packed:,} bytes unpack to at least")
-            ):
-                raise ReadError(found[0])
+        if self.packed is None:
+            return data
+        self.unpacked += len(data)
+        if self.unpacked > RATIO * self.packed:
+            problems = beyond("unpacked_bytes", self.unpacked, f"its {self.packed:,} bytes unpack to at least")
+            if problems:
+                raise ReadError(problems[0])
         return data
 
     def close(self) -> None:
@@ -70,5 +72,5 @@ class BoundedStream(io.BufferedIOBase):
 
 
 def column_problems(names: Sequence[str]) -> list[str]:
-    """No sentence, or why a file has too many columns."""
+    """Return a list with one sentence if a file has too many columns, else an empty list."""
     return beyond("columns", len(names), "it has", " columns")

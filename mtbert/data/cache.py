@@ -1,4 +1,4 @@
-"""Cache keys of files and local dataset folders: the bytes of the files, not their time and place."""
+"""Cache keys of files and local dataset folders; they depend on the files' bytes, not on their paths and dates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datasets.fingerprint import Hasher
 
 
 def content_key(files: Iterable[str | Path]) -> str:
-    """A name for the bytes of files, in their order; they are read at several GB/s (xxHash, 128 bits)."""
+    """Return a hash of the files' bytes, in the given order (128-bit xxHash, several GB/s)."""
     digests = []
     for path in files:
         with open(path, "rb") as file:
@@ -23,11 +23,15 @@ def content_key(files: Iterable[str | Path]) -> str:
 
 
 def load_hub(name: str, subset: str | None, split: str, revision: str | None) -> Dataset:
-    """A split of a dataset on the hub, or of a local folder, whose data files' bytes are part of the cache's key."""
+    """Load a split of a hub dataset or of a local dataset folder.
+
+    The cache key of a local folder includes the bytes of its data files, so that a changed file is read again.
+    """
     key = {}
     if os.path.isdir(name):
         builder = datasets.load_dataset_builder(name, subset, revision=revision)
-        files = [file for _, some in sorted((builder.config.data_files or {}).items()) for file in some]
+        files_by_split = sorted((builder.config.data_files or {}).items())
+        files = [file for _, split_files in files_by_split for file in split_files]
         content = content_key(file for file in files if os.path.isfile(file))
         key["config_id"] = f"{builder.config.name}-{content}"
     return datasets.load_dataset(name, subset, split=split, revision=revision, **key)

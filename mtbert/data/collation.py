@@ -1,4 +1,4 @@
-"""Rows of one or several tasks → one packed batch of tensors, without a Python loop over rows."""
+"""Collate rows of one or several tasks into one packed batch of tensors, without a Python loop over rows."""
 
 from __future__ import annotations
 
@@ -16,23 +16,28 @@ from ..modeling.problem_types import IGNORED
 from ..modeling.tokenization import LENGTHS
 from .sampling import Step
 
-TEACHER = "teacher"  # the column of what teachers predict for a row, and its key in a batch
+TEACHER = "teacher"  # the column with the teachers' predictions for a row, and its key in a batch
 
 
 def _values(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """A column of lists → all values, one after the other, and the lists' lengths."""
+    """Return the concatenated values of a column of lists, and the length of each list."""
     array = column.combine_chunks()
     array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
     return array.flatten().to_numpy(zero_copy_only=False), array.value_lengths().to_numpy(zero_copy_only=False)
 
 
 class MultiTaskDataset(torch.utils.data.Dataset):
-    """The encoded splits of several tasks behind one index: a `Step` in, a batch out.
+    """The encoded splits of several tasks as one dataset, whose index is a `Step` and whose item is a batch.
 
-    A batch has `input_ids` and `token_type_ids` `(1, tokens)`, `layout` (a PackedLayout), `labels` by task name (where
-    the data has them), `labelled` `(tasks,)`: how many rows of each task count, and `rows` by task name: which ones;
-    `teacher` by task name, `(rows, num_labels)`, where the data has that column: what teachers predict. A row
-    counts that has a label or a teacher's prediction, unless it is there to fill a step up.
+    A batch has these keys:
+
+    - `input_ids`, `token_type_ids`: shape `(1, tokens)`.
+    - `layout`: a PackedLayout.
+    - `labels`: task name → labels; only tasks whose data has labels.
+    - `labelled`: shape `(tasks,)`, the number of rows of each task that enter the loss. A row does so if it has a
+      label or a teacher's prediction and the step is no filler.
+    - `rows`: task name → the rows' indices in the task's split.
+    - `teacher`: task name → the teachers' predictions, shape `(rows, num_labels)`; only tasks whose data has them.
     """
 
     def __init__(self, tasks: Sequence[TaskSpec], splits: dict[str, Dataset], token_types: bool):
@@ -53,11 +58,11 @@ class MultiTaskDataset(torch.utils.data.Dataset):
             batch["rows"][task.name] = torch.from_numpy(np.ascontiguousarray(rows))
             counted = np.zeros(len(rows), dtype=bool)
             if TEACHER in table.column_names:
-                taught = _values(table[TEACHER])[0].reshape(-1, task.num_labels).astype(np.float32)
+                predictions = _values(table[TEACHER])[0].reshape(-1, task.num_labels).astype(np.float32)
                 if step.filler:
-                    taught[:] = float("nan")
-                batch.setdefault(TEACHER, {})[task.name] = torch.from_numpy(taught)
-                counted |= np.isfinite(taught).all(axis=1)
+                    predictions[:] = float("nan")
+                batch.setdefault(TEACHER, {})[task.name] = torch.from_numpy(predictions)
+                counted |= np.isfinite(predictions).all(axis=1)
             if "label" in table.column_names:
                 labels = self._labels(task, table["label"])
                 if step.filler:
@@ -92,9 +97,9 @@ class MultiTaskDataset(torch.utils.data.Dataset):
 
 
 class LengthSortedSteps(torch.utils.data.Sampler[Step]):
-    """All rows of one task, longest first, in batches of at most `batch` rows and about `batch` · 64 tokens.
+    """Yields all rows of one task, longest first, in batches of at most `batch` rows and about `batch` · 64 tokens.
 
-    With several processes each takes every n-th batch. `order` holds the rows in the order in which this process
+    Process p of n takes every n-th batch, from batch p on. `order` holds the rows in the order in which this process
     yields them.
     """
 
@@ -105,9 +110,9 @@ class LengthSortedSteps(torch.utils.data.Sampler[Step]):
         lengths = row_lengths(split)
         rows = np.argsort(-lengths, kind="stable")
         cuts = _batches(lengths[rows], batch, batch * self.tokens_per_row)
-        own = np.split(rows, cuts)[process::processes] if len(rows) else []
-        self.steps = [Step(((task_id, part),)) for part in own]
-        self.order = np.concatenate(own) if own else np.zeros(0, dtype=np.int64)
+        batches = np.split(rows, cuts)[process::processes] if len(rows) else []
+        self.steps = [Step(((task_id, part),)) for part in batches]
+        self.order = np.concatenate(batches) if batches else np.zeros(0, dtype=np.int64)
         self.batch_size = batch
 
     def __len__(self) -> int:
@@ -118,7 +123,7 @@ class LengthSortedSteps(torch.utils.data.Sampler[Step]):
 
 
 def row_lengths(split: Dataset) -> np.ndarray:
-    """Tokens of each row of an encoded split, `(rows,)`; those of both texts of a pair together."""
+    """Return the number of tokens of each row of an encoded split, shape `(rows,)`; of a pair, both texts' tokens."""
     if not len(split):
         return np.zeros(0, dtype=np.int64)
     column = split.with_format("arrow")[:]["input_ids"]
@@ -126,7 +131,10 @@ def row_lengths(split: Dataset) -> np.ndarray:
 
 
 def _batches(descending: np.ndarray, rows: int, tokens: int) -> list[int]:
-    """Where to cut lengths, longest first, so that no part has more than `rows` rows or `tokens` padded tokens."""
+    """Return the positions at which to cut descending lengths into batches.
+
+    A batch has at most `rows` rows and at most `tokens` tokens with padding, but at least one row.
+    """
     cuts, first = [], 0
     while first < len(descending):
         first += int(min(rows, max(1, tokens // max(1, descending[first]))))

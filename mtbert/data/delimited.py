@@ -1,8 +1,8 @@
-"""Rows of csv and tsv files, read exactly.
+"""Read the rows of csv and tsv files exactly.
 
-A scan of the quotes splits a file into records; Python's `csv` splits the records into fields. These two readings are
-independent and must agree on the number of rows. Lines end at `\\n` or `\\r\\n`, or at `\\r` if the header does; any
-other carriage return is a character of its field.
+A scan of the quotes splits a file into records, and Python's `csv` splits the records into fields. The two readings
+are independent and must agree on the number of rows. Lines end with `\\n` or `\\r\\n`, or with `\\r` if the header
+does; any other carriage return is a character of its field.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..errors import ReadError
 from .bounds import column_problems
 
 QUOTING = ("double", "backslash", "none")
-LONGEST = 1 << 27  # characters of a record with an open quote
-# Code points that UTF-8 can not hold stand for characters that are no quote, separator or line end where they are.
+LONGEST = 1 << 27  # most characters of a record with an open quote
+# Surrogates, which UTF-8 can not encode, replace escaped characters, so that they do not act as quotes or separators.
 QUOTE, BACKSLASH, NEWLINE, RETURN, SEPARATOR = map(chr, range(0xD800, 0xD805))
 HINTS = {"\t": "separated by tabs: use format: tsv, or cs224n for the course's files"}
 
-csv.field_size_limit(sys.maxsize)  # a text may be longer than the 128 KB that `csv` takes by default
+csv.field_size_limit(sys.maxsize)  # a text may be longer than the 128 KB that `csv` allows by default
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Dialect:
         separator: one character.
         quoting: `double` (a quote within quotes is written twice), `backslash` (it is written `\\"`) or `none` (quotes
             are text); None: `double`.
-        doubtful: whether to refuse a field in quotes that it does not need, since quotes may be text in such a file;
-            not where the header has quotes or `quoting` is given.
+        doubtful: whether to reject fields with needless quotes, because quotes may be text in such a file. Has no
+            effect if the header has quotes or `quoting` is given.
     """
 
     separator: str
@@ -52,46 +52,47 @@ class Dialect:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments of `csv.reader`."""
+        """Keyword arguments for `csv.reader`."""
         quoting = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
         doubled = self.quoting != "backslash"
         return {"delimiter": self.separator, "strict": True, "quoting": quoting, "doublequote": doubled}
 
     def closed_line(self) -> re.Pattern:
-        """Matches a line without an open quote, and without characters behind a closing one."""
+        """Pattern of a line that leaves no quote open and has no characters between a closing quote and a separator."""
         other = "[^" + re.escape(self.separator)
         inside = '[^"]*+' if self.quoting == "backslash" else '[^"]*+(?:""[^"]*+)*+'
         value = f'(?:"{inside}"|{other}"]{other}]*+|)'
         return re.compile(f"{value}(?:{re.escape(self.separator)}{value})*+\r*")
 
     def needless_quotes(self) -> re.Pattern:
-        """Matches a field in quotes that holds no separator, line end or quote."""
+        """Pattern of a quoted field without a separator, line end or quote in it."""
         separator = re.escape(self.separator)
         return re.compile(f'(?:^|{separator})("[^"{separator}\n{RETURN}]+")(?={separator}|\\Z)')
 
 
 class DelimitedRows:
-    """The rows below a header line.
+    """Iterator over the rows below a header line, in chunks.
 
     Blank lines are skipped. A row may lack its last fields.
 
     Args:
         blocks: the file's bytes, in pieces of any size.
-        dialect: how its fields are separated and quoted.
-        size: rows of a chunk.
+        dialect: how the fields are separated and quoted.
+        size: number of rows of a chunk.
 
     Attributes:
-        names: the columns; a nameless one is called `Unnamed: N`, N counted from 0.
-        short: numbers, from 1, of the rows so far that lack their last fields.
+        names: the column names; a column without one is called `Unnamed: N`, N counted from 0.
+        short: numbers (from 1) of the rows read so far that lack their last fields.
 
     Raises:
-        ReadError: there is no header, or it names a column twice; while iterating: a row can not be read exactly.
+        ReadError: there is no header, or it names a column twice. While iterating: a row can not be read exactly.
     """
 
     def __init__(self, blocks: Iterable[bytes], dialect: Dialect, size: int = 2000):
         self.dialect, self.size, self.names, self.short = dialect, size, [], []
         self.closed, self.needless, self.count = dialect.closed_line(), dialect.needless_quotes(), 0
-        self.open, self.first, self.length = [], 0, 0  # the lines of a record with an open quote
+        # lines of a record with an open quote, the number of its first line, its characters so far
+        self.open, self.first, self.length = [], 0, 0
         self.stand_ins = dialect.quoting == "backslash"
         self.end, lines = _lines(_escaped(_decoded(blocks), dialect), dialect.quoted)
         self.records = self._split(lines)
@@ -113,7 +114,7 @@ class DelimitedRows:
         self.doubtful = dialect.doubtful and dialect.quoting is None and plain
 
     def __iter__(self) -> Iterator[list[list[str | None]]]:
-        """Chunks of at most `size` rows, as columns in the order of `names`; a field that a row lacks is None."""
+        """Yield chunks of at most `size` rows, as columns in the order of `names`. A missing field is None."""
         before, numbers, records = 0, [], []
         for more_numbers, more_records in self.records:
             numbers, records = [*numbers, *more_numbers], [*records, *more_records]
@@ -132,7 +133,8 @@ class DelimitedRows:
 
         if self.doubtful:
             for i, record in enumerate(records):
-                if doubt := '"' in record and self._doubt(record):
+                doubt = self._doubt(record) if '"' in record else None
+                if doubt:
                     raise ReadError(f"{place(i)}: {doubt}")
         width = len(self.names)
         fields, widths = self._fields(records)
@@ -152,7 +154,7 @@ class DelimitedRows:
         return [fields[i::width] for i in range(width)]
 
     def _doubt(self, record: str) -> str | None:
-        """Why the quotes of a record may be text, and what to do; None if they are none."""
+        """Return why the quotes of a record may be text, and the remedy; None if they are not in doubt."""
         separator = self.dialect.separator
         if field := self.needless.search(record):
             column = self.names[len(self._fields([f"{record[: field.start(1)]}x"])[0]) - 1]
@@ -166,9 +168,9 @@ class DelimitedRows:
         return f"{why}; set quoting to none if quotes are text, or to double if they enclose it"
 
     def _fields(self, records: list[str]) -> tuple[list[str], list[int]]:
-        """All fields of the rows that `csv` makes of records, one row after the other, and how many each has."""
+        """Parse records with `csv`; return the fields of all rows, concatenated, and the number of fields per row."""
         fields, widths = [], []
-        for row in csv.reader(records, **self.dialect.options):  # many lists would keep the garbage collector busy
+        for row in csv.reader(records, **self.dialect.options):  # one flat list keeps the garbage collector idle
             fields += row
             widths.append(len(row))
         if self.stand_ins:
@@ -183,7 +185,7 @@ class DelimitedRows:
         return f"give every row as many fields as the header; {check}; check quoting, which is 'none'"
 
     def _split(self, lines: Iterable[tuple[Sequence[int], list[str]]]) -> Iterator[tuple[list[int], list[str]]]:
-        """Records that are not blank, the header first, without line ends, and the numbers of their first lines."""
+        """Yield the numbers of the records' first lines and the records; blank ones and line ends are dropped."""
         for numbers, records in lines:
             if self.open or (self.dialect.quoted and any('"' in line for line in records)):
                 numbers, records = self._joined(numbers, records)
@@ -205,7 +207,7 @@ class DelimitedRows:
         return not record.strip(" \t\r") and self.dialect.separator not in record
 
     def _joined(self, numbers: Iterable[int], lines: Iterable[str]) -> tuple[list[int], list[str]]:
-        """Lines joined where a quote is open at their end."""
+        """Join each line that ends within quotes with the next; return first lines' numbers and records."""
         starts, records = [], []
         for number, line in zip(numbers, lines, strict=True):
             if not self.open:
@@ -225,7 +227,7 @@ class DelimitedRows:
         return starts, records
 
     def _leaves_open(self, line: str, records: Sequence[str]) -> bool:
-        """Whether a quote is open at the end of a line; `records` are those since the last `count`."""
+        """Return whether a line ends within quotes; `records` are those not yet counted in `count`."""
         separator, at, last, inside = self.dialect.separator, 0, len(line.rstrip("\r")), bool(self.open)
         doubled = self.dialect.quoting != "backslash"
         while True:
@@ -250,7 +252,7 @@ class DelimitedRows:
             at += 1
 
     def _refuse(self, why: str, before: Sequence[str], records: Sequence[str]) -> NoReturn:
-        """Raise an error about a quote in the last field of the lines `before`, which come after `records`."""
+        """Raise a ReadError about the last field of the lines `before`, which follow `records`."""
         records = [record for record in records if not self._blank(record)]
         names = self.names or (self._fields([records[0].rstrip("\r")])[0] if records else [])
         loose = {**self.dialect.options, "strict": False}
@@ -274,7 +276,7 @@ class DelimitedRows:
 
 
 def separator_hint(names: Sequence[str]) -> str:
-    """What to set if the only column's name shows that another character separates the columns; else empty."""
+    """Return the setting to change if the only column's name contains a usual separator, else an empty string."""
     if len(names) == 1:
         for character in ("\t", ";", "|", ","):
             if character in names[0]:
@@ -288,7 +290,7 @@ def _short(text: str) -> str:
 
 
 def _decoded(blocks: Iterable[bytes]) -> Iterator[str]:
-    """UTF-8 text, without a byte order mark."""
+    """Decode UTF-8 and drop a byte order mark."""
     decoder, lines = codecs.getincrementaldecoder("utf-8-sig")(), 1
     for block in chain(blocks, [b""]):
         try:
@@ -301,9 +303,9 @@ def _decoded(blocks: Iterable[bytes]) -> Iterator[str]:
 
 
 def _escaped(blocks: Iterable[str], dialect: Dialect) -> Iterable[str]:
-    """With `quoting: backslash`, characters behind a backslash as their stand-ins.
+    """With `quoting: backslash`, replace escaped characters by their stand-ins; otherwise yield the blocks unchanged.
 
-    A backslash escapes a quote, a backslash, the separator and a line break; before others it is a character.
+    A backslash escapes a quote, a backslash, the separator and a line break; before another character it is text.
     """
     if dialect.quoting != "backslash":
         yield from blocks
@@ -313,12 +315,15 @@ def _escaped(blocks: Iterable[str], dialect: Dialect) -> Iterable[str]:
     kept = ""
     for block in chain(blocks, [None]):
         text = kept + (block or "")
-        kept = "" if block is None else re.search(r"(?:\\+\r?)?\Z", text)[0]  # its rest may be in the next block
+        kept = "" if block is None else re.search(r"(?:\\+\r?)?\Z", text)[0]  # an escape may go on in the next block
         yield escape.sub(lambda pair: "".join(map(stand_ins.get, pair[1])), text[: len(text) - len(kept)])
 
 
 def _lines(blocks: Iterable[str], quoted: bool) -> tuple[str, Iterator[tuple[Sequence[int], list[str]]]]:
-    """The line end, `\n` or `\r`, and the lines of each block with their numbers; the `\r` of `\r\n` is kept."""
+    """Return the line end, `\n` or `\r`, and an iterator over the line numbers and lines of each block.
+
+    The `\r` of a `\r\n` stays at the end of its line.
+    """
     blocks, parts, last = iter(blocks), [], ""
     for block in blocks:
         parts.append(block)

@@ -1,6 +1,7 @@
-"""Data sets that are given to the trainer: texts are checked and encoded, those that are tokenised already are checked.
+"""Prepare the data sets that a caller passes to the trainer: check and encode texts, check tokenised rows.
 
-A tokenised data set has `input_ids` and may have `attention_mask`, whose padding is taken out, and `token_type_ids`.
+A tokenised data set has `input_ids` and may have `attention_mask`, by which its padding is removed, and
+`token_type_ids`.
 """
 
 from __future__ import annotations
@@ -39,29 +40,30 @@ from .tokenize import KEPT, encode_dataset
 
 BATCH = 10_000
 LISTS = ("input_ids", "attention_mask", "token_type_ids")
-REFUSED = ("inputs_embeds", "position_ids")  # they would change what the encoder computes
+REFUSED = ("inputs_embeds", "position_ids")  # with them the encoder would compute other outputs
 
 
 def as_splits(tasks: Sequence[TaskSpec], data: Any, argument: str) -> Any:
-    """Rows by task name; the rows alone will do where the model has one task.
+    """Return the rows by task name. A model with one task also accepts the rows without the task's name.
 
     Raises:
-        InputError: for rows without the name of their task.
+        InputError: the model has several tasks and `data` is no mapping.
     """
     if data is None or isinstance(data, Mapping):
         return data
     if len(tasks) == 1:
         return {tasks[0].name: data}
     names = ", ".join(repr(task.name) for task in tasks[:20]) + (", …" if len(tasks) > 20 else "")
-    given = f"is a {type(data).__name__}, but must map names of tasks to their rows"
-    raise InputError(f"{argument} {given}: {{name: rows, …}} with the names {names}")
+    problem = f"is a {type(data).__name__}, but must map names of tasks to their rows"
+    raise InputError(f"{argument} {problem}: {{name: rows, …}} with the names {names}")
 
 
 def refuse_unknown(tasks: Sequence[TaskSpec], given: Iterable[str], argument: str) -> None:
-    """Raise InputError for names that are no task's."""
-    known = [task.name for task in tasks]
-    if unknown := [name for name in given if name not in known]:
-        raise InputError(f"{argument} has {unknown}, but the model's tasks are: {', '.join(known)}")
+    """Raise InputError if a name is not the name of a task."""
+    names = [task.name for task in tasks]
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise InputError(f"{argument} has {unknown}, but the model's tasks are: {', '.join(names)}")
 
 
 def prepare_splits(
@@ -71,25 +73,32 @@ def prepare_splits(
     tokenizer: PreTrainedTokenizerBase | None,
     encoder: PreTrainedConfig,
 ) -> tuple[dict[str, Dataset] | None, list[str]]:
-    """`prepare` for all tasks; the rows alone will do where there is one task.
+    """Check and encode the data sets of all tasks (`prepare`).
 
     Args:
         split: `train`, for which every task needs rows, `eval` or `test`.
-        datasets: task → rows; None: there are none.
+        datasets: task name → rows, or the rows alone if there is one task; None: no rows.
+
+    Returns:
+        Task name → encoded rows (None without rows), and sentences for the log.
+
+    Raises:
+        InputError: a name is not the name of a task, or a task lacks rows for training; or as `prepare` does.
     """
     argument = f"{split}_dataset"
     datasets = as_splits(tasks, datasets, argument)
     if datasets is None:
         return None, []
     refuse_unknown(tasks, datasets, argument)
-    if split == "train" and (missing := [task.name for task in tasks if task.name not in datasets]):
+    missing = [task.name for task in tasks if task.name not in datasets]
+    if split == "train" and missing:
         raise InputError(f"train_dataset lacks the tasks {missing}; give rows for each, or drop the task")
     encoded, lines = {}, []
     for task in tasks:
         if task.name in datasets:
             where = f"{argument}[{task.name!r}]"
-            encoded[task.name], said = prepare(task, split, datasets[task.name], tokenizer, encoder, where)
-            lines += said
+            encoded[task.name], task_lines = prepare(task, split, datasets[task.name], tokenizer, encoder, where)
+            lines += task_lines
     return encoded, lines
 
 
@@ -106,15 +115,15 @@ def prepare(
     Args:
         split: `train`, `eval` or `test`.
         dataset: columns `text` (and `text_pair`), or `input_ids`; the labels are in `label` or `labels`.
-        tokenizer: the encoder's; None: for encoded data sets only.
-        where: how errors name the data set.
+        tokenizer: the encoder's tokenizer; None if all data sets are tokenised already.
+        where: the data set's name in error messages.
 
     Returns:
-        The encoded split, as `encode_dataset` returns it, and sentences about what was left out or cut.
+        The encoded split, as `encode_dataset` returns it, and sentences about rows left out and texts cut.
 
     Raises:
-        TypeError: for anything but a `datasets.Dataset`.
-        ValueError: for rows that are wrong (`check_rows`, `check_tokenised`).
+        TypeError: `dataset` is no `datasets.Dataset`.
+        ValueError: rows are wrong (see `check_rows` and `check_tokenised`).
     """
     check_kind(dataset, where)
     dataset = _with_one_label_column(dataset, where)
@@ -130,7 +139,7 @@ def prepare(
 
 
 def _with_one_label_column(dataset: Dataset, where: str) -> Dataset:
-    """`labels`, transformers' name, becomes `label`, unless both are there and differ."""
+    """Rename the column `labels`, as transformers calls it, to `label`; InputError if both exist and differ."""
     if "labels" not in dataset.column_names:
         return dataset
     if "label" not in dataset.column_names:
@@ -152,19 +161,19 @@ def check_tokenised(
     encoder: PreTrainedConfig,
     where: str,
 ) -> Dataset:
-    """Check a data set of token ids, and take out its padding.
+    """Check a data set of token ids and remove its padding.
 
-    Tokens whose `attention_mask` is 0 are removed, at the right or the left of an input. A row of a task with several
-    encoder inputs holds them one after the other, and `LENGTHS` say how long all but the last are; padding may stand
-    at the right of each.
+    Padding is the tokens whose `attention_mask` is 0, at the left or the right of an input. A row of a task with
+    several encoder inputs holds them concatenated; the columns `LENGTHS` hold the lengths of all but the last. Each of
+    several inputs may be padded at its right only.
 
     Returns:
-        `input_ids`, `token_type_ids` and `LENGTHS` without padding, `label` as `check_rows` leaves it, and `row`, `id`
-        and `teacher` as they were. No row is left out: one without a label (null, or -100) keeps none.
+        `input_ids`, `token_type_ids` and `LENGTHS` without padding, `label` in the form of `check_rows`, and `row`,
+        `id` and `teacher` unchanged. All rows are kept, those without a label (null or -100) too.
 
     Raises:
-        ValueError: with everything that is wrong: inputs that are empty, too long, padded without a mask or with gaps
-            in it, ids that the encoder does not have, labels that are none of the task's, columns of another type.
+        ValueError: lists all problems: inputs that are empty, too long, padded without a mask or have gaps in their
+            mask, ids that are not in the encoder's vocabulary, invalid labels, columns of a wrong type.
     """
     columns, plain = dataset.column_names, dataset.with_format(None)
     lengths = LENGTHS[: task.num_sequences - 1]
@@ -175,26 +184,29 @@ def check_tokenised(
             f"no column {missing[0]!r}; a row of this task holds {task.num_sequences} inputs one after the other, and "
             f"{', '.join(lengths)} count the tokens of all but the last; or give texts"
         )
-    types = "token_type_ids" in columns
-    if task.texts == 2 and not task.siamese and task.token_types and has_token_types(encoder) and not types:
+    has_types = "token_type_ids" in columns
+    if task.texts == 2 and not task.siamese and task.token_types and has_token_types(encoder) and not has_types:
         problems.append(
             "no column 'token_type_ids', by which the encoder tells the two texts apart; add it "
             "(return_token_type_ids=True)"
         )
     if split == "train" and "label" not in columns:
         problems.append(f"no column 'label' or 'labels'; the columns are {columns}")
-    if problems := [problem for problem in problems if problem]:
+    problems = [problem for problem in problems if problem]
+    if problems:
         raise InputError("\n".join(f"{where}: {problem}" for problem in problems))
     if not len(dataset):
         return dataset
+    # rows that mtbert has written itself need fewer checks
     ours = marked_labels(dataset) is not None and plain.features.get("label") == label_feature(task.problem_type)
     checks = _InputChecks(task, split, tokenizer, encoder, ours)
     for start, table in enumerate(plain.with_format("arrow").iter(BATCH)):
         checks.add(table, start * BATCH)
-    if found := checks.problems(where):
-        raise InputError("\n".join(found))
+    problems = checks.problems(where)
+    if problems:
+        raise InputError("\n".join(problems))
     kept = [name for name in (*KEPT, TEACHER, "input_ids", *LENGTHS) if name in columns]
-    kept += ["token_type_ids"] if types and has_token_types(encoder) else []
+    kept += ["token_type_ids"] if has_types and has_token_types(encoder) else []
     plain = plain.select_columns([*kept, *(["attention_mask"] if "attention_mask" in columns else [])])
     reader = None
     if "label" in columns:
@@ -206,7 +218,7 @@ def check_tokenised(
 
 
 class _InputChecks:
-    """What is wrong with the inputs of a data set's rows, looked at a batch at a time without a loop over rows."""
+    """Collects the problems of a data set's inputs, batch by batch, without a Python loop over rows."""
 
     def __init__(self, task: TaskSpec, split: str, tokenizer: Any, encoder: PreTrainedConfig, ours: bool):
         self.task, self.vocabulary = task, encoder.vocab_size
@@ -215,7 +227,7 @@ class _InputChecks:
         self.types = encoder.type_vocab_size if has_token_types(encoder) else 1
         self.pad, self.special = None, np.zeros(0, dtype=np.int64)
         if tokenizer is not None:
-            words = {tokenizer.unk_token_id, tokenizer.mask_token_id}  # they stand for a text's own words
+            words = {tokenizer.unk_token_id, tokenizer.mask_token_id}  # they stand for words of a text
             self.special = np.array(sorted(set(tokenizer.all_special_ids) - words), dtype=np.int64)
         pad = getattr(encoder, "pad_token_id", None) if tokenizer is None else tokenizer.pad_token_id
         ends = [getattr(tokenizer or encoder, f"{name}_token_id", None) for name in ("bos", "eos", "cls", "sep")]
@@ -226,17 +238,17 @@ class _InputChecks:
         self.rows: dict[tuple[str, str], list[int]] = {}
 
     def add(self, table: pa.Table, before: int) -> None:
-        """Look at a batch; `before` rows came before it."""
+        """Check a batch; `before` is the number of rows in earlier batches."""
         ids, sizes = _flat(table["input_ids"])
 
         def note(column: str, rule: str, wrong: np.ndarray) -> None:
-            """Note wrong rows; `wrong` is of rows, or of inputs `(rows, inputs)`."""
+            """Record the rows that break a rule; `wrong` is a mask of shape `(rows,)` or `(rows, inputs)`."""
             if wrong.any():
                 wrong = wrong.any(axis=1) if wrong.ndim == 2 else wrong
                 self.rows.setdefault((column, rule), []).extend((np.flatnonzero(wrong) + before + 1).tolist())
 
         def rows_of(tokens: np.ndarray) -> np.ndarray:
-            """Rows that have a marked token."""
+            """Return the mask `(rows,)` of the rows with at least one marked token."""
             if not tokens.any():
                 return np.zeros(len(sizes), dtype=bool)
             return np.bincount(np.repeat(np.arange(len(sizes)), sizes)[tokens], minlength=len(sizes)) > 0
@@ -260,7 +272,7 @@ class _InputChecks:
         starts = ends - inputs.ravel()
 
         def count(tokens: np.ndarray) -> np.ndarray:
-            """How many tokens of each input are marked, `(rows, inputs)`."""
+            """Return the number of marked tokens of each input, shape `(rows, inputs)`."""
             total = np.concatenate([[0], np.cumsum(tokens)])
             return (total[ends] - total[starts]).reshape(inputs.shape)
 
@@ -290,23 +302,26 @@ class _InputChecks:
             note("input_ids", "an input has special tokens only; remove the row", empty)
 
     def _inputs(self, table: pa.Table, sizes: np.ndarray) -> np.ndarray:
-        """Tokens of each encoder input, padding counted, `(rows, inputs)`."""
+        """Return the number of tokens of each encoder input, with padding, shape `(rows, inputs)`."""
         cut = [table[name].to_numpy() for name in LENGTHS[: self.task.num_sequences - 1]]
         return np.stack([*cut, sizes - sum(cut)], axis=1).astype(np.int64)
 
     def problems(self, where: str) -> list[str]:
-        """One sentence a column and rule."""
-        found = []
+        """Return one sentence for each column and rule that rows break."""
+        sentences = []
         for (column, rule), rows in self.rows.items():
             shown = ", ".join(f"{row:,}" for row in rows[:SHOWN])
             more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
             count = f"{len(rows):,} row{'s' if len(rows) > 1 else ''}"
-            found.append(f"{where}: column {column!r} is wrong in {count} (row {shown}{more}): {rule}")
-        return found
+            sentences.append(f"{where}: column {column!r} is wrong in {count} (row {shown}{more}): {rule}")
+        return sentences
 
 
 def _flat(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    """All values of a column of lists, and the lists' lengths; a null is an empty list, one within a list nan."""
+    """Return the concatenated values of a column of lists and the length of each list.
+
+    A null instead of a list counts as an empty list; a null within a list becomes nan.
+    """
     array = column.combine_chunks()
     array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
     values = pc.list_flatten(array)
@@ -329,13 +344,13 @@ def _type_problem(name: str, feature: Any) -> str | None:
 
 
 def _plain_lists(dataset: Dataset) -> bool:
-    """Whether batches can be made of the columns as they are."""
+    """Return whether all token columns are plain lists of variable length, so that batches can be built from them."""
     lists = (dataset.features[name] for name in dataset.column_names if name in LISTS)
     return all(isinstance(feature, List) and feature.length in (None, -1) for feature in lists)
 
 
 def _are_ids(dataset: Dataset, task: TaskSpec, reader: LabelReader) -> bool:
-    """Whether every label is the id that it stands for, so that the column can stay as it is."""
+    """Return whether every label already is a class id in the checked form, so that the column need not change."""
     if dataset.features["label"] != Value("int64") or label_feature(task.problem_type) != Value("int64"):
         return False
     distinct = {
@@ -367,8 +382,9 @@ def _without_padding(
         return checked, checked.data.column("_status").to_numpy()
 
     checked, status, reader = read_decided(read, reader)
-    if found := wrong_rows(dataset, (), "label", reader, status, where):
-        raise InputError("\n".join(found))
+    problems = wrong_rows(dataset, (), "label", reader, status, where)
+    if problems:
+        raise InputError("\n".join(problems))
     checked = checked.remove_columns("_status")
     if reader is not None and (status & NO_LABEL).all():
         if split != "test":
@@ -380,7 +396,7 @@ def _without_padding(
 def _strip_batch(
     batch: dict[str, list], reader: LabelReader | None, lengths: tuple[str, ...], version: int
 ) -> dict[str, list]:
-    """A batch of rows without padding, its labels in the task's form, and the bits of what is wrong with them."""
+    """Remove the padding of a batch and convert its labels; `_status` holds the problem bits of each row's label."""
     rows = len(batch["input_ids"])
     out = {name: values for name, values in batch.items() if name != "attention_mask"}
     masks = batch.get("attention_mask")

@@ -1,4 +1,4 @@
-"""Rows of json files: one object a line, or one array of objects. Strings and numbers stay what is written."""
+"""Read rows of json files: one object per line, or one array of objects. Strings and numbers are kept as written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INT64, EXACT_IN_FLOAT64 = 1 << 63, 1 << 53
 
 
 class Decimal(float):
-    """A number with a fraction or an exponent that remembers how it is written."""
+    """A float that keeps its text in the file, such as `1.50` or `2e3`, as `written`."""
 
     def __new__(cls, written: str):
         number = super().__new__(cls, written)
@@ -49,10 +49,12 @@ DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_float=Decimal)
 
 
 def decoded_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
-    """Number, from 1, and text of each line. Lines end at `\\n` or `\\r\\n`; at `\\r` where a file has no `\\n`.
+    """Yield the number (from 1) and the text of each line.
+
+    Lines end with `\\n` or `\\r\\n`, or with `\\r` in a file without `\\n`.
 
     Raises:
-        ReadError: a line is no UTF-8.
+        ReadError: a line is not UTF-8.
     """
     lines = iter(lines)
     first = next(lines, b"")
@@ -70,14 +72,14 @@ def decoded_lines(lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
 
 @dataclass(frozen=True)
 class JsonChunk:
-    """Some rows, and where they stand: each a `unit` (line or row) of a number."""
+    """Successive rows of a json file. `unit` is `line` or `row`; `numbers` holds the number of each row's unit."""
 
     unit: str
     numbers: Sequence[int]
     rows: list[dict[str, Any]]
 
     def place(self, i: int) -> str:
-        """What errors call the i-th row."""
+        """Return the position of the i-th row for error messages, such as `line 7`."""
         return f"{self.unit} {self.numbers[i]:,}"
 
     def __post_init__(self):
@@ -88,10 +90,10 @@ class JsonChunk:
 
 
 def json_chunks(lines: Iterable[tuple[int, str]], size: int = 2000) -> Iterator[JsonChunk]:
-    """At most `size` rows at a time of numbered lines; blank lines are skipped. An array is read whole.
+    """Yield chunks of at most `size` rows from numbered lines. Blank lines are skipped; an array is read whole.
 
     Raises:
-        ReadError: a line is no JSON object, or an object names a key twice.
+        ReadError: a line is no JSON object, or an object has a key twice.
     """
     lines = ((number, text) for number, text in lines if text.strip())
     first = next(lines, (1, ""))
@@ -102,20 +104,20 @@ def json_chunks(lines: Iterable[tuple[int, str]], size: int = 2000) -> Iterator[
         except ValueError as error:
             raise ReadError(f"it is no JSON array: {error}; {REMEDY}") from error
         for start in range(0, len(rows), size):
-            some = rows[start : start + size]
-            yield JsonChunk("row", range(start + 1, start + 1 + len(some)), some)
+            chunk = rows[start : start + size]
+            yield JsonChunk("row", range(start + 1, start + 1 + len(chunk)), chunk)
         return
-    while some := list(islice(lines, size)):
-        numbers, texts = zip(*some, strict=True)
+    while chunk := list(islice(lines, size)):
+        numbers, texts = zip(*chunk, strict=True)
         try:
             rows = list(map(_decoded, texts))
-        except ValueError:
-            rows = [_parsed(number, text) for number, text in some]
+        except ValueError:  # decode them one by one, to name the line
+            rows = [_parsed(number, text) for number, text in chunk]
         yield JsonChunk("line", numbers, rows)
 
 
 def _decoded(text: str) -> Any:
-    """The value of a JSON text; ValueError if there is none, or values lie too deep in each other."""
+    """Decode a JSON text; ValueError if it is invalid or nested too deeply."""
     deepest = limit("depth")
     try:
         value = DECODER.decode(text)
@@ -139,7 +141,7 @@ def _parsed(number: int, text: str) -> Any:
 
 
 def written(value: Any) -> Any:
-    """A value of a text or id column as it is written; None for null and NaN; a list or object as it is."""
+    """Return a value of a text or id column as the file writes it; None for null and NaN; lists and objects as is."""
     if isinstance(value, str) or value is None:
         return value
     if isinstance(value, bool):
@@ -152,14 +154,14 @@ def written(value: Any) -> Any:
 
 
 class Kinds:
-    """The kinds of values that the columns of some rows hold."""
+    """Collects the kinds of values in each column, to choose the columns' types."""
 
     def __init__(self):
         self.values: dict[str, set[str]] = {}
         self.elements: dict[str, set[str]] = {}
 
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Take in more rows."""
+        """Add the kinds of values of more rows."""
         for name in dict.fromkeys(chain.from_iterable(rows)):
             values = [row.get(name) for row in rows]
             self.values[name] = self.values.get(name, set()) | _kinds(values)
@@ -167,17 +169,26 @@ class Kinds:
             self.elements[name] = self.elements.get(name, set()) | _kinds(list(inner))
 
     def features(self, texts: Sequence[str]) -> Features:
-        """A type for each column that holds its values exactly: strings for `texts`, `Json` for a mixture."""
+        """Return for each column a type that holds its values exactly: string for `texts`, `Json` for mixed kinds."""
         types = {name: _feature(self.values[name], self.elements[name]) for name in self.values}
         return Features({name: Value("string") if name in texts else kind for name, kind in types.items()})
 
 
 def _kinds(values: Sequence[Any]) -> set[str]:
-    """Names of the values' types, but for None; whole numbers are `int64`, or `wide` or `huge` if they are large."""
+    """Return the names of the values' types, without None's.
+
+    Integers are `int64`, or `wide` if one of them is not exact in float64, or `huge` if one does not fit in int64.
+    """
     kinds = {NAMES.get(kind, kind.__name__) for kind in set(map(type, values))} - {"NoneType"}
     if "int" in kinds:
-        size = max(abs(value) for value in values if type(value) is int)
-        kinds = kinds - {"int"} | {"int64" if size <= EXACT_IN_FLOAT64 else "wide" if size < INT64 else "huge"}
+        kinds.remove("int")
+        largest = max(abs(value) for value in values if type(value) is int)
+        if largest <= EXACT_IN_FLOAT64:
+            kinds.add("int64")
+        elif largest < INT64:
+            kinds.add("wide")
+        else:
+            kinds.add("huge")
     return kinds
 
 
@@ -197,7 +208,7 @@ def _feature(kinds: set[str], elements: set[str]) -> Value | List | Json:
 
 
 def json_table(chunk: JsonChunk, features: Features, texts: Sequence[str]) -> pa.Table:
-    """Rows as a table of `features`.
+    """Convert a chunk to an Arrow table with the given features.
 
     Raises:
         ReadError: a text or id is a list or an object, or a string has half of a surrogate pair.
@@ -223,7 +234,7 @@ def json_table(chunk: JsonChunk, features: Features, texts: Sequence[str]) -> pa
 
 
 def json_batches(chunks: Iterable[JsonChunk], columns: Sequence[str]) -> Iterator[dict[str, list]]:
-    """Columns of chunks, with their values as they are written.
+    """Yield the given columns of each chunk, with values as the file writes them.
 
     Raises:
         ReadError: a row lacks one of `columns`.
@@ -237,10 +248,10 @@ def json_batches(chunks: Iterable[JsonChunk], columns: Sequence[str]) -> Iterato
 
 
 def check_texts(column: str, values: Sequence[Any], place: Callable[[int], str]) -> None:
-    """Refuse lists, objects and lone surrogates in a text or id column.
+    """Reject lists, objects and lone surrogates in a text or id column.
 
     Raises:
-        ReadError: with the place of the first.
+        ReadError: names the first such value's position.
     """
     for i, value in enumerate(values):
         if not isinstance(value, str):

@@ -1,7 +1,7 @@
 """Read a label cell: a class by name, value or id, several classes, a 0/1 vector, a mapping of names to 0/1, a score.
 
-A cell may have several readings: `[0, 1]` is two ids or a 0/1 vector. `LabelReader.readings` returns all of them, and
-`check_rows` refuses what the rest of the column does not decide.
+A cell may have several readings: `[0, 1]` is two ids or a 0/1 vector. `LabelReader.readings` returns all of them.
+`check_rows` chooses between them by the other cells of the column, and rejects the cell if these do not decide.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..modeling.problem_types import IGNORED, PROBLEM_TYPES, ProblemType
 LIST, VECTOR, MAPPING = "as a list of labels", "as a 0/1 vector", "as a mapping"
 ONE_COLUMN = "as true or false of a label that the column does not name"
 FLOAT32_MAX = 3.4028234663852886e38
-LONGEST_TEXT = 100_000  # characters of a list or mapping that is written as text
+LONGEST_TEXT = 100_000  # most characters of a list or mapping that is written as text
 TRUE, FALSE = {"true", "yes", "t", "y", "on"}, {"false", "no", "f", "n", "off"}
 
 Label = int | float | list[float]
@@ -36,12 +36,13 @@ class LabelReader:
         problem_type: as in TaskSpec.
         labels: class names in id order.
         range: (lowest, highest) score of a regression, both included.
-        names: a class's name → ids of the classes with this name; names differ only in white space around them.
-        numbers: a number → ids of the classes whose name is this number; None: numbers are ids.
-        stored: names that the numbers of a ClassLabel column stand for; None: its numbers are what they are.
-        truth: (id of false, id of true) of two classes named so; None: other classes.
-        unknown: numbers that stand for a missing label.
-        form: how numbers of a multi-label column are read, `LIST` or `VECTOR`; None: not decided.
+        names: class name without surrounding white space → ids of the classes with this name.
+        numbers: a number → ids of the classes whose name is this number; None: no class name is a number, so that
+            numbers are ids.
+        stored: the names that the numbers of a ClassLabel column stand for; None: the numbers stand for themselves.
+        truth: (id of false, id of true) if the two classes are named so, else None.
+        unknown: numbers that mark a missing label.
+        form: how numbers of a multi-label column are read, `LIST` or `VECTOR`; None: not decided yet.
     """
 
     problem_type: str
@@ -56,15 +57,15 @@ class LabelReader:
 
     @classmethod
     def of(cls, task: TaskSpec, features: Features, column: str, minus_one: bool) -> LabelReader:
-        """Reader of `task`'s labels in `column`.
+        """Return a reader for `task`'s labels in `column`.
 
-        Numbers are ids, except where one of the task's labels is itself a number: then 2, 2.0, "2" and "2.0" all
-        mean the class named "2" or "2.0". The numbers of a ClassLabel column stand for its names, which the task may
-        list in another order; where the task gives its labels by their number, or the column has no names but "0",
-        "1", …, they are ids.
+        Numbers are ids, unless one of the task's labels is a number: then 2, 2.0, "2" and "2.0" all mean the class
+        named "2" or "2.0". The numbers of a ClassLabel column stand for its names, which the task may list in another
+        order. They are ids if the task declares only the number of its labels, or if the column's names are "0",
+        "1", ….
 
         Args:
-            minus_one: whether -1 may mean that a label is missing, where -1 is no label or score of the task.
+            minus_one: whether -1 marks a missing label, provided that -1 is no label or score of the task.
         """
         feature = features.get(column)
         feature = getattr(feature, "feature", feature)
@@ -80,11 +81,12 @@ class LabelReader:
         values = [None if number is None else float(rounded(number)) for number in map(number_of, labels)]
         finite = [(value, i) for i, value in enumerate(values) if value is not None and math.isfinite(value)]
         numbers = _index(finite) or None
-        low = [label.strip().lower() for label in labels]
+        lowered = [label.strip().lower() for label in labels]
         truth = None
         if len(labels) == 2 and not several:
             for no, yes in ((0, 1), (1, 0)):
-                truth = (no, yes) if low[no] in FALSE and low[yes] in TRUE else truth
+                if lowered[no] in FALSE and lowered[yes] in TRUE:
+                    truth = (no, yes)
         reader = cls(
             task.problem_type,
             labels,
@@ -105,12 +107,12 @@ class LabelReader:
 
     @classmethod
     def of_checked(cls, task: TaskSpec) -> LabelReader:
-        """Reader of labels that `check_rows` has brought into its form: ids, 0/1 vectors or scores."""
+        """Return a reader for labels in the form that `check_rows` writes: ids, 0/1 vectors or scores."""
         return cls(task.problem_type, task.labels or (), task.range, unknown=(IGNORED,), form=VECTOR)
 
     @property
     def kind(self) -> ProblemType:
-        """The row of the table of problem types."""
+        """The entry of `problem_type` in `PROBLEM_TYPES`."""
         return PROBLEM_TYPES[self.problem_type]
 
     @property
@@ -120,14 +122,14 @@ class LabelReader:
 
     @property
     def accepted(self) -> str:
-        """What a label may be, for error messages."""
+        """Description of the valid labels for error messages."""
         if self.kind.numeric:
             where = f" from {self.range[0]:g} to {self.range[1]:g}" if self.range else ""
             return f"a finite number{where}"
         names = ", ".join(self.labels[:20]) + (", …" if len(self.labels) > 20 else "")
         if self.stored is not None:
-            own = ", ".join(self.stored[:20]) + (", …" if len(self.stored) > 20 else "")
-            names += f" (the column's numbers stand for its own names: {own}; list these as the task's labels)"
+            stored = ", ".join(self.stored[:20]) + (", …" if len(self.stored) > 20 else "")
+            names += f" (the column's numbers stand for its own names: {stored}; list these as the task's labels)"
         elif self.numbers is None:
             names += f" (or their ids, 0 to {len(self.labels) - 1})"
         if self.several:
@@ -139,15 +141,16 @@ class LabelReader:
 
     @property
     def blank(self) -> Label:
-        """What stands in the label column of a row without a usable label."""
+        """The value of the label column in rows without a usable label: -100 or nan."""
         if self.several:
             return [math.nan] * len(self.labels)
         return math.nan if self.kind.numeric else IGNORED
 
     def missing(self, value: Any) -> bool:
-        """Whether `value` says that the row has no label.
+        """Return whether `value` marks a missing label.
 
-        So do None, NaN, an empty string, numbers in `unknown`, and a mapping or list of nothing but None, NaN or -100.
+        Such values are None, NaN, an empty string, the numbers in `unknown`, and a list or mapping whose values are
+        all None, NaN or -100.
         """
         value = _plain(value)
         if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -160,7 +163,7 @@ class LabelReader:
         return number_of(value) in self.unknown
 
     def readings(self, value: Any) -> dict[str, Label | None]:
-        """Every way to read a cell: how → class id, score or 0/1 vector; None: nothing that a row can be trained on."""
+        """Return every reading of a cell: description → class id, score or 0/1 vector; None for an unusable reading."""
         value = _plain(value)
         if self.stored is not None and isinstance(value, int):
             value = self.stored[value] if 0 <= value < len(self.stored) else None
@@ -169,15 +172,15 @@ class LabelReader:
             return {} if score is None else {"as a score": score}
         if not self.several:
             return self._one(value)
-        found = self._several(value)
+        readings = self._several(value)
         if self.form == LIST:
-            return {how: label for how, label in found.items() if how not in (VECTOR, ONE_COLUMN)}
+            return {how: label for how, label in readings.items() if how not in (VECTOR, ONE_COLUMN)}
         if self.form == VECTOR:
-            return {how: label for how, label in found.items() if how == VECTOR or label == [0.0] * len(self.labels)}
-        return found
+            return {how: label for how, label in readings.items() if how == VECTOR or label == [0.0] * len(self.labels)}
+        return readings
 
     def shown(self, label: Label | None) -> str:
-        """A reading as an error shows it."""
+        """Format a reading for error messages."""
         if isinstance(label, list):
             return ", ".join(repr(self.labels[i]) for i, on in enumerate(label) if on) or "none"
         return repr(self.labels[label]) if isinstance(label, int) else "nothing"
@@ -185,13 +188,14 @@ class LabelReader:
     # ---- one class ----
 
     def _class(self, value: Any) -> dict[str, int]:
-        """Every class that a plain value may mean."""
+        """Return every class that a single value may mean: description → class id."""
         if self.stored is not None and isinstance(value, int):
             value = self.stored[value] if 0 <= value < len(self.stored) else None
         if isinstance(value, list | Mapping | frozenset | bytes | None):
             return {}
-        if found := self._named(value):
-            return found
+        named = self._named(value)
+        if named:
+            return named
         number = number_of(value)
         if isinstance(value, bool):
             if self.truth is not None:
@@ -199,13 +203,15 @@ class LabelReader:
             number = number if len(self.labels) == 2 and not self.several else None
         if number is None or self.numbers is not None or self.stored is not None:
             return {}
-        found = {"by id": int(number)} if number.is_integer() and 0 <= number < len(self.labels) else {}
+        readings = {}
+        if number.is_integer() and 0 <= number < len(self.labels):
+            readings["by id"] = int(number)
         if self.truth is not None and number in (0, 1):
-            found["as true or false"] = self.truth[int(number)]
-        return found
+            readings["as true or false"] = self.truth[int(number)]
+        return readings
 
     def _named(self, value: Any) -> dict[str, int]:
-        """Classes whose name, or number, a value is."""
+        """Return the classes whose name equals a value, as text or as a number."""
         classes = self.names.get(str(value).strip(), ())
         number = number_of(value)
         if not classes and self.numbers is not None and number is not None:
@@ -215,7 +221,7 @@ class LabelReader:
         return {f"by the name {self.labels[i]!r}": i for i in classes}
 
     def _one(self, value: Any) -> dict[str, int]:
-        """Readings of a cell that has one class: a plain value, a list of one, or a vector or mapping with one 1."""
+        """Return the readings of a single-label cell: a value, a list of one, or a vector or mapping with one 1."""
         if isinstance(value, Mapping):
             vector, how = self._mapping(value), MAPPING
         elif isinstance(value, list) and len(value) > 1:
@@ -235,50 +241,50 @@ class LabelReader:
         if isinstance(value, list | frozenset):
             return self._parts(value)
         if len(self.labels) == 1 and self.stored is None:
-            found = self._parts([value])
+            readings = self._parts([value])
         else:
-            found = {how: self._vector_of([i]) for how, i in self._class(value).items()}
+            readings = {how: self._vector_of([i]) for how, i in self._class(value).items()}
             if self.stored is None and number_of(value) in (0, 1):
-                found[ONE_COLUMN] = None
+                readings[ONE_COLUMN] = None
         if isinstance(value, str):
             text = value.strip()
             separator = next((mark for mark in "|;" if mark in text), ",")
             if text[:1] in ("[", "{", "("):
                 parsed = _parsed(text)
-                found |= self._several(parsed) if isinstance(parsed, list | Mapping | frozenset) else {}
+                readings |= self._several(parsed) if isinstance(parsed, list | Mapping | frozenset) else {}
             elif separator in text:
-                found |= self._parts(text.split(separator))
-        return found
+                readings |= self._parts(text.split(separator))
+        return readings
 
     def _parts(self, parts: list | frozenset) -> dict[str, list[float]]:
-        """Readings of a list of names, of ids, or of 0 or 1 for each label."""
-        found = {}
+        """Return the readings of a list: as names or ids of labels, or as 0 or 1 for each label."""
+        readings = {}
         vector = self._vector(parts) if isinstance(parts, list) else None
         if vector is not None:
-            found[VECTOR] = vector
+            readings[VECTOR] = vector
             if any(isinstance(part, bool | float) for part in parts):  # ids are whole numbers
-                return found
+                return readings
         classes = [set(self._class(part).values()) for part in parts]
-        if all(len(some) == 1 for some in classes) and len(set().union(*classes)) == len(classes):
-            found[LIST] = self._vector_of(set().union(*classes))
-        return found
+        if all(len(ids) == 1 for ids in classes) and len(set().union(*classes)) == len(classes):
+            readings[LIST] = self._vector_of(set().union(*classes))
+        return readings
 
     def _vector(self, parts: list) -> list[float] | None:
-        """0 or 1 for each label, in id order; None for any other list."""
+        """Return a list of 0 or 1 for each label as floats, in id order; None for any other list."""
         numbers = [number_of(part) for part in parts]
         if self.stored is not None or len(numbers) != len(self.labels) or not set(numbers) <= {0.0, 1.0}:
             return None
         return numbers
 
     def _mapping(self, marks: Mapping) -> list[float] | None:
-        """The vector of a mapping that has 0 or 1 for every label, and nothing else."""
-        found: dict[int, float] = {}
+        """Return the 0/1 vector of a mapping that has 0 or 1 for every label, and nothing else; otherwise None."""
+        marks_by_id: dict[int, float] = {}
         for name, mark in marks.items():
             classes, number = set(self._class(name).values()), number_of(mark)
-            if len(classes) != 1 or number not in (0.0, 1.0) or not classes.isdisjoint(found):
+            if len(classes) != 1 or number not in (0.0, 1.0) or not classes.isdisjoint(marks_by_id):
                 return None
-            found[classes.pop()] = number
-        return [found[i] for i in range(len(self.labels))] if len(found) == len(self.labels) else None
+            marks_by_id[classes.pop()] = number
+        return [marks_by_id[i] for i in range(len(self.labels))] if len(marks_by_id) == len(self.labels) else None
 
     def _vector_of(self, ids: Iterable[int]) -> list[float]:
         return [float(i in ids) for i in range(len(self.labels))]
@@ -297,7 +303,7 @@ class LabelReader:
 
 
 def number_of(value: Any) -> float | None:
-    """The number that a value is or says; None if it is none."""
+    """Return the number that a value is or spells, or None."""
     if isinstance(value, str) and "_" in value:  # float() reads 1_000
         return None
     try:
@@ -307,7 +313,7 @@ def number_of(value: Any) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-    """A value of numpy, or a tuple or set, as plain Python's; tuples become lists, sets frozensets."""
+    """Convert numpy values to Python's, tuples to lists and sets to frozensets."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list | tuple):
@@ -318,7 +324,7 @@ def _plain(value: Any) -> Any:
 
 
 def _parsed(text: str) -> Any:
-    """A list, mapping or set that is written as JSON or as Python prints it; None for any other text."""
+    """Parse a list, mapping or set in JSON or Python syntax; return None for any other text."""
     if len(text) > LONGEST_TEXT:
         return None
     for read in (json.loads, ast.literal_eval):
@@ -330,8 +336,8 @@ def _parsed(text: str) -> Any:
 
 
 def _index(pairs: Iterable[tuple[Any, int]]) -> dict[Any, tuple[int, ...]]:
-    """Each key → all values that come with it."""
-    found: dict[Any, tuple[int, ...]] = {}
+    """Group the values by key."""
+    values_by_key: dict[Any, tuple[int, ...]] = {}
     for key, value in pairs:
-        found[key] = (*found.get(key, ()), value)
-    return found
+        values_by_key[key] = (*values_by_key.get(key, ()), value)
+    return values_by_key

@@ -1,4 +1,4 @@
-"""Rows as files and hubs write them → texts, labels (class ids, 0/1 vectors or scores) and what is wrong with them."""
+"""Convert raw rows to texts and labels (class ids, 0/1 vectors or scores), and report the rows that are wrong."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.problem_types import PROBLEM_TYPES
 from .label_reading import LIST, MAPPING, VECTOR, Label, LabelReader, number_of
 
-# What is wrong with a row, one bit each; those about a text have one bit for each of two texts.
+# Problems of a row, one bit each; a problem of a text has one bit for each text of a pair.
 NO_LABEL, BAD_LABEL, TWO_READINGS = 1, 2, 256
 EMPTY, NUL = (4, 8), (16, 32)
-# What a row of a multi-label task can only be: a list of labels, or a 0/1 vector. It says how others are to be read.
+# A row of a multi-label task whose only reading is a list of labels, or a 0/1 vector; it decides the ambiguous rows.
 LISTS, VECTORS = 512, 1024
 SHOWN = 5
-NAMES = 20  # that an error lists
+NAMES = 20  # most names that an error message lists
 MARK = "labels checked by mtbert: "
 
-# An argument of each function that checks rows in `Dataset.map`, which names its result by the function's name and
-# arguments. Raise it by 1 where the same rows get other texts, labels or bits than before, so that rows checked by an
-# earlier version are not used; tests/unit/data/test_reading_versions.py fails until you do.
+# Each function that checks rows in `Dataset.map` has this version as an argument, because `map` caches its result under
+# the function's name and arguments. Raise it by 1 if the same rows now give other texts, labels or bits, so that rows
+# checked by an earlier version are not reused; tests/unit/data/test_reading_versions.py fails until you do.
 CHECKING_VERSION = 1
 
 
 def label_feature(problem_type: str) -> Value | List:
-    """The type of a checked label column: int64, float32, or a list of float32 for multi-label tasks."""
+    """Return the type of a checked label column: int64, float32, or a list of float32 for multi-label tasks."""
     kind = PROBLEM_TYPES[problem_type]
     return List(Value(kind.label_dtype)) if kind.several else Value(kind.label_dtype)
 
 
 def judged(reader: LabelReader, value: Any) -> tuple[Label, int]:
-    """What stands in the label column for a cell, and the bits of what is wrong with it, or what it says of others."""
+    """Read a label cell; return the checked label, and the bits of its problem or of its only reading."""
     if reader.missing(value):
         return reader.blank, NO_LABEL
     readings = reader.readings(value)
@@ -50,19 +50,21 @@ def judged(reader: LabelReader, value: Any) -> tuple[Label, int]:
         return reader.blank, BAD_LABEL
     if reader.several and list(readings) == [VECTOR]:
         return label, VECTORS
-    return label, LISTS if reader.several and any(label) and not readings.keys() & {VECTOR, MAPPING} else 0
+    if reader.several and any(label) and not readings.keys() & {VECTOR, MAPPING}:
+        return label, LISTS
+    return label, 0
 
 
 def read_decided(
     read: Callable[[LabelReader | None], tuple[Dataset, np.ndarray]], reader: LabelReader | None
 ) -> tuple[Dataset, np.ndarray, LabelReader | None]:
-    """Read a column, and once more where rows with one reading say how those with two are to be read.
+    """Read a column; if it has rows with two readings and the other rows decide between these, read it once more.
 
     Args:
-        read: a reader → the rows and their bits.
+        read: reads the column with a reader; returns the rows and their bits.
 
     Returns:
-        The rows, their bits, and the reader that read them.
+        The rows, their bits, and the reader that was used.
     """
     rows, status = read(reader)
     lists, vectors = (status & LISTS).any(), (status & VECTORS).any()
@@ -73,21 +75,23 @@ def read_decided(
 
 
 def mark_labels(rows: Dataset, task: TaskSpec) -> None:
-    """Note in a data set's info which classes its label ids stand for, for whoever reads them again."""
+    """Store the classes of the label ids in the data set's info, so that a later reader can check them."""
     rows.info.description = MARK + json.dumps(task.labels)
 
 
 def marked_labels(rows: Dataset) -> list[str] | None:
-    """The classes that checked label ids stand for (none for scores); None: the labels were not checked."""
+    """Return the classes of checked label ids (empty for scores), or None if the labels were not checked."""
     description = rows.info.description or ""
-    return (json.loads(description.removeprefix(MARK)) or []) if description.startswith(MARK) else None
+    if not description.startswith(MARK):
+        return None
+    return json.loads(description.removeprefix(MARK)) or []
 
 
 def reader_of(task: TaskSpec, rows: Dataset, column: str, minus_one: bool, where: str) -> LabelReader:
-    """Reader of the labels in a column, which `check_rows` may have read already.
+    """Return a reader for the labels in a column; `check_rows` may have converted them already.
 
     Raises:
-        ValueError: if they were read as labels of other classes.
+        ValueError: they were converted to ids of other classes.
     """
     checked = marked_labels(rows)
     if checked is None or rows.features[column] != label_feature(task.problem_type):
@@ -109,7 +113,7 @@ def check_batch(
     reader: LabelReader | None,
     version: int,
 ) -> dict[str, list]:
-    """One batch in the output columns, plus `_status`, the bits of all that is wrong with a row."""
+    """Convert a batch to the output columns; `_status` holds the problem bits of each row."""
     status = np.zeros(len(indices), dtype=np.uint16)
     out: dict[str, list] = {}
     for k, (column, key) in enumerate(zip(text, ("text", "text_pair"), strict=False)):
@@ -122,9 +126,9 @@ def check_batch(
     if reader is not None:
         out["label"] = []
         for i, value in enumerate(batch[label]):
-            read, bits = judged(reader, value)
+            checked_label, bits = judged(reader, value)
             status[i] |= bits
-            out["label"].append(read)
+            out["label"].append(checked_label)
     out["row"] = [i + 1 for i in indices]
     if id is not None:
         out["id"] = ["" if value is None else str(value) for value in batch[id]]
@@ -134,7 +138,7 @@ def check_batch(
 def wrong_rows(
     dataset: Dataset, text: tuple[str, ...], label: str, reader: LabelReader | None, status: np.ndarray, where: str
 ) -> list[str]:
-    """The rows that make a split unusable, as one sentence a column and rule."""
+    """Return one sentence for each column and rule that rows of a split break, with the first such rows."""
     kinds = []
     if reader:
         kinds.append((label, BAD_LABEL, f"labels must be {reader.accepted}{_advice(dataset, label, reader, status)}"))
@@ -143,19 +147,21 @@ def wrong_rows(
             kinds.append((label, VECTORS, "these are 0/1 vectors, others lists of labels; write all in one form"))
     for column, nul in zip(text, NUL, strict=False):
         kinds.append((column, nul, "NUL characters are refused; remove them"))
-    found = []
+    sentences = []
     for column, bit, rule in kinds:
-        if len(rows := np.flatnonzero(status & bit)):
-            feature = dataset.features[column]
-            values = [f"row {i + 1:,}: {_short(dataset[int(i)][column], feature)}" for i in rows[:SHOWN]]
-            more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
-            count = f"{len(rows):,} row{'s' if len(rows) > 1 else ''}"
-            found.append(f"{where}: column {column!r} is wrong in {count}: {'; '.join(values)}{more}; {rule}")
-    return found
+        rows = np.flatnonzero(status & bit)
+        if not len(rows):
+            continue
+        feature = dataset.features[column]
+        values = [f"row {i + 1:,}: {_short(dataset[int(i)][column], feature)}" for i in rows[:SHOWN]]
+        more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
+        count = f"{len(rows):,} row{'s' if len(rows) > 1 else ''}"
+        sentences.append(f"{where}: column {column!r} is wrong in {count}: {'; '.join(values)}{more}; {rule}")
+    return sentences
 
 
 def _both_readings(dataset: Dataset, label: str, reader: LabelReader, status: np.ndarray) -> str:
-    """What the first label with two readings may mean, and what to write instead."""
+    """Return the readings of the first ambiguous label, and unambiguous ways to write it."""
     rows = np.flatnonzero(status & TWO_READINGS)
     if not len(rows):
         return ""
@@ -171,7 +177,7 @@ def _both_readings(dataset: Dataset, label: str, reader: LabelReader, status: np
 
 
 def _advice(dataset: Dataset, label: str, reader: LabelReader, status: np.ndarray) -> str:
-    """For a regression whose labels are no numbers: the `labels` that would make it a classification."""
+    """Suggest the `labels` of a classification if most labels of a regression task are no numbers."""
     rows = np.flatnonzero(status & BAD_LABEL)
     if not reader.kind.numeric or 2 * len(rows) <= np.count_nonzero(~(status & NO_LABEL > 0)):
         return ""
@@ -188,13 +194,13 @@ def _advice(dataset: Dataset, label: str, reader: LabelReader, status: np.ndarra
 
 
 def _as_yaml(names: list[str]) -> str:
-    """Names as a recipe lists them, up to `NAMES` of them."""
+    """Format at most `NAMES` names as a YAML list."""
     text = yaml.safe_dump(names[:NAMES], default_flow_style=True, allow_unicode=True, width=math.inf).strip()
     return text if len(names) <= NAMES else f"{text[:-1]}, …] ({len(names):,} names in all)"
 
 
 def listed(columns: Sequence[str]) -> str:
-    """Names of columns as an error shows them."""
+    """Format names for an error message, cut to 500 characters."""
     text = str(list(columns))
     return text if len(text) <= 300 else f"{text[:300]}… ({len(columns):,} in all)"
 

@@ -1,6 +1,7 @@
-"""Masked-language modelling: which texts are read, and which of their tokens are to be told from the rest.
+"""Data of masked-language modelling: the texts to train on, and the tokens that the model has to predict.
 
-A mask is a pure function of (seed, epoch, row), so that a resumed run and one on several processes see the same ones.
+A mask is a pure function of (seed, epoch, row), so that a resumed run, or one on several processes, sees the same
+masks.
 """
 
 from __future__ import annotations
@@ -19,25 +20,27 @@ from ..modeling.problem_types import IGNORED
 from .collation import LengthSortedSteps
 from .sampling import Step, StepSampler
 
-KEPT, RANDOM = 0.1, 0.1  # of the chosen tokens; the others become the mask token
-TRAIN, DEV = 0, 1  # part of what a seed means
+KEPT, RANDOM = 0.1, 0.1  # shares of the chosen tokens that stay or become random; the others become the mask token
+TRAIN, DEV = 0, 1  # part of a mask's key; changing them changes every run
 
 
 def mask_tokens(
     tokens: np.ndarray, key: Sequence[int], probability: float, mask_id: int, vocabulary: int, special: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Choose tokens of one text and hide them (Devlin et al., 2019, section 3.1 and appendix A.1).
+    """Choose tokens of one text for prediction and mask them (Devlin et al., 2019, section 3.1 and appendix A.1).
 
-    Of the chosen ones 80 % become the mask token, 10 % a random token of the whole vocabulary, 10 % stay.
+    Of the chosen tokens, 80 % become the mask token, 10 % a random token of the whole vocabulary, and 10 % stay.
 
     Args:
-        tokens: `(length,)` token ids.
-        key: names the mask, such as (seed, epoch, row); the same key and length are the same mask.
-        probability: of each token to be chosen.
+        tokens: token ids, shape `(length,)`.
+        key: names the mask, such as (seed, epoch, row); the same key and length give the same mask.
+        probability: probability that a token is chosen.
+        mask_id: id of the mask token.
+        vocabulary: size of the vocabulary.
         special: ids that are never chosen.
 
     Returns:
-        The tokens that the model reads, and the labels, -100 where nothing was chosen; both `(length,)`.
+        The masked input ids, and the labels, which are -100 for tokens that were not chosen; shape `(length,)` both.
     """
     choice, kind, word = np.random.default_rng(key).random((3, len(tokens)))
     chosen = (choice < probability) & ~np.isin(tokens, special)
@@ -50,15 +53,15 @@ def mask_tokens(
 
 @dataclass(frozen=True)
 class Texts:
-    """The texts of all tasks, each text of a pair on its own, each distinct one once.
+    """The distinct texts of all tasks; the two texts of a pair are separate.
 
-    A text that several rows or tasks share would otherwise be read as often as they do. Dev texts that are training
-    texts too are left out, so that the dev loss is that of unseen ones.
+    A text that several rows or tasks share is trained on once per epoch. Dev texts that occur in training are left out,
+    so that the dev loss measures unseen texts.
 
     Attributes:
-        train: texts of the training splits, in the order in which they first occur.
-        dev: texts of the dev splits that no training split has.
-        read: how many texts the splits hold, repeated ones counted: training, dev.
+        train: distinct texts of the training splits, in order of first occurrence.
+        dev: distinct texts of the dev splits that no training split contains.
+        read: total numbers of training and dev texts, repeated ones included.
     """
 
     train: tuple[str, ...]
@@ -67,31 +70,31 @@ class Texts:
 
     @classmethod
     def of(cls, splits: Mapping[str, Mapping[str, Dataset]]) -> Texts:
-        """The texts of checked splits by task: columns `text` and, for pairs, `text_pair`; `test` is not read."""
-        found: dict[str, list[str]] = {"train": [], "dev": []}
+        """Collect the texts of checked splits (columns `text` and, for pairs, `text_pair`); `test` is not read."""
+        texts_by_split: dict[str, list[str]] = {"train": [], "dev": []}
         for task in splits.values():
-            for name, texts in found.items():
+            for name, split_texts in texts_by_split.items():
                 if name in task:
                     columns = [column for column in ("text", "text_pair") if column in task[name].column_names]
-                    texts += [text for column in columns for text in task[name][column]]
-        train = dict.fromkeys(found["train"])
-        dev = [text for text in dict.fromkeys(found["dev"]) if text not in train]
-        return cls(tuple(train), tuple(dev), (len(found["train"]), len(found["dev"])))
+                    split_texts += [text for column in columns for text in task[name][column]]
+        train = dict.fromkeys(texts_by_split["train"])
+        dev = [text for text in dict.fromkeys(texts_by_split["dev"]) if text not in train]
+        return cls(tuple(train), tuple(dev), (len(texts_by_split["train"]), len(texts_by_split["dev"])))
 
     def lines(self) -> list[str]:
-        """Sentences for the log."""
+        """Return sentences for the log."""
         return [
             f"pre-training: {len(self.train):,} distinct texts of {self.read[0]:,} in the training splits",
             f"pre-training: {len(self.dev):,} distinct texts of {self.read[1]:,} in the dev splits, unseen in training",
         ]
 
     def digest(self) -> str:
-        """A name for these training texts."""
+        """Return a SHA-256 hash of the training texts."""
         return hashlib.sha256("\0".join(self.train).encode()).hexdigest()
 
 
 class EpochSteps(torch.utils.data.Sampler[tuple[int, Step]]):
-    """The steps of another sampler, each with its epoch, which the masks depend on."""
+    """Yields the steps of another sampler as (epoch, step), because masks depend on the epoch."""
 
     drop_last = False
 
@@ -103,7 +106,7 @@ class EpochSteps(torch.utils.data.Sampler[tuple[int, Step]]):
         return len(self.steps)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0, that the next iteration yields."""
+        """Set the epoch, from 0, of the next iteration."""
         self.epoch = epoch
         if hasattr(self.steps, "set_epoch"):
             self.steps.set_epoch(epoch)
@@ -113,16 +116,16 @@ class EpochSteps(torch.utils.data.Sampler[tuple[int, Step]]):
 
 
 class MaskedTexts(torch.utils.data.Dataset):
-    """Encoded texts behind one index: (epoch, Step) in, a padded batch with a mask for each of its texts out.
+    """Encoded texts whose index is (epoch, Step) and whose item is a padded batch of masked texts.
 
-    A batch has `input_ids` and `attention_mask` `(rows, length)` and `labels` `(rows, length)`, -100 where there is
-    nothing to predict.
+    A batch has `input_ids`, `attention_mask` and `labels`, each of shape `(rows, length)`; `labels` is -100 for tokens
+    that are not predicted.
 
     Args:
         texts: rows with `input_ids`.
-        tokenizer: names the mask token, the special ones and the vocabulary.
-        probability: of each token to be chosen.
-        key: what names all masks besides epoch and row: the run's seed and the split.
+        tokenizer: gives the mask token, the special tokens and the size of the vocabulary.
+        probability: probability that a token is chosen for prediction.
+        key: the part of a mask's key before epoch and row: the run's seed and the split.
     """
 
     def __init__(self, texts: Dataset, tokenizer: PreTrainedTokenizerBase, probability: float, key: Sequence[int]):

@@ -1,4 +1,4 @@
-"""Pseudo-random permutations that are computed where they are needed, and kept nowhere."""
+"""Pseudo-random permutations that are computed position by position, in constant memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 def mix(values: np.ndarray, key: int) -> np.ndarray:
-    """A 64-bit hash (the finaliser of splitmix64; Steele, Lea and Flood, 2014)."""
+    """Return a 64-bit hash of each value (the finaliser of splitmix64; Steele, Lea and Flood, 2014)."""
     values = values + np.uint64(key)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -16,10 +16,10 @@ def mix(values: np.ndarray, key: int) -> np.ndarray:
 
 
 def permute(positions: np.ndarray, size: int, key: Sequence[int]) -> np.ndarray:
-    """Where positions 0…size − 1 go in the pseudo-random permutation of `size` rows that `key` names.
+    """Return the images of positions from 0…size − 1 in the pseudo-random permutation that `key` names.
 
-    A Feistel network on the smallest even number of bits that holds `size`, repeated until the result is below it
-    (Black and Rogaway, 2002): constant memory, whatever the size.
+    A Feistel network permutes the numbers of the smallest even bit width that holds `size`; it is applied until the
+    result is below `size` (Black and Rogaway, 2002). Memory does not depend on `size`.
     """
     half = max(1, (int(size - 1).bit_length() + 1) // 2)
     low = np.uint64((1 << half) - 1)

@@ -1,4 +1,4 @@
-"""Files of rows: csv, tsv, json and parquet, compressed or not, read in one way for training and for prediction."""
+"""Read files of rows (csv, tsv, json and parquet, compressed or not), the same way for training and prediction."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
 SEPARATORS = {"csv": ",", "tsv": "\t", "cs224n": "\t"}
 SEPARATOR_NAMES = {"tab": "\t", "\\t": "\t"}
 BLOCK = 1 << 20  # bytes
-ROWS = 2000  # of a table; more make Python's garbage collector slow
+ROWS = 2000  # rows of a table; more make Python's garbage collector slow
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, RuntimeError)
 SHORT = "so that their last are empty; if a text of theirs is cut at a line break, put it in quotes"
 BROKEN_PARQUET = (OSError, ValueError, KeyError, NotImplementedError)
-# Part of the name of a file's cached rows. Raise it by 1 where the same file gives other rows, columns or types than
-# before, or is refused, so that rows read by an earlier version are not used;
-# tests/unit/data/test_reading_versions.py fails until you do.
+# Part of the cache key of a file's rows. Raise it by 1 if the same file now gives other rows, columns or types, or is
+# rejected, so that rows read by an earlier version are not reused; tests/unit/data/test_reading_versions.py fails until
+# you do.
 READING_VERSION = 1
 
 
 def file_format(name: str | Path) -> str | None:
-    """The format that the suffix of a file says, before a suffix of compression; None if it says none."""
+    """Return the format that a file's suffix names, or None; a compression suffix is removed first."""
     path = Path(name)
     if path.suffix.lower() in COMPRESSED:
         path = path.with_suffix("")
@@ -54,7 +54,7 @@ def file_format(name: str | Path) -> str | None:
 
 
 def form_problems(separator: str | None, quoting: str | None, formats: Iterable[str | None]) -> list[Problem]:
-    """What is wrong with `separator` and `quoting` for files of these formats."""
+    """Return a `Problem` for each invalid value of `separator` and `quoting`, given the files' formats."""
     problems, formats = [], sorted(set(formats))
     for key, value in (("separator", separator), ("quoting", quoting)):
         if value is not None and formats and not {"csv", "tsv"} & set(formats):
@@ -71,7 +71,7 @@ def form_problems(separator: str | None, quoting: str | None, formats: Iterable[
 
 
 def lacks(column: str) -> str:
-    """What to do about a row of a csv or tsv file that is too short to have a text or an id."""
+    """Return the error message for a row of a csv or tsv file that is too short to have the given column."""
     return (
         f"has fewer fields than the header, so that it lacks {column!r}; give it as many, and put a field that holds a "
         "line break in quotes"
@@ -79,11 +79,11 @@ def lacks(column: str) -> str:
 
 
 def open_file(path: str | Path) -> BinaryIO:
-    """The bytes of a file, decompressed if it is a gzip, bzip2, xz or zip file, whatever its name.
+    """Open a file for reading; decompress gzip, bzip2, xz and zip files, which are detected by their first bytes.
 
     Raises:
-        ReadError: a zip archive does not hold exactly one file; while reading: a line, or what a file unpacks to, is
-            beyond its limit.
+        ReadError: a zip archive does not hold exactly one file. While reading: a line or the unpacked file exceeds its
+            limit.
     """
     with open(path, "rb") as file:
         head = file.read(10)
@@ -113,7 +113,7 @@ def _only_member(path: str | Path) -> BinaryIO:
 
 
 def intact(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """The same parts of a file; ReadError where its compressed bytes are damaged."""
+    """Yield the parts of a file unchanged; raise ReadError if its compressed bytes are damaged."""
     try:
         yield from parts
     except DAMAGED as error:
@@ -125,7 +125,7 @@ class RowFile:
     """A file of rows.
 
     Attributes:
-        path: where it is.
+        path: the file's path.
         format: one of `FORMATS`.
         separator: the character between fields of a csv or tsv file; None: comma or tab.
         quoting: how quotes are written in a csv or tsv file, as in `Dialect`.
@@ -139,11 +139,12 @@ class RowFile:
     def batches(
         self, size: int, columns: Sequence[str], check: Callable[[Sequence[str]], None]
     ) -> Iterator[dict[str, list]]:
-        """Columns of at most `size` rows at a time.
+        """Yield batches of at most `size` rows, as column name → values.
 
         Args:
-            columns: those to read; of a csv or tsv file a field that a row lacks is None.
-            check: is given all columns' names of a csv, tsv or parquet file, before a row is read.
+            size: number of rows of a batch.
+            columns: names of the columns to read. A field that a row of a csv or tsv file lacks is None.
+            check: called with the names of all columns of a csv, tsv or parquet file before the first row is read.
 
         Raises:
             ReadError: the file can not be read exactly.
@@ -163,24 +164,22 @@ class RowFile:
                 for chunk in rows:
                     yield {column: chunk[rows.names.index(column)] for column in columns}
             if rows.short:
-                some = (
-                    f"{len(rows.short):,} of its rows have fewer fields than the header (first: row {rows.short[0]:,})"
-                )
-                warnings.warn(f"{self.path}: {some}, {SHORT}", stacklevel=2)
+                short = f"{len(rows.short):,} of its rows have fewer fields than the header"
+                warnings.warn(f"{self.path}: {short} (first: row {rows.short[0]:,}), {SHORT}", stacklevel=2)
 
     def dataset(self, texts: Sequence[str]) -> Dataset:
-        """All rows and columns, memory-mapped, from a cache that goes by the file's content.
+        """Return all rows and columns, memory-mapped from a cache whose key is the file's content.
 
         Args:
-            texts: columns of a json file that are texts or ids, whose values stay what is written; those of a csv or
-                tsv file are all strings.
+            texts: text and id columns of a json file, whose values become strings as written in the file. All columns
+                of a csv or tsv file are strings.
 
         Raises:
             ReadError: the file can not be read exactly.
         """
         texts = sorted(texts) if self.format == "json" else []
-        read = repr((READING_VERSION, content_key([self.path]), self.format, self.separator, self.quoting, texts))
-        key = hashlib.sha256(read.encode()).hexdigest()
+        parts = (READING_VERSION, content_key([self.path]), self.format, self.separator, self.quoting, texts)
+        key = hashlib.sha256(repr(parts).encode()).hexdigest()
         try:
             return _cached(_Builder(self, texts, key))
         except _Unfit:
@@ -188,17 +187,17 @@ class RowFile:
 
     def _delimited(self, file: BinaryIO, size: int = ROWS) -> DelimitedRows:
         separator = self.separator or SEPARATORS[self.format]
-        # In many tab-separated files quotes are text. The course's were written with quotes by a program.
+        # In many tab-separated files quotes are text. The program that wrote the course's files quotes fields.
         doubtful = separator == "\t" and self.format != "cs224n"
         dialect = Dialect(separator, self.quoting, doubtful)
         return DelimitedRows(intact(iter(lambda: file.read(BLOCK), b"")), dialect, size)
 
     def tables(self, texts: Sequence[str], whole: bool) -> Iterator[Features | pa.Table]:
-        """The columns and their types, then the rows.
+        """Yield the columns' types, then tables of rows.
 
         Args:
             texts: see `dataset`.
-            whole: whether to read a json file once for the types; else these are those of the first rows.
+            whole: whether to derive the types of a json file from all its rows instead of its first ones.
 
         Raises:
             _Unfit: later rows of a json file need other types.
@@ -240,11 +239,11 @@ class RowFile:
 
 
 class _Unfit(Exception):
-    """The types of the first rows do not hold later ones."""
+    """The types derived from the first rows of a json file do not fit later rows."""
 
 
 class _Builder(datasets.ArrowBasedBuilder):
-    """Writes the rows of a file to the cache of datasets, once for each key."""
+    """Writes the rows of a file to the cache of `datasets`, once for each key."""
 
     def __init__(self, source: RowFile, texts: Sequence[str], key: str, whole: bool = False):
         self.parts = source.tables(texts, whole)
@@ -292,9 +291,9 @@ def _parquet_batches(file: pq.ParquetFile, size: int, columns: Sequence[str] | N
         try:
             batch = next(batches, None)
         except BROKEN_PARQUET as error:
-            said = " ".join(str(error).split())
+            reason = " ".join(str(error).split())
             raise ReadError(
-                f"it can not be read as parquet after row {count:,}: {said}; write the file again"
+                f"it can not be read as parquet after row {count:,}: {reason}; write the file again"
             ) from error
         if batch is None:
             return

@@ -1,7 +1,8 @@
-"""Which rows a step holds: schedules as pure functions of (seed, epoch, step), and the sampler that follows them.
+"""Choose the rows of each step: schedules as pure functions of (seed, epoch, step), and the sampler that follows them.
 
-A *step* is one optimizer update. Nothing here keeps a list of a data set's rows: every task walks a pseudo-random
-permutation of its rows that is computed where it is needed, and goes on in the next epoch where it stopped.
+A *step* is one optimizer update. A task's rows are drawn in the order of a pseudo-random permutation, then of another
+one, and so on. An epoch goes on where the one before it stopped. Permutations are computed position by position, so
+that no list of a data set's rows is kept.
 """
 
 from __future__ import annotations
@@ -23,38 +24,42 @@ from .permutation import permute
 SAMPLED = ("proportional", "sqrt", "annealed", "min_annealed", "uniform", "temperature")
 SCHEDULES = (*SAMPLED, "round_robin", "sequential", "simultaneous")
 _OWN: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {}
-BLOCK = 512  # steps drawn at a time; part of what a seed means, so changing it changes every run
+BLOCK = 512  # steps drawn at a time with one random generator; changing it changes every run
 
 
 def register_schedule(name: str, probabilities: Callable[[np.ndarray, int, int], np.ndarray]) -> None:
-    """Make a schedule of one's own known as `schedule.name: name`; it draws the task of a step.
+    """Register a schedule that draws the task of each step, for use as `schedule.name: name`.
 
     Args:
-        probabilities: from the sizes N_t `(tasks,)`, the epoch 1…E and E to a number ≥ 0 for each task, `(tasks,)`, in
-            proportion to which tasks are drawn. It has to be a function of these alone.
+        name: the schedule's name.
+        probabilities: called with the sizes N_t, shape `(tasks,)`, the epoch 1…E and E; returns a number ≥ 0 for each
+            task, shape `(tasks,)`. Tasks are drawn in proportion to these numbers. The result may depend on the
+            arguments only.
 
     Raises:
-        InputError: if the name is taken.
+        InputError: the name is taken.
     """
     put(_OWN, name, probabilities, "schedule", SCHEDULES)
 
 
 def drawing() -> tuple[str, ...]:
-    """The names of the schedules that draw the task of a step."""
+    """Return the names of the schedules that draw the task of a step at random."""
     return (*SAMPLED, *_OWN)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How steps are shared out among tasks.
+    """How steps are distributed over tasks.
 
     Attributes:
         name: `proportional` (p_t ∝ N_t), `sqrt` (N_t^0.5), `annealed` (N_t^α with α = 1 − 0.8 (e − 1)/(E − 1) in epoch
             e of E; Stickland and Murray, 2019, section 3.2), `min_annealed` (α = min(0.5, 1 − 0.9 e/E)), `uniform`
-            (α = 0) and `temperature` (α = 1/T) draw one task a step. `round_robin` takes one task a step in turn,
-            `sequential` all of a task's share of an epoch before the next task's, `simultaneous` rows of every task.
-        mixed: rows of several tasks in a step, their counts drawn with the same p_t; for schedules that draw.
-        steps_per_epoch: length of an epoch; None: as many as it takes to pass as many rows as the data has.
+            (α = 0) and `temperature` (α = 1/T) draw one task per step. `round_robin` takes the tasks in turn, one per
+            step; `sequential` takes all steps of a task in an epoch before those of the next task; `simultaneous` puts
+            rows of every task into each step.
+        mixed: whether a step holds rows of several tasks, whose counts are drawn with the same p_t; only for schedules
+            that draw.
+        steps_per_epoch: steps of an epoch; None: as many as are needed to draw Σ N_t rows.
         temperature: T of `temperature`, positive; 1 is proportional, large values approach uniform.
     """
 
@@ -64,19 +69,19 @@ class Schedule:
     temperature: float | None = None
 
     def problems(self) -> list[Problem]:
-        """One problem for each value that is wrong."""
-        found = []
+        """Return a `Problem` for each invalid value."""
+        problems = []
         if self.name not in (*SCHEDULES, *_OWN):
-            known = ", ".join((*SCHEDULES, *_OWN))
-            found.append(Problem(("name",), f"is {self.name!r}, but must be one of: {known}"))
+            names = ", ".join((*SCHEDULES, *_OWN))
+            problems.append(Problem(("name",), f"is {self.name!r}, but must be one of: {names}"))
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
-            found.append(Problem(("steps_per_epoch",), f"is {self.steps_per_epoch}, but must be 1 or more"))
+            problems.append(Problem(("steps_per_epoch",), f"is {self.steps_per_epoch}, but must be 1 or more"))
         if self.temperature is not None and self.temperature <= 0:
-            found.append(Problem(("temperature",), f"is {self.temperature}, but must be positive"))
-        return found
+            problems.append(Problem(("temperature",), f"is {self.temperature}, but must be positive"))
+        return problems
 
     def exponent(self, epoch: int, epochs: int) -> float:
-        """α of epoch e = 1…E; for the schedules of mtbert that draw."""
+        """Return α of epoch e = 1…E for mtbert's schedules that draw."""
         if self.name == "annealed":
             return 1.0 if epochs == 1 else 1 - 0.8 * (epoch - 1) / (epochs - 1)
         if self.name == "min_annealed":
@@ -91,7 +96,7 @@ class Schedule:
         return self.name in ("annealed", "min_annealed", *_OWN)
 
     def probabilities(self, sizes: Sequence[int], epoch: int, epochs: int) -> np.ndarray:
-        """p_t ∝ N_t^α of epoch e = 1…E, `(tasks,)`; or what a registered schedule says."""
+        """Return p_t in epoch e = 1…E, shape `(tasks,)`: ∝ N_t^α, or the probabilities of a registered schedule."""
         if self.name in _OWN:
             return self._own_probabilities(np.asarray(sizes), epoch, epochs)
         weights = np.asarray(sizes, dtype=np.float64) ** self.exponent(epoch, epochs)
@@ -109,7 +114,10 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Step:
-    """One micro-batch: for each task in it, its id and rows `(n,)`; `filler`: its one row counts for nothing."""
+    """One micro-batch: (task id, rows of shape `(n,)`) for each of its tasks.
+
+    A `filler` has one row, which does not enter the loss; it keeps processes in step with each other.
+    """
 
     parts: tuple[tuple[int, np.ndarray], ...]
     filler: bool = False
@@ -120,18 +128,18 @@ class Step:
 
 @dataclass(frozen=True)
 class Plan:
-    """What every step of a run holds, computed where it is asked for.
+    """The rows of every step of a run, computed on demand.
 
     Attributes:
         schedule: the schedule.
-        names: tasks, in the order of their ids.
-        rows: rows of each task's training data.
-        batch: rows a step, over all micro-batches and processes.
-        epochs: E, the epochs that the schedule spreads over; the last one may be cut short.
-        seed: names the run; (seed, epoch, step) names a step.
-        batches: rows a step for each task, where they differ from `batch`.
-        sizes: N_t, the rows that an epoch counts for each task, where they differ from `rows`.
-        balanced: task id → its rows by class, where a task's walk has every class equally often.
+        names: names of the tasks, in the order of their ids.
+        rows: number of training rows of each task.
+        batch: rows per step, over all micro-batches and processes.
+        epochs: E, the number of epochs of the schedule; the last one may be cut short.
+        seed: seed of the run; the rows of a step are a function of (seed, epoch, step).
+        batches: rows per step of each task; None: `batch`.
+        sizes: N_t, the rows of each task that count in an epoch; None: `rows`.
+        balanced: task id → its class-balanced rows, for the tasks that are sampled so.
         steps: optimizer steps of the run; None: `epochs` whole epochs.
     """
 
@@ -147,7 +155,7 @@ class Plan:
     steps: int | None = None
 
     def lasting(self, epochs: float, max_steps: int = -1) -> Plan:
-        """This plan for a run of `epochs`, which may end within one, or of `max_steps` steps where that is positive."""
+        """Return this plan with the length of a run: `max_steps` steps if positive, else `epochs`, whole or not."""
         steps = max_steps if max_steps > 0 else math.ceil(epochs * self.steps_per_epoch)
         return replace(self, epochs=-(-steps // self.steps_per_epoch), steps=steps)
 
@@ -158,19 +166,19 @@ class Plan:
 
     @cached_property
     def task_batches(self) -> np.ndarray:
-        """Rows a step for each task, `(tasks,)`."""
-        given = self.batches or [None] * len(self.names)
-        return np.array([own or self.batch for own in given], dtype=np.int64)
+        """Rows per step of each task, shape `(tasks,)`."""
+        batches = self.batches or [None] * len(self.names)
+        return np.array([batch or self.batch for batch in batches], dtype=np.int64)
 
     @cached_property
     def task_sizes(self) -> np.ndarray:
-        """N_t, `(tasks,)`."""
-        given = self.sizes or [None] * len(self.names)
-        return np.array([own or rows for own, rows in zip(given, self.rows, strict=True)], dtype=np.int64)
+        """N_t, shape `(tasks,)`."""
+        sizes = self.sizes or [None] * len(self.names)
+        return np.array([size or rows for size, rows in zip(sizes, self.rows, strict=True)], dtype=np.int64)
 
     @cached_property
     def steps_per_epoch(self) -> int:
-        """The schedule's own, or as many steps as pass Σ N_t rows."""
+        """Steps of an epoch: those of the schedule, or as many as are needed to draw Σ N_t rows."""
         if self.schedule.steps_per_epoch is not None:
             return self.schedule.steps_per_epoch
         if self.schedule.name == "sequential":
@@ -180,13 +188,13 @@ class Plan:
         return int(np.ceil((self.task_sizes / self.task_batches).sum()))
 
     def probabilities(self, epoch: int) -> np.ndarray | None:
-        """p_t in epoch 0…E − 1; None for schedules that do not draw."""
+        """Return p_t in epoch 0…E − 1, shape `(tasks,)`; None for schedules that do not draw."""
         if self.schedule.name not in drawing():
             return None
         return self.schedule.probabilities(self.task_sizes, min(epoch + 1, self.epochs), self.epochs)
 
     def _sequential_steps(self) -> np.ndarray:
-        """Steps of an epoch for each task; a given epoch length is shared out in proportion (largest remainders)."""
+        """Return each task's steps in an epoch; an epoch of fixed length is divided by largest remainders."""
         share = self.task_sizes / self.task_batches
         if self.schedule.steps_per_epoch is None:
             return np.ceil(share).astype(np.int64)
@@ -196,7 +204,7 @@ class Plan:
         return steps
 
     def counts(self, epoch: int, block: int) -> np.ndarray:
-        """Rows of each task in each step of a block of an epoch, `(steps, tasks)`."""
+        """Return the number of rows of each task in each step of a block, shape `(steps, tasks)`."""
         first, last = block * BLOCK, min((block + 1) * BLOCK, self.steps_per_epoch)
         steps, tasks = np.arange(first, last), len(self.names)
         if self.schedule.name == "simultaneous":
@@ -213,20 +221,20 @@ class Plan:
         counts = np.zeros((len(steps), tasks), dtype=np.int64)
         counts[np.arange(len(steps)), task] = self.task_batches[task]
         if self.schedule.name == "sequential" and self.schedule.steps_per_epoch is None:
-            ends = np.cumsum(self._sequential_steps()) - 1  # a task's last step holds what is left of it
+            ends = np.cumsum(self._sequential_steps()) - 1  # a task's last step holds its remaining rows
             left = self.task_sizes - (self._sequential_steps() - 1) * self.task_batches
-            for end, own, rows in zip(ends, range(tasks), left, strict=True):
+            for end, task_id, rows in zip(ends, range(tasks), left, strict=True):
                 if first <= end < last:
-                    counts[end - first, own] = rows
+                    counts[end - first, task_id] = rows
         return counts
 
     @property
     def blocks(self) -> int:
-        """Blocks of an epoch."""
+        """Number of blocks of an epoch."""
         return -(-self.steps_per_epoch // BLOCK)
 
     def epoch_rows(self, epoch: int) -> np.ndarray:
-        """Rows of each task that an epoch of the run passes, `(tasks,)`."""
+        """Return the number of rows of each task that an epoch draws, shape `(tasks,)`."""
         steps = self.steps_per_epoch
         if self.steps is not None:
             steps = min(max(self.steps - epoch * steps, 0), steps)
@@ -236,29 +244,30 @@ class Plan:
         return rows
 
     def total_rows(self) -> np.ndarray:
-        """Rows of each task that the run passes, `(tasks,)`."""
+        """Return the number of rows of each task that the run draws, shape `(tasks,)`; repeated rows count again."""
         return sum((self.epoch_rows(epoch) for epoch in range(self.epochs)), np.zeros(len(self.names), np.int64))
 
     def take(self, task: int, first: int, count: int) -> np.ndarray:
-        """Rows number first…first + count − 1 of a task's walk: one permutation of its rows after the other."""
+        """Return rows number first…first + count − 1 in the order in which a task's rows are drawn; `(count,)`."""
         positions = first + np.arange(count)
         if task in self.balanced:
             return self.balanced[task].take(positions, (self.seed, task))
         passes, places = np.divmod(positions, self.rows[task])
         taken = np.empty(count, dtype=np.int64)
-        for number in np.unique(passes):
-            own = passes == number
-            taken[own] = permute(places[own], self.rows[task], (self.seed, task, number))
+        for pass_number in np.unique(passes):
+            of_pass = passes == pass_number
+            taken[of_pass] = permute(places[of_pass], self.rows[task], (self.seed, task, pass_number))
         return taken
 
     def taken(self, task: int) -> np.ndarray:
-        """The rows of a task that some step of the run holds, in ascending order."""
+        """Return the distinct rows of a task that the run draws, in ascending order."""
         return np.sort(self.take(task, 0, min(int(self.total_rows()[task]), self.rows[task])))
 
     def describe(self) -> list[dict[str, object]]:
-        """One row a task: what a user wants to know before training begins.
+        """Return one dict per task: its rows, rows per step, rows drawn, passes over the data and p_t.
 
-        `batch` is the number of the task's rows in a step that holds it; in mixed steps their mean over all steps.
+        `batch` is the number of the task's rows in a step that contains the task; for mixed steps, the mean over all
+        steps. `probability` holds p_t of the first and the last epoch.
         """
         total, table = self.total_rows(), []
         for task, name in enumerate(self.names):
@@ -270,23 +279,24 @@ class Plan:
                     "batch": total[task] / max(self.total_steps, 1) if self.schedule.mixed else self.task_batches[task],
                     "examples": int(total[task]),
                     "passes": float(total[task] / self.rows[task]),
-                    "probability": None if p[0] is None else [float(each[task]) for each in p],
+                    "probability": None if p[0] is None else [float(p_epoch[task]) for p_epoch in p],
                 }
             )
         return table
 
 
 class StepSampler(Sampler[Step]):
-    """Yields one process's micro-batches, step by step; a batch sampler for `torch.utils.data.DataLoader`.
+    """Batch sampler for `torch.utils.data.DataLoader` that yields the micro-batches of one process.
 
-    A step's rows, grouped by task, are dealt out in turn to `accumulation` micro-batches of `processes` processes, so
-    that one process and many see the same steps, and every share holds about as many rows of each task.
+    The rows of a step, grouped by task, are dealt out in turn to the `accumulation` micro-batches of the `processes`
+    processes. So the steps do not depend on the number of processes, and every micro-batch holds about as many rows of
+    each task.
 
     Args:
         plan: the run's plan.
-        accumulation: micro-batches of a step on each process.
+        accumulation: micro-batches per step on each process.
         processes: number of processes.
-        process: this one, from 0.
+        process: index of this process, from 0.
     """
 
     drop_last = False
@@ -299,18 +309,18 @@ class StepSampler(Sampler[Step]):
 
     @classmethod
     def of(cls, plan: Plan, args: Any) -> StepSampler:
-        """The sampler of this process, from training arguments."""
+        """Create the sampler of this process from training arguments."""
         return cls(plan, args.gradient_accumulation_steps, args.world_size, args.process_index)
 
     def __len__(self) -> int:
         return self.plan.steps_per_epoch * self.accumulation
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch, from 0, that the next iteration yields."""
+        """Set the epoch, from 0, of the next iteration."""
         self.epoch = epoch
 
     def _walked_before(self, epoch: int) -> np.ndarray:
-        """Rows of each task that the epochs before this one have passed."""
+        """Return the number of rows of each task that earlier epochs draw."""
         for before in range(max(self._walked), epoch):
             self._walked[before + 1] = self._walked[before] + self.plan.epoch_rows(before)
         return self._walked[epoch]
@@ -330,11 +340,13 @@ class StepSampler(Sampler[Step]):
     def _share(self, parts: list[tuple[int, np.ndarray]]) -> Iterator[Step]:
         shares = self.accumulation * self.processes
         for micro in range(self.accumulation):
-            turn, own, first = micro * self.processes + self.process, [], 0
+            share, share_parts, first = micro * self.processes + self.process, [], 0
             for task, rows in parts:
-                mine = rows[(turn - first) % shares :: shares]
-                if len(mine):
-                    own.append((int(task), mine))
+                share_rows = rows[(share - first) % shares :: shares]
+                if len(share_rows):
+                    share_parts.append((int(task), share_rows))
                 first += len(rows)
-            # fewer rows than shares: this share computes one row that is not counted, so that processes keep step
-            yield Step(tuple(own)) if own else Step(((int(parts[0][0]), parts[0][1][:1]),), filler=True)
+            if share_parts:
+                yield Step(tuple(share_parts))
+            else:  # fewer rows than shares: one row that does not enter the loss keeps the processes in step
+                yield Step(((int(parts[0][0]), parts[0][1][:1]),), filler=True)

@@ -1,4 +1,4 @@
-"""What was read of a split, what was left out of it and why, and what to look at."""
+"""Report on a split that was read: rows kept, rows left out and why, and warnings."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from .readers import SHORT
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What was read of a split, what was left out of it and why.
+    """Report on a split that was read: rows kept, rows left out and why.
 
-    Rows are counted from 1. In csv and tsv files neither the header nor blank lines count, so that row n is line n + 1
-    of a file without blank lines and without line breaks inside quotes; in json lines row n is the n-th line that is
-    not blank; elsewhere it is the n-th record.
+    Rows are numbered from 1. In csv and tsv files the header and blank lines do not count: row n is line n + 1 of a
+    file without blank lines and without line breaks inside quotes. In json lines row n is the n-th line that is not
+    blank; elsewhere it is the n-th record.
 
     Attributes:
         task: the task's name.
         split: `train`, `dev`, `test` or `unlabelled`.
         source: the file or hub split, as the DataSpec names it.
         read: number of rows in the source.
-        kept: number of rows that can be used.
-        left_out: a reason → the numbers of the rows left out for it. A row is named under one reason only.
-        shared: a split before it (`train`, `unlabelled`, or `dev` of a test split) → the numbers of the rows kept
-            whose text, or pair, is that of a row of the former, too.
+        kept: number of usable rows.
+        left_out: reason → numbers of the rows left out for it. Each row has one reason.
+        shared: earlier split (`train`, `unlabelled`, for a test split also `dev`) → numbers of the kept rows whose
+            text, or pair, the earlier split contains as well.
         untagged: numbers of the rows of a multi-label task that were left out because their label cell is empty.
         short: numbers of the rows of a csv or tsv file that have fewer fields than its header.
     """
@@ -40,7 +40,7 @@ class SplitReport:
     short: tuple[int, ...] = ()
 
     def lines(self) -> list[str]:
-        """The report as sentences."""
+        """Return the report as sentences for the log."""
         read = f"{self.read:,} row" + ("s" if self.read != 1 else "")
         line = f"{self.task} {self.split}: {read} read from {self.source}, {self.kept:,} kept"
         reasons = [f"{len(rows):,} left out: {why} ({_rows(rows)})" for why, rows in self.left_out.items()]

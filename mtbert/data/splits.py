@@ -1,4 +1,4 @@
-"""Raw splits of a task, from a hub, from files or from the course's own files, checked row by row."""
+"""Load the splits of a task from a hub, from files or from the course's files, and check every row."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ TEXT_DTYPES = ("str", "large_str", "int", "uint", "float", "bool")
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Where a task's rows are, and which columns matter.
+    """Location of a task's rows, and the columns to read.
 
     Attributes:
         text: the text column, or the two columns of a pair.
-        label: the label column; `LabelReader.of` says what its cells may hold.
+        label: the label column; `LabelReader.of` documents the valid cells.
         train: the training split: a file (relative to the recipe's `data_dir`) or, with `hub`, a split's name.
-        dev: the split that evaluations, early stopping and the best checkpoint use.
+        dev: the split for evaluation, early stopping and the choice of the best checkpoint.
         test: a split to predict; its label column may be absent.
-        unlabelled: further texts for training, on which a teacher's predictions alone are learned (see
-            `distillation`); its columns are those of `text`, labels in it are not read.
-        hub: name of a dataset of the hub (or a local dataset folder), as `datasets.load_dataset` takes it.
+        unlabelled: further training texts, on which the model learns a teacher's predictions only (see
+            `distillation`). It has the columns of `text`; its labels are not read.
+        hub: name of a hub dataset (or a local dataset folder), as for `datasets.load_dataset`.
         subset: the hub dataset's configuration, such as `sst2` of `glue`.
         revision: the hub dataset's revision.
         format: `csv`, `tsv`, `json` (lines), `parquet` or `cs224n` (the course's tab-separated .csv files); None: by
-            the file's suffix. A file that is compressed (.gz, .bz2, .xz, .zip) is read as what it holds.
+            the file's suffix. Compressed files (.gz, .bz2, .xz, .zip) are decompressed first.
         id: a column that identifies a row in reports and prediction files.
-        symmetric: whether the order of a pair's texts says nothing, so that training has every pair in both orders:
-            twice as many rows, for the schedule too unless the task's `examples_per_epoch` says otherwise.
+        symmetric: whether the order of a pair's texts has no meaning. Training then has every pair in both orders:
+            twice as many rows, also for the schedule unless the task's `examples_per_epoch` is set.
         separator: the character between the fields of csv and tsv files, such as `;`, `|` or `tab`; None: a comma in
             csv, a tab in tsv.
         quoting: how quotes are written in csv and tsv files: `double` (a quote within quotes is written twice),
@@ -86,46 +86,50 @@ class DataSpec:
         object.__setattr__(self, "separator", SEPARATOR_NAMES.get(self.separator, self.separator))
 
     def problems(self) -> list[Problem]:
-        """One problem for each value that is wrong."""
-        found: list[Problem] = []
+        """Return a `Problem` for each invalid value."""
+        problems: list[Problem] = []
         if len(self.text) not in (1, 2):
-            found.append(Problem(("text",), f"names {len(self.text)} columns, but must name 1, or 2 for pairs"))
+            problems.append(Problem(("text",), f"names {len(self.text)} columns, but must name 1, or 2 for pairs"))
         if len(set(self.text)) != len(self.text):
-            found.append(Problem(("text",), f"names column {self.text[0]!r} twice; a pair has two columns"))
+            problems.append(Problem(("text",), f"names column {self.text[0]!r} twice; a pair has two columns"))
         if self.symmetric and len(self.text) != 2:
-            found.append(Problem(("symmetric",), f"is true, but is for pairs; text names {len(self.text)} column"))
+            problems.append(Problem(("symmetric",), f"is true, but is for pairs; text names {len(self.text)} column"))
         if self.label in self.text:
-            found.append(Problem(("label",), f"and text both name column {self.label!r}"))
+            problems.append(Problem(("label",), f"and text both name column {self.label!r}"))
         if not self.train:
-            found.append(Problem(("train",), "is missing; name a file or, with hub, a split"))
+            problems.append(Problem(("train",), "is missing; name a file or, with hub, a split"))
         if not self.hub:
             for key in ("subset", "revision"):
-                if getattr(self, key) is not None:
-                    found.append(Problem((key,), f"is {getattr(self, key)!r}, but is for hub datasets; give hub too"))
+                value = getattr(self, key)
+                if value is not None:
+                    problems.append(Problem((key,), f"is {value!r}, but is for hub datasets; give hub too"))
         if self.format is not None and self.format not in FORMATS:
-            found.append(Problem(("format",), f"is {self.format!r}, but must be one of: {', '.join(FORMATS)}"))
+            problems.append(Problem(("format",), f"is {self.format!r}, but must be one of: {', '.join(FORMATS)}"))
         elif self.format is not None and self.hub:
-            found.append(Problem(("format",), f"is {self.format!r}, but is for files; hub {self.hub!r} has its own"))
+            problems.append(Problem(("format",), f"is {self.format!r}, but is for files; hub {self.hub!r} has its own"))
         elif not self.hub:
             for split in (*SPLITS, UNLABELLED):
-                if (name := getattr(self, split)) and self.format_of(name) is None:
-                    known = ", ".join(SUFFIXES)
-                    found.append(Problem((split,), f"is {name!r}, whose suffix is none of {known}; give format"))
-        names = [] if self.hub else [name for split in (*SPLITS, UNLABELLED) if (name := getattr(self, split))]
-        kinds = ["hub"] if self.hub else [kind for name in names if (kind := self.format_of(name))]
-        return found + form_problems(self.separator, self.quoting, kinds)
+                name = getattr(self, split)
+                if name and self.format_of(name) is None:
+                    suffixes = ", ".join(SUFFIXES)
+                    problems.append(Problem((split,), f"is {name!r}, whose suffix is none of {suffixes}; give format"))
+        formats = ["hub"]
+        if not self.hub:
+            names = filter(None, (getattr(self, split) for split in (*SPLITS, UNLABELLED)))
+            formats = list(filter(None, map(self.format_of, names)))
+        return problems + form_problems(self.separator, self.quoting, formats)
 
     def format_of(self, name: str) -> str | None:
-        """The format of the file `name`: `format` or what its suffix says; None if neither does."""
+        """Return the format of the file `name`: `format`, or else that of its suffix; None if both are unknown."""
         return self.format or file_format(name)
 
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task's checked splits, by `train`, `dev` and `test`, and the report of each file.
+    """A task's checked splits, by `train`, `dev` and `test`, and a report on each file.
 
-    The rows of `unlabelled` stand in `train`, behind its own, with labels that say so (-100, or nan); their numbers in
-    `row` go on from those of the train file.
+    The rows of `unlabelled` follow the rows of `train`, with missing labels (-100 or nan); their numbers in `row`
+    continue those of the train file.
     """
 
     splits: DatasetDict
@@ -136,27 +140,31 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
     """Load and check the splits that `data` names.
 
     Files are UTF-8 (a byte order mark is skipped). All fields of csv, tsv and course files are strings, so that texts
-    such as `NA` stay what they are; so do the texts and ids of json files. Tokens are not touched: PTB escapes such as
-    `-LRB-` stay. Lines end at a line feed, with a carriage return before it or not; a carriage return elsewhere is a
+    such as `NA` are kept as written; so are the texts and ids of json files. Tokens are not changed: PTB escapes such
+    as `-LRB-` stay. Lines end with a line feed, or a carriage return and a line feed. Any other carriage return is a
     character of its field, unless the header ends with one, as in files of old Macs.
-    `format: cs224n` reads the course's files as its own code does: tab-separated, whatever the suffix and whatever
-    further columns there are.
+    `format: cs224n` reads the course's files as the course's code does: tab-separated, whatever the suffix; further
+    columns are allowed.
 
     Args:
-        data_dir: the folder that relative file names begin at; None: the current one.
+        task: the task.
+        data: the location of its rows.
+        data_dir: the folder that file names are relative to; None: the current one.
 
     Returns:
         A LoadedTask; its splits have the columns that `check_rows` describes.
 
     Raises:
-        FileNotFoundError: a file is not there.
-        OSError: a hub dataset can not be reached.
+        FileNotFoundError: a file does not exist.
+        OSError: a hub dataset can not be loaded.
         ValueError: `data` contradicts itself or `task`, a file can not be read, or rows are wrong (see `check_rows`).
     """
-    refuse([*(each.under("data") for each in data.problems()), *_mismatch(task, data)], f"task {task.name!r}: ")
+    problems = [problem.under("data") for problem in data.problems()]
+    refuse([*problems, *_mismatch(task, data)], f"task {task.name!r}: ")
     splits, reports = {}, []
     for split in (*SPLITS, UNLABELLED):
-        if not (name := getattr(data, split)):
+        name = getattr(data, split)
+        if not name:
             continue
         rows, source = _read_split(task, data, split, data_dir)
         shown = source if data.hub else name
@@ -167,21 +175,22 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
         reports.append(replace(report, source=str(shown), short=short))
     shared = shared_rows(splits, unordered=data.symmetric)
     reports = [replace(report, shared=shared.get(report.split, {})) for report in reports]
-    if more := splits.pop(UNLABELLED, None):
-        splits["train"] = _with_unlabelled(task, splits["train"], more, reports[0].read)
+    unlabelled = splits.pop(UNLABELLED, None)
+    if unlabelled:
+        splits["train"] = _with_unlabelled(task, splits["train"], unlabelled, reports[0].read)
     if data.symmetric:
         splits["train"] = in_both_orders(splits["train"])
     return LoadedTask(DatasetDict(splits), tuple(reports))
 
 
 def in_both_orders(pairs: Dataset) -> Dataset:
-    """Checked rows of pairs, and behind them the same rows with their texts exchanged."""
+    """Return checked rows of pairs, followed by the same rows with their texts exchanged."""
     exchanged = pairs.rename_columns({"text": "text_pair", "text_pair": "text"})
     return datasets.concatenate_datasets([pairs, exchanged.select_columns(pairs.column_names)])
 
 
 def _with_unlabelled(task: TaskSpec, train: Dataset, more: Dataset, numbered: int) -> Dataset:
-    """The rows of `train`, and behind them those of `more` without a label, their numbers after `numbered`."""
+    """Append the rows of `more` to `train`, with missing labels and row numbers that start after `numbered`."""
     blank = LabelReader(task.problem_type, task.labels or ()).blank
     columns = {"label": [blank] * len(more), "row": [numbered + row for row in more["row"]]}
     if "id" not in more.column_names:
@@ -195,13 +204,13 @@ def _with_unlabelled(task: TaskSpec, train: Dataset, more: Dataset, numbered: in
 def load_column(
     task: TaskSpec, data: DataSpec, split: str, column: str, data_dir: str | Path | None = None
 ) -> dict[int, str]:
-    """One more column of a split that `data` names, such as the group that a row belongs to.
+    """Read one more column of a split that `data` names, such as the group of each row.
 
     Returns:
-        Row number, as in the `row` column of the checked split → the value as text; a missing one is empty.
+        Row number, as in the `row` column of the checked split → value as text; a missing value is an empty string.
 
     Raises:
-        ValueError: there is no such column.
+        ValueError: the split has no such column.
         FileNotFoundError, OSError: as `load_task` does.
     """
     rows, source = _read_split(task, data, split, data_dir)
@@ -215,17 +224,18 @@ def load_column(
 
 
 def _read_split(task: TaskSpec, data: DataSpec, split: str, data_dir: str | Path | None) -> tuple[Dataset, str]:
-    """A split as it is in its source, and that source."""
+    """Read an unchecked split; return it and its source for messages."""
     name, where = getattr(data, split), f"task {task.name!r}: data.{split}"
     if data.hub:
-        parts = [data.hub, *(f"{key} {value}" for key in ("subset", "revision") if (value := getattr(data, key)))]
+        parts = [data.hub]
+        parts += [f"{key} {getattr(data, key)}" for key in ("subset", "revision") if getattr(data, key)]
         return _read_hub(data, name, where), f"{', '.join(parts)}, split {name}"
     path = file_of(data, split, data_dir)
     return _read_file(path, data, data_dir, where), str(path)
 
 
 def file_of(data: DataSpec, split: str, data_dir: str | Path | None) -> Path | None:
-    """The file of a split; None if it is of a hub, or there is none."""
+    """Return the path of a split's file; None if the data set is on a hub or has no such split."""
     name = getattr(data, split)
     return None if data.hub or not name else Path(data_dir or ".").expanduser() / Path(name).expanduser()
 
@@ -264,13 +274,14 @@ def _read_file(path: Path, data: DataSpec, data_dir: str | Path | None, where: s
 
 
 def _short_rows(rows: Dataset, data: DataSpec, where: str) -> tuple[int, ...]:
-    """Numbers of the rows of a csv or tsv file that lack their last fields.
+    """Return the numbers of the rows of a csv or tsv file that lack their last fields.
 
     Raises:
         ValueError: a text or an id is among these fields.
     """
     for column in [*data.text, *([data.id] if data.id else [])]:
-        if column in rows.column_names and (short := _without(rows, column)):
+        short = _without(rows, column) if column in rows.column_names else ()
+        if short:
             raise InputError(f"{where}: row {short[0]:,} {lacks(column)}")
     return _without(rows, rows.column_names[-1])
 
@@ -280,7 +291,7 @@ def _without(rows: Dataset, column: str) -> tuple[int, ...]:
 
 
 def _unreadable(dataset: Dataset) -> int:
-    """The number, from 1, of the first row with a text that is no UTF-8."""
+    """Return the number, from 1, of the first row with a text that is not UTF-8."""
     for row in range(len(dataset)):
         try:
             dataset[row]
@@ -292,18 +303,22 @@ def _unreadable(dataset: Dataset) -> int:
 def check_rows(
     task: TaskSpec, split: str, dataset: Dataset, data: DataSpec, source: str
 ) -> tuple[Dataset, SplitReport]:
-    """Check every row of a split and bring its columns into one form.
+    """Check every row of a split and convert its columns.
 
-    Texts lose the white space around them. Rows without a label or with an empty text are left out and reported, but
-    for a `test` split, whose every row is to be predicted: it may lack some labels or all. Of an `unlabelled` one the
-    labels are not read, and ids may be missing. An empty list, or the text `[]`, is a multi-label example with no label
-    true, an empty string one that was not labelled. Cells with two readings, such as `[0, 1]` of two labels, are read
-    in the form of the split's rows that have one reading, and refused where there are none.
+    White space around texts is removed. Rows without a label or with an empty text are left out and reported. A `test`
+    split keeps all rows, since every row is predicted; some or all of its labels may be missing. The labels of an
+    `unlabelled` split are not read, and its ids may be missing.
+
+    In a multi-label task an empty list, or the text `[]`, means that no label is true; an empty string means that the
+    row was not labelled. A cell with two readings, such as `[0, 1]` for two labels, is read in the form of the split's
+    unambiguous rows; it is an error if there are none.
 
     Args:
+        task: the task.
         split: `train`, `dev`, `test` or `unlabelled`.
-        dataset: rows with the columns that `data` names; formats and further columns do not matter.
-        source: what errors and the report call the dataset.
+        dataset: rows with the columns that `data` names; its format and further columns are ignored.
+        data: names the columns.
+        source: the data set's name in errors and in the report.
 
     Returns:
         The usable rows in their order, and a report. Columns: `text` (string); `text_pair` (string) for pairs;
@@ -313,8 +328,7 @@ def check_rows(
 
     Raises:
         TypeError: `dataset` is streamed, or no `datasets.Dataset`.
-        ValueError: a column is missing, a label is none of the task's, a text holds a NUL character, or no row is
-            usable.
+        ValueError: a column is missing, a label is invalid, a text holds a NUL character, or no row is usable.
     """
     where = f"task {task.name!r}, {split} split, {source}"
     if split == UNLABELLED and isinstance(dataset, Dataset) and data.id not in dataset.column_names:
@@ -347,10 +361,11 @@ def check_rows(
 
     try:
         checked, status, reader = read_decided(read, reader)
-    except UnicodeDecodeError as error:  # Arrow reads texts of JSON and parquet without looking at them
+    except UnicodeDecodeError as error:  # Arrow reads texts of JSON and parquet without decoding them
         raise InputError(f"{where}: row {_unreadable(dataset):,} is no UTF-8 ({error.reason}); write it so") from error
-    if found := wrong_rows(dataset, data.text, data.label, reader, status, where):
-        raise InputError("\n".join(found))
+    problems = wrong_rows(dataset, data.text, data.label, reader, status, where)
+    if problems:
+        raise InputError("\n".join(problems))
     reasons = {f"empty text in {column}": status & bit > 0 for column, bit in zip(data.text, EMPTY, strict=False)}
     if labelled:
         no_label = status & NO_LABEL > 0
@@ -361,7 +376,8 @@ def check_rows(
         reasons = {}
     left_out, kept = {}, np.ones(len(status), dtype=bool)
     for why, mask in reasons.items():
-        if len(rows := np.flatnonzero(mask & kept)):
+        rows = np.flatnonzero(mask & kept)
+        if len(rows):
             left_out[why] = tuple((rows + 1).tolist())
             kept[rows] = False
     untagged = left_out.get("no label", ()) if task.kind.several else ()
@@ -377,7 +393,7 @@ def check_rows(
 
 
 def check_kind(dataset: Any, where: str) -> None:
-    """TypeError for anything but a `datasets.Dataset`."""
+    """Raise TypeError if `dataset` is not a `datasets.Dataset`."""
     if isinstance(dataset, datasets.IterableDataset):
         raise InputTypeError(
             f"{where}: a streamed dataset is refused, since the plan needs the size of each task and the sampler "

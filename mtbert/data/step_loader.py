@@ -1,4 +1,4 @@
-"""The data loader of a run: a process reads the steps that its sampler names, and no others."""
+"""The data loader of a run; each process loads only the steps that its sampler yields."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from transformers import TrainingArguments
 
 
 def identity(batch: Any) -> Any:
-    """A collator for data sets that yield whole batches."""
+    """Return the batch unchanged; the collator for data sets that yield whole batches."""
     return batch
 
 
 def step_loader(args: TrainingArguments, dataset: Dataset, sampler: Sampler) -> DataLoader:
-    """A loader of whole batches, one for each index of `sampler`, on the device that the run computes on."""
+    """Return a loader that yields one whole batch for each index of `sampler`, on the run's device."""
     workers = args.dataloader_num_workers
     loader = DataLoader(
         dataset,
@@ -26,7 +26,7 @@ def step_loader(args: TrainingArguments, dataset: Dataset, sampler: Sampler) -> 
         pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
         prefetch_factor=args.dataloader_prefetch_factor if workers else None,
         persistent_workers=bool(workers) and args.dataloader_persistent_workers,
-        generator=torch.Generator(),  # its own, so that making an iterator leaves the run's random state alone
+        generator=torch.Generator(),  # a separate one: creating an iterator draws from it
     )
     return prepare_data_loader(
         loader,

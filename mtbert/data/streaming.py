@@ -1,4 +1,4 @@
-"""Rows to predict, read a chunk at a time from files or standard input: memory does not grow with their number."""
+"""Read rows to predict in chunks, from files or standard input; memory does not grow with the number of rows."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ KINDS = (*FORMATS, "text")
 
 @dataclass(frozen=True)
 class RowSource:
-    """Where rows to predict are, and which of their columns matter.
+    """Location of the rows to predict, and the columns to read.
 
     Attributes:
         file: a file's path, or `-` for standard input (json lines, or one text a line).
         text: the text column, or the two columns of a pair.
-        id: a column that identifies a row; None: rows are counted only.
+        id: a column that identifies a row; None: rows have numbers only.
         format: `csv`, `tsv`, `json` (lines, or one array, which is read whole), `parquet`, `cs224n` (the course's
             tab-separated .csv files) or `text` (one text a line, in the column `text`); None: by the file's suffix, on
             standard input by its first line.
-        size: rows of a chunk.
+        size: number of rows of a chunk.
         separator: the character between fields of a csv or tsv file (`tab` too); None: comma or tab.
         quoting: how quotes are written in a csv or tsv file, as in DataSpec.
     """
@@ -61,19 +61,19 @@ class RowSource:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that are read."""
+        """The columns to read."""
         return tuple(dict.fromkeys([*self.text, *([self.id] if self.id else [])]))
 
     @property
     def shown(self) -> str:
-        """What errors call it."""
+        """The source's name in error messages."""
         return "standard input" if self.file == STDIN else self.file
 
     def kind(self) -> str | None:
-        """The format; None on standard input, whose first line decides.
+        """Return the format; None on standard input if its first line decides.
 
         Raises:
-            ValueError: for a suffix that says nothing, or a format that standard input can not have.
+            ValueError: the suffix is unknown, or standard input can not have the format.
         """
         if self.file == STDIN:
             if self.format not in (None, "json", "text"):
@@ -87,16 +87,16 @@ class RowSource:
         return kind
 
     def chunks(self, stream: BinaryIO | None = None) -> Iterator[dict[str, list]]:
-        """Chunks of at most `size` rows: `text`, `text_pair` (of pairs), `row` (counted from 1) and `id` (if named).
+        """Yield chunks of at most `size` rows: `text`, `text_pair` (of pairs), `row` (from 1) and `id` (if named).
 
-        Texts are read as for training: white space around them is dropped, and null is an empty text.
+        Texts are read as for training: white space around them is removed, and null is an empty text.
 
         Args:
-            stream: instead of the process's standard input.
+            stream: replaces the process's standard input.
 
         Raises:
-            FileNotFoundError: the file is not there.
-            ReadError: a ValueError with file, row and column, where something can not be read.
+            FileNotFoundError: the file does not exist.
+            ReadError: a row can not be read; a ValueError that names file, row and column.
         """
         if self.file != STDIN and not os.path.isfile(self.file):
             what = "is a folder" if os.path.isdir(self.file) else "does not exist"

@@ -1,4 +1,4 @@
-"""Text columns → token ids, once, cached by the fingerprint of data, task and tokenizer."""
+"""Encode text columns to token ids once; the result is cached by the fingerprint of data, task and tokenizer."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..modeling import tokenization
 from ..modeling.configuration_mtbert import TaskSpec
 
 KEPT = ("label", "row", "id")
-READ = ("name", "texts", "pair", "separator", "token_types", "max_length")  # all that encoding reads of a task
+READ = ("name", "texts", "pair", "separator", "token_types", "max_length")  # the fields of a task that encoding reads
 
 
 @dataclass(frozen=True)
 class EncodingReport:
-    """What was cut: `rows` of a split's `total` inputs lost `tokens` tokens in all."""
+    """Truncation of a split: `rows` of its `total` inputs lost `tokens` tokens in all."""
 
     task: str
     split: str
@@ -27,7 +27,7 @@ class EncodingReport:
     tokens: int
 
     def line(self) -> str | None:
-        """A sentence for the log; None if nothing was cut."""
+        """Return a sentence for the log, or None if no input was cut."""
         if not self.rows:
             return None
         where = f"{self.task} {self.split}"
@@ -52,20 +52,21 @@ def encode_dataset(
     """Encode a checked split (columns `text`, `text_pair`, `label`, …).
 
     Returns:
-        The split with `input_ids`, `token_type_ids` or columns of `LENGTHS` where the task needs them, and
-        `label`, `row` and `id` as they were; and what was cut.
+        The split with `input_ids`, with `token_type_ids` and the columns `LENGTHS` if the task needs them, and with
+        `label`, `row` and `id` unchanged; and a report on truncated inputs.
     """
     kept = {name: feature for name, feature in dataset.features.items() if name in KEPT}
     columns = {"input_ids": Sequence(Value("int32")), "truncated": Value("int32")}
-    read = {key: value for key, value in task.to_dict().items() if key in READ}  # so that other fields leave the cache
-    # datasets names what it caches by the function's name and these arguments; the version stands for the code
-    arguments = {"task": read, "tokenizer": tokenizer, "encoder": encoder, "version": tokenization.ENCODING_VERSION}
+    # `datasets` caches the result under the function's name and these arguments; the version stands for the code.
+    # Fields that encoding does not read are left out, so that changing them does not invalidate the cache.
+    fields = {key: value for key, value in task.to_dict().items() if key in READ}
+    arguments = {"task": fields, "tokenizer": tokenizer, "encoder": encoder, "version": tokenization.ENCODING_VERSION}
     probe = _encode_batch({key: values[:0] for key, values in dataset[:1].items()}, **arguments)
     if "token_type_ids" in probe:
         columns["token_type_ids"] = Sequence(Value("int8"))
     columns |= {name: Value("int32") for name in tokenization.LENGTHS if name in probe}
     features = Features({**kept, **columns})
-    if not len(dataset):  # map adds no columns to no rows
+    if not len(dataset):  # map adds no columns to an empty data set
         del features["truncated"]
         empty = Dataset.from_dict({name: [] for name in features}, features=features)
         return empty, EncodingReport(task.name, split, 0, 0, 0)
@@ -77,7 +78,7 @@ def encode_dataset(
         features=features,
         desc=f"Encoding {task.name} {split}",
     )
-    cut = encoded.data.column("truncated")  # counted by Arrow, where the rows lie: no start-up that grows with them
+    cut = encoded.data.column("truncated")  # Arrow sums without loading the column into Python
     rows, tokens = pc.sum(pc.greater(cut, 0)).as_py(), pc.sum(cut).as_py()
     report = EncodingReport(task.name, split, len(encoded), rows, tokens)
     return encoded.remove_columns("truncated"), report
@@ -86,6 +87,9 @@ def encode_dataset(
 def encode_splits(
     task: TaskSpec, splits: DatasetDict, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedConfig
 ) -> tuple[DatasetDict, tuple[EncodingReport, ...]]:
-    """`encode_dataset` for each split of a task."""
-    found = {name: encode_dataset(task, split, tokenizer, encoder, name) for name, split in splits.items()}
-    return DatasetDict({name: split for name, (split, _) in found.items()}), tuple(r for _, r in found.values())
+    """Encode each split of a task (`encode_dataset`)."""
+    encoded, reports = DatasetDict(), []
+    for name, split in splits.items():
+        encoded[name], report = encode_dataset(task, split, tokenizer, encoder, name)
+        reports.append(report)
+    return encoded, tuple(reports)
