@@ -1,4 +1,4 @@
-"""Energy and emissions of a training run, as codecarbon has estimated them."""
+"""Energy and emissions of a training run, as estimated by codecarbon."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ FILE = "emissions.csv"
 
 
 def read_energy(folder: str | os.PathLike | None) -> dict[str, Any]:
-    """What codecarbon has left in a run's folder, where it was asked to (`report_to: codecarbon`).
+    """Read the file that codecarbon writes to a run's folder (with `report_to: codecarbon`).
 
     Returns:
-        `kwh` and `co2_kg` (CO₂ equivalent), summed over every start of the run, and `hardware`, the processors' names
-        as the last start had them; empty if nothing was measured.
+        `kwh` and `co2_kg` (CO₂ equivalent), summed over all starts of the run, and `hardware`, the names of the
+        processors at the last start; empty if nothing was measured.
     """
-    if folder is None or not (path := Path(folder, FILE)).is_file():
+    if folder is None:
+        return {}
+    path = Path(folder, FILE)
+    if not path.is_file():
         return {}
     with path.open(encoding="utf-8", newline="") as file:
         starts = list(csv.DictReader(file))

@@ -1,7 +1,7 @@
-"""Several checkpoints predict together: mean probabilities of a classification, mean scores of a regression.
+"""Ensembles of checkpoints: mean probabilities for classification, mean scores for regression.
 
-Each member reads the texts with its own tokenizer and encoding, so that members may differ in all but what a task's
-logits mean: its problem type, its labels, its range.
+Each member encodes the texts with its own tokenizer. Members may differ in everything except a task's problem type,
+number of texts, labels and range, which define the meaning of its logits.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ MEANING = ("problem_type", "texts", "labels", "range")
 
 
 def member_config(folder: str) -> MtBertConfig:
-    """The config of a checkpoint (or name on the hub); no weights are read.
+    """Load the config of a checkpoint (or name on the hub) without its weights.
 
     Raises:
-        ValueError: if there is none, or it is not of a whole model of mtbert.
+        ValueError: there is no checkpoint, or it is not a whole model of mtbert.
     """
     try:
         config = load_config(folder)
     except (OSError, ValueError) as error:
         remedy = "give a folder that `mtbert finetune` wrote, or a name on a hub that can be reached"
-        said = ("" if os.path.isdir(folder) else "there is no such folder; ") + str(error).splitlines()[0]
-        raise InputError(f"{folder}: no checkpoint can be read there: {said.rstrip('.')}; {remedy}") from error
+        reason = ("" if os.path.isdir(folder) else "there is no such folder; ") + str(error).splitlines()[0]
+        raise InputError(f"{folder}: no checkpoint can be read there: {reason.rstrip('.')}; {remedy}") from error
     if not isinstance(config, MtBertConfig):
         raise InputError(f"{folder}: is a checkpoint of {config.model_type!r}, but must be one of mtbert")
     if os.path.exists(os.path.join(folder, "adapter_config.json")):
@@ -49,19 +49,19 @@ def member_config(folder: str) -> MtBertConfig:
 
 
 def check_members(folders: Iterable[str], tasks: Sequence[TaskSpec]) -> dict[str, list[str]]:
-    """Which checkpoints have which tasks, by name; their configs alone are read.
+    """Find the checkpoints that have each task, by the task's name; only their configs are read.
 
     Args:
         folders: checkpoints (or names on the hub).
-        tasks: the tasks that are asked for; further ones of a checkpoint do not matter.
+        tasks: the requested tasks; a checkpoint may have further ones.
 
     Returns:
-        Task → the checkpoints that have it, for tasks that at least one has.
+        Task name → the checkpoints that have the task, for tasks of at least one checkpoint.
 
     Raises:
-        ValueError: with every checkpoint that cannot be read, has none of the tasks, or means something else by one.
+        ValueError: lists every checkpoint that cannot be read, has none of the tasks, or defines a task differently.
     """
-    found, problems = {}, []
+    members, problems = {}, []
     for folder in folders:
         try:
             config = member_config(folder)
@@ -74,18 +74,18 @@ def check_members(folders: Iterable[str], tasks: Sequence[TaskSpec]) -> dict[str
             problems.append(f"{folder}: has the tasks {', '.join(specs)}, but none of: {asked}")
         for task in tasks:
             if task.name in specs:
-                found.setdefault(task.name, []).append(folder)
+                members.setdefault(task.name, []).append(folder)
                 for key in MEANING:
-                    theirs, ours = getattr(specs[task.name], key), getattr(task, key)
-                    if theirs != ours:
-                        problems.append(f"{folder}: task {task.name!r}: {key} is {theirs!r}, but must be {ours!r}")
+                    value, expected = getattr(specs[task.name], key), getattr(task, key)
+                    if value != expected:
+                        problems.append(f"{folder}: task {task.name!r}: {key} is {value!r}, but must be {expected!r}")
     if problems:
         raise InputError("\n".join(problems))
-    return found
+    return members
 
 
 def load_member(folder: str, device: torch.device | str) -> tuple[MtBertForMultiTask, PreTrainedTokenizerBase]:
-    """A checkpoint's model, frozen and in evaluation mode, and its tokenizer."""
+    """Load a checkpoint's model, frozen and in evaluation mode, and its tokenizer."""
     model = MtBertForMultiTask.from_pretrained(folder).to(device).eval()
     return model.requires_grad_(False), load_tokenizer(folder)
 
@@ -100,30 +100,35 @@ def task_logits(
     processes: int = 1,
     process: int = 0,
 ) -> Tensor:
-    """Logits of one task for rows of text, in the rows' order.
+    """Compute the logits of one task for rows of text, in the rows' order.
 
     Args:
-        rows: columns `text` (and `text_pair`), as `check_rows` leaves them; others are not read.
-        batch_size: rows at a time, at most.
-        processes: among how many the rows are shared out; rows of others are 0, so that a sum gathers them.
-        process: which one this is.
+        model: the model.
+        tokenizer: its tokenizer.
+        name: the task's name.
+        rows: columns `text` (and `text_pair`), as `check_rows` returns them; other columns are not read.
+        batch_size: largest number of rows per batch.
+        processes: number of processes that share the rows; the rows of other processes are 0, so that the sum over
+            processes is complete.
+        process: index of this process, from 0.
 
     Returns:
-        `(rows, num_labels)`, fp32, on the model's device; a regression's are on its scale.
+        `(rows, num_labels)`, fp32, on the model's device; scores of a regression are on its scale.
     """
-    number = model.task_id(name)
+    task_id = model.task_id(name)
     texts = rows.select_columns([column for column in ("text", "text_pair") if column in rows.column_names])
-    encoded, _ = encode_dataset(model.tasks[number], texts, tokenizer, model.config.encoder, "predicted")
+    encoded, _ = encode_dataset(model.tasks[task_id], texts, tokenizer, model.config.encoder, "predicted")
     batches = MultiTaskDataset(model.tasks, {name: encoded}, has_token_types(model.config.encoder))
-    steps = LengthSortedSteps(number, encoded, batch_size, processes, process)
+    steps = LengthSortedSteps(task_id, encoded, batch_size, processes, process)
     return collect_logits(model, (batches.__getitems__(step) for step in steps), {name: len(rows)})[name]
 
 
 def combine(task: TaskSpec, members: Sequence[np.ndarray]) -> np.ndarray:
-    """The members' mean prediction as logits again, so that it is scored like one model's.
+    """Average the members' predictions, and return the mean as logits, so that it is scored like one model's.
 
     Args:
-        members: each member's logits `(rows, num_labels)`.
+        task: the task.
+        members: logits of each member, `(rows, num_labels)`.
 
     Returns:
         `(rows, num_labels)` float64: log of the mean softmax; log p / (1 − p) of the mean sigmoid p of a binary or
@@ -145,26 +150,28 @@ def predict_members(
     device: torch.device | str = "cpu",
     batch_size: int = 32,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Logits of every member, loaded one after the other.
+    """Compute the logits of every member; one member at a time is in memory.
 
     Args:
-        folders: the members.
-        tasks: what the labels of `splits` mean; see `check_members`.
-        splits: task → rows of text.
+        folders: the members' checkpoints.
+        tasks: the tasks that the members must agree with; see `check_members`.
+        splits: task name → rows of text.
+        device: the device to compute on.
+        batch_size: largest number of rows per batch.
 
     Returns:
-        Member → task → logits `(rows, num_labels)`, for the tasks that the member and `splits` have.
+        Member → task name → logits `(rows, num_labels)`, for the tasks that the member has and `splits` contains.
 
     Raises:
         ValueError: see `check_members`.
     """
-    having = check_members(folders, tasks)
-    found = {}
+    members = check_members(folders, tasks)
+    logits = {}
     for folder in folders:
         model, tokenizer = load_member(folder, device)
-        own = [name for name in splits if folder in having.get(name, ())]
-        found[folder] = {n: task_logits(model, tokenizer, n, splits[n], batch_size).cpu().numpy() for n in own}
-    return found
+        names = [name for name in splits if folder in members.get(name, ())]
+        logits[folder] = {n: task_logits(model, tokenizer, n, splits[n], batch_size).cpu().numpy() for n in names}
+    return logits
 
 
 def score_logits(
@@ -173,12 +180,18 @@ def score_logits(
     splits: Mapping[str, Dataset],
     logits: Mapping[str, np.ndarray],
 ) -> dict[str, float]:
-    """Scores of every task that has logits, `<task>_<metric>`, and their averages.
+    """Score every task that has logits.
 
     Args:
-        metrics: task → its main metric; None: the default of its kind.
-        splits: task → rows with a `label`, in the order of the logits.
+        tasks: the tasks.
+        metrics: task name → its main metric; None: the default for its problem type.
+        splits: task name → rows with a `label`, in the order of the logits.
+        logits: task name → logits, `(rows, num_labels)`.
+
+    Returns:
+        `<task>_<metric>` → score, and the averages over tasks (`averages`).
     """
     labels = {name: splits[name].with_format("numpy")["label"][:] for name in logits}
     scores, means = score_tasks(tasks, metrics, logits, labels)
-    return {f"{name}_{key}": value for name, own in scores.items() for key, value in own.items()} | means
+    named = {f"{name}_{key}": value for name, values in scores.items() for key, value in values.items()}
+    return named | means

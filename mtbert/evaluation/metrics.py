@@ -1,8 +1,8 @@
-"""Metrics of each kind of task, as `evaluate.Metric` classes that need no network.
+"""Metrics for each problem type, as `evaluate.Metric` classes that need no network.
 
-`evaluate.load` fetches a metric's code from the hub; these classes compute through scikit-learn and scipy instead, and
-may be used wherever an `evaluate` metric may, `evaluate.combine` included. Importing this module imports `evaluate`,
-which takes seconds: import it in the function that scores, not at the top of a module.
+`evaluate.load` fetches a metric's code from the hub. These classes call scikit-learn and scipy instead, and work
+wherever an `evaluate` metric does, also in `evaluate.combine`. Importing this module imports `evaluate`, which takes
+seconds: import it in the function that scores, not at the top of a module.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ from ..errors import InputError, Problem, refuse
 from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.decoding import decisions
 
-IGNORE_INDEX = -100  # the class id of a missing label, as torch's cross entropy has it
+IGNORE_INDEX = -100  # the class id of a missing label, as in torch's cross entropy
 F1_AVERAGES = ("binary", "macro", "micro")
 
 
 class TaskMetric(evaluate.Metric):
-    """Keeps everything in memory, under an experiment of its own: two live metrics never wait for each other's file.
+    """Base class of mtbert's metrics.
 
-    A subclass has `_score(x, y, **options)`: scores by name, of predictions x against references y, both float64.
+    Inputs are kept in memory and each instance has a unique experiment id, so that two metrics never wait for the same
+    cache file. A subclass implements `_score(x, y, **options)`, which returns scores by name for predictions x and
+    references y, both float64.
     """
 
     per_label = False  # whether (rows, labels) inputs are accepted besides (rows,) ones
@@ -39,7 +41,7 @@ class TaskMetric(evaluate.Metric):
         super().__init__(config_name, **kwargs)
 
     def _info(self) -> evaluate.MetricInfo:
-        # Floats also for class ids: an integer feature would silently truncate logits given by mistake.
+        # Class ids are floats, too: an integer feature would silently truncate logits that are passed by mistake.
         kinds = [datasets.Value("float32")]
         if self.per_label:
             kinds.append(datasets.Sequence(datasets.Value("float32")))
@@ -52,11 +54,12 @@ class TaskMetric(evaluate.Metric):
         )
 
     def add_batch(self, *, predictions=None, references=None, **kwargs) -> None:
-        """Add predictions and references; (rows, 1) arrays and tensors are of one label, and stay (rows, 1)."""
-        # A number can be made of an array or a tensor of one number, so that evaluate would take each row for one.
-        predictions, references = (
-            np.asarray(each).tolist() if getattr(each, "ndim", 1) > 1 else each for each in (predictions, references)
-        )
+        """Add a batch of predictions and references; arrays of shape (rows, 1) keep their shape."""
+        # `evaluate` would read a row of one number as that number: float() accepts arrays of one number, but no lists.
+        if getattr(predictions, "ndim", 1) > 1:
+            predictions = np.asarray(predictions).tolist()
+        if getattr(references, "ndim", 1) > 1:
+            references = np.asarray(references).tolist()
         super().add_batch(predictions=predictions, references=references, **kwargs)
 
     def _compute(self, predictions, references, **options) -> dict[str, float]:
@@ -65,9 +68,9 @@ class TaskMetric(evaluate.Metric):
     def _class_ids(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         for name, values in (("predictions", x), ("references", y)):
             if np.any(values != np.round(values)):
-                odd = values[values != np.round(values)][0]
+                fraction = values[values != np.round(values)][0]
                 raise InputError(
-                    f"{self.name}: {name} must be class ids, but hold {odd}; use modeling.decoding.decisions"
+                    f"{self.name}: {name} must be class ids, but hold {fraction}; use modeling.decoding.decisions"
                 )
         return x.astype(np.int64), y.astype(np.int64)
 
@@ -82,7 +85,7 @@ class TaskMetric(evaluate.Metric):
 
 
 class Accuracy(TaskMetric):
-    """Share of rows whose class is right; of (rows, labels) inputs, of rows with every label right."""
+    """Share of rows with the right class; for (rows, labels) inputs, share of rows with all labels right."""
 
     per_label = True
 
@@ -92,10 +95,10 @@ class Accuracy(TaskMetric):
 
 
 class F1(TaskMetric):
-    """Harmonic mean of precision and recall; 0 where neither has a positive.
+    """Harmonic mean of precision and recall; 0 if neither predictions nor references have a positive.
 
     Args:
-        average: `binary` (class 1), `macro` (mean over classes, or over labels) or `micro` (all decisions counted
+        average: `binary` (class 1), `macro` (mean over classes, or over labels) or `micro` (over all decisions
             together). `compute(..., average=...)` overrides it for one call.
 
     The score is named `f1`, `f1_macro` or `f1_micro`.
@@ -113,7 +116,7 @@ class F1(TaskMetric):
             raise InputError(f"f1: average is {average!r}, but must be one of: {', '.join(F1_AVERAGES)}")
         x, y = self._class_ids(x, y)
         name = "f1" if average == "binary" else f"f1_{average}"
-        if x.shape[1:] == (1,):  # one label of a multi-label task, which scikit-learn would take for two classes
+        if x.shape[1:] == (1,):  # one label of a multi-label task; scikit-learn would read two classes
             x, y, average = x[:, 0], y[:, 0], "binary"
         return {name: float(sk.f1_score(y, x, average=average, zero_division=0))}
 
@@ -141,11 +144,11 @@ class Spearman(TaskMetric):
 
 
 class RegressionErrors(TaskMetric):
-    """mse, rmse, mae and the median absolute error medae, in the scores' unit or its square; r2 and explained_variance,
-    undefined if the references are constant; and msle, the mean of (ln(1 + x) − ln(1 + y))².
+    """Errors of a regression: mse, rmse, mae, medae (the median absolute error), msle, r2 and explained_variance.
 
-    msle is NaN, and `msle_undefined` says so, where a prediction or reference is −1 or less: as an error, 0 would be
-    its best value.
+    msle is the mean of (ln(1 + x) − ln(1 + y))². It is NaN, and `msle_undefined` is 1, if a prediction or reference is
+    −1 or less; 0, the value of other undefined scores, would be its best value. r2 and explained_variance are undefined
+    if the references are constant.
     """
 
     def _score(self, x, y):
@@ -153,7 +156,7 @@ class RegressionErrors(TaskMetric):
         errors = {"mse": mse, "rmse": mse**0.5, "mae": float(sk.mean_absolute_error(y, x))}
         errors["medae"] = float(sk.median_absolute_error(y, x))
         if min(x.min(), y.min()) > -1:
-            # scikit-learn's own function refuses scores between -1 and 0 below version 1.6.
+            # scikit-learn's mean_squared_log_error rejects scores between -1 and 0 before version 1.6.
             errors["msle"] = float(sk.mean_squared_error(np.log1p(y), np.log1p(x)))
         else:
             errors |= {"msle": float("nan"), "msle_undefined": 1.0}
@@ -167,13 +170,13 @@ def _varied(values: np.ndarray) -> bool:
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """How a metric is built and what it is for.
+    """Constructor and properties of a metric.
 
     Attributes:
-        build: makes the `evaluate.Metric`; among what it computes is the score of this metric's name.
-        problem_types: the kinds of task it can score.
+        build: creates the `evaluate.Metric`, whose results include a score of the metric's name.
+        problem_types: the problem types that the metric can score.
         rises: whether higher is better.
-        correlation: whether it lies in [-1, 1], so that `averages` maps it to [0, 1].
+        correlation: whether its range is [-1, 1], so that `averages` maps it to [0, 1].
     """
 
     build: Callable[[], evaluate.Metric]
@@ -211,20 +214,20 @@ _DEFAULTS = {
 
 
 def default_metrics(task: TaskSpec) -> tuple[str, ...]:
-    """Names of the metrics that a task gets unasked; the first is its main metric."""
+    """Return the names of a task's default metrics; the first is its main metric."""
     return _DEFAULTS[task.problem_type]
 
 
 def all_metrics(task: TaskSpec) -> tuple[str, ...]:
-    """Names of every metric that can score a task; its main metric by default comes first."""
-    known = [name for name, spec in METRICS.items() if task.problem_type in spec.problem_types]
+    """Return the names of all metrics that can score a task, its default metrics first."""
+    names = [name for name, spec in METRICS.items() if task.problem_type in spec.problem_types]
     if task.kind.exclusive and task.num_labels != 2:
-        known.remove("f1")
-    return tuple(dict.fromkeys((*default_metrics(task), *known)))
+        names.remove("f1")
+    return tuple(dict.fromkeys((*default_metrics(task), *names)))
 
 
 def check_metric(task: TaskSpec, name: str) -> list[Problem]:
-    """The problem, if there is one, with `name` as the task's main metric."""
+    """Return a list with a `Problem` if `name` cannot be the task's main metric, else an empty list."""
     usable = [key for key in METRICS if key in all_metrics(task) and METRICS[key].rises]
     if name in usable:
         return []
@@ -240,12 +243,12 @@ def check_metric(task: TaskSpec, name: str) -> list[Problem]:
 
 
 def labelled_rows(task: TaskSpec, labels: np.ndarray) -> np.ndarray:
-    """Which rows have a label: (rows,) bool; in a multi-label classification, at least one entry.
+    """Return the mask of the rows with a label, shape (rows,); for multi-label tasks, with at least one known entry.
 
     A class id of -100 or NaN, or a score of NaN, is missing.
     """
-    known = ~_missing(task, np.asarray(labels, dtype=np.float64))
-    return known.any(axis=1) if task.kind.several else known
+    present = ~_missing(task, np.asarray(labels, dtype=np.float64))
+    return present.any(axis=1) if task.kind.several else present
 
 
 def _missing(task: TaskSpec, labels: np.ndarray) -> np.ndarray:
@@ -260,21 +263,20 @@ def score_task(
     metric: str | None = None,
     names: tuple[str, ...] | None = None,
 ) -> dict[str, float]:
-    """Scores of one task over its labelled rows.
+    """Compute the scores of one task over its labelled rows.
 
     Args:
         task: the task.
         logits: (rows, num_labels).
-        labels: (rows,), or (rows, num_labels) for a multi-label classification. A class id of -100 or NaN, or a score
-            of NaN, is missing and its row is left out. In a multi-label classification single entries may be missing:
-            they count for no F1, and as right for the accuracy.
+        labels: (rows,), or (rows, num_labels) for a multi-label classification. A row whose class id is -100 or NaN, or
+            whose score is NaN, is left out. In a multi-label classification single entries may be missing: F1 ignores
+            them, and the accuracy counts them as right.
         metric: the main metric; None: the first of `default_metrics(task)`.
         names: further metrics, out of `all_metrics(task)`; None: `default_metrics(task)`.
 
     Returns:
-        The main metric first, then the others. An undefined correlation, r2 or explained_variance (constant
-        predictions or labels, fewer than 2 rows) is 0.0, and an entry `<metric>_undefined` says so. Empty if no row is
-        labelled.
+        Metric → score, the main metric first. An undefined correlation, r2 or explained_variance (constant predictions
+        or labels, fewer than 2 rows) is 0.0, and `<metric>_undefined` is then 1.0. Empty if no row is labelled.
 
     Raises:
         ValueError: the metric does not suit the task, a shape is wrong, or a logit of a labelled row is not finite.
@@ -293,14 +295,14 @@ def score_task(
         return {}
     predictions, references = decisions(task, logits[rows]), labels[rows]
     if multi_label:
-        # A true negative changes neither precision nor recall, so F1 does not see the missing entries.
+        # A true negative changes neither precision nor recall, so that F1 ignores the missing entries.
         missing = _missing(task, references)
         predictions, references = np.where(missing, 0, predictions), np.where(missing, 0, references)
 
     scores: dict[str, float] = {}
     for name in dict.fromkeys((main, *(defaults if names is None else names))):
-        found = METRICS[name].build().compute(predictions=predictions, references=references)
-        scores |= {key: found[key] for key in (name, f"{name}_undefined") if key in found}
+        results = METRICS[name].build().compute(predictions=predictions, references=references)
+        scores |= {key: results[key] for key in (name, f"{name}_undefined") if key in results}
     return scores
 
 
@@ -310,14 +312,15 @@ def score_tasks(
     logits: Mapping[str, np.ndarray],
     labels: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Scores of every task that has logits, by task name, and the averages of their main metrics.
+    """Score every task that has logits, and average the main metrics.
 
     Args:
-        metrics: task → its main metric; None: the first of `default_metrics(task)`.
-        logits, labels: task → as in `score_task`.
+        tasks: the tasks.
+        metrics: task name → its main metric; None: the first of `default_metrics(task)`.
+        logits, labels: task name → array as in `score_task`.
 
     Returns:
-        Task → what `score_task` returns; and `averages` over the tasks with labelled rows.
+        Task name → result of `score_task`; and `averages` over the tasks with labelled rows.
     """
     scores, main = {}, {}
     for task in tasks:
@@ -330,29 +333,30 @@ def score_tasks(
 
 
 def scorer(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
-    """A metric as a function of predictions and references, for many calls in a row; 0 where it is undefined.
+    """Return a metric as a function (predictions, references) → score, which is fast to call many times.
 
-    Multi-label arrays must have no missing entries.
+    An undefined score is 0. Multi-label arrays must have no missing entries.
     """
     metric = METRICS[name].build()
     return lambda x, y: metric._score(np.asarray(x, np.float64), np.asarray(y, np.float64))[name]
 
 
 def averages(main: dict[str, tuple[str, float]]) -> dict[str, float]:
-    """Means over tasks of their main metrics.
+    """Average the main metrics over tasks.
 
     Args:
-        main: task → (name of its main metric, value).
+        main: task name → (name of its main metric, value).
 
     Returns:
-        `raw_mean`, of the values as they are, and `overall`, with every correlation r (pearson, spearman, matthews)
-        as (1 + r) / 2, so that each task counts on a scale from 0 to 1. Empty without tasks.
+        `raw_mean`, the mean of the values, and `overall`, the mean with each correlation r (pearson, spearman,
+        matthews) mapped to (1 + r) / 2, so that every task's score is in [0, 1]. Empty without tasks.
 
     Raises:
-        ValueError: a metric is unknown, or one of which lower is better.
+        ValueError: a metric is unknown, or lower values of it are better.
     """
-    if refused := {task: name for task, (name, _) in main.items() if name not in METRICS or not METRICS[name].rises}:
-        raise InputError(f"averages need metrics that rise, which these are not: {refused}; give others")
+    unusable = {task: name for task, (name, _) in main.items() if name not in METRICS or not METRICS[name].rises}
+    if unusable:
+        raise InputError(f"averages need metrics that rise, which these are not: {unusable}; give others")
     if not main:
         return {}
     raw = [value for _, value in main.values()]

@@ -1,4 +1,4 @@
-"""Metrics of one's own, under the names that recipes and settings have for them."""
+"""Registration of user-defined metrics, for use by name in recipes and settings."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _BUILT_IN = tuple(METRICS)
 
 
 class OwnMetric(TaskMetric):
-    """A registered metric.
+    """A metric that a user has registered.
 
     Args:
-        name: of the score.
-        score: (predictions, references), both float64, → a number; not finite: undefined.
+        name: name of the score.
+        score: maps (predictions, references), both float64, to a number; a number that is not finite is undefined.
     """
 
     per_label = True
@@ -38,21 +38,22 @@ def register_metric(
     problem_types: Sequence[str] = tuple(PROBLEM_TYPES),
     rises: bool = True,
 ) -> None:
-    """Make a metric of one's own known as `metric: name` of a task.
+    """Register a metric, for use as `metric: name` of a task.
 
     Args:
-        name: of the score in logs and files; letters, digits and underscores.
-        score: from the predictions and the labels of the labelled rows, both float64 arrays, to a number: class ids
-            `(rows,)`, scores `(rows,)`, or 0 and 1 `(rows, labels)` for a multi-label task.
-        problem_types: the kinds of task it can score.
-        rises: whether higher is better, as the averages and the best checkpoint need it.
+        name: name of the score in logs and files; letters, digits and underscores.
+        score: maps the predictions and the labels of the labelled rows to a number. Both are float64 arrays: class ids
+            or scores, shape `(rows,)`, or 0 and 1 of shape `(rows, labels)` for a multi-label task.
+        problem_types: the problem types that the metric can score.
+        rises: whether higher is better; only such a metric can be averaged or choose the best checkpoint.
 
     Raises:
-        InputError: if the name is taken or has other characters, or a kind of task is unknown.
+        InputError: the name is taken or has other characters, or a problem type is unknown.
     """
     if not isinstance(name, str) or not name.isidentifier() or name == "loss":
         raise InputError(f"the name of a metric is {name!r}, but must have letters, digits and underscores; not loss")
-    if unknown := [kind for kind in problem_types if kind not in PROBLEM_TYPES]:
+    unknown = [kind for kind in problem_types if kind not in PROBLEM_TYPES]
+    if unknown:
         raise InputError(f"metric {name!r}: problem_types has {unknown}; known ones: {', '.join(PROBLEM_TYPES)}")
     if name in _BUILT_IN:
         raise InputError(f"there is a metric {name!r} already; give another name")

@@ -1,4 +1,4 @@
-"""Predictions: a checkpoint's logits for raw texts, what they say, and files of them."""
+"""Predict raw texts with a checkpoint, decode the logits, and write prediction files."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ COURSE_HEADINGS = {
 
 
 class Predictor:
-    """A model's logits for raw texts, of several tasks at once.
+    """Computes a model's logits for raw texts, for several tasks at once.
 
-    Tasks whose inputs are encoded alike share one pass of the encoder. Rows are sorted by length within a call, and
-    padding is left out where the encoder's family allows it.
+    Tasks whose inputs are encoded alike share one pass of the encoder. The rows of a call are sorted by length, and
+    packed without padding if the encoder supports it.
 
     Args:
-        model: the model, which is set to evaluation.
-        tokenizer: the checkpoint's own.
+        model: the model; it is set to evaluation mode.
+        tokenizer: the checkpoint's tokenizer.
         tasks: names of tasks.
-        batch_size: rows in one pass of the encoder.
+        batch_size: number of rows in one pass of the encoder.
 
     Attributes:
-        cut: task → how many of its rows so far were cut.
+        cut: task name → number of its rows so far that were truncated.
     """
 
     def __init__(
@@ -60,7 +60,9 @@ class Predictor:
         self.cut = {task.name: 0 for task in self.tasks}
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Task → logits `(rows, num_labels)` in fp32, in the rows' order; a regression's are on its scale.
+        """Return task name → logits `(rows, num_labels)` in fp32, in the rows' order.
+
+        The scores of a regression are on its scale.
 
         Args:
             texts: first or only texts.
@@ -75,11 +77,11 @@ class Predictor:
 
 
 def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list]:
-    """What logits `(rows, num_labels)` say, as columns of a file.
+    """Decode logits, shape `(rows, num_labels)`, to columns of a prediction file.
 
     Returns:
-        `<task>`: a score for a regression, else the name of the class, or of all labels above one half, joined by `|`;
-        `<task>:<label>`: the probability of each label.
+        `<task>`: the score of a regression, the name of the class, or the names of all labels with a probability above
+        one half, joined by `|`. `<task>:<label>`: the probability of each label.
     """
     chosen = decisions(task, logits)
     if task.kind.numeric:
@@ -92,34 +94,32 @@ def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list]:
 
 
 def course_values(task: TaskSpec, logits: np.ndarray) -> list[str]:
-    """What the course's own code prints: a class id, `0.0` or `1.0`, or a score of fp32 with the digits of a float."""
+    """Format predictions as the course's code prints them: a class id, `0.0` or `1.0`, or an fp32 score as a float."""
     chosen = decisions(task, logits)
-    if task.kind.exclusive:
-        return [str(each) for each in chosen.tolist()]
-    return [str(each) for each in chosen.astype(np.float32).tolist()]
+    if not task.kind.exclusive:
+        chosen = chosen.astype(np.float32)
+    return list(map(str, chosen.tolist()))
 
 
 def _shortest(values: np.ndarray) -> list[float]:
-    """Values as floats with no more digits than fp32 needs."""
+    """Convert values to floats with no more digits than fp32 needs."""
     return [float(str(value)) for value in np.asarray(values, dtype=np.float32)]
 
 
 class PredictionFile:
-    """Writes predictions chunk by chunk; a file appears under its name only when all of it is written.
-
-    Use it as a context manager.
+    """Context manager that writes predictions in chunks; a file appears under its name only when it is complete.
 
     Args:
-        path: the file, or `-` for standard output (`csv`, `jsonl`). With `cs224n` and several tasks: a folder, which
-            gets `<task>.csv` for each.
-        tasks: the tasks whose logits it is given.
+        path: the file, or `-` for standard output (`csv`, `jsonl`). With `cs224n` and several tasks: a folder for the
+            files `<task>.csv`.
+        tasks: the tasks to write.
         format: `csv`, `jsonl`, `parquet` or `cs224n`; None: by the suffix.
-        id: the name of the id column; None: rows are numbered, in the column `row`.
-        overwrite: whether files that are there may be replaced.
+        id: the name of the id column; None: the column `row` holds the rows' numbers.
+        overwrite: whether existing files may be replaced.
 
     Raises:
-        FileExistsError: a file is there.
-        ValueError: the format is unknown, or does not suit the path, the tasks or the id.
+        FileExistsError: a file exists.
+        ValueError: the format is unknown, or does not fit the path, the tasks or the id.
     """
 
     def __init__(
@@ -127,8 +127,9 @@ class PredictionFile:
     ):
         self.tasks, self.id, self.overwrite = tuple(tasks), id, overwrite
         self.format = format or {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}.get(Path(path).suffix)
-        if found := self._problems(path, format):
-            raise InputError("\n".join(found))
+        problems = self._problems(path, format)
+        if problems:
+            raise InputError("\n".join(problems))
         self.paths = [Path(path)]
         if self.format == "cs224n" and len(self.tasks) > 1:
             self.paths = [Path(path, f"{task.name}.csv") for task in self.tasks]
@@ -144,23 +145,25 @@ class PredictionFile:
         if self.format not in FILE_FORMATS:
             why = f"format is {format!r}" if format else f"the suffix of {path} says no format"
             return [f"{why}; give one of: {', '.join(FILE_FORMATS)}"]
-        found = []
+        problems = []
         if path == STDOUT and self.format not in ("csv", "jsonl"):
-            found.append(f"standard output can be csv or jsonl, not {self.format}; give a file")
+            problems.append(f"standard output can be csv or jsonl, not {self.format}; give a file")
         if self.format == "cs224n":
             if self.id is None:
-                found.append("the course's files name rows by their id; name its column with --id")
+                problems.append("the course's files name rows by their id; name its column with --id")
             for task in self.tasks:
                 if task.problem_type not in COURSE_HEADINGS:
-                    found.append(f"task {task.name!r} is a {task.problem_type}, which the course has no file for")
-        elif (first := self.id or "row") in (names := self._names()[1:]) or len(set(names)) < len(names):
-            found.append(f"two columns would have one name: {[first, *names]}; name the id column otherwise")
-        return found
+                    problems.append(f"task {task.name!r} is a {task.problem_type}, which the course has no file for")
+        elif len(set(self._names())) < len(self._names()):
+            problems.append(f"two columns would have one name: {self._names()}; name the id column otherwise")
+        return problems
 
     def _names(self) -> list[str]:
-        labels = {task.name: () if task.kind.numeric else task.labels for task in self.tasks}
-        columns = [column for name, own in labels.items() for column in (name, *(f"{name}:{each}" for each in own))]
-        return [self.id or "row", *columns]
+        names = [self.id or "row"]
+        for task in self.tasks:
+            labels = () if task.kind.numeric else task.labels
+            names += [task.name, *(f"{task.name}:{label}" for label in labels)]
+        return names
 
     def _schema(self) -> pa.Schema:
         kinds = {self.id or "row": pa.string() if self.id else pa.int64()}
@@ -168,7 +171,7 @@ class PredictionFile:
         return pa.schema([(name, kinds.get(name, pa.float64())) for name in self._names()])
 
     def __enter__(self) -> PredictionFile:
-        with ExitStack() as self.stack:  # closes what is open, should the next one fail
+        with ExitStack() as self.stack:  # if opening a file fails, those already open are closed
             self._open_all()
             self.stack = self.stack.pop_all()
         return self
@@ -177,7 +180,7 @@ class PredictionFile:
         self.files = [sys.stdout] if self.to_stdout else [self._open(path) for path in self.paths]
         if self.format == "csv":
             self.writer = csv.writer(self.files[0], lineterminator="\n")
-            self.quoting = csv.writer(self.files[0], lineterminator="\n", quoting=csv.QUOTE_ALL)  # of carriage returns
+            self.quoting = csv.writer(self.files[0], lineterminator="\n", quoting=csv.QUOTE_ALL)  # for carriage returns
             self.writer.writerow(self._names())
         elif self.format == "parquet":
             self.writer = self.stack.enter_context(pq.ParquetWriter(self.files[0], self._schema()))
@@ -194,8 +197,8 @@ class PredictionFile:
         """Append a chunk.
 
         Args:
-            rows: `row`, and `id` if it is asked for.
-            logits: task → `(rows, num_labels)`.
+            rows: columns `row`, and `id` if the file has an id column.
+            logits: task name → logits, `(rows, num_labels)`.
         """
         names = rows["id"] if self.id else rows["row"]
         self.rows += len(names)
@@ -213,11 +216,12 @@ class PredictionFile:
         lines = zip(*columns.values(), strict=True)
         if self.format == "csv":
             for line in lines:
-                bare = any(isinstance(value, str) and "\r" in value for value in line)
-                (self.quoting if bare else self.writer).writerow(line)
+                has_return = any(isinstance(value, str) and "\r" in value for value in line)
+                writer = self.quoting if has_return else self.writer
+                writer.writerow(line)
         else:
-            each = (dict(zip(columns, line, strict=True)) for line in lines)
-            self.files[0].writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in each)
+            objects = (dict(zip(columns, line, strict=True)) for line in lines)
+            self.files[0].writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in objects)
         self.files[0].flush()
 
     def __exit__(self, kind, error, traceback) -> None:

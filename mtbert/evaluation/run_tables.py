@@ -1,4 +1,4 @@
-"""What many runs come to: one entry a row of a table, over its seeds, and reasons to doubt what a run says."""
+"""Result tables of many runs: one entry per row, over its seeds, with reasons to doubt a run's scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AVERAGES = ("overall", "raw_mean")
 
 
 class FinishedRun(Protocol):
-    """One row with one seed: its recipe file, its output folder, and the scores and the record that it left there."""
+    """A run of one row with one seed: its recipe file, its output folder, and its scores and record."""
 
     row: str
     path: Path
@@ -35,57 +35,58 @@ def _recipe(run: FinishedRun) -> dict[str, Any]:
 
 
 def doubts(run: FinishedRun, methods: Iterable[Any] = ()) -> list[str]:
-    """Why a run's scores would say nothing about what its row varies; empty if all of it acted.
+    """Return the signs that the setting which a row varies had no effect on the run, such as "the adapter is missing".
 
     Args:
-        methods: classes of training methods, whose `doubts` are asked where a run's recipe sets their `section`.
+        run: the run.
+        methods: classes of training methods; the `doubts` of those whose `section` the recipe sets are included.
     """
     recipe = _recipe(run)
-    found = []
+    reasons = []
     by_task: dict[str, list[int]] = {task: [] for task in recipe["tasks"]}
     for counts in run.record["examples"].values():
         for task, values in by_task.items():
             values.append(counts.get(task, 0))
     for task, counts in by_task.items():
         if not sum(counts):
-            found.append(f"{task} was not trained")
+            reasons.append(f"{task} was not trained")
     annealed, epochs = recipe["schedule"]["name"] in ("annealed", "min_annealed"), len(run.record["examples"])
     if annealed and len(by_task) > 1:
         schedule = Schedule(**recipe["schedule"])
         if schedule.exponent(1, epochs) == schedule.exponent(epochs, epochs):
-            found.append("α did not move")
-    for part in run.record["parameters"]:
-        name = f"{part['component']} {part['task']}".strip()
-        if "moved" in part and part["trainable"] and not part["moved"]:
-            found.append(f"{name} did not move")
-        if "moved" in part and not part["trainable"] and part["moved"]:
-            found.append(f"{name} is frozen, but moved")
+            reasons.append("α did not move")
+    for settings_part in run.record["parameters"]:
+        name = f"{settings_part['component']} {settings_part['task']}".strip()
+        if "moved" in settings_part and settings_part["trainable"] and not settings_part["moved"]:
+            reasons.append(f"{name} did not move")
+        if "moved" in settings_part and not settings_part["trainable"] and settings_part["moved"]:
+            reasons.append(f"{name} is frozen, but moved")
     has_adapter = bool(recipe.get("model", {}).get("adapter"))
-    if has_adapter and not any(part["component"] == "adapter" for part in run.record["parameters"]):
-        found.append("there is no adapter")
+    if has_adapter and not any(settings_part["component"] == "adapter" for settings_part in run.record["parameters"]):
+        reasons.append("there is no adapter")
     measured = run.record.get("measured", {})
     settings = [recipe, *recipe.get("stages", ())]
     for method in methods:
-        if any(part.get(method.section) for part in settings):
-            found += method.doubts(measured, list(by_task))
-    return found
+        if any(settings_part.get(method.section) for settings_part in settings):
+            reasons += method.doubts(measured, list(by_task))
+    return reasons
 
 
 def table(
     runs: Sequence[FinishedRun], published: Mapping[str, Mapping[str, Any]], methods: Iterable[Any] = ()
 ) -> list[dict[str, Any]]:
-    """One entry a row, with the scores of its seeds, what was published, cost, and doubts.
+    """Return one entry per row: the scores of its seeds, the published figures, the cost, and doubts.
 
     Args:
-        runs: all seeds of all rows.
-        published: row → the figures that its report prints, and `what` it is.
+        runs: the runs of all rows with all seeds.
+        published: row → the published figures, and `what`, a description of the row.
         methods: as for `doubts`.
     """
     entries = []
     for row in dict.fromkeys(run.row for run in runs):
-        own = [run for run in runs if run.row == row]
-        done = [run for run in own if not run.failed and run.record]
-        what = published.get(row, {}).get("what") or _comment(own[0].path)
+        row_runs = [run for run in runs if run.row == row]
+        done = [run for run in row_runs if not run.failed and run.record]
+        what = published.get(row, {}).get("what") or _comment(row_runs[0].path)
         scores: dict[str, list[float]] = {}
         for run in done:
             recipe = _recipe(run)
@@ -106,27 +107,27 @@ def table(
                 "encoder": _recipe(done[0]).get("encoder") if done else None,
                 "rows": done[0].record.get("rows") if done else None,
                 "commits": sorted({commit for run in done for commit in run.commits()}),
-                "same_as": own[0].same_as.row if own[0].same_as else None,
+                "same_as": row_runs[0].same_as.row if row_runs[0].same_as else None,
                 "doubts": sorted({doubt for run in done for doubt in doubts(run, methods)}),
-                "failed": [f"seed {run.seed}: {run.failed}" for run in own if run.failed],
+                "failed": [f"seed {run.seed}: {run.failed}" for run in row_runs if run.failed],
             }
         )
     return entries
 
 
 def _comment(path: Path) -> str:
-    """The sentence about itself that a recipe opens with."""
+    """Return the comment of a recipe that describes it."""
     lines = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     return " ".join(line for line in lines if not line.startswith(("accelerate launch", "--encoder")))
 
 
 def environment(runs: Sequence[FinishedRun], command: list[str]) -> dict[str, Any]:
-    """What the table was made with; commits are those of its runs."""
-    done = next((run.record for run in runs if run.record), {})
+    """Return the command, commits, data sizes, hardware and versions of the runs in a table."""
+    record = next((run.record for run in runs if run.record), {})
     commits = sorted({commit for run in runs if run.record for commit in run.commits() or ["unknown"]})
     sizes: dict[str, dict[str, int]] = {}
     for run in runs:
         for split, counts in run.record.get("rows", {}).items():
             sizes[split] = sizes.get(split, {}) | counts
-    found = {"command": " ".join(command), "commit": ", ".join(commits), "rows": sizes}
-    return found | {key: done.get(key) for key in ("encoder", "device", "threads", "precision", "versions")}
+    about = {"command": " ".join(command), "commit": ", ".join(commits), "rows": sizes}
+    return about | {key: record.get(key) for key in ("encoder", "device", "threads", "precision", "versions")}

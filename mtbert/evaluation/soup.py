@@ -1,7 +1,8 @@
-"""The mean of several checkpoints' weights as one model (Wortsman et al., 2022, "Model soups").
+"""Average the weights of several checkpoints into one model (Wortsman et al., 2022, "Model soups").
 
-It costs as much as one member, where an ensemble costs as much as all. The paper averages runs that began at the same
-weights; here that is the same encoder, and the same seed for the heads. Nothing says beforehand what a mean is worth.
+Inference costs as much as with one member, while an ensemble costs as much as all of them. The paper averages runs that
+start from the same weights: here, the same encoder and the same seed for the heads. The mean may score lower than its
+members, so evaluate it.
 """
 
 from __future__ import annotations
@@ -20,60 +21,63 @@ OWN = ("_name_or_path", "transformers_version", "dtype")  # keys of a config tha
 
 
 def mean_of(folders: Sequence[str]) -> tuple[MtBertForMultiTask, PreTrainedTokenizerBase, dict[str, float]]:
-    """The model whose every weight is the mean of the members', fp32, with its tokenizer.
+    """Average the weights of checkpoints, in fp32.
 
     Args:
-        folders: checkpoints of the same encoder, adapters and tasks, two or more; beside the mean, one at a time is in
-            memory.
+        folders: two or more checkpoints with the same encoder, adapters and tasks. The mean and one member at a time
+            are in memory.
 
     Returns:
-        Model, tokenizer, and for each member the distance of its weights from the mean, as a share of the mean's norm.
+        The mean model, its tokenizer, and for each member the distance of its weights from the mean, divided by the
+        norm of the mean.
 
     Raises:
-        ValueError: for fewer than two members or the same twice; for one that cannot be read, or differs from the first
-            in config or tokenizer; for weights that are not finite.
+        ValueError: there are fewer than two members, or one is listed twice; a member cannot be read, or differs from
+            the first in config or tokenizer; weights are not finite.
     """
     mean, tokenizer = _mean(folders)
     weights = mean.state_dict()
     norm = _norm(weights)
     distances = {}
     for folder in folders:
-        held = load_member(folder, "cpu")[0].state_dict()
-        distances[folder] = _norm({name: held[name].float() - weights[name].float() for name in weights}) / norm
+        member_weights = load_member(folder, "cpu")[0].state_dict()
+        differences = {name: member_weights[name].float() - weights[name].float() for name in weights}
+        distances[folder] = _norm(differences) / norm
     return mean, tokenizer, distances
 
 
 def greedy_soup(
     folders: Sequence[str], score: Callable[[MtBertForMultiTask, PreTrainedTokenizerBase], float]
 ) -> tuple[list[str], list[tuple[list[str], float]]]:
-    """The members whose mean is taken, chosen one after the other (the paper's Recipe 1, "GreedySoup").
+    """Choose the members of a mean one after the other (the paper's Recipe 1, "GreedySoup").
 
-    From the best by itself to the worst, a member stays if the mean with it scores no lower than the mean without. The
-    score is thereby one that was chosen by: what the mean is worth, other data say.
+    Members are tried from the best to the worst. A member is added if the mean with it scores no lower than the mean
+    without it. The final score is optimistic, because it chose the members: evaluate the mean on other data.
 
     Args:
         folders: as in `mean_of`.
-        score: what a model and its tokenizer are worth; higher is better, and nan (an undefined score) worst.
+        score: scores a model with its tokenizer; higher is better, and nan (an undefined score) is worst.
 
     Returns:
-        The members that stay, the best first, and all that was tried with its score, in that order.
+        The chosen members, the best first, and all sets of members tried, with their scores, in order.
 
     Raises:
-        ValueError: as in `mean_of`, which is asked before anything is scored.
+        ValueError: as in `mean_of`, before any model is scored.
     """
-    _mean(folders)  # whatever can not be averaged is told here
+    _mean(folders)  # raises now if the members can not be averaged
     tried = [([folder], score(*load_member(folder, "cpu"))) for folder in folders]
-    (kept, best), *others = sorted(tried, key=lambda each: math.inf if math.isnan(each[1]) else -each[1])
+    (kept, best), *others = sorted(tried, key=lambda item: math.inf if math.isnan(item[1]) else -item[1])
     for (folder,), _ in others:
-        found = score(*_mean([*kept, folder]))
-        tried.append(([*kept, folder], found))
-        if found >= best or math.isnan(best):
-            kept, best = [*kept, folder], found
+        candidate = [*kept, folder]
+        candidate_score = score(*_mean(candidate))
+        tried.append((candidate, candidate_score))
+        if candidate_score >= best or math.isnan(best):
+            kept, best = candidate, candidate_score
     return kept, tried
 
 
 def _mean(folders: Sequence[str]) -> tuple[MtBertForMultiTask, PreTrainedTokenizerBase]:
-    """`mean_of` without the distances, for which every member is read once more."""
+    """Average the weights; `mean_of` without the distances, for which each member is loaded a second time."""
     if len(set(folders)) < max(2, len(folders)):
         raise InputError(f"two checkpoints or more are averaged, each once, but there are: {', '.join(folders)}")
     configs = [member_config(folder) for folder in folders]
@@ -83,8 +87,8 @@ def _mean(folders: Sequence[str]) -> tuple[MtBertForMultiTask, PreTrainedTokeniz
     mean.float()
     weights = mean.state_dict()
     for number, folder in enumerate(folders[1:], 2):
-        member, own = load_member(folder, "cpu")
-        if own.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
+        member, member_tokenizer = load_member(folder, "cpu")
+        if member_tokenizer.backend_tokenizer.to_str() != tokenizer.backend_tokenizer.to_str():
             raise InputError(
                 f"{folder}: its tokenizer is another than that of {folders[0]}; see `mtbert ensemble` instead"
             )
@@ -111,22 +115,22 @@ def _check_alike(first: str, ours: dict, folder: str, theirs: dict) -> None:
 
 
 def _difference(where: str, value, wanted):
-    """Path and both values of the first difference between two configs, or None if they are equal.
+    """Return the path and both values of the first difference between two configs, or None if they are equal.
 
-    Of lists of different lengths whose items have names, the names.
+    For lists of different lengths whose items have names, the values are these names.
     """
     if value == wanted:
         return None
     if isinstance(value, dict) and isinstance(wanted, dict):
         pairs = [(key, value.get(key), wanted.get(key)) for key in sorted(value.keys() | wanted.keys(), key=str)]
     elif isinstance(value, list | tuple) and isinstance(wanted, list | tuple) and len(value) == len(wanted):
-        pairs = [(number, *both) for number, both in enumerate(zip(value, wanted, strict=True))]
+        pairs = [(number, *items) for number, items in enumerate(zip(value, wanted, strict=True))]
     else:
         return where, _names(value), _names(wanted)
-    found = (_difference(f"{where}.{key}", mine, theirs) for key, mine, theirs in pairs if key not in OWN)
-    return next(filter(None, found), None)
+    differences = (_difference(f"{where}.{key}", mine, theirs) for key, mine, theirs in pairs if key not in OWN)
+    return next(filter(None, differences), None)
 
 
 def _names(value):
-    named = isinstance(value, list | tuple) and all(isinstance(each, dict) and "name" in each for each in value)
-    return [each["name"] for each in value] if named else value
+    named = isinstance(value, list | tuple) and all(isinstance(item, dict) and "name" in item for item in value)
+    return [item["name"] for item in value] if named else value

@@ -1,4 +1,4 @@
-"""Tables of many runs, over seeds and beside published figures, as markdown, CSV and JSON."""
+"""Write tables of many runs as markdown, CSV and JSON: means over seeds next to published figures."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 from ..files import write_json, write_text, writing_file
 from ..modeling.display import each_text, masked
 
-ABOUT_A_RUN = ("steps", "encoder", "rows", "commits")  # columns of the CSV file, beside what was measured
-_COMMITS = ("commit", "commits")  # 40 hexadecimal digits that are no key of wandb
+ABOUT_A_RUN = ("steps", "encoder", "rows", "commits")  # columns of the CSV file that describe the run
+_COMMITS = ("commit", "commits")  # not masked, although 40 hexadecimal digits look like a key of wandb
 
 
 def spread(values: list[float]) -> str:
-    """`.712 ± .004`; one value alone has no deviation."""
+    """Format the mean and standard deviation, such as `0.712 ± 0.004`; a single value has no deviation."""
     if not values:
         return ""
     text = f"{mean(values):.3f}"
@@ -24,19 +24,20 @@ def spread(values: list[float]) -> str:
 
 
 def main_metrics(scores: dict[str, float], tasks: list[str]) -> dict[str, float]:
-    """Each task's main score: the first that stands after its loss."""
-    found = {}
+    """Return each task's main score: its first score that is no loss."""
+    main_scores = {}
     for task in tasks:
+        # the prefix `eval_a_` also matches the scores of a task `a_b`
         longer = tuple(f"eval_{other}_" for other in tasks if other.startswith(f"{task}_"))
-        own = [key for key in scores if key.startswith(f"eval_{task}_") and not key.startswith(longer)]
-        keys = [key for key in own if not key.endswith("_loss")]
+        keys = [key for key in scores if key.startswith(f"eval_{task}_") and not key.startswith(longer)]
+        keys = [key for key in keys if not key.endswith("_loss")]
         if keys:
-            found[task] = scores[keys[0]]
-    return found
+            main_scores[task] = scores[keys[0]]
+    return main_scores
 
 
 def to_markdown(entries: list[dict[str, Any]], about: dict[str, Any]) -> str:
-    """The table as markdown, with what it was made with; tokens and passwords are masked."""
+    """Format the table as markdown, followed by command, versions and hardware; tokens and passwords are masked."""
     entries, about = [_without_tokens(entry) for entry in entries], _without_tokens(about)
     names = list(dict.fromkeys(name for entry in entries for name in entry["scores"]))
     heading = ["row", "what", *names, "published", "trained parameters", "steps", "seconds", "notes"]
@@ -54,7 +55,7 @@ def to_markdown(entries: list[dict[str, Any]], about: dict[str, Any]) -> str:
 
 
 def write(entries: list[dict[str, Any]], about: dict[str, Any], folder: Path, title: str) -> None:
-    """The same table as markdown, CSV and JSON."""
+    """Write the table to `folder` as `<title>.md`, `<title>.csv` and `<title>.json`."""
     entries, about = [_without_tokens(entry) for entry in entries], _without_tokens(about)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / f"{title}.md", to_markdown(entries, about))
@@ -75,6 +76,6 @@ def write(entries: list[dict[str, Any]], about: dict[str, Any], folder: Path, ti
 
 
 def _without_tokens(values: dict[str, Any]) -> dict[str, Any]:
-    """An entry of a table, such as the command line, in which tokens and passwords are masked."""
+    """Mask tokens and passwords in all texts of a dict, except in commits."""
     commits = {key: values[key] for key in _COMMITS if key in values}
     return each_text(masked, values) | commits

@@ -1,4 +1,4 @@
-"""All numbers of a report, as JSON-ready trees: of each task, of a run's course, and of two runs."""
+"""Compute all numbers of a report as JSON-ready trees: of each task, of training, and of a comparison of two runs."""
 
 from __future__ import annotations
 
@@ -21,24 +21,27 @@ def analyse_run(
     plan: Plan | course.StagedPlan | None = None,
     examples: int = 10,
 ) -> dict[str, Any]:
-    """Everything about one run.
+    """Analyse one run.
 
     Args:
-        tasks: task → its rows, with the predictions of the run's model.
-        metrics: task → its main metric, of every task of the model.
-        run: what the run left.
-        plan: what its steps held; None if that is not known.
-        examples: how many rows a table of examples shows.
+        tasks: task name → its rows with the predictions of the run's model.
+        metrics: task name → main metric, for every task of the model.
+        run: the run's log and record.
+        plan: the rows of the run's steps; None if unknown.
+        examples: number of rows in a table of examples.
 
     Returns:
-        `tasks` (see `analyse_task`), `averages` over tasks, `recorded` (the scores that the run itself found at its
-        end), `curves`, `sampling`, `conflicts`, `cost` (see `course`).
+        `tasks` (see `analyse_task`), `averages` over tasks, `recorded` (the scores that the run computed at its end),
+        and `curves`, `sampling`, `conflicts` and `cost` (see `course`).
     """
-    found = {name: analyse_task(rows, metrics[name], examples) for name, rows in tasks.items()}
-    main = {name: (each["main"], each["scores"][each["main"]]) for name, each in found.items() if each["scores"]}
+    analyses = {name: analyse_task(rows, metrics[name], examples) for name, rows in tasks.items()}
+    main = {}
+    for name, analysis in analyses.items():
+        if analysis["scores"]:
+            main[name] = (analysis["main"], analysis["scores"][analysis["main"]])
     names = list(metrics)
     return {
-        "tasks": found,
+        "tasks": analyses,
         "averages": averages(main),
         "recorded": dict(run.scores),
         "curves": course.learning_curves(run.log, metrics),
@@ -49,37 +52,39 @@ def analyse_run(
 
 
 def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, Any]:
-    """Everything about one task's predictions.
+    """Analyse the predictions of one task.
 
     Returns:
-        `problem_type`, `main` (the main metric), `rows`, `scores` by every metric that suits; of a single-label or
-        binary classification `classes` (see `_decisions`) and `calibration`; of a multi-label one `labels`, label →
-        the same, and `calibration` of all single decisions; of a regression `points` and `outliers`. Of each `worst`,
-        `length` and, for pairs, `length_difference`, and `groups`, column → `by_group`. Without labelled rows `scores`
-        is empty and the rest absent.
+        - `problem_type`, `main` (the main metric), `rows`, and `scores` by every metric that suits the task;
+        - for a single-label or binary classification: `classes` (see `_decisions`) and `calibration`;
+        - for a multi-label classification: `labels` (label → as `classes`) and `calibration` over all decisions;
+        - for a regression: `points` and `outliers`;
+        - `worst`, `length`, for pairs `length_difference`, and `groups` (column → result of `by_group`).
+
+        Without labelled rows `scores` is empty and the keys after it are absent.
     """
     task = rows.task
-    found: dict[str, Any] = {"problem_type": task.problem_type, "main": metric, "rows": len(rows), "scores": {}}
+    analysis: dict[str, Any] = {"problem_type": task.problem_type, "main": metric, "rows": len(rows), "scores": {}}
     if not len(rows):
-        return found
-    found["scores"] = score_task(task, rows.logits, rows.labels, metric, all_metrics(task))
+        return analysis
+    analysis["scores"] = score_task(task, rows.logits, rows.labels, metric, all_metrics(task))
     if rows.regression:
-        found |= _regression(rows)
+        analysis |= _regression(rows)
     elif rows.multi_label:
-        found |= _multi_label(rows, examples)
+        analysis |= _multi_label(rows, examples)
     else:
         everyone = np.arange(len(rows))
-        found["classes"] = _decisions(
+        analysis["classes"] = _decisions(
             rows, everyone, rows.labels, rows.predicted, rows.probabilities, task.labels, examples
         )
         confidence = rows.probabilities[everyone, rows.predicted]
-        found["calibration"] = classification.calibration(confidence, rows.right)
-    found["worst"] = _worst(rows, examples)
-    found["length"] = slices.by_length(rows.lengths.sum(axis=1), rows.errors)
+        analysis["calibration"] = classification.calibration(confidence, rows.right)
+    analysis["worst"] = _worst(rows, examples)
+    analysis["length"] = slices.by_length(rows.lengths.sum(axis=1), rows.errors)
     if task.texts == 2:
-        found["length_difference"] = slices.by_length(np.abs(np.diff(rows.lengths, axis=1)[:, 0]), rows.errors)
-    found["groups"] = {name: slices.by_group(rows, values, metric) for name, values in rows.groups.items()}
-    return found
+        analysis["length_difference"] = slices.by_length(np.abs(np.diff(rows.lengths, axis=1)[:, 0]), rows.errors)
+    analysis["groups"] = {name: slices.by_group(rows, values, metric) for name, values in rows.groups.items()}
+    return analysis
 
 
 def _decisions(
@@ -91,55 +96,58 @@ def _decisions(
     names: tuple[str, ...],
     examples: int,
 ) -> dict[str, Any]:
-    """Decisions for one of several classes.
+    """Analyse decisions for one of several classes.
 
     Args:
-        own: (decisions,) which rows they are about.
-        labels, predicted: (decisions,) class ids.
-        probabilities: (decisions, classes).
+        rows: the task's rows.
+        own: the row of each decision, shape (decisions,).
+        labels, predicted: class ids, shape (decisions,).
+        probabilities: shape (decisions, classes).
+        names: names of the classes.
+        examples: number of examples per class.
 
     Returns:
-        `names`, `counts` and `rates` (a confusion matrix), `per_class`, `suspects`, and `false_positives` and
-        `false_negatives`: class (of two, the second only) → the surest examples.
+        `names`; `counts` and `rates` (the confusion matrix); `per_class`; `suspects`; `false_positives` and
+        `false_negatives`: class → the examples with the highest confidence (of two classes, the second only).
     """
     counts = classification.confusion(labels, predicted, len(names))
-    found: dict[str, Any] = {
+    analysis: dict[str, Any] = {
         "names": list(names),
         "counts": counts.tolist(),
         "rates": classification.shares(counts).tolist(),
         "per_class": classification.class_rates(labels, predicted, names),
     }
     suspected, instead = classification.suspects(labels, probabilities)
-    found["suspects"] = [
+    analysis["suspects"] = [
         rows.example(own[i], label=names[labels[i]], suggested=names[j], self_confidence=probabilities[i, labels[i]])
         for i, j in zip(suspected, instead, strict=True)
     ]
     for key, side, other in (("false_positives", predicted, labels), ("false_negatives", labels, predicted)):
-        found[key] = {}
+        analysis[key] = {}
         for j in range(1 if len(names) == 2 else 0, len(names)):
             wrong = np.flatnonzero((side == j) & (other != j))
             confidence = probabilities[wrong, predicted[wrong]]
             order = np.argsort(-confidence, kind="stable")[:examples]
-            found[key][names[j]] = [
+            analysis[key][names[j]] = [
                 rows.example(
                     own[i], label=names[labels[i]], predicted=names[predicted[i]], confidence=float(confidence[k])
                 )
                 for k, i in zip(order, wrong[order], strict=True)
             ]
-    return found
+    return analysis
 
 
 def _multi_label(rows: TaskRows, examples: int) -> dict[str, Any]:
     labels = {}
     for column, name in enumerate(rows.task.labels):
-        own = np.flatnonzero(~np.isnan(rows.labels[:, column]))
-        p = rows.probabilities[own, column]
-        both = np.stack([1 - p, p], axis=1)
-        gold, predicted = rows.labels[own, column].astype(np.int64), rows.predicted[own, column]
-        labels[name] = _decisions(rows, own, gold, predicted, both, (f"not {name}", name), examples)
-    known = ~np.isnan(rows.labels)
-    confidence = np.maximum(rows.probabilities, 1 - rows.probabilities)[known]
-    calibration = classification.calibration(confidence, (rows.predicted == rows.labels)[known])
+        labelled = np.flatnonzero(~np.isnan(rows.labels[:, column]))
+        positive = rows.probabilities[labelled, column]
+        both = np.stack([1 - positive, positive], axis=1)
+        true, predicted = rows.labels[labelled, column].astype(np.int64), rows.predicted[labelled, column]
+        labels[name] = _decisions(rows, labelled, true, predicted, both, (f"not {name}", name), examples)
+    present = ~np.isnan(rows.labels)
+    confidence = np.maximum(rows.probabilities, 1 - rows.probabilities)[present]
+    calibration = classification.calibration(confidence, (rows.predicted == rows.labels)[present])
     return {"labels": labels, "calibration": calibration}
 
 
@@ -150,7 +158,7 @@ def _regression(rows: TaskRows) -> dict[str, Any]:
 
 
 def _worst(rows: TaskRows, examples: int) -> list[dict[str, Any]]:
-    """The wrong rows with the largest loss (or error)."""
+    """Return the wrong rows with the largest losses, or errors of a regression."""
     order = np.argsort(-rows.losses, kind="stable")
     order = [i for i in order if rows.errors[i] > 0][:examples]
     if rows.regression:
@@ -165,35 +173,35 @@ def compare_runs(
     seed: int = 0,
     resamples: int = comparison.RESAMPLES,
 ) -> dict[str, Any]:
-    """Two runs on the same rows.
+    """Compare two runs on the same rows.
 
     Args:
-        a, b: task → its rows with the predictions of each run; tasks that one lacks are left out.
-        metrics: task → its main metric.
-        seed, resamples: of the bootstrap.
+        a, b: task name → its rows with the predictions of each run; only tasks of both runs are compared.
+        metrics: task name → main metric.
+        seed, resamples: seed and number of resamples of the bootstrap.
 
     Returns:
-        `tasks`: task → `metric`, `bootstrap`, `mcnemar` (None for a regression) and `flips`; `overall`: its difference
-        with an interval; `left_out`: tasks that are not in both or have no labelled row.
+        `tasks`: task name → `metric`, `rows`, `bootstrap`, `mcnemar` (None for a regression) and `flips`; `overall`:
+        the difference of `overall` with an interval; `left_out`: tasks of one run only, or without labelled rows.
 
     Raises:
-        ValueError: the rows of a task are not the same, or no task is in both.
+        ValueError: the rows of a task differ, or the runs have no task in common.
     """
     common = [name for name in a if name in b and len(a[name])]
     left_out = sorted({*a, *b} - set(common))
     if not common:
         raise InputError(f"the two runs have no task with labelled rows in common: {sorted(a)} and {sorted(b)}")
-    found, distributions = {}, {}
+    comparisons, distributions = {}, {}
     for number, name in enumerate(common):
         comparison.check_same_rows(a[name], b[name])
-        drawn = comparison.bootstrap(a[name], b[name], metrics[name], [seed, number], resamples)
-        distributions[name] = (metrics[name], drawn)
-        tested = None if a[name].regression else comparison.mcnemar(a[name].right, b[name].right)
-        found[name] = {
+        bootstrap = comparison.bootstrap(a[name], b[name], metrics[name], [seed, number], resamples)
+        distributions[name] = (metrics[name], bootstrap)
+        test = None if a[name].regression else comparison.mcnemar(a[name].right, b[name].right)
+        comparisons[name] = {
             "metric": metrics[name],
             "rows": len(a[name]),
-            "bootstrap": {key: value for key, value in drawn.items() if key != "distribution"},
-            "mcnemar": tested,
+            "bootstrap": {key: value for key, value in bootstrap.items() if key != "distribution"},
+            "mcnemar": test,
             "flips": comparison.flips(a[name], b[name]),
         }
-    return {"tasks": found, "overall": comparison.overall(distributions), "left_out": left_out}
+    return {"tasks": comparisons, "overall": comparison.overall(distributions), "left_out": left_out}

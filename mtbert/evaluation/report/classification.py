@@ -1,4 +1,4 @@
-"""Classifications: confusions, each class's rates, calibration, and labels that are probably wrong."""
+"""Analyses of classifications: confusion matrix, rates per class, calibration, and probably wrong labels."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ from typing import Any
 import numpy as np
 from sklearn import metrics as sk
 
-BINS = 15  # of a reliability diagram; Guo et al., 2017, section 4
+BINS = 15  # bins of a reliability diagram; Guo et al., 2017, section 4
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """How often each class, in rows, was predicted as each class, in columns: `(classes, classes)` counts."""
+    """Return the confusion matrix, counts of shape `(classes, classes)`: true classes in rows, predicted in columns."""
     if not len(labels):
         return np.zeros((classes, classes), dtype=np.int64)
     return sk.confusion_matrix(labels, predicted, labels=range(classes))
 
 
 def shares(counts: np.ndarray) -> np.ndarray:
-    """A confusion matrix over the rows of each true class; NaN for a class without rows."""
+    """Divide a confusion matrix by the number of rows of each true class; NaN for a class without rows."""
     total = counts.sum(axis=1, keepdims=True)
     return np.divide(counts, total, out=np.full(counts.shape, np.nan), where=total > 0)
 
 
 def class_rates(labels: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...]) -> list[dict[str, Any]]:
-    """Each class against the rest.
+    """Compute the rates of each class against the rest.
 
     Returns:
-        A row for each class: `rows`, `predicted` (counts), `precision`, `recall`, `f1`, `false_positives` FP,
+        A dict for each class: `class`, `rows`, `predicted` (counts), `precision`, `recall`, `f1`, `false_positives` FP,
         `false_negatives` FN, `false_positive_rate` FP / (FP + TN), `false_negative_rate` FN / (FN + TP) and
-        `selection_rate`, the share of all rows that it was predicted for. NaN where a denominator is 0.
+        `selection_rate`, the share of all rows for which the class was predicted. NaN if a denominator is 0.
     """
     counts = confusion(labels, predicted, len(classes))
     total, rows, chosen, hits = counts.sum(), counts.sum(1), counts.sum(0), counts.diagonal()
@@ -64,57 +64,57 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def calibration(confidence: np.ndarray, right: np.ndarray, bins: int = BINS) -> dict[str, Any]:
-    """How far confidence is from accuracy (Guo, Pleiss, Sun and Weinberger, 2017, equations 3 and 5).
+    """Compute the calibration errors of a classifier (Guo, Pleiss, Sun and Weinberger, 2017, equations 3 and 5).
 
     Args:
-        confidence: (decisions,) the probability of what was predicted, in [0, 1].
-        right: (decisions,) whether that is so.
-        bins: M, of equal width; bin m holds confidences in ((m − 1)/M, m/M].
+        confidence: probability of the predicted class, in [0, 1], shape (decisions,).
+        right: whether the prediction is right, shape (decisions,).
+        bins: M, the number of bins of equal width; bin m holds confidences in ((m − 1)/M, m/M].
 
     Returns:
-        `ece` = Σ_m |B_m|/n · |acc(B_m) − conf(B_m)|, `mce`, the largest of these differences, and `bins`: the ones that
-        hold anything, with `low`, `high`, `rows`, `confidence` (their mean) and `accuracy`.
+        `ece` = Σ_m |B_m|/n · |acc(B_m) − conf(B_m)|; `mce`, the largest of these differences; and `bins`, the bins that
+        are not empty, with `low`, `high`, `rows`, `confidence` (mean) and `accuracy`.
     """
-    number = np.clip(np.ceil(confidence * bins).astype(np.int64), 1, bins)
+    bin_of = np.clip(np.ceil(confidence * bins).astype(np.int64), 1, bins)
     table = []
-    for m in np.unique(number):
-        own = number == m
+    for m in np.unique(bin_of):
+        in_bin = bin_of == m
         table.append(
             {
                 "low": float((m - 1) / bins),
                 "high": float(m / bins),
-                "rows": int(own.sum()),
-                "confidence": float(confidence[own].mean()),
-                "accuracy": float(right[own].mean()),
+                "rows": int(in_bin.sum()),
+                "confidence": float(confidence[in_bin].mean()),
+                "accuracy": float(right[in_bin].mean()),
             }
         )
-    gaps = np.array([abs(each["accuracy"] - each["confidence"]) for each in table])
-    weights = np.array([each["rows"] for each in table]) / max(1, len(confidence))
+    gaps = np.array([abs(row["accuracy"] - row["confidence"]) for row in table])
+    weights = np.array([row["rows"] for row in table]) / max(1, len(confidence))
     if not table:
         return {"ece": float("nan"), "mce": float("nan"), "bins": []}
     return {"ece": float(gaps @ weights), "mce": float(gaps.max()), "bins": table}
 
 
 def suspects(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows whose label is probably wrong (Northcutt, Jiang and Chuang, 2021, sections 3.1 and 3.2).
+    """Find rows whose label is probably wrong, by confident learning (Northcutt et al., 2021, sections 3.1 and 3.2).
 
-    Class j's threshold t_j is the mean p̂_j of the rows labelled j (equation 2). A row counts for the class j* whose p̂
-    is the highest of those with p̂_j ≥ t_j (equation 1); if that is not its label, the label is suspected. The
-    probabilities must be out of sample: of rows that the model was not trained on.
+    The threshold t_j of class j is the mean p̂_j of the rows labelled j (equation 2). The suggested class j* of a row
+    has the highest p̂_j of all classes with p̂_j ≥ t_j (equation 1). A label is suspected if it differs from j*. The
+    probabilities must be out of sample: the model must not have been trained on the rows.
 
     Args:
-        labels: (rows,) class ids.
-        probabilities: (rows, classes).
+        labels: class ids, shape (rows,).
+        probabilities: shape (rows, classes).
 
     Returns:
-        The suspected rows, those with the lowest self-confidence p̂_label first, and each one's j*; both (suspects,).
+        The suspected rows, in ascending order of self-confidence p̂_label, and the class j* of each; shape (suspects,).
     """
     rows, classes = probabilities.shape
-    thresholds = np.full(classes, np.inf)  # a class without rows has none, and is nobody's j*
+    thresholds = np.full(classes, np.inf)  # a class without rows has no threshold and is no j*
     for j in np.unique(labels):
         thresholds[j] = probabilities[labels == j, j].mean()
     above = np.where(probabilities >= thresholds, probabilities, -np.inf)
     best = above.argmax(axis=1) if rows else np.zeros(0, dtype=np.int64)
-    found = np.flatnonzero((above.max(axis=1, initial=-np.inf) > -np.inf) & (best != labels))
-    found = found[np.argsort(probabilities[found, labels[found]], kind="stable")]
-    return found, best[found]
+    suspected = np.flatnonzero((above.max(axis=1, initial=-np.inf) > -np.inf) & (best != labels))
+    suspected = suspected[np.argsort(probabilities[suspected, labels[suspected]], kind="stable")]
+    return suspected, best[suspected]

@@ -1,4 +1,4 @@
-"""Two models on the same rows: is the difference more than chance, and which rows does it come from?"""
+"""Compare two models on the same rows: significance of the difference, and the rows whose predictions differ."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..metrics import METRICS, averages, scorer
 from .rows import TaskRows
 
 RESAMPLES = 1000
-MOST_FLIPS = 20  # of a regression, where all predictions differ
+MOST_FLIPS = 20  # most rows shown for a regression, whose predictions all differ
 
 
 def check_same_rows(a: TaskRows, b: TaskRows) -> None:
-    """Refuse rows that are not the same.
+    """Check that two runs were evaluated on the same rows.
 
     Raises:
-        ValueError: the tasks differ in what they predict, or the rows in number, texts or labels.
+        ValueError: the tasks differ in problem type or labels, or the rows in number, texts or labels.
     """
     for key in ("problem_type", "labels"):
         first, second = getattr(a.task, key), getattr(b.task, key)
@@ -33,56 +33,63 @@ def check_same_rows(a: TaskRows, b: TaskRows) -> None:
 
 
 def bootstrap(a: TaskRows, b: TaskRows, metric: str, seed: int | list[int], resamples: int = RESAMPLES) -> dict:
-    """Percentile bootstrap of score(a) − score(b), paired over rows (Efron and Tibshirani, 1993, section 13.3).
+    """Compute a percentile bootstrap of score(a) − score(b), paired over rows (Efron and Tibshirani, 1993, sec. 13.3).
 
     Args:
+        a, b: the rows with the predictions of each model.
         metric: a metric of the task.
-        seed: of the resamples.
-        resamples: how many.
+        seed: seed of the resamples.
+        resamples: number of resamples.
 
     Returns:
-        `a`, `b`, `difference`, and the interval of 95 % `low` and `high`, NaN for fewer than two rows;
-        `distribution`, (resamples,) differences, empty then.
+        `a` and `b`, the scores; `difference`; `low` and `high`, the 95 % interval (NaN for fewer than two rows); and
+        `distribution`, the differences of the resamples, shape (resamples,), or empty for fewer than two rows.
     """
-    missing = np.isnan(a.labels) if a.multi_label else False  # F1 does not see an entry that both say is 0
+    missing = np.isnan(a.labels) if a.multi_label else False  # F1 ignores entries whose label and prediction are 0
     labels, x, y = (np.where(missing, 0, values) for values in (a.labels, a.predicted, b.predicted))
     score = scorer(metric)
     first, second = score(x, labels), score(y, labels)
-    found = {"a": first, "b": second, "difference": first - second}
+    scores = {"a": first, "b": second, "difference": first - second}
     if len(a) < 2:
-        return {**found, "low": float("nan"), "high": float("nan"), "distribution": np.zeros(0)}
+        return {**scores, "low": float("nan"), "high": float("nan"), "distribution": np.zeros(0)}
     random, differences = np.random.default_rng(seed), np.empty(resamples)
     for i in range(resamples):
-        own = random.integers(len(a), size=len(a))
-        differences[i] = score(x[own], labels[own]) - score(y[own], labels[own])
+        sample = random.integers(len(a), size=len(a))
+        differences[i] = score(x[sample], labels[sample]) - score(y[sample], labels[sample])
     low, high = np.quantile(differences, [0.025, 0.975])
-    return {**found, "low": float(low), "high": float(high), "distribution": differences}
+    return {**scores, "low": float(low), "high": float(high), "distribution": differences}
 
 
 def overall(tasks: dict[str, tuple[str, dict]]) -> dict[str, float]:
-    """The difference of `overall` (see `averages`), its interval from the tasks' own resamples.
+    """Compute the difference of `overall` (see `averages`), with a 95 % interval from the tasks' resamples.
 
     Args:
-        tasks: task → (its main metric, what `bootstrap` found).
+        tasks: task name → (main metric, result of `bootstrap`).
+
+    Returns:
+        `a`, `b`, `difference`, `low` and `high`, as in `bootstrap`.
     """
-    sides = [averages({name: (metric, found[side]) for name, (metric, found) in tasks.items()}) for side in ("a", "b")]
-    result = {"a": sides[0]["overall"], "b": sides[1]["overall"]}
+    result = {}
+    for side in ("a", "b"):
+        main = {name: (metric, scores[side]) for name, (metric, scores) in tasks.items()}
+        result[side] = averages(main)["overall"]
     result |= {"difference": result["a"] - result["b"], "low": float("nan"), "high": float("nan")}
-    parts = [found["distribution"] / (2 if METRICS[metric].correlation else 1) for metric, found in tasks.values()]
-    if all(len(part) for part in parts):
-        low, high = np.quantile(np.mean(parts, axis=0), [0.025, 0.975])
+    scaled = [scores["distribution"] / (2 if METRICS[metric].correlation else 1) for metric, scores in tasks.values()]
+    if all(len(differences) for differences in scaled):
+        low, high = np.quantile(np.mean(scaled, axis=0), [0.025, 0.975])
         result |= {"low": float(low), "high": float(high)}
     return result
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """Exact test of McNemar (1947): of the rows that one of two models has right, does each have half?
+    """Exact test of McNemar (1947): of the rows that exactly one model has right, does each model have half?
 
     Args:
-        a, b: (rows,) whether each model is right.
+        a, b: whether each model is right, shape (rows,).
 
     Returns:
-        `only_a`, `only_b`: rows that one alone has right; `p`, two-sided, of the binomial distribution; 1 without any.
+        `only_a`, `only_b`: numbers of rows that only one model has right; `p`: the two-sided binomial p-value, 1 if
+        there are no such rows.
     """
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p = stats.binomtest(only_a, only_a + only_b, 0.5).pvalue if only_a + only_b else 1.0
@@ -90,25 +97,28 @@ def mcnemar(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
 
 
 def flips(a: TaskRows, b: TaskRows) -> list[dict[str, Any]]:
-    """Rows for which the two predictions differ, those whose p̂ of the label (or |error|) changes most first.
+    """Return the rows whose predictions differ, in descending order of the change of the label's p̂ (or of |error|).
 
     Returns:
-        Rows with `row`, texts, `label`, `a`, `b` (what each predicts), and `better`: `a`, `b` or `neither`. Of a
+        Dicts with `row`, the texts, `label`, `a` and `b` (the predictions), and `better`: `a`, `b` or `neither`. For a
         regression, whose predictions all differ, the 20 rows whose |error| changes most.
     """
     change = a.errors - b.errors
     strength = np.abs(change)
     if a.regression:
-        found = np.argsort(-strength, kind="stable")[:MOST_FLIPS]
+        flipped = np.argsort(-strength, kind="stable")[:MOST_FLIPS]
     elif a.multi_label:
-        found = np.flatnonzero((a.predicted != b.predicted).any(axis=1))
+        flipped = np.flatnonzero((a.predicted != b.predicted).any(axis=1))
     else:
-        found = np.flatnonzero(a.predicted != b.predicted)
-        every = np.arange(len(a))
-        strength = np.abs(a.probabilities[every, a.labels] - b.probabilities[every, a.labels])
+        flipped = np.flatnonzero(a.predicted != b.predicted)
+        all_rows = np.arange(len(a))
+        strength = np.abs(a.probabilities[all_rows, a.labels] - b.probabilities[all_rows, a.labels])
     table = []
-    for row in found[np.argsort(-strength[found], kind="stable")]:
+    for row in flipped[np.argsort(-strength[flipped], kind="stable")]:
         example = a.example(row, a=a.label_text(a.predicted[row]), b=b.label_text(b.predicted[row]))
         del example["predicted"]
-        table.append({**example, "better": "neither" if change[row] == 0 else "a" if change[row] < 0 else "b"})
+        better = "neither"
+        if change[row] != 0:
+            better = "a" if change[row] < 0 else "b"
+        table.append({**example, "better": better})
     return table

@@ -1,4 +1,4 @@
-"""A run's course, out of what it logged: learning curves, what was sampled, gradient conflicts, time and energy."""
+"""Analyse a run's log: learning curves, sampled rows, gradient conflicts, time and energy."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ Log = Sequence[Mapping[str, float]]
 
 @dataclass(frozen=True)
 class RunLog:
-    """What a run has left beside its weights.
+    """The log, record and scores of a run.
 
     Attributes:
-        folder: where it lies.
+        folder: the run's folder.
         log: `log_history` of its trainer_state.json.
-        record: its record.json.
-        scores: its scores.json.
+        record: contents of its record.json.
+        scores: contents of its scores.json.
     """
 
     folder: Path
@@ -39,24 +39,24 @@ class RunLog:
 
 @dataclass(frozen=True)
 class StagedPlan:
-    """The plans of a run's stages, one after the other; every stage but the last ends with a whole epoch."""
+    """The plans of a run's successive stages; every stage but the last consists of whole epochs."""
 
     stages: tuple[Plan, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Tasks, in the order of their ids."""
+        """Names of the tasks, in the order of their ids."""
         return self.stages[0].names
 
     def probabilities(self, epoch: int) -> np.ndarray | None:
-        """p_t in an epoch of the run, from 0; None in a stage whose schedule does not draw."""
-        plan, own = self._at(epoch)
-        return plan.probabilities(own)
+        """Return p_t in an epoch of the run, from 0; None in a stage whose schedule does not draw."""
+        plan, stage_epoch = self._at(epoch)
+        return plan.probabilities(stage_epoch)
 
     def epoch_rows(self, epoch: int) -> np.ndarray:
-        """Rows of each task that an epoch of the run passes, `(tasks,)`."""
-        plan, own = self._at(epoch)
-        return plan.epoch_rows(own)
+        """Return the number of rows of each task that an epoch of the run draws, shape `(tasks,)`."""
+        plan, stage_epoch = self._at(epoch)
+        return plan.epoch_rows(stage_epoch)
 
     def _at(self, epoch: int) -> tuple[Plan, int]:
         for plan in self.stages[:-1]:
@@ -67,7 +67,7 @@ class StagedPlan:
 
 
 def read_run(folder: str | Path) -> RunLog:
-    """Read what a run's folder, or one of its checkpoints, has; what is not there stays empty."""
+    """Read the log, record and scores of a run's folder or checkpoint; missing files give empty values."""
 
     def read(name: str) -> dict[str, Any]:
         path = Path(folder, f"{name}.json")
@@ -77,9 +77,10 @@ def read_run(folder: str | Path) -> RunLog:
 
 
 def _course(log: Log, key: str) -> list[dict[str, float]]:
-    """`epoch`, `step` and `value` of a key, one for each step.
+    """Return the logged values of a key as dicts of `epoch`, `step` and `value`, one for each step.
 
-    A step's first value counts: at the end a run scores the model that it keeps, which may be that of another step.
+    The first value of a step is taken: at its end a run scores the model that it keeps, which may stem from an earlier
+    step.
     """
     first: dict[int, dict[str, float]] = {}
     for entry in log:
@@ -89,46 +90,49 @@ def _course(log: Log, key: str) -> list[dict[str, float]]:
 
 
 def best(course: Sequence[Mapping[str, float]], rises: bool = True) -> Mapping[str, float] | None:
-    """The first of the best values of a course; None if it has none that is finite."""
-    finite = [each for each in course if math.isfinite(each["value"])]
-    return max(finite, key=lambda each: each["value"] if rises else -each["value"], default=None)
+    """Return the point of a learning curve with the best finite value, the first of equal ones, or None."""
+    finite = [point for point in course if math.isfinite(point["value"])]
+    return max(finite, key=lambda point: point["value"] if rises else -point["value"], default=None)
 
 
 def learning_curves(log: Log, main: Mapping[str, str]) -> dict[str, Any]:
-    """What each task's loss and metrics were, by epoch.
+    """Collect the curves of each task's loss and metrics.
+
+    A curve is a list of points, dicts of `epoch`, `step` and `value`.
 
     Args:
         log: a run's `log_history`.
-        main: task → its main metric.
+        main: task name → main metric.
 
     Returns:
-        Task → `loss`, the mean loss of the rows that training steps held; `dev` and `train` (if the training split was
-        evaluated): metric or `loss` → course; `main`, the main metric's name; `best`, where its dev score is best. And
-        `overall`: the course of the mean over tasks, and where it is best.
+        `tasks`: task name → `loss`, the curve of the mean training loss; `dev` and `train` (if the training split was
+        evaluated): metric or `loss` → curve; `main`, the main metric; and `best`, the point with the best dev score.
+        `overall`: `dev`, the curve of the mean over tasks, and `best`, its best point.
     """
-    found = {}
+    by_task = {}
     for task, metric in main.items():
         scores = {}
         for split, prefix in (("dev", "eval"), ("train", "train")):
             courses = {name: _course(log, f"{prefix}_{task}_{name}") for name in (*METRICS, "loss")}
             scores[split] = {name: course for name, course in courses.items() if course}
-        top = best(scores["dev"].get(metric, ()))
-        found[task] = {"main": metric, "loss": _course(log, f"loss_{task}"), **scores, "best": top}
+        best_point = best(scores["dev"].get(metric, ()))
+        by_task[task] = {"main": metric, "loss": _course(log, f"loss_{task}"), **scores, "best": best_point}
     overall = _course(log, "eval_overall")
-    return {"tasks": found, "overall": {"dev": overall, "best": best(overall)}}
+    return {"tasks": by_task, "overall": {"dev": overall, "best": best(overall)}}
 
 
 def sampling(log: Log, tasks: Sequence[str], plan: Plan | StagedPlan | None) -> list[dict[str, Any]]:
-    """What every epoch drew.
+    """Count the sampled rows of each epoch.
 
     Args:
-        log: a run's `log_history`. An entry counts for the epoch that it was logged in.
-        plan: the run's plan; None if it is not known.
+        log: a run's `log_history`. An entry counts for the epoch in which it was logged.
+        tasks: names of the tasks.
+        plan: the run's plan; None if unknown.
 
     Returns:
-        For each epoch that has begun `epoch`, from 1; `sampled`, rows by task as the log counts them; and, with a plan,
-        `planned`, rows by task of this epoch and of those before it in which nothing was logged, and `probability`, p_t
-        by task (None for schedules that do not draw).
+        A dict for each epoch with log entries: `epoch`, from 1; `sampled`, logged rows by task; and with a plan
+        `planned`, planned rows by task of this epoch and of epochs directly before it without log entries, and
+        `probability`, p_t by task (None for schedules that do not draw).
     """
     sampled: dict[int, dict[str, int]] = defaultdict(lambda: dict.fromkeys(tasks, 0))
     for entry in log:
@@ -140,7 +144,7 @@ def sampling(log: Log, tasks: Sequence[str], plan: Plan | StagedPlan | None) -> 
         row: dict[str, Any] = {"epoch": epoch, "sampled": sampled[epoch]}
         if plan is not None:
             p = plan.probabilities(epoch - 1)
-            planned = np.sum([plan.epoch_rows(each) for each in range(before, epoch)], axis=0)
+            planned = np.sum([plan.epoch_rows(number) for number in range(before, epoch)], axis=0)
             row["planned"] = dict(zip(plan.names, planned.tolist(), strict=True))
             row["probability"] = None if p is None else dict(zip(plan.names, p.tolist(), strict=True))
         table.append(row)
@@ -149,12 +153,12 @@ def sampling(log: Log, tasks: Sequence[str], plan: Plan | StagedPlan | None) -> 
 
 
 def conflicts(log: Log, tasks: Sequence[str]) -> dict[str, Any] | None:
-    """How the tasks' gradients agreed; None if the run logged no cosine, conflict or norm.
+    """Collect the cosines, conflicts and norms of the tasks' gradients; None if the run logged none of them.
 
     Returns:
-        `cosines`: `(tasks, tasks)` means over the log of the logged cosines, 1 on the diagonal and NaN where a pair was
-        not logged; `course`: "a, b" → the course of a pair's cosine; `conflicts`: the course of the logged count;
-        `norms`: task → the course of its gradient's norm.
+        `tasks`: the names; `cosines`: mean of each pair's logged cosines, shape `(tasks, tasks)`, 1 on the diagonal and
+        NaN for pairs that were not logged; `course`: "a, b" → curve of the pair's cosine; `conflicts`: curve of the
+        logged share of conflicts; `norms`: task → curve of its gradient norm.
     """
     matrix, course = np.full((len(tasks), len(tasks)), np.nan), {}
     np.fill_diagonal(matrix, 1.0)
@@ -162,39 +166,40 @@ def conflicts(log: Log, tasks: Sequence[str]) -> dict[str, Any] | None:
         logged = _course(log, f"cos_{first}_{second}") or _course(log, f"cos_{second}_{first}")
         if logged:
             course[f"{first}, {second}"] = logged
-            matrix[i, j] = matrix[j, i] = np.mean([each["value"] for each in logged])
+            matrix[i, j] = matrix[j, i] = np.mean([point["value"] for point in logged])
     counts = _course(log, "conflicts")
-    norms = {task: logged for task in tasks if (logged := _course(log, f"gradient_norm_{task}"))}
+    norms = {task: _course(log, f"gradient_norm_{task}") for task in tasks}
+    norms = {task: curve for task, curve in norms.items() if curve}
     if not (course or counts or norms):
         return None
     return {"tasks": list(tasks), "cosines": matrix.tolist(), "course": course, "conflicts": counts, "norms": norms}
 
 
 def cost(log: Log, record: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
-    """Time, throughput and energy.
+    """Compute time, throughput and energy of a run.
 
     Args:
         log: a run's `log_history`.
-        record: what is in its `record.json`; may be empty.
-        folder: where codecarbon has left its `emissions.csv`, if it was asked to (`report_to: codecarbon`).
+        record: contents of its `record.json`; may be empty.
+        folder: folder of codecarbon's `emissions.csv` (with `report_to: codecarbon`).
 
     Returns:
-        `seconds` of training over all stages with the evaluations in it, `evaluation_seconds` of these, `steps`,
-        `examples`, and `examples_per_second` and `steps_per_second` without the evaluations; `device`, `processes`,
-        `threads` and `precision` as recorded; `kwh` and `co2_kg` by codecarbon. What is not known is left out.
+        `seconds` of training over all stages, evaluations included; `evaluation_seconds`; `steps`; `examples`;
+        `examples_per_second` and `steps_per_second`, without the evaluations; `device`, `processes`, `threads` and
+        `precision` as recorded; `kwh` and `co2_kg` by codecarbon. Unknown values are left out.
     """
-    ends = [i for i, entry in enumerate(log) if "train_runtime" in entry]  # of each stage
+    ends = [i for i, entry in enumerate(log) if "train_runtime" in entry]  # the last entry of each stage
     seconds = sum(log[end]["train_runtime"] for end in ends) if ends else None
     evaluating = sum(entry.get("eval_runtime", 0.0) for entry in log[: ends[-1] if ends else len(log)])
     examples = sum(int(value) for entry in log for key, value in entry.items() if key.startswith("examples_"))
     steps = max((entry["step"] for entry in log if "step" in entry), default=0)
-    found: dict[str, Any] = {"steps": steps, "examples": examples, "evaluation_seconds": evaluating}
+    costs: dict[str, Any] = {"steps": steps, "examples": examples, "evaluation_seconds": evaluating}
     if seconds is not None:
-        found["seconds"] = seconds
+        costs["seconds"] = seconds
         if seconds > evaluating:
-            found["examples_per_second"] = examples / (seconds - evaluating)
-            found["steps_per_second"] = steps / (seconds - evaluating)
-    found |= {key: record[key] for key in ("device", "processes", "threads", "precision") if record.get(key)}
+            costs["examples_per_second"] = examples / (seconds - evaluating)
+            costs["steps_per_second"] = steps / (seconds - evaluating)
+    costs |= {key: record[key] for key in ("device", "processes", "threads", "precision") if record.get(key)}
     energy = read_energy(folder)
-    found |= {key: energy[key] for key in ("kwh", "co2_kg") if key in energy}
-    return found
+    costs |= {key: energy[key] for key in ("kwh", "co2_kg") if key in energy}
+    return costs

@@ -1,4 +1,4 @@
-"""Figures out of numbers. Every function takes what an analysis returned, and computes nothing itself."""
+"""Figures of a report. Every function draws the result of an analysis and computes nothing itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "os^Dv"
-MOST_CLASSES = 12  # for which a confusion matrix has room for numbers
+MOST_CLASSES = 12  # most classes for which the cells of a confusion matrix have room for numbers
 
 
 def _panels(columns: int, width: float = 5.0, height: float = 3.6) -> tuple[Figure, np.ndarray]:
@@ -29,13 +29,13 @@ def _styles():
 
 def _line(axes: Axes, course: Sequence[Mapping[str, float]], label: str, style, x: str = "epoch") -> None:
     colour, dash, marker = style
-    points = [(each[x], each["value"]) for each in course]
+    points = [(point[x], point["value"]) for point in course]
     size = 4 if len(points) <= 50 else 0
     axes.plot(*zip(*points, strict=True), dash, color=colour, marker=marker, markersize=size, label=label)
 
 
 def learning_curves(curves: Mapping[str, Any], name: str) -> Figure:
-    """A task's losses, and its main metric with the best epoch marked, by epoch."""
+    """Draw a task's losses by epoch, and its main metric with the best epoch marked."""
     figure, (left, right) = _panels(2)
     dev, train, steps = islice(_styles(), 3)
     for label, scores, style in (("dev", curves["dev"], dev), ("train split", curves["train"], train)):
@@ -49,29 +49,29 @@ def learning_curves(curves: Mapping[str, Any], name: str) -> Figure:
         epoch, value = curves["best"]["epoch"], curves["best"]["value"]
         right.plot([epoch], [value], "*", color=COLOURS[5], markersize=14, label=f"best: {value:.3f}, epoch {epoch:g}")
     right.set(title=f"{name}: {curves['main']}", xlabel="epoch", ylabel=curves["main"])
-    ends = [each["epoch"] for line in (curves["loss"], *_scores_of(curves)) for each in line]
+    epochs = [point["epoch"] for curve in (curves["loss"], *_scores_of(curves)) for point in curve]
     for axes in (left, right):
         if axes.has_data():
-            axes.set_xlim(0, max(ends) * 1.02 or 1)  # both alike, also where one of them has a single point
+            axes.set_xlim(0, max(epochs) * 1.02 or 1)  # the same limits for both, even if one has a single point
             axes.legend()
     return figure
 
 
 def _scores_of(curves: Mapping[str, Any]) -> list[Sequence[Mapping[str, float]]]:
-    """The courses of all scores of a task, of both splits."""
+    """Return the curves of all scores of a task, of both splits."""
     return [course for split in ("dev", "train") for course in curves[split].values()]
 
 
 def sampling(table: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> Figure:
-    """Each task's share of an epoch's rows, as logged, over its probability (or its planned share)."""
+    """Draw each task's logged share of the rows by epoch, with its probability (or its planned share)."""
     figure, (axes,) = _panels(1, 7)
-    epochs = [each["epoch"] for each in table]
+    epochs = [row["epoch"] for row in table]
     for task, style in zip(tasks, _styles()):
-        totals = [max(1, sum(each["sampled"].values())) for each in table]
-        shares = [each["sampled"][task] / total for each, total in zip(table, totals, strict=True)]
+        totals = [max(1, sum(row["sampled"].values())) for row in table]
+        shares = [row["sampled"][task] / total for row, total in zip(table, totals, strict=True)]
         axes.plot(epochs, shares, style[2], color=style[0], label=f"{task}: sampled")
-        if all("planned" in each for each in table):
-            planned = [_expected(each, task) for each in table]
+        if all("planned" in row for row in table):
+            planned = [_expected(row, task) for row in table]
             axes.plot(epochs, planned, style[1], color=style[0], label=f"{task}: {_expectation(table)}")
     axes.set(title="What each epoch drew", xlabel="epoch", ylabel="share of the epoch's rows", ylim=(0, 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -90,7 +90,7 @@ def _expectation(table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def confusion(counts: np.ndarray, rates: np.ndarray, classes: Sequence[str], title: str) -> Figure:
-    """A confusion matrix as counts and as shares of each true class."""
+    """Draw a confusion matrix as counts and as shares of each true class."""
     side = 3.2 + 0.45 * min(len(classes), 20)
     figure, panels = _panels(2, side + 1, side)
     for axes, values, what in zip(panels, (counts, rates), ("rows", "share of the true class"), strict=True):
@@ -103,14 +103,16 @@ def confusion(counts: np.ndarray, rates: np.ndarray, classes: Sequence[str], tit
         axes.set_yticks(range(len(classes)), classes)
         if len(classes) <= MOST_CLASSES:
             for (i, j), value in np.ndenumerate(shown):
-                text = "–" if np.isnan(value) else f"{value:,.0f}" if what == "rows" else f"{value:.2f}"
+                text = f"{value:,.0f}" if what == "rows" else f"{value:.2f}"
+                if np.isnan(value):
+                    text = "–"
                 axes.text(j, i, text, ha="center", va="center", color="black" if value > top / 2 else "white")
-        axes.set_facecolor("#777777")  # behind the cells of a class without rows
+        axes.set_facecolor("#777777")  # shows in the cells of a class without rows
     return figure
 
 
 def reliability(found: Mapping[str, Any], title: str) -> Figure:
-    """A reliability diagram: accuracy against confidence, over how many decisions each bin holds."""
+    """Draw a reliability diagram: accuracy against confidence, above the number of decisions in each bin."""
     figure = Figure(figsize=(5, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bins = found["bins"]
@@ -128,7 +130,7 @@ def reliability(found: Mapping[str, Any], title: str) -> Figure:
 
 
 def scatter(labels: Sequence[float], predicted: Sequence[float], title: str) -> Figure:
-    """Predicted against true scores."""
+    """Draw predicted against true scores."""
     figure, (axes,) = _panels(1, 5, 4.6)
     alpha = 0.7 if len(labels) < 300 else 0.25
     axes.plot(labels, predicted, "o", color=COLOURS[0], alpha=alpha, markersize=4, markeredgewidth=0, label="rows")
@@ -140,42 +142,42 @@ def scatter(labels: Sequence[float], predicted: Sequence[float], title: str) -> 
 
 
 def by_length(found: Mapping[str, Any], title: str, xlabel: str, ylabel: str) -> Figure:
-    """Mean error of rows of similar length, with two standard errors, and how many rows there are."""
+    """Draw the mean error by length, with two standard errors, and the number of rows."""
     figure, (axes,) = _panels(1, 6)
     bins = found["bins"]
-    middle = [(each["low"] + each["high"]) / 2 for each in bins]
-    spread = [0 if np.isnan(each["standard_error"]) else 2 * each["standard_error"] for each in bins]
-    errors = [each["error"] for each in bins]
+    middle = [(interval["low"] + interval["high"]) / 2 for interval in bins]
+    spread = [0 if np.isnan(interval["standard_error"]) else 2 * interval["standard_error"] for interval in bins]
+    errors = [interval["error"] for interval in bins]
     axes.errorbar(middle, errors, spread, fmt="o-", color=COLOURS[0], capsize=3, label="mean ± 2 standard errors")
     axes.set(title=title, xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
     counts = axes.twinx()
-    counts.plot(middle, [each["rows"] for each in bins], "s:", color=COLOURS[1], label="rows (right axis)")
-    counts.set(ylabel="rows", ylim=(0, 1.1 * max((each["rows"] for each in bins), default=1)))
+    counts.plot(middle, [interval["rows"] for interval in bins], "s:", color=COLOURS[1], label="rows (right axis)")
+    counts.set(ylabel="rows", ylim=(0, 1.1 * max((interval["rows"] for interval in bins), default=1)))
     counts.yaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside lower center", ncols=2, fontsize="small")
     return figure
 
 
 def groups(found: Mapping[str, Any], value: str, title: str) -> Figure:
-    """A value for each group; accuracies with their interval of 95 %."""
+    """Draw a value for each group; accuracies with their 95 % intervals."""
     table = found["groups"]
     figure, (axes,) = _panels(1, 6, 1.4 + 0.35 * len(table))
-    places, values = range(len(table)), [each[value] for each in table]
+    places, values = range(len(table)), [group[value] for group in table]
     spread = None
     if value == "accuracy":
         spread = [
-            [each["accuracy"] - each["accuracy_low"] for each in table],
-            [each["accuracy_high"] - each["accuracy"] for each in table],
+            [group["accuracy"] - group["accuracy_low"] for group in table],
+            [group["accuracy_high"] - group["accuracy"] for group in table],
         ]
     axes.barh(places, values, xerr=spread, color=COLOURS[4], edgecolor="black", capsize=3)
-    axes.set_yticks(places, [f"{each['group'][:30]} ({each['rows']:,})" for each in table])
+    axes.set_yticks(places, [f"{group['group'][:30]} ({group['rows']:,})" for group in table])
     axes.invert_yaxis()
     axes.set(title=title, xlabel=value, ylabel="group (rows)")
     return figure
 
 
 def cosines(found: Mapping[str, Any]) -> Figure:
-    """Mean cosine of each pair of tasks' gradients, and its course by step."""
+    """Draw the mean cosine of each pair of tasks' gradients, and the cosines by step."""
     figure, (left, right) = _panels(2, 5.4, 4)
     matrix, tasks = np.asarray(found["cosines"], dtype=np.float64), found["tasks"]
     image = left.imshow(matrix, cmap="cividis", vmin=-1, vmax=1)
@@ -197,7 +199,7 @@ def cosines(found: Mapping[str, Any]) -> Figure:
 
 
 def gradient_course(found: Mapping[str, Any]) -> Figure:
-    """The share of steps in which gradients were in conflict, and each task's gradient norm, by step."""
+    """Draw the share of steps with a gradient conflict, and each task's gradient norm, by step."""
     figure, (left, right) = _panels(2)
     if found["conflicts"]:
         _line(left, found["conflicts"], "conflicts", next(_styles()), "step")
@@ -205,7 +207,7 @@ def gradient_course(found: Mapping[str, Any]) -> Figure:
     for (task, course), style in zip(found["norms"].items(), _styles()):
         _line(right, course, task, style, "step")
     right.set(title="Gradients: norms", xlabel="step", ylabel="norm of the task's gradient", yscale="log")
-    right.yaxis.set_major_formatter("{x:g}")  # a report's figures take no $ for mathematics
+    right.yaxis.set_major_formatter("{x:g}")  # plain text, because a report's figures do not parse `$…$`
     right.yaxis.set_minor_formatter(LogFormatter())
     if found["norms"]:
         right.legend()
@@ -213,10 +215,10 @@ def gradient_course(found: Mapping[str, Any]) -> Figure:
 
 
 def differences(found: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Differences of two runs with their intervals of 95 %."""
+    """Draw the differences of two runs with their 95 % intervals."""
     figure, (axes,) = _panels(1, 7, 1.6 + 0.4 * len(found))
-    places, centres = np.arange(len(found)), np.array([each["difference"] for each in found.values()])
-    ends = np.array([[each["low"], each["high"]] for each in found.values()])
+    places, centres = np.arange(len(found)), np.array([row["difference"] for row in found.values()])
+    ends = np.array([[row["low"], row["high"]] for row in found.values()])
     spread = np.nan_to_num(np.abs(ends - centres[:, None])).T
     axes.errorbar(centres, places, xerr=spread, fmt="o", color=COLOURS[0], capsize=4)
     axes.axvline(0, color="black", linewidth=0.8)

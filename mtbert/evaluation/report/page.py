@@ -1,4 +1,4 @@
-"""Numbers → what stands on the page: sections with notes, tables and figures. Nothing is computed here."""
+"""Arrange the numbers of a report into sections with notes, tables and figures. Nothing is computed here."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from matplotlib.figure import Figure
 from ..metrics import METRICS
 from . import figures
 
-TEXT_SHOWN = 300  # characters; the JSON file has all
+TEXT_SHOWN = 300  # characters of a text that a table shows; the JSON file has the whole text
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under columns; cells that are numbers, and headings above nothing else, are set right."""
+    """A table; numbers, and the headings of numeric columns, are right-aligned."""
 
     caption: str
     columns: tuple[str, ...]
@@ -26,14 +26,14 @@ class Table:
 
     @property
     def numeric(self) -> tuple[bool, ...]:
-        """Whether a column holds numbers and empty cells alone."""
+        """For each column, whether it holds only numbers and empty cells."""
         cells = zip(*self.rows, strict=True)
         return tuple(all(not isinstance(cell, str) or not cell for cell in column) for column in cells)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure, its name (a task's begins with `<task>.`, which no two tasks share), and what it shows."""
+    """A figure with its name and caption. The name of a task's figure begins with `<task>.` and is thus unique."""
 
     name: str
     figure: Figure
@@ -42,7 +42,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading of level 2 or 3 and what follows it, in order: notes, then tables and figures."""
+    """A heading of level 2 or 3, followed by notes, then by tables and figures."""
 
     title: str
     level: int = 2
@@ -51,7 +51,7 @@ class Section:
 
 
 def shown(value: Any) -> str:
-    """A cell's text: three decimals, thousands with commas, an en dash for what is undefined."""
+    """Format a cell: three decimals, commas between thousands, an en dash for an undefined value."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if isinstance(value, (bool, str)):
@@ -62,10 +62,10 @@ def shown(value: Any) -> str:
 
 
 def _table(caption: str, rows: Iterable[Mapping[str, Any]]) -> Table:
-    """A table of mappings; its columns are their keys, in the order in which they come."""
+    """Create a table whose columns are the keys of its rows, in order of first occurrence."""
     rows = list(rows)
     columns = tuple(dict.fromkeys(key for row in rows for key in row))
-    headings = (c.upper() if c in ("a", "b") else c.replace("_", " ") for c in columns)  # the two runs are A and B
+    headings = (c.upper() if c in ("a", "b") else c.replace("_", " ") for c in columns)  # the runs are called A and B
     return Table(caption, tuple(headings), tuple(_cells(row, columns) for row in rows))
 
 
@@ -84,19 +84,19 @@ def _examples(caption: str, rows: Sequence[Mapping[str, Any]], most: int) -> Tab
 
 
 def sections(numbers: Mapping[str, Any]) -> list[Section]:
-    """The whole page.
+    """Return the sections of the whole page.
 
     Args:
-        numbers: what `analyse_run` returned; `comparison`, what `compare_runs` returned, if two runs are compared; and
-            `run`: `name`, `against` (None, or the other run's name), `split`, `notes` (sentences), `examples` (rows
-            that a table of examples shows), `seed` and `resamples` of the bootstrap.
+        numbers: the result of `analyse_run`, with two more keys: `comparison`, the result of `compare_runs`, if two
+            runs are compared; and `run`: `name`, `against` (None, or the other run's name), `split`, `notes`
+            (sentences), `examples` (number of rows in a table of examples), `seed` and `resamples` of the bootstrap.
     """
-    found = [_overview(numbers)]
+    parts = [_overview(numbers)]
     if numbers.get("comparison"):
-        found += _comparison(numbers["comparison"], numbers["run"])
+        parts += _comparison(numbers["comparison"], numbers["run"])
     for name, task in numbers["tasks"].items():
-        found += _task(name, task, numbers["run"])
-    return [*found, *_training(numbers)]
+        parts += _task(name, task, numbers["run"])
+    return [*parts, *_training(numbers)]
 
 
 def _overview(numbers: Mapping[str, Any]) -> Section:
@@ -121,15 +121,15 @@ def _overview(numbers: Mapping[str, Any]) -> Section:
 
 
 def _undefined(name: str, scores: Mapping[str, float]) -> list[str]:
-    found = []
+    notes = []
     for key in scores:
         metric = key.removesuffix("_undefined")
         if metric == "msle" != key:
-            found.append(f"{name}: msle is undefined, since a score is −1 or less.")
+            notes.append(f"{name}: msle is undefined, since a score is −1 or less.")
         elif metric != key:
             cause = "predictions or labels are constant, or there are fewer than 2 rows"
-            found.append(f"{name}: {metric} is undefined and counts as 0 ({cause}).")
-    return found
+            notes.append(f"{name}: {metric} is undefined and counts as 0 ({cause}).")
+    return notes
 
 
 def _task(name: str, task: Mapping[str, Any], run: Mapping[str, Any]) -> list[Section]:
@@ -138,14 +138,14 @@ def _task(name: str, task: Mapping[str, Any], run: Mapping[str, Any]) -> list[Se
     most, items = run["examples"], []
     scores = [{"metric": key, "score": value} for key, value in task["scores"].items() if key in METRICS]
     items.append(_table("Scores by every metric that suits the task", scores))
-    found = [Section(f"Task {name}", notes=tuple(_undefined(name, task["scores"])), items=tuple(items))]
+    parts = [Section(f"Task {name}", notes=tuple(_undefined(name, task["scores"])), items=tuple(items))]
     out_of_sample = run["split"] != "train"
     if "classes" in task:
-        found.append(_classes(name, name, task["classes"], most, out_of_sample))
+        parts.append(_classes(name, name, task["classes"], most, out_of_sample))
     for label, decisions in task.get("labels", {}).items():
-        found.append(_classes(f"{name}, label {label}", f"{name}.{label}", decisions, most, out_of_sample))
+        parts.append(_classes(f"{name}, label {label}", f"{name}.{label}", decisions, most, out_of_sample))
     if "calibration" in task:
-        found.append(_calibration(name, task["calibration"]))
+        parts.append(_calibration(name, task["calibration"]))
     if "points" in task:
         points = task["points"]
         picture = Picture(f"{name}.scatter", figures.scatter(points["label"], points["predicted"], name), "")
@@ -154,10 +154,10 @@ def _task(name: str, task: Mapping[str, Any], run: Mapping[str, Any]) -> list[Se
             "z is the residual's distance from the median residual in units of 1.4826 · the median absolute deviation "
             "(Leys et al., 2013). Such labels may be wrong; or the model is."
         )
-        found.append(Section(f"{name}: predicted against true", 3, (note,), (picture, outliers)))
-    found.append(Section(f"{name}: worst errors", 3, items=(_examples("Largest losses", task["worst"], most),)))
-    found.append(_lengths(name, task))
-    return [*found, *(_group(name, column, groups, task["main"]) for column, groups in task["groups"].items())]
+        parts.append(Section(f"{name}: predicted against true", 3, (note,), (picture, outliers)))
+    parts.append(Section(f"{name}: worst errors", 3, items=(_examples("Largest losses", task["worst"], most),)))
+    parts.append(_lengths(name, task))
+    return [*parts, *(_group(name, column, groups, task["main"]) for column, groups in task["groups"].items())]
 
 
 def _classes(title: str, file: str, found: Mapping[str, Any], most: int, out_of_sample: bool) -> Section:
@@ -217,10 +217,10 @@ def _group(name: str, column: str, found: Mapping[str, Any], metric: str) -> Sec
         notes = ["Gaps of small groups are mostly chance. bias is the mean of predicted − true."]
     if found["left_out"]:
         notes.append(f"{found['left_out']} smaller groups are left out.")
-    undefined = [each["group"] for each in found["groups"] if f"{metric}_undefined" in each]
+    undefined = [group["group"] for group in found["groups"] if f"{metric}_undefined" in group]
     if undefined:
         notes.append(f"{metric} is undefined and stands as 0 in: {', '.join(undefined)}; no gap counts it.")
-    rows = [{key: cell for key, cell in each.items() if not key.endswith("_undefined")} for each in found["groups"]]
+    rows = [{key: cell for key, cell in group.items() if not key.endswith("_undefined")} for group in found["groups"]]
     picture = Picture(f"{name}.by.{column}", figures.groups(found, value, f"{name}: {value} by {column}"), "")
     items = (picture, _table(f"Groups of {column}", rows), _table("Gaps between groups", found["gaps"]))
     return Section(f"{name}: groups by {column}", 3, tuple(notes), items)
@@ -228,22 +228,23 @@ def _group(name: str, column: str, found: Mapping[str, Any], metric: str) -> Sec
 
 def _training(numbers: Mapping[str, Any]) -> list[Section]:
     curves, items, notes = numbers["curves"], [], []
-    for name, found in curves["tasks"].items():
-        if found["loss"] or found["dev"] or found["train"]:
-            items.append(Picture(f"{name}.curves", figures.learning_curves(found, name), ""))
-    best = {name: found["best"] for name, found in curves["tasks"].items()} | {"overall": curves["overall"]["best"]}
+    for name, task_curves in curves["tasks"].items():
+        if task_curves["loss"] or task_curves["dev"] or task_curves["train"]:
+            items.append(Picture(f"{name}.curves", figures.learning_curves(task_curves, name), ""))
+    best = {name: task_curves["best"] for name, task_curves in curves["tasks"].items()}
+    best["overall"] = curves["overall"]["best"]
     rows = [
-        {"": name, "epoch": each["epoch"], "step": each["step"], "dev score": each["value"]}
-        for name, each in best.items()
-        if each
+        {"": name, "epoch": point["epoch"], "step": point["step"], "dev score": point["value"]}
+        for name, point in best.items()
+        if point
     ]
     if rows:
         items.append(_table("Where the dev score is best", rows))
     if not items:
         notes.append("The run's trainer_state.json holds no course.")
-    found = [Section("Training", notes=tuple(notes), items=tuple(items))]
+    parts = [Section("Training", notes=tuple(notes), items=tuple(items))]
     if numbers["sampling"]:
-        found.append(_sampling(numbers["sampling"]))
+        parts.append(_sampling(numbers["sampling"]))
     if numbers["conflicts"]:
         conflicts = numbers["conflicts"]
         items = []
@@ -251,8 +252,8 @@ def _training(numbers: Mapping[str, Any]) -> list[Section]:
             items.append(Picture("gradients_cosines", figures.cosines(conflicts), "Means over the logged steps."))
         if conflicts["conflicts"] or conflicts["norms"]:
             items.append(Picture("gradients_course", figures.gradient_course(conflicts), ""))
-        found.append(Section("Gradient conflicts", 3, items=tuple(items)))
-    return [*found, _cost(numbers["cost"])]
+        parts.append(Section("Gradient conflicts", 3, items=tuple(items)))
+    return [*parts, _cost(numbers["cost"])]
 
 
 def _sampling(table: Sequence[Mapping[str, Any]]) -> Section:
@@ -301,11 +302,11 @@ def _cost(cost: Mapping[str, Any]) -> Section:
 def _comparison(found: Mapping[str, Any], run: Mapping[str, Any]) -> list[Section]:
     rows, forest = [], {}
     for name, task in found["tasks"].items():
-        drawn, tested = task["bootstrap"], task["mcnemar"] or {}
-        row = {"task": name, "metric": task["metric"], "rows": task["rows"], **drawn}
-        rows.append({**row, "right in A only": tested.get("only_a", ""), "right in B only": tested.get("only_b", "")})
-        rows[-1]["McNemar p"] = tested.get("p", "")
-        forest[f"{name}: {task['metric']}"] = drawn
+        interval, test = task["bootstrap"], task["mcnemar"] or {}
+        row = {"task": name, "metric": task["metric"], "rows": task["rows"], **interval}
+        rows.append({**row, "right in A only": test.get("only_a", ""), "right in B only": test.get("only_b", "")})
+        rows[-1]["McNemar p"] = test.get("p", "")
+        forest[f"{name}: {task['metric']}"] = interval
     rows.append({"task": "overall", **found["overall"]})
     forest["overall"] = found["overall"]
     notes = [

@@ -1,4 +1,4 @@
-"""Regressions: predicted against true scores, and labels that are probably wrong."""
+"""Analysis of regressions: rows with an outlying residual, whose labels may be wrong."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ NORMAL = 1.4826  # 1 / Φ⁻¹(3/4): makes the median absolute deviation the sta
 
 
 def outliers(labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows whose residual is far from the others' (Leys, Ley, Klein, Bernard and Licata, 2013).
+    """Find rows with an outlying residual (Leys, Ley, Klein, Bernard and Licata, 2013).
 
-    z = (r − median r) / (1.4826 · median |r − median r|), r = predicted − label. The model is sure of nothing here, so
-    these are rows to look at rather than suspected labels.
+    z = (r − median r) / (1.4826 · median |r − median r|), r = predicted − label. A large |z| may be the label's error
+    or the model's.
+
+    Args:
+        labels, predicted: scores, shape (rows,).
 
     Returns:
-        Rows with |z| > 3, the farthest first, and their z; both (outliers,). None if half the residuals are equal.
+        Rows with |z| > 3 in descending order of |z|, and their z; shape (outliers,) both. There are no outliers if at
+        least half of the residuals are equal.
     """
     residuals = predicted - labels
     if not len(residuals):
@@ -23,6 +27,6 @@ def outliers(labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.
     centred = residuals - np.median(residuals)
     scale = NORMAL * np.median(np.abs(centred))
     z = centred / scale if scale > 0 else np.zeros(len(residuals))
-    found = np.flatnonzero(np.abs(z) > FAR)
-    found = found[np.argsort(-np.abs(z[found]), kind="stable")]
-    return found, z[found]
+    far_rows = np.flatnonzero(np.abs(z) > FAR)
+    far_rows = far_rows[np.argsort(-np.abs(z[far_rows]), kind="stable")]
+    return far_rows, z[far_rows]

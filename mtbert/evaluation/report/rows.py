@@ -1,4 +1,4 @@
-"""One task's labelled rows and what a model says of them: what every analysis begins with."""
+"""One task's labelled rows with a model's predictions: the input of every analysis."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from ..metrics import IGNORE_INDEX, labelled_rows
 
 @dataclass(frozen=True)
 class TaskRows:
-    """Labelled rows of one task.
+    """Labelled rows of one task, with logits.
 
     Attributes:
         task: the task.
-        logits: (rows, num_labels) float64, finite.
-        labels: (rows,) class ids or scores; (rows, num_labels) of 0, 1 and NaN (missing) for multi-label tasks.
-        texts: for each row its one or two texts.
-        names: what identifies a row: its id, or its number in the source.
+        logits: shape (rows, num_labels), float64, finite.
+        labels: class ids or scores, shape (rows,); for multi-label tasks 0, 1 or NaN (missing), (rows, num_labels).
+        texts: the one or two texts of each row.
+        names: the id of each row, or its number in the source.
         groups: column → the value of each row.
-        show_texts: whether tables of examples quote the texts; else they name rows and labels alone.
+        show_texts: whether tables of examples quote the texts; otherwise they show names and labels only.
     """
 
     task: TaskSpec
@@ -48,12 +48,13 @@ class TaskRows:
         groups: Mapping[str, Sequence[Any]] | None = None,
         show_texts: bool = True,
     ) -> TaskRows:
-        """Keep the rows that have a label.
+        """Create from a split; rows without a label are dropped.
 
         Args:
-            split: a checked split (`check_rows`): columns `text`, `text_pair` for pairs, `row`, and `id` if it has one.
-            logits: (rows of the split, num_labels).
-            labels: of the split's rows, as `MtBertTrainer.predict` returns them; None: no row has one.
+            task: the task.
+            split: a checked split (`check_rows`): columns `text`, `text_pair` for pairs, `row`, and optionally `id`.
+            logits: shape (rows of the split, num_labels).
+            labels: labels of the split's rows, as `MtBertTrainer.predict` returns them; None: no row has a label.
             groups: column → the value of each row of the split.
             show_texts: see the class.
 
@@ -71,11 +72,11 @@ class TaskRows:
         columns = split.with_format(None).select(kept).to_dict()
         keys = ("text", "text_pair")[: task.texts]
         logits = np.asarray(logits, dtype=np.float64)[kept]
-        decisions(task, logits)  # refuses what is not finite before anything is computed
+        decisions(task, logits)  # raises now if a logit is not finite
         texts = tuple(zip(*(columns[key] for key in keys), strict=True))
         names = [str(name) for name in columns.get("id", columns["row"])]
         if not show_texts and not set(names).isdisjoint(text for row in texts for text in row):
-            names = [str(name) for name in columns["row"]]  # a text may also be what identifies its row
+            names = [str(name) for name in columns["row"]]  # an id may be the text itself, which must not be shown
         return cls(
             task,
             logits,
@@ -101,23 +102,26 @@ class TaskRows:
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """(rows,) class ids or scores; (rows, num_labels) of 0 and 1 for multi-label tasks."""
+        """Predicted class ids or scores, shape (rows,); for multi-label tasks 0 or 1, shape (rows, num_labels)."""
         return decisions(self.task, self.logits)
 
     @cached_property
     def probabilities(self) -> np.ndarray:
-        """(rows, classes), each row summing to 1; (rows, num_labels) of each label's own for multi-label tasks."""
+        """Class probabilities, shape (rows, classes); for multi-label tasks of each label, shape (rows, num_labels)."""
         return probabilities(self.task, self.logits)
 
     @cached_property
     def right(self) -> np.ndarray:
-        """(rows,) whether a classification's prediction is the label; of multi-label rows, every known one."""
+        """Whether each prediction is right, shape (rows,); for multi-label tasks, for all known labels of the row."""
         same = self.predicted == self.labels
         return (same | np.isnan(self.labels)).all(axis=1) if self.multi_label else same
 
     @cached_property
     def errors(self) -> np.ndarray:
-        """(rows,) |predicted − label| of a regression; 0 or 1; or the share of a row's known labels that are wrong."""
+        """Error of each row, shape (rows,).
+
+        |predicted − label| for a regression, the share of wrong known labels for multi-label tasks, else 0 or 1.
+        """
         if self.regression:
             return np.abs(self.predicted - self.labels)
         if not self.multi_label:
@@ -127,7 +131,10 @@ class TaskRows:
 
     @cached_property
     def losses(self) -> np.ndarray:
-        """(rows,) −ln p̂ of the label, the mean of it over a multi-label row's known entries, or the squared error."""
+        """Loss of each row, shape (rows,).
+
+        The squared error for a regression; else −ln p̂ of the label, for multi-label tasks its mean over known labels.
+        """
         if self.regression:
             return self.errors**2
         if self.task.kind.exclusive:
@@ -139,11 +146,11 @@ class TaskRows:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """(rows, texts) words, as white space separates them."""
+        """Number of words, separated by white space, of each text; shape (rows, texts)."""
         return np.array([[len(text.split()) for text in row] for row in self.texts]).reshape(-1, self.task.texts)
 
     def label_text(self, values: np.ndarray | float) -> str:
-        """A row's label or prediction, as a reader wants it."""
+        """Format a row's label or prediction."""
         if self.regression:
             return f"{float(values):.3g}"
         if self.multi_label:
@@ -151,7 +158,7 @@ class TaskRows:
         return self.task.labels[int(values)]
 
     def example(self, row: int, **more: Any) -> dict[str, Any]:
-        """One row for a table: `row`, `text` and `text_pair` if shown, `label`, `predicted`, and what `more` says."""
+        """Return a table row: `row`, `text` and `text_pair` if shown, `label`, `predicted`, and the keys of `more`."""
         texts = dict(zip(("text", "text_pair"), self.texts[row] if self.show_texts else (), strict=False))
         sides = {"label": self.label_text(self.labels[row]), "predicted": self.label_text(self.predicted[row])}
         return {"row": self.names[row], **texts, **sides, **more}

@@ -1,4 +1,4 @@
-"""Where a model errs: by the length of texts, and by group."""
+"""Errors of a model by length of the texts and by group."""
 
 from __future__ import annotations
 
@@ -13,61 +13,62 @@ from .classification import class_rates
 from .rows import TaskRows
 
 BINS = 8
-MOST_GROUPS = 20  # a column with more values is rather a number or an id
+MOST_GROUPS = 20  # most groups shown; a column with more values is probably a number or an id
 
 
 def by_length(lengths: np.ndarray, errors: np.ndarray, bins: int = BINS) -> dict[str, Any]:
-    """Mean errors of rows of similar length.
+    """Compute the mean error of rows of similar length.
 
     Args:
-        lengths: (rows,) whole numbers.
-        errors: (rows,).
-        bins: of about as many rows each; rows of one length are never parted, so there may be fewer.
+        lengths: whole numbers, shape (rows,).
+        errors: shape (rows,).
+        bins: number of bins with about equally many rows. Rows of equal length share a bin, so there may be fewer.
 
     Returns:
-        `spearman` of length and error (0, and `spearman_undefined`, if either is constant), and `bins`: `low`, `high`
-        (the shortest and the longest in it), `rows`, `error` (their mean) and `standard_error` of that mean, NaN for
-        one row.
+        `spearman`, the rank correlation of length and error (if either is constant: 0, with `spearman_undefined`), and
+        `bins`: `low` and `high` (shortest and longest length), `rows`, `error` (mean) and `standard_error` of the mean
+        (NaN for one row).
     """
     table = []
     inner = np.unique(np.quantile(lengths, np.linspace(0, 1, bins + 1)[1:-1])) if len(lengths) else []
-    number = np.searchsorted(inner, lengths, side="left")
-    for m in np.unique(number):
-        own = number == m
-        count, values = int(own.sum()), errors[own]
+    bin_of = np.searchsorted(inner, lengths, side="left")
+    for m in np.unique(bin_of):
+        in_bin = bin_of == m
+        count, values = int(in_bin.sum()), errors[in_bin]
         spread = float(values.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
         table.append(
             {
-                "low": int(lengths[own].min()),
-                "high": int(lengths[own].max()),
+                "low": int(lengths[in_bin].min()),
+                "high": int(lengths[in_bin].max()),
                 "rows": count,
                 "error": float(values.mean()),
                 "standard_error": spread,
             }
         )
-    found: dict[str, Any] = {"spearman": 0.0, "spearman_undefined": 1.0}
+    correlation: dict[str, Any] = {"spearman": 0.0, "spearman_undefined": 1.0}
     if len(lengths) > 1 and np.ptp(lengths) > 0 and np.ptp(errors) > 0:
-        found = {"spearman": float(stats.spearmanr(lengths, errors).statistic)}
-    return {**found, "bins": table}
+        correlation = {"spearman": float(stats.spearmanr(lengths, errors).statistic)}
+    return {**correlation, "bins": table}
 
 
 def by_group(rows: TaskRows, values: tuple[str, ...], metric: str) -> dict[str, Any]:
-    """Scores and rates of each group of rows, and how far the groups are apart.
+    """Compute the scores and rates of each group of rows, and the gaps between groups.
 
-    For a class, the gap of `selection_rate` is the demographic parity difference, and the larger of the gaps of
-    `false_positive_rate` and `false_negative_rate` the equalized odds difference (Hardt, Price and Srebro, 2016,
+    For a class, the gap of `selection_rate` is the demographic parity difference. The larger of the gaps of
+    `false_positive_rate` and `false_negative_rate` is the equalized odds difference (Hardt, Price and Srebro, 2016,
     section 2).
 
     Args:
-        values: the group of each row; the 20 largest groups are taken.
+        rows: the task's rows.
+        values: the group of each row; only the 20 largest groups are shown.
         metric: the task's main metric.
 
     Returns:
-        `groups`: `group`, `rows`, the main metric (and `<metric>_undefined`); `mae` and `bias` (mean of predicted −
-        label) of a regression; else `accuracy` with its Wilson interval of 95 %, `accuracy_low` and `accuracy_high`,
-        and for each class (of two, the second; of a multi-label task, each label) `<rate> (<class>)`. `gaps`: `value`,
-        `gap` (largest − smallest) and the two groups, `highest` and `lowest`, over groups for which it is defined.
-        `left_out`: how many groups are not shown.
+        `groups`: for each group `group`, `rows` and the main metric (and `<metric>_undefined`). For a regression also
+        `mae` and `bias` (mean of predicted − label); otherwise `accuracy` with its 95 % Wilson interval `accuracy_low`
+        to `accuracy_high`, and `<rate> (<class>)` for each class (of two classes, the second; of a multi-label task,
+        each label). `gaps`: `value`, `gap` (largest − smallest) and the two groups `highest` and `lowest`, over groups
+        with a defined value. `left_out`: number of groups that are not shown.
     """
     counts = Counter(values)
     names = [name for name, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
@@ -77,28 +78,29 @@ def by_group(rows: TaskRows, values: tuple[str, ...], metric: str) -> dict[str, 
     keys = [key for key in (table[0] if table else {}) if key not in leave and not key.endswith("_undefined")]
     gaps = []
     for key in dict.fromkeys(keys):
-        known = [each for each in table if np.isfinite(each[key]) and f"{key}_undefined" not in each]
-        if len(known) > 1:
-            highest, lowest = max(known, key=lambda each: each[key]), min(known, key=lambda each: each[key])
+        defined = [group for group in table if np.isfinite(group[key]) and f"{key}_undefined" not in group]
+        if len(defined) > 1:
+            highest = max(defined, key=lambda group: group[key])
+            lowest = min(defined, key=lambda group: group[key])
             gap = highest[key] - lowest[key]
             gaps.append({"value": key, "gap": gap, "highest": highest["group"], "lowest": lowest["group"]})
     return {"groups": table, "gaps": gaps, "left_out": max(0, len(names) - MOST_GROUPS)}
 
 
 def _group(rows: TaskRows, own: np.ndarray, name: str, metric: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"group": name, "rows": len(own)}
+    group: dict[str, Any] = {"group": name, "rows": len(own)}
     scores = score_task(rows.task, rows.logits[own], rows.labels[own], metric, names=())
     if rows.regression:
         bias = float((rows.predicted[own] - rows.labels[own]).mean())
-        return found | scores | {"mae": float(rows.errors[own].mean()), "bias": bias}
+        return group | scores | {"mae": float(rows.errors[own].mean()), "bias": bias}
     right = int(rows.right[own].sum())
     interval = stats.binomtest(right, len(own)).proportion_ci(method="wilson")
     accuracy = {"accuracy": right / len(own), "accuracy_low": interval.low, "accuracy_high": interval.high}
-    found |= {**scores, **{key: float(value) for key, value in accuracy.items()}}
+    group |= {**scores, **{key: float(value) for key, value in accuracy.items()}}
     for rates in _rates(rows, own):
         for key in ("selection_rate", "false_positive_rate", "false_negative_rate"):
-            found[f"{key} ({rates['class']})"] = rates[key]
-    return found
+            group[f"{key} ({rates['class']})"] = rates[key]
+    return group
 
 
 def _rates(rows: TaskRows, own: np.ndarray) -> list[dict[str, Any]]:
@@ -108,7 +110,7 @@ def _rates(rows: TaskRows, own: np.ndarray) -> list[dict[str, Any]]:
         return table[1:] if len(names) == 2 else table
     table = []
     for column, name in enumerate(names):
-        known = ~np.isnan(labels[:, column])
-        two = class_rates(labels[known, column].astype(int), predicted[known, column], ("not", name))
-        table.append(two[1])
+        labelled = ~np.isnan(labels[:, column])
+        both_rates = class_rates(labels[labelled, column].astype(int), predicted[labelled, column], ("not", name))
+        table.append(both_rates[1])
     return table

@@ -1,4 +1,4 @@
-"""A report's folder: report.html, which needs no other file, report.json with its numbers, and the figures."""
+"""Write a report's folder: report.html, which needs no other file, report.json with its numbers, and the figures."""
 
 from __future__ import annotations
 
@@ -24,14 +24,16 @@ from .page import Picture, Section, sections, shown
 
 HTML, NUMBERS, FIGURES = "report.html", "report.json", "figures"
 DPI = 110
-LONGEST_NAME = 200  # characters of a file's name
+LONGEST_NAME = 200  # most characters of a file's name
 
 
 def check_folder(folder: str | Path, overwrite: bool = False) -> None:
-    """Refuse a folder that has files in it; with `overwrite`, unless these are an older report.
+    """Check that a report may be written to a folder.
+
+    The folder must be new or empty, or with `overwrite` contain an older report.
 
     Raises:
-        ValueError: it may not be written to.
+        ValueError: the folder contains other files, or `folder` is a file.
     """
     refuse_path(folder, "the report's folder (--output)")
     folder = Path(folder)
@@ -48,12 +50,12 @@ def write_report(folder: str | Path, numbers: Mapping[str, Any], overwrite: bool
     """Write a report.
 
     Args:
-        folder: where; it is made.
-        numbers: what `sections` takes.
-        overwrite: whether an older report there is replaced.
+        folder: the report's folder; it is created.
+        numbers: as for `sections`.
+        overwrite: whether to replace an older report in the folder.
 
     Returns:
-        The HTML file.
+        The path of the HTML file.
 
     Raises:
         ValueError: see `check_folder`.
@@ -62,9 +64,10 @@ def write_report(folder: str | Path, numbers: Mapping[str, Any], overwrite: bool
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with rc_context({"text.parse_math": False}):  # a class may be called $
-        found = sections(each_text(display, numbers))
-        pictures = {item.name: _png(item) for each in found for item in each.items if isinstance(item, Picture)}
-    html = render(each_text(display, numbers["run"]), found, pictures)  # all is made before anything is written
+        page = sections(each_text(display, numbers))
+        items = [item for section in page for item in section.items]
+        pictures = {item.name: _png(item) for item in items if isinstance(item, Picture)}
+    html = render(each_text(display, numbers["run"]), page, pictures)  # before the first file is written
     with writing_folder(folder, overwrite) as part:
         (part / FIGURES).mkdir()
         for name, data in pictures.items():
@@ -76,7 +79,7 @@ def write_report(folder: str | Path, numbers: Mapping[str, Any], overwrite: bool
 
 
 def render(run: Mapping[str, Any], found: list[Section], pictures: Mapping[str, bytes]) -> str:
-    """The page as HTML with every figure in it."""
+    """Render the page as HTML with embedded figures."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["shown"] = shown
     environment.tests["number"] = lambda value: value is None or not isinstance(value, str)
@@ -86,11 +89,11 @@ def render(run: Mapping[str, Any], found: list[Section], pictures: Mapping[str, 
 
 
 def jsonable(value: Any) -> Any:
-    """Plain JSON values: arrays as lists, and null for what is undefined or infinite."""
+    """Convert to plain JSON values: arrays become lists, NaN and infinity become null."""
     if isinstance(value, Mapping):
-        return {str(key): jsonable(each) for key, each in value.items()}
+        return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [jsonable(each) for each in value]
+        return [jsonable(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
