@@ -41,7 +41,7 @@ if TYPE_CHECKING:  # `as` tells type checkers that a name is public
 
 __version__ = "0.1.0"
 
-# name → its module, which is imported when the name is asked for
+# public name → its module, which is imported when the name is first used
 _MODULES = {
     "AdapterSpec": ".modeling.configuration_mtbert",
     "HeadSpec": ".modeling.configuration_mtbert",
@@ -76,7 +76,7 @@ for _section, _place in REGISTRY.items():  # a class of settings for each traini
 if "surgery" in REGISTRY:
     _MODULES["register_surgery"] = ".training.methods.surgery"
 
-# scripts of this repository that are commands
+# scripts in recipes/ that run a command
 _SCRIPTS = tuple(
     f"{name}.py"
     for name in (
@@ -108,9 +108,9 @@ def _register() -> None:
 
 
 def _is_command_line() -> bool:
-    """Whether this process runs `mtbert …`, `python -m mtbert …` or a script of this repository's recipes/."""
+    """Return whether this process runs `mtbert …`, `python -m mtbert …` or a script of this repository's recipes/."""
     program = Path(sys.argv[0]) if getattr(sys, "argv", None) else Path()
-    if str(program) == "-m":  # as long as Python looks for the module that it is to run
+    if str(program) == "-m":  # Python has not yet found the module to run
         following = sys.orig_argv[sys.orig_argv.index("-m") + 1 :] if "-m" in sys.orig_argv else []
         return bool(following) and following[0].split(".")[0] == __name__
     if program.name in _SCRIPTS and program.parent.resolve() == Path(__file__).resolve().parents[1] / "recipes":
@@ -118,7 +118,7 @@ def _is_command_line() -> bool:
     return program.stem == "mtbert" and program.parent.name in ("bin", "Scripts")
 
 
-# `import mtbert` makes transformers know its checkpoints, which imports torch and takes seconds. The command line has
-# to answer --help and wrong arguments at once: there it is done with the first public name that a command imports.
+# `import mtbert` registers mtbert with transformers, which imports torch and takes seconds. The command line must
+# answer --help and wrong arguments at once: there, the first use of a public name registers.
 if not _is_command_line():
     _register()

@@ -1,4 +1,4 @@
-"""`python -m mtbert …` is `mtbert …`."""
+"""Run the command line: `python -m mtbert …` is the same as `mtbert …`."""
 
 import sys
 

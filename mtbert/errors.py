@@ -1,4 +1,4 @@
-"""All errors whose message is for the user; see `modeling/errors.py`, whose classes are here, too."""
+"""All errors whose message is for the user, including those of `modeling/errors.py`."""
 
 from __future__ import annotations
 
@@ -43,20 +43,20 @@ __all__ = [
     "refuse",
 ]
 
-MOST_PROBLEMS = 50  # that a RecipeError lists
+MOST_PROBLEMS = 50  # most problems that a RecipeError lists
 
 
 class ReadError(InputError):
-    """A file that can not be read exactly; the message says where, why, and what to do."""
+    """A file can not be read exactly; the message names the position, the reason and the remedy."""
 
     def about(self, file: object) -> str:
-        """The message with the file's name before it."""
+        """Return the message with the file's name in front."""
         message = str(self)
         return f"{file} {message[3:]}" if message.startswith("it ") else f"{file}: {message}"
 
 
 class RecipeError(InputError):
-    """Everything that is wrong with a recipe, one problem a line.
+    """A recipe is invalid; the message lists all its problems, one per line.
 
     Attributes:
         problems: the lines; each names the file and line (or the command line), the key, the value and the rule.
@@ -72,12 +72,12 @@ class RecipeError(InputError):
     def __str__(self) -> str:
         return "\n".join(self.problems)
 
-    def __reduce__(self) -> tuple:  # a pickle would give the message to __init__, in place of the problems
+    def __reduce__(self) -> tuple:  # unpickling would pass the message to __init__ instead of the problems
         return type(self), (self.problems[:MOST_PROBLEMS],), {"problems": self.problems}
 
 
 class CheckpointError(InputError):
-    """A checkpoint that cannot be written, or that a run cannot go on from."""
+    """A checkpoint cannot be written, or a run cannot resume from it."""
 
 
 class FolderInUseError(InputError):
@@ -85,8 +85,8 @@ class FolderInUseError(InputError):
 
 
 class TrainingError(MtBertError, RuntimeError):
-    """A run that can not go on, because of how its model or its processes are set up."""
+    """A run can not go on, because its model or its processes are set up wrongly."""
 
 
 class NotFinite(MtBertError, FloatingPointError):
-    """A step's loss or gradient is nan or infinite; the last checkpoint is of a step before it."""
+    """A step's loss or gradient is nan or infinite; the last checkpoint is of an earlier step."""

@@ -1,7 +1,7 @@
-"""Files and folders that are there whole or not at all, whatever ends the process that writes them.
+"""Write files and folders atomically: they exist completely or not at all, even if the process is killed.
 
-Each is written under a random name beside its target, brought to the disk, and renamed. Only a killed process leaves
-such a name behind: `.<16 hexadecimal digits>.part`.
+A file or folder is written under a temporary name in the target's folder, flushed to the disk, and renamed. Only a
+killed process leaves a temporary name behind: `.<16 hexadecimal digits>.part`.
 """
 
 from __future__ import annotations
@@ -20,25 +20,26 @@ from typing import IO, Any
 
 from .errors import FileError, FileInTheWayError, FolderInTheWayError, InputError
 
-BELOW = 100  # characters that are left for the names of what is written into a folder
+BELOW = 100  # bytes of a path that are reserved for names inside a folder
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 
 
 @contextmanager
 def writing_file(path: str | os.PathLike, mode: str = "w", overwrite: bool = True) -> Iterator[IO]:
-    """An open file that gets the name `path` when the block ends; if the block raises, nothing is left of it.
+    """Open a file that gets the name `path` when the block ends; if the block raises, the file is removed.
 
-    A device, a pipe or a socket is written to directly. A symbolic link stays, and what it points to is replaced. A
-    file that is replaced keeps its permissions.
+    A device, a pipe or a socket is written to directly. A symbolic link is kept and its target replaced. A replaced
+    file keeps its permissions.
 
     Args:
-        mode: `w` (UTF-8, line ends as they are given) or `wb`.
-        overwrite: whether a file that is there is replaced.
+        path: name of the file.
+        mode: `w` (UTF-8, line ends are not converted) or `wb`.
+        overwrite: whether an existing file may be replaced.
 
     Raises:
-        FileExistsError: there is a file and `overwrite` is false, also if it came while the block ran.
-        OSError: the file cannot be written; where the disk is full, the error says how much room is left.
+        FileExistsError: the file exists and `overwrite` is false, even if it was created while the block ran.
+        OSError: the file cannot be written; if the disk is full, the error names the free space.
     """
     options = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     target = Path(os.path.realpath(path))
@@ -66,13 +67,14 @@ def writing_file(path: str | os.PathLike, mode: str = "w", overwrite: bool = Tru
 
 @contextmanager
 def writing_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
-    """A new folder that gets the name `path` when the block ends; if the block raises, nothing is left of it.
+    """Create a folder that gets the name `path` when the block ends; if the block raises, the folder is removed.
 
     Args:
-        overwrite: whether a folder that is there is replaced, with all that is in it.
+        path: name of the folder.
+        overwrite: whether an existing folder may be replaced with all its contents.
 
     Raises:
-        FileExistsError: there is something of this name, other than an empty folder, that may not be replaced.
+        FileExistsError: `path` exists, is no empty folder, and may not be replaced.
         OSError: as `writing_file` does.
     """
     target = Path(os.path.realpath(path))
@@ -96,9 +98,9 @@ def writing_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator
 
 @contextmanager
 def adding_files(folder: str | os.PathLike) -> Iterator[Path]:
-    """A folder whose files get into `folder` when the block ends, in place of those of the same names.
+    """Create a folder whose files are moved into `folder` when the block ends; files of the same names are replaced.
 
-    If the block raises, `folder` stays as it was.
+    If the block raises, `folder` is unchanged.
 
     Raises:
         OSError: as `writing_file` does.
@@ -116,7 +118,7 @@ def adding_files(folder: str | os.PathLike) -> Iterator[Path]:
 
 @contextmanager
 def _temporary_folder(parent: Path, path: str | os.PathLike) -> Iterator[Path]:
-    """A new folder in `parent`, which is removed at the end unless it was renamed; errors name `path`."""
+    """Create a folder in `parent` that is removed at the end unless it was renamed; errors name `path`."""
     part = temporary_name(parent)
     with _no_room_explained(path):
         part.mkdir()
@@ -138,7 +140,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def write_json(path: str | os.PathLike, value: Any, **options: Any) -> None:
-    """Write a JSON file, indented by two, as `writing_file` does; `options` are those of `json.dumps`."""
+    """Write a JSON file, indented by two, as `writing_file` does; `options` are passed to `json.dumps`."""
     write_text(path, json.dumps(value, **{"indent": 2, **options}) + "\n")
 
 
@@ -146,32 +148,35 @@ def to_disk(path: str | os.PathLike) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        with suppress(OSError) if os.path.isdir(path) else nullcontext():  # some file systems know no such thing
+        with suppress(OSError) if os.path.isdir(path) else nullcontext():  # some file systems can not sync folders
             os.fsync(handle)
     finally:
         os.close(handle)
 
 
 def refuse_same_file(sources: Iterable[str | os.PathLike], target: str | os.PathLike) -> None:
-    """ValueError if a command would write one of the files that it reads, under whatever name."""
-    for source in sources if os.path.isfile(target) else ():
+    """Raise ValueError if a command's output file is one of its input files, even under another name."""
+    if not os.path.isfile(target):
+        return
+    for source in sources:
         if os.path.isfile(source) and os.path.samefile(source, target):
             raise InputError(f"{target} is a file that is read ({source}); give another output")
 
 
 def path_problem(path: str | os.PathLike) -> str | None:
-    """Why nothing can be written at a path, as the end of a sentence that begins with it; None if something can."""
+    """Return why nothing can be written to a path, as a clause that follows its name; None if it is usable."""
     text = os.fspath(path)
     if "\0" in text:
         return "has a zero byte, which no path may have; give another"
-    there = os.path.abspath(text)
-    while not os.path.isdir(there) and there != os.path.dirname(there):
-        there = os.path.dirname(there)
-    name_max, path_max = os.pathconf(there, "PC_NAME_MAX"), os.pathconf(there, "PC_PATH_MAX")
+    existing = os.path.abspath(text)
+    while not os.path.isdir(existing) and existing != os.path.dirname(existing):
+        existing = os.path.dirname(existing)
+    name_max, path_max = os.pathconf(existing, "PC_NAME_MAX"), os.pathconf(existing, "PC_PATH_MAX")
     longest = max((len(os.fsencode(name)) for name in text.split(os.sep)), default=0)
     if longest > name_max:
         return f"has a name of {longest:,} bytes, but the file system takes at most {name_max}; give a shorter one"
-    if (length := len(os.fsencode(os.path.abspath(text)))) > path_max - BELOW:
+    length = len(os.fsencode(os.path.abspath(text)))
+    if length > path_max - BELOW:
         return f"is {length:,} bytes long in full, but must be at most {path_max - BELOW:,}; give a shorter one"
     try:
         os.stat(text)
@@ -184,13 +189,14 @@ def path_problem(path: str | os.PathLike) -> str | None:
 
 
 def refuse_path(path: str | os.PathLike, what: str) -> None:
-    """Raise ValueError if nothing can be written at a path; `what` names the flag or the key that gives it."""
-    if problem := path_problem(path):
+    """Raise ValueError if nothing can be written to a path; `what` is the flag or key that sets it."""
+    problem = path_problem(path)
+    if problem:
         raise InputError(f"{what} is {os.fspath(path)[:100]!r}, which {problem}")
 
 
 def check_room(folder: str | os.PathLike, needed: int, what: str) -> None:
-    """OSError if less than `needed` bytes are free where `folder` is or will be."""
+    """Raise OSError if fewer than `needed` bytes are free on the file system of `folder`, which need not exist yet."""
     place = Path(folder).absolute()
     while not place.is_dir():
         place = place.parent
@@ -204,7 +210,7 @@ def check_room(folder: str | os.PathLike, needed: int, what: str) -> None:
 
 
 def _is_special(target: Path) -> bool:
-    """Whether a name is of something that is there and is neither a file nor a folder."""
+    """Return whether `target` exists and is neither a file nor a folder, such as a pipe."""
     try:
         kind = target.stat().st_mode
     except FileNotFoundError:
@@ -213,12 +219,12 @@ def _is_special(target: Path) -> bool:
 
 
 def temporary_name(folder: Path) -> Path:
-    """A name within `folder` that nothing has."""
+    """Return an unused random name in `folder`."""
     return folder / f".{secrets.token_hex(8)}.part"
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file or folder has a name that `temporary_name` gives."""
+    """Return whether a file or folder has a name as `temporary_name` returns them."""
     return re.fullmatch(r"\.[0-9a-f]{16}\.part", path.name) is not None
 
 
@@ -230,7 +236,7 @@ def _rename(part: Path, target: Path, path: str | os.PathLike, overwrite: bool) 
         return
     try:
         try:
-            os.link(part, target)  # fails where a rename would replace what has come meanwhile
+            os.link(part, target)  # fails if the target exists by now; a rename would replace it
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
@@ -248,9 +254,9 @@ def _there_is(path: str | os.PathLike) -> FileInTheWayError:
 def _no_room_explained(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # of native writers, some without a type of its own
+    except Exception as error:  # native writers raise errors of various types
         cause = str(error) if getattr(error, "errno", None) is None else error.strerror
-        number = next((each for each in _NO_ROOM if os.strerror(each) in cause), None)
+        number = next((code for code in _NO_ROOM if os.strerror(code) in cause), None)
         if number is None:
             raise
         place = Path(os.path.realpath(path))

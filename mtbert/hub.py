@@ -1,4 +1,4 @@
-"""What makes transformers' auto classes and pipelines know mtbert's checkpoints, and a push tell of their run."""
+"""Register mtbert with transformers' auto classes and pipelines, and add run details to the cards of pushed models."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from .modeling.pipeline import PIPELINE_TASK, MultiTaskTextClassificationPipelin
 
 
 def register() -> None:
-    """Let `AutoConfig`, `AutoModel` and `pipeline` load checkpoints of mtbert without `trust_remote_code`."""
+    """Register mtbert, so that `AutoConfig`, `AutoModel` and `pipeline` load its checkpoints without remote code."""
     AutoConfig.register(MtBertConfig.model_type, MtBertConfig, exist_ok=True)
     AutoModel.register(MtBertConfig, MtBertForMultiTask, exist_ok=True)
     if PIPELINE_TASK not in PIPELINE_REGISTRY.supported_tasks:
@@ -24,18 +24,18 @@ def register() -> None:
 
 
 def saved_card(model: Any, name: str, **about: Any) -> ModelCard:
-    """The card of a model that was loaded from a run's folder, with the recipe, scores and energy that lie beside it.
+    """Create the card of a model that was loaded from a run's folder, with the run's recipe, scores and energy.
 
     Args:
-        model: the model; one from elsewhere has a card without them.
+        model: the model; if it was loaded from elsewhere, its card has no run details.
         name: the repository, `user/name`.
-        about: as in `model_card`, such as `license` and `language`; what is given here counts.
+        about: further arguments of `model_card`, such as `license` and `language`; they override the run's.
     """
-    from .evaluation.energy import read_energy  # who only predicts needs none of it
+    from .evaluation.energy import read_energy  # not needed for prediction
 
     folder = Path(model.name_or_path or "-")
-    found = {"energy": read_energy(folder)}
+    from_run = {"energy": read_energy(folder)}
     for key, file in (("recipe", "recipe.json"), ("results", "scores.json")):
         if (folder / file).is_file():
-            found[key] = read_json(folder / file, "start the run again", limited=False)
-    return model_card(model, name, **{**found, **about})
+            from_run[key] = read_json(folder / file, "start the run again", limited=False)
+    return model_card(model, name, **{**from_run, **about})

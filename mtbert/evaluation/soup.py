@@ -106,8 +106,9 @@ def _norm(weights: dict[str, torch.Tensor]) -> float:
 
 def _check_alike(first: str, ours: dict, folder: str, theirs: dict) -> None:
     for key in sorted((ours.keys() | theirs.keys()) - set(OWN)):
-        if (found := _difference(key, theirs.get(key), ours.get(key))) is not None:
-            where, value, wanted = found
+        difference = _difference(key, theirs.get(key), ours.get(key))
+        if difference is not None:
+            where, value, wanted = difference
             raise InputError(
                 f"{folder}: {where} is {value!r}, but {wanted!r} in {first}; weights are averaged of checkpoints "
                 "of the same encoder, adapters and tasks; `mtbert ensemble` lets others predict together"

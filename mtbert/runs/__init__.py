@@ -1,1 +1,1 @@
-"""Whole runs: what the commands that train do, for Python as well."""
+"""Whole training runs, for the command line and for Python."""

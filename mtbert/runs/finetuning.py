@@ -34,7 +34,7 @@ Splits = dict[str, dict[str, Dataset]]  # task → split → encoded rows
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run leaves.
+    """Result of a run.
 
     Attributes:
         trainer: the trainer of the run (of its last stage); `trainer.model` has the final weights and the tokenizer.
@@ -50,18 +50,21 @@ def train(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainResult:
-    """Train what a recipe says, print what `mtbert finetune` prints, and save the model in `training.output_dir`.
+    """Train a recipe as `mtbert finetune` does, with its output, and save the model in `training.output_dir`.
 
     Args:
         recipe: a YAML file, a mapping of the same form, or a `Recipe`; see `load_recipe`.
-        overrides: keys to set on top: `{"training.max_steps": 50}`, or as on the command line
+        overrides: keys that override the recipe's: `{"training.max_steps": 50}`, or as on the command line
             `["--training.max_steps", "50"]`.
         callbacks: further callbacks of transformers for the trainer of every stage.
 
+    Returns:
+        The trainer with the trained model, and the final scores.
+
     Raises:
-        RecipeError: with everything that is wrong with the recipe or its data.
-        MtBertError: for whatever else cannot go on; the message says what to do.
-        SystemExit: if SIGTERM ends the run, once its checkpoint is saved.
+        RecipeError: the recipe or its data are invalid; the message lists all problems.
+        MtBertError: the run cannot go on for another reason; the message names the remedy.
+        SystemExit: SIGTERM ended the run; its checkpoint is saved first.
     """
     if overrides or not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
@@ -71,7 +74,7 @@ def train(
 
 
 def _train(recipe: Recipe, args: MtBertTrainingArguments, callbacks: Sequence[TrainerCallback]) -> TrainResult:
-    """`train`, in an output folder that no other run writes to."""
+    """Train in an output folder that is locked against other runs."""
     stages = Stages(args, len(recipe.stages))
     check_stages(recipe)
     tokenizer = load_tokenizer(recipe)
@@ -85,7 +88,7 @@ def _train(recipe: Recipe, args: MtBertTrainingArguments, callbacks: Sequence[Tr
     data = _encode(recipe, args, raw, tokenizer, model.config.encoder)
 
     movement = Movement(model)
-    for part in recipe.in_stages():  # one, unless the recipe lists stages
+    for part in recipe.in_stages():  # a single part unless the recipe has stages
         stage, checkpoint = stages.next(model)
         trainer = _make_trainer(recipe, part, model, args.cpu_threads, data, tokenizer, stage, callbacks)
         if stages.passes_over(trainer):
@@ -111,7 +114,7 @@ def _train(recipe: Recipe, args: MtBertTrainingArguments, callbacks: Sequence[Tr
 def _encoder(
     recipe: Recipe, args: MtBertTrainingArguments, raw: Mapping[str, LoadedTask], tokenizer: PreTrainedTokenizerBase
 ) -> str:
-    """The encoder to start from: the recipe's, after further pre-training where it asks for that."""
+    """Return the encoder to start from: the recipe's, after further pre-training if the recipe has that section."""
     if recipe.pretraining is None:
         return recipe.encoder
     texts = {name: loaded.splits for name, loaded in raw.items()}
@@ -137,9 +140,9 @@ def _encode(
     tokenizer: PreTrainedTokenizerBase,
     encoder: PreTrainedConfig,
 ) -> Splits:
-    """Encode all splits, and print what was found in the data and how much of it was cut."""
+    """Encode all splits, and print the reports on the data and on truncated inputs."""
     with args.main_process_first(desc="encoding"):
-        encoded = {s.name: encode_splits(s, raw[s.name].splits, tokenizer, encoder) for s in _specs(recipe)}
+        encoded = {task.name: encode_splits(task, raw[task.name].splits, tokenizer, encoder) for task in _specs(recipe)}
     if args.process_index == 0:
         print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())
         print_lines(report.line() for _, reports in encoded.values() for report in reports)
@@ -156,11 +159,17 @@ def _make_trainer(
     stage: Stage | None,
     callbacks: Sequence[TrainerCallback],
 ) -> MtBertTrainer:
-    """The trainer of one stage.
+    """Create the trainer of one stage.
 
     Args:
-        recipe: of the whole run.
-        part: of this stage.
+        recipe: the recipe of the whole run.
+        part: the recipe of this stage.
+        model: the model; its encoder is frozen if the stage says so.
+        cpu_threads: number of CPU threads of this process.
+        data: the encoded splits.
+        tokenizer: the tokenizer.
+        stage: the stage's position in the run; None if the recipe has no stages.
+        callbacks: further callbacks of transformers.
     """
     if part.peft is None:
         model.freeze_encoder(part.model.freeze_encoder, not part.model.train_layer_norms)
@@ -180,7 +189,7 @@ def _make_trainer(
 def _scores_of_ended_run(
     folder: str, checkpoint: str | None, trainer: MtBertTrainer, stage: Stage | None
 ) -> dict[str, float] | None:
-    """The scores of a run that has nothing left to do, whose final weights the trainer gets; None for any other."""
+    """If the run has already ended, load its final weights into the trainer and return its scores; otherwise None."""
     before = 0 if stage is None else stage.step
     scores = ended_scores(folder, checkpoint, before, before + trainer.plan().total_steps)
     if scores is None:
@@ -193,7 +202,7 @@ def _scores_of_ended_run(
 
 
 def _save(recipe: Recipe, trainer: MtBertTrainer, scores: dict[str, float], movement: Movement) -> None:
-    """Save the model with what made it, and say how it scores and where it is."""
+    """Save the model with its recipe, scores and record; print the scores and the folder."""
     folder = trainer.args.output_dir
     trainer.save_model()
     trainer.save_state()
@@ -206,7 +215,7 @@ def _save(recipe: Recipe, trainer: MtBertTrainer, scores: dict[str, float], move
 
 
 def closing_lines(folder: str) -> list[str]:
-    """Where the model is, and what can be done with it."""
+    """Return lines that name the model's folder and the next commands."""
     return [
         f"The model is in {folder}",
         f"next: mtbert evaluate {folder}",
