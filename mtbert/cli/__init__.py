@@ -1,1 +1,1 @@
-"""The command line: one file a command, each of which reads as a list of what it does."""
+"""The command line; each command has a file of its own."""

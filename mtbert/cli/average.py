@@ -1,11 +1,12 @@
-"""Average the weights of several checkpoints into one, which costs no more than one of them.
+"""Average the weights of several checkpoints into one, which costs no more to run than one of them.
 
     mtbert ensemble --weights CHECKPOINT CHECKPOINT... --out DIR [--greedy [--recipe RECIPE.yaml] [--data_dir DIR]]
 
-Of runs from the same encoder and seed with the same tasks and heads, such as two ways of training, or two orders of the
-rows (`training.data_seed`). All are averaged, or with `--greedy` those that raise the average over tasks on the dev
-splits, tried one by one; all that was tried is in greedy.json. Without `--recipe`, the first checkpoint's is taken.
-What the mean is worth say `mtbert evaluate DIR`, or `mtbert ensemble DIR --output DIR`.
+The checkpoints must come from the same encoder and seed and have the same tasks and heads; they may differ in the
+training method or the order of the rows (`training.data_seed`). All checkpoints are averaged. With `--greedy` they are
+added one by one if they do not lower the average over tasks on the dev splits; greedy.json lists all attempts. Without
+`--recipe`, the recipe of the first checkpoint is used. Score the mean with `mtbert evaluate DIR` or
+`mtbert ensemble DIR --output DIR`.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from .main import run as run_command
 
 
 def choose(args: argparse.Namespace) -> tuple[list[str], list[dict]]:
-    """The members that a greedy soup keeps, and what was tried: `members`, `overall`."""
-    given = {"encoder": args.checkpoints[0], "data_dir": args.data_dir, "training.output_dir": args.out}
-    overrides = [f"--{key}={value}" for key, value in given.items() if value is not None]
+    """Return the members of a greedy soup, and all sets tried, as dicts of `members` and `overall`."""
+    settings = {"encoder": args.checkpoints[0], "data_dir": args.data_dir, "training.output_dir": args.out}
+    overrides = [f"--{key}={value}" for key, value in settings.items() if value is not None]
     recipe = load_recipe(args.recipe or Path(args.checkpoints[0], "recipe.json"), overrides)
     specs = [task.spec(name) for name, task in recipe.tasks.items()]
     splits = {spec.name: load_task(spec, recipe.tasks[spec.name].data, recipe.data_dir).splits for spec in specs}
-    rows = {name: each["dev"] for name, each in splits.items() if "dev" in each}
+    rows = {name: task_splits["dev"] for name, task_splits in splits.items() if "dev" in task_splits}
     if not rows:
         raise InputError("--greedy: no task of the recipe has a dev split to choose by; give data.dev, or leave it out")
     metrics = {name: task.metric for name, task in recipe.tasks.items()}
@@ -50,12 +51,12 @@ def choose(args: argparse.Namespace) -> tuple[list[str], list[dict]]:
 
 
 def main(argv: list[str]) -> dict[str, float]:
-    """Average the weights; returns each member's distance from the mean."""
+    """Average the weights; return each member's distance from the mean."""
     return average(arguments.average(argv))
 
 
 def average(args: argparse.Namespace) -> dict[str, float]:
-    """Write the checkpoint; returns each member's distance from it."""
+    """Write the averaged checkpoint; return each member's distance from it."""
     refuse_path(args.out, "--out")
     if args.out.exists():
         raise FileInTheWayError(f"{args.out} exists; give another --out, or remove it")
@@ -70,7 +71,7 @@ def average(args: argparse.Namespace) -> dict[str, float]:
         model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         recipe = Path(members[0], "recipe.json")
-        if recipe.exists():  # names the data by which it can be scored
+        if recipe.exists():  # names the data for `mtbert evaluate`
             shutil.copyfile(recipe, part / recipe.name)
         save_run(str(part), averaged=distances, **({} if tried is None else {"greedy": tried}))
     for folder, distance in distances.items():

@@ -1,4 +1,4 @@
-"""The recipes and the sample data that come with mtbert, as files."""
+"""Files that are installed with mtbert: recipes and sample data."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ ROOT = Path(__file__).resolve().parents[1] / "bundled"
 
 
 def folder() -> Path:
-    """The folder of recipes (`configs`), sample data and configs of accelerate: `recipes/` in the repository.
+    """Return the folder of recipes (`configs`), sample data and accelerate's configs: `recipes/` in the repository.
 
-    `mtbert/bundled` is a link to it there, so that a wheel has the files and the repository no copy of them.
+    `mtbert/bundled` is a symbolic link to it, so that a wheel contains the files and the repository has no copy.
     """
     return ROOT.resolve()
 
 
 def recipes() -> dict[str, Path]:
-    """Name, such as `quickstart` or `cs224n/E6` → file, of each recipe that can be run."""
+    """Return the file of each recipe that can be run, by its name, such as `quickstart` or `cs224n/E6`."""
     configs = folder() / "configs"
     files = sorted(configs.glob("**/*.yaml"))
     return {str(file.relative_to(configs).with_suffix("")): file for file in files if file.stem != "base"}

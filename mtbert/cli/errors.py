@@ -1,6 +1,6 @@
-"""How a script ends on an error: with the message alone if it is for the user, else with the traceback.
+"""End a command on an error: print only the message if the error is for the user, otherwise the traceback.
 
-Whatever is printed then, and every warning before it, has its tokens and passwords masked.
+Tokens and passwords are masked in these outputs and in all warnings.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from ..modeling.display import display
 PACKAGE = Path(__file__).resolve().parents[1]
 OURS = (PACKAGE, PACKAGE.parent / "recipes")
 _STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
-# States of the machine that no code can be blamed for: a full or broken disk, a reader that has left.
+# Errors of the machine rather than of the code: a full or broken disk, a closed pipe.
 _OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EPIPE)
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether an error was raised in mtbert or `recipes/`, or by the standard library that they called."""
+    """Return whether an error was raised in mtbert or `recipes/`, or in the standard library as called from there."""
     files = [Path(frame.f_code.co_filename) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    files = [file.resolve() for file in files if not _is_standard(file)]  # a script names itself as it was called
+    files = [file.resolve() for file in files if not _is_standard(file)]  # a script's file name is as it was called
     return bool(files) and any(files[-1].is_relative_to(folder) for folder in OURS)
 
 
@@ -39,9 +39,9 @@ def _is_standard(file: Path) -> bool:
 
 
 def is_for_the_user(error: BaseException) -> bool:
-    """Whether an error's message says what to do: a MtBertError, or a file that the machine refused to open or write.
+    """Return whether an error is for the user: a MtBertError, or an OSError about a file or the machine.
 
-    All other errors, a ValueError of `int` as much as an OSError that names no file, may be bugs.
+    All other errors, such as a ValueError of `int` or an OSError that names no file, may be bugs.
     """
     if not is_ours(error):
         return False
@@ -53,7 +53,7 @@ def is_for_the_user(error: BaseException) -> bool:
 
 @contextmanager
 def clear_errors() -> Iterator[None]:
-    """Within it, an error that is for the user ends the process with its message and status 1.
+    """Context manager that ends the process with message and status 1 on an error for the user.
 
     Any other error keeps its traceback. Tokens and passwords are masked in messages, tracebacks and warnings.
     """
@@ -69,7 +69,7 @@ def clear_errors() -> Iterator[None]:
 
 @contextmanager
 def _masked_warnings() -> Iterator[None]:
-    """Within it, warnings are printed and logged without tokens."""
+    """Context manager that masks tokens and passwords in warnings."""
     before = warnings.formatwarning
 
     def formatwarning(*args, **kwargs) -> str:
@@ -83,7 +83,7 @@ def _masked_warnings() -> Iterator[None]:
 
 
 def _mask_traceback(error: Exception) -> None:
-    """Let Python print this error's traceback, and those of its causes, without tokens; other errors' as before."""
+    """Make Python mask tokens in the traceback of this error and its causes; other errors are printed as before."""
     before = sys.excepthook
 
     def excepthook(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:

@@ -2,8 +2,8 @@
 
     mtbert evaluate RUN_DIR [--against RUN_DIR] [--split dev] [--group COLUMN | TASK:COLUMN ...]
 
-The data are those of the run's recipe.json; any key of it can be changed on the command line by its dotted name, as in
-`--data_dir DIR`. Scores are in fp32 unless the recipe, or `--mixed_precision bf16`, says otherwise.
+The data are those of the run's recipe.json. Any key of the recipe can be changed on the command line by its dotted
+name, such as `--data_dir DIR`. The model computes in fp32 unless the recipe or `--mixed_precision bf16` says otherwise.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ OF_EVALUATION = ("per_device_eval_batch_size", "use_cpu", "bf16", "fp16", "tf32"
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A run with its predictions: rows and main metric by task, its plan, and what has to be said."""
+    """A run with its predictions: rows and main metric by task, its plan, and notes for the report."""
 
     run: RunLog
     tasks: dict[str, TaskRows]
@@ -58,18 +58,18 @@ class Evaluated:
 
 
 def find_recipe(folder: Path, given: Path | None, changes: Sequence[str]) -> Recipe:
-    """The recipe of a run or checkpoint: the one that is given, or the recipe.json there or beside the checkpoint."""
+    """Load the recipe of a run or checkpoint: `given`, or the recipe.json in the folder or in its parent folder."""
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}")
-    known = [given] if given else [folder / "recipe.json", folder.resolve().parent / "recipe.json"]
-    for path in known:
+    candidates = [given] if given else [folder / "recipe.json", folder.resolve().parent / "recipe.json"]
+    for path in candidates:
         if path.is_file():
             return load_recipe(path, ["--training.output_dir", str(folder), *changes])
     raise InputError(f"{folder} has no recipe.json, which a run leaves at its end; name its recipe with --recipe")
 
 
 def load_model(folder: Path, recipe: Recipe) -> MtBertForMultiTask | PeftModel:
-    """The model of a run; one that was trained inside peft has its encoder where the recipe says."""
+    """Load the model of a run; for a run with peft, the encoder is that of the recipe."""
     if recipe.peft is None:
         return MtBertForMultiTask.from_pretrained(folder)
     tasks = MtBertConfig.from_pretrained(folder).task_specs
@@ -78,11 +78,10 @@ def load_model(folder: Path, recipe: Recipe) -> MtBertForMultiTask | PeftModel:
 
 
 def make_plan(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Plan:
-    """What the run's steps held."""
+    """Return the plan of a run with one stage."""
     tasks = recipe.tasks
-    batch, accumulated = (
-        recipe.training_value(key) for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
-    )
+    batch = recipe.training_value("per_device_train_batch_size")
+    accumulated = recipe.training_value("gradient_accumulation_steps")
     data_seed = recipe.training_value("data_seed")
     plan = Plan(
         schedule=recipe.schedule,
@@ -98,23 +97,23 @@ def make_plan(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Pl
 
 
 def plan_run(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Plan | StagedPlan | None:
-    """What the steps of a run held, of all its stages; None if one ends within an epoch, where the next one begins."""
+    """Return the plan of a run with all its stages; None if a stage but the last ends within an epoch."""
     stages = recipe.in_stages()
-    whole = [float(stage.training_value("num_train_epochs")).is_integer() for stage in stages[:-1]]
-    if not all(whole) or any(stage.training_value("max_steps") > 0 for stage in stages[:-1]):
+    are_whole = [float(stage.training_value("num_train_epochs")).is_integer() for stage in stages[:-1]]
+    if not all(are_whole) or any(stage.training_value("max_steps") > 0 for stage in stages[:-1]):
         return None
     plans = tuple(make_plan(stage, data, processes) for stage in stages)
     return StagedPlan(plans) if len(plans) > 1 else plans[0]
 
 
 def check_hidden(recipe: Recipe, wanted: Sequence[str]) -> None:
-    """Refuse to group by texts that the report may not show.
+    """Check that no group is a text, which the report must not show with --hide_texts.
 
     Raises:
         ValueError: a column of --group is a text column of a task.
     """
     texts = {column: name for name, task in recipe.tasks.items() for column in task.data.text}
-    for column in (each.rpartition(":")[2] for each in wanted):
+    for column in (group.rpartition(":")[2] for group in wanted):
         if column in texts:
             raise InputError(
                 f"--group {column}: it holds texts of the task {texts[column]!r}, which --hide_texts keeps out of the "
@@ -125,26 +124,33 @@ def check_hidden(recipe: Recipe, wanted: Sequence[str]) -> None:
 def read_groups(
     recipe: Recipe, raw: dict[str, Dataset], specs: Sequence[TaskSpec], split: str, wanted: Sequence[str]
 ) -> tuple[dict[str, dict[str, list[str]]], list[str]]:
-    """Task → column → the value of each row; and which tasks lack a column that was asked for of all."""
-    found: dict[str, dict[str, list[str]]] = {name: {} for name in raw}
+    """Read the columns of --group.
+
+    Returns:
+        Task name → column → value of each row; and notes on tasks that lack a column requested for all tasks.
+
+    Raises:
+        ValueError: no task has a requested column.
+    """
+    groups: dict[str, dict[str, list[str]]] = {name: {} for name in raw}
     notes = []
-    for each in wanted:
-        only, colon, column = each.rpartition(":")
+    for group in wanted:
+        only, colon, column = group.rpartition(":")
         tasks = [task for task in specs if task.name in raw and (not colon or only == task.name)]
         if not tasks:
-            raise InputError(f"--group {each}: no task {only!r} has a {split} split; these have: {', '.join(raw)}")
+            raise InputError(f"--group {group}: no task {only!r} has a {split} split; these have: {', '.join(raw)}")
         lacking = {}
         for task in tasks:
             try:
                 values = load_column(task, recipe.tasks[task.name].data, split, column, recipe.data_dir)
-                found[task.name][column] = [values[row] for row in raw[task.name].with_format(None)["row"][:]]
+                groups[task.name][column] = [values[row] for row in raw[task.name].with_format(None)["row"][:]]
             except ValueError as error:
                 lacking[task.name] = error
         if len(lacking) == len(tasks):
-            raise InputError(f"--group {each}: {next(iter(lacking.values()))}")
+            raise InputError(f"--group {group}: {next(iter(lacking.values()))}")
         if lacking:
             notes.append(f"No column {column!r} in the data of: {', '.join(lacking)}.")
-    return found, notes
+    return groups, notes
 
 
 def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], show_texts: bool = True) -> Evaluated:
@@ -153,13 +159,14 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
         check_hidden(recipe, wanted)
     tokenizer = load_tokenizer(folder)
     model = load_model(folder, recipe)
-    known = [task for task in model.tasks if task.name in recipe.tasks]
-    data = {task.name: load_task(task, recipe.tasks[task.name].data, recipe.data_dir) for task in known}
-    raw = {task.name: data[task.name].splits[split] for task in known if split in data[task.name].splits}
+    in_recipe = [task for task in model.tasks if task.name in recipe.tasks]
+    data = {task.name: load_task(task, recipe.tasks[task.name].data, recipe.data_dir) for task in in_recipe}
+    raw = {task.name: data[task.name].splits[split] for task in in_recipe if split in data[task.name].splits}
     lacking = [task.name for task in model.tasks if task.name not in raw]
     if not raw:
         raise InputError(f"no task of the recipe has a {split} split; name one with --tasks.NAME.data.{split}")
-    groups, notes = read_groups(recipe, raw, known, split, wanted)
+    groups, notes = read_groups(recipe, raw, in_recipe, split, wanted)
+    with_rows = [task for task in in_recipe if task.name in raw]
     if lacking:
         notes.append(f"Without a {split} split, and so without scores: {', '.join(lacking)}.")
 
@@ -170,38 +177,29 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
         trainer = MtBertTrainer(model, args, processing_class=tokenizer)
         encoded = {
             task.name: encode_dataset(task, raw[task.name], tokenizer, model.config.encoder, split)[0]
-            for task in known
-            if task.name in raw
+            for task in with_rows
         }
-        found = trainer.predict(encoded)
-    tasks = {
-        task.name: TaskRows.of(
-            task,
-            raw[task.name],
-            found.predictions[task.name],
-            found.label_ids[task.name],
-            groups[task.name],
-            show_texts,
-        )
-        for task in known
-        if task.name in raw
-    }
-    metrics = {task.name: recipe.tasks[task.name].metric or default_metrics(task)[0] for task in known}
+        predicted = trainer.predict(encoded)
+    tasks = {}
+    for task in with_rows:
+        name = task.name
+        logits, labels = predicted.predictions[name], predicted.label_ids[name]
+        tasks[name] = TaskRows.of(task, raw[name], logits, labels, groups[name], show_texts)
+    metrics = {task.name: recipe.tasks[task.name].metric or default_metrics(task)[0] for task in in_recipe}
     run = read_run(folder)
     plan = plan_run(recipe, data, run.record.get("processes", 1)) if len(data) == len(recipe.tasks) else None
     return Evaluated(run, tasks, metrics, plan, tuple(notes))
 
 
 def main(argv: Sequence[str]) -> Path:
-    """Write the report; returns its page."""
+    """Write the report; return the path of its page."""
     args = arguments.evaluate(argv)
     check_folder(args.output, args.overwrite)
-    recipes = {
-        folder: find_recipe(folder, args.recipe, args.changes) for folder in filter(None, [args.run, args.against])
-    }
-    evaluated = {
-        name: evaluate(name, recipe, args.split, args.group, not args.hide_texts) for name, recipe in recipes.items()
-    }
+    folders = [args.run, args.against] if args.against else [args.run]
+    recipes = {folder: find_recipe(folder, args.recipe, args.changes) for folder in folders}
+    evaluated = {}
+    for folder, recipe in recipes.items():
+        evaluated[folder] = evaluate(folder, recipe, args.split, args.group, not args.hide_texts)
 
     a = evaluated[args.run]
     numbers = analyse_run(a.tasks, a.metrics, a.run, a.plan, args.examples)

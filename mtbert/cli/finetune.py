@@ -4,9 +4,9 @@
     mtbert finetune RECIPE.yaml --num_processes 2
     accelerate launch -m mtbert.cli.finetune RECIPE.yaml
 
-Any key of the recipe can be set on the command line by its dotted name; `--help-keys` lists them all. It trains on one
-device, or with `--num_processes N` on as many through accelerate's launcher; `accelerate launch` and torchrun start it
-for everything else, such as several machines.
+Any key of the recipe can be set on the command line by its dotted name; `--help-keys` lists them all. The command
+trains on one device, or with `--num_processes N` on N devices through accelerate's launcher. For other set-ups, such as
+several machines, start it with `accelerate launch` or torchrun.
 """
 
 from __future__ import annotations

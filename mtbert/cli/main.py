@@ -1,4 +1,4 @@
-"""`mtbert COMMAND …`: checks the arguments, and only then imports torch and runs the command."""
+"""Entry point of `mtbert COMMAND …`: check the arguments first, then import torch and run the command."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from pathlib import Path
 from . import processes
 from .arguments import COMMANDS, PARSERS
 
-# what they read may be wrong in ways that only the libraries below notice: such an error, too, is one message
+# Commands that read files which mtbert did not write. Errors that libraries raise about these are shown as one message.
 READS_FILES_OF_OTHERS = ("ensemble", "evaluate", "predict", "unlabelled_texts")
-LIGHT = ("encoder", "recipes")  # need no torch
+LIGHT = ("encoder", "recipes")  # commands that do not need torch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that the first argument names; returns the exit status.
+    """Run the command that the first argument names; return the exit status.
 
     Raises:
-        SystemExit: with 2 for wrong arguments, and with a message (status 1) for what cannot go on.
+        SystemExit: with status 2 for wrong arguments, and with a message (status 1) if the command cannot go on.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    name, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    name = argv[0] if argv else "--help"
     if name in COMMANDS:
-        return run(name, rest)
+        return run(name, argv[1:])
     parser = _overview()
     if name in ("-h", "--help"):
         parser.print_help()
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(command: str, argv: Sequence[str] | None = None) -> int:
-    """Run one command with its arguments, those of this process if None are given; returns the exit status."""
+    """Run one command with the given arguments (None: those of this process); return the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     args = PARSERS[command](argv)
     if command in LIGHT:
@@ -75,7 +75,7 @@ def run(command: str, argv: Sequence[str] | None = None) -> int:
 
 
 def _overview() -> argparse.ArgumentParser:
-    """The help of `mtbert` itself."""
+    """Create the parser of `mtbert` itself, which prints the list of commands."""
     lines = "\n".join(f"  {name:<18}{what}" for name, what in COMMANDS.items())
     return argparse.ArgumentParser(
         prog="mtbert",

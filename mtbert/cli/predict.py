@@ -1,16 +1,15 @@
-"""Predict raw rows with a checkpoint: all its tasks, or some, in memory that does not grow with the rows.
+"""Predict raw rows with a checkpoint, for all its tasks or some; memory does not grow with the number of rows.
 
     mtbert predict runs/quickstart reviews.csv --tasks sentiment --text review --output out.csv
     mtbert predict runs/E6 quora-test.csv --input_format cs224n --tasks para --text sentence1 \\
       --text_pair sentence2 --id id --format cs224n --output para-test-output.csv
     echo "What a day." | mtbert predict runs/quickstart --tasks sentiment --format jsonl --output -
 
-FILE is csv, tsv, json (lines), jsonl or parquet, compressed (.gz, .bz2, .xz, .zip) or not, and is read as training
-reads it; on standard input there are json lines, or one text a line. Rows keep their order, and none is left out: an
-empty text is answered, too. Blank lines are no rows, except among texts that stand one on a line. The columns written
-are the id (or the row's number, from 1), for each task what it predicts, and for each of its labels, as task:label,
-the probability. `--format cs224n` writes the CS224N default project's submission files; with several tasks, --output
-is then a folder.
+FILE is csv, tsv, json (lines), jsonl or parquet, compressed (.gz, .bz2, .xz, .zip) or not, and is read as in training.
+Standard input is json lines, or one text per line. Rows keep their order and none is left out; an empty text gets a
+prediction, too. Blank lines are skipped, except where each line is a text. The output has the id (or the row's number,
+from 1), the prediction of each task, and the probability of each label in a column task:label. `--format cs224n` writes
+the CS224N default project's submission files; with several tasks, --output is then a folder.
 """
 
 from __future__ import annotations
@@ -33,20 +32,25 @@ from .main import run as run_command
 
 
 def load(checkpoint: str, encoder: str | None, device: str | None) -> MtBertForMultiTask:
-    """The model of a checkpoint.
+    """Load the model of a checkpoint.
+
+    Args:
+        checkpoint: a folder or hub name.
+        encoder: for a checkpoint of peft, the encoder that it was trained on.
+        device: the device; None: a GPU if there is one.
 
     Raises:
-        ValueError: if it is none of mtbert's, or one of peft and no encoder is given.
+        ValueError: the checkpoint is not mtbert's, or is a checkpoint of peft and `encoder` is None.
     """
     try:
         config = encoder_loading.load_config(checkpoint)
-    except Exception as error:  # of many types: of a hub, of JSON, of a config that is wrong
+    except Exception as error:  # errors of a hub, of JSON or of the config have no common type
         what = "has no config that can be read" if Path(checkpoint).is_dir() else "is no folder, and no hub gives it"
         raise InputError(f"{checkpoint} {what}: {error}") from error
     if not isinstance(config, MtBertConfig):
         raise InputError(f"{checkpoint} is a checkpoint of {config.model_type}, not of mtbert")
     if Path(checkpoint, "adapter_config.json").is_file():
-        from ..training.peft import load_adapter  # with datasets and accelerate, which take long to import
+        from ..training.peft import load_adapter  # imports datasets and accelerate, which takes long
 
         if encoder is None:
             raise InputError(f"{checkpoint} holds what peft has added only; name the encoder with --encoder")
@@ -56,36 +60,37 @@ def load(checkpoint: str, encoder: str | None, device: str | None) -> MtBertForM
         model = MtBertForMultiTask.from_pretrained(checkpoint)
     try:
         return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except (RuntimeError, AssertionError) as error:  # PyTorch's, for a device that it does not know or lacks
+    except (RuntimeError, AssertionError) as error:  # PyTorch does not know or have the device
         raise InputError(f"--device is {device!r}, which can not be used: {error}") from error
 
 
 def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a checkpoint; ValueError if there is none that can be loaded."""
+    """Load the tokenizer of a checkpoint; raise ValueError if that fails."""
     try:
         return encoder_loading.load_tokenizer(checkpoint)
-    except Exception as error:  # tokenizers raises what has no type of its own
+    except Exception as error:  # tokenizers raises plain Exceptions
         what = "has no tokenizer that can be loaded; save it there"
         raise InputError(f"{checkpoint} {what}: {str(error) or type(error).__name__}") from error
 
 
 def choose_tasks(names: str, model: MtBertForMultiTask) -> list[str]:
-    """Names of the command line → names of tasks.
+    """Return the task names of `--tasks`.
 
     Raises:
-        ValueError: for a name that the checkpoint does not have, or one given twice.
+        ValueError: the checkpoint has no task of a name, or a name is listed twice.
     """
-    known = [task.name for task in model.tasks]
-    chosen = known if names == "all" else names.split(",")
-    if unknown := [name for name in chosen if name not in known]:
-        raise InputError(f"--tasks has {unknown}, but the checkpoint's tasks are: {', '.join(known)}")
+    all_names = [task.name for task in model.tasks]
+    chosen = all_names if names == "all" else names.split(",")
+    unknown = [name for name in chosen if name not in all_names]
+    if unknown:
+        raise InputError(f"--tasks has {unknown}, but the checkpoint's tasks are: {', '.join(all_names)}")
     if len(set(chosen)) < len(chosen):
         raise InputError(f"--tasks names a task twice: {names}")
     return chosen
 
 
 def main(argv: list[str]) -> None:
-    """Predict all rows, and say on standard error how many there were."""
+    """Predict all rows, and print their number on standard error."""
     args = arguments.predict(argv)
     model = load(args.checkpoint, args.encoder, args.device)
     chosen = choose_tasks(args.tasks, model)

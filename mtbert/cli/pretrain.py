@@ -1,11 +1,12 @@
-"""Go on with the masked-language modelling of an encoder on the texts of a recipe's tasks, and keep what comes of it.
+"""Pre-train an encoder further by masked-language modelling on the texts of a recipe's tasks, and save it.
 
     mtbert pretrain RECIPE.yaml --encoder DIR_OR_HUB_NAME --training.output_dir runs/mine
     accelerate launch -m mtbert.cli.pretrain RECIPE.yaml
 
-The encoders of `pretraining.keep_epochs` are folders that `--encoder` takes. `mtbert finetune` does the same by itself
-for a recipe with a `pretraining` section, as far as `pretraining.use_epoch`, and finds what has been done here before.
-Any key of the recipe can be set on the command line by its dotted name; `--help-keys` lists them all.
+The encoder is saved after each epoch of `pretraining.keep_epochs`, in a folder that `--encoder` takes. If a recipe has
+a `pretraining` section, `mtbert finetune` does the same up to `pretraining.use_epoch`, and reuses the epochs that this
+command has saved. Any key of the recipe can be set on the command line by its dotted name; `--help-keys` lists them
+all.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from .main import run as run_command
 
 
 def main(argv: list[str]) -> None:
-    """Pre-train, and say where the encoder is."""
+    """Pre-train, and print the encoder's folder."""
     recipe = Recipe.from_cli(arguments.pretrain(argv).recipe_arguments)
     args = recipe.pretraining_arguments()
     share_cores(args)

