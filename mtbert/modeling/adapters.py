@@ -33,11 +33,11 @@ def dropouts(config: PreTrainedConfig) -> tuple[float, float]:
 
 
 class Decoder(nn.Linear):
-    """V_D: zero at the start, unless `init` is `published`, so that a parallel adapter adds nothing."""
+    """V_D: initialised to zero, so that a parallel adapter adds nothing at first, unless `init` is `published`."""
 
 
 class TopNorm(nn.LayerNorm):
-    """A norm of the top layers: at the start normal like every weight, a slip of the authors' code."""
+    """A norm of the top layers; its weights are initialised from a normal distribution, as in the authors' code."""
 
 
 class ProjectedAttention(nn.Module):
@@ -55,30 +55,33 @@ class ProjectedAttention(nn.Module):
 
 
 class Adapter(nn.Module):
-    """One task's adapter: what it adds in each layer, and what it does on top. The base class does nothing."""
+    """Base class of a task's adapter; its methods add to the states of each layer, and change the last ones.
+
+    By default they do nothing.
+    """
 
     def after_attention(self, layer: int, states: Tensor, layout: PackedLayout) -> Tensor | None:
-        """What is added to the attention sublayer's output `(tokens, d_m)` before its residual sum; None: nothing."""
+        """The states to add to the attention sublayer's output `(tokens, d_m)` before its residual sum, or None."""
         return None
 
     def beside_layer(self, layer: int, inputs: Tensor, attended: Tensor, layout: PackedLayout) -> Tensor | None:
-        """What is added at the end of a layer, before its last norm; None: nothing.
+        """The states `(tokens, d_m)` to add at the end of a layer, before its last norm, or None.
 
         Args:
-            layer: its number, from 0.
+            layer: number of the layer, from 0.
             inputs: h, the layer's input, `(tokens, d_m)`.
             attended: a, the output of its attention sublayer, `(tokens, d_m)`.
-            layout: where the sequences lie.
+            layout: layout of the sequences.
         """
         return None
 
     def on_top(self, states: Tensor, layout: PackedLayout) -> Tensor:
-        """Replaces the last hidden states `(tokens, d_m)`."""
+        """The states `(tokens, d_m)` that replace the last hidden states."""
         return states
 
 
 class ParallelPal(Adapter):
-    """LN(FFN(a) + a + TS(h)) in every layer: V_E and V_D are one pair, g is one for each layer (section 3.1).
+    """LN(FFN(a) + a + TS(h)) in every layer; all layers share V_E and V_D, each has its own g (section 3.1).
 
     The GELU after V_D is in the authors' code, not in the paper's formula.
     """
@@ -129,7 +132,7 @@ class Bottleneck(nn.Module):
 
 
 class LowRank(Adapter):
-    """A bottleneck beside every layer, each layer with a pair of matrices of its own (section 3.2)."""
+    """A bottleneck beside every layer, with its own pair of matrices (section 3.2)."""
 
     def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
         super().__init__()
@@ -142,8 +145,7 @@ class LowRank(Adapter):
 class Houlsby(Adapter):
     """Two bottlenecks a layer: on the attention sublayer's output, and beside the FFN, reading the FFN's input.
 
-    Houlsby et al., "Parameter-Efficient Transfer Learning for NLP" (2019), in the form that Stickland and Murray's
-    code gives it.
+    Houlsby et al., "Parameter-Efficient Transfer Learning for NLP" (2019), as implemented by Stickland and Murray.
     """
 
     def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
@@ -174,7 +176,7 @@ class TopAttention(nn.Module):
 
 
 class TopLayers(Adapter):
-    """Down to d_s, `depth` attention sublayers, up to d_m again, on the last hidden states (section 3.2)."""
+    """On the last states: a projection to d_s, `depth` attention sublayers, a projection to d_m (section 3.2)."""
 
     def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
         super().__init__()
@@ -192,7 +194,7 @@ _TYPES = {"pal": ParallelPal, "pal_top": TopPal, "low_rank": LowRank, "houlsby":
 
 
 def make_adapter(spec: AdapterSpec, encoder: PreTrainedConfig) -> Adapter:
-    """One task's adapter for an encoder.
+    """Make one task's adapter for an encoder.
 
     Raises:
         ValueError: if `spec.layers` names a layer that the encoder does not have.
@@ -205,16 +207,16 @@ def make_adapter(spec: AdapterSpec, encoder: PreTrainedConfig) -> Adapter:
 
 
 def register_adapter(name: str, adapter: Callable[..., Adapter]) -> None:
-    """Make an adapter of one's own known as `adapter.type: name`, in Python, recipes and checkpoints.
+    """Register an adapter of your own as `adapter.type: name`, for Python, recipes and checkpoints.
 
-    A checkpoint with such adapters loads where the name is registered.
+    To load a checkpoint with such adapters, register the name first.
 
     Args:
-        adapter: a subclass of `Adapter`, made with (spec, width of the encoder, numbers of its layers, the encoder's
+        adapter: a subclass of `Adapter`, called with (spec, width of the encoder, numbers of its layers, the encoder's
             config).
 
     Raises:
-        InputError: if the name is taken, or the class is no `Adapter`.
+        InputError: if the name is taken, or the class is not a subclass of `Adapter`.
     """
     if not (isinstance(adapter, type) and issubclass(adapter, Adapter)):
         raise InputError(f"the adapter {name!r} is {adapter!r}, but must be a subclass of Adapter")
@@ -226,27 +228,33 @@ class AdapterPass:
     """The adapters of one batch, for the layers of one forward pass.
 
     Attributes:
-        parts: for each task in the batch, in order: its adapter (None: passes through), its tokens, its own layout.
-        tokens: `(tokens,)`, where the real tokens stand in padded states `(sequences · length)`; None if packed.
+        parts: for each task in the batch, in order: its adapter (None: it has none), its range of tokens, its layout.
+        tokens: `(tokens,)`, indices of the real tokens in padded states `(sequences · length)`; None if packed.
     """
 
     parts: tuple[tuple[Adapter | None, tuple[int, int], PackedLayout], ...]
     tokens: Tensor | None = None
 
     def add(self, states: Tensor, part: Callable[..., Tensor | None], *others: Tensor) -> Tensor:
-        """`states` plus what `part(adapter, layout, *others)` gives for each task's tokens of `others`."""
+        """Add the outputs of the tasks' adapters to `states`.
+
+        Args:
+            part: `part(adapter, layout, *others)` returns a task's addition, or None.
+            others: states that `part` reads; it gets the task's tokens of each.
+        """
         width = states.shape[-1]
         flat = [each.reshape(-1, width) for each in others]
         if self.tokens is not None:
             flat = [each.index_select(0, self.tokens) for each in flat]
         added = []
         for adapter, (first, last), layout in self.parts:
-            own = None if adapter is None else part(adapter, layout, *(each[first:last] for each in flat))
-            added.append(own if own is None else own.to(states.dtype))
-        if all(own is None for own in added):
+            addition = None if adapter is None else part(adapter, layout, *(each[first:last] for each in flat))
+            added.append(None if addition is None else addition.to(states.dtype))
+        if all(addition is None for addition in added):
             return states
-        parts = zip(added, self.parts, strict=True)
-        added = [states.new_zeros(end - start, width) if own is None else own for own, (_, (start, end), _) in parts]
+        for number, (_, (first, last), _) in enumerate(self.parts):
+            if added[number] is None:
+                added[number] = states.new_zeros(last - first, width)
         total = added[0] if len(added) == 1 else torch.cat(added)
         if self.tokens is not None:
             padded = total.new_zeros(states.numel() // width, width)
@@ -254,7 +262,7 @@ class AdapterPass:
         return states + total.view_as(states)
 
     def on_top(self, states: Tensor) -> Tensor:
-        """Last hidden states `(tokens, d_m)`, packed, as each task's adapter leaves them."""
+        """Apply each task's adapter to its part of the last hidden states, `(tokens, d_m)`, packed."""
         tops = [
             states[first:last] if adapter is None else adapter.on_top(states[first:last], layout).to(states.dtype)
             for adapter, (first, last), layout in self.parts

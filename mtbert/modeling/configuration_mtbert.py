@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: its encoder, its tasks and their heads."""
+"""The config of a checkpoint: its encoder, its tasks with their heads, and its adapter."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ POOLINGS = ("cls", "pooler", "mean", "max")
 PAIRS = ("cross", "siamese", "both")
 HEADS = ("linear", "mlp", "attention", "cosine")
 ACTIVATIONS = ("relu", "gelu", "tanh", "identity")
-SHOWN = 100  # labels, and characters of a name, that a message has
+SHOWN = 100  # a message shows at most so many labels, and characters of a name
 PAIR_FEATURES = ("u;v", "u;v;|u-v|", "u;v;|u-v|;u*v")
 
 
@@ -32,7 +32,7 @@ def _known(problems: list[Problem], key: str, value: Any, known: tuple[str, ...]
 
 
 def _build(cls: type, where: str, values: Any) -> Any:
-    """Make the dataclass `cls` from a mapping, refusing unknown keys by name."""
+    """Make the dataclass `cls` from a mapping; raise InputError for unknown keys."""
     if isinstance(values, cls):
         return values
     if not isinstance(values, dict):
@@ -47,7 +47,7 @@ def _build(cls: type, where: str, values: Any) -> Any:
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """What turns an example's pooled encoder output into logits.
+    """The head of a task, which computes logits from pooled encoder outputs.
 
     Attributes:
         type: `linear` (one matrix), `mlp` (`layers` hidden layers, then one matrix), `attention` (the pooled output
@@ -56,12 +56,12 @@ class HeadSpec:
         layers: number of hidden layers, 0 or more. `linear` has none, `mlp` at least one.
         hidden_size: width of a hidden layer; None: the encoder's width.
         activation: after each hidden layer: `relu`, `gelu`, `tanh` or `identity`.
-        dropout: probability inside the head, before its last matrix, in [0, 1). (`TaskSpec.dropout` is the one on
-            the pooled output.)
+        dropout: dropout probability before the last matrix of the head, in [0, 1). (`TaskSpec.dropout` is that of the
+            pooled output.)
         attention_heads: number of heads of an `attention` head; it must divide the encoder's width.
-        features: what the pooled outputs u and v of two texts that are encoded apart become: `u;v`, `u;v;|u-v|` or
-            `u;v;|u-v|;u*v`; a pair encoded in both ways adds that of the one input.
-        output: what follows the one logit of a regression: `identity`, `sigmoid` (sigmoid, then scaled to the task's
+        features: how the pooled outputs u and v of two texts that are encoded apart are joined: `u;v`, `u;v;|u-v|` or
+            `u;v;|u-v|;u*v`; `pair: both` adds the pooled output of both texts in one input.
+        output: function of the one logit of a regression: `identity`, `sigmoid` (sigmoid, then scaled to the task's
             range) or, for `cosine` heads, `relu` (negative cosines count as the lowest score).
     """
 
@@ -78,7 +78,7 @@ class HeadSpec:
         make_plain(self)
 
     def problems(self) -> list[Problem]:
-        """One problem for each value that is wrong."""
+        """Return a `Problem` for each invalid field."""
         found = type_problems(self)
         if found:
             return found
@@ -122,20 +122,21 @@ TOP_ADAPTERS = ("pal_top", "top_layers")
 
 @dataclass(frozen=True)
 class AdapterSpec:
-    """What each task adds to the shared encoder.
+    """The adapter that each task adds to the shared encoder.
 
     Attributes:
-        type: `pal` (projected attention beside every layer), `pal_top` (one on top), `low_rank` (a bottleneck beside
-            every layer), `houlsby` (two bottlenecks in every layer) or `top_layers` (attention layers on top).
+        type: `pal` (projected attention beside every layer), `pal_top` (projected attention on top of the last layer),
+            `low_rank` (a bottleneck beside every layer), `houlsby` (two bottlenecks in every layer) or `top_layers`
+            (attention layers on top of the last layer).
         size: d_s, the width inside the adapter; None: the published one (204, 204, 100, 50, 204).
         heads: attention heads, which must divide the size; None: 6, as in the authors' code (the paper says 12), or
             12 for `top_layers`.
         activation: `gelu` (the authors' code) or `identity` (the paper's formula) after V_D, for `pal` and `pal_top`.
-        layers: numbers of the layers that have it, from 0; None: all. Not for the types on top.
+        layers: numbers of the layers that have the adapter, from 0; None: all. Not for `pal_top` and `top_layers`.
         depth: number of attention layers of `top_layers`.
-        input: what `pal_top` reads: `cls` (the first token alone) or `all` positions.
-        init: `zero` (decoders are 0, so that the network's function is unchanged at the start) or `published` (all
-            weights normal); None: `zero`, or `published` for the types on top, which replace the hidden states.
+        input: input of `pal_top`: `cls` (the first token only) or `all` positions.
+        init: `zero` (V_D is 0, so that the adapter changes nothing at first) or `published` (all weights normal); None:
+            `zero`, or `published` for `pal_top` and `top_layers`, which replace the hidden states.
     """
 
     type: str = "pal"
@@ -159,7 +160,7 @@ class AdapterSpec:
         refuse(self.problems(), "adapter.")
 
     def problems(self) -> list[Problem]:
-        """One problem for each value that is wrong."""
+        """Return a `Problem` for each invalid field."""
         found = type_problems(self)
         if found:
             return found
@@ -210,25 +211,25 @@ class AdapterSpec:
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One sentence task, as far as the model is concerned.
+    """The part of a sentence task that the model needs.
 
     Attributes:
-        name: how the task is asked for; letters, digits, `_` and `-`.
-        problem_type: one of transformers' names or `binary_classification` (one logit). None: a classification
-            where `labels` are given, else a regression.
-        labels: class names in id order, or their number; two for `binary_classification`, whose one logit is the
-            second's; None for a regression.
+        name: name of the task; letters, digits, `_` and `-`.
+        problem_type: one of transformers' names or `binary_classification` (one logit). None: a single-label
+            classification if there are `labels`, else a regression.
+        labels: class names in id order, or their number; two for `binary_classification`, whose logit is that of the
+            second class; None for a regression.
         range: (lowest, highest) score of a regression.
         texts: 1 for sentences, 2 for pairs.
         pair: how two texts are encoded: `cross` (one input), `siamese` (each on its own, by the same encoder) or `both`
             (three inputs in one pass, whose outputs the head joins; about twice the tokens).
-        pooling: which encoder output stands for a text: `cls` (first token), `pooler` (the encoder's own pooler),
-            `mean` or `max` over its tokens.
-        dropout: probability on the pooled output, in [0, 1).
-        separator: tokens between two texts in one input; None: what the tokenizer puts there.
-        token_types: whether the second of two texts in one input has token type 1 (where the encoder has token types).
-        max_length: longest input in tokens, special ones included; longer ones are cut. None: what the encoder allows.
-        adapter: whether the model's adapter, if it has one, serves this task; false: the shared encoder alone.
+        pooling: pooled output of an input: the state of the first token (`cls`), the encoder's own pooler (`pooler`),
+            or the `mean` or `max` over its tokens.
+        dropout: dropout probability of the pooled output, in [0, 1).
+        separator: tokens between two texts in one input; None: the tokenizer's.
+        token_types: whether the second of two texts in one input has token type 1 (if the encoder has token types).
+        max_length: longest input in tokens, special ones included; longer inputs are cut. None: the encoder's limit.
+        adapter: whether this task uses the model's adapter, if there is one; false: the shared encoder only.
         head: the head (a HeadSpec or its fields as a mapping).
     """
 
@@ -273,7 +274,7 @@ class TaskSpec:
         refuse(self.problems(), f"{where}: ")
 
     def problems(self) -> list[Problem]:
-        """One problem for each value that is wrong."""
+        """Return a `Problem` for each invalid field."""
         found = type_problems(self)
         if found:
             return found
@@ -333,22 +334,22 @@ class TaskSpec:
 
     @property
     def kind(self) -> ProblemType:
-        """The row of the table of problem types for this task."""
+        """The entry of this task in the table of problem types."""
         return PROBLEM_TYPES[self.problem_type]
 
     @property
     def siamese(self) -> bool:
-        """Whether an example is two encoder inputs, one for each text."""
+        """Whether a row is two encoder inputs, one for each text."""
         return self.texts == 2 and self.pair == "siamese"
 
     @property
     def apart(self) -> bool:
-        """Whether each of an example's two texts is an encoder input, whatever else is."""
+        """Whether each of a row's two texts is an encoder input by itself (`siamese` or `both`)."""
         return self.texts == 2 and self.pair != "cross"
 
     @property
     def num_sequences(self) -> int:
-        """Encoder inputs per example: 2 for a Siamese pair, 3 for one encoded in both ways, else 1."""
+        """Number of encoder inputs per row: 2 for `pair: siamese`, 3 for `pair: both`, else 1."""
         return {"siamese": 2, "both": 3}[self.pair] if self.apart else 1
 
     @property
@@ -363,7 +364,7 @@ class TaskSpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any] | TaskSpec) -> TaskSpec:
-        """The inverse of `to_dict`; unknown keys are refused by name."""
+        """The inverse of `to_dict`; raise InputError for unknown keys."""
         return _build(cls, "task", values)
 
 
@@ -373,8 +374,8 @@ class MtBertConfig(PreTrainedConfig):
     Args:
         encoder: configuration of the shared encoder, any text encoder that is part of transformers.
         tasks: the tasks (TaskSpec, or their fields as mappings), in the order of their ids.
-        adapter: what each task adds to the encoder (AdapterSpec, or its fields as a mapping); None: nothing.
-        packed: whether padding is removed before the encoder where its family allows it (same outputs, faster).
+        adapter: the adapter of each task (AdapterSpec, or its fields as a mapping); None: no adapter.
+        packed: whether to encode without padding, if the encoder's family supports it (same outputs, faster).
     """
 
     model_type = "mtbert"
@@ -387,7 +388,7 @@ class MtBertConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         if not type(self).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
-            for key in ("auto_map", "custom_pipelines"):  # are for those who have this code from the checkpoint alone
+            for key in ("auto_map", "custom_pipelines"):  # only for code that was loaded from the checkpoint
                 kwargs.pop(key, None)
         if isinstance(self.encoder, dict):
             self.encoder = encoder_config(self.encoder)
@@ -410,10 +411,10 @@ class MtBertConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
-        """As in transformers; an error names the checkpoint.
+        """Make a config from a dict, as in transformers; errors name the checkpoint.
 
         Raises:
-            ValueError: for fields that are wrong, or that another version wrote.
+            ValueError: for invalid fields, and for those of another version.
         """
         try:
             return super().from_dict(config_dict, **kwargs)
@@ -423,7 +424,7 @@ class MtBertConfig(PreTrainedConfig):
             raise InputError(f"{where}{error}; take the versions that wrote it (transformers {by})") from error
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The encoder's config, which transformers changes where it resizes the embeddings."""
+        """The encoder's config; transformers changes it when it resizes the embeddings."""
         return super().get_text_config(decoder, encoder) if self.encoder is None else self.encoder
 
     @property

@@ -1,8 +1,8 @@
-"""Layers for training on CPUs: fp32 matrix products by oneDNN, and dropout from 16 random bits a number.
+"""Faster layers for training on CPUs: fp32 matrix products by oneDNN, and dropout from 16 random bits an element.
 
-PyTorch gives fp32 products to MKL, which uses AVX-512 on Intel's processors only, and draws a whole random number for
-every element that dropout may drop. On every other device, and wherever one of the conditions below fails, these
-layers are `torch.nn`'s. Their parameters, names and `state_dict` are the same.
+PyTorch computes fp32 products with MKL, which uses AVX-512 on Intel's processors only, and its dropout draws a whole
+random number for every element. On other devices, and if one of the conditions below fails, these layers compute like
+those of `torch.nn`. Their parameters, names and `state_dict` are the same.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-MIN_ROWS = 64  # below, preparing oneDNN's kernel for a new shape takes longer than the product
+MIN_ROWS = 64  # with fewer rows, preparing oneDNN's kernel for a new shape takes longer than the product
 _PLAIN = (Tensor, nn.Parameter)
 
 
@@ -29,14 +29,14 @@ ONEDNN = _has_onednn()
 
 
 def _product(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """left · rightᵀ + bias by oneDNN, with `left` (m, k) and `right` (n, k) in fp32."""
+    """Compute left · rightᵀ + bias with oneDNN; `left` is (m, k), `right` (n, k), both in fp32."""
     return torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
 
 
 class _Linear(torch.autograd.Function):
-    """x Wᵀ + b and its gradients, each one product of oneDNN; x is `(rows, in_features)`.
+    """x Wᵀ + b and its gradients, each by one product of oneDNN; x is `(rows, in_features)`.
 
-    oneDNN's product of more dimensions is a view, which autograd lets no one change in place.
+    With more dimensions oneDNN's product would be a view, which autograd does not allow to be changed in place.
     """
 
     @staticmethod
@@ -57,12 +57,12 @@ class _Linear(torch.autograd.Function):
 
 
 class Linear(nn.Linear):
-    """`nn.Linear`; fp32 products of at least `MIN_ROWS` rows are oneDNN's where that is the faster library."""
+    """`nn.Linear` that computes fp32 products of at least `MIN_ROWS` rows with oneDNN, on CPUs with AVX-512."""
 
     def forward(self, input: Tensor) -> Tensor:
         if (
             ONEDNN
-            and not torch.compiler.is_compiling()  # first, so that no graph depends on what the others ask
+            and not torch.compiler.is_compiling()  # first, so that no graph depends on the other conditions
             and input.device.type == "cpu"
             and input.dtype is self.weight.dtype is torch.float32
             and input.numel() >= MIN_ROWS * self.in_features
@@ -75,10 +75,10 @@ class Linear(nn.Linear):
 
 
 def dropout(states: Tensor, p: float, training: bool = True) -> Tensor:
-    """`nn.functional.dropout`, on CPUs with 16 random bits an element.
+    """`nn.functional.dropout`; on CPUs it draws 16 random bits an element.
 
-    The probability is thereby rounded to a multiple of 2⁻¹⁶, and what is kept is scaled by that probability, so that
-    the mean is exact. Random numbers come from PyTorch's default generator.
+    The probability is then rounded to a multiple of 2⁻¹⁶, and kept elements are scaled by the rounded probability, so
+    that the mean is exact. Random numbers come from PyTorch's default generator.
     """
     dropped = round(p * 2**16) if training else 0
     if not 0 < dropped < 2**16 or states.device.type != "cpu" or torch.compiler.is_compiling():
@@ -89,23 +89,24 @@ def dropout(states: Tensor, p: float, training: bool = True) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout` by `dropout`."""
+    """`nn.Dropout` that calls `dropout`."""
 
     def forward(self, input: Tensor) -> Tensor:
         return dropout(input, self.p, self.training)
 
 
-# How many kernels PyTorch's and oneDNN's own caches keep, 1,024 each by default: one for every shape, and a packed
-# batch has as many rows as its texts have tokens. A process would grow by hundreds of MB; a step needs some dozens.
+# Sizes of PyTorch's and oneDNN's caches of kernels, 1,024 each by default. They keep one kernel for every shape, and
+# almost every packed batch has another number of tokens, so that a process would grow by hundreds of MB. A step needs
+# some dozens.
 _KERNELS = {"LRU_CACHE_CAPACITY": "128", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
 _FASTER: dict[type, type] = {nn.Linear: Linear, nn.Dropout: Dropout}
 
 
 def use_faster_layers(module: nn.Module) -> None:
-    """Exchange the classes of a module's plain linear and dropout layers, in place, for those of this file.
+    """Replace the classes of a module's plain linear and dropout layers, in place, by those of this file.
 
-    The caches of oneDNN's kernels are bounded for the process, unless it has used oneDNN before or the environment says
-    how large they are.
+    This also bounds the process's caches of oneDNN's kernels, unless it has used oneDNN before or the environment sets
+    their sizes.
     """
     for name, value in _KERNELS.items():
         os.environ.setdefault(name, value)

@@ -1,6 +1,6 @@
-"""Logits → answers: here a task's logits become classes, probabilities, scores and names, for all that shows them.
+"""Decoding: turn a task's logits into classes, probabilities, scores and label names.
 
-Each function computes in the precision of the logits it is given.
+Each function computes in the precision of its logits.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ def _tensor(logits: np.ndarray) -> torch.Tensor:
 
 
 def decisions(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
-    """What a task answers: class ids `(rows,)`, 0 and 1 `(rows, num_labels)` for a multi-label task, or scores.
+    """Class ids `(rows,)`, 0 and 1 `(rows, num_labels)` for a multi-label task, or scores `(rows,)`.
 
     Args:
         logits: `(rows, num_labels)`.
 
     Raises:
-        InputError: the shape is another one, or a logit is not finite.
+        InputError: for another shape, and for logits that are not finite.
     """
     logits = np.asarray(logits)
     if logits.ndim != 2 or logits.shape[1] != task.num_labels:
@@ -39,7 +39,7 @@ def decisions(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
 
 
 def probabilities(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
-    """Each label's probability `(rows, labels)`, which sum to 1 but for a multi-label task; scores `(rows,)`.
+    """Probabilities `(rows, labels)`, which sum to 1 except for a multi-label task; for a regression scores `(rows,)`.
 
     Args:
         logits: `(rows, num_labels)`.
@@ -48,18 +48,20 @@ def probabilities(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
 
 
 def answer_columns(task: TaskSpec, answers: list, of_labels: np.ndarray) -> dict[str, Any]:
-    """Columns of a table: `<task>`, its answers, and for a classification `<task>:<label>`, of each label.
+    """Columns of a table: `<task>` with the answers, and for a classification `<task>:<label>` for each label.
 
     Args:
-        answers: one a row.
-        of_labels: `(rows, labels)`, such as `probabilities`.
+        answers: one for each row.
+        of_labels: a number for each label, such as `probabilities`, `(rows, labels)`.
     """
-    each = {} if task.kind.numeric else {f"{task.name}:{name}": of_labels[:, i] for i, name in enumerate(task.labels)}
-    return {task.name: answers, **each}
+    columns: dict[str, Any] = {task.name: answers}
+    if not task.kind.numeric:
+        columns |= {f"{task.name}:{name}": of_labels[:, i] for i, name in enumerate(task.labels)}
+    return columns
 
 
 def label_names(task: TaskSpec, chosen: np.ndarray) -> list[str] | list[list[str]]:
-    """Names of `decisions` of a classification: one a row, or a list of those that are true for a multi-label task."""
+    """Label names of a classification's `decisions`: one for each row, or a list for rows of a multi-label task."""
     if task.kind.several:
         return [[name for name, on in zip(task.labels, row, strict=True) if on] for row in chosen]
     return [task.labels[each] for each in chosen]

@@ -1,4 +1,4 @@
-"""Text as people may read it: characters that deceive are shown as escapes, and tokens and passwords are masked."""
+"""Make text safe to show: escape control and invisible characters, and mask tokens and passwords."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 MASK = "***"
-LONGEST_LINE = 1_000  # characters of a line that a person still reads
+LONGEST_LINE = 1_000  # longer lines are shortened
 SHORT, MOST_ITEMS = 100, 10  # characters, and items of a list, of a value that a message shows
-# Characters that move, hide or reorder what stands around them. Joiners stay, which words of some languages need.
+# Characters that move, hide or reorder the text around them. Joiners are not among them: some languages need them.
 _DECEIVING = re.compile(
     r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     r"\ud800-\udfff\U000e0000-\U000e007f]"
 )
-# Tokens and passwords by their form: a group `keep` stays, the rest is masked.
+# Patterns of tokens and passwords: the group `keep` stays, the rest is masked.
 _SECRETS = tuple(
     re.compile(pattern)
     for pattern in (
@@ -37,10 +37,10 @@ _COMMIT = re.compile(r"(?i)(?:revision|commit|sha1?|oid|snapshots)\W*(?:is|=|tex
 
 
 def visible(text: Any, lines: bool = False) -> str:
-    """Text in which every control, bidi and invisible character is an escape.
+    """Escape every control, bidi and invisible character of a text.
 
     Args:
-        lines: whether ends of lines stay.
+        lines: whether to keep line breaks.
     """
 
     def escape(match: re.Match) -> str:
@@ -50,9 +50,9 @@ def visible(text: Any, lines: bool = False) -> str:
 
 
 def masked(text: Any) -> str:
-    """Text without what looks like a token, a key, or the password of an address.
+    """Mask everything in a text that looks like a token, a key, or a password in a URL.
 
-    40 hexadecimal digits, a key of wandb, may be a commit, too; they stay where the text says that they are.
+    40 hexadecimal digits may be a key of wandb or a commit; they are kept if the text before them names a commit.
     """
     text = str(text)
     for secret in _SECRETS:
@@ -61,10 +61,10 @@ def masked(text: Any) -> str:
 
 
 def shortened(text: str) -> str:
-    """Text with lines of at most about a thousand characters.
+    """Shorten lines to about a thousand characters.
 
-    Of a longer line, words of more than 300 are cut in their middle; then, if that is not enough, the line itself.
-    Tokens are masked where it is cut, for half of one would not be known as one.
+    In a longer line, words of 300 characters or more are cut in their middle; if that is not enough, so is the line.
+    Tokens near the cut are masked first, because half a token would not be recognised.
     """
     if len(text) <= LONGEST_LINE:
         return text
@@ -78,7 +78,7 @@ def _shorter_line(line: str) -> str:
 
 
 def _cut(text: str, most: int) -> str:
-    """The first `most` characters and the last, a third as many, with what there was between them."""
+    """The first `most` characters and the last third as many, with the length of the text between them."""
     begin, end = masked(text[: most + 2000])[:most], masked(text[-most // 3 - 2000 :])[-most // 3 :]
     return f"{begin} … ({len(text):,} characters) … {end}"
 
@@ -110,12 +110,15 @@ def brief_names(names: Sequence[Any]) -> str:
 
 
 def display(text: Any, lines: bool = False) -> str:
-    """What a message, a table, a card or a report shows of a text; see `visible` and `masked`."""
+    """A text as shown in messages, tables, cards and reports: `visible` and `masked`."""
     return visible(masked(text), lines)
 
 
 def each_text(change: Any, value: Any, key: str = "") -> Any:
-    """A tree of mappings and lists in which `change` was applied to every text, seen with its key, and to every key."""
+    """Apply `change` to every key and every text in nested mappings and lists.
+
+    A text is changed together with its key, so that `password: …` is recognised.
+    """
     if isinstance(value, str):
         return change(f"{key}: {value}").removeprefix(change(f"{key}: ")) if key else change(value)
     if isinstance(value, Mapping):

@@ -1,7 +1,7 @@
-"""Configs, tokenizers and encoders, from a folder or a hub. None of their own code is run, and nobody is asked to.
+"""Load configs, tokenizers and encoders from a folder or a hub, without remote code.
 
-Everything that is loaded by one of transformers' auto classes goes through this file. Without `trust_remote_code=False`
-they ask on the terminal whether to run the code beside a checkpoint, and take a `y` from standard input for consent.
+All uses of transformers' auto classes are in this file. Without `trust_remote_code=False`, they ask on the terminal
+whether to run the code beside a checkpoint, and accept a `y` from standard input.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .encoder_support import check_encoder
 from .errors import FileError, InputError
 from .limits import beyond
 
-_OURS = MtBertConfig.model_type  # such a checkpoint names the code beside it, for those who have not installed mtbert
+_OURS = MtBertConfig.model_type  # mtbert's checkpoints name the code beside them, for use without mtbert
 WHERE = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
 
 
@@ -40,8 +40,8 @@ def load_config(name: str | os.PathLike, **where: Any) -> PreTrainedConfig:
         where: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, as in transformers.
 
     Raises:
-        ValueError: if it brings code of its own.
-        OSError: if there is none, or it can not be read.
+        ValueError: if it needs remote code.
+        OSError: if there is none, or it cannot be read.
     """
     file = Path(name, where.get("subfolder") or "", "config.json")
     if file.is_file() and (found := beyond("config_bytes", file.stat().st_size, f"{file} has", " bytes")):
@@ -66,14 +66,14 @@ def make_encoder(config: PreTrainedConfig, auto_class: type = AutoModel) -> PreT
 
 
 def encoder_config(encoder: str | os.PathLike, **where: Any) -> PreTrainedConfig:
-    """The config of a pretrained encoder, once it is known to be one that is taken.
+    """Load and check the config of a pretrained encoder.
 
     Args:
         encoder: a model of the hub, or a folder.
         where: `revision`, `token`, `cache_dir`, `local_files_only`, `subfolder`, as in transformers.
 
     Raises:
-        ValueError: for an encoder that brings code of its own, or that `check_encoder` refuses.
+        ValueError: for an encoder that needs remote code, or that `check_encoder` refuses.
     """
     config = load_config(encoder, **where)
     if config.model_type not in CONFIG_MAPPING or config.model_type == _OURS:
@@ -90,16 +90,16 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of an encoder or checkpoint.
 
-    How it cuts and pads is said with every call; what its file says of that (sentence-transformers' pad to 128) is left
-    out, so that what a run saves does not depend on whether it called its tokenizer or found the texts encoded.
+    Settings of truncation and padding in its file (sentence-transformers' pad to 128) are removed: every call sets its
+    own. Otherwise the saved tokenizer of a run would depend on whether the run called it or found cached encodings.
 
     Args:
         encoder: a model of the hub, or a folder.
-        config: the model's config, where it has been loaded.
+        config: the model's config, if it is loaded already.
         where: as in `load_config`.
 
     Raises:
-        ValueError: if the tokenizer, or the encoder beside it, brings code of its own.
+        ValueError: if the tokenizer, or the encoder beside it, needs remote code.
     """
     if config is None:
         config = load_config(encoder, **where)
@@ -112,10 +112,10 @@ def load_tokenizer(
 
 
 def _refuse_code(encoder: str | os.PathLike, file: str, values: Mapping[str, Any]) -> None:
-    """Refuse classes that are not transformers' own.
+    """Raise InputError if a config names remote code.
 
-    transformers would ask on the terminal whether to run them; or, where it knows a model of the same type, take that
-    one unasked, which need not be the one that was trained.
+    transformers would ask on the terminal whether to run it; or, if it knows a model of the same type, silently use
+    that one, which need not be the model that was trained.
     """
     for key, value in values.items():
         if key.endswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
@@ -123,8 +123,8 @@ def _refuse_code(encoder: str | os.PathLike, file: str, values: Mapping[str, Any
     named = values.get("auto_map")
     if not named or (file == "config.json" and values.get("model_type") == _OURS):
         return
-    known = values.get("model_type") or values.get("tokenizer_class")
+    own_class = values.get("model_type") or values.get("tokenizer_class")
     raise InputError(
         f"{encoder}: {file} names code of its own (auto_map: {named}), which is not run; give an encoder whose code is "
-        f"part of transformers, or, if transformers' own {known!r} is meant, a copy without auto_map in that file"
+        f"part of transformers, or, if transformers' own {own_class!r} is meant, a copy without auto_map in that file"
     )

@@ -1,4 +1,4 @@
-"""Which encoders of transformers can be taken, and what some families do otherwise than BERT."""
+"""Supported encoders of transformers, and how some families differ from BERT."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from transformers.models.auto.modeling_auto import (
 
 from .errors import InputError
 
-# What is pretrained with masks sees both sides of a token; Splinter is, too, but has no masked-LM class.
+# Models pretrained with masks attend to both sides of a token; so does Splinter, which has no masked-LM class.
 _TEXT_ENCODERS = {*MODEL_FOR_MASKED_LM_MAPPING_NAMES, "splinter"}
 
 _PAGES = "it reads where words stand on a page, which texts do not say; give an encoder of plain text"
 _IMAGES = "it reads images beside texts; give its text encoder alone, or another encoder of plain text"
-# Families that take no batch of token ids alone, or answer otherwise than with a state of `hidden_size` for each token.
+# Families that need more than token ids, or whose output is not one state of `hidden_size` for each token.
 _REFUSED = {
     "bros": _PAGES,
     "canine": "it reads characters, for which the tokenizers library has no tokenizer; give an encoder of word pieces",
@@ -35,16 +35,16 @@ _REFUSED = {
     "ultravbert": _IMAGES,
 }
 
-# Families whose states of a text change with the padding behind it: convolutions, Fourier transforms and pooling over
-# neighbouring tokens see it, and YOSO misreads today's masks. A test holds the others to be independent of it.
+# Families whose states depend on the padding behind a text: convolutions, Fourier transforms and pooling mix
+# neighbouring tokens, and YOSO misreads the masks of current versions. A test checks that the other families do not.
 _PADDING_SENSITIVE = {"convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"}
 
 
 def check_encoder(config: PreTrainedConfig) -> None:
-    """Refuse what is no text encoder, or lacks what it needs, before any of it is built.
+    """Raise InputError if a config is not of a supported text encoder, or lacks a setting that its family needs.
 
     Raises:
-        ValueError: names the family, the reason and the remedy.
+        InputError: with the family, the reason and the remedy.
     """
     kind = config.model_type
     if kind in _REFUSED:
@@ -72,10 +72,10 @@ def check_encoder(config: PreTrainedConfig) -> None:
 
 
 def adopt(encoder: PreTrainedModel) -> None:
-    """Warn where an encoder computes otherwise here than its config says, and make it answer alike for every batch."""
+    """Make an encoder's outputs independent of earlier batches; warn if it does not compute what its config says."""
     kind = encoder.config.model_type
     if kind == "big_bird" and encoder.config.attention_type == "block_sparse":
-        # transformers changes to it for good at the first short batch, so that answers would depend on what came before
+        # transformers switches to it for good at the first short batch, so that outputs would depend on earlier batches
         warnings.warn("big_bird: attention_type is 'original_full' from now on, not 'block_sparse'", stacklevel=2)
         encoder.set_attention_type("original_full")
         encoder.config.attention_type = "original_full"
@@ -93,7 +93,7 @@ def _model_class(config: PreTrainedConfig) -> type:
 
 
 def _counts_after_padding(config: PreTrainedConfig) -> bool:
-    """Whether a family numbers positions as RoBERTa does, by a function that its file of transformers shares."""
+    """Whether a family numbers positions like RoBERTa; then its file of transformers has RoBERTa's function for it."""
     module = sys.modules[_model_class(config).__module__]
     makers = [module, *(value for value in vars(module).values() if inspect.isclass(value))]
     rotary = getattr(config, "position_embedding_type", "absolute") in ("rotary", None)
@@ -101,62 +101,64 @@ def _counts_after_padding(config: PreTrainedConfig) -> bool:
 
 
 def first_position(config: PreTrainedConfig) -> int:
-    """The position id of a text's first token: 0, or (RoBERTa and its kin) the first after the padding index."""
+    """Position id of a text's first token: 0, or, in families like RoBERTa, the padding index + 1."""
     return config.pad_token_id + 1 if _counts_after_padding(config) else 0
 
 
 def position_ids(config: PreTrainedConfig, input_ids: Tensor | None, places: Tensor) -> Tensor:
-    """Position ids `(rows, tokens)` as the encoder's own family counts them.
+    """Position ids `(rows, tokens)`, numbered as in the encoder's family.
 
-    RoBERTa and its kin give a padding token the padding index and do not count it, also where it stands in a text, as
-    in one that names `<pad>`.
+    Families like RoBERTa give every padding token the padding index and do not count it, even inside of a text that
+    contains `<pad>`.
 
     Args:
-        input_ids: `(rows, tokens)`; a row may hold several texts, one behind the other. None where the encoder gets
-            embeddings, which it counts one by one.
-        places: `(rows, tokens)`, each token's place in its own text, from 0.
+        input_ids: `(rows, tokens)`; a row may hold several texts, one after the other. None if the encoder gets
+            embeddings, which are all counted.
+        places: `(rows, tokens)`, index of each token in its own text, from 0.
     """
     if input_ids is None or not _counts_after_padding(config):
         return places + first_position(config)
     padding = config.pad_token_id
     counted = input_ids.ne(padding).long()
     before = counted.cumsum(1) - counted
-    first = torch.arange(places.shape[1], device=places.device) - places  # where each token's text begins
+    first = (
+        torch.arange(places.shape[1], device=places.device) - places
+    )  # index of the first token of each token's text
     return torch.where(counted.bool(), before - before.gather(1, first) + padding + 1, padding)
 
 
 def depends_on_padding(config: PreTrainedConfig) -> bool:
-    """Whether a text's states change with the padding behind it, so that it must be encoded without any."""
+    """Whether the states of a text depend on the padding behind it, so that it must be encoded without padding."""
     return config.model_type in _PADDING_SENSITIVE
 
 
 def shortest_input(config: PreTrainedConfig) -> int:
-    """The fewest tokens an encoder takes, padding counted: Funnel halves a text after each block but the last."""
+    """The smallest number of tokens, with padding, that an encoder takes: Funnel halves a text after most blocks."""
     return 2 ** (len(config.block_sizes) - 1) + 1 if config.model_type == "funnel" else 1
 
 
 class NoPooler(nn.Module):
-    """Stands where a family calls its pooler without asking whether there is one."""
+    """Replaces the pooler in families that always call it."""
 
     def forward(self, states: Tensor) -> None:
         return None
 
 
 def has_pooler(encoder: nn.Module) -> bool:
-    """Whether an encoder has a pooler of its own."""
+    """Whether an encoder has a pooler."""
     return not isinstance(getattr(encoder, "pooler", None), (NoPooler, type(None)))
 
 
 def drop_pooler(encoder: nn.Module) -> None:
-    """Take an encoder's pooler and its weights away."""
+    """Remove an encoder's pooler and its weights."""
     if has_pooler(encoder):
         optional = "add_pooling_layer" in inspect.signature(type(encoder).__init__).parameters
         encoder.pooler = None if optional else NoPooler()
 
 
 def pool(encoder: nn.Module, first: Tensor) -> Tensor:
-    """What the encoder's own pooler makes of first states `(sequences, hidden)`; of the same shape."""
-    if isinstance(encoder.pooler, nn.Linear):  # ALBERT and BigBird have its activation beside it
+    """Apply the encoder's own pooler to the states of first tokens, `(sequences, hidden)` → the same shape."""
+    if isinstance(encoder.pooler, nn.Linear):  # ALBERT and BigBird, whose activation is another attribute
         activation = encoder.pooler_activation if hasattr(encoder, "pooler_activation") else encoder.activation
         return activation(encoder.pooler(first))
     return encoder.pooler(first.unsqueeze(1))

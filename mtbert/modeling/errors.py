@@ -1,7 +1,7 @@
-"""Errors whose message is for the user: it says what was found, where, what is allowed, and what to do.
+"""Errors with messages for users: each says what was found, where, what is allowed, and what to do.
 
-Each class also derives from the builtin error of its kind, so that `except ValueError` catches an InputError. What is
-raised as a plain builtin is a bug of mtbert, or an error of a library.
+Each class also derives from the builtin error of its kind, so that `except ValueError` catches an InputError. A plain
+builtin error is a bug of mtbert, or comes from a library.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from .display import display, shortened
 
 
 class MtBertError(Exception):
-    """Base of all errors that mtbert words for its users. A value of any size in a message is shortened."""
+    """Base class of mtbert's errors. Long values in a message are shortened."""
 
     def __init__(self, *args: object):
         super().__init__(*(shortened(each) if isinstance(each, str) else each for each in args))
@@ -24,8 +24,8 @@ class InputError(MtBertError, ValueError):
     """A wrong value: of an argument, a setting, a row, or in a file.
 
     Attributes:
-        values: the problems, where the error lists several values of one object (see `refuse`); their paths begin at
-            that object.
+        values: the problems that the error lists, if it was raised by `refuse`; their paths begin at the checked
+            object.
     """
 
     values: tuple[Problem, ...] = ()
@@ -33,18 +33,18 @@ class InputError(MtBertError, ValueError):
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with one value.
+    """An invalid value: its place and an error message.
 
     Attributes:
-        path: the keys that lead to the value, such as `("schedule", "mixed")`; empty for the whole.
-        message: what is wrong, worded to follow the key: `is 2, but must be in [0, 1)`.
+        path: the keys that lead to the value, such as `("schedule", "mixed")`; empty for the whole object.
+        message: the message, worded to follow the key: `is 2, but must be in [0, 1)`.
     """
 
     path: tuple[str, ...]
     message: str
 
     def under(self, *path: str) -> Problem:
-        """The same problem, seen from a tree that holds this one at `path`."""
+        """The same problem with `path` put before its path."""
         return replace(self, path=(*path, *self.path))
 
     def __str__(self) -> str:
@@ -53,10 +53,10 @@ class Problem:
 
 
 def refuse(problems: Iterable[Problem], about: str = "") -> None:
-    """Raise one InputError that lists all problems, one a line; none raise nothing.
+    """Raise one InputError that lists all problems, one a line, if there are any.
 
     Args:
-        about: what every line begins with, such as `task 'sst': ` or `adapter.`.
+        about: prefix of every line, such as `task 'sst': ` or `adapter.`.
 
     Raises:
         InputError: its `values` are the problems.
@@ -72,12 +72,12 @@ def refuse(problems: Iterable[Problem], about: str = "") -> None:
 
 
 def deprecated(old: str, new: str, since: str) -> None:
-    """Warn whoever calls the caller of this that something public has another name or form now.
+    """Warn of the use of a deprecated name or form, at the line that calls the calling function.
 
     Args:
-        old: what was written, such as `model.predict(task=...)`.
-        new: what to write instead.
-        since: the version, such as `0.2`, that warns first; the next minor version may drop the old form.
+        old: the deprecated form, such as `model.predict(task=...)`.
+        new: the form to use instead.
+        since: first version that warns, such as `0.2`; the next minor version may drop the old form.
     """
     line = f"{old} is deprecated since mtbert {since} and will be dropped; write {new}"
     warnings.warn(line, FutureWarning, stacklevel=3)
@@ -95,7 +95,7 @@ class UnknownTaskError(MtBertError, KeyError):
 
 
 class FileError(MtBertError, OSError):
-    """A file, a folder or a repository that can not be read or written."""
+    """A file, a folder or a repository that cannot be read or written."""
 
 
 class MissingFileError(FileError, FileNotFoundError):
@@ -103,15 +103,15 @@ class MissingFileError(FileError, FileNotFoundError):
 
 
 class FileInTheWayError(FileError, FileExistsError):
-    """There is a file that may not be replaced."""
+    """A file exists that may not be replaced."""
 
 
 class FolderInTheWayError(FileError, IsADirectoryError):
-    """There is a folder where a file is to be written."""
+    """A folder exists where a file is to be written."""
 
 
 class PushError(FileError):
-    """A push to a hub that did not succeed: what was refused, and what to do about it."""
+    """A push to a hub failed; the message gives the reason and a remedy."""
 
     def __init__(self, message: str):
         super().__init__(display(message, lines=True))

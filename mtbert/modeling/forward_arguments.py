@@ -1,4 +1,4 @@
-"""Arguments of `forward`: their checks, and padded inputs → packed ones."""
+"""Check the arguments of `forward`, and pack padded inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .configuration_mtbert import TaskSpec
 from .errors import InputError, InputTypeError
 from .packing import PackedLayout
 
-# Arguments of transformers' encoders that have no meaning here, and why.
+# Arguments of transformers' encoders that are not supported here, with the reason.
 _REASONS = {
     "position_ids": "positions are counted within each sequence; drop it",
     "head_mask": "no attention head can be masked; drop it",
@@ -30,19 +30,19 @@ _REASONS = {
 
 
 def refuse_unknown(given: Mapping[str, Any], function: Callable) -> None:
-    """Refuse keyword arguments that a function does not have; those that are None ask for nothing.
+    """Raise InputTypeError for keyword arguments that a function does not have, unless they are None.
 
     Raises:
-        TypeError: with the argument's name, and the reason or the nearest argument.
+        InputTypeError: with the argument's name, and the reason or the nearest argument.
     """
-    known = [name for name in inspect.signature(function).parameters if name not in ("self", "kwargs")]
+    parameters = [name for name in inspect.signature(function).parameters if name not in ("self", "kwargs")]
     for name in (name for name, value in given.items() if value is not None):
-        near = get_close_matches(name, known, n=1, cutoff=0)[0]
+        near = get_close_matches(name, parameters, n=1, cutoff=0)[0]
         raise InputTypeError(f"forward has no argument {name!r}: {_REASONS.get(name, f'the nearest one is {near!r}')}")
 
 
 def given_tasks(tasks: Any, task: Any) -> Any:
-    """`tasks`, or what is given by its other name, `task`.
+    """The value of the argument `tasks`, or of its alias `task`.
 
     Raises:
         TypeError: if both are given.
@@ -53,10 +53,14 @@ def given_tasks(tasks: Any, task: Any) -> Any:
 
 
 def task_names(tasks: str | Sequence[str], known: Sequence[TaskSpec]) -> list[str]:
-    """Names of tasks, each once: of all that are known for `all`, of one, or of several.
+    """Names of tasks, without repetition.
+
+    Args:
+        tasks: `all`, one name, or several names.
+        known: the tasks that `all` stands for.
 
     Raises:
-        ValueError: for what holds no names.
+        ValueError: for a value of another type.
     """
     if not isinstance(tasks, Iterable) or isinstance(tasks, Mapping):
         raise InputError(f"tasks is {tasks!r}, but must be 'all', a name, or a list of names")
@@ -66,10 +70,10 @@ def task_names(tasks: str | Sequence[str], known: Sequence[TaskSpec]) -> list[st
 
 
 def as_tensor(name: str, values: Any, device: torch.device) -> Tensor | None:
-    """Numbers in a tensor, which is returned as it is, in an array or in lists; None stays None.
+    """Convert an array or nested lists to a tensor on a device; return a tensor or None unchanged.
 
     Raises:
-        ValueError: for anything else.
+        ValueError: for values that are no numbers.
     """
     if values is None or isinstance(values, Tensor):
         return values
@@ -86,7 +90,7 @@ def check_tokens(
     """Check the tokens' shapes.
 
     Raises:
-        ValueError: unless there are either ids or embeddings, and all have the shape of a batch, or of its layout.
+        ValueError: unless there are either ids or embeddings, in the shape of a batch or of its layout.
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise InputError("give either input_ids or inputs_embeds")
@@ -107,10 +111,11 @@ def check_tokens(
 
 
 def check_mask(mask: Tensor, tokens: Tensor) -> Tensor:
-    """An attention mask as booleans `(sequences, length)`, true on real tokens.
+    """Check an attention mask; return it as booleans `(sequences, length)`, true on real tokens.
 
     Raises:
-        ValueError: for another shape, values but 0 and 1, a sequence without a real token, and padding between them.
+        ValueError: for another shape, for values other than 0 and 1, for a sequence without real tokens, and for
+            padding between real tokens.
     """
     if mask.shape != tokens.shape[:2]:
         raise InputError(
@@ -120,21 +125,21 @@ def check_mask(mask: Tensor, tokens: Tensor) -> Tensor:
     if not torch.equal(real.to(mask.dtype), mask):
         values = sorted(set(mask.unique().tolist()) - {0, 1})
         raise InputError(f"attention_mask has values such as {values[0]}, but must be 1 on real tokens, 0 on padding")
-    starts = torch.cat([real[:, :1], real[:, 1:] & ~real[:, :-1]], dim=1).sum(-1)  # runs of real tokens
-    for odd in (starts != 1).nonzero().flatten().tolist():
-        found = "padding between real tokens" if starts[odd] > 1 else "no real token"
+    runs = torch.cat([real[:, :1], real[:, 1:] & ~real[:, :-1]], dim=1).sum(-1)  # number of runs of real tokens
+    for odd in (runs != 1).nonzero().flatten().tolist():
+        mistake = "padding between real tokens" if runs[odd] > 1 else "no real token"
         raise InputError(
-            f"attention_mask: sequence {odd} has {found}, but must have real tokens, one after the other, and padding "
-            "before or behind them"
+            f"attention_mask: sequence {odd} has {mistake}, but must have real tokens, one after the other, and "
+            "padding before or behind them"
         )
     return real
 
 
 def task_runs(tasks: Sequence[TaskSpec], task_ids: Any) -> list[tuple[int, int]]:
-    """(task id, rows) for each task of a batch, in its order.
+    """(task id, number of rows) for each task of a batch, in the order of its rows.
 
     Raises:
-        ValueError: for what are no ids of tasks, and for rows that are not grouped by task.
+        ValueError: for values that are no ids of tasks, and for rows that are not grouped by task.
     """
     ids = as_tensor("task_ids", task_ids, torch.device("cpu"))
     ids = ids.squeeze(-1) if ids.dim() == 2 else ids
@@ -152,10 +157,14 @@ def task_runs(tasks: Sequence[TaskSpec], task_ids: Any) -> list[tuple[int, int]]
 def pack(
     tasks: Sequence[TaskSpec], values: Sequence[Tensor | None], attention_mask: Any, task_ids: Any, task: int | None
 ) -> tuple[list[Tensor | None], PackedLayout, Tensor]:
-    """Padded tensors → packed ones, their layout, and the mask `(sequences, length)` that says where they stood.
+    """Pack padded tensors.
 
     Args:
-        task: the id of the whole batch's task, where `task_ids` is None.
+        values: `input_ids`, `token_type_ids` and `inputs_embeds`, padded; each may be None.
+        task: id of the task of all rows, if `task_ids` is None.
+
+    Returns:
+        The packed tensors, their layout, and the mask `(sequences, length)` of real tokens in the padded inputs.
     """
     first = next(value for value in values if value is not None)
     mask = as_tensor("attention_mask", attention_mask, first.device)

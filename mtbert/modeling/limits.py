@@ -1,6 +1,6 @@
-"""Limits of what others write: how many, how long, how deep. One table; an environment variable raises each.
+"""Limits on the sizes in configs, recipes and data, in one table; an environment variable raises each.
 
-A config or a recipe may come from anywhere. What is beyond a limit is refused before memory or time is spent on it.
+Configs and recipes may come from anywhere. A value beyond its limit is refused before it takes memory or time.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from collections.abc import Iterable
 
 from .errors import InputError, Problem, refuse
 
-# Name → the most that is taken. The variable MTBERT_MAX_<NAME> raises it.
+# Name → largest value. The environment variable MTBERT_MAX_<NAME> raises it.
 LIMITS = {
     # configs and recipes
     "tasks": 1_000,
     "labels": 100_000,  # of one task
-    "task_name_length": 100,  # characters; file names are made of it
+    "task_name_length": 100,  # characters; file names contain it
     "label_length": 1_000,  # characters
     "head_layers": 100,
     "adapter_depth": 100,
     "width": 65_536,  # of a hidden layer, or of an adapter
     "attention_heads": 1_024,
-    "encoder_layers": 1_000,  # and whatever else a config of an encoder counts by layers
-    "tokens": 10_000_000,  # of a vocabulary, of an input
+    "encoder_layers": 1_000,  # and every other key of an encoder's config with "layer" in its name
+    "tokens": 10_000_000,  # of a vocabulary, or of an input
     "config_bytes": 2**24,
     # recipes
     "recipe_bytes": 2**21,
@@ -38,9 +38,9 @@ LIMITS = {
     "columns": 10_000,
     "line_bytes": 2**26,  # of a table, json lines or texts
     "unpacked_bytes": 2**25,  # of a compressed file that is much smaller
-    "depth": 100,  # of values in each other, here and in recipes
+    "depth": 100,  # nesting of values, also in recipes
 }
-# Names that logs, scores and commands use themselves.
+# Names that logs, scores and commands use.
 RESERVED = frozenset(
     ("all", "epoch", "grad_norm", "learning_rate", "loss", "overall", "raw_mean", "runtime", "step")
     + ("samples_per_second", "steps_per_second")
@@ -48,10 +48,10 @@ RESERVED = frozenset(
 
 
 def limit(name: str) -> int:
-    """The most that is taken: what the environment says, or what the table says.
+    """The largest allowed value, from the environment variable or else from the table.
 
     Raises:
-        ValueError: if the variable holds no whole number.
+        ValueError: if the variable is no whole number.
     """
     text = os.environ.get(f"MTBERT_MAX_{name.upper()}")
     if text is None:
@@ -62,13 +62,13 @@ def limit(name: str) -> int:
 
 
 def beyond(name: str, number: int, what: str, unit: str = "") -> list[str]:
-    """No sentence, or the one that says that `number` is more than is taken, and how more would be.
+    """An error sentence if `number` is beyond a limit, as a list; an empty list if it is not.
 
     Args:
-        name: of the limit.
-        number: what was found.
-        what: subject and verb, such as `head.layers is`.
-        unit: what is counted, such as ` labels`.
+        name: name of the limit.
+        number: the value to check.
+        what: subject and verb of the sentence, such as `head.layers is`.
+        unit: unit of the number, such as ` labels`.
     """
     most = limit(name)
     if number <= most:
@@ -78,24 +78,20 @@ def beyond(name: str, number: int, what: str, unit: str = "") -> list[str]:
 
 
 def limit_problems(path: tuple[str, ...], name: str, number: int, verb: str = "is", unit: str = "") -> list[Problem]:
-    """`beyond`, of the value at a path of keys."""
+    """The sentence of `beyond` as a `Problem` at a path of keys."""
     return [Problem(path, each) for each in beyond(name, number, verb, unit)]
 
 
 def name_problems(name: str) -> list[str]:
-    """Why a task can not have a name, as ends of a sentence."""
+    """Reasons why a task cannot have this name, as predicates of sentences."""
     return beyond("task_name_length", max(len(name), len(name.encode(errors="replace")) // 2), "the name's length is")
 
 
 def reserved_problems(name: str) -> list[Problem]:
-    """Whether a new task can not have a name; checkpoints of earlier versions may have such tasks."""
+    """A `Problem` if a new task cannot have this name; checkpoints of earlier versions may have such tasks."""
     return [Problem((), ": logs and scores use this name themselves; add a letter")] if name in RESERVED else []
 
 
 def refuse_reserved(names: Iterable[str]) -> None:
-    """Refuse names that a new task can not have.
-
-    Raises:
-        InputError: that names each of them.
-    """
+    """Raise InputError if new tasks have reserved names; it lists all of them."""
     refuse(each.under(f"task {name!r}") for name in names for each in reserved_problems(name))

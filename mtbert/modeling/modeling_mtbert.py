@@ -1,4 +1,4 @@
-"""One encoder, one head for each task, and the routing between them."""
+"""The multi-task model: one encoder, and one head for each task."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .routing import encode_packed, pool_segment, task_outputs
 from .task_editing import add_task, export_encoder, extract_task, remove_task
 from .tokenization import shown
 
-_LOADED = "_loaded_encoder"  # hands an encoder over to __init__, for which subclasses take a config alone
+_LOADED = "_loaded_encoder"  # passes an encoder to __init__ inside the config, the only argument of subclasses
 
 
 class MtBertForMultiTask(MtBertPreTrainedModel):
@@ -42,8 +42,8 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
     `(1, tokens)` with a `PackedLayout`; the outputs are the same.
 
     Attributes:
-        make_card: (model, repository) → its model card. mtbert sets it; code that came from a hub has none, and keeps
-            the card that is there.
+        make_card: (model, repository) → its model card. mtbert sets it; code loaded from a hub has none, and keeps the
+            existing card.
     """
 
     make_card: ClassVar[Callable | None] = None
@@ -52,7 +52,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         loaded = vars(config).pop(_LOADED, None)
         super().__init__(config)
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._source: dict[str, Any] = {}  # the checkpoint, or the encoder, that it was made from: see find_tokenizer
+        self._source: dict[str, Any] = {}  # the checkpoint or encoder that the model was made from; see find_tokenizer
         if not config.tasks:
             raise InputError("tasks is empty; a model needs at least one task")
         self.tasks: tuple[TaskSpec, ...] = config.task_specs
@@ -70,7 +70,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         self.post_init()
 
     def _adopt_encoder(self) -> None:
-        """Fit the encoder to the tasks: a pooler that no task reads is dropped, and padding is, where it can be."""
+        """Adapt the encoder: drop a pooler that no task reads, prepare adapters, and use packing if possible."""
         needs_pooler = [task.name for task in self.tasks if task.pooling == "pooler"]
         if needs_pooler and not has_pooler(self.encoder):
             raise InputError(
@@ -101,13 +101,13 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
 
         Args:
             encoder: a model of the hub, or a folder, that `AutoModel.from_pretrained` loads.
-            tasks: the tasks, in the order of their ids; one by itself will do.
-            adapter: what each task adds to the encoder; None: nothing.
-            packed: whether to leave padding out where the encoder's family allows it.
+            tasks: the tasks, in the order of their ids; or a single task.
+            adapter: the adapter that each task adds to the encoder; None: no adapter.
+            packed: whether to encode without padding, if the encoder's family supports it.
             kwargs: passed on to `AutoModel.from_pretrained` (`revision`, `dtype`, `attn_implementation`, …).
 
         Raises:
-            ValueError: for an encoder whose code is not part of transformers, or that brings its own.
+            ValueError: for an encoder that is not part of transformers, or that needs remote code.
         """
         where = {key: kwargs[key] for key in WHERE if key in kwargs}
         tasks = [tasks] if isinstance(tasks, (TaskSpec, Mapping)) else list(tasks)
@@ -116,10 +116,10 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         if os.path.isdir(encoder):
             pretrained.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine
         for module in pretrained.modules():
-            module._is_hf_initialized = True  # transformers' mark of modules whose weights it must not draw
+            module._is_hf_initialized = True  # transformers does not initialise such modules
         attention = pretrained.config._attn_implementation
         config = MtBertConfig(encoder=pretrained.config, tasks=tasks, adapter=adapter, packed=bool(packed))
-        config.encoder._attn_implementation = attention  # which a new config around it resets
+        config.encoder._attn_implementation = attention  # a new config around it resets this
         refuse_reserved(task.name for task in config.task_specs)
         setattr(config, _LOADED, pretrained)
         model = cls(config)
@@ -127,7 +127,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         return model.to(pretrained.dtype)
 
     def __getstate__(self) -> dict:
-        """What a copy or a pickle holds: no token of a hub."""
+        """State of a copy or a pickle, without the hub's token."""
         return self.__dict__ | {"_source": {key: self._source[key] for key in self._source if key != "token"}}
 
     def get_input_embeddings(self) -> nn.Module:
@@ -137,18 +137,18 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         self.encoder.set_input_embeddings(value)
 
     def task_id(self, name: str) -> int:
-        """The id of a task; KeyError with the known names if there is none of this name."""
+        """The id of a task; raise UnknownTaskError with the model's tasks if there is none of this name."""
         names = [task.name for task in self.tasks]
         if name not in names:
             raise UnknownTaskError(f"no task {shown(name)}; this model has: {', '.join(names)}")
         return names.index(name)
 
     def freeze_encoder(self, frozen: bool = True, layer_norms: bool = True) -> None:
-        """Keep the encoder's weights as they are, so that only heads and adapters are trained.
+        """Freeze the encoder's weights, so that only heads and adapters are trained.
 
         Args:
-            frozen: False: train them (again).
-            layer_norms: whether the encoder's norms are kept, too.
+            frozen: False: unfreeze them.
+            layer_norms: whether the encoder's layer norms are frozen, too.
         """
         self.encoder.requires_grad_(not frozen)
         for module in self.encoder.modules():
@@ -156,19 +156,19 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
                 module.requires_grad_(True)
 
     def add_task(self, spec: TaskSpec | Mapping) -> None:
-        """See `task_editing.add_task`: a new head (and adapter); all other tasks' outputs stay as they are."""
+        """Add a task with a new head and adapter; see `task_editing.add_task`."""
         add_task(self, spec)
 
     def remove_task(self, name: str) -> None:
-        """See `task_editing.remove_task`: drop a task with its head and adapter."""
+        """Remove a task with its head and adapter; see `task_editing.remove_task`."""
         remove_task(self, name)
 
     def extract_task(self, name: str, to: str | None = None) -> PreTrainedModel:
-        """See `task_editing.extract_task`: a copy with one task alone, of mtbert or (`to`) of plain transformers."""
+        """A copy with one task only, as a model of mtbert or of plain transformers; see `task_editing.extract_task`."""
         return extract_task(self, name, to)
 
     def export_encoder(self) -> PreTrainedModel:
-        """See `task_editing.export_encoder`: a copy of the encoder as a plain transformers model."""
+        """A copy of the encoder as a plain transformers model; see `task_editing.export_encoder`."""
         return export_encoder(self)
 
     @property
@@ -177,13 +177,13 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer beside the checkpoint that this model was loaded from; ValueError if there is none."""
+        """The tokenizer of the model's checkpoint or encoder; raise MissingTokenizer if there is none."""
         if self._tokenizer is None:
             self._tokenizer = find_tokenizer(self)
         return self._tokenizer
 
     def __getattr__(self, name: str):
-        if name == "tokenizer":  # Python comes here where the property fails, and would forget why
+        if name == "tokenizer":  # the property failed: raise its error again, which Python would replace
             return find_tokenizer(self)
         return super().__getattr__(name)
 
@@ -195,21 +195,21 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         tokenizer: PreTrainedTokenizerBase | None = None,
         batch_tokens: int = BATCH_TOKENS,
     ) -> Prediction | dict[str, Prediction]:
-        """Answers for texts or pairs, in their order.
+        """Predict texts or pairs, in their order.
 
         Args:
             inputs: a text, a pair `(text, text)`, `{"text": ..., "text_pair": ...}`, or a list or table of such rows;
                 see `text_rows.iterate_rows`.
-            tasks: a name, several, or `"all"` that take such rows; may be left out where the model has only one task.
-                Tasks that encode a row alike share one pass of the encoder; with adapters, one pass holds a copy of the
-                rows for each task.
-            task: another name of `tasks`.
-            tokenizer: None: the one beside the checkpoint or the encoder, or the trainer's.
-            batch_tokens: how many tokens a batch may hold; rows are sorted by length for it.
+            tasks: a name, several names, or `"all"`: all tasks that take such rows; None: the model's only task. Tasks
+                that encode a row alike share one pass of the encoder; with adapters, a pass has a copy of the rows for
+                each task.
+            task: alias of `tasks`.
+            tokenizer: None: that of the trainer, the checkpoint or the encoder.
+            batch_tokens: largest number of tokens in a batch; rows are sorted by length.
 
         Returns:
-            A Prediction (`labels`, `scores`, `logits`, `truncated`) for one name; for several or `"all"` one for each,
-            by name.
+            A Prediction (`labels`, `scores`, `logits`, `truncated`) for one name; for several or `"all"` a dict from
+            task names to Predictions.
         """
         return predict(self, inputs, given_tasks(tasks, task), tokenizer, batch_tokens)
 
@@ -221,27 +221,30 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         normalize: bool = False,
         batch_tokens: int = BATCH_TOKENS,
     ) -> np.ndarray:
-        """Sentence embeddings `(texts, hidden)` in fp32: what the head is given of each text alone.
+        """Sentence embeddings in fp32: the pooled output of each text.
 
         Args:
             texts: one text or several, in the forms that `predict` takes.
-            task: one that encodes the texts of a pair apart, or reads a single text; None: the only one that does the
-                former.
-            tokenizer: None: the one beside the checkpoint.
-            normalize: whether each has length 1.
-            batch_tokens: how many tokens a batch may hold.
+            task: a task that encodes the texts of a pair apart, or takes one text; None: the only one that encodes them
+                apart.
+            tokenizer: None: that of the trainer, the checkpoint or the encoder.
+            normalize: whether to scale each embedding to length 1.
+            batch_tokens: largest number of tokens in a batch.
+
+        Returns:
+            `(texts, hidden)`.
         """
         return embed(self, texts, task, tokenizer, normalize, batch_tokens)
 
     def export_onnx(self, file: str | os.PathLike, tasks: str | Sequence[str] | None = None) -> list[str]:
-        """See `onnx_export.export_onnx`: one ONNX graph with every head; with adapters, of one task."""
+        """Write one ONNX graph with every head, or with adapters of one task; see `onnx_export.export_onnx`."""
         return export_onnx(self, file, tasks)
 
     def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
-        """Save weights, config and the tokenizer, if the model knows one; see `PreTrainedModel.save_pretrained`.
+        """Save weights, config and the tokenizer, if the model has one; see `PreTrainedModel.save_pretrained`.
 
-        A tokenizer in the folder is replaced, unless the model's own is only that of the encoder that it was made from,
-        and neither training nor a prediction has used it.
+        A tokenizer in the folder is replaced, unless the model was made from an encoder and its tokenizer has not been
+        used in training or prediction.
         """
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
@@ -251,28 +254,28 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         """Upload weights, config, tokenizer, the code that loads them without mtbert, and a model card.
 
         Args:
-            repo_id: `user/name`, made if it is not there.
-            kwargs: `tokenizer` (None: the one beside the checkpoint), `card` (a ModelCard; None: the README.md beside
-                the checkpoint, or a new one), and as in transformers: `private`, `token`, `revision`, `create_pr`,
-                `commit_message`, `commit_description`, `max_shard_size`, `tags`.
+            repo_id: `user/name`; created if it does not exist.
+            kwargs: `tokenizer` (None: the model's), `card` (a ModelCard; None: the README.md of the checkpoint, or a
+                new one), and as in transformers: `private`, `token`, `revision`, `create_pr`, `commit_message`,
+                `commit_description`, `max_shard_size`, `tags`.
 
         Raises:
             PushError: if the hub refuses or cannot be reached; it says why and what to do.
         """
-        from .hub_upload import push  # with pipelines, which take long to import
+        from .hub_upload import push  # imports transformers' pipelines, which takes long
 
         return push(self, repo_id, **kwargs)
 
     def parts(self) -> list[tuple[str, str, nn.Module]]:
-        """(component, task, module) of the shared encoder, of each task's adapter, and of each head."""
+        """(component, task, module) of the encoder, of each adapter, and of each head."""
         adapters = [("adapter", name, module) for name, module in self.adapters.items()]
         return [("encoder", "", self.encoder), *adapters, *(("head", *item) for item in self.heads.items())]
 
     def parameter_table(self) -> list[dict[str, str | int | float]]:
-        """Parameters of the shared encoder, of each task's adapter and head, and of all of them.
+        """Numbers of parameters of the encoder, of each adapter and head, and of the whole model.
 
         Returns:
-            Rows with `component`, `task`, `parameters`, `trainable` and `ratio`, the multiple of one encoder.
+            Rows with `component`, `task`, `parameters`, `trainable` and `ratio`: parameters divided by the encoder's.
         """
         whole = sum(p.numel() for p in self.encoder.parameters())
         rows = []
@@ -303,26 +306,27 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         """Encode a batch and run the heads of its tasks.
 
         Args:
-            input_ids: `(sequences, length)`, padded, or `(1, tokens)` with a `layout`. A Siamese pair is two
-                sequences, one after the other; one that is encoded in both ways is three (u, v, both in one).
-            attention_mask: `(sequences, length)`, 1 on real tokens, which follow each other; padding may stand on
-                either side of them. None: all are real. Not with a `layout`.
+            input_ids: `(sequences, length)`, padded, or `(1, tokens)` with a `layout`. A Siamese pair is two sequences,
+                one after the other; with `pair: both` a row is three (first text, second text, both in one input).
+            attention_mask: `(sequences, length)`, 1 on real tokens, 0 on padding before or behind them; there is no
+                padding between real tokens. None: all tokens are real. Not with a `layout`.
             token_type_ids: like `input_ids`; ignored for encoders without token types.
-            task_ids: `(rows,)`, the task of each row, rows grouped by task. Not with a `layout`, which says so too.
-            labels: by task name, or one tensor `(rows,)` (`(rows, num_labels)` for a multi-label task). Class ids, 0
-                and 1, or scores; -100 or nan where missing (see `heads.as_labels`). Their values are looked at, but for
-                packed inputs on a GPU, which would have to wait.
-            task: another name of `tasks`.
-            tasks: a name, several, or `"all"`, instead of `task_ids`: run these heads on every row, after one pass of
-                the encoder (which holds a copy of the rows for each task if adapters tell them apart).
-            inputs_embeds: `(sequences, length, hidden)` or `(1, tokens, hidden)` instead of `input_ids`.
-            output_hidden_states: whether `hidden_states` are returned; None: as the config says.
-            output_attentions: the same for `attentions`, which the implementation `eager` alone gives
-                (`set_attn_implementation`).
-            return_dict: False: a tuple of what is not None, in the order of MtBertOutput; None: as the config says.
-            num_items_in_batch: what the summed loss is divided by, as transformers' Trainer counts it: the label values
-                of all micro-batches of a step. None: the labelled rows of this batch.
-            kwargs: none; an argument that is not listed here is refused by name.
+            task_ids: `(rows,)`, the task of each row; rows are grouped by task. Not with a `layout`.
+            labels: task name → labels, or one tensor `(rows,)` (`(rows, num_labels)` for a multi-label task). Class
+                ids, 0 and 1, or scores; -100 or nan where missing (see `heads.as_labels`). Their values are checked,
+                except for packed inputs on a GPU, where that would synchronise.
+            task: alias of `tasks`.
+            tasks: a name, several names, or `"all"`, in place of `task_ids`: run these heads on every row, after one
+                pass of the encoder (with adapters, on a copy of the rows for each task).
+            inputs_embeds: `(sequences, length, hidden)` or `(1, tokens, hidden)` in place of `input_ids`.
+            output_hidden_states: whether to return `hidden_states`; None: the config's value.
+            output_attentions: whether to return `attentions`, which need the attention implementation `eager`
+                (`set_attn_implementation`); None: the config's value.
+            return_dict: False: return a tuple of the values that are not None, in the order of MtBertOutput; None: the
+                config's value.
+            num_items_in_batch: divisor of the summed loss, as counted by transformers' Trainer: the label values of all
+                micro-batches of a step. None: the labelled rows of this batch.
+            kwargs: none; any other argument raises TypeError.
 
         Raises:
             TypeError: for an argument that is not listed here.
@@ -352,7 +356,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             if layout is None:
                 first = self.task_id(names[0]) if names else None
                 values, layout, mask = pack(self.tasks, values, attention_mask, task_ids, first)
-                shared = names if names and len(names) > 1 else None  # of one task, the layout says it
+                shared = names if names and len(names) > 1 else None  # for one task, the layout is enough
             else:
                 shared = None if tasks is None else names
             output = task_outputs(self, values, layout, mask, shared, asked)
@@ -367,7 +371,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         return output if as_dict else output.to_tuple()
 
     def pool(self, task: str, input_ids: Tensor, layout: PackedLayout, token_type_ids: Tensor | None = None) -> Tensor:
-        """What a task's head is given, `(sequences, hidden)`, of packed sequences of this task alone."""
+        """Pooled outputs `(sequences, hidden)` of packed sequences, all of one task: the inputs of its head."""
         hidden = encode_packed(self, input_ids, token_type_ids, None, layout).last_hidden_state
         return pool_segment(self, self.tasks[self.task_id(task)], hidden, layout, layout.segments[0])
 

@@ -1,4 +1,4 @@
-"""What the model returns: losses of the labels given, and the encoder's layers at the places of the inputs."""
+"""Outputs of the model: logits, losses, and the encoder's states in the shape of the inputs."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from .heads import as_labels, row_losses
 
 @dataclass
 class MtBertOutput(ModelOutput):
-    """What `MtBertForMultiTask` returns.
+    """Output of `MtBertForMultiTask`.
 
     Attributes:
-        loss: mean loss over the labelled rows of the batch; with labels only.
-        logits: `(rows, num_labels)`, where the batch holds one task; a regression's are on its scale.
-        task_logits: the same for each task in the batch, by name.
-        row_losses: for each task in the batch, by name: `(rows,)`, 0 where the label is missing.
-        labelled: for each task in the batch, by name: `(rows,)`, whether a row has a label.
-        pooled: for each task in the batch, by name: `(sequences, hidden)`, what its head was given. For a Siamese
-            task these are its sentence embeddings, u and v of a row one after the other; in `both` ways a third
-            follows, of the two texts in one input.
-        hidden_states: with `output_hidden_states` alone. The embeddings' output and each layer's, the last as pooling
-            reads it: of padded inputs `(sequences, length, hidden)`, 0 on padding; of packed ones
-            `(1, tokens, hidden)`.
-        attentions: with `output_attentions` alone. Each layer's weights: of padded inputs
-            `(sequences, heads, length, length)`, 0 on padding; of packed ones `length` is the longest sequence's.
-            Where a batch has a copy of its sequences for each task, both have the copies one after the other.
+        loss: mean loss over the labelled rows of the batch; only with labels.
+        logits: `(rows, num_labels)`, if the batch has one task; a regression's are on its scale.
+        task_logits: task name → logits, for each task in the batch.
+        row_losses: task name → losses `(rows,)`, 0 where the label is missing.
+        labelled: task name → whether a row has a label, `(rows,)`.
+        pooled: task name → input of the head, `(sequences, hidden)`. For a Siamese task these are the sentence
+            embeddings u and v of each row, one after the other; with `pair: both` a third follows, of the two texts in
+            one input.
+        hidden_states: only with `output_hidden_states`. The embeddings and the output of each layer, the last one after
+            the adapters: `(sequences, length, hidden)`, 0 on padding, or for packed inputs `(1, tokens, hidden)`.
+        attentions: only with `output_attentions`. Attention weights of each layer:
+            `(sequences, heads, length, length)`, 0 on padding; for packed inputs `length` is that of the longest
+            sequence. If the batch has a copy of its sequences for each task, `hidden_states` and `attentions` hold the
+            copies one after the other.
     """
 
     loss: Tensor | None = None
@@ -48,7 +48,7 @@ class MtBertOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
     def to_tuple(self) -> tuple:
-        """What is not None, in the order of the attributes: the loss first."""
+        """The values that are not None, in the order of the attributes: the loss first."""
         values = (getattr(self, each.name) for each in fields(self))
         return tuple(value for value in values if value is not None)
 
@@ -56,16 +56,16 @@ class MtBertOutput(ModelOutput):
 def add_losses(
     output: MtBertOutput, tasks: Mapping[str, TaskSpec], labels: Any, items: Tensor | int | None, look: bool
 ) -> None:
-    """Add the losses of the rows to an output that has their logits.
+    """Add losses to an output that has logits.
 
     Args:
-        tasks: the tasks of the batch by name, in the order of its rows.
-        labels: by task, or those of all rows in one.
-        items: what the loss is divided by, in label values; None: the rows that have a label.
-        look: whether to look at the values of labels that lie on another device than the CPU, and wait for it.
+        tasks: name → task, for each task of the batch in the order of its rows.
+        labels: task name → labels, or one tensor with the labels of all rows.
+        items: number of label values by which the summed loss is divided; None: the number of labelled rows.
+        look: whether to check the values of labels on a GPU, which synchronises with it.
 
     Raises:
-        ValueError: see `as_labels`; for labels of tasks that are not in the batch, and of more or fewer rows.
+        ValueError: see `as_labels`; also for labels of tasks that are not in the batch, and for another number of rows.
     """
     rows = {name: len(output.task_logits[name]) for name in tasks}
     device = next(iter(output.task_logits.values())).device
@@ -81,8 +81,8 @@ def add_losses(
         given = as_tensor("labels", labels[name], device)
         values = given[0].numel() if given.dim() and len(given) else 1
         check_values = not torch.compiler.is_compiling() and (look or given.device.type == "cpu")
-        own = as_labels(tasks[name], given.to(device), rows[name], check_values)
-        output.row_losses[name], output.labelled[name] = row_losses(tasks[name], output.task_logits[name], own)
+        checked = as_labels(tasks[name], given.to(device), rows[name], check_values)
+        output.row_losses[name], output.labelled[name] = row_losses(tasks[name], output.task_logits[name], checked)
     if output.row_losses:
         total = sum(losses.sum() for losses in output.row_losses.values())
         labelled = sum(mask.sum() for mask in output.labelled.values()).clamp(min=1)
@@ -90,19 +90,24 @@ def add_losses(
 
 
 def add_layers(output: MtBertOutput, encoded: BaseModelOutput, mask: Tensor | None) -> None:
-    """Add the layers' states and attention weights that `padding.encode` gives.
+    """Add hidden states and attention weights to an output.
 
     Args:
-        mask: `(sequences, length)`, true where the tokens stood in padded inputs; None: they came packed.
+        encoded: the result of `padding.encode`.
+        mask: `(sequences, length)`, the real tokens in padded inputs; None: the inputs were packed.
     """
     if encoded.hidden_states:
-        output.hidden_states = tuple(
-            states if states is None else states.unsqueeze(0) if mask is None else _at_places(states, mask)
-            for states in encoded.hidden_states
-        )
+        output.hidden_states = tuple(_in_input_shape(states, mask) for states in encoded.hidden_states)
     if encoded.attentions:
         weights = encoded.attentions
         output.attentions = weights if mask is None else tuple(_attention_at_places(each, mask) for each in weights)
+
+
+def _in_input_shape(states: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """States `(tokens, hidden)` in the shape of padded inputs, or `(1, tokens, hidden)` without a mask."""
+    if states is None:
+        return None
+    return states.unsqueeze(0) if mask is None else _at_places(states, mask)
 
 
 def _at_places(states: Tensor, mask: Tensor) -> Tensor:

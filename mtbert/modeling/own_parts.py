@@ -1,4 +1,4 @@
-"""Heads and adapters of one's own, by the names that a config has for them."""
+"""Registries of users' own heads and adapters, by their names in a config."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ ADAPTERS: dict[str, Callable[..., Any]] = {}
 
 
 def put(table: dict[str, Any], name: str, value: Any, what: str, taken: Container[str] = ()) -> None:
-    """Put `value` under a new name; the same value under its name again changes nothing.
+    """Register `value` under a new name; registering it again has no effect.
 
     Args:
-        what: what a name of the table stands for, for errors.
-        taken: names of mtbert's own.
+        what: the kind of entry, for error messages, such as `head`.
+        taken: names of built-in entries.
 
     Raises:
         InputError: if the name is taken, or is no text.
@@ -24,7 +24,7 @@ def put(table: dict[str, Any], name: str, value: Any, what: str, taken: Containe
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"the name of a {what} is {name!r}, but must be a text")
     before = table.get(name)
-    again = before is not None and _place(before) == _place(value)  # also after the module was loaded anew
+    again = before is not None and _place(before) == _place(value)  # also if its module was reloaded
     if name in taken or (before is not None and not again):
         raise InputError(f"there is a {what} {name!r} already; give another name")
     table[name] = value

@@ -1,8 +1,8 @@
-"""Padding-free encoding: a batch is one row of real tokens, and attention alone knows where its sequences end.
+"""Packed batches: all sequences of a batch are one row of real tokens, and only attention separates them.
 
-Every linear layer, norm, adapter and head works on `(tokens, hidden)`. Attention groups the sequences into a few
-buckets of similar length, pads inside a bucket only, and drops the padding again. It enters an encoder through
-transformers' attention interface under the name `mtbert_packed`; the layout reaches it as a keyword argument.
+Linear layers, norms, adapters and heads work on `(tokens, hidden)`. Attention groups the sequences into a few buckets
+of similar length, pads inside a bucket only, and removes the padding again. It is registered with transformers'
+attention interface as `mtbert_packed`, and gets the layout as a keyword argument.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .errors import InputError
 
 PACKED_ATTENTION = "mtbert_packed"
 
-# Families whose layers pass keyword arguments on to the attention interface. A test holds packed = padded for each.
+# Families whose layers pass keyword arguments on to the attention interface. A test checks packed = padded for each.
 PACKED_FAMILIES = {
     "albert",
     "bert",
@@ -66,18 +66,18 @@ class Bucket:
 
 @dataclass(frozen=True)
 class PackedLayout:
-    """Where sequences and tasks lie in a packed row; made on the CPU, so that using it never waits for a device.
+    """Positions of sequences and tasks in a packed row; built on the CPU, so that it never waits for a GPU.
 
     Attributes:
-        lengths: tokens of each sequence.
+        lengths: number of tokens of each sequence.
         segments: one for each task in the batch, in the order of rows.
         position_ids: `(1, tokens)`, counted from 0 in each sequence.
         starts: `(sequences,)`, index of each sequence's first token.
         cu_seqlens: `(sequences + 1,)` int32, the cumulated lengths.
         buckets: groups of sequences of similar length.
-        gather: `(slots,)`: for each slot of the padded buckets, one after the other, the token it holds; padding
-            slots hold token 0.
-        scatter: `(tokens,)`: for each token its slot.
+        gather: `(slots,)`, index of the token in each slot of the padded buckets, one bucket after the other; 0 for
+            padding.
+        scatter: `(tokens,)`, index of each token's slot.
     """
 
     lengths: tuple[int, ...]
@@ -96,15 +96,15 @@ class PackedLayout:
         tasks: Sequence[tuple[int, int, int]],
         max_buckets: int = MAX_BUCKETS,
     ) -> PackedLayout:
-        """Lay out sequences of the given lengths (tokens, each at least 1).
+        """Build the layout of sequences with the given lengths.
 
         Args:
-            lengths: one for each sequence; a Siamese pair's two texts follow each other.
-            tasks: (task id, rows, sequences a row) for each task, in the order of the batch.
-            max_buckets: upper bound for the number of attention buckets.
+            lengths: number of tokens of each sequence, at least 1; the two texts of a Siamese pair follow each other.
+            tasks: (task id, number of rows, sequences per row) for each task, in the order of the batch.
+            max_buckets: largest number of attention buckets.
 
         Raises:
-            ValueError: for a sequence without tokens, or another number of sequences than the tasks' rows have.
+            ValueError: for a sequence without tokens, or if the number of sequences does not fit the tasks' rows.
         """
         lengths = np.asarray(lengths, dtype=np.int64)
         if (empty := np.flatnonzero(lengths < 1)).size:
@@ -133,14 +133,14 @@ class PackedLayout:
         )
 
     def part(self, segment: Segment) -> PackedLayout:
-        """The layout of one task's sequences alone, on the same device."""
+        """The layout of one task's sequences, on the same device."""
         first, last = segment.sequences
         rows = segment.rows[1] - segment.rows[0]
         layout = PackedLayout.build(self.lengths[first:last], [(segment.task_id, rows, (last - first) // max(rows, 1))])
         return layout.to(self.starts.device, non_blocking=True)
 
     def firsts(self) -> PackedLayout:
-        """The layout of the first tokens alone, each a sequence."""
+        """The layout of the first tokens, each as a sequence of its own."""
         count = len(self.lengths)
         return PackedLayout.build([1] * count, [(0, count, 1)]).to(self.starts.device)
 
@@ -155,12 +155,12 @@ class PackedLayout:
         return self._apply(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PackedLayout:
-        """The same layout in page-locked memory, for copies that do not wait."""
+        """The same layout in page-locked memory, for asynchronous copies."""
         return self._apply(Tensor.pin_memory)
 
 
 def _bucket(lengths: np.ndarray, starts: np.ndarray, total: int, max_buckets: int):
-    """Group sequences of similar length; see `PackedLayout` for the three results."""
+    """Group sequences of similar length; return `buckets`, `gather` and `scatter` of `PackedLayout`."""
     if total == 0:
         empty = torch.empty(0, dtype=torch.long)
         return (), empty, empty
@@ -182,12 +182,12 @@ def _bucket(lengths: np.ndarray, starts: np.ndarray, total: int, max_buckets: in
 
 
 def _split(ascending: np.ndarray, max_buckets: int) -> list[slice]:
-    """Cut ascending lengths into at most `max_buckets` runs so that Σ count · longest² (attention's cost) is least.
+    """Cut ascending lengths into at most `max_buckets` runs that minimise Σ count · longest², the cost of attention.
 
-    Dynamic programming over the places where the length changes, which are few.
+    Uses dynamic programming over the few places where the length changes.
     """
     cuts = np.flatnonzero(np.diff(ascending)) + 1
-    if len(cuts) > 24:  # candidates at quantiles are as good, and keep this cheap for large batches
+    if len(cuts) > 24:  # quantiles are about as good, and cheap for large batches
         cuts = cuts[np.linspace(0, len(cuts) - 1, 24).astype(int)]
     edges = np.concatenate([[0], cuts, [len(ascending)]])
     longest = ascending[edges[1:] - 1].astype(np.float64)
@@ -209,7 +209,7 @@ def _split(ascending: np.ndarray, max_buckets: int) -> list[slice]:
 
 
 class _ToSlots(torch.autograd.Function):
-    """Tokens → padded slots. Each token has one slot, so the gradient is a plain selection, not a sum."""
+    """Copy tokens to padded slots. Each token has one slot, so that the gradient is a selection, not a sum."""
 
     @staticmethod
     def forward(ctx, tokens: Tensor, gather: Tensor, scatter: Tensor) -> Tensor:
@@ -223,7 +223,7 @@ class _ToSlots(torch.autograd.Function):
 
 
 class _FromSlots(torch.autograd.Function):
-    """Padded slots → tokens. Padding slots get gradient 0."""
+    """Copy padded slots to tokens. The gradient of padding slots is 0."""
 
     @staticmethod
     def forward(ctx, slots: Tensor, scatter: Tensor) -> Tensor:
@@ -251,15 +251,15 @@ def packed_attention(
 
     Args:
         query, key, value: `(tokens, heads, size)`.
-        layout: where the sequences lie.
-        dropout: probability on the attention weights.
+        layout: layout of the sequences.
+        dropout: dropout probability of the attention weights.
         scaling: factor on the scores; None: size^(-1/2).
-        window: farthest distance, in tokens, that is attended to; None: no bound.
+        window: largest distance, in tokens, that is attended to; None: no limit.
 
     Returns:
         `(tokens, heads, size)`.
     """
-    if hasattr(layout, "attend"):  # padded states, for graphs that know no layout
+    if hasattr(layout, "attend"):  # padded states of an exported graph (`onnx_export.PaddedLayout`)
         return layout.attend(query, key, value)
     if not layout.lengths:
         return value
@@ -274,10 +274,8 @@ def packed_attention(
         if window is not None and bucket.length > window + 1:
             position = torch.arange(bucket.length, device=query.device)
             near = (position[:, None] - position[None, :]).abs() <= window
-            # a padding query sees its own key, so that no row is empty (an empty one would be nan)
-            near = (
-                near if mask is None else near & mask | torch.eye(bucket.length, dtype=torch.bool, device=near.device)
-            )
+            if mask is not None:  # a padding query attends to its own key, because an empty row would be nan
+                near = near & mask | torch.eye(bucket.length, dtype=torch.bool, device=near.device)
             mask = near
         output = _attend(q, k, v, mask, dropout, scaling)
         outputs.append(output.transpose(1, 2).flatten(0, 1))
@@ -286,10 +284,10 @@ def packed_attention(
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float | None):
-    """Attention of padded sequences `(count, heads, length, size)`; every query has a key that `mask` lets it see.
+    """Attention of padded sequences `(count, heads, length, size)`; `mask` leaves at least one key for every query.
 
-    On CPUs PyTorch's own kernel has no dropout, and its way round draws random numbers slowly and computes half
-    precision in fp32; products, softmax (in fp32) and dropout are therefore written out here.
+    On CPUs PyTorch's kernel does not support dropout, and its fallback draws random numbers slowly and computes half
+    precision in fp32. With dropout, products, softmax (in fp32) and dropout are therefore written out here.
     """
     if dropout == 0 or query.device.type != "cpu":
         return nn.functional.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scaling)
@@ -301,8 +299,8 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, drop
 
 
 def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
-    """`packed_attention` by PyTorch's variable-length kernel: CUDA, half precision, no dropout."""
-    if scaling is not None:  # the kernel's own factor, which not every version lets one choose, is size^(-1/2)
+    """`packed_attention` with PyTorch's variable-length kernel: CUDA, half precision, no dropout."""
+    if scaling is not None:  # the kernel's factor is size^(-1/2), which not all versions let one change
         query = query * (scaling * query.shape[-1] ** 0.5)
     longest = max(layout.lengths)
     return varlen_attn(query, key, value, layout.cu_seqlens, layout.cu_seqlens, longest, longest)
@@ -320,10 +318,10 @@ def packed_attention_forward(
     sliding_window: int | None = None,
     **kwargs,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: packed where a layout comes along, else scaled_dot_product_attention.
+    """transformers' attention interface: `packed_attention` with a layout, else `scaled_dot_product_attention`.
 
-    `query`, `key` and `value` are `(1, heads, tokens, size)`, the output is `(1, tokens, heads, size)`. Encoders
-    give `sliding_window` as the first distance out of reach.
+    `query`, `key` and `value` are `(1, heads, tokens, size)`, the output is `(1, tokens, heads, size)`.
+    `sliding_window` is the smallest distance that is not attended to.
     """
     if layout is None:
         extra = {} if sliding_window is None else {"sliding_window": sliding_window}
@@ -340,18 +338,18 @@ AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
 
 
 def is_packed(encoder: nn.Module) -> bool:
-    """Whether the encoder's attention, as it is set at present, keeps the sequences of a packed row apart.
+    """Whether the encoder's current attention implementation separates the sequences of a packed row.
 
-    `set_attn_implementation` and the config change it at any time. No other implementation knows the layout, so that
-    with one the sequences of a packed row would attend to each other.
+    `set_attn_implementation` and the config can change it at any time. With any other implementation the sequences of a
+    packed row would attend to each other.
     """
     return encoder.config.model_type in PACKED_FAMILIES and encoder.config._attn_implementation == PACKED_ATTENTION
 
 
 def enable_packing(encoder: nn.Module) -> None:
-    """Route an encoder's attention through `mtbert_packed`; warn where its family has no way in.
+    """Set an encoder's attention to `mtbert_packed`; warn if its family does not support it.
 
-    An encoder that was asked for another attention implementation than the default (`eager`, …) keeps it.
+    An encoder with another attention implementation than the default (`eager`, …) keeps it.
     """
     if encoder.config.model_type not in PACKED_FAMILIES:
         warnings.warn(

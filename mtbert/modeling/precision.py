@@ -1,7 +1,7 @@
-"""Precision: what a cast of the whole model leaves alone, and copies that keep the dtype of every tensor.
+"""Precision: buffers that keep fp32 when a model is cast, and copies that keep the dtype of every tensor.
 
-transformers loads an encoder in half precision with its weights cast and its rotary frequencies in fp32: rounded, they
-would turn the positions of later tokens by whole radians.
+transformers casts the weights of an encoder in half precision, but not its rotary frequencies: rounding these would
+rotate later tokens by whole radians.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def unsaved_buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]
 
 
 def copy_tensors(target: nn.Module, source: nn.Module) -> None:
-    """Give a module the weights and buffers of the same names of another, each as a copy of its dtype and device."""
+    """Copy the weights and buffers of a module into another with the same names, with dtype and device."""
     tensors = dict(chain(source.named_parameters(), source.named_buffers()))
     for name, tensor in chain(target.named_parameters(), target.named_buffers()):
         tensor.data = tensors[name].detach().clone()

@@ -1,4 +1,4 @@
-"""Texts in, answers out: encoding, batches by tokens, and as few passes of the encoder as the tasks allow."""
+"""Prediction of texts: encoding, batches of a limited number of tokens, and few passes of the encoder."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from .text_rows import Row, as_rows
 from .tokenization import LENGTHS, encode_texts, has_token_types, length_limit
 
 BATCH_TOKENS = 8192
-SHOWN = 5  # answers that a Prediction's repr has
+SHOWN = 5  # the repr of a Prediction shows so many answers
 
 
 @dataclass(frozen=True, repr=False)
 class Prediction:
-    """What one task says of some rows.
+    """Predictions of one task for some rows.
 
     Attributes:
         task: the task.
-        logits: `(rows, num_labels)` fp32, as the model gives them.
-        scores: probabilities `(rows, labels)`, which sum to 1 except for a multi-label task; of a regression `(rows,)`,
-            on its scale.
-        truncated: `(rows,)`, how many tokens of each row were cut off; None if that is not known.
+        logits: the model's logits, `(rows, num_labels)`, fp32.
+        scores: probabilities `(rows, labels)`, which sum to 1 except for a multi-label task; for a regression scores
+            `(rows,)` on its scale.
+        truncated: `(rows,)`, number of tokens that were cut off each row; None if unknown.
     """
 
     task: TaskSpec
@@ -51,12 +51,12 @@ class Prediction:
 
     @classmethod
     def of(cls, task: TaskSpec, logits: np.ndarray, truncated: np.ndarray | None = None) -> Prediction:
-        """Logits `(rows, num_labels)` → scores."""
+        """Make a Prediction from logits `(rows, num_labels)`."""
         return cls(task, logits, probabilities(task, logits), truncated)
 
     @property
     def labels(self) -> list:
-        """For each row the most probable label's name, those above ½ of a multi-label task, or a regression's score."""
+        """For each row the most probable label, the labels above ½ of a multi-label task, or a regression's score."""
         if self.task.kind.numeric:
             return self.scores.tolist()
         return label_names(self.task, decisions(self.task, self.logits))
@@ -65,7 +65,7 @@ class Prediction:
         return len(self.logits)
 
     def __getitem__(self, name: str) -> Prediction:
-        """Itself, by its task's name: `predict(rows, tasks="NAME")` used to give a mapping."""
+        """Deprecated: this Prediction, by its task's name. `predict(rows, tasks="NAME")` used to return a dict."""
         if name != self.task.name:
             raise UnknownTaskError(f"no task {name!r}: this is the Prediction of {self.task.name!r}")
         deprecated('predict(..., tasks="NAME")["NAME"]', 'predict(..., tasks="NAME") or tasks=["NAME"]', since="0.2")
@@ -79,30 +79,32 @@ class Prediction:
         return f"Prediction of {self.task.name!r} for {len(self):,} rows: {first}{more}"
 
     def to_dict(self) -> dict[str, list]:
-        """Columns of one value a row, as in the files that `mtbert predict` writes.
+        """Columns with one value for each row, as in the files that `mtbert predict` writes.
 
         Returns:
-            `<task>`: the label's name, a list of those that are true for a multi-label task, or a regression's score;
-            `<task>:<label>`: the probability of each label.
+            `<task>`: the label, a list of labels for a multi-label task, or a regression's score; `<task>:<label>`: the
+            probability of each label.
         """
         table = answer_columns(self.task, self.labels, self.scores)
         return {name: values if isinstance(values, list) else values.tolist() for name, values in table.items()}
 
     def to_pandas(self) -> Any:
         """`to_dict` as a `pandas.DataFrame` with a row for each input."""
-        return import_module("pandas").DataFrame(self.to_dict())  # which a checkpoint's own code does not need
+        return import_module("pandas").DataFrame(
+            self.to_dict()
+        )  # not a plain import: a checkpoint's code must load without pandas
 
 
 def source_of(model: TaskModel) -> dict[str, Any]:
-    """Where a model is from, as `load_tokenizer` takes it: its checkpoint, else its encoder; empty if it is new."""
+    """Arguments of `load_tokenizer` for a model's checkpoint, or else its encoder; empty if it is new."""
     return model._source or ({"encoder": model.name_or_path} if model.name_or_path else {})
 
 
 def find_tokenizer(model: TaskModel) -> PreTrainedTokenizerBase:
-    """The tokenizer that lies beside a model's checkpoint, or beside the encoder that it was made from.
+    """Load the tokenizer of a model's checkpoint, or of the encoder that it was made from.
 
     Raises:
-        MissingTokenizer: if the model was not loaded from anywhere, or there is no tokenizer beside it.
+        MissingTokenizer: if the model has neither, or there is no tokenizer beside it.
     """
     source = source_of(model)
     if not source:
@@ -110,17 +112,17 @@ def find_tokenizer(model: TaskModel) -> PreTrainedTokenizerBase:
             "tokenizer is missing; this model was not loaded from a checkpoint, so give its tokenizer"
         )
     try:
-        config = model.config if model.name_or_path else None  # one of an encoder is read anew
+        config = model.config if model.name_or_path else None  # an encoder's config is loaded again
         return load_tokenizer(**source, config=config)
-    except Exception as error:  # tokenizers raises what has no type of its own
+    except Exception as error:  # tokenizers raises plain Exceptions
         raise MissingTokenizer(
             f"tokenizer is missing; {source['encoder']} has none that can be loaded ({error}), so give it"
         ) from error
 
 
 def save_tokenizer(model: TaskModel, folder: str | os.PathLike) -> None:
-    """Put a model's tokenizer beside its weights, if it has one; see `MtBertForMultiTask.save_pretrained`."""
-    unused = model._tokenizer is None and not model.name_or_path  # it is the encoder's, which another may stand for
+    """Save a model's tokenizer, if it has one, into a folder; see `MtBertForMultiTask.save_pretrained`."""
+    unused = model._tokenizer is None and not model.name_or_path  # the encoder's; keep another one in the folder
     if unused and Path(folder, "tokenizer_config.json").is_file():
         return
     try:
@@ -137,16 +139,16 @@ def predict(
     tokenizer: PreTrainedTokenizerBase | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> Prediction | dict[str, Prediction]:
-    """One task's answers, or several tasks' by name; see `MtBertForMultiTask.predict`."""
+    """Predict rows for one task or several; see `MtBertForMultiTask.predict`."""
     check_batch_tokens(batch_tokens)
     rows = as_rows(inputs)
-    found = predict_rows(model, rows, tasks, tokenizer, batch_tokens)
-    warn_of_cuts(cut_rows(found), len(rows))
-    return next(iter(found.values())) if is_one(tasks) else found
+    predictions = predict_rows(model, rows, tasks, tokenizer, batch_tokens)
+    warn_of_cuts(cut_rows(predictions), len(rows))
+    return next(iter(predictions.values())) if is_one(tasks) else predictions
 
 
 def is_one(tasks: str | Sequence[str] | None) -> bool:
-    """Whether one answer is asked for, rather than answers by task."""
+    """Whether `predict` returns one Prediction for these `tasks`, and not a dict."""
     return tasks is None or (isinstance(tasks, str) and tasks != "all")
 
 
@@ -157,7 +159,7 @@ def predict_rows(
     tokenizer: PreTrainedTokenizerBase | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> dict[str, Prediction]:
-    """Each task's answers for rows, by name, without a warning of those that were cut."""
+    """Task name → its Prediction for the rows; does not warn of truncated rows."""
     specs = _specs(model, tasks, rows)
     for spec in specs:
         _check_rows(spec, rows)
@@ -177,17 +179,17 @@ def text_logits(
     batch_tokens: int | None = None,
     batch_rows: int | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Several tasks' logits for the same rows; tasks that encode a row alike share one pass of the encoder.
+    """Logits of several tasks for the same rows; tasks that encode a row alike share one pass of the encoder.
 
     Args:
-        texts: first (or only) texts, one a row.
-        pairs: second texts, which tasks with one text do not read; None if no task takes two.
-        batch_tokens: tokens in one pass, at most; with adapters a pass holds a copy of each row for every task.
-        batch_rows: instead of that, rows in one pass, at most; adapters' copies that are encoded otherwise have their
-            own passes.
+        texts: first (or only) texts, one for each row.
+        pairs: second texts, ignored by tasks with one text; None if no task takes two.
+        batch_tokens: largest number of tokens in a pass; with adapters a pass has a copy of each row for every task.
+        batch_rows: largest number of rows in a pass, in place of `batch_tokens`; then tasks with adapters share a pass
+            only if they encode rows alike.
 
     Returns:
-        By task name logits `(rows, num_labels)` in fp32, and how many tokens of each row were cut off, `(rows,)`.
+        Task name → logits `(rows, num_labels)` in fp32, and task name → number of tokens cut off each row, `(rows,)`.
     """
     logits, truncated, evaluated = {}, {}, in_evaluation(model)
     for parts in _passes(model, specs, tokenizer, together=batch_rows is None):
@@ -215,33 +217,39 @@ def embed(
     rows = as_rows(texts)
     if any(pair is not None for _, pair in rows):
         raise InputError("texts has pairs, but an embedding is of one text; give each text by itself")
-    single = TaskSpec(spec.name, max_length=spec.max_length)  # one text; what its head is does not matter here
+    single = TaskSpec(spec.name, max_length=spec.max_length)  # one text; the head does not matter here
     encoded = encode_texts(single, tokenizer or model.tokenizer, model.config.encoder, [text for text, _ in rows])
-    found = np.zeros((len(rows), model.config.hidden_size), dtype=np.float32)
+    embeddings = np.zeros((len(rows), model.config.hidden_size), dtype=np.float32)
     warn_of_cuts({spec.name: np.count_nonzero(encoded["truncated"])}, len(rows))
     evaluated = in_evaluation(model)
     with torch.inference_mode():
         for batch in _batches(model, [[spec]], [encoded], batch_tokens, inputs=1):
             inputs = {key: batch[key].to(model.device) for key in batch.keys() - {"rows", "tasks"}}
             pooled = evaluated.pool(spec.name, **inputs).float()
-            own = batch["rows"][spec.name]
-            found[own] = (nn.functional.normalize(pooled, dim=-1) if normalize else pooled).cpu().numpy()
-    return found
+            if normalize:
+                pooled = nn.functional.normalize(pooled, dim=-1)
+            embeddings[batch["rows"][spec.name]] = pooled.cpu().numpy()
+    return embeddings
 
 
 def check_batch_tokens(value: Any) -> None:
-    """ValueError unless `value` is a number of tokens."""
+    """Raise InputError unless `value` is a positive whole number."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise InputError(f"batch_tokens is {value!r}, but must be 1 or more, a whole number")
 
 
 def cut_rows(found: Mapping[str, Prediction]) -> dict[str, int]:
-    """How many rows were cut, by task."""
+    """Task name → number of truncated rows."""
     return {name: np.count_nonzero(prediction.truncated) for name, prediction in found.items()}
 
 
 def warn_of_cuts(cut: Mapping[str, int], rows: int) -> None:
-    """Warn, in one line, of rows that were cut; `cut`: how many of the `rows`, by task."""
+    """Warn of truncated rows, if there are any.
+
+    Args:
+        cut: task name → number of truncated rows.
+        rows: number of all rows.
+    """
     counts = ", ".join(f"{count:,} for task {name!r}" for name, count in cut.items() if count)
     if counts:
         line = f"of {rows:,} rows, some were cut to the max_length of their task or encoder: {counts}"
@@ -249,14 +257,14 @@ def warn_of_cuts(cut: Mapping[str, int], rows: int) -> None:
 
 
 def in_evaluation(model: nn.Module) -> nn.Module:
-    """A model in evaluation mode with the weights of `model`, whose own mode stays as it is.
+    """A view of a model in evaluation mode, with the same tensors; the mode of `model` does not change.
 
-    A mode is state that all threads share: setting it back after one prediction would give others dropout. Where
-    `model` has modules in training mode, this makes new modules of the same tensors instead.
+    All threads share a module's mode: if one thread set it back to training, another's prediction would have dropout.
+    A model that is in evaluation mode already is returned itself.
 
     Raises:
-        ValueError: if the `forward` of a module in training mode was replaced by a function, such as a compiled one,
-            which may refer to the module itself.
+        ValueError: if the `forward` of a module was replaced by a function, such as a compiled one, which may refer to
+            the module itself.
     """
     modules = list(model.modules())
     if not any(module.training for module in modules):
@@ -272,7 +280,7 @@ def in_evaluation(model: nn.Module) -> nn.Module:
 
 
 def _with_views(value: Any, views: Mapping[nn.Module, nn.Module]) -> Any:
-    """An attribute of a module, with every module in it exchanged for its view."""
+    """An attribute of a module, in which every module is replaced by its view."""
     if isinstance(value, nn.Module):
         return views.get(value, value)
     if isinstance(value, MethodType):
@@ -289,11 +297,11 @@ def _with_views(value: Any, views: Mapping[nn.Module, nn.Module]) -> Any:
 
 
 def _specs(model, tasks, rows: list[Row]) -> list[TaskSpec]:
-    """The tasks that are asked for; `all`: those that take as many texts as the rows have."""
+    """The requested tasks; `all`: the tasks that take as many texts as the rows have."""
     if tasks == "all":
         count = 1 if all(pair is None for _, pair in rows) else 2
-        if found := [spec for spec in model.tasks if spec.texts == count]:
-            return found
+        if fitting := [spec for spec in model.tasks if spec.texts == count]:
+            return fitting
         raise InputError(f"no task of this model takes {count} text(s) a row")
     if tasks is None and len(model.tasks) > 1:
         names = ", ".join(spec.name for spec in model.tasks)
@@ -303,7 +311,7 @@ def _specs(model, tasks, rows: list[Row]) -> list[TaskSpec]:
 
 
 def _check_rows(spec: TaskSpec, rows: list[Row]) -> None:
-    """Refuse rows that have another number of texts than the task takes."""
+    """Raise InputError if rows have another number of texts than the task takes."""
     wrong = [number for number, (_, pair) in enumerate(rows) if (pair is None) != (spec.texts == 1)]
     if wrong:
         text = f"{rows[wrong[0]][0][:40]!r}"
@@ -312,18 +320,21 @@ def _check_rows(spec: TaskSpec, rows: list[Row]) -> None:
 
 
 def _passes(model, specs: Sequence[TaskSpec], tokenizer, together: bool) -> list[list[list[TaskSpec]]]:
-    """The passes of the encoder; each is a list of copies of the rows, each copy the tasks that read it.
+    """Plan the passes of the encoder.
 
-    Tasks that encode a row alike share one copy of it. Adapters tell the tasks apart: each has a copy; all are in one
-    pass if they go `together`, else those of one encoding are.
+    Tasks that encode a row alike share one copy of the rows, if they have no adapters. With adapters each task has its
+    own copy; a pass then holds all copies if `together`, and else those of tasks that encode a row alike.
+
+    Returns:
+        Passes; a pass is a list of copies of the rows, and a copy is the list of tasks that read it.
     """
     apart = any(spec.name in model.adapters for spec in specs)
     if apart and together:
         return [[[spec] for spec in specs]]
     groups: dict[tuple, list[TaskSpec]] = {}
     for spec in specs:
-        two = (spec.num_sequences, spec.separator, spec.token_types) if spec.texts == 2 else ()
-        groups.setdefault((length_limit(spec, tokenizer, model.config.encoder), *two), []).append(spec)
+        of_pair = (spec.num_sequences, spec.separator, spec.token_types) if spec.texts == 2 else ()
+        groups.setdefault((length_limit(spec, tokenizer, model.config.encoder), *of_pair), []).append(spec)
     return [[[spec] for spec in group] if apart else [group] for group in groups.values()]
 
 
@@ -338,28 +349,29 @@ def _batches(
     """Batches of one pass for `collect_logits`, longest rows first.
 
     Args:
-        parts: the tasks that read each copy of the rows.
-        encoded: each copy's columns, as `encode_texts` returns them.
-        inputs: the encoder's inputs a row; None: as many as the task has.
+        parts: for each copy of the rows, the tasks that read it.
+        encoded: for each copy of the rows, its columns, as returned by `encode_texts`.
+        inputs: number of encoder inputs for each row; None: the task's.
     """
     sizes = sum(np.array([len(ids) for ids in columns["input_ids"]], dtype=np.int64) for columns in encoded)
     order = np.argsort(-sizes, kind="stable")
     names = [spec.name for part in parts for spec in part]
-    known = model.config.encoder.vocab_size
-    for own in _cut(order, sizes, batch_tokens, batch_rows):
+    vocabulary = model.config.encoder.vocab_size
+    for chosen in _cut(order, sizes, batch_tokens, batch_rows):
         packed = [
-            _part(model.task_id(part[0].name), columns, own, inputs or part[0].num_sequences)
+            _part(model.task_id(part[0].name), columns, chosen, inputs or part[0].num_sequences)
             for part, columns in zip(parts, encoded, strict=True)
         ]
-        if (top := max(part.tokens.max(initial=0) for part in packed)) >= known:
-            has = f"the encoder has embeddings for {known:,} tokens"
-            raise InputError(f"tokenizer gives token {top:,}, but {has}; give the checkpoint's own tokenizer")
+        largest = max(part.tokens.max(initial=0) for part in packed)
+        if largest >= vocabulary:
+            has = f"the encoder has embeddings for {vocabulary:,} tokens"
+            raise InputError(f"tokenizer gives token {largest:,}, but {has}; give the checkpoint's own tokenizer")
         batch = pack_parts(packed, has_token_types(model.config.encoder))
-        yield {**batch, "rows": dict.fromkeys(names, own), "tasks": names if len(parts) == 1 else None}
+        yield {**batch, "rows": dict.fromkeys(names, chosen), "tasks": names if len(parts) == 1 else None}
 
 
 def _part(task_id: int, columns: Mapping[str, list], own: np.ndarray, inputs: int) -> TaskPart:
-    """Some rows of encoded columns."""
+    """The rows `own` of encoded columns, as a part of a batch."""
     tokens = [columns["input_ids"][row] for row in own]
     cuts = [np.array([columns[name][row] for row in own], dtype=np.int64) for name in LENGTHS[: inputs - 1]]
     types = None
@@ -373,7 +385,7 @@ def _joined(lists: list[list[int]]) -> np.ndarray:
 
 
 def _cut(order: np.ndarray, sizes: np.ndarray, tokens: int | None, rows: int | None) -> Iterator[np.ndarray]:
-    """The rows in batches of at most `tokens` tokens, or of one row, and of at most `rows` rows."""
+    """Cut rows into batches of at most `rows` rows and at most `tokens` tokens; a longer row is a batch by itself."""
     first, total = 0, 0
     for place, row in enumerate(order):
         full = tokens is not None and total + sizes[row] > tokens

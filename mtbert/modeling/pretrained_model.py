@@ -1,4 +1,4 @@
-"""Loading, saving and initialisation of models of mtbert."""
+"""The base class of mtbert's models: loading, saving and initialisation."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from .precision import unsaved_buffers
 
 
 class MtBertPreTrainedModel(PreTrainedModel):
-    """Loading, saving and initialisation."""
+    """Base class of mtbert's models: loading, saving and initialisation."""
 
     config_class = MtBertConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _keys_to_ignore_on_load_unexpected = (r"^encoder\.pooler\.",)  # of tasks that were removed before it was saved
+    _keys_to_ignore_on_load_unexpected = (
+        r"^encoder\.pooler\.",
+    )  # tasks that were removed before saving may have read it
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
-        """A saved model; as in transformers, but every weight must be there and fit (`load_checked`).
+        """Load a saved model; as in transformers, but no weight may be missing or have another shape (`load_checked`).
 
         Raises:
-            ValueError: for a folder whose files are no whole checkpoint, or are pickles.
+            ValueError: for an incomplete checkpoint, and for pickles.
         """
         return load_checked(cls, super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
-        """As in torch (for `to`, `half`, …), but buffers that are computed from the config are not rounded."""
+        """As in torch (for `to`, `half`, …), but buffers computed from the config keep their precision."""
         kept = list(unsaved_buffers(self))
         super()._apply(fn, recurse)
         for module, name, buffer in kept:

@@ -1,6 +1,6 @@
-"""The kinds of tasks in one table: how labels, logits, losses and answers of each look.
+"""The table of problem types: labels, losses, probabilities and decisions of each.
 
-`TaskSpec.kind` is a task's row of the table. Other files ask it, in place of comparing names.
+`TaskSpec.kind` is a task's entry. Other files use it and do not compare names of problem types.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ IGNORED = -100  # a missing class label, as everywhere in transformers; a missin
 
 @dataclass(frozen=True)
 class ProblemType:
-    """One kind of task.
+    """A problem type.
 
     Attributes:
-        name: as in `TaskSpec.problem_type`.
-        losses: logits `(rows, num_labels)` in fp32, labels, and which rows are labelled `(rows,)` → each row's loss
-            `(rows,)`; what rows without a label get does not count.
+        name: its name, as in `TaskSpec.problem_type`.
+        losses: logits `(rows, num_labels)` in fp32, labels, and mask of labelled rows `(rows,)` → each row's loss
+            `(rows,)`; the values of rows without a label are arbitrary.
         probabilities: logits `(rows, num_labels)` → each label's probability `(rows, labels)`; a regression's score
             `(rows,)`.
         decisions: logits `(rows, num_labels)` → class ids `(rows,)`, 0 and 1 `(rows, num_labels)`, or scores `(rows,)`.
         numeric: whether labels are scores, not classes.
         exclusive: whether a row has one class out of several logits, so that probabilities are a softmax.
         several: whether a row may have several labels.
-        label_dtype: of checked labels.
-        labels_are: what a row's labels are, for error messages.
+        label_dtype: type of checked labels.
+        labels_are: description of a row's labels for error messages.
     """
 
     name: str
@@ -68,7 +68,7 @@ def _squared_error(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
 
 
 def _of_both_classes(logits: Tensor) -> Tensor:
-    return torch.cat([-logits, logits], dim=1).sigmoid()  # not 1 − p, which loses small ones
+    return torch.cat([-logits, logits], dim=1).sigmoid()  # more precise than 1 − p for small values
 
 
 SINGLE_LABEL = ProblemType(

@@ -1,4 +1,4 @@
-"""Packed inputs → each task's outputs: one pass of the encoder with the tasks' adapters, pooling, heads."""
+"""Route a packed batch: one pass of the encoder with the tasks' adapters, then each task's pooling and head."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def task_outputs(
     names: list[str] | None,
     asked: Mapping[str, bool],
 ) -> MtBertOutput:
-    """Outputs without a loss.
+    """Outputs of a batch's tasks, without losses.
 
     Args:
         values: packed `input_ids`, `token_type_ids` and `inputs_embeds`.
-        mask: where the tokens stood in padded inputs; None: they came packed.
-        names: the tasks that all rows are for; None: those of the layout.
-        asked: what else the encoder shall return.
+        mask: `(sequences, length)`, the real tokens in padded inputs; None: the inputs were packed.
+        names: tasks whose heads read every row; None: the tasks of the layout.
+        asked: `output_hidden_states` and `output_attentions`, as far as they are true.
     """
     sequences, segments = len(layout.lengths), layout.segments
     if names is not None:
@@ -54,7 +54,7 @@ def task_outputs(
 
 
 def _for_all(model, names: list[str], values, layout: PackedLayout):
-    """Make every sequence an input of every task: shared, or a copy for each where adapters tell them apart."""
+    """Make every sequence an input of every task; with adapters, each task gets a copy of the sequences."""
     count, plan = len(layout.lengths), []
     for name in names:
         spec = model.tasks[model.task_id(name)]
@@ -79,7 +79,7 @@ def encode_packed(
     layout: PackedLayout,
     **asked: bool,
 ) -> BaseModelOutput:
-    """Packed inputs → states `(tokens, hidden)`, after the adapters of the tasks; see `padding.encode`."""
+    """Encode packed inputs with the adapters of their tasks; states are `(tokens, hidden)`; see `padding.encode`."""
     inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
     if model._accepts_types and has_token_types(model.encoder.config):
         inputs["token_type_ids"] = token_type_ids
@@ -95,13 +95,13 @@ def _adapter_pass(model, layout: PackedLayout) -> AdapterPass | None:
     parts = []
     for name, segment in zip(names, layout.segments, strict=True):
         adapter = model.adapters[name] if name in model.adapters else None  # noqa: SIM401 (a ModuleDict has no get)
-        own = layout if len(names) == 1 or adapter is None else layout.part(segment)
-        parts.append((adapter, segment.tokens, own))
+        part = layout if len(names) == 1 or adapter is None else layout.part(segment)
+        parts.append((adapter, segment.tokens, part))
     return AdapterPass(tuple(parts))
 
 
 def pool_segment(model: TaskModel, spec: TaskSpec, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
-    """States `(tokens, hidden)` → what a task's head is given, `(sequences, hidden)`."""
+    """Pool a task's states `(tokens, hidden)`; returns the input of its head, `(sequences, hidden)`."""
     first, last = segment.sequences
     if spec.pooling in ("cls", "pooler"):
         tokens = hidden.index_select(0, layout.starts[first:last])

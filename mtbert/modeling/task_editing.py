@@ -1,4 +1,4 @@
-"""Tasks that come and go: a task added to a trained checkpoint, one removed, one taken out, the encoder alone."""
+"""Add, remove or extract tasks of a trained model; export its encoder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ from .task_model import TaskModel
 
 
 def add_task(model: TaskModel, spec: TaskSpec | Mapping) -> None:
-    """Give a model one more task, with a new head and, if it has adapters, a new adapter; the others stay as they are.
+    """Add a task to a model, with a new head and, if the model has adapters, a new adapter.
+
+    The outputs of the other tasks do not change.
 
     Raises:
-        ValueError: if there is a task of this name, or the task needs a pooler that the model has dropped.
+        ValueError: if there is a task of this name, or if the task needs a pooler that the model has dropped.
     """
     spec = TaskSpec.from_dict(spec)
     refuse_reserved([spec.name])
@@ -43,7 +45,7 @@ def add_task(model: TaskModel, spec: TaskSpec | Mapping) -> None:
 
 
 def remove_task(model: TaskModel, name: str) -> None:
-    """Drop a task with its head and adapter; the ids of later tasks move up.
+    """Remove a task with its head and adapter; the ids of later tasks decrease by 1.
 
     Raises:
         KeyError: if there is no such task.
@@ -64,15 +66,15 @@ def _set_tasks(model: TaskModel, tasks: list[dict]) -> None:
 
 
 def extract_task(model: TaskModel, name: str, to: str | None = None) -> PreTrainedModel:
-    """A copy that has one task alone.
+    """A copy of the model with one task only.
 
     Args:
         to: None: a model of mtbert; `sequence_classification`: the plain transformers model of the encoder's family,
-            where adapter and head permit.
+            which cannot have an adapter or any but a linear head.
 
     Raises:
         KeyError: if there is no such task.
-        ValueError: if the plain model cannot compute what the task does; it says why.
+        ValueError: if the plain model cannot compute the task; with the reason.
     """
     spec = model.tasks[model.task_id(name)]
     if to == "sequence_classification":
@@ -123,7 +125,7 @@ def _plain_model(model: TaskModel, spec: TaskSpec) -> PreTrainedModel:
 
 
 def export_encoder(model: TaskModel) -> PreTrainedModel:
-    """A copy of the shared encoder as a plain transformers model (without a pooler if no task reads one)."""
+    """A copy of the shared encoder as a plain transformers model, without a pooler if no task reads it."""
     config = copy.deepcopy(model.config.encoder)
     config._attn_implementation = "sdpa" if model.encoder._supports_sdpa else "eager"
     plain = make_encoder(config)

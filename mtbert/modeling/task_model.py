@@ -1,4 +1,4 @@
-"""What the functions of this folder use of a model, so that none of them imports the model itself."""
+"""The protocol of a multi-task model, so that the functions of this folder need not import the model itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .configuration_mtbert import MtBertConfig, TaskSpec
 
 
 class TaskModel(Protocol):
-    """A model with one head for each task: `MtBertForMultiTask`, which hands itself to these functions."""
+    """A model with one head for each task; `MtBertForMultiTask` passes itself to functions that take one."""
 
     config: MtBertConfig
     encoder: Any  # PreTrainedModel

@@ -1,4 +1,4 @@
-"""Rows of text in the forms that people have them in → (text, second text or None).
+"""Convert texts, pairs, mappings, lists and tables to rows (text, second text or None).
 
 Tables and columns of pandas, polars, Arrow and datasets are recognised by their attributes; none of these is imported.
 """
@@ -21,12 +21,12 @@ _END = object()
 
 
 def as_rows(values: Any) -> list[Row]:
-    """`iterate_rows`, as a list."""
+    """The rows of `iterate_rows` as a list."""
     return list(iterate_rows(values))
 
 
 def is_row(values: Any) -> bool:
-    """Whether `values` is one row, not several: a text, a tuple, or a mapping whose text is no column of texts."""
+    """Whether `values` is one row: a text, a tuple, or a mapping whose `text` is not a column of texts."""
     if not isinstance(values, Mapping):
         return isinstance(values, (str, tuple))
     text = values.get("text")
@@ -34,12 +34,12 @@ def is_row(values: Any) -> bool:
 
 
 def iterate_rows(values: Any) -> Iterator[Row]:
-    """One row or several, one after the other.
+    """Yield the rows of any supported form.
 
     Args:
         values: one row, as `as_row` reads it (a tuple is one pair); a list, array, Series, generator or other iterable
             of rows; a table with columns `text` and `text_pair`, or with a single column; or a mapping of such columns.
-            Other columns of a table or mapping are not read.
+            Other columns of a table or mapping are ignored.
 
     Raises:
         ValueError: for anything else, with the number of the row (from 0) if one row is wrong.
@@ -61,9 +61,11 @@ def iterate_rows(values: Any) -> Iterator[Row]:
 
 
 def as_row(value: Any) -> Row:
-    """A text, a pair of texts, or a mapping or named tuple with `text` (and `text_pair`) → (text, second text or None).
+    """Convert one row to (text, second text or None).
 
-    A second text that is missing (None, nan) is None.
+    Args:
+        value: a text, a pair of texts, or a mapping or named tuple with `text` (and `text_pair`). A missing second text
+            (None, nan) becomes None.
 
     Raises:
         ValueError: for anything else.
@@ -92,7 +94,7 @@ def as_row(value: Any) -> Row:
 
 def _column_names(values: Any) -> list | None:
     """Names of a table's columns; None if `values` is no table."""
-    structured = getattr(getattr(values, "dtype", None), "names", None)  # of a NumPy array with named fields
+    structured = getattr(getattr(values, "dtype", None), "names", None)  # a NumPy array with named fields
     for names in (getattr(values, "column_names", None), getattr(values, "columns", None), structured):
         if names is not None and not callable(names):
             return list(names)
@@ -100,7 +102,7 @@ def _column_names(values: Any) -> list | None:
 
 
 def _text_columns(names: list) -> list:
-    """Which columns of a table hold the texts: first texts, second texts."""
+    """Names of the columns with the first texts and, if there are any, the second texts."""
     wanted = [key for key in KEYS if key in names]
     if len(names) == 1 and names != ["text_pair"]:
         wanted = names
@@ -117,7 +119,7 @@ def _text_columns(names: list) -> list:
 def _rows_of_table(table: Any, names: list) -> Iterable[dict]:
     if not hasattr(table, "select_columns"):
         return _zipped([_cells(table[name], name) for name in names])
-    rows = table.select_columns(names).with_format(None)  # a data set, whose format may be of tensors or frames
+    rows = table.select_columns(names).with_format(None)  # a data set, whose rows may be formatted as tensors or frames
     return (dict(zip(KEYS, (row[name] for name in names), strict=False)) for row in rows)
 
 
@@ -129,7 +131,7 @@ def _zipped(columns: list[Iterable]) -> Iterator[dict]:
 
 
 def _cells(values: Any, column: str | None = None) -> Iterable:
-    """Rows of an iterable, or cells of a column, in order, as Python's own values."""
+    """The rows of an iterable, or the cells of a column, in order, as Python objects."""
     where = shown(values) if column is None else f"{column!r} is {shown(values)}, which"
     wanted = f"{FORMS}, or a list of such rows" if column is None else "a list of texts"
     if isinstance(values, (set, frozenset)):
@@ -139,24 +141,24 @@ def _cells(values: Any, column: str | None = None) -> Iterable:
     index = getattr(values, "index", None)
     if column is None and index is not None and not callable(index) and "text" in index:
         raise InputError("a Series with an entry 'text' may be one row or several; give dict(row), or list(texts)")
-    for method in ("to_pylist", "tolist"):  # of Arrow; of NumPy and pandas
+    for method in ("to_pylist", "tolist"):  # Arrow; NumPy and pandas
         if hasattr(values, method):
             values = getattr(values, method)()
             break
-    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):  # of an array without dimensions
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):  # from an array without dimensions
         raise InputError(f"{where} holds no rows; give {wanted}")
     return values
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether a cell is None, nan, or what pandas has for a missing value."""
+    """Whether a cell is None, nan, or one of pandas' missing values."""
     if isinstance(value, (float, np.floating)):
         return bool(np.isnan(value))
     return value is None or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _remedy(value: Any) -> str:
-    """What to write instead of a value that people take for a text or for rows."""
+    """The end of an error message: what to write in place of a value that is no text."""
     if _is_missing(value):
         return "; fill a missing text in, or leave its row out"
     if isinstance(value, (bytes, bytearray)):

@@ -1,4 +1,4 @@
-"""Where transformers' Trainer and accelerate do something else than a run of several tasks needs."""
+"""Workarounds for transformers' Trainer and accelerate where multi-task training needs other behaviour."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
 
 class KeepSpecialTokens(TrainerCallback):
-    """Undoes that transformers' Trainer writes the tokenizer's special tokens into the encoder's config.
+    """Restores the special tokens of the encoder's config, which transformers' Trainer replaces by the tokenizer's.
 
-    Some encoders count positions from the padding token of their config, which is theirs, whatever the tokenizer's is.
+    Some encoders number positions from the padding token of their own config, even if the tokenizer has another one.
     """
 
     def __init__(self, encoder: PreTrainedConfig):
@@ -29,7 +29,7 @@ class KeepSpecialTokens(TrainerCallback):
 
 
 def add_callbacks(trainer: Any, encoder: PreTrainedConfig) -> None:
-    """Add the callback that every run has, and the one that stops it early where the arguments say so."""
+    """Add the callbacks of every run, and early stopping if the arguments ask for it."""
     args = trainer.args
     trainer.add_callback(KeepSpecialTokens(encoder))
     if args.early_stopping_patience is not None:
@@ -38,7 +38,7 @@ def add_callbacks(trainer: Any, encoder: PreTrainedConfig) -> None:
 
 @contextmanager
 def holding(args: Any, **values: Any) -> Iterator[None]:
-    """Within, some arguments have other values."""
+    """Within, the given arguments have these values; afterwards their old ones again."""
     before = {name: getattr(args, name) for name in values}
     vars(args).update(values)
     try:
@@ -48,8 +48,8 @@ def holding(args: Any, **values: Any) -> Iterator[None]:
 
 
 def clip_with(accelerator: Accelerator, clip: Callable[..., Tensor]) -> None:
-    """Let transformers' Trainer clip gradients, and take their norm, with `clip(parameters, max_norm)`.
+    """Make transformers' Trainer clip gradients with `clip(parameters, max_norm)`, which returns their norm.
 
-    Versions of transformers that find sharded and whole gradients side by side do that themselves.
+    Needed until transformers clips sharded and whole gradients together.
     """
     accelerator.clip_grad_norm_ = clip

@@ -1,4 +1,4 @@
-"""Settings of a run: transformers' TrainingArguments, a few more and those refused, and what is set for each task."""
+"""Training arguments: those of transformers with additions and refusals, and the training settings of each task."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ REFUSED_TRAINING: dict[str, str] = {
     "use_liger_kernel": "Liger kernels exist for decoders, and would silently change nothing here",
 }
 
-# Training arguments of the process, which pre-training and fine-tuning share.
+# Training arguments of the process, which must be equal in pre-training and fine-tuning.
 PROCESS_KEYS = ("bf16", "fp16", "tf32", "use_cpu", "cpu_threads", "full_determinism", "ddp_backend", "ddp_timeout")
 _BY_THE_TEXTS = "every text is read once an epoch, and the rate falls over all epochs"
 REFUSED_PRETRAINING: dict[str, str] = {
@@ -86,10 +86,10 @@ REFUSED_PRETRAINING: dict[str, str] = {
     "use_liger_kernel": REFUSED_TRAINING["use_liger_kernel"],
 }
 
-# Refused in recipes alone, or by `processes.refuse_sharding`, or set by the arguments' own class.
+# Refused in recipes only, or by `process_group.refuse_sharding`, or set by the class of the arguments.
 ELSEWHERE = ("deepspeed", "fsdp", "fsdp_config", "hub_token", "parallelism_config", "remove_unused_columns")
 
-# Arguments of transformers' Trainer, and what to write instead.
+# Refused arguments of transformers' Trainer, and what to write instead.
 REFUSED_OF_TRAINER = {
     "data_collator": "the trainer packs its batches itself; drop it",
     "model_init": "a model is built from an encoder plus tasks; give one as model, such as "
@@ -100,13 +100,14 @@ REFUSED_OF_TRAINER = {
 
 
 def refuse_trainer_arguments(model: Any, given: dict[str, Any]) -> None:
-    """Refuse arguments of transformers' Trainer that have no meaning here; remove those that are None from `given`.
+    """Raise InputError for arguments of transformers' Trainer that are not supported, and for a missing model.
 
     Args:
-        model: what is to be trained, which must be there.
+        model: the model to be trained.
+        given: keyword arguments; unsupported ones that are None are removed.
 
     Raises:
-        InputError: naming each of them, and what to write instead.
+        InputError: with each such argument, and what to write instead.
     """
     refused = [name for name in REFUSED_OF_TRAINER if given.pop(name, None) is not None]
     if refused:
@@ -120,17 +121,18 @@ def _default(field: Field) -> Any:
 
 
 def refuse_arguments(args: TrainingArguments) -> None:
-    """Refuse arguments that are not read; before transformers works on them.
+    """Raise InputError for unsupported training arguments; called before transformers reads them.
 
     Raises:
-        ValueError: naming every one that has another value than its default, and why it has to keep that.
+        InputError: with each such argument whose value is not the default, and the reason.
     """
     defaults = {field.name: _default(field) for field in fields(TrainingArguments) if field.name in REFUSED_TRAINING}
     problems = []
     for key in sorted(defaults.keys() - set(ELSEWHERE)):
         value = getattr(args, key)
-        copied = isinstance(value, AcceleratorConfig)  # what transformers makes of none
-        if not copied and (value or None) != (defaults[key] or None):  # None, False, 0 and empty all mean "off"
+        is_default_config = isinstance(value, AcceleratorConfig)  # transformers makes it of None
+        # None, False, 0 and empty all mean "off"
+        if not is_default_config and (value or None) != (defaults[key] or None):
             problems.append(f"{key} is {value!r}, which is refused: {REFUSED_TRAINING[key]}")
     if problems:
         raise InputError("\n".join(problems))
@@ -138,20 +140,21 @@ def refuse_arguments(args: TrainingArguments) -> None:
 
 @dataclass(frozen=True)
 class TaskTraining:
-    """How one task is trained; all of it concerns training, none of it the checkpoint.
+    """How one task is trained; the checkpoint does not depend on these settings.
 
     Attributes:
         weight: w_t, the factor on the task's loss, positive.
-        batch_size: rows of this task in a step that holds it; None: the run's.
-        examples_per_epoch: N_t, how many rows an epoch counts and takes at random of this task; None: all it has.
-        metric: the main metric, which the averages take; None: accuracy, f1_micro or pearson, by problem type.
-        learning_rate: positive, in steps of this task; the rates of all parts of the model are multiplied by its ratio
-            to the run's. Needs `optimizer.per_task`. None: the run's.
-        weight_decay: 0 or more, in steps of this task; needs `optimizer.per_task`. None: the run's.
-        class_weights: a number for each class on the losses of its rows (for a multi-label task on each label's
-            positives), of which only the ratios count: their mean over the training labels is made 1; `balanced`:
-            inverse to the classes' frequencies. Training only: evaluations and the logged `loss_<task>` are without.
-        label_smoothing: s in [0, 1), the share of the target that is spread over all classes; training only, too.
+        batch_size: rows of this task in each step that holds it; None: the run's.
+        examples_per_epoch: N_t, the number of rows that an epoch takes at random from this task; None: all.
+        metric: the main metric, which enters the averages; None: accuracy, f1_micro or pearson, by problem type.
+        learning_rate: learning rate in steps of this task, positive; the rates of all parts of the model are multiplied
+            by its ratio to the run's. Needs `optimizer.per_task`. None: the run's.
+        weight_decay: weight decay in steps of this task, 0 or more; needs `optimizer.per_task`. None: the run's.
+        class_weights: a number for each class, the factor on the losses of its rows (for a multi-label task on each
+            label's positives); only the ratios matter, because they are scaled to a mean of 1 over the training labels.
+            `balanced`: inverse to the classes' frequencies. Evaluations and the logged `loss_<task>` are without them.
+        label_smoothing: s in [0, 1), the share of the target that is spread over all classes; evaluations and the
+            logged `loss_<task>` are without it.
         balanced: draw every class of the task equally often.
     """
 
@@ -166,7 +169,7 @@ class TaskTraining:
     balanced: bool = False
 
     def problems(self) -> list[Problem]:
-        """One problem for each value that is wrong."""
+        """Return a `Problem` for each invalid field."""
         found = []
         if self.weight <= 0:
             found.append(Problem(("weight",), f"is {self.weight}, but must be positive; to leave a task out, drop it"))
@@ -197,11 +200,11 @@ class TaskTraining:
 
 
 class OwnArguments:
-    """What arguments of training and of pre-training do otherwise than transformers'."""
+    """Changes to transformers' TrainingArguments that training and pre-training share."""
 
     @property
     def device(self) -> torch.device:
-        """The device used by this process; `cpu`, where accelerate says `cpu:0` when there are several processes.
+        """The device of this process; `cpu` in place of accelerate's `cpu:0` for several processes.
 
         PyTorch 2.11 cannot load a checkpoint's optimizer onto `cpu:0`.
         """
@@ -209,7 +212,7 @@ class OwnArguments:
         return torch.device("cpu") if device.type == "cpu" else device
 
     def to_dict(self) -> dict[str, Any]:
-        """As in transformers, which gives it to loggers; what looks like a token is masked."""
+        """The arguments as a dict, which transformers passes to loggers; values that look like tokens are masked."""
         return each_text(masked, super().to_dict())
 
 
@@ -223,14 +226,14 @@ class MtBertTrainingArguments(OwnArguments, TrainingArguments):
     Attributes:
         eval_train: also evaluate the training splits, as `train_<task>_<metric>`, whenever the dev splits are.
         early_stopping_patience: stop after this many evaluations without a better `metric_for_best_model`.
-        early_stopping_threshold: the least difference that counts as better.
-        cpu_threads: threads of each process where it computes on the CPU; None: what PyTorch is set to, and in
-            `recipes/` the machine's cores shared out among its processes.
+        early_stopping_threshold: the smallest improvement that counts as better.
+        cpu_threads: threads of each process that computes on the CPU; None: PyTorch's setting, and with the command
+            line the machine's cores divided by its processes.
         on_nonfinite: what to do at a step whose loss or gradient is nan or infinite: `stop` with an error that names
-            the task and its rows, or `skip` its update and count it. Either way a run stops after 20 such steps on
-            end. `skip` waits for the device at every step.
-        shard_encoder: share the weights, gradients and moments of the encoder's layers out among the processes (FSDP2)
-            while training; checkpoints are the same. `accelerate launch` with `distributed_type: FSDP` and
+            the task and its rows, or `skip` its update and count it. In both cases a run stops after 20 such steps in a
+            row. `skip` waits for the device at every step.
+        shard_encoder: shard the weights, gradients and moments of the encoder's layers over the processes (FSDP2)
+            during training; checkpoints are the same. `accelerate launch` with `distributed_type: FSDP` and
             `fsdp_version: 2` sets it. No effect on one process.
     """
 
@@ -273,7 +276,7 @@ class MtBertTrainingArguments(OwnArguments, TrainingArguments):
         refuse_arguments(self)
         join_processes(self)
         super().__post_init__()
-        self.remove_unused_columns = False  # the model takes what the collator makes, not columns of a data set
+        self.remove_unused_columns = False  # the collator chooses the model's inputs, not the columns of the data set
         if self.on_nonfinite not in (STOP, SKIP):
             raise InputError(f"on_nonfinite is {self.on_nonfinite!r}, but must be {STOP} or {SKIP}")
 
@@ -282,20 +285,21 @@ class MtBertTrainingArguments(OwnArguments, TrainingArguments):
 class PretrainingArguments(OwnArguments, TrainingArguments):
     """transformers' TrainingArguments for masked-language modelling, with other defaults and the fields below.
 
-    Other defaults: 40 epochs of batches of 32 at a peak rate of 5e-5 that rises over the first tenth of all steps and
-    then falls to 0, both linearly: the slanted triangular rates of Howard and Ruder (2018, equation 3) where their
-    ratio of the highest to the lowest rate grows beyond bounds. Loss, dev loss and checkpoint once an epoch, the last
-    checkpoint alone is kept. Dropout is the encoder's own.
+    Other defaults: 40 epochs of batches of 32, with a learning rate that rises linearly to 5e-5 over the first tenth of
+    all steps and then falls linearly to 0. These are the slanted triangular rates of Howard and Ruder (2018, equation
+    3) with a lowest rate of 0. The loss and the dev loss are logged, and a checkpoint is saved, once an epoch; only the
+    last checkpoint is kept. Dropout is the encoder's own.
 
     Attributes:
         output_dir: the folder of checkpoints, log and kept encoders; null: `pretraining` in training.output_dir. Runs
             of several recipes may share one.
-        mask_probability: of each token to be chosen; 80 % of these become [MASK], 10 % a random token, 10 % stay.
-        max_length: longest text in tokens, special ones included; longer ones are cut. None: what the encoder allows.
-        keep_epochs: the encoder is kept after each of these epochs, and after the last, as `output_dir/epoch-<n>`: a
-            folder that `encoder` takes. Epochs that are never reached count for nothing.
-        use_epoch: the epoch whose encoder is fine-tuned, where the same recipe is given to `mtbert finetune`, which
-            pre-trains as far as that if it has not been done; None: the last.
+        mask_probability: probability of each token to be chosen; 80 % of the chosen become [MASK], 10 % a random token,
+            10 % stay.
+        max_length: longest text in tokens, special ones included; longer texts are cut. None: the encoder's limit.
+        keep_epochs: the encoder is kept after each of these epochs, and after the last, as `output_dir/epoch-<n>`, a
+            folder that can be given as `encoder`. Epochs beyond the last are ignored.
+        use_epoch: the epoch whose encoder `mtbert finetune` fine-tunes with the same recipe; it first pre-trains up to
+            this epoch if that was not done. None: the last.
         cpu_threads: as `training.cpu_threads`.
     """
 
@@ -339,13 +343,15 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
 
     @property
     def kept(self) -> tuple[int, ...]:
-        """The epochs that an encoder is kept after."""
-        wanted = {*self.keep_epochs, int(self.num_train_epochs), *filter(None, [self.use_epoch])}
-        return tuple(sorted(epoch for epoch in wanted if epoch <= self.num_train_epochs))
+        """The epochs after which the encoder is kept, in order."""
+        epochs = {*self.keep_epochs, int(self.num_train_epochs)}
+        if self.use_epoch:
+            epochs.add(self.use_epoch)
+        return tuple(sorted(epoch for epoch in epochs if epoch <= self.num_train_epochs))
 
 
 def pretraining_problems(values: Mapping[str, Any]) -> list[Problem]:
-    """One problem for each argument of pre-training that is wrong; `values` holds the defaults, too."""
+    """Return a `Problem` for each invalid argument of pre-training; `values` holds all arguments, also the defaults."""
     found, epochs = [], values["num_train_epochs"]
     if epochs < 1 or epochs != int(epochs):
         found.append(Problem(("num_train_epochs",), f"is {epochs}, but must be a whole number, 1 or more"))

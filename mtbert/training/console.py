@@ -1,4 +1,4 @@
-"""What a user reads on the terminal: the plan before training, the scores after it."""
+"""Terminal output: the plan and the parameters before training, the scores after it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..modeling.display import display
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
-    """Steps, examples and passes for each task, and how the probabilities move from the first epoch to the last."""
+    """Print the rows, examples and passes of each task, and its probability in the first and the last epoch."""
     schedule = plan.schedule.name + (" (mixed)" if plan.schedule.mixed else "")
     total, epochs = plan.total_steps, plan.total_steps / plan.steps_per_epoch
     table = Table(
@@ -35,7 +35,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
 
 
 def print_parameters(rows: Iterable[Mapping[str, str | int | float]], console: Console | None = None) -> None:
-    """A model's `parameter_table`: how large each part is, and how much of it is trained."""
+    """Print a model's `parameter_table`: the size of each part, and how much of it is trained."""
     table = Table(title="Parameters")
     for heading in ("component", "task", "parameters", "trained", "× encoder"):
         table.add_column(heading, justify="left" if heading in ("component", "task") else "right")
@@ -46,17 +46,17 @@ def print_parameters(rows: Iterable[Mapping[str, str | int | float]], console: C
 
 
 def print_lines(lines: Iterable[str | None], console: Console | None = None) -> None:
-    """Print sentences, one a line; None is left out."""
+    """Print one sentence a line; leave out None."""
     for line in lines:
         if line is not None:
             (console or Console()).print(display(line, lines=True), highlight=False, markup=False)
 
 
 def print_scores(columns: Mapping[str, Mapping[str, float]], console: Console | None = None) -> None:
-    """A table of metrics: one row a metric, one column for each set of scores, such as before and after training.
+    """Print a table with a row for each metric and a column for each set of scores, such as before and after training.
 
     Args:
-        columns: scores by the heading of their column; a metric that a column lacks stays empty.
+        columns: heading of a column → its scores; cells of missing metrics are empty.
     """
     hidden = ("_runtime", "_per_second", "epoch", "step", "_loss")
     columns = {heading: scores for heading, scores in columns.items() if scores}

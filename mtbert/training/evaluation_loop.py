@@ -1,4 +1,4 @@
-"""Evaluation and prediction of `MtBertTrainer`: each row of every task once, on however many processes."""
+"""Evaluation and prediction of `MtBertTrainer`: each row of every task once, over any number of processes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .methods.base import TaskTrainer
 if TYPE_CHECKING:
     from ..modeling.outputs import MtBertOutput
 
-TIMES = ("runtime", "samples_per_second", "steps_per_second")  # what `speed_metrics` adds to the scores
+TIMES = ("runtime", "samples_per_second", "steps_per_second")  # `speed_metrics` adds these to the scores
 
 
 class EvaluationSteps(Sampler[Step]):
-    """Batches of every task's rows, one task after the other; each process takes a share of each task's."""
+    """Batches of every task's rows, one task after the other; the processes share the rows of each task."""
 
     drop_last = False
 
@@ -50,12 +50,12 @@ def eval_splits(trainer: TaskTrainer, given: Mapping[str, Dataset] | str | None)
     """Encoded rows to evaluate, by task name; `given` as in `MtBertTrainer.evaluate`.
 
     Raises:
-        InputError: there are none, or none of the named task.
+        InputError: if there are none, or none of the named task.
     """
     if isinstance(given, str):
-        known = list(trainer.eval_dataset or ())
-        if given not in known:
-            has = f"has rows of: {', '.join(known)}" if known else "is missing"
+        names = list(trainer.eval_dataset or ())
+        if given not in names:
+            has = f"has rows of: {', '.join(names)}" if names else "is missing"
             raise InputError(
                 f"eval_dataset is {given!r}, which must be the name of a task with rows to evaluate; the trainer's "
                 f"eval_dataset {has}; other rows are given as evaluate({{task: rows}})"
@@ -95,11 +95,11 @@ def evaluate(trainer: TaskTrainer, eval_dataset: Any, prefix: str) -> dict[str, 
 
 
 def run_loop(trainer: TaskTrainer, loader: DataLoader, prefix: str) -> EvalLoopOutput:
-    """Predict all rows of a loader that `make_loader` made, and score the tasks that have labels.
+    """Predict all rows of a loader from `make_loader`, and score the tasks that have labels.
 
     Returns:
         `predictions` `{task: logits (rows, num_labels)}`, `label_ids` `{task: labels or None}`, both in the rows' order
-        on every process, and `metrics`, each name with the prefix.
+        on every process, and `metrics`, all names with the prefix.
     """
     splits = _splits(loader)
     logits, losses = _predict(trainer, loader, splits)
@@ -171,9 +171,9 @@ def _scores(
     main = {name: settings.metric for name, settings in trainer.task_training.items()}
     scores, means = score_tasks(trainer.tasks, main, logits, labels)
     metrics = {}
-    for task, own in scores.items():
+    for task, task_scores in scores.items():
         metrics[f"{prefix}_{task}_loss"] = losses[task]
-        metrics |= {f"{prefix}_{task}_{name}": value for name, value in own.items()}
+        metrics |= {f"{prefix}_{task}_{name}": value for name, value in task_scores.items()}
     metrics |= {f"{prefix}_{name}": value for name, value in means.items()}
     metrics[f"{prefix}_loss"] = float(np.mean([losses[name] for name in scores]))
     return metrics
@@ -186,10 +186,10 @@ def _own_scores(
     prefix: str,
     ours: Collection[str],
 ) -> dict[str, Any]:
-    """What the user's `compute_metrics` returns, each name with the prefix.
+    """The scores of the user's `compute_metrics`, all names with the prefix.
 
     Raises:
-        InputError: it returns no mapping, or a score under a name that ours have.
+        InputError: if it returns no mapping, or a name that the trainer's own scores have.
     """
     returned = trainer.compute_metrics(EvalPrediction(predictions=dict(logits), label_ids=dict(labels)))
     if not isinstance(returned, Mapping):

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: whose they are, and whether the run goes on without their step."""
+"""Handle steps whose loss or gradient is not finite: name their tasks and rows, then stop the run or skip the step."""
 
 from __future__ import annotations
 
@@ -16,29 +16,30 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 STOP, SKIP = "stop", "skip"
-IN_A_ROW = 20  # steps without an update, after which a run has diverged; fp16's factor falls from 65,536 below 1 in 17
-SHOWN = 10  # rows of a task that a message names
+# Steps in a row without an update after which a run has diverged; fp16's loss scale falls from 65,536 below 1 in 17.
+IN_A_ROW = 20
+SHOWN = 10  # a message names so many rows of a task
 
 
 def guarded(loss: Tensor) -> Tensor:
-    """The loss, bit for bit; with a gradient of nan where it is not finite.
+    """Return the loss unchanged, but with a nan gradient if it is not finite.
 
-    An overflowing loss may have a finite gradient on one process; after this, every process sees that the step failed
-    in the gradient that they average, without asking the others.
+    A loss that overflows on one process may have a finite gradient. With nan, every process sees in the averaged
+    gradient that the step failed, without further communication.
     """
     return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
 
 
 class FiniteSteps:
-    """Watches every step's gradient, and tells which rows made it what it is.
+    """Checks every step's gradient, and names the rows that made it nan or infinite.
 
     Args:
         on_nonfinite: `stop` or `skip`.
-        late: look at a step's gradient when the next one's is there, so that a GPU is not waited for; to stop only.
+        late: check a step's gradient one step later, so that nothing waits for the GPU; only with `stop`.
 
     Attributes:
-        skipped: steps that were passed over since `forget`.
-        overflowed: steps that the scaler of fp16 passed over since `forget`, whose losses were finite.
+        skipped: number of skipped steps since `forget`.
+        overflowed: number of steps since `forget` that fp16's scaler skipped although their losses were finite.
     """
 
     def __init__(self, on_nonfinite: str, late: bool = False):
@@ -46,53 +47,54 @@ class FiniteSteps:
         self.begin()
 
     def begin(self) -> None:
-        """Before the first step of a run."""
+        """Reset all state; called before the first step of a run."""
         self.forget()
         self._in_a_row, self._step, self._waiting = 0, [], None
 
     def forget(self) -> None:
-        """Begin to count anew."""
+        """Set the counts to 0."""
         self.skipped = self.overflowed = 0
 
     def logs(self) -> dict[str, int]:
-        """`nonfinite_skipped` and `overflow_skipped`, the steps since the last call, where there are any."""
+        """`nonfinite_skipped` and `overflow_skipped`: steps since the last call; counts of 0 are left out."""
         counts = {"nonfinite_skipped": self.skipped, "overflow_skipped": self.overflowed}
         self.forget()
         return {name: count for name, count in counts.items() if count}
 
     def note(self, rows: Mapping[str, Any], losses: Mapping[str, Tensor], loss: Tensor) -> None:
-        """Remember a micro-batch.
+        """Remember a micro-batch for `check`.
 
         Args:
-            rows: task → places of its rows in its training data.
-            losses: task → the rows' own losses.
-            loss: what is minimised.
+            rows: task → indices of its rows in its training data.
+            losses: task → losses of these rows, `(rows,)`.
+            loss: the loss that is minimised, a scalar.
         """
         self._step.append((dict(rows), {name: each.detach() for name, each in losses.items()}, loss.detach()))
 
     def check(self, norm: Tensor | float, accelerator: Accelerator, data: Mapping[str, Dataset], step: int) -> bool:
-        """Look at the gradient's norm after a step's last backward pass, the same on every process.
+        """Check the gradient after a step's last backward pass. Collective: every process must call it.
 
         Args:
-            data: task → training data, whose columns `id` and `row` name rows.
-            step: number of the update that the gradient is for.
+            norm: norm of the gradient, equal on every process.
+            data: task → training data, whose columns `id` and `row` identify rows.
+            step: number of the step.
 
         Returns:
-            Whether the update is to be left out.
+            Whether the trainer must skip the update.
 
         Raises:
-            NotFinite: if the gradient is not finite and the run stops at that, or it was so 20 times in a row.
+            NotFinite: if the gradient is not finite and the run stops at that, or after 20 such steps in a row.
         """
-        seen, self._step = (norm, self._step, step), []
+        checked, self._step = (norm, self._step, step), []
         if self.late and accelerator.scaler is None:
-            seen, self._waiting = self._waiting, seen
-        return seen is not None and self._judge(*seen, accelerator, data)
+            checked, self._waiting = self._waiting, checked
+        return checked is not None and self._judge(*checked, accelerator, data)
 
     def flush(self, accelerator: Accelerator, data: Mapping[str, Dataset]) -> None:
-        """Look at what waits; before anything is evaluated or saved."""
-        seen, self._waiting = self._waiting, None
-        if seen is not None:
-            self._judge(*seen, accelerator, data)
+        """Check the step that is still unchecked, if any; called before an evaluation and before a save."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._judge(*waiting, accelerator, data)
 
     def _judge(self, norm, batches, step: int, accelerator: Accelerator, data: Mapping[str, Dataset]) -> bool:
         if math.isfinite(norm):
@@ -102,7 +104,7 @@ class FiniteSteps:
         bad = torch.stack([~loss.isfinite() for _, _, loss in batches]).any()
         if accelerator.num_processes > 1:
             bad = accelerator.reduce(bad.float(), reduction="sum")
-        overflow = accelerator.scaler is not None and not bool(bad)  # the scaler leaves the step out, and tries less
+        overflow = accelerator.scaler is not None and not bool(bad)  # the scaler skips the step and lowers its scale
         if overflow:
             self.overflowed += 1
         else:
@@ -121,27 +123,27 @@ class FiniteSteps:
         return True
 
     def _culprits(self, batches, data: Mapping[str, Dataset]) -> str:
-        """Sentences that name the tasks and rows of a step: those with such a loss, or else all of them."""
-        found = []
+        """Sentences that name the rows of a step whose loss is not finite, or all its rows if there are none."""
+        culprits = []
         for rows, losses, _ in batches:
             for name, values in losses.items():
                 bad = ~values.isfinite().flatten().cpu()
                 if bad.any():
                     places = [place for place, is_bad in zip(rows[name], bad.tolist(), strict=True) if is_bad]
                     kind = "nan" if values.isnan().any() else "infinite"
-                    found.append(f"the loss of task {name!r} is {kind} in {_named(data.get(name), places)}.")
-        if found:
-            return " ".join(dict.fromkeys(found))
+                    culprits.append(f"the loss of task {name!r} is {kind} in {_named(data.get(name), places)}.")
+        if culprits:
+            return " ".join(dict.fromkeys(culprits))
         tasks: dict[str, list[int]] = {}
         for rows, _, _ in batches:
             for name, places in rows.items():
                 tasks.setdefault(name, []).extend(places)
-        told = "; ".join(f"task {name!r}, {_named(data.get(name), places)}" for name, places in tasks.items())
-        return f"the gradient is not finite, though the loss of every row here is. The step held {told or 'no rows'}."
+        held = "; ".join(f"task {name!r}, {_named(data.get(name), places)}" for name, places in tasks.items())
+        return f"the gradient is not finite, though the loss of every row here is. The step held {held or 'no rows'}."
 
 
 def _named(data: Dataset | None, places: Sequence[int]) -> str:
-    """Rows by their `id`, or else by their number in the file, or else by their place in the training data."""
+    """Name rows by their `id`, else by their number in the file, else by their index in the training data."""
     shown = [int(place) for place in places[:SHOWN]]
     columns = data.column_names if data is not None else []
     key = next((each for each in ("id", "row") if each in columns), None)

@@ -1,8 +1,8 @@
-"""How much memory a training run will take at its peak, before it begins, and whether there is as much.
+"""Estimate the peak memory of a training run before it begins, and compare it with the free memory.
 
-Counted are tensors: what an optimizer step has to hold at once. Activations are what PyTorch's autograd keeps of a
-transformer layer in these sources and in transformers' for BERT; other families are taken to be like it. Not counted
-are heads and adapters' activations, which are small, and on a GPU what the allocator loses between its blocks.
+The estimate counts the tensors that an optimizer step holds at once. Activations are those that PyTorch's autograd
+keeps of a BERT layer, in this package and in transformers; other families are assumed to be alike. The estimate leaves
+out the activations of heads and adapters, which are small, and the fragmentation of a GPU's allocator.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from .methods.base import PeakMemory, TaskTrainer
 from .optimizers import MOMENTS, moment_bytes
 
 MIB = 2**20
-# What a CPU's activations take of the C library's heap, which keeps the freed blocks of earlier steps' sizes, for each
-# byte of theirs; found with benchmarks/memory.py.
+# Bytes of heap for each byte of activations on a CPU: the C library keeps freed blocks of earlier steps. Measured with
+# benchmarks/memory.py.
 HEAP = 1.9
-LOOKED_AT = 2048  # micro-batches of the first epoch among which the longest is looked for
-_SUBLAYERS = 2  # of a layer, attention and the feed-forward network; both end in dropout, a sum and a norm
-_MOMENTS = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "adafactor": 0}  # of the optimizers that are not like AdamW
+LOOKED_AT = 2048  # the longest micro-batch is searched for among so many first ones
+_SUBLAYERS = 2  # attention and the feed-forward network; each ends in dropout, a sum and a norm
+_MOMENTS = {"sgd": 0, "adagrad": 1, "rmsprop": 1, "adafactor": 0}  # moments per parameter, if not 2 as for AdamW
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the memory of one pass depends on.
+    """Sizes of a forward pass that determine its memory.
 
     Attributes:
-        tokens: that the linear layers see.
-        slots: tokens as attention pads them.
-        scores: Σ length² over all sequences as attention pads them.
-        layers, width, inner, heads: of the encoder.
+        tokens: number of tokens in the linear layers.
+        slots: number of tokens in attention, padding included.
+        scores: Σ length² over all sequences, padding included.
+        layers, width, inner, heads: sizes of the encoder.
         half: whether linear layers compute in bf16 or fp16.
-        weights_kept: whether attention keeps its weights `(heads, length, length)`, as where they are written out.
+        weights_kept: whether autograd keeps the attention weights `(heads, length, length)`.
         dropout: whether hidden states have dropout.
     """
 
@@ -64,35 +64,38 @@ class Shape:
     dropout: bool = True
 
     def layer_bytes(self) -> int:
-        """What autograd keeps of one layer, weights left out.
+        """Bytes that autograd keeps of one layer, without its weights.
 
-        That is the same whichever library computes the products: a processor without AVX-512 gives the backward pass
-        transposed weights, which are views. Under autocast, queries, keys and values cast their common input each.
+        The number does not depend on the library that multiplies matrices: a processor without AVX-512 keeps transposed
+        weights for the backward pass, but these are views. Under autocast, the projections to queries, keys and values
+        each keep their own cast of the common input.
         """
         number = 2 if self.half else 4
-        inputs = (5 if self.half else 3) * number  # of the linear layers, but for the one that reads the widest states
-        sublayers = _SUBLAYERS * (4 + (number if self.dropout else 0))  # what a norm is given, and dropout's factors
-        attention = (3 if self.weights_kept else 4) * number  # queries, keys, values, and what a kernel returned
+        inputs = (5 if self.half else 3) * number  # of all linear layers but the one that reads the inner states
+        sublayers = _SUBLAYERS * (4 + (number if self.dropout else 0))  # input of the norm, and the dropout mask
+        attention = (3 if self.weights_kept else 4) * number  # queries, keys, values, and a fused kernel's output
         weights = (8 + number) * self.heads * self.scores if self.weights_kept else 0
         wide = self.tokens * (inputs + sublayers) + self.slots * attention
         return wide * self.width + self.tokens * 2 * number * self.inner + weights
 
     def working_bytes(self) -> int:
-        """What computing a layer's gradients takes beside that: gradients of the widest states, scores and weights."""
+        """Bytes of a layer's temporary gradients in the backward pass: of the inner states, scores and weights."""
         weights = 8 * self.heads * self.scores if self.weights_kept else 0
         return self.tokens * 2 * self.inner * (2 if self.half else 4) + weights
 
     def pass_bytes(self, checkpointing: bool = False) -> int:
-        """What a forward pass leaves for the backward pass; with gradient checkpointing, each layer's input and one
-        layer at a time."""
-        embeddings = (2 if self.dropout else 1) * 4 * self.width * self.tokens  # what the norm is given, and factors
+        """Bytes that a forward pass keeps for the backward pass.
+
+        With gradient checkpointing these are the inputs of all layers, and the activations of one layer.
+        """
+        embeddings = (2 if self.dropout else 1) * 4 * self.width * self.tokens  # input of the norm, and dropout mask
         if checkpointing:
             return embeddings + self.layers * 4 * self.width * self.tokens + self.layer_bytes()
         return embeddings + self.layers * self.layer_bytes()
 
 
 def longest_step(trainer: TaskTrainer) -> Step:
-    """The micro-batch with the most tokens on this process, among the first ones of the first epoch."""
+    """The micro-batch with the most tokens on this process, among the first `LOOKED_AT` ones."""
     args = trainer.args
     lengths = [row_lengths(trainer.train_dataset[task.name]) for task in trainer.tasks]
     plan = trainer.plan()
@@ -104,21 +107,22 @@ def longest_step(trainer: TaskTrainer) -> Step:
 
 
 def shape_of(model: nn.Module, layout: PackedLayout, half: bool) -> Shape:
-    """The shape of a pass over a layout by a model (one inside peft, too)."""
-    config, kept = model.config.encoder, sum(bucket.count * bucket.length**2 for bucket in layout.buckets)
+    """The shape of a model's forward pass over a layout; the model may be inside peft."""
+    config, scores = model.config.encoder, sum(bucket.count * bucket.length**2 for bucket in layout.buckets)
 
     def size(*names: str) -> Any:
+        """The first of these attributes that the config has; 0 if it has none."""
         return next((getattr(config, name) for name in names if getattr(config, name, None) is not None), 0)
 
     packs, on_cpu = getattr(model, "_packs", False), next(model.parameters()).device.type == "cpu"
     padded = sum(bucket.count * bucket.length for bucket in layout.buckets)
     longest = max(layout.lengths, default=0)
     if not packs and not on_cpu:
-        padded, kept = len(layout.lengths) * longest, len(layout.lengths) * longest**2
+        padded, scores = len(layout.lengths) * longest, len(layout.lengths) * longest**2
     return Shape(
         tokens=sum(layout.lengths) if packs else padded,
         slots=padded,
-        scores=kept,
+        scores=scores,
         layers=size("num_hidden_layers", "n_layers"),
         width=size("hidden_size", "dim"),
         inner=size("intermediate_size", "hidden_dim"),
@@ -134,12 +138,12 @@ def _bytes(parameters: Any) -> int:
 
 
 def _recomputes(args: TrainingArguments) -> bool:
-    """Whether gradient checkpointing is on, by either of transformers' names for it."""
+    """Whether gradient checkpointing is on, under either of transformers' names for it."""
     return bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
 
 
 def _longest_pass(trainer: TaskTrainer) -> PackedLayout:
-    """What the longest micro-batch puts through the model at once."""
+    """Layout of the largest forward pass: the longest micro-batch, or the part of it that a method passes at once."""
     layout: PackedLayout = trainer.batches(trainer.train_dataset).__getitems__(longest_step(trainer))["layout"]
     for method in trainer.methods.values():
         layout = method.pass_layout(layout)
@@ -147,13 +151,13 @@ def _longest_pass(trainer: TaskTrainer) -> PackedLayout:
 
 
 def step_parts(gradients: int, activations: int, on_cpu: bool, together: bool) -> dict[str, int]:
-    """What gradients and activations of a step take, in bytes.
+    """Bytes of a step's gradients and activations.
 
-    A GPU's step that does not accumulate makes gradients while it gives up activations, so that only
-    the larger of both counts. A CPU's heap keeps the blocks of both.
+    On a GPU, a step without accumulation frees activations while it makes gradients, so that only the larger of the two
+    counts. On a CPU both count, because the heap keeps freed blocks.
 
     Args:
-        together: whether there are gradients when activations are made.
+        together: whether gradients exist already while the forward pass makes activations.
     """
     if on_cpu:
         return {"gradients": gradients, "activations": round(HEAP * activations)}
@@ -166,8 +170,8 @@ def estimate(trainer: TaskTrainer) -> tuple[dict[str, int], int]:
     """The parts of a run's peak memory in bytes, and the tokens of its longest micro-batch.
 
     Returns:
-        `weights`, `gradients`, `moments`, `copies` (of the weights, where a method keeps some), `activations`, and on a
-        CPU `process`: what this process holds already besides the weights.
+        `weights`, `gradients`, `moments`, `copies` (weights that a method keeps), `activations`, and on a CPU
+        `process`: the memory that this process already uses besides the weights.
     """
     model, args = trainer.model, trainer.args
     named = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
@@ -175,27 +179,27 @@ def estimate(trainer: TaskTrainer) -> tuple[dict[str, int], int]:
     weights = _bytes(model.parameters()) + _bytes(model.buffers())
     layout, checkpointing = _longest_pass(trainer), _recomputes(args)
     shape = shape_of(model, layout, trainer.accelerator.native_amp)
-    only_heads = not any(".heads." not in f".{name}" for name, _ in named)  # then no layer's states are kept
-    kept = 0 if only_heads else shape.pass_bytes(checkpointing)
-    peak = PeakMemory(shape, checkpointing, gradients=trained, activations=kept)
+    only_heads = all(".heads." in f".{name}" for name, _ in named)  # then autograd keeps no layer's activations
+    activations = 0 if only_heads else shape.pass_bytes(checkpointing)
+    peak = PeakMemory(shape, checkpointing, gradients=trained, activations=activations)
     peak.keeps_gradients = args.gradient_accumulation_steps > 1 or args.world_size > 1
     for method in trainer.methods.values():
         method.add_memory(peak)
     if only_heads:
         peak.activations = 0
     if args.world_size > 1 and not any(method.averages_gradients for method in trainer.methods.values()):
-        peak.gradients *= 2  # the buckets in which processes average them
-    kind = str(getattr(args.optim, "value", args.optim))
-    each_moment = _MOMENTS.get(kind, MOMENTS)
-    moments = moment_bytes(named, peak.states_of) * each_moment // MOMENTS
-    held = weights
+        peak.gradients *= 2  # DistributedDataParallel's buckets
+    optimizer = str(getattr(args.optim, "value", args.optim))
+    moment_count = _MOMENTS.get(optimizer, MOMENTS)
+    moments = moment_bytes(named, peak.states_of) * moment_count // MOMENTS
+    whole_weights = weights
     if args.shard_encoder and args.world_size > 1:
         layers = [each for part in encoder_layers(model.encoder) for each in part.parameters()]
-        own = _bytes(each for each in layers if each.requires_grad)
-        elsewhere = own - own // args.world_size
+        sharded = _bytes(each for each in layers if each.requires_grad)
+        elsewhere = sharded - sharded // args.world_size
         weights -= _bytes(layers) - _bytes(layers) // args.world_size
-        moments -= elsewhere * each_moment
-        peak.gradients -= own + elsewhere  # theirs are averaged layer by layer
+        moments -= elsewhere * moment_count
+        peak.gradients -= sharded + elsewhere  # sharded layers have no buckets: FSDP averages layer by layer
     parts = {"weights": weights, "moments": moments}
     activations = peak.activations + shape.working_bytes()
     parts |= step_parts(peak.gradients, activations, on_cpu, peak.keeps_gradients)
@@ -204,12 +208,12 @@ def estimate(trainer: TaskTrainer) -> tuple[dict[str, int], int]:
     if trainer.accelerator.native_amp:
         parts["half-precision weights"] = weights // 2  # autocast keeps them for a pass
     if on_cpu:
-        parts["process"] = max(0, psutil.Process().memory_info().rss - held)
+        parts["process"] = max(0, psutil.Process().memory_info().rss - whole_weights)
     return parts, sum(layout.lengths)
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process may still take on a device; on a CPU within the limit of its control group, if any."""
+    """Free bytes on a device; on a CPU at most what the limit of the process's control group leaves."""
     if device.type == "cuda":
         unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + unused
@@ -223,20 +227,20 @@ def free_memory(device: torch.device) -> int:
 
 def describe(parts: Mapping[str, int], tokens: int, free: int) -> str:
     """One line for the terminal."""
-    each = ", ".join(f"{name} {size / MIB:,.0f}" for name, size in parts.items())
-    total = sum(parts.values())
-    return f"Memory at the peak, about: {total / MIB:,.0f} MiB ({each}; {tokens:,} tokens); free: {free / MIB:,.0f} MiB"
+    sizes = ", ".join(f"{name} {size / MIB:,.0f}" for name, size in parts.items())
+    total = f"{sum(parts.values()) / MIB:,.0f} MiB"
+    return f"Memory at the peak, about: {total} ({sizes}; {tokens:,} tokens); free: {free / MIB:,.0f} MiB"
 
 
 def lacking(parts: Mapping[str, int], free: int, checkpointing: bool, processes: int = 1) -> str | None:
-    """What to do where a run does not fit; None where it does.
+    """A warning with remedies if a run does not fit into memory, or None.
 
     Args:
-        free: bytes besides those that the process holds already, for all `processes` that share them.
+        free: free bytes, which all `processes` share.
         checkpointing: whether gradient checkpointing is on.
     """
-    held = parts["process"] + parts["weights"] if "process" in parts else parts["weights"]
-    more = processes * (sum(parts.values()) - held)
+    allocated = parts["weights"] + parts.get("process", 0)
+    more = processes * (sum(parts.values()) - allocated)
     if more <= free:
         return None
     remedies = ["a smaller per_device_train_batch_size with more gradient_accumulation_steps"]
@@ -250,7 +254,7 @@ def lacking(parts: Mapping[str, int], free: int, checkpointing: bool, processes:
 
 
 def print_memory(trainer: TaskTrainer) -> None:
-    """Print what a run will take at its peak, and warn where there is less."""
+    """Print a run's peak memory, and warn if less is free."""
     args = trainer.args
     parts, tokens = estimate(trainer)
     free = free_memory(args.device)
@@ -261,7 +265,7 @@ def print_memory(trainer: TaskTrainer) -> None:
 
 
 def print_beginning(trainer: TaskTrainer) -> None:
-    """Print how a run computes, its parameters, its plan, the memory it takes, and what its methods do."""
+    """Print a run's device and precision, parameters, plan, memory and methods."""
     print_start(trainer)
     print_parameters(trainer.model.parameter_table())
     print_plan(trainer.plan())

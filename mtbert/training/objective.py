@@ -1,6 +1,6 @@
-"""The tasks' losses of a micro-batch: weighted classes, smoothed labels, what the methods change, and the log's means.
+"""Per-task training losses of a micro-batch: class weights, label smoothing, the methods' changes, logged means.
 
-None of it concerns evaluation, whose losses are plain means.
+Evaluation does not use them: its losses are plain means.
 """
 
 from __future__ import annotations
@@ -29,51 +29,51 @@ BALANCED = "balanced"
 
 
 def check_losses(task: TaskSpec, settings: TaskTraining) -> list[Problem]:
-    """One problem for each setting that does not suit the task's kind of problem."""
-    found, weights = [], settings.class_weights
+    """Return a `Problem` for each setting that does not suit the task's problem type."""
+    problems, weights = [], settings.class_weights
     if task.kind.numeric:
-        for key, given in (
+        for key, is_set in (
             ("class_weights", weights is not None),
             ("label_smoothing", settings.label_smoothing > 0),
             ("balanced", settings.balanced),
         ):
-            if given:
-                found.append(Problem((key,), f"is {getattr(settings, key)}, but a regression has no classes"))
-        return found
+            if is_set:
+                problems.append(Problem((key,), f"is {getattr(settings, key)}, but a regression has no classes"))
+        return problems
     if isinstance(weights, tuple | list):
         expected = 2 if task.kind.binary else task.num_labels
         if len(weights) != expected:
-            found.append(Problem(("class_weights",), f"has {len(weights)} numbers, but must have {expected}"))
+            problems.append(Problem(("class_weights",), f"has {len(weights)} numbers, but must have {expected}"))
     if settings.balanced and task.kind.several:
-        found.append(Problem(("balanced",), "is true, but a row of a multi-label task is in no single class"))
-    return found
+        problems.append(Problem(("balanced",), "is true, but a row of a multi-label task is in no single class"))
+    return problems
 
 
 def class_weights(task: TaskSpec, given: tuple[float, ...] | str, labels: np.ndarray) -> np.ndarray:
-    """Weights whose mean over the training labels is 1, so that a step's plain mean over its rows stays one.
+    """Class weights, scaled to a mean of 1 over the training labels, so that the loss keeps its scale.
 
     Args:
         given: a number for each class; for a multi-label task a factor on the positives of each label (torch's
             `pos_weight`); or `balanced`: n / (K n_c), K the number of classes that occur, as in scikit-learn.
-        labels: the training labels, `(rows,)`, or `(rows, num_labels)` of 0 and 1; missing ones count nothing.
+        labels: the training labels, `(rows,)`, or `(rows, num_labels)` of 0 and 1; missing ones are left out.
 
     Returns:
         `(classes,)`; for a multi-label task `(num_labels, 2)`: each label's weight of 0 and of 1.
     """
-    known = labels[labelled(task, torch.from_numpy(labels)).numpy()]
+    present = labels[labelled(task, torch.from_numpy(labels)).numpy()]
     if task.kind.several:
         pairs = np.ones((task.num_labels, 2))
         if given != BALANCED:
             pairs[:, 1] = given
         else:
-            for label, column in enumerate(known.T):
+            for label, column in enumerate(present.T):
                 weights = _balanced(column.astype(np.int64), 2)
                 pairs[label, 1] = weights[1] / weights[0]
-        return pairs / pairs[np.arange(task.num_labels), known.astype(np.int64)].mean() if known.size else pairs
-    known = known.astype(np.int64)
+        return pairs / pairs[np.arange(task.num_labels), present.astype(np.int64)].mean() if present.size else pairs
+    present = present.astype(np.int64)
     count = 2 if task.kind.binary else task.num_labels
-    weights = _balanced(known, count) if given == BALANCED else np.asarray(given, dtype=np.float64)
-    return weights / weights[known].mean() if known.size else weights
+    weights = _balanced(present, count) if given == BALANCED else np.asarray(given, dtype=np.float64)
+    return weights / weights[present].mean() if present.size else weights
 
 
 def _balanced(labels: np.ndarray, count: int) -> np.ndarray:
@@ -87,13 +87,13 @@ def _balanced(labels: np.ndarray, count: int) -> np.ndarray:
 def row_losses(task: TaskSpec, logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
     """Each row's cross-entropy in fp32 with weighted classes and smoothed labels, 0 where the label is missing.
 
-    As in `torch.nn.functional.cross_entropy`: −Σ_c w_c t_c log p_c with t_c = (1 − s) [c = y] + s / K. With one logit
-    z, the two classes have the logits 0 and z; a multi-label task's row is the mean over its labels of that.
+    As in `torch.nn.functional.cross_entropy`: −Σ_c w_c t_c log p_c with t_c = (1 − s) [c = y] + s / K. A binary task
+    with one logit z has the class logits 0 and z; the loss of a multi-label row is the mean of that over its labels.
 
     Args:
         logits: `(rows, num_labels)`.
         labels: `(rows,)`, or `(rows, num_labels)` for a multi-label task.
-        weights: what `class_weights` returns; None: 1.
+        weights: the result of `class_weights`; None: 1.
         smoothing: s, in [0, 1).
     """
     mask, logits = labelled(task, labels), logits.float()
@@ -113,18 +113,19 @@ def row_losses(task: TaskSpec, logits: Tensor, labels: Tensor, weights: Tensor |
 
 
 class StepLosses:
-    """The tasks' losses of a micro-batch as shares of its step's loss.
+    """Each task's part of a step's loss in a micro-batch, with the sums that are logged.
 
     Args:
-        model: what is trained, unwrapped.
-        settings: how each task is trained, by name.
-        schedule: with `simultaneous`, a task's loss is the mean over its own rows of a step; else over all its rows.
+        model: the trained model, unwrapped.
+        settings: task name → training settings.
+        schedule: with `simultaneous`, a task's loss is divided by the step's rows of that task; otherwise by all rows
+            of the step.
         methods: the training methods, which change the losses in their order.
         device: the model's.
 
     Attributes:
-        class_weights: task → what `class_weights` gives, for tasks that weigh their classes.
-        steps: steps that were begun since `forget`; the same on every process.
+        class_weights: task → class weights, for tasks that have some.
+        steps: number of steps begun since `forget`; the same on every process.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class StepLosses:
         self.forget()
 
     def weigh_classes(self, splits: Mapping[str, Dataset]) -> None:
-        """Take the weights of the tasks' classes from the settings and from the labels of the training data."""
+        """Set the class weights from the settings and the labels of the training data."""
         for task in self.tasks:
             given = self.settings[task.name].class_weights
             if given is not None and task.name in splits:
@@ -157,11 +158,11 @@ class StepLosses:
     ) -> tuple[dict[str, Tensor], MtBertOutput]:
         """w_t c_t mean_t of each task in a micro-batch, by name, and the model's outputs.
 
-        mean_t is over the task's rows of the whole step that count, labelled or taught; c_t = n_t / n, or 1 with
-        the schedule `simultaneous`. The methods change the loss of each row and of each task.
+        mean_t is over the task's rows of the whole step that have a label or a teacher's prediction; c_t = n_t / n, or
+        1 with the schedule `simultaneous`. The methods change the loss of each row and of each task.
 
         Args:
-            model: the model, as it is wrapped for several processes.
+            model: the model, wrapped for several processes if there are any.
             counts: `(tasks,)`, the rows of the whole step that count.
         """
         for method in self.methods:
@@ -182,50 +183,52 @@ class StepLosses:
         return losses, outputs
 
     def _weigh_classes(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> MtBertOutput:
-        """A copy of the outputs whose row losses have weighted classes and smoothed labels."""
-        found = dict(outputs.row_losses)
+        """A copy of the outputs whose row losses have class weights and smoothed labels."""
+        losses = dict(outputs.row_losses)
         for name, settings in self.settings.items():
             weights = self.class_weights.get(name)
-            if name in found and (settings.label_smoothing or weights is not None):
+            if name in losses and (settings.label_smoothing or weights is not None):
                 task, logits = self.tasks[self._numbers[name]], outputs.task_logits[name]
-                found[name] = row_losses(task, logits, inputs["labels"][name], weights, settings.label_smoothing)
-        return replace(outputs, row_losses=found, labelled=dict(outputs.labelled))
+                losses[name] = row_losses(task, logits, inputs["labels"][name], weights, settings.label_smoothing)
+        return replace(outputs, row_losses=losses, labelled=dict(outputs.labelled))
 
     # ---- the log ----
 
     def note(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> None:
-        """Count a micro-batch's rows and their losses in the next means."""
+        """Add a micro-batch's rows and losses to the sums that are logged next."""
         for name, rows in outputs.row_losses.items():
             self._sums[self._numbers[name]] += rows.detach().sum()
             self._labelled[self._numbers[name]] += outputs.labelled[name].sum()
         self._counts += inputs["labelled"]
 
     def forget(self) -> None:
-        """Begin the means anew."""
+        """Set the sums and the number of steps to 0."""
         self.steps = 0
         self._sums = torch.zeros(len(self.tasks), device=self.weights.device)
         self._counts = torch.zeros(len(self.tasks), device=self.weights.device)
         self._labelled = torch.zeros(len(self.tasks), device=self.weights.device)
 
     def sums(self) -> dict[str, Tensor]:
-        """What `logs` will be computed from, so far."""
+        """The sums since `forget`, from which `logs` computes its means."""
         return {"losses": self._sums, "labelled": self._labelled, "rows": self._counts}
 
     def add_sums(self, sums: Mapping[str, Tensor]) -> None:
         """Add the sums of a checkpoint."""
-        for name, own in self.sums().items():
-            own += sums[name].to(own.device)
+        for name, total in self.sums().items():
+            total += sums[name].to(total.device)
 
     def logs(self, reduce: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Since `forget`: `examples_<task>`, and `loss_<task>`, the mean over rows with a label before any method.
+        """Each task's rows (`examples_<task>`) and mean loss (`loss_<task>`) since `forget`.
+
+        The loss is the mean over labelled rows, before any method changes it.
 
         Args:
             reduce: sums a tensor over all processes.
         """
-        found: dict[str, float] = {}
+        logs: dict[str, float] = {}
         sums = reduce(torch.stack([self._sums, self._labelled, self._counts])).tolist()
-        for task, loss, known, count in zip(self.tasks, *sums, strict=True):
-            found[f"examples_{task.name}"] = int(count)
-            if known:
-                found[f"loss_{task.name}"] = loss / known
-        return found
+        for task, loss, labelled_rows, count in zip(self.tasks, *sums, strict=True):
+            logs[f"examples_{task.name}"] = int(count)
+            if labelled_rows:
+                logs[f"loss_{task.name}"] = loss / labelled_rows
+        return logs

@@ -1,6 +1,6 @@
 """Learning rates by part and by layer.
 
-Rates that fall from layer to layer: Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification"
+Layer-wise decay of learning rates: Howard and Ruder, "Universal Language Model Fine-tuning for Text Classification"
 (2018), section 3.2.
 """
 
@@ -31,16 +31,18 @@ _NUMBER = re.compile(r"\.(\d+)(?=\.|$)")
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """What the optimizer does beyond `training.optim`, `training.learning_rate` and `training.weight_decay`.
+    """Settings of the optimizer besides `training.optim`, `training.learning_rate` and `training.weight_decay`.
 
     Attributes:
-        per_task: `separate`: each task has its own AdamW state (moments and number of steps) over the encoder and its
-            own head and adapter, which takes the memory of one state of the encoder a task; `rates`: one state, but
+        per_task: `separate`: each task has its own AdamW state (moments and number of steps) of the encoder and of its
+            head and adapter, which takes the memory of one encoder's state for each task; `rates`: one state, but
             the learning rate and weight decay of the step's task; null: neither. For schedules with one task a step.
-        encoder_learning_rate: positive, of the encoder's own weights; null: the run's.
-        adapter_learning_rate: positive, of adapters and of what peft adds to the encoder; null: the run's.
-        head_learning_rate: positive, of heads; null: the run's.
-        layer_decay: in (0, 1]: layer l of L has the rate decay^(L − l), the embeddings decay^L; null: 1.
+        encoder_learning_rate: learning rate of the encoder's own weights, positive; null: the run's.
+        adapter_learning_rate: learning rate of adapters and of weights that peft adds to the encoder, positive; null:
+            the run's.
+        head_learning_rate: learning rate of heads, positive; null: the run's.
+        layer_decay: in (0, 1]: multiplies the rate of layer l of L by decay^(L − l), and of the embeddings by decay^L;
+            null: 1.
     """
 
     per_task: str | None = None
@@ -50,7 +52,7 @@ class OptimizerSettings:
     layer_decay: float | None = None
 
     def problems(self) -> list[Problem]:
-        """One problem for each value that is wrong."""
+        """Return a `Problem` for each invalid field."""
         found = []
         modes = (SEPARATE, RATES) if "optimizer.per_task" in REGISTRY else ()
         if self.per_task not in (None, *modes):
@@ -66,9 +68,12 @@ class OptimizerSettings:
 
 
 def part_of(name: str) -> tuple[str, str | None]:
-    """The part that a parameter of a (peft-wrapped) model belongs to: `encoder`, `head` or `adapter`; and its task.
+    """The part of the model that a parameter belongs to (`encoder`, `head` or `adapter`), and its task.
 
-    Whatever peft trains of the encoder counts as an adapter, which no task owns.
+    Weights that peft trains in the encoder count as an adapter that belongs to no task.
+
+    Args:
+        name: name of the parameter in the model, which may be inside peft.
     """
     match = _PART.match(name)
     if match is None:
@@ -85,9 +90,9 @@ def _is_in_encoder(name: str) -> bool:
 
 
 def layer_of(name: str) -> int | None:
-    """The place of an encoder's parameter: 1 for the lowest layer, 0 for embeddings, None for what lies on top.
+    """The layer of an encoder's parameter: 1 for the lowest, 0 for embeddings, None for parameters above all layers.
 
-    The families of transformers number their layers (or blocks of layers) by the first number in a parameter's name.
+    In transformers, the first number in a parameter's name is that of its layer (or block of layers).
     """
     inside = name.partition("encoder.")[2]
     if number := _NUMBER.search(f".{inside}"):
@@ -102,14 +107,14 @@ def parameter_groups(
     weight_decay: float,
     settings: OptimizerSettings,
 ) -> list[dict[str, Any]]:
-    """Parameter groups by learning rate and by whether weights decay, encoder first and its top layer first.
+    """Parameter groups by learning rate and weight decay; the encoder comes first, from its top layer down.
 
     Args:
-        parameters: a model's names and parameters; those that are not trained are left out.
-        decayed: names of those whose weights decay.
-        learning_rate: the run's, where a part has none of its own.
-        weight_decay: of the parameters in `decayed`; that of the others is 0.
-        settings: rates by part, and the decay from layer to layer.
+        parameters: names and parameters of a model; those that are not trained are left out.
+        decayed: names of the parameters with weight decay.
+        learning_rate: learning rate of parts that have no own one.
+        weight_decay: weight decay of the parameters in `decayed`; 0 for the others.
+        settings: learning rates of the parts, and the layer-wise decay.
 
     Returns:
         Dicts with `params`, `lr`, `weight_decay`, and `decayed`: whether `weight_decay` applies.
@@ -122,8 +127,8 @@ def parameter_groups(
         steps = {name: 0 if layer is None else top - layer for name, layer in layers.items()}
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter in sorted(trained, key=lambda item: (_PARTS.index(part_of(item[0])[0]), steps.get(item[0], 0))):
-        own = getattr(settings, f"{part_of(name)[0]}_learning_rate")
-        rate = (learning_rate if own is None else own) * gamma ** steps.get(name, 0)
+        part_rate = getattr(settings, f"{part_of(name)[0]}_learning_rate")
+        rate = (learning_rate if part_rate is None else part_rate) * gamma ** steps.get(name, 0)
         decays = name in decayed
         group = {"params": [], "lr": rate, "weight_decay": weight_decay if decays else 0.0, "decayed": decays}
         groups.setdefault((rate, decays), group)["params"].append(parameter)
@@ -131,10 +136,11 @@ def parameter_groups(
 
 
 def moment_bytes(parameters: Iterable[tuple[str, Tensor]], states_of: Collection[str] = ()) -> int:
-    """Bytes of AdamW's moments once every task had a step.
+    """Bytes of AdamW's moments when every task has had a step.
 
     Args:
-        states_of: the tasks that have a state each; shared parameters count once for each of them.
+        parameters: names and parameters of a model.
+        states_of: the tasks that have their own state; shared parameters count once for each of them.
     """
     total = 0
     for name, parameter in parameters:

@@ -1,4 +1,4 @@
-"""LoRA and the rest of peft: their methods act on the encoder; every head and task adapter is trained as it is."""
+"""LoRA and other methods of peft: they act on the encoder, while every head and task adapter is trained whole."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from ..modeling.prediction import save_tokenizer
 
 
 def peft_config(settings: Mapping[str, Any], model: MtBertForMultiTask) -> PeftConfig:
-    """A recipe's `peft` section → a config of peft.
+    """Convert a recipe's `peft` section to a config of peft.
 
-    `target_modules` names modules of the encoder: every one whose last name is in the list, or whose name a text
-    matches as a regular expression. Adapters of ours, whose projections have the same names, are left alone.
+    `target_modules` selects modules of the encoder: as a list, by the last part of their names; as a text, by a regular
+    expression that matches their names. Task adapters, whose projections have the same names, are never selected.
 
     Args:
         settings: `type` (`lora` if absent, or another method of peft) and any field of its config.
@@ -48,9 +48,9 @@ def peft_config(settings: Mapping[str, Any], model: MtBertForMultiTask) -> PeftC
     """
     values = dict(settings)
     name = str(values.pop("type", "lora")).upper()
-    known = sorted(kind.value.lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
+    types = sorted(kind.value.lower() for kind in PEFT_TYPE_TO_CONFIG_MAPPING)
     if name not in PeftType.__members__ or PeftType[name] not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        raise InputError(f"peft.type is {name.lower()!r}, but must be one of: {', '.join(known)}")
+        raise InputError(f"peft.type is {name.lower()!r}, but must be one of: {', '.join(types)}")
     config_class = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType[name]]
     fields = config_class.__dataclass_fields__
     if unknown := [key for key in values if key not in fields]:
@@ -65,14 +65,14 @@ def peft_config(settings: Mapping[str, Any], model: MtBertForMultiTask) -> PeftC
         return config_class(**values)
 
 
-CODE_KEYS = ("megatron_config", "tokenizer_kwargs")  # peft imports or loads what these name
+CODE_KEYS = ("megatron_config", "tokenizer_kwargs")  # peft imports or loads the code that these name
 
 
 def load_adapter(model: MtBertForMultiTask, folder: str | os.PathLike) -> PeftModel:
-    """A model with what peft has saved in a folder, ready to predict.
+    """Load a peft adapter from a folder into a model, for prediction.
 
     Raises:
-        ValueError: if there are no weights but pickles, or adapter_config.json names code.
+        ValueError: if the folder has no safetensors weights, or if adapter_config.json names code.
     """
     folder = Path(folder)
     if not (folder / "adapter_model.safetensors").is_file():
@@ -84,7 +84,7 @@ def load_adapter(model: MtBertForMultiTask, folder: str | os.PathLike) -> PeftMo
 
 
 def load_final_weights(model: MtBertForMultiTask | PeftModel, folder: str | os.PathLike) -> None:
-    """Give a model the weights that a run has saved in its folder at its end, of the same tasks and settings."""
+    """Load the final weights of a run from its folder into a model with the same tasks and settings."""
     if isinstance(model, PeftModel):
         model.load_adapter(str(folder), model.active_adapters[0], is_trainable=True)
     else:
@@ -93,33 +93,33 @@ def load_final_weights(model: MtBertForMultiTask | PeftModel, folder: str | os.P
 
 @contextmanager
 def _in_one_line(settings: Mapping[str, Any]) -> Iterator[None]:
-    """What peft refuses, with errors of many types, as one ValueError that names the recipe's key."""
+    """Within, any error of peft becomes an InputError that names the recipe's key."""
     try:
         yield
     except Exception as error:
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise InputError(f"peft is {dict(settings)}, which peft does not take: {said}; see its manual") from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"peft is {dict(settings)}, which peft does not take: {reason}; see its manual") from error
 
 
 def _anchored(target: str | list[str] | tuple[str, ...]) -> str:
-    """A regular expression for these modules of the encoder, and of nothing else."""
+    """A regular expression that matches these modules inside the encoder only."""
     if isinstance(target, str):
         return rf"encoder\.(?:{target.removeprefix('encoder.')})"
     return rf"encoder\.(?:.*\.)?(?:{'|'.join(target)})"
 
 
 class MtBertPeftModel(PeftModel):
-    """A model inside peft that says beside its adapter what its heads are, and is pushed with a card of its own."""
+    """A model inside peft that also saves the model's config and tokenizer, and writes its own model card."""
 
     def save_pretrained(self, save_directory: str, *args, is_main_process: bool = True, **kwargs) -> None:
-        """Save what was trained, both configs and the tokenizer, if there is one; see `PeftModel.save_pretrained`."""
+        """Save trained weights, both configs, and the tokenizer if there is one; see `PeftModel.save_pretrained`."""
         super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             self.config.save_pretrained(save_directory)
             save_tokenizer(self.get_base_model(), save_directory)
 
     def create_or_update_model_card(self, output_dir: str) -> None:
-        """No card: peft's names the encoder's folder on this machine; `push_to_hub` writes one without."""
+        """Write no card: peft's names the encoder's folder on this machine. `push_to_hub` writes another."""
 
     def push_to_hub(
         self,
@@ -132,10 +132,10 @@ class MtBertPeftModel(PeftModel):
         commit_message: str = "Upload adapter",
         **options: Any,
     ) -> CommitInfo:
-        """Upload what was trained (every head and adapter among it), both configs, a card, and the tokenizer.
+        """Upload the trained weights, also those of heads and adapters, both configs, a card, and the tokenizer.
 
         Args:
-            repo_id: `user/name`, made if it is not there.
+            repo_id: `user/name`; created if it does not exist.
             options: `revision`, `create_pr`, `commit_description`, as in transformers.
 
         Raises:
@@ -149,10 +149,10 @@ class MtBertPeftModel(PeftModel):
 
 
 def wrap(model: MtBertForMultiTask, settings: Mapping[str, Any]) -> MtBertPeftModel:
-    """The whole model inside peft, ready to be trained.
+    """Wrap a model in peft, ready for training.
 
     Raises:
-        ValueError: for settings that peft refuses, or that no module of the encoder fits; see `peft_config`.
+        ValueError: for settings that peft refuses or that match no module of the encoder; see `peft_config`.
     """
     config = peft_config(settings, model)
     with _in_one_line(settings):
@@ -161,13 +161,13 @@ def wrap(model: MtBertForMultiTask, settings: Mapping[str, Any]) -> MtBertPeftMo
 
 
 def adopt(model: PeftModel) -> MtBertPeftModel:
-    """Let a peft model train and save every head and task adapter whole, beside what peft adds to the encoder.
+    """Make a peft model train and save every head and task adapter whole.
 
-    The model is changed in place: heads and adapters are entered into its config's `modules_to_save`, and what peft
-    added inside of them is merged into them.
+    The model is changed in place: heads and adapters are added to `modules_to_save` of its config, and layers of peft
+    inside of them are merged.
 
     Raises:
-        ValueError: for a peft model whose training would not have an effect, or not be saved.
+        ValueError: for a peft model whose training would have no effect, or whose trained weights would not be saved.
     """
     base = model.get_base_model()
     if not isinstance(base, MtBertForMultiTask):
@@ -187,23 +187,23 @@ def adopt(model: PeftModel) -> MtBertPeftModel:
     if not any(isinstance(module, BaseTunerLayer) for module in base.encoder.modules()):
         raise InputError(f"peft: target_modules ({config.target_modules}) name no module of the encoder; name some")
     config.modules_to_save = sorted({*(config.modules_to_save or ()), *added})
-    config.task_type = None  # peft's classes for a type of task pass on only what they know, which task_ids are not
+    config.task_type = None  # peft's classes for a task type do not pass task_ids on
     if type(model) in (PeftModel, *MODEL_TYPE_TO_PEFT_MODEL_MAPPING.values()):
         model.__class__ = MtBertPeftModel
-    saved = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).values()
-    kept = {weight.data_ptr() for weight in saved}
-    lost = [key for key, weight in model.named_parameters() if weight.requires_grad and weight.data_ptr() not in kept]
+    weights = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).values()
+    saved = {weight.data_ptr() for weight in weights}
+    lost = [key for key, weight in model.named_parameters() if weight.requires_grad and weight.data_ptr() not in saved]
     if lost:
-        some = ", ".join(lost[:3])
+        first = ", ".join(lost[:3])
         raise InputError(
-            f"peft: {len(lost)} weights would be trained, but not saved ({some}, …); name their modules in "
+            f"peft: {len(lost)} weights would be trained, but not saved ({first}, …); name their modules in "
             "modules_to_save of peft's config, or freeze them"
         )
     return model
 
 
 def _trained_adapter(model: PeftModel) -> tuple[str, PeftConfig]:
-    """Name and config of the one adapter that is trained; ValueError if its training would not have an effect."""
+    """Name and config of the trained adapter; raise InputError if its training would have no effect."""
     names = model.active_adapters
     if len(names) != 1:
         raise InputError(f"peft: the adapters {names} are active; activate the one to train: model.set_adapter(name)")
@@ -222,7 +222,7 @@ def _trained_adapter(model: PeftModel) -> tuple[str, PeftConfig]:
 
 
 def _merge_layers(module: nn.Module, where: str) -> None:
-    """Merge what peft added inside of a head or adapter, which is trained whole."""
+    """Merge layers of peft inside of a head or adapter, which is trained whole."""
     for name, child in module.named_children():
         if isinstance(child, AuxiliaryTrainingWrapper):
             raise InputError(
@@ -236,11 +236,11 @@ def _merge_layers(module: nn.Module, where: str) -> None:
 
 
 def trainable(model: nn.Module) -> nn.Module:
-    """A model that a trainer got, once it is known that what is trained is saved and loads again; see `adopt`.
+    """Check that a model's trained weights are saved and load again; return the model, adopted if it is a peft model.
 
     Raises:
-        ValueError: for a model that peft changed in other ways than `get_peft_model(model, config)`, or of which
-            nothing is trained.
+        ValueError: for a model that peft changed in other ways than `get_peft_model(model, config)`, or that has no
+            trained weight.
     """
     if isinstance(model, PeftModel):
         model = adopt(model)

@@ -1,4 +1,4 @@
-"""Further pre-training: an encoder goes on with masked-language modelling on the texts of the tasks."""
+"""Further pre-training of an encoder: masked-language modelling on the texts of the tasks."""
 
 from __future__ import annotations
 
@@ -48,19 +48,19 @@ from .distributed.launch import print_start
 from .distributed.machine import keep_freed_memory
 
 SETTINGS = "pretraining.json"
-# The arguments that the weights depend on, besides the batch size; two runs that agree in them are one.
+# The arguments on which the weights depend, besides the batch size; runs with equal ones count as the same run.
 _DECISIVE = ("mask_probability", "max_length", "num_train_epochs", "warmup_steps", "seed", "data_seed", *OPTIMIZATION)
 
 
 class KeptEncoders(TrainerCallback):
-    """Keeps the encoder after some epochs, and ends the training after one of them.
+    """Saves the encoder after some epochs, and ends the training after one of them.
 
     Args:
-        encoder: the whole encoder; what a masked-language model lacks of it, such as the pooler, is kept as it was.
-        tokenizer: saved beside it.
-        folder: each is kept in `folder/epoch-<n>`.
-        epochs: after which ones.
-        until: the epoch to stop after.
+        encoder: the whole encoder; parts that a masked-language model lacks, such as the pooler, are saved unchanged.
+        tokenizer: saved beside the encoder.
+        folder: the encoder is saved in `folder/epoch-<n>`.
+        epochs: the epochs after which the encoder is saved.
+        until: the epoch after which the training ends.
     """
 
     def __init__(self, encoder: PreTrainedModel, tokenizer, folder: str, epochs: tuple[int, ...], until: int):
@@ -71,9 +71,9 @@ class KeptEncoders(TrainerCallback):
         epoch = round(state.epoch)
         if epoch in self.epochs and state.is_world_process_zero:
             trained = {name: weight.cpu() for name, weight in model.base_model.state_dict().items()}
-            found = self.encoder.load_state_dict(trained, strict=False)
-            if found.unexpected_keys:
-                raise RuntimeError(f"the encoder alone has no {found.unexpected_keys}, which were trained")
+            loaded = self.encoder.load_state_dict(trained, strict=False)
+            if loaded.unexpected_keys:
+                raise RuntimeError(f"the encoder alone has no {loaded.unexpected_keys}, which were trained")
             with writing_folder(self.folder / f"epoch-{epoch}", overwrite=True) as part:
                 self.encoder.save_pretrained(part)
                 self.tokenizer.save_pretrained(part)
@@ -83,7 +83,7 @@ class KeptEncoders(TrainerCallback):
 
 @contextmanager
 def only_chosen(model: PreTrainedModel, chosen: Tensor) -> Iterator[None]:
-    """Within, a masked-language model's head, which is as large as a small encoder, sees the chosen tokens alone.
+    """Within, the head of a masked-language model computes logits for the chosen tokens only, which saves much time.
 
     Args:
         chosen: `(rows, length)`, bool; the model's logits are then `(1, number of chosen, vocabulary)`.
@@ -101,9 +101,9 @@ def only_chosen(model: PreTrainedModel, chosen: Tensor) -> Iterator[None]:
 
 
 class PretrainingTrainer(Trainer):
-    """transformers' Trainer on masked texts: every text once an epoch, in steps that are those of `MtBertTrainer`.
+    """Trains a masked-language model on every text once an epoch, with steps planned as in `MtBertTrainer`.
 
-    The loss is the mean cross-entropy over the chosen tokens of a whole step, whatever micro-batches and processes.
+    The loss is the mean cross-entropy over the chosen tokens of a step, over all its micro-batches and processes.
 
     Args:
         model: a masked-language model.
@@ -131,7 +131,7 @@ class PretrainingTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
-        self.model_accepts_loss_kwargs = True  # the loss counts the tokens of the whole step itself
+        self.model_accepts_loss_kwargs = True  # `compute_loss` divides by the tokens of the whole step
         self.resumable = ResumableRun(self)
 
     def _masked(self, texts: Dataset, split: int) -> MaskedTexts:
@@ -149,7 +149,7 @@ class PretrainingTrainer(Trainer):
         )
 
     def resume_record(self) -> Record:
-        """What weights, moments and masks of this run depend on, by name."""
+        """Everything that this run's weights, moments and masks depend on, by name."""
         model, masks = self.model, self._masked(self.train_dataset, TRAIN)
         return {
             **common_record(self, "pretraining"),
@@ -165,7 +165,7 @@ class PretrainingTrainer(Trainer):
         return step_loader(args, self._masked(self.train_dataset, TRAIN), EpochSteps(steps))
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """All micro-batches of a step, and how many tokens were chosen in them over all processes."""
+        """The micro-batches of a step, and the number of chosen tokens in them, over all processes."""
         samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         count = sum((batch["labels"] != IGNORED).sum() for batch in samples)
         if self.args.world_size > 1:
@@ -173,7 +173,7 @@ class PretrainingTrainer(Trainer):
         return samples, count
 
     def _losses(self, model: nn.Module, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Any]:
-        """The summed cross-entropy of a batch, how many tokens it is of, and the model's outputs for them alone."""
+        """Summed cross-entropy of a batch's chosen tokens, their number, and the model's outputs for them."""
         chosen = inputs["labels"] != IGNORED
         with only_chosen(self.model, chosen):
             outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
@@ -183,10 +183,10 @@ class PretrainingTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         total, count, outputs = self._losses(model, inputs)
         count = count if num_items_in_batch is None else num_items_in_batch
-        loss = total / count.clamp(min=1) * self.args.world_size  # the gradients are averaged, the sum is meant
+        loss = total / count.clamp(min=1) * self.args.world_size  # makes the mean of gradients over processes their sum
         return (loss, outputs) if return_outputs else loss
 
-    # ---- a run that can be resumed ----
+    # ---- resuming ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Train; see `ResumableRun.running`."""
@@ -215,7 +215,7 @@ class PretrainingTrainer(Trainer):
     # ---- evaluation ----
 
     def evaluate(self, eval_dataset: Dataset | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
-        """The mean cross-entropy over the chosen tokens of the dev texts, whose masks are the same at every time."""
+        """Mean cross-entropy over the chosen tokens of the dev texts; their masks are equal in every evaluation."""
         args, start = self.args, time.time()
         texts = self.eval_dataset if eval_dataset is None else eval_dataset
         batch = args.per_device_eval_batch_size
@@ -246,20 +246,20 @@ def pretrain(
     tokenizer: PreTrainedTokenizerBase,
     until: int | None = None,
 ) -> str:
-    """Pre-train an encoder on the texts of the tasks, or go on with it, or find that it has been done.
+    """Pre-train an encoder on the texts of the tasks; resume an interrupted run, and do nothing if it was done before.
 
     Args:
         args: the run's arguments.
         encoder: a folder, or a name on the hub.
-        splits: checked splits by task, whose `train` is read, and `dev` for the dev loss.
-        until: the epoch to stop after; the next call goes on from there. None: the last.
+        splits: task → checked splits; `train` is trained on, `dev` gives the dev loss.
+        until: the epoch to stop after; the next call resumes from there. None: the last.
 
     Returns:
-        The folder of the encoder as it was after that epoch.
+        The folder of the encoder after that epoch.
 
     Raises:
-        ValueError: if the output folder holds something else, or the run in it has passed that epoch without keeping
-            its encoder; if the tokenizer has no mask token, or the encoder brings code of its own.
+        ValueError: if the output folder holds another run or other files; if the run in it has passed that epoch
+            without keeping its encoder; if the tokenizer has no mask token, or the encoder needs remote code.
     """
     until = int(args.num_train_epochs) if until is None else until
     if tokenizer.mask_token_id is None:
@@ -316,7 +316,7 @@ def pretrain(
 
 
 def _settings(args: PretrainingArguments, encoder: str, texts: Texts) -> dict[str, Any]:
-    """What makes a run of pre-training the one it is."""
+    """The settings that identify a run of pre-training."""
     values = args.to_dict()
     batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
     settings = {"encoder": str(encoder), "texts": len(texts.train), "sha256": texts.digest(), "batch": batch}
@@ -324,7 +324,7 @@ def _settings(args: PretrainingArguments, encoder: str, texts: Texts) -> dict[st
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Note in a new folder what its run is; refuse a folder that holds another run, or anything else."""
+    """Write the run's settings into a new folder; raise InputError if the folder holds another run or other files."""
     path = folder / SETTINGS
     if not path.is_file():
         if folder.is_dir() and any(folder.iterdir()):
@@ -332,10 +332,10 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(path, settings)
         return
-    found = read_json(path, "give another pretraining.output_dir")
-    if different := [key for key in settings if found.get(key) != settings[key]]:
-        what = "; ".join(f"{key} was {found.get(key)!r} and is {settings[key]!r}" for key in different)
+    earlier = read_json(path, "give another pretraining.output_dir")
+    if different := [key for key in settings if earlier.get(key) != settings[key]]:
+        changes = "; ".join(f"{key} was {earlier.get(key)!r} and is {settings[key]!r}" for key in different)
         raise InputError(
-            f"pretraining.output_dir {folder} holds a run with other settings: {what}; give another folder, or those "
-            "settings"
+            f"pretraining.output_dir {folder} holds a run with other settings: {changes}; give another folder, or "
+            "those settings"
         )

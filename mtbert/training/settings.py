@@ -1,4 +1,4 @@
-"""What users write for settings and data in Python, brought into the form that the trainer takes."""
+"""The trainer's settings: the forms that users may write in Python are checked and converted into one."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ Settings = TypeVar("Settings")
 
 @dataclass(frozen=True)
 class MultiTaskSettings:
-    """How a run trains its tasks, apart from the methods it uses and from `MtBertTrainingArguments`.
+    """Multi-task settings of a run, besides its methods and `MtBertTrainingArguments`.
 
     Attributes:
         schedule: which tasks' rows a step holds.
-        tasks: by task name what differs from the defaults of `TaskTraining`.
+        tasks: task name → settings that differ from the defaults of `TaskTraining`.
         optimizer: learning rates by part, layer and task.
         recipe: the recipe that the run follows, as a JSON-ready tree, for the model card; None: there is none.
     """
@@ -46,7 +46,7 @@ class MultiTaskSettings:
 
     @classmethod
     def read(cls, tasks: Sequence[TaskSpec], given: Any) -> MultiTaskSettings:
-        """Settings in the forms that users give them in, brought into one form.
+        """Convert settings from any form that users may give into one.
 
         Args:
             given: settings, a mapping of their fields, or a schedule alone; None: the defaults.
@@ -61,8 +61,9 @@ class MultiTaskSettings:
             values = {each.name: getattr(given, each.name) for each in fields(given)}
         if not isinstance(values, Mapping):
             raise InputError(f"settings must be MultiTaskSettings or a mapping, but is a {type(given).__name__}")
-        if unknown := [name for name in values if name not in (known := [each.name for each in fields(cls)])]:
-            raise InputError(f"settings has unknown fields {unknown}; known ones: {', '.join(known)}")
+        names = [each.name for each in fields(cls)]
+        if unknown := [name for name in values if name not in names]:
+            raise InputError(f"settings has unknown fields {unknown}; known ones: {', '.join(names)}")
         by_task = as_task_training(tasks, values.get("tasks"))
         refuse_unknown(tasks, by_task, "task_training")
         return cls(
@@ -75,16 +76,16 @@ class MultiTaskSettings:
     def plan(
         self, rows: Mapping[str, int], args: MtBertTrainingArguments, balanced: Mapping[int, BalancedRows]
     ) -> Plan:
-        """What every step of a run holds.
+        """The plan of a run: which tasks' rows each step holds.
 
         Args:
-            rows: task → rows of its training data.
-            balanced: number of a task → its rows by class, where every class is drawn equally often.
+            rows: task → number of its training rows.
+            balanced: index of a task → its rows by class, for tasks whose classes are drawn equally often.
         """
         batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         seed = args.data_seed if args.data_seed is not None else args.seed
-        each = self.tasks.values()
-        batches, sizes = tuple(own.batch_size for own in each), tuple(own.examples_per_epoch for own in each)
+        batches = tuple(task.batch_size for task in self.tasks.values())
+        sizes = tuple(task.examples_per_epoch for task in self.tasks.values())
         names, counts = tuple(self.tasks), tuple(rows[name] for name in self.tasks)
         plan = Plan(self.schedule, names, counts, batch, 1, seed, batches, sizes, balanced)
         return plan.lasting(args.num_train_epochs, args.max_steps)
@@ -97,10 +98,11 @@ _FIELDS = {"schedule": "schedule", "task_training": "tasks", "optimizer": "optim
 def read_settings(
     tasks: Sequence[TaskSpec], settings: Any, methods: Iterable[Any], keywords: dict[str, Any]
 ) -> tuple[MultiTaskSettings, list[Any]]:
-    """The settings and the methods' settings of a trainer, with the keywords of version 0.1 taken out of `keywords`.
+    """The settings of a trainer and of its methods.
 
     Args:
         methods: settings of methods, or methods.
+        keywords: keyword arguments of the trainer; those of version 0.1 that hold settings are removed from it.
 
     Raises:
         InputError: if something is given twice.
@@ -124,7 +126,7 @@ def read_settings(
 
 
 def build_methods(settings: MultiTaskSettings, given: Iterable[Any]) -> Methods:
-    """The methods of a run by their sections, those of the registry first, in its order.
+    """Build the methods of a run, by section: first those of the registry, in its order.
 
     Args:
         given: settings of methods, which have `build()`, or methods.
@@ -132,7 +134,7 @@ def build_methods(settings: MultiTaskSettings, given: Iterable[Any]) -> Methods:
     Raises:
         InputError: for anything else, and for two of one section.
     """
-    found: dict[str, Method] = {}
+    built: dict[str, Method] = {}
     if settings.optimizer.per_task is not None and "optimizer.per_task" in REGISTRY:
         given = [*given, settings_class("optimizer.per_task")(settings.optimizer.per_task)]
     for each in given:
@@ -141,15 +143,15 @@ def build_methods(settings: MultiTaskSettings, given: Iterable[Any]) -> Methods:
             continue
         if not isinstance(method, Method):
             raise InputError(f"methods has a {type(each).__name__}, but must hold methods or settings of methods")
-        if method.section in found:
+        if method.section in built:
             raise InputError(f"methods has two of {method.section!r}; drop one")
-        found[method.section] = method
+        built[method.section] = method
     places = {section: place for place, section in enumerate(REGISTRY)}
-    return Methods(sorted(found.items(), key=lambda item: places.get(item[0], len(places))))
+    return Methods(sorted(built.items(), key=lambda item: places.get(item[0], len(places))))
 
 
 def refuse_given_parts(settings: MultiTaskSettings, methods: Methods, optimizer: Any, compute_loss_func: Any) -> None:
-    """Refuse an optimizer or a loss function that is given where settings or methods make their own.
+    """Refuse an optimizer or a loss function of the user's if the settings or methods would change it.
 
     Raises:
         InputError: naming both.
@@ -157,8 +159,9 @@ def refuse_given_parts(settings: MultiTaskSettings, methods: Methods, optimizer:
     if optimizer is not None and (settings.optimizer != OptimizerSettings() or methods.parameter_groups()):
         raise InputError("optimizers has one already made; drop it, or the settings optimizer and loss")
     changing = [name for name, method in methods.items() if method.changes_losses]
-    weighing = [name for name, own in settings.tasks.items() if own.class_weights is not None or own.label_smoothing]
-    weighing += [name for name, own in settings.tasks.items() if own.weight != 1]
+    tasks = settings.tasks.items()
+    weighing = [name for name, task in tasks if task.class_weights is not None or task.label_smoothing]
+    weighing += [name for name, task in tasks if task.weight != 1]
     if compute_loss_func is not None and (changing or weighing):
         drop = [*changing, *(f"weight, class_weights and label_smoothing of the task {n!r}" for n in weighing)]
         raise InputError(f"compute_loss_func takes the place of all losses; drop it, or: {', '.join(drop)}")
@@ -167,33 +170,33 @@ def refuse_given_parts(settings: MultiTaskSettings, methods: Methods, optimizer:
 def refuse_settings(
     model: Any, settings: MultiTaskSettings, methods: Iterable[Any], args: MtBertTrainingArguments
 ) -> None:
-    """Raise one InputError with everything that is wrong with a run's settings, alone or together."""
-    refuse(each.under("schedule") for each in settings.schedule.problems())
-    found = []
+    """Raise InputError if settings of a run are invalid, alone or in combination."""
+    refuse(problem.under("schedule") for problem in settings.schedule.problems())
+    problems = []
     for task in model.tasks:
-        own = settings.tasks[task.name]
-        of_task = [*own.problems(), *check_losses(task, own)]
-        if own.metric is not None:
+        training = settings.tasks[task.name]
+        of_task = [*training.problems(), *check_losses(task, training)]
+        if training.metric is not None:
             from ..evaluation.metrics import check_metric  # importing evaluate takes seconds
 
-            of_task += check_metric(task, own.metric)
-        found += [each.under(f"task_training[{task.name!r}]") for each in of_task]
-    refuse(found)
+            of_task += check_metric(task, training.metric)
+        problems += [problem.under(f"task_training[{task.name!r}]") for problem in of_task]
+    refuse(problems)
     sections = {"optimizer": settings.optimizer, **with_sections(methods)}
-    refuse(problem.under(section) for section, each in sections.items() for problem in each.problems())
+    refuse(problem.under(section) for section, values in sections.items() for problem in values.problems())
     refuse_combinations(trainer_run(model, args, settings.tasks, schedule=settings.schedule, **sections))
 
 
 def with_sections(methods: Iterable[Any]) -> dict[str, Any]:
-    """The settings of methods among `methods`, by the section of a recipe that they stand in."""
+    """Section of a recipe → settings of its method, for each item of `methods` that is such settings."""
     classes = {settings_class(section): section for section in REGISTRY}
     return {classes[type(each)]: each for each in methods if type(each) in classes}
 
 
 def as_settings(kind: type[Settings], value: Any, argument: str) -> Settings | None:
-    """Settings of a class: given as such, as a mapping of its fields, or as the text of its first field.
+    """Build settings of a class from an instance, a mapping of its fields, or the text of its first field.
 
-    `schedule="annealed"`, `schedule={"name": "annealed"}` and `schedule=Schedule("annealed")` mean the same.
+    `schedule="annealed"`, `schedule={"name": "annealed"}` and `schedule=Schedule("annealed")` are equal.
 
     Raises:
         InputError: for a field that the class does not have, and for a value of another type.
@@ -219,7 +222,7 @@ def as_task_training(tasks: Sequence[TaskSpec], given: Any) -> dict[str, TaskTra
     """Settings by task name; class weights as a list in the order of the task's labels.
 
     Args:
-        given: task's name → `TaskTraining`, or a mapping of its fields. Class weights may be an array, or a mapping of
+        given: task name → `TaskTraining`, or a mapping of its fields. Class weights may be an array, or a mapping of
             labels to numbers.
 
     Raises:
@@ -244,7 +247,7 @@ def as_task_training(tasks: Sequence[TaskSpec], given: Any) -> dict[str, TaskTra
 
 
 def as_class_weights(weights: Any, labels: Sequence[str], where: str) -> Any:
-    """A number for each label, from a sequence, an array, a tensor or a mapping of labels; others as they are."""
+    """Convert a sequence, array, tensor or mapping of labels to a tuple of numbers; return other values unchanged."""
     if isinstance(weights, Mapping):
         by_name = {str(name): weight for name, weight in weights.items()}
         if set(by_name) != set(labels):
@@ -257,7 +260,7 @@ def as_class_weights(weights: Any, labels: Sequence[str], where: str) -> Any:
     try:
         numbers = np.asarray(weights, dtype=np.float64)
     except (TypeError, ValueError):
-        return weights  # which the settings' own checks refuse
+        return weights  # the checks of `TaskTraining` refuse it
     if numbers.ndim != 1:
         raise InputError(f"{where} has the shape {numbers.shape}, but must have a number for each label")
     return tuple(numbers.tolist())

@@ -1,4 +1,4 @@
-"""transformers' Trainer for several tasks: it says when things happen; what they are stands elsewhere."""
+"""The multi-task trainer: a subclass of transformers' Trainer that calls its parts and methods at each hook."""
 
 from __future__ import annotations
 
@@ -52,19 +52,20 @@ class MtBertTrainer(Trainer):
 
     Args:
         model: the model, or a model inside peft, whose heads and adapters are trained and saved, too (`peft.adopt`);
-            its tasks name the data sets.
-        args: the run's settings. `per_device_train_batch_size` × processes × accumulation is a step's batch.
-        train_dataset: for each task its training rows: columns `text` (`text_pair`) and `label` or `labels`; instead of
-            texts `input_ids` and, where they are padded, `attention_mask` (see `data.given_rows.check_tokenised`).
-        eval_dataset: the same for evaluation; tasks may be absent.
+            the names of its tasks are the keys of the data sets.
+        args: the training arguments. A step's batch is `per_device_train_batch_size` × processes × accumulation.
+        train_dataset: task name → training rows, with the columns `text` (`text_pair`) and `label` or `labels`. In
+            place of texts, rows may have `input_ids` and, if padded, `attention_mask`
+            (see `data.given_rows.check_tokenised`).
+        eval_dataset: task name → evaluation rows in the same form; tasks may be absent.
         processing_class: the tokenizer, saved beside the model.
         settings: schedule, tasks and optimizer; None: the defaults.
-        methods: training methods: their settings, or a `Method` of one's own.
-        stage: where this training stands in a run of several stages; None: it is the whole run.
+        methods: training methods, each given by its settings or as a `Method` object.
+        stage: the position of this training in a run of several stages; None: it is the whole run.
         kwargs: passed on to `transformers.Trainer`: `callbacks`, `optimizers`, `compute_metrics`, `compute_loss_func`.
-            `compute_metrics` is called once for each set of rows that is scored, with an `EvalPrediction` of all its
-            labelled tasks: `predictions` {task: logits (rows, num_labels)} and `label_ids` {task: labels}. The scores
-            that it returns are logged as `<prefix>_<name>` beside ours. `compute_loss_func(outputs, labels,
+            `compute_metrics` is called once for each scored set of rows, with an `EvalPrediction` of all labelled
+            tasks: `predictions` {task: logits (rows, num_labels)} and `label_ids` {task: labels}. The scores it
+            returns are logged as `<prefix>_<name>` beside the built-in ones. `compute_loss_func(outputs, labels,
             num_items_in_batch)` replaces the sum of the tasks' losses: it gets a MtBertOutput, the labels by task, and
             `(tasks,)`, the labelled rows of the whole step.
 
@@ -110,7 +111,7 @@ class MtBertTrainer(Trainer):
         self._set_up()
 
     def _set_up(self) -> None:
-        """Make the trainer's parts, which need what transformers has made of the arguments."""
+        """Build the trainer's parts; runs after `transformers.Trainer.__init__`, whose attributes they read."""
         args, model = self.args, self.model
         inner = model.get_base_model() if isinstance(model, PeftModel) else model
         inner._tokenizer = self.processing_class or inner._tokenizer  # for predictions after training
@@ -130,23 +131,23 @@ class MtBertTrainer(Trainer):
     # ---- data ----
 
     def encoded(self, split: str, datasets: Any) -> dict[str, Dataset] | None:
-        """A task's rows checked and encoded, where they are not yet; `split` is `train`, `eval` or `test`."""
-        found, lines = prepare_splits(self.tasks, split, datasets, self.processing_class, self.encoder_config)
+        """Check and encode each task's rows, unless they are encoded already; `split` is `train`, `eval` or `test`."""
+        encoded, lines = prepare_splits(self.tasks, split, datasets, self.processing_class, self.encoder_config)
         if self.args.process_index == 0:
             print_lines(lines)
-        return found
+        return encoded
 
     def batches(self, splits: Splits) -> MultiTaskDataset:
         """Encoded splits as a data set of batches."""
         return MultiTaskDataset(self.tasks, splits, has_token_types(self.encoder_config))
 
     def plan(self) -> Plan:
-        """What every step of the run will hold."""
+        """The plan of the run: which tasks' rows each step holds."""
         rows = {name: len(split) for name, split in self.train_dataset.items()}
         return self.settings.plan(rows, self.args, self._balanced)
 
     def resume_record(self) -> dict[str, Any]:
-        """What weights, moments and plan of this run depend on, by name."""
+        """Everything that this run's weights, moments and plan depend on, by name."""
         return training_record(self)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -159,15 +160,15 @@ class MtBertTrainer(Trainer):
     # ---- a step ----
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """Make the optimizer of `args.optim`, over groups of our own where settings or methods ask for it."""
-        is_new, more = self.optimizer is None, self.methods.parameter_groups()
-        if is_new and (self.settings.optimizer != OptimizerSettings() or more):
-            of = self.model if model is None else model
-            named, decayed = of.named_parameters(), self.get_decay_parameter_names(of)
+        """Build the optimizer `args.optim`, with custom parameter groups if the settings or methods need them."""
+        is_new, method_groups = self.optimizer is None, self.methods.parameter_groups()
+        if is_new and (self.settings.optimizer != OptimizerSettings() or method_groups):
+            trained = self.model if model is None else model
+            named, decayed = trained.named_parameters(), self.get_decay_parameter_names(trained)
             rate, decay = self.args.learning_rate, self.args.weight_decay
             groups = parameter_groups(named, decayed, rate, decay, self.settings.optimizer)
-            kind, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, of)
-            self.optimizer = kind(groups + more, **kwargs)
+            kind, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, trained)
+            self.optimizer = kind(groups + method_groups, **kwargs)
         optimizer = super().create_optimizer(model)
         if is_new:
             self.optimizer = optimizer = self.methods.wrap_optimizer(optimizer)
@@ -175,7 +176,7 @@ class MtBertTrainer(Trainer):
         return optimizer
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
-        """All micro-batches of a step, and how many labelled rows of each task they hold over all processes."""
+        """The micro-batches of a step, and the number of labelled rows of each task in them, over all processes."""
         samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = sum(batch["labelled"] for batch in samples)
         self._gradients.saw(samples)
@@ -186,11 +187,11 @@ class MtBertTrainer(Trainer):
         return samples, counts
 
     def task_losses(self, model, inputs, num_items_in_batch=None) -> tuple[dict[str, torch.Tensor], MtBertOutput]:
-        """Each task's share of the step's loss in a micro-batch, and the model's outputs; see `StepLosses`."""
+        """Each task's part of the step's loss in a micro-batch, and the model's outputs; see `StepLosses`."""
         return self.losses(model, inputs, inputs["labelled"] if num_items_in_batch is None else num_items_in_batch)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """The sum of the tasks' losses, or what `compute_loss_func` makes of the model's outputs."""
+        """The sum of the tasks' losses, or the value of `compute_loss_func`."""
         counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
         losses, outputs = self.task_losses(model, inputs, counts)
         loss = sum(losses.values())
@@ -199,7 +200,7 @@ class MtBertTrainer(Trainer):
         if self.model.training:
             self.losses.note(inputs, outputs)
             self.finite.note(inputs["rows"], outputs.row_losses, loss)
-            loss = guarded(loss) * self.args.world_size  # gradients are averaged over processes, the sum is meant
+            loss = guarded(loss) * self.args.world_size  # makes the mean of gradients over processes their sum
         return (loss, outputs) if return_outputs else loss
 
     def forward_and_backward(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
@@ -207,7 +208,7 @@ class MtBertTrainer(Trainer):
         return super().training_step(model, inputs, num_items_in_batch)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """Forward and backward of a micro-batch, by the first method that does them itself, or else by the trainer."""
+        """Run forward and backward of a micro-batch: the first method that overrides them does, else the trainer."""
         counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
         loss = self.methods.training_step(self, model, inputs, counts)
         if loss is None:
@@ -217,21 +218,21 @@ class MtBertTrainer(Trainer):
         return loss
 
     def _get_grad_norm(self, model, grad_norm=None):
-        """The norm of a step's gradient; a step that it forbids has no gradient afterwards, and changes nothing."""
+        """The norm of a step's gradient; if it is not finite, drop the gradients, so that the step changes nothing."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if self.finite.check(norm, self.accelerator, self.train_dataset, self.state.global_step + 1):
-            self._gradients.on_pre_optimizer_step(self.args, self.state, self.control)  # asks for the first gradients
+            self._gradients.on_pre_optimizer_step(self.args, self.state, self.control)  # needs the first gradients
             self.optimizer.zero_grad(set_to_none=True)
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what each task's rows have cost since the last log: `loss_<task>` (a mean) and `examples_<task>`.
+        """Add each task's mean loss (`loss_<task>`) and number of rows (`examples_<task>`) since the last log.
 
-        `loss_<task>` is without class weights and before all methods, which add numbers of their own. Steps without an
-        update are `nonfinite_skipped` and `overflow_skipped`. `learning_rate` is that of the first parameter group,
-        the encoder's last layer unless it is frozen.
+        `loss_<task>` has no class weights and is taken before all methods, which add their own numbers.
+        `nonfinite_skipped` and `overflow_skipped` count the steps without an update. `learning_rate` is that of the
+        first parameter group: the encoder's last layer, unless it is frozen.
         """
-        if "loss" in logs or ("train_runtime" in logs and self.losses.steps):  # at the end: what is left
+        if "loss" in logs or ("train_runtime" in logs and self.losses.steps):  # at the end: steps not yet logged
             if self.control.should_evaluate or self.control.should_save:
                 self._look_at_the_last_step()
             reduce = partial(self.accelerator.reduce, reduction="sum")
@@ -246,20 +247,20 @@ class MtBertTrainer(Trainer):
             super().log({**logs, "stage": self.stage.number}, start_time)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Forward and backward, 6 · parameters · real tokens; counted once, not at every step."""
+        """Operations of a forward and a backward pass: 6 · parameters without embeddings · tokens."""
         return 6 * self._parameters_without_embeddings * inputs["input_ids"].numel()
 
     # ---- training ----
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """Print how it computes, the parameters and the plan, then train; see `transformers.Trainer.train`.
+        """Print device, parameters, plan and memory, then train; see `transformers.Trainer.train`.
 
         Args:
             resume_from_checkpoint: a folder, or true: the last complete checkpoint of this run's folder.
 
         Raises:
-            CheckpointError: if the checkpoint to go on from is damaged, or of another run, or there is none.
-            SystemExit: after SIGTERM and the checkpoint that it asks for; a shell has 143 for it.
+            CheckpointError: if the checkpoint is damaged, missing, or of another run.
+            SystemExit: with exit code 143, after SIGTERM, when the checkpoint is saved.
         """
         refuse_unloadable(self.model)
         if self.train_dataset is not None and self.is_world_process_zero():
@@ -275,7 +276,7 @@ class MtBertTrainer(Trainer):
         return result._replace(training_loss=result.metrics["train_loss"])
 
     def _look_at_the_last_step(self) -> None:
-        """Stop or count a step that was not finite, which a GPU is asked about only one step later."""
+        """Stop at, or count, a last step that was not finite; on a GPU the result is read one step late."""
         self.finite.flush(self.accelerator, self.train_dataset)
 
     def _run_epoch(self, *args, **kwargs) -> None:
@@ -286,8 +287,8 @@ class MtBertTrainer(Trainer):
 
     @contextmanager
     def evaluation_weights(self) -> Iterator[None]:
-        """Within, the model has the weights that are evaluated, all on every process, and the run's precision."""
-        # autocast, since a model that was not trained is not prepared yet
+        """Within, the model has the weights that are evaluated, unsharded, and computes in the run's precision."""
+        # autocast: accelerate has not prepared a model that was not trained yet
         with self.methods.evaluation_weights(), self.sharding.whole(), self.accelerator.autocast():
             yield
 
@@ -306,7 +307,7 @@ class MtBertTrainer(Trainer):
             eval_dataset: task name → rows; the name of one task of the trainer's own evaluation data set; None: all of
                 that data set.
             ignore_keys: not read.
-            metric_key_prefix: what the names of all scores begin with.
+            metric_key_prefix: prefix of all names of scores.
 
         Returns:
             `<prefix>_<task>_loss`, `<prefix>_<task>_<metric>`, `<prefix>_raw_mean`, `<prefix>_overall`, and times.
@@ -321,7 +322,7 @@ class MtBertTrainer(Trainer):
         return evaluation_loop.run_loop(self, dataloader, metric_key_prefix)
 
     def hyperparameter_search(self, *args: Any, **kwargs: Any):
-        """Refused: every trial would need a new model, which `mtbert search` builds."""
+        """Not supported: every trial needs a new model; use `mtbert search`."""
         raise InputError(f"hyperparameter_search is refused, as is model_init: {REFUSED_OF_TRAINER['model_init']}")
 
     # ---- checkpoints ----
@@ -332,7 +333,7 @@ class MtBertTrainer(Trainer):
         return folder if self.stage is None else os.path.join(folder, self.stage.folder)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save model and tokenizer; all processes have to call it. See `ResumableRun.save_model`."""
+        """Save model and tokenizer. Collective: every process must call it. See `ResumableRun.save_model`."""
         with self.sharding.gathered_weights():
             save = partial(super().save_model, _internal_call=True)
             self.resumable.save_model(save, output_dir, _internal_call)
@@ -341,12 +342,12 @@ class MtBertTrainer(Trainer):
         self.resumable.save_state()
 
     def _save(self, output_dir: str | None = None, state_dict=None) -> None:
-        """Save model and tokenizer, and with peft what says how to load them."""
+        """Save model, tokenizer and arguments; with peft also the config, which describes heads and adapters."""
         with self.methods.evaluation_weights():
             super()._save(output_dir, self.sharding.weights if state_dict is None else state_dict)
             self.resumable.save_arguments(output_dir)
         folder = output_dir if output_dir is not None else self.args.output_dir
-        if isinstance(self.model, PeftModel) and self.args.should_save:  # what heads and adapters are, for a loader
+        if isinstance(self.model, PeftModel) and self.args.should_save:
             self.model.config.save_pretrained(folder)
 
     def _save_checkpoint(self, model, trial) -> None:
@@ -358,7 +359,7 @@ class MtBertTrainer(Trainer):
         self.resumable.remove_older(checkpoint)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        """Save what else a run goes on with, and a model has no use for."""
+        """Save the training state that is not part of the model: optimizer, scheduler, log sums, methods."""
         with self.sharding.saving_moments():
             super()._save_optimizer_and_scheduler(output_dir)
         self.log_sums.save(output_dir)
@@ -393,13 +394,13 @@ class MtBertTrainer(Trainer):
         private: bool | None = None,
         **about: Any,
     ):
-        """Save and upload model, code, tokenizer and card, and nothing else of the run's folder.
+        """Save and upload model, code, tokenizer and card; the other files of the run's folder stay.
 
         Args:
-            about: for the card, as in `create_model_card`.
+            about: fields of the card, as in `create_model_card`.
 
         Raises:
             PushError: if the hub refuses or cannot be reached; it says why and what to do.
         """
-        where = {"token": token if token is not None else self.args.hub_token, "private": private}
-        return push_trained(self, commit_message, not blocking, revision or self.args.hub_revision, where, about)
+        access = {"token": token if token is not None else self.args.hub_token, "private": private}
+        return push_trained(self, commit_message, not blocking, revision or self.args.hub_revision, access, about)

@@ -1,4 +1,4 @@
-"""Runs that may be stopped at any time: by a signal, by a killed process, or by a full disk."""
+"""Resumable runs: checkpoints that survive a signal, a killed process or a full disk."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ from .sealing import (
 )
 
 Result = TypeVar("Result")
-ASKED = 10  # of how many steps processes ask each other in one
+ASKED = 10  # processes ask each other for signals every so many steps
 
 
 class StopOnSignal(TrainerCallback):
-    """Ends a run after the step in which it was told to end, with a checkpoint.
+    """On SIGTERM, saves a checkpoint after the current step and ends the run.
 
-    Of several processes one may be told; all end after the same step, the next whose number is divisible by 10.
+    If one of several processes receives the signal, all end after the same step: the next one divisible by 10.
 
     Attributes:
         received: the signal, or None.
-        stopped: whether the run was ended.
+        stopped: whether the run was ended by a signal.
     """
 
     def __init__(self):
@@ -65,7 +65,7 @@ class StopOnSignal(TrainerCallback):
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Within, SIGTERM is noted instead of ending the process; outside the main thread it cannot be."""
+        """Within, SIGTERM is noted and does not end the process; outside the main thread this has no effect."""
         self.received, self.stopped = None, False
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -80,36 +80,36 @@ class StopOnSignal(TrainerCallback):
         self.received = number
 
     def on_step_end(self, args, state, control, **kwargs):
-        told = self.received is not None
-        if args.world_size > 1:  # the processes may be told in different steps, and asking waits for the device
+        must_stop = self.received is not None
+        if args.world_size > 1:  # not at every step, because the reduction waits for the device
             if state.global_step % ASKED:
                 return
-            flag = torch.tensor(float(told), device=args.device)
+            flag = torch.tensor(float(must_stop), device=args.device)
             torch.distributed.all_reduce(flag)
-            told = bool(flag)
-        if told:
+            must_stop = bool(flag)
+        if must_stop:
             self.stopped = control.should_save = control.should_training_stop = True
 
 
 class ResumableRun(TrainerCallback):
-    """What makes a trainer's run resumable: sealed checkpoints (`sealing.seal`), and one on SIGTERM.
+    """Makes a trainer's run resumable: it seals checkpoints (`sealing.seal`) and saves one on SIGTERM.
 
-    Each checkpoint states what the run depends on (`resume_record.py`); another run does not go on from it. The
-    trainer hands its own methods of saving and loading over, as `save`, `load` and so on.
+    Each checkpoint has a record of everything that the run depends on (`resume_record.py`); a run with another record
+    cannot resume from it. The trainer passes its own methods of saving and loading as `save` and `load`.
 
     Args:
         trainer: has `plan()` and `resume_record()`.
 
     Attributes:
-        record: of this run, as it began.
-        given: what the trainer was given of optimizer and scheduler.
+        record: the record of this run.
+        given: record of the optimizer and scheduler that the user gave to the trainer.
     """
 
     def __init__(self, trainer: TaskTrainer):
         self.trainer = trainer
         self.given = given_record(trainer.optimizer, trainer.lr_scheduler, trainer.optimizer_cls_and_kwargs)
         self.record: Record = {}
-        self._held: Mapping[str, Any] = {}  # arguments that have another value while a checkpoint is written
+        self._held: Mapping[str, Any] = {}  # true values of arguments that are changed while a checkpoint is written
         self._best: str | None = None
         self._limit: int | None = None
         self.on_signal = StopOnSignal()
@@ -121,14 +121,14 @@ class ResumableRun(TrainerCallback):
 
     @contextmanager
     def running(self, resume_from_checkpoint: str | bool | None) -> Iterator[str | None]:
-        """Within, the run trains; it gets the checkpoint to go on from, or None.
+        """Context of the training; yields the checkpoint to resume from, or None.
 
         Args:
             resume_from_checkpoint: a folder, or true: the last complete checkpoint of this run's folder.
 
         Raises:
-            CheckpointError: if the checkpoint to go on from is damaged, or of another run, or there is none.
-            SystemExit: after SIGTERM and the checkpoint that it asks for; a shell has 143 for it.
+            CheckpointError: if the checkpoint is damaged, missing, or of another run.
+            SystemExit: with exit code 143, after SIGTERM, when the checkpoint is saved.
         """
         trainer, checkpoint = self.trainer, self._complete(resume_from_checkpoint)
         main = trainer.is_world_process_zero()
@@ -139,7 +139,7 @@ class ResumableRun(TrainerCallback):
         self._best = self._look_at_best(checkpoint) if checkpoint else None
         with only_run_in(trainer.args.output_dir, main):
             self._check_room()
-            if trainer.args.save_strategy == SaveStrategy.NO:  # no checkpoint is wanted: the signal ends the process
+            if trainer.args.save_strategy == SaveStrategy.NO:  # without checkpoints the signal ends the process
                 yield checkpoint
                 return
             with self.on_signal.watching():
@@ -155,23 +155,26 @@ class ResumableRun(TrainerCallback):
 
     @property
     def folder(self) -> str:
-        """Where the run's checkpoints are."""
+        """Folder of the run's checkpoints."""
         return self.trainer._get_output_dir(None)
 
     def _complete(self, checkpoint: str | bool | None) -> str | None:
-        """The folder of the checkpoint to go on from, which is whole."""
+        """The folder of the checkpoint to resume from, or None; raise CheckpointError if it is not complete."""
         if checkpoint is True:
             last = last_complete(self.folder)
             if last is None:
                 raise CheckpointError(f"resume_from_checkpoint: no complete checkpoint in {self.folder}; drop the key")
             return last
-        if checkpoint and (found := damage(checkpoint)):
+        if not checkpoint:
+            return None
+        damaged = damage(checkpoint)
+        if damaged:
             where = f"resume_from_checkpoint: {checkpoint}"
-            raise CheckpointError(f"{where} is not complete ({found}); take an earlier one")
-        return checkpoint or None
+            raise CheckpointError(f"{where} is not complete ({damaged}); take an earlier one")
+        return checkpoint
 
     def _check_room(self) -> None:
-        """Look whether there is room for what the run will write; see `check_room_for_run`."""
+        """Check that the disk has room for the run's output; see `check_room_for_run`."""
         trainer, args = self.trainer, self.trainer.args
         if not args.should_save or trainer.train_dataset is None:
             return
@@ -186,12 +189,15 @@ class ResumableRun(TrainerCallback):
         check_room_for_run(args.output_dir, weights, moments, count, args.save_total_limit)
 
     def is_over(self) -> bool:
-        """Whether the run has taken all of its steps: a checkpoint may be of the last one."""
+        """Whether the run has taken all its steps, as when it resumes from its last checkpoint."""
         return self.trainer.state.global_step >= self.trainer.state.max_steps
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        """Leave every checkpoint when training ends: transformers removes all but the best where one may stay, also
-        those that a user has put there, and the last one is needed until the model is saved."""
+        """Keep every checkpoint when training ends.
+
+        With `save_total_limit: 1` transformers would then remove all checkpoints but the best, also those that a user
+        has put there; the last one is needed until the model is saved.
+        """
         if "train_runtime" in (logs or {}):
             self._limit, args.save_total_limit = args.save_total_limit, None
 
@@ -201,54 +207,57 @@ class ResumableRun(TrainerCallback):
     # ---- the best checkpoint ----
 
     def _look_at_best(self, checkpoint: str) -> str | None:
-        """The best checkpoint so far of a resumed run, if it is wanted at the end; damage is warned of.
+        """The best checkpoint so far of a resumed run, if the run loads it at its end; warn if it is damaged.
 
-        It is looked for where it was, and then in this run's folder, which may have moved.
+        If its recorded folder is gone, it is looked for in this run's folder, which may have moved.
         """
         best = TrainerState.load_from_json(os.path.join(checkpoint, STATE)).best_model_checkpoint
         if not self.trainer.args.load_best_model_at_end or best is None:
             return None
         if not os.path.isdir(best):
             best = os.path.join(self.folder, os.path.basename(best))
-        if found := damage(best, needed=MODEL_FILES):
+        if damaged := damage(best, needed=MODEL_FILES):
             warnings.warn(
-                f"{best}, the best checkpoint so far, is damaged ({found}); unless a better one comes, the next best "
+                f"{best}, the best checkpoint so far, is damaged ({damaged}); unless a better one comes, the next best "
                 "one is taken at the end",
                 stacklevel=4,
             )
         return best
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Name the best checkpoint so far, which transformers forgets if it is gone or has moved."""
+        """Restore the best checkpoint so far, which transformers drops if it is gone or has moved."""
         if self._best is not None:
             state.best_model_checkpoint = self._best
 
     def load_best(self, load: Callable[[], None]) -> None:
-        """Load the best checkpoint that is whole; if none is, keep the last weights. Damage is warned of."""
+        """Load the best undamaged checkpoint; if there is none, keep the last weights. Warn of damage."""
         state, args = self.trainer.state, self.trainer.args
         best = state.best_model_checkpoint
-        forget_checked_files()  # of hours ago
-        if found := damage(best, needed=MODEL_FILES):
+        forget_checked_files()  # the files may have changed since they were checked
+        if damaged := damage(best, needed=MODEL_FILES):
             metric = args.metric_for_best_model
             metric = metric if metric.startswith("eval_") else f"eval_{metric}"
             other = next_best(self.folder, metric, args.greater_is_better)
-            state.best_model_checkpoint = None if other is None else str(other)
-            instead = "the weights of the last step" if other is None else f"{other}, the next best one,"
-            verb = "are kept" if other is None else "is taken"
-            warnings.warn(f"{best}, the best checkpoint, is damaged ({found}); {instead} {verb}", stacklevel=3)
+            if other is None:
+                state.best_model_checkpoint = None
+                instead = "the weights of the last step are kept"
+            else:
+                state.best_model_checkpoint = str(other)
+                instead = f"{other}, the next best one, is taken"
+            warnings.warn(f"{best}, the best checkpoint, is damaged ({damaged}); {instead}", stacklevel=3)
         if state.best_model_checkpoint is not None:
             load()
 
     # ---- checkpoints and the final model ----
 
     def save_model(self, save: Callable[[str], None], output_dir: str | None, internal: bool) -> None:
-        """Save the model; its files appear when all of them are written, or in a checkpoint as they come.
+        """Save the model; outside of checkpoints its files appear together, when all of them are written.
 
         Raises:
-            CheckpointError: if they cannot be written; nothing of them is left, and every checkpoint is as it was.
+            CheckpointError: if they cannot be written; no partial file is left, and no checkpoint is changed.
         """
         args = self.trainer.args
-        if internal and output_dir is not None:  # a checkpoint, which is whole when it is sealed
+        if internal and output_dir is not None:  # a checkpoint, which `save_checkpoint` seals
             return save(output_dir)
         folder = args.output_dir if output_dir is None else output_dir
         with writing_model(folder, self.folder, args.should_save) as part:
@@ -267,7 +276,7 @@ class ResumableRun(TrainerCallback):
         save_arguments(args.output_dir if folder is None else folder, args, self._held)
 
     def save_checkpoint(self, save: Callable[[], None]) -> str:
-        """Write a checkpoint whole, seal it, and only then remove older ones; returns its folder."""
+        """Write and seal a checkpoint; return its folder."""
         args, state = self.trainer.args, self.trainer.state
         checkpoint = os.path.join(self.folder, f"checkpoint-{state.global_step}")
         with writing(checkpoint, args.should_save):
@@ -285,7 +294,7 @@ class ResumableRun(TrainerCallback):
         return checkpoint
 
     def remove_older(self, checkpoint: str) -> None:
-        """Remove checkpoints beyond `save_total_limit`, the last and the best one left out."""
+        """Remove the oldest checkpoints beyond `save_total_limit`, but never the last and the best one."""
         args = self.trainer.args
         if args.should_save:
             kept = (checkpoint, self.trainer.state.best_model_checkpoint)
@@ -293,12 +302,12 @@ class ResumableRun(TrainerCallback):
 
     @contextmanager
     def checking_moments(self, checkpoint: str | None) -> Iterator[None]:
-        """Within, an optimizer's state is loaded only if it is of the same parameters."""
+        """Within, loading an optimizer's state raises CheckpointError if it is of other parameters."""
         if checkpoint is None:
             yield
             return
-        optimizer = getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer)  # inside accelerate's
-        optimizer = getattr(optimizer, "inner", optimizer)  # inside one for each task
+        optimizer = getattr(self.trainer.optimizer, "optimizer", self.trainer.optimizer)  # unwrap accelerate's
+        optimizer = getattr(optimizer, "inner", optimizer)  # unwrap PerTaskOptimizer
         names = {id(parameter): name for name, parameter in self.trainer.model.named_parameters()}
         hook = optimizer.register_load_state_dict_pre_hook(
             lambda _, state: check_moments(state, optimizer, names, checkpoint)

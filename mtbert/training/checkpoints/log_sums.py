@@ -1,4 +1,4 @@
-"""What a run has summed since its last log, so that the log after a resume covers what came before it, too."""
+"""Save the sums since the last log in a checkpoint, so that the first log after a resume covers the steps before it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ FILE = "log_sums.safetensors"
 
 
 class LogSums(TrainerCallback):
-    """Saves the sums of a checkpoint's step, and puts them back when training goes on.
+    """Saves the sums since the last log in each checkpoint, and restores them when a run resumes.
 
-    A checkpoint of a version without them resumes as before: the next log then begins at the checkpoint.
+    Without the file, as in checkpoints of older versions, the next log covers the steps after the checkpoint only.
 
     Args:
-        trainer: whose sums these are.
+        trainer: the trainer that keeps the sums.
     """
 
     def __init__(self, trainer: TaskTrainer):
@@ -31,27 +31,28 @@ class LogSums(TrainerCallback):
         trainer.add_callback(self)
 
     def save(self, folder: str) -> None:
-        """Write the sums beside a checkpoint's other files; every process has to call it."""
+        """Write the sums into a checkpoint. Collective: every process must call it."""
         trainer: Any = self.trainer
-        processes, mine = trainer.args.world_size, trainer.args.process_index == 0
-        since = {"loss": trainer._tr_loss.double().reshape(1) / processes, **trainer.losses.sums()}
-        since |= {f"{name}:{key}": value for name, m in trainer.methods.items() for key, value in m.log_sums().items()}
+        processes, is_first = trainer.args.world_size, trainer.args.process_index == 0
+        sums = {"loss": trainer._tr_loss.double().reshape(1) / processes, **trainer.losses.sums()}
+        for name, method in trainer.methods.items():
+            sums |= {f"{name}:{key}": value for key, value in method.log_sums().items()}
         if processes > 1:
-            since = {name: trainer.accelerator.reduce(value, reduction="sum") for name, value in since.items()}
+            sums = {name: trainer.accelerator.reduce(value, reduction="sum") for name, value in sums.items()}
         finite = trainer.finite
         counts = [trainer._globalstep_last_logged, trainer.losses.steps, finite.skipped, finite.overflowed]
-        since["counts"] = torch.tensor(counts, dtype=torch.int64)
-        since["total"] = torch.tensor([trainer._total_loss_scalar], dtype=torch.float64)
-        if mine and trainer.args.should_save:
-            save_file({name: value.cpu().contiguous() for name, value in since.items()}, os.path.join(folder, FILE))
+        sums["counts"] = torch.tensor(counts, dtype=torch.int64)
+        sums["total"] = torch.tensor([trainer._total_loss_scalar], dtype=torch.float64)
+        if is_first and trainer.args.should_save:
+            save_file({name: value.cpu().contiguous() for name, value in sums.items()}, os.path.join(folder, FILE))
 
     def load(self, folder: str) -> None:
-        """Read the sums of a checkpoint; they are put back when training begins."""
+        """Read the sums of a checkpoint; they are restored when training begins."""
         path = os.path.join(folder, FILE)
         self._loaded = load_file(path) if os.path.exists(path) else {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Put the sums back: on the first process, since logs add up all processes."""
+        """Restore the sums, those of tasks and methods on the first process only, because logs add up all processes."""
         loaded, self._loaded = self._loaded, {}
         self._from_the_start = bool(loaded)
         if not loaded:
@@ -66,12 +67,12 @@ class LogSums(TrainerCallback):
         if args.process_index == 0:
             trainer.losses.add_sums({name: value for name, value in loaded.items() if ":" not in name})
             for name, method in trainer.methods.items():
-                own = {key.removeprefix(f"{name}:"): v for key, v in loaded.items() if key.startswith(f"{name}:")}
-                if own:
-                    method.add_log_sums(own)
+                sums = {key.removeprefix(f"{name}:"): v for key, v in loaded.items() if key.startswith(f"{name}:")}
+                if sums:
+                    method.add_log_sums(sums)
 
     def complete(self, logs: dict[str, float]) -> None:
-        """Let `train_loss` be the mean over all steps whose losses are summed, also those before a resume."""
+        """Set `train_loss` of a resumed run to the mean over all its steps, also those before the resume."""
         if "train_loss" in logs and self._from_the_start:
             trainer: Any = self.trainer
             logs["train_loss"] = trainer._total_loss_scalar / max(trainer.state.global_step, 1)

@@ -1,7 +1,7 @@
-"""What a trainer pushes to a hub: the repository that anyone can load, and what a resume needs where that is asked for.
+"""Push a trainer's model to a hub, and if asked for the files that a resume needs.
 
-Files are collected in a folder of their own, so that nothing else of a run's folder can get into a repository, and so
-that a checkpoint may be deleted while it is uploaded.
+The files are first collected in a temporary folder, so that no other file of the run gets into the repository, and so
+that a checkpoint may be deleted during its upload.
 """
 
 from __future__ import annotations
@@ -39,17 +39,17 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 RESUMED = re.compile(r"trainer_state\.json|(optimizer|scheduler|scaler)\.pt|rng_state(_\d+)?\.pth")
-LINKED = (".safetensors", ".pt", ".pth")  # what is large, and never written to
+LINKED = (".safetensors", ".pt", ".pth")  # large files that are never changed in place
 
 
 def model_files(folder: str | os.PathLike, inside_peft: bool = False) -> list[str]:
-    """Names of the files of a saved model: its config, and its weights, as their index names them.
+    """Names of the files of a saved model: its config, and its weights in one file or in the shards of its index.
 
     Args:
-        inside_peft: whether it was saved by peft, which writes only what it has trained.
+        inside_peft: whether peft saved it, which writes the trained weights only.
 
     Raises:
-        PushError: if the index names anything but weights that `save_pretrained` writes.
+        PushError: if the index names files other than the shards that `save_pretrained` writes.
     """
     folder = Path(folder)
     if inside_peft:
@@ -63,10 +63,10 @@ def model_files(folder: str | os.PathLike, inside_peft: bool = False) -> list[st
 
 
 def collect(source: str | os.PathLike, names: Iterable[str]) -> tempfile.TemporaryDirectory:
-    """A temporary folder beside `source` with the named files of it; large ones as links where there are links.
+    """Copy the named files of a folder into a temporary folder beside it; large files are hard-linked if possible.
 
     Raises:
-        PushError: if one is a link, or anything but a regular file: what it leads to is not what was saved.
+        PushError: if one of them is a link or no regular file, as it may lead to something that was not saved here.
     """
     folder = tempfile.TemporaryDirectory(prefix="_push-", dir=Path(source).absolute().parent)
     for name in names:
@@ -85,7 +85,7 @@ def collect(source: str | os.PathLike, names: Iterable[str]) -> tempfile.Tempora
 
 
 def push_run(trainer: TaskTrainer, background: bool, **options: Any) -> CommitInfo | Future[CommitInfo]:
-    """Upload the model in the run's folder; `options` as in `sharing.upload`."""
+    """Upload the model in the run's folder; `options` as in `hub_upload.upload`."""
     names = model_files(trainer.args.output_dir, hasattr(trainer.model, "peft_config"))
     folder = collect(trainer.args.output_dir, names)
     card = ModelCard.load(Path(trainer.args.output_dir, "README.md"))
@@ -94,7 +94,7 @@ def push_run(trainer: TaskTrainer, background: bool, **options: Any) -> CommitIn
 
 
 def make_repository(trainer: TaskTrainer, **where: Any) -> None:
-    """Make the repository; PushError says what to do where that fails."""
+    """Create the repository; raise PushError with a remedy if that fails."""
     with explained(trainer.args.hub_model_id or os.path.basename(trainer.args.output_dir)):
         trainer.init_hf_repo(**where)
 
@@ -102,11 +102,11 @@ def make_repository(trainer: TaskTrainer, **where: Any) -> None:
 def push_trained(
     trainer: TaskTrainer, message: str, background: bool, revision: str | None, where: dict[str, Any], about: dict
 ) -> CommitInfo | Future[CommitInfo] | None:
-    """Save the model and upload it; see `MtBertTrainer.push_to_hub`. Every process has to call it.
+    """Save the model and upload it; see `MtBertTrainer.push_to_hub`. Collective: every process must call it.
 
     Args:
-        where: `token` and `private`, for the repository.
-        about: for the card.
+        where: `token` and `private` of the repository.
+        about: fields of the card.
     """
     trainer.control = trainer.callback_handler.on_push_begin(trainer.args, trainer.state, trainer.control)
     if trainer.hub_model_id is None:
@@ -121,19 +121,21 @@ def push_trained(
 
 
 def resume_files(checkpoint: str) -> list[str]:
-    """Names of what a resume needs besides the model and its tokenizer.
+    """Names of the files that a resume needs besides the model and its tokenizer.
 
-    `training_args.json`, which names folders of this machine, is not among them.
+    `training_args.json` is not among them, because it names folders of this machine.
     """
     known = {RESUME_RECORD, LOG_SUMS, *(name for each in method_classes() for name in each.files)}
     return [name for name in sorted(os.listdir(checkpoint)) if name in known or RESUMED.fullmatch(name)]
 
 
 def push_checkpoint(trainer: TaskTrainer, checkpoint: str) -> PushInProgress | None:
-    """Begin to upload a checkpoint's model, and what a resume needs where `hub_strategy` says so.
+    """Start the upload of a checkpoint's model and, depending on `hub_strategy`, of the files that a resume needs.
+
+    While another upload is running, the checkpoint is not uploaded, unless `hub_always_push` is set.
 
     Returns:
-        The pushes that are under way. A checkpoint is passed over while one is, unless `hub_always_push` is set.
+        The running uploads.
     """
     args, running = trainer.args, trainer.push_in_progress
     if args.hub_strategy == HubStrategy.END:
@@ -164,13 +166,13 @@ def push_checkpoint(trainer: TaskTrainer, checkpoint: str) -> PushInProgress | N
 
 
 def without_best_folder(state: dict[str, Any]) -> dict[str, Any]:
-    """A trainer's state that names the best checkpoint, and not where it lies on this machine."""
+    """A trainer's state with the name of the best checkpoint in place of its path."""
     best = state.get("best_model_checkpoint")
     return state if best is None else {**state, "best_model_checkpoint": Path(best).name}
 
 
 def report_failures(pushes: PushInProgress | None) -> None:
-    """Warn of pushes in the background that did not succeed, once each."""
+    """Warn once of each upload in the background that failed."""
     if pushes is None:
         return
     done = [job for job in pushes.jobs if job.done()]
@@ -181,11 +183,11 @@ def report_failures(pushes: PushInProgress | None) -> None:
 
 
 def card_of(trainer: TaskTrainer, **about: Any) -> ModelCard:
-    """The model card of a run as it stands; `about` as in `model_card`."""
+    """The model card of a run; `about` as in `model_card`."""
     name = trainer.hub_model_id or trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name
     recipe = trainer.settings.recipe or settings(trainer)
-    known = {"results": results(trainer), "recipe": recipe, "energy": read_energy(trainer.args.output_dir)}
-    return model_card(trainer.model, name, **{**known, **about})
+    facts = {"results": results(trainer), "recipe": recipe, "energy": read_energy(trainer.args.output_dir)}
+    return model_card(trainer.model, name, **(facts | about))
 
 
 def write_card(trainer: TaskTrainer, about: Mapping[str, Any]) -> None:
@@ -194,18 +196,18 @@ def write_card(trainer: TaskTrainer, about: Mapping[str, Any]) -> None:
 
 
 def results(trainer: TaskTrainer) -> dict[str, float]:
-    """The scores of the weights that the trainer holds now; empty if they were not evaluated."""
+    """The scores of the model's current weights; empty if they were not evaluated."""
     state, history = trainer.state, trainer.state.log_history
     ends = [i for i, entry in enumerate(history) if "train_runtime" in entry]
     step = state.global_step
-    found = [(i, entry) for i, entry in enumerate(history) if "eval_loss" in entry]
-    if ends and trainer.args.load_best_model_at_end and not [i for i, _ in found if i > ends[-1]]:
-        step = state.best_global_step  # its weights were loaded when training ended
-    return next((entry for _, entry in reversed(found) if entry["step"] == step), {})
+    scores = [(i, entry) for i, entry in enumerate(history) if "eval_loss" in entry]
+    if ends and trainer.args.load_best_model_at_end and not [i for i, _ in scores if i > ends[-1]]:
+        step = state.best_global_step  # the trainer loaded its weights when training ended
+    return next((entry for _, entry in reversed(scores) if entry["step"] == step), {})
 
 
 def settings(trainer: TaskTrainer) -> dict[str, Any]:
-    """What a trainer was given, as far as it is not the default: schedule, tasks and training arguments."""
+    """Tasks, schedule, and the training arguments that differ from their defaults, as in a recipe."""
     values, defaults = trainer.args.to_dict(), {}
     for each in fields(MtBertTrainingArguments):
         defaults[each.name] = each.default if each.default_factory is MISSING else each.default_factory()

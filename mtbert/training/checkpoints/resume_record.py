@@ -1,8 +1,8 @@
-"""What a run's weights, moments and plan depend on: stated in each checkpoint, and compared before a run resumes.
+"""Records: each checkpoint has a record of everything that the run depends on, which is compared before a resume.
 
-A record maps dotted names, those of a recipe where it has them, to JSON values. A name that the checkpoint does not
-state, as those of older versions, cannot be compared, which is warned of; so are another length of the run and dev
-data that has changed. What else a run may change in its middle stands in no record: docs/resuming.md lists it.
+A record maps dotted names (recipe keys where there are any) to JSON values. Different values are an error. Three
+differences give a warning only: a name that the checkpoint's record lacks, as in older versions; another length of the
+run; and changed dev data. Settings that a resumed run may change are in no record; docs/resuming.md lists them.
 """
 
 from __future__ import annotations
@@ -38,28 +38,29 @@ Record = dict[str, Any]
 
 FILE = "resume_record.json"
 TRAIN, DEV = "data.train", "data.dev"
-LENGTH = "num_train_epochs or max_steps, in "  # begins the keys of a run's length
+LENGTH = "num_train_epochs or max_steps, in "  # prefix of the names that depend on the length of the run
 OPTIMIZATION = (
     *("learning_rate", "lr_scheduler_type", "lr_scheduler_kwargs", "weight_decay", "max_grad_norm", "optim"),
     *("optim_args", "adam_beta1", "adam_beta2", "adam_epsilon"),
 )
 _DECISIVE = (*OPTIMIZATION, "optim_target_modules", "neftune_noise_alpha", "seed")
 _WATCHING = ("eval_strategy", "eval_steps", "metric_for_best_model", "greater_is_better")
-# Schedules of the rate that follow evaluations, and those whose rate at a step does not depend on the run's length.
+# Learning-rate schedules that depend on evaluations, and those that do not depend on the length of the run.
 _FOLLOWING = (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 _LENGTHLESS = (
     *(SchedulerType.CONSTANT, SchedulerType.CONSTANT_WITH_WARMUP, SchedulerType.INVERSE_SQRT),
     *_FOLLOWING,
 )
-# Keys of an encoder's config that its outputs do not depend on.
+# Keys of an encoder's config that do not change its outputs.
 _NO_FUNCTION = (
     *("architectures", "dtype", "transformers_version", "id2label", "label2id", "problem_type", "use_cache"),
     *("output_attentions", "output_hidden_states", "return_dict", "bos_token_id", "eos_token_id", "pad_token_id"),
 )
-_OF_A_PLACE = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")  # in peft
+# Keys of a peft config that do not change the outputs.
+_OF_A_PLACE = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
 _READ = ("input_ids", "token_type_ids", *LENGTHS, "label", TEACHER)  # the columns of encoded data
-_ROWS = 20_000  # at a time
-_LINES, _WIDTH = 6, 200  # of a message: lines for one name, and characters of a value
+_ROWS = 20_000  # rows that are hashed at a time
+_LINES, _WIDTH = 6, 200  # in a message: lines for one name, and characters of a value
 _MOMENTS_OF_EACH_WEIGHT = (torch.optim.Adam, torch.optim.SGD, torch.optim.Adagrad, torch.optim.RMSprop)
 _NOT_SET = object()
 
@@ -74,10 +75,10 @@ def _plain_value(value: Any) -> Any:
 
 
 def arguments_record(args: TrainingArguments, plan: Plan, section: str, counts_steps: bool = False) -> Record:
-    """The arguments that weights and plan depend on, as far as they act.
+    """The arguments on which weights and plan depend, without those that have no effect in this run.
 
     Args:
-        section: that the recipe has them in.
+        section: recipe section of the arguments.
         counts_steps: whether something besides the learning rate depends on the length of the run.
     """
     kind = SchedulerType(args.lr_scheduler_type)
@@ -86,7 +87,7 @@ def arguments_record(args: TrainingArguments, plan: Plan, section: str, counts_s
     warmup = 0 if kind == SchedulerType.CONSTANT else args.warmup_steps
     values = {
         **{name: getattr(args, name) for name in names},
-        "warmup_steps": warmup,  # below 1 a share of the run's length
+        "warmup_steps": warmup,  # a value below 1 is a share of the run's steps
         "data_seed": plan.seed,
         "per_device_train_batch_size × processes × gradient_accumulation_steps": plan.batch,
     }
@@ -98,13 +99,13 @@ def arguments_record(args: TrainingArguments, plan: Plan, section: str, counts_s
 
 
 def encoder_record(config: PreTrainedConfig) -> Record:
-    """What an encoder's config says of the function that it computes."""
+    """The keys of an encoder's config on which its outputs depend."""
     values = config.to_dict().items()
     return {f"encoder.{key}": value for key, value in values if key not in _NO_FUNCTION and not key.startswith("_")}
 
 
 def model_record(config: MtBertConfig) -> Record:
-    """Tasks in their order, encoder and adapter."""
+    """The record of a model: tasks in their order, encoder and adapter."""
     specs = config.task_specs
     record: Record = {"tasks": [spec.name for spec in specs], "model.adapter": config.adapter}
     for spec in specs:
@@ -113,7 +114,7 @@ def model_record(config: MtBertConfig) -> Record:
 
 
 def peft_record(configs: Mapping[str, Any]) -> Record:
-    """The settings of peft's adapters, by their names."""
+    """Name of a peft adapter → its settings."""
     return {
         name: {key: value for key, value in config.to_dict().items() if key not in _OF_A_PLACE}
         for name, config in configs.items()
@@ -121,7 +122,7 @@ def peft_record(configs: Mapping[str, Any]) -> Record:
 
 
 def parameters_record(model: nn.Module, decayed: Collection[str]) -> dict[str, list[str]]:
-    """Names and shapes of what is trained, in the optimizer's order, apart by whether weights decay."""
+    """Names and shapes of the trained parameters, with and without weight decay, each in the model's order."""
     trained = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
     return {
         key: [f"{name} {tuple(each.shape)}" for name, each in trained if (name in decayed) is decays]
@@ -130,15 +131,22 @@ def parameters_record(model: nn.Module, decayed: Collection[str]) -> dict[str, l
 
 
 def given_record(optimizer: Any, scheduler: Any, to_be_made: Any) -> Record:
-    """What a trainer was given of its own: optimizer and schedule of the rate, or the former's class and arguments."""
-    return {
-        key: None if given is None else {"class": type(given).__name__, **getattr(given, "defaults", {})}
-        for key, given in (("optimizer", optimizer), ("scheduler", scheduler))
-    } | {"optimizer_cls_and_kwargs": to_be_made}
+    """The record of the optimizer and scheduler that a user gave to the trainer; None for those not given.
+
+    Args:
+        to_be_made: class and arguments of an optimizer to be made, or None.
+    """
+    record: Record = {}
+    for key, given in (("optimizer", optimizer), ("scheduler", scheduler)):
+        record[key] = None
+        if given is not None:
+            record[key] = {"class": type(given).__name__, **getattr(given, "defaults", {})}
+    record["optimizer_cls_and_kwargs"] = to_be_made
+    return record
 
 
 def weights_hash(parameters: Iterable[tuple[str, Tensor]]) -> str:
-    """A name for these weights."""
+    """A hash of parameters' names and weights."""
     digest = _digest()
     for name, weight in parameters:
         digest.update(name.encode())
@@ -147,7 +155,7 @@ def weights_hash(parameters: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def teacher_hash(folder: str) -> str | None:
-    """A name for a teacher's weights, tasks and tokenizer, wherever they are; None if the folder holds none."""
+    """A hash of a teacher's weights, config and tokenizer; None if the folder has none of their files."""
     path = Path(folder)
     files = sorted([*path.glob("*.safetensors"), *path.glob("config.json"), *path.glob("tokenizer.json")])
     digest = _digest()
@@ -160,10 +168,10 @@ def teacher_hash(folder: str) -> str | None:
 def data_record(
     train: Mapping[str, Dataset] | Dataset, dev: Mapping[str, Dataset] | Dataset | None, without: Collection[str] = ()
 ) -> Record:
-    """Rows and content of encoded splits, in their order; how `datasets` keeps them does not count.
+    """Number of rows and content hash of encoded splits, in the order of rows; the storage format does not matter.
 
     Args:
-        train: by task, or the one split that there is.
+        train: task → split, or one split.
         dev: the same; None: there is none.
         without: columns that are left out.
     """
@@ -191,7 +199,7 @@ def _content_hash(rows: Dataset, read: Collection[str]) -> str:
 
 
 def _content(column: pa.ChunkedArray) -> bytes | np.ndarray:
-    """A column's values, whatever their width."""
+    """The bytes of a column's values, independent of the width of its type."""
     values = column.to_numpy()
     if values.dtype.kind in "iub":
         return np.ascontiguousarray(values, dtype=np.int64)
@@ -208,18 +216,18 @@ def _digest() -> Any:
 
 
 def write_record(folder: str | Path, record: Record) -> None:
-    """Write a record into a checkpoint, or the folder of a stage that has ended."""
+    """Write a record into a checkpoint or the folder of a finished stage."""
     text = json.dumps(_as_read(record), indent=2, ensure_ascii=False)
     Path(folder, FILE).write_text(text + "\n", encoding="utf-8")
 
 
 def _as_read(record: Record) -> Record:
-    """A record as JSON has it, without tokens or passwords."""
+    """A record as it is read back from JSON, with tokens and passwords masked."""
     return json.loads(masked(json.dumps(record, default=_plain_value)))
 
 
 def _read_record(folder: Path) -> Record:
-    """What a checkpoint states; of one that has no record, what its config.json says of tasks, encoder and adapter."""
+    """A checkpoint's record; if it has none, the model's record from its config.json; else empty."""
     if (folder / FILE).is_file():
         return _as_read(read_json(folder / FILE, remedy="", limited=False))
     config = folder / "config.json"
@@ -229,15 +237,15 @@ def _read_record(folder: Path) -> Record:
 
 
 def check_record(folder: str | Path, now: Record, says: bool = True) -> None:
-    """Compare what a checkpoint states with the run that is to go on from it; every process has to call it.
+    """Compare a checkpoint's record with that of the run to be resumed. Collective: every process must call it.
 
     Args:
-        folder: the checkpoint, or the folder of a stage that has ended.
+        folder: the checkpoint, or the folder of a finished stage.
         now: the run's record.
         says: whether this process warns.
 
     Raises:
-        CheckpointError: with everything that differs, on all processes if it does on one.
+        CheckpointError: with all differences; on all processes if there is one on any.
     """
     now = _as_read(now)
     try:
@@ -249,7 +257,8 @@ def check_record(folder: str | Path, now: Record, says: bool = True) -> None:
         if name in before and name != DEV and name not in lengths:
             lines = _differences(name, before[name], now[name])
             problems += lines[:_LINES]
-            problems += [f"{name}: {len(lines) - _LINES} more"] if len(lines) > _LINES else []
+            if len(lines) > _LINES:
+                problems.append(f"{name}: {len(lines) - _LINES} more")
     problems = list(dict.fromkeys(gather_object(problems)))
     if problems:
         raise CheckpointError(
@@ -284,7 +293,7 @@ def check_record(folder: str | Path, now: Record, says: bool = True) -> None:
 
 
 def _differences(name: str, before: Any, now: Any) -> list[str]:
-    """A sentence for each value that differs."""
+    """One sentence for each value that differs."""
     if isinstance(before, dict) and isinstance(now, dict):
         keys = dict.fromkeys([*before, *now])
         values = [(f"{name}.{key}", before.get(key, _NOT_SET), now.get(key, _NOT_SET)) for key in keys]
@@ -306,7 +315,7 @@ def _shown(value: Any) -> str:
 
 
 def _patterns(unstated: Iterable[str], before: Record) -> list[str]:
-    """Names for a message: a section's alone where nothing of it is stated, and a key of tasks once for all of them."""
+    """Names for a message: only the section if no name of it is stated, and `tasks.*` for keys of several tasks."""
     stated = {name.partition(".")[0] for name in before}
     patterns = []
     for name in unstated:
@@ -326,15 +335,15 @@ def _patterns(unstated: Iterable[str], before: Record) -> list[str]:
 def check_moments(
     state: Mapping[str, Any], optimizer: torch.optim.Optimizer, names: Mapping[int, str], folder: str
 ) -> None:
-    """Whether a saved state belongs to an optimizer's parameters, which are told by their places alone.
+    """Check that a saved optimizer state fits the optimizer's parameters, which it identifies by position only.
 
     Args:
-        state: what is to be loaded.
+        state: the state to be loaded.
         names: `id` of a parameter → its name.
         folder: the checkpoint.
 
     Raises:
-        CheckpointError: if groups or shapes differ.
+        CheckpointError: if sizes of groups or shapes of tensors differ.
     """
     sizes = [[len(group["params"]) for group in groups] for groups in (state["param_groups"], optimizer.param_groups)]
     problems = []

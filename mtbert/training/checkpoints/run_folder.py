@@ -1,4 +1,4 @@
-"""The folder of a run: nothing in it is overwritten unasked, and what made it stands beside the checkpoint."""
+"""The output folder of a run: it never overwrites another run's results, and keeps recipe and record with the model."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from .sealing import CHECKSUMS, STATE, damage, last_complete, seal, step_of
 
 AUTO = "auto"
 _RESULT = ("*config.json", "*model*.safetensors*", "tokenizer*", STATE, "recipe.json", "scores.json", "record.json")
-PRETRAINING = "pretraining"  # the folder of a run's further pre-training, which has a history of its own
+PRETRAINING = "pretraining"  # subfolder of a run's further pre-training
 
 
 def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
-    """The checkpoint that a run goes on from; None for a new one.
+    """The checkpoint that a run resumes from; None for a new run.
 
-    `resume_from_checkpoint: true` (or `latest`) means the last complete one in the output folder, a path means that
-    one. `auto` means the last one if there is any, and else a new run, over what an interrupted one has left: one
-    command for the first start and for every restart. A checkpoint that was being written when the run ended, or is
-    damaged, is passed over with a warning.
+    `resume_from_checkpoint: true` (or `latest`) takes the last complete checkpoint of the output folder, a path takes
+    that one. `auto` takes the last one if there is any, and else starts a new run in place of an interrupted one, so
+    that one command serves the first start and every restart. Incomplete and damaged checkpoints are skipped with a
+    warning.
 
     Raises:
         ValueError: if there is no such checkpoint, or the output folder of a new run has files in it.
-        CheckpointError: if the one that is named is damaged.
+        CheckpointError: if the given checkpoint is damaged.
     """
     folder, wanted = Path(args.output_dir), args.resume_from_checkpoint
     refuse_file(folder)
@@ -48,8 +48,8 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
     if wanted:
         if not os.path.isdir(wanted):
             raise InputError(f"resume_from_checkpoint: there is no folder {wanted}; give a checkpoint's, or true")
-        if found := damage(wanted):
-            raise CheckpointError(f"resume_from_checkpoint: {wanted} is not complete ({found}); take an earlier one")
+        if damaged := damage(wanted):
+            raise CheckpointError(f"resume_from_checkpoint: {wanted} is not complete ({damaged}); take an earlier one")
         return str(wanted)
     if folder.is_dir() and not all(map(_may_be_there, folder.iterdir())):
         raise InputError(
@@ -60,20 +60,20 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
 
 
 def _may_be_there(path: Path) -> bool:
-    """Whether a new run may find this in its output folder, such as what its first process writes there meanwhile."""
+    """Whether this may be in the output folder of a new run; its first process may have begun to write already."""
     return path.name in (PRETRAINING, LOCK) or is_temporary(path)
 
 
 def resumes_last(args: MtBertTrainingArguments) -> bool:
-    """Whether a run goes on from the last checkpoint there is, rather than from a named one or from none."""
+    """Whether a run resumes from the last checkpoint of its folder, not from a given one or from none."""
     return args.resume_from_checkpoint in (True, "true", "True", "latest", AUTO)
 
 
 def starts_anew(args: MtBertTrainingArguments, folder: Path) -> bool:
-    """Whether a run without a checkpoint begins at its start: where that is wanted, and loses no finished model.
+    """Whether a run that found no checkpoint starts anew (`resume_from_checkpoint: auto`).
 
     Raises:
-        ValueError: if it is wanted, but the folder has a model in it.
+        ValueError: if it would, but the folder has a finished model in it.
     """
     if args.resume_from_checkpoint != AUTO:
         return False
@@ -86,23 +86,23 @@ def starts_anew(args: MtBertTrainingArguments, folder: Path) -> bool:
 
 
 def start_scores(state: TrainerState) -> dict[str, float]:
-    """The scores before the first step, if `eval_on_start` took them."""
+    """The scores before the first step, if `eval_on_start` was set; else empty."""
     first = next((each for each in state.log_history if "eval_overall" in each), {})
     return first if first.get("step") == 0 else {}
 
 
 def ended_scores(folder: str, checkpoint: str | None, before: int, steps: int) -> dict[str, float] | None:
-    """The scores of a run that has ended in this folder, where it has nothing left to do; None where it has.
+    """The scores of a finished run in this folder; None if the run has steps left, or its results are damaged.
 
     Args:
-        checkpoint: the last one, of the last stage.
-        before: steps of the stages before that.
-        steps: that the whole run is to take.
+        checkpoint: the last checkpoint of the last stage.
+        before: number of steps of the stages before the last.
+        steps: number of steps of the whole run.
     """
     names = ("record.json", "scores.json", STATE)
     if checkpoint is None or not all(Path(folder, name).is_file() for name in names):
         return None
-    sealed = Path(folder, CHECKSUMS).is_file()  # earlier versions did not
+    sealed = Path(folder, CHECKSUMS).is_file()  # earlier versions did not seal it
     damaged = damage(folder, ()) if sealed else _unreadable(Path(folder, name) for name in names)
     if damaged:
         warnings.warn(
@@ -120,7 +120,7 @@ def ended_scores(folder: str, checkpoint: str | None, before: int, steps: int) -
 
 
 def _unreadable(files: Iterable[Path]) -> str:
-    """Which of some JSON files is none; empty if all are."""
+    """The error of the first file that is no readable JSON; empty if all are readable."""
     for file in files:
         try:
             read_json(file, remedy="", limited=False)
@@ -130,25 +130,25 @@ def _unreadable(files: Iterable[Path]) -> str:
 
 
 def save_run(folder: str, **values: Mapping[str, Any]) -> None:
-    """Write what made a checkpoint and what came of it (recipe, record, scores) beside it, as `<name>.json`."""
+    """Write recipe, record or scores of a run into its folder, each as `<name>.json`."""
     os.makedirs(folder, exist_ok=True)
-    for name, each in values.items():
-        text = masked(json.dumps(each, indent=2, default=str))
+    for name, value in values.items():
+        text = masked(json.dumps(value, indent=2, default=str))
         write_text(Path(folder, f"{name}.json"), text + "\n")
 
 
 def seal_run(folder: str) -> None:
-    """Write down what the files are that a run has left at its end, whatever else lies in its folder."""
+    """Write the checksums of a finished run's results; other files in its folder are left out."""
     seal(folder, _RESULT)
 
 
 def save_arguments(folder: str, args: TrainingArguments, held: Mapping[str, Any] | None = None) -> None:
-    """Write a run's arguments as training_args.json, in place of the pickle that transformers' Trainer has left there.
+    """Write a run's arguments as training_args.json, and remove the pickle that transformers' Trainer wrote.
 
-    Whoever opens a pickle runs what it says, and nothing of transformers or mtbert reads this one.
+    Loading a pickle can run any code, and neither transformers nor mtbert reads this one.
 
     Args:
-        held: the values of arguments that have another one for the moment.
+        held: true values of arguments that are changed for the moment.
     """
     if not args.should_save:  # another process does
         return

@@ -1,4 +1,4 @@
-"""What a run is: everything that its weights, moments and plan depend on, for `resume_record.py` to compare."""
+"""The record of a run: everything that its weights, moments and plan depend on; `resume_record.py` compares it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from .resume_record import (
 
 
 def common_record(trainer: Any, section: str, counts_steps: bool = False, without: Collection[str] = ()) -> Record:
-    """What fine-tuning and pre-training depend on alike, by name.
+    """The part of the record that fine-tuning and pre-training have in common.
 
     Args:
-        section: of a recipe, which the trainer's arguments stand in.
+        section: recipe section of the trainer's arguments.
         counts_steps: whether something besides the learning rate and the plan depends on the length of the run.
         without: columns of the data that are not compared.
     """
@@ -38,7 +38,7 @@ def common_record(trainer: Any, section: str, counts_steps: bool = False, withou
 
 
 def training_record(trainer: TaskTrainer) -> Record:
-    """What a run of fine-tuning depends on, by name."""
+    """The record of a fine-tuning run."""
     model, plan, methods = trainer.model, trainer.plan(), trainer.methods.values()
     record = model_record(model.config)
     for name, settings in trainer.task_training.items():
@@ -46,7 +46,8 @@ def training_record(trainer: TaskTrainer) -> Record:
         record |= {f"tasks.{name}.{key}": value for key, value in values.items()}
     inside = isinstance(model, PeftModel)
     record["peft"] = peft_record(model.peft_config) if inside else None
-    if inside or trainer.settings.recipe is not None:  # of weights that no checkpoint has, or that the recipe names
+    # A peft checkpoint does not hold the encoder's weights, and a recipe only names them.
+    if inside or trainer.settings.recipe is not None:
         weights = model.encoder.named_parameters()
         weights = [(name, each) for name, each in weights if not (inside and each.requires_grad)]
         record["encoder.weights_hash"] = weights_hash(weights)

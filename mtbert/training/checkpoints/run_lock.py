@@ -1,4 +1,4 @@
-"""One run at a time in an output folder: a file that names the process which writes there."""
+"""A lock file that lets only one run at a time write into an output folder."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ LOCK = "running.json"
 
 
 def refuse_file(folder: str | os.PathLike) -> None:
-    """ValueError for an output folder that is a file."""
+    """Raise InputError if the output folder is a file."""
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise InputError(f"output_dir {folder} is a file; give a folder, which is made if it is not there")
 
 
 @contextmanager
 def only_run_in(folder: str | os.PathLike, main_process: bool = True) -> Iterator[None]:
-    """Within, no other run of this machine writes into `folder`, which is made if it is not there.
+    """Within, no other run writes into `folder`, which is created if it is missing.
 
-    The lock is the file `running.json`, with host, process id and the time at which that process began. A lock whose
-    process has ended is replaced. Of a process on another host that cannot be known: where several machines share a
-    file system, whoever starts runs has to remove what a machine left that went down.
+    The lock is the file `running.json`, with host, process id and start time of the process. A lock whose process has
+    ended is replaced. This cannot be known of a process on another host: on a file system that several machines share,
+    the user has to remove the lock of a machine that went down.
 
     Args:
-        main_process: false: another process of this run holds the lock.
+        main_process: whether this process takes the lock; in other processes of a run nothing happens.
 
     Raises:
         FolderInUseError: with the other run's host and process id.
         ValueError: `folder` is a file.
     """
     refuse_file(folder)
-    file, mine = Path(folder, LOCK), _this_process()
-    if not main_process or _read(file) == mine or file.parent.is_file():  # a file is refused elsewhere
+    file, this_process = Path(folder, LOCK), _this_process()
+    if not main_process or _read(file) == this_process or file.parent.is_file():
         yield
         return
-    made = not file.parent.exists()
+    is_new_folder = not file.parent.exists()
     file.parent.mkdir(parents=True, exist_ok=True)
-    while not _create(file, mine):
+    while not _create(file, this_process):
         holder = _read(file)
         if holder is not None and not _has_ended(holder):
             raise FolderInUseError(
@@ -60,8 +60,8 @@ def only_run_in(folder: str | os.PathLike, main_process: bool = True) -> Iterato
         yield
     finally:
         file.unlink(missing_ok=True)
-        if made:
-            with suppress(OSError):  # of a folder that the run has written to
+        if is_new_folder:
+            with suppress(OSError):  # fails if the run has written files into it
                 file.parent.rmdir()
 
 
@@ -70,7 +70,7 @@ def _this_process() -> dict[str, Any]:
 
 
 def _create(file: Path, content: dict[str, Any]) -> bool:
-    """Write the lock whole, unless there is one."""
+    """Write the lock atomically; return False if there is one already."""
     try:
         with writing_file(file, overwrite=False) as lock:
             lock.write(json.dumps(content) + "\n")
@@ -80,7 +80,7 @@ def _create(file: Path, content: dict[str, Any]) -> bool:
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    """Who holds the lock; None if nobody does, or the file is no lock of ours."""
+    """The content of the lock; None if there is no lock, or the file is not one."""
     try:
         content = read_json(file)
     except InputError:
@@ -95,15 +95,15 @@ def _has_ended(holder: dict[str, Any]) -> bool:
         return False
     try:
         began = psutil.Process(holder["pid"]).create_time()
-    except (psutil.NoSuchProcess, ValueError):  # the latter for numbers that no process has
+    except (psutil.NoSuchProcess, ValueError):  # ValueError: no valid process id
         return True
     except psutil.AccessDenied:
         return False
-    return abs(began - holder["started"]) > 1  # another process has got the number since
+    return abs(began - holder["started"]) > 1  # then the id belongs to a later process
 
 
 def _remove_stale(file: Path, holder: dict[str, Any] | None) -> None:
-    """Remove a lock, unless another process has replaced it meanwhile."""
+    """Remove the lock of an ended process, unless another process has replaced it meanwhile."""
     aside = temporary_name(file.parent)
     with suppress(FileNotFoundError):
         file.rename(aside)

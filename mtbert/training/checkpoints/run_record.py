@@ -1,4 +1,4 @@
-"""What a run did, in numbers: how far every part's weights moved, what each task was given, time and machine."""
+"""The record of a finished run: movement of the weights, rows of each task, losses, time, machine and versions."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..methods.base import TaskTrainer
 if TYPE_CHECKING:
     from ...modeling.modeling_mtbert import MtBertForMultiTask
 
-SAMPLED = 64  # every so many numbers of a weight are remembered
-_COUNTED = "_skipped"  # what ends so is a number of steps or micro-batches
+SAMPLED = 64  # every 64th number of a weight is in the sample
+_COUNTED = "_skipped"  # suffix of logged counts, which are summed and not averaged
 
 
 class Movement:
-    """A sample of a model's weights, taken before training, to tell afterwards which parts moved."""
+    """A sample of a model's weights before training, to measure afterwards how far each part has moved."""
 
     def __init__(self, model: MtBertForMultiTask):
         self.model = model
@@ -35,32 +35,34 @@ class Movement:
         return [p.detach().flatten()[::SAMPLED].float().cpu().clone() for p in module.parameters()]
 
     def rows(self) -> list[dict[str, str | int | float]]:
-        """The rows of `parameter_table`, those of parts with `moved`: ‖θ − θ₀‖ / ‖θ₀‖, inf where θ₀ is all 0."""
+        """The rows of `parameter_table`; those of parts have `moved`: ‖θ − θ₀‖ / ‖θ₀‖, inf if θ₀ = 0 and θ ≠ 0."""
         rows = self.model.parameter_table()
         for row, before, (_, _, module) in zip(rows, self.before, self.model.parts(), strict=False):
-            change = sum(
-                float((now - then).square().sum()) for now, then in zip(self._sample(module), before, strict=True)
-            )
+            pairs = zip(self._sample(module), before, strict=True)
+            change = sum(float((now - then).square().sum()) for now, then in pairs)
             norm = sum(float(then.square().sum()) for then in before)
-            row["moved"] = math.sqrt(change / norm) if norm else (math.inf if change else 0.0)
+            if norm:
+                row["moved"] = math.sqrt(change / norm)
+            else:
+                row["moved"] = math.inf if change else 0.0
         return rows
 
 
 def run_record(trainer: TaskTrainer, movement: Movement) -> dict[str, Any]:
-    """What a finished run leaves in `record.json`, beside its scores.
+    """The content of a finished run's `record.json`.
 
     Returns:
-        `seconds` of training over all stages, `steps`, `examples` (epoch → task → rows that it was given), `losses`
-        (task → the first and the last logged mean), `measured` (means over the log of what the methods did, and
-        how many steps were left out), `parameters` (rows of `Movement`), `encoder` (its
-        family, layers and width), `rows` (split → task → number of rows), and the machine and versions.
+        `seconds` of training over all stages, `steps`, `examples` (epoch → task → rows it was trained on), `losses`
+        (task → first and last logged mean), `measured` (means of the methods' logged numbers, and the number of skipped
+        steps), `parameters` (rows of `Movement`), `encoder` (family, layers and width), `rows` (split → task → number
+        of rows), and the machine and versions.
     """
     examples: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     losses: dict[str, list[float]] = {}
     measured: dict[str, list[float]] = defaultdict(list)
     seconds = []
-    methods = [*method_classes(), *trainer.methods.values()]  # those of earlier stages, too
-    beginnings = ("nonfinite_", "overflow_", *(name for method in methods for name in method.measured))
+    methods = [*method_classes(), *trainer.methods.values()]  # all classes, because stages may have different methods
+    prefixes = ("nonfinite_", "overflow_", *(name for method in methods for name in method.measured))
     for entry in trainer.state.log_history:
         for task in trainer.tasks:
             if count := entry.get(f"examples_{task.name}"):
@@ -68,7 +70,7 @@ def run_record(trainer: TaskTrainer, movement: Movement) -> dict[str, Any]:
             if (loss := entry.get(f"loss_{task.name}")) is not None:
                 losses.setdefault(task.name, []).append(loss)
         for key in entry:
-            if key.startswith(beginnings):
+            if key.startswith(prefixes):
                 measured[key].append(entry[key])
         if "train_runtime" in entry:
             seconds.append(entry["train_runtime"])

@@ -1,7 +1,7 @@
-"""Checkpoints that a killed process, a broken file or a full disk cannot turn into a wrong resume.
+"""Sealed checkpoints: after a killed process, a broken file or a full disk, a run never resumes from a damaged one.
 
-A checkpoint is complete when `checksums.json` stands in it, which is written last, after all else is on the disk. Older
-checkpoints are removed after that, never before.
+A checkpoint is complete if it has `checksums.json`, which is written last, when all other files are on the disk. Older
+checkpoints are removed only after that.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from ...modeling.modeling_mtbert import MtBertForMultiTask
 
 CHECKSUMS = "checksums.json"
 STATE = "trainer_state.json"
-MODEL_FILES = ("*model*.safetensors",)  # all that a best checkpoint needs
+MODEL_FILES = ("*model*.safetensors",)  # the files that a best checkpoint needs
 _NEEDED = (*MODEL_FILES, "optimizer*", "scheduler.pt", "rng_state*.pth", STATE)
-_WRITTEN_FIRST = ("config.json", "adapter_config.json", "*.safetensors")  # to a checkpoint
+_WRITTEN_FIRST = ("config.json", "adapter_config.json", "*.safetensors")  # the first files of a checkpoint
 
 
 def refuse_unloadable(model: MtBertForMultiTask | PeftModel) -> None:
-    """Refuse a model whose checkpoints would not load again, before it is trained.
+    """Raise InputError if the checkpoints of a model could not be loaded again; called before training.
 
     Raises:
-        ValueError: with the parts that its config does not describe.
+        InputError: with the parts that the model's config does not describe.
     """
     inside = isinstance(model, PeftModel)
-    model = model.get_base_model() if inside else getattr(model, "_orig_mod", model)  # as torch.compile wraps it
-    if found := unloadable_parts(model, with_encoder=not inside):
+    model = model.get_base_model() if inside else getattr(model, "_orig_mod", model)  # unwrap torch.compile's
+    if parts := unloadable_parts(model, with_encoder=not inside):
         raise InputError(
-            f"model is not what its config describes, so that its checkpoints could not be loaded: {'; '.join(found)}; "
+            f"model is not what its config describes, so that its checkpoints could not be loaded: {'; '.join(parts)}; "
             "describe heads by TaskSpec.head and adapters by AdapterSpec, or make your own ones in the __init__ of a "
             "subclass of MtBertForMultiTask"
         )
 
 
 def start(checkpoint: str | Path) -> None:
-    """Make way for a checkpoint: what a killed run left of it, or one of a run that is gone over again, is removed.
+    """Remove an earlier checkpoint of the same name, left by a killed run or by a run that is repeated.
 
     Raises:
-        CheckpointError: if something of this name is there that no run has written.
+        CheckpointError: if the folder of this name was not written by a run.
     """
     path = Path(checkpoint)
     if not path.exists() and not path.is_symlink():
@@ -64,10 +64,10 @@ def start(checkpoint: str | Path) -> None:
 
 
 def seal(folder: str | Path, patterns: Sequence[str] = ("*",)) -> None:
-    """Wait until a folder's files are on the disk, and write down what they are.
+    """Wait until a folder's files are on the disk, and write their sizes and checksums into `checksums.json`.
 
     Args:
-        patterns: of the names of those that are meant.
+        patterns: patterns of the names of the files to include.
     """
     folder = Path(folder)
     paths = {path for pattern in patterns for path in folder.glob(pattern)}
@@ -79,7 +79,7 @@ def seal(folder: str | Path, patterns: Sequence[str] = ("*",)) -> None:
 
 
 def write_state(folder: str | Path, state: TrainerState) -> None:
-    """Write a trainer's state as transformers does, but whole or not at all."""
+    """Write a trainer's state in transformers' format, atomically."""
     write_json(Path(folder, STATE), asdict(state), sort_keys=True)
 
 
@@ -100,12 +100,12 @@ def forget_checked_files() -> None:
 
 
 def damage(checkpoint: str | Path, needed: Sequence[str] = _NEEDED) -> str:
-    """What is wrong with a checkpoint that a run is to go on from; empty if nothing is.
+    """The reason why a checkpoint is damaged or incomplete; empty if it is neither.
 
-    Files that this process has checked and that were not written to since are not read again.
+    Files that this process has checked already are read again only if they were changed.
 
     Args:
-        needed: patterns of file names that it must have.
+        needed: patterns of names of the files that it must have.
     """
     folder = Path(checkpoint)
     if not folder.is_dir():
@@ -114,12 +114,12 @@ def damage(checkpoint: str | Path, needed: Sequence[str] = _NEEDED) -> str:
         return f"there is no {CHECKSUMS}, which is written last"
     try:
         files = read_json(folder / CHECKSUMS, remedy="", limited=False)
-        known = {name: (each["bytes"], each["sha256"]) for name, each in files.items()}
+        sealed = {name: (each["bytes"], each["sha256"]) for name, each in files.items()}
     except InputError as error:
         return str(error)
     except (KeyError, TypeError):
         return f"{CHECKSUMS} can not be read: it must map each file to its bytes and sha256"
-    for name, (size, digest) in known.items():
+    for name, (size, digest) in sealed.items():
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"
@@ -133,38 +133,38 @@ def damage(checkpoint: str | Path, needed: Sequence[str] = _NEEDED) -> str:
 
 
 def step_of(checkpoint: str | Path) -> int | None:
-    """The step in a checkpoint's name; None for the name of anything else."""
+    """The step in a checkpoint's name; None for any other name."""
     name = re.fullmatch(r"checkpoint-(0|[1-9][0-9]*)", Path(checkpoint).name, re.ASCII)
     return None if name is None else int(name[1])
 
 
 def by_step(folder: str | Path) -> list[Path]:
-    """The checkpoints that a run has written into its folder, complete or not, the first step first.
+    """The checkpoints that a run has written into its folder, complete or not, in the order of steps.
 
-    What a user has put there, such as a copy under another name, is none of them.
+    Folders that a user has put there, such as a copy under another name, are left out.
     """
     return sorted((path for path in Path(folder).glob("checkpoint-*") if _is_own(path)), key=step_of)
 
 
 def _is_own(path: Path) -> bool:
-    """Whether a run has written a folder as the checkpoint that its name says."""
+    """Whether a folder is a checkpoint that a run has written under this name."""
     step = step_of(path)
     if step is None or path.is_symlink() or not path.is_dir():
         return False
-    if not (path / STATE).exists():  # a killed run's
+    if not (path / STATE).exists():  # the run was killed before it wrote the state
         names = list(path.iterdir())
         return not names or any(next(path.glob(pattern), None) for pattern in _WRITTEN_FIRST)
     try:
         return read_json(path / STATE, limited=False)["global_step"] == step
-    except (InputError, KeyError):  # torn
+    except (InputError, KeyError):  # the state is incomplete
         return True
 
 
 def next_best(folder: str | Path, metric: str, greater_is_better: bool) -> Path | None:
-    """The checkpoint with the best score whose files are whole, the last of equal ones; None if none has one.
+    """The undamaged checkpoint with the best score, the last one of equal scores; None if there is none.
 
     Args:
-        metric: a key of the log.
+        metric: name of the score in the log.
     """
     best, best_score = None, -math.inf
     for checkpoint in by_step(folder):
@@ -180,20 +180,21 @@ def next_best(folder: str | Path, metric: str, greater_is_better: bool) -> Path 
 
 
 def last_complete(folder: str | Path) -> str | None:
-    """The last complete checkpoint in a folder; None if there is none. Those that are damaged are warned of."""
+    """The last complete checkpoint in a folder; None if there is none. Warn of damaged ones."""
     for checkpoint in reversed(by_step(folder)):
-        if not (found := damage(checkpoint)):
+        damaged = damage(checkpoint)
+        if not damaged:
             return str(checkpoint)
-        warnings.warn(f"{checkpoint} is not complete ({found}); going on from the one before it", stacklevel=3)
+        warnings.warn(f"{checkpoint} is not complete ({damaged}); going on from the one before it", stacklevel=3)
     return None
 
 
 def remove_older(folder: str | Path, limit: int | None, kept: Sequence[str | None] = ()) -> None:
-    """Remove checkpoints until `limit` are left: damaged ones first, then those of the first steps.
+    """Remove checkpoints until `limit` are left: incomplete ones first, then those of the first steps.
 
     Args:
-        limit: None or 0: as many as there are.
-        kept: checkpoints that stay: the one just written, the best.
+        limit: largest number of checkpoints; None or 0: no limit.
+        kept: checkpoints that are never removed: the one just written, the best.
     """
     checkpoints = by_step(folder)
     stay = {Path(each).resolve() for each in kept if each is not None}
@@ -207,13 +208,13 @@ def remove_older(folder: str | Path, limit: int | None, kept: Sequence[str | Non
 
 @contextmanager
 def writing(folder: str | Path, own: bool = True) -> Iterator[None]:
-    """Within, a checkpoint is written; if that fails, what there is of it is removed.
+    """Context in which a checkpoint is written; if that fails, the incomplete checkpoint is removed.
 
     Args:
-        own: whether this process answers for the folder, rather than adding to it.
+        own: whether this process removes it; one of all processes does.
 
     Raises:
-        CheckpointError: that says what failed, how much room there is, and which checkpoint is left.
+        CheckpointError: with the error, the free space on the disk, and the last complete checkpoint.
     """
     folder = Path(folder)
     try:
@@ -228,14 +229,14 @@ def writing(folder: str | Path, own: bool = True) -> Iterator[None]:
 
 @contextmanager
 def writing_model(folder: str | Path, checkpoints: str | Path, own: bool = True) -> Iterator[str]:
-    """A folder for a model's files, which appear in `folder` when the block ends.
+    """Yield a temporary folder for a model's files; they are moved into `folder` when the block ends.
 
     Args:
-        checkpoints: the folder of the run's checkpoints, which the error names.
-        own: whether this process writes them.
+        checkpoints: the folder of the run's checkpoints; the error names its last one.
+        own: whether this process writes the files.
 
     Raises:
-        CheckpointError: as in `writing`; nothing of the files is left.
+        CheckpointError: as in `writing`; no partial file is left.
     """
     if not own:
         yield str(folder)
@@ -252,7 +253,7 @@ def writing_model(folder: str | Path, checkpoints: str | Path, own: bool = True)
 
 
 def _is_refused_write(error: Exception) -> bool:
-    """Whether an error is one that a refused write is told by: tokenizers raises what has no type of its own."""
+    """Whether an error can come from a failed write; tokenizers raises plain `Exception`s."""
     return isinstance(error, OSError | RuntimeError | SafetensorError) or type(error) is Exception
 
 
@@ -268,22 +269,24 @@ def _not_written(folder: Path, checkpoints: Path, error: Exception) -> Checkpoin
 
 
 def check_room_for_run(folder: str | Path, weights: int, moments: int, count: int, limit: int | None) -> None:
-    """Whether a run's output has room: its model, and as many checkpoints as it keeps at a time.
+    """Check that the disk has room for a run's model and for the checkpoints that it keeps at a time.
+
+    If there is room for one checkpoint but not for all, warn.
 
     Args:
         folder: the output folder.
-        weights: bytes of the model that is saved.
-        moments: bytes that a checkpoint has besides: the optimizer's moments.
-        count: checkpoints that the run writes; 0: none.
-        limit: how many of them it keeps; None: all.
+        weights: bytes of the saved model.
+        moments: bytes of the optimizer's moments in a checkpoint.
+        count: number of checkpoints that the run writes.
+        limit: number of checkpoints that it keeps; None: all.
 
     Raises:
-        OSError: if there is no room for one checkpoint and the model. Less than all checkpoints take is warned of.
+        OSError: if there is no room for one checkpoint and the model.
     """
     checkpoint = weights + moments
     least = weights + checkpoint * min(count, 1)
     check_room(folder, least, "what this run writes")
-    at_once = min(count, limit + 1 if limit else count)  # an old one goes when the new one is written
+    at_once = min(count, limit + 1 if limit else count)  # an old one is removed after the new one is written
     try:
         check_room(folder, weights + checkpoint * at_once, f"a model and {at_once} checkpoints")
     except OSError as error:

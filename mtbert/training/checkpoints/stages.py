@@ -1,4 +1,4 @@
-"""Stages of a run: they train one model in turn, keep one history, and are passed over where they have ended before."""
+"""Stages of a run: they train one model in turn and share one log; a resumed run skips the stages that have ended."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a stage stands in its run.
+    """Position of a stage in its run.
 
     Attributes:
-        number: 1 for the first.
-        step: optimizer steps of the stages before it.
-        epoch: epochs of the stages before it.
+        number: 1 for the first stage.
+        step: optimizer steps of all earlier stages.
+        epoch: epochs of all earlier stages.
     """
 
     number: int
@@ -39,37 +39,37 @@ class Stage:
 
     @property
     def folder(self) -> str:
-        """Its folder in the run's output folder: its checkpoints, and its end."""
+        """Name of this stage's folder in the run's output folder; it holds its checkpoints and its final weights."""
         return f"stage-{self.number}"
 
     @contextmanager
     def continued(self, state: TrainerState) -> Iterator[None]:
-        """Within it, a trainer's step and epoch are those of the whole run, as the log and all reports have them."""
-        own = state.global_step, state.epoch
+        """Within, the state's step and epoch count from the start of the run, as in the log and in reports."""
+        of_stage = state.global_step, state.epoch
         state.global_step, state.epoch = self.step + state.global_step, self.epoch + (state.epoch or 0.0)
         try:
             yield
         finally:
-            state.global_step, state.epoch = own
+            state.global_step, state.epoch = of_stage
 
 
 class Stages:
-    """The stages of a run and how far they have come.
+    """The stages of a run, and the progress of an earlier run in its folder.
 
-    A run without stages is one that leaves no trace of them. At its end, a stage that another follows leaves the
-    weights, the trainer's state and what they depend on in `output_dir/stage-<i>`.
+    Each stage but the last writes its final weights, the trainer's state and its record into `output_dir/stage-<i>`. A
+    run without stages writes no such folder.
 
     Args:
         args: the run's arguments: `output_dir` and `resume_from_checkpoint`.
-        count: the number of stages that the recipe lists; 0: none.
+        count: number of stages in the recipe; 0: none.
 
     Attributes:
-        finished: how many stages have ended in an earlier run of this folder.
-        checkpoint: the checkpoint that the next one goes on from; None: its beginning.
+        finished: number of stages that ended in an earlier run in this folder.
+        checkpoint: the checkpoint from which the next stage resumes; None: it starts at its beginning.
         states: the states of the stages that have ended.
 
     Raises:
-        ValueError: if there is nothing to go on from, or the output folder of a new run has files in it.
+        ValueError: if there is no checkpoint to resume from, or the output folder of a new run has files in it.
     """
 
     def __init__(self, args: MtBertTrainingArguments, count: int):
@@ -88,10 +88,10 @@ class Stages:
             )
 
     def next(self, model: nn.Module) -> tuple[Stage | None, str | None]:
-        """The place in the run of the next stage, and its checkpoint.
+        """The position of the next stage, and the checkpoint that it resumes from.
 
         Args:
-            model: gets what the stage begins with, where the one before has ended in an earlier run.
+            model: if the previous stage ended in an earlier run, its final weights are loaded into the model.
         """
         if not self.count:
             return None, self.checkpoint
@@ -102,24 +102,24 @@ class Stages:
         return Stage(len(self.states) + 1, before.global_step, before.epoch), checkpoint
 
     def passes_over(self, trainer: TaskTrainer) -> bool:
-        """Whether the next stage has ended in an earlier run; every process has to call it.
+        """Whether the next stage has ended in an earlier run. Collective: every process must call it.
 
         Args:
-            trainer: of that stage, as this run would train it.
+            trainer: the trainer of that stage.
 
         Raises:
-            CheckpointError: if it has ended with other settings or other data.
+            CheckpointError: if it ended with other settings or other data.
         """
         if len(self.states) >= self.finished:
             return False
         end = self.folder / Stage(len(self.states) + 1).folder
         self.states.append(TrainerState.load_from_json(str(end / STATE)))
-        last = len(self.states) == self.finished and self.checkpoint is None  # else the checkpoint is warned of
+        last = len(self.states) == self.finished and self.checkpoint is None  # with a checkpoint, its check warns
         check_record(end, trainer.resume_record(), last and trainer.is_world_process_zero())
         return True
 
     def end(self, trainer: TaskTrainer) -> None:
-        """Keep what a stage leaves: its state, and its weights where another stage follows."""
+        """Record the end of a stage; if another stage follows, write its weights, record and state."""
         self.states.append(trainer.state)
         if len(self.states) >= self.count:
             return
@@ -137,10 +137,10 @@ class Stages:
 
 
 def _has_ended(folder: Path) -> bool:
-    """Whether what a stage leaves at its end is there and whole; damage is warned of, and the stage trained again."""
+    """Whether a stage has ended and its files are undamaged; warn of damage, after which it is trained again."""
     if not (folder / STATE).is_file():
         return False
-    if not (folder / CHECKSUMS).is_file():  # of a version that wrote none
+    if not (folder / CHECKSUMS).is_file():  # earlier versions wrote none
         return True
     damaged = damage(folder, (WEIGHTS, STATE))
     if damaged:
@@ -152,7 +152,7 @@ def _has_ended(folder: Path) -> bool:
 
 
 def join_states(states: Sequence[TrainerState]) -> TrainerState:
-    """The state of several stages as of one run: one log, and steps, epochs and costs summed."""
+    """Join the states of several stages into one: one log, with steps, epochs and costs summed."""
     *before, last = states
     if not before:
         return last

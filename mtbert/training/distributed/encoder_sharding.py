@@ -1,9 +1,9 @@
-"""The encoder's layers shared out among processes (FSDP2): of each, a process holds 1/N of weights, gradients, moments.
+"""Shards the encoder's layers over N processes (FSDP2): each holds 1/N of their weights, gradients and moments.
 
-A layer is gathered when a pass comes to it, and its gradient is averaged and shared out again (Rajbhandari et al.,
-2020, ZeRO stage 3; PyTorch's `fully_shard`). Every process takes every layer at every pass, whatever its tasks. Heads,
-adapters and embeddings stay whole, and DistributedDataParallel averages their gradients: a process that lacks a task
-has none of its head, which it allows for and a reduction of shards does not.
+A layer is gathered before its forward and backward, and its gradient is averaged and sharded again (Rajbhandari et al.,
+2020, ZeRO stage 3; PyTorch's `fully_shard`). Every process runs every layer in every pass, whatever its tasks. Heads,
+adapters and embeddings stay whole, because a process without rows of a task has no gradient for its head:
+DistributedDataParallel, which averages their gradients, allows for that, and the reduction of shards does not.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ State = dict[str, Any]
 
 
 def encoder_layers(encoder: nn.Module) -> tuple[nn.ModuleList, ...]:
-    """The lists of an encoder's layers, outermost ones only.
+    """The outermost lists of layers in an encoder.
 
     Raises:
-        ValueError: if it has none.
+        ValueError: if there is none, or if the family needs one pass for each length of text.
     """
-    found: list[tuple[str, nn.ModuleList]] = []
+    lists: list[tuple[str, nn.ModuleList]] = []
     for name, module in encoder.named_modules():
-        inside = any(name.startswith(f"{outer}.") for outer, _ in found)
+        inside = any(name.startswith(f"{outer}.") for outer, _ in lists)
         if isinstance(module, nn.ModuleList) and len(module) and not inside:
-            found.append((name, module))
+            lists.append((name, module))
     kind = encoder.config.model_type
-    if depends_on_padding(encoder.config):  # processes would make different numbers of passes, and wait for each other
+    if depends_on_padding(encoder.config):  # processes with different numbers of passes would wait for each other
         raise InputError(f"training.shard_encoder: {kind} encoders make a pass for each length of text; drop it")
-    if not found:
+    if not lists:
         raise InputError(f"training.shard_encoder: {kind} encoders have no list of layers; drop it")
-    return tuple(module for _, module in found)
+    return tuple(module for _, module in lists)
 
 
 class ShardedLayers:
-    """The layers of a model's encoder, each process holding its share of each parameter.
+    """The sharded layers of a model's encoder: each process holds a shard of each parameter.
 
     Args:
-        model: as every process has it, alike; it is changed, and `gather` changes it back.
-        device: of the processes.
+        model: the model, equal on every process; it is changed in place, and `gather` restores it.
+        device: the device of this process.
     """
 
     def __init__(self, model: nn.Module, device: torch.device):
@@ -63,9 +63,9 @@ class ShardedLayers:
         self._plain = [[_without_weights(layer) for layer in layers] for layers in self.lists]
         for layer in self:
             fully_shard(layer, mesh=self.mesh)
-        shares = {id(parameter) for layer in self for parameter in layer.parameters()}
-        names = [name for name, parameter in model.named_parameters() if id(parameter) in shares]
-        model._ddp_params_and_buffers_to_ignore = names  # what DistributedDataParallel reads
+        shards = {id(parameter) for layer in self for parameter in layer.parameters()}
+        names = [name for name, parameter in model.named_parameters() if id(parameter) in shards]
+        model._ddp_params_and_buffers_to_ignore = names  # DistributedDataParallel reads this attribute
 
     def __iter__(self) -> Iterator[nn.Module]:
         return (layer for layers in self.lists for layer in layers)
@@ -73,12 +73,12 @@ class ShardedLayers:
     def describe(self) -> str:
         """One line for the terminal."""
         whole = sum(parameter.numel() for layer in self for parameter in layer.parameters())
-        own = sum(parameter.to_local().numel() for layer in self for parameter in layer.parameters())
-        return f"The encoder's layers are shared out: {own:,} of their {whole:,} parameters on this process"
+        local = sum(parameter.to_local().numel() for layer in self for parameter in layer.parameters())
+        return f"The encoder's layers are shared out: {local:,} of their {whole:,} parameters on this process"
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Within, every process has all weights, so that each may make passes that others do not."""
+        """Within, every process holds all weights, so that processes may run different numbers of passes."""
         for layer in self:
             layer.set_reshard_after_forward(False)
             layer.unshard()
@@ -90,7 +90,7 @@ class ShardedLayers:
                 layer.reshard()
 
     def gather(self) -> None:
-        """Make the model an ordinary one again, with all its weights on every process."""
+        """Restore the unsharded model, with all weights on every process. Collective."""
         del self.model._ddp_params_and_buffers_to_ignore
         for layers, plain in zip(self.lists, self._plain, strict=True):
             for number, (layer, empty) in enumerate(zip(list(layers), plain, strict=True)):
@@ -99,13 +99,13 @@ class ShardedLayers:
 
 
 def _without_weights(layer: nn.Module) -> nn.Module:
-    """A copy whose parameters take no memory."""
+    """A copy of a layer whose parameters are on the meta device and take no memory."""
     empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in layer.parameters()}
     return copy.deepcopy(layer, empty)
 
 
 def gathered(values: Any) -> Any:
-    """The same with every share replaced by the whole tensor; all processes have to ask for it."""
+    """Replace every shard in nested dicts and lists by the whole tensor. Collective: every process must call it."""
     if isinstance(values, DTensor):
         return values.detach().full_tensor()
     if isinstance(values, dict):
@@ -114,13 +114,14 @@ def gathered(values: Any) -> Any:
 
 
 class SharedMoments:
-    """An optimizer of shares and of whole parameters, whose saved state is that of a run without shares.
+    """Lets an optimizer update sharded and whole parameters; its saved state is that of an unsharded run.
 
-    In a step, and only there, each of its groups is split in two, since fused optimizers take no mixed ones.
+    During a step each parameter group is split into sharded and whole parameters, because fused optimizers do not take
+    both in one group.
 
     Args:
-        optimizer: without a state so far.
-        shares: a parameter of its → what that is now, a share or the same.
+        optimizer: has no state yet.
+        shares: parameter of the optimizer → its shard, or the same parameter if it is not sharded.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, shares: Mapping[nn.Parameter, nn.Parameter]):
@@ -134,8 +135,9 @@ class SharedMoments:
     def _split(self, *_: Any) -> None:
         self._groups, split = self.optimizer.param_groups, []
         for group in self._groups:
-            for shared in (True, False):
-                if part := [each for each in group["params"] if isinstance(each, DTensor) is shared]:
+            for sharded in (True, False):
+                part = [parameter for parameter in group["params"] if isinstance(parameter, DTensor) is sharded]
+                if part:
                     split.append({**group, "params": part})
         self.optimizer.param_groups = split
 
@@ -143,11 +145,11 @@ class SharedMoments:
         self.optimizer.param_groups = self._groups
 
     def whole(self) -> State:
-        """What a run without shares would save; all processes have to ask for it."""
+        """Full, unsharded state dict. Collective: every process must call it."""
         return gathered(self.optimizer.state_dict())
 
     def own(self, state: State) -> State:
-        """This process's shares of such a state."""
+        """This process's shards of a full state dict."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         moments = {
             number: {key: _share(value, parameters[number]) for key, value in values.items()}
@@ -157,33 +159,35 @@ class SharedMoments:
 
 
 def _share(value: Any, parameter: nn.Parameter) -> Any:
-    """The part of a whole moment that belongs to a process's share of a parameter."""
+    """This process's shard of a whole moment; values that are not sharded are returned unchanged."""
     if not isinstance(parameter, DTensor) or not isinstance(value, Tensor) or value.shape != parameter.shape:
         return value
     return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
 
 
 def clip(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
-    """Scale gradients, some of them shares, so that their norm is at most `largest`; returns the norm before that."""
-    having = [each for each in parameters if each.grad is not None]
-    parts = [[each for each in having if isinstance(each, DTensor) is shared] for shared in (True, False)]
-    norms = [get_total_norm([each.grad for each in part]) for part in parts if part]
-    norm = torch.linalg.vector_norm(torch.stack([gathered(each) for each in norms]))
+    """Clip sharded and whole gradients to one global norm of at most `largest`; return the norm before clipping."""
+    with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
+    sharded = [parameter for parameter in with_gradient if isinstance(parameter, DTensor)]
+    whole = [parameter for parameter in with_gradient if not isinstance(parameter, DTensor)]
+    parts = (sharded, whole)
+    norms = [get_total_norm([parameter.grad for parameter in part]) for part in parts if part]
+    norm = torch.linalg.vector_norm(torch.stack([gathered(part_norm) for part_norm in norms]))
     for part in parts:
         clip_grads_with_norm_(part, largest, norm)
     return norm
 
 
 class EncoderSharding:
-    """Shares the encoder's layers out while a trainer trains, with the checkpoints of a trainer that does not.
+    """Shards the encoder's layers over processes during training. Checkpoints are the same as without sharding.
 
-    Without `shard_encoder`, and on one process, each method does nothing.
+    Without `shard_encoder`, and on one process, all methods do nothing.
 
     Args:
-        trainer: whose model is shared out.
+        trainer: the trainer of the model.
 
     Attributes:
-        layers: the layers while they are shared out; else None.
+        layers: the layers while they are sharded; else None.
     """
 
     def __init__(self, trainer: Trainer):
@@ -193,22 +197,22 @@ class EncoderSharding:
         self._weights: dict[str, Tensor] | None = None
 
     def share_out(self, optimizer: torch.optim.Optimizer) -> None:
-        """Share out the layers, which have the weights to begin with by now, and the optimizer's parameters."""
+        """Shard the layers and the optimizer's parameters; called when the model has its initial weights."""
         trainer, args = self.trainer, self.trainer.args
         if not args.shard_encoder or args.world_size == 1 or self.layers is not None:
             return
-        if trainer.accelerator.scaler is not None:  # which a launcher can switch on, too
+        if trainer.accelerator.scaler is not None:  # a launcher can switch fp16 on, too
             raise InputError(f"training.fp16 does not go with training.shard_encoder: {FP16_WITH_SHARES}")
         names = {parameter: name for name, parameter in trainer.model.named_parameters()}
         self.layers = ShardedLayers(trainer.model, args.device)
-        shares = dict(trainer.model.named_parameters())
-        self._moments = SharedMoments(optimizer, {whole: shares[name] for whole, name in names.items()})
+        shards = dict(trainer.model.named_parameters())
+        self._moments = SharedMoments(optimizer, {whole: shards[name] for whole, name in names.items()})
         clip_with(trainer.accelerator, clip)
         if trainer.is_world_process_zero():
             print_lines([self.layers.describe()])
 
     def gather(self) -> None:
-        """Have the whole model on every process again; after training."""
+        """Restore the unsharded model on every process; called after training. Collective."""
         if self.layers is not None:
             self.layers.gather()
             self.layers, self._moments = None, None
@@ -216,12 +220,12 @@ class EncoderSharding:
             self.trainer.optimizer, self.trainer.model_wrapped = None, self.trainer.model
 
     def whole(self) -> AbstractContextManager[None]:
-        """Within, a process may make passes that others do not."""
+        """Within, processes may run different numbers of passes."""
         return nullcontext() if self.layers is None else self.layers.whole()
 
     @contextmanager
     def gathered_weights(self) -> Iterator[None]:
-        """Within, `weights` are those of the whole model; all processes have to enter."""
+        """Within, `weights` holds those of the unsharded model. Collective: every process must enter."""
         self._weights = None if self.layers is None else gathered(self.trainer.model.state_dict())
         try:
             yield
@@ -230,12 +234,12 @@ class EncoderSharding:
 
     @property
     def weights(self) -> dict[str, Tensor] | None:
-        """The whole model's weights within `gathered_weights`; None where the model has them itself."""
+        """The unsharded model's weights within `gathered_weights`; None if the model is not sharded."""
         return self._weights
 
     @contextmanager
     def saving_moments(self) -> Iterator[None]:
-        """Within, the optimizer's state is that of a run without shares; all processes have to enter."""
+        """Within, the optimizer's `state_dict` is the unsharded one. Collective: every process must enter."""
         if self._moments is None:
             yield
             return
@@ -248,7 +252,7 @@ class EncoderSharding:
 
     @contextmanager
     def loading_moments(self) -> Iterator[None]:
-        """Within, the optimizer takes its shares of a state that is loaded."""
+        """Within, the optimizer takes this process's shards from a full state that is loaded."""
         if self._moments is None:
             yield
             return

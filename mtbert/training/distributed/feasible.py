@@ -1,4 +1,4 @@
-"""What of a run's arguments this machine, or the libraries on it, can not do; found out before any work."""
+"""Check before training that this machine and its libraries can carry out a run's arguments."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from transformers.integrations import get_available_reporting_integrations
 
 from ...errors import Problem
 
-LONGEST = 300  # characters of a value that a message shows
+LONGEST = 300  # a message shows so many characters of a value
 
 
 def argument_problems(args: TrainingArguments) -> list[Problem]:
-    """Try to make optimizer, rate's schedule, loggers and compiler; one problem for each that can not be made."""
+    """Try to build the optimizer, learning-rate schedule, loggers and compiler; return a `Problem` for each failure."""
     found = []
     if lacking := [each for each in (args.optim_args or "").split(",") if each.strip() and "=" not in each]:
         found.append(
@@ -26,7 +26,7 @@ def argument_problems(args: TrainingArguments) -> list[Problem]:
         Trainer.get_optimizer_cls_and_kwargs(args)
     except ImportError as error:
         found.append(Problem(("optim",), f"is {_name(args.optim)!r}, which is not installed: {_line(error)}"))
-    except ValueError:  # some ask for the model here, and say themselves what they lack of it
+    except ValueError:  # optimizers that need the model; they raise their own errors when they are built
         pass
     else:
         found += _unread_problems(args)
@@ -57,9 +57,10 @@ def argument_problems(args: TrainingArguments) -> list[Problem]:
 
 
 def _unread_problems(args: TrainingArguments) -> list[Problem]:
-    """One problem for each argument of the optimizer that this optimizer does not read."""
+    """Return a `Problem` for each optimizer argument that this optimizer does not read."""
 
     def keywords(text: str | None) -> dict[str, object]:
+        """Keyword arguments of the optimizer with this `optim_args`."""
         other = copy(args)
         other.optim_args = text
         return Trainer.get_optimizer_cls_and_kwargs(other)[1]
@@ -69,7 +70,7 @@ def _unread_problems(args: TrainingArguments) -> list[Problem]:
         try:
             if all(keywords(f"{key}={value}") == keywords(None) for value in ("0.5", "1", "true")):
                 unread.append(key)
-        except ValueError:  # it is read, as a number of another kind
+        except ValueError:  # the optimizer reads it, but as another type of number
             pass
     found = []
     if unread:

@@ -1,4 +1,4 @@
-"""How a run was started: how many processes train, on what and in which precision, and whether that was asked for."""
+"""Launch check: print processes, device and precision of a run; warn if they are slow or differ from the request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import Trainer
 
 from ..console import print_lines
 
-# Where a launcher tells its processes how many they are; srun and mpirun start any program, and may not be meant.
+# Environment variables in which launchers give the number of processes.
 LAUNCHERS = {
     "OMPI_COMM_WORLD_SIZE": "mpirun",
     "PMI_SIZE": "mpirun",
@@ -21,7 +21,7 @@ LAUNCHERS = {
     "SLURM_STEP_NUM_TASKS": "srun",
 }
 HALF = {torch.bfloat16: "bf16", torch.float16: "fp16"}
-# What `torch.cpu.get_capabilities` calls a processor's instructions for each.
+# Names in `torch.cpu.get_capabilities` of a processor's instructions for each precision.
 INSTRUCTIONS = {
     "bf16": ("avx512_bf16", "amx_bf16", "avx10_2", "bf16", "sve_bf16"),
     "fp16": ("avx512_fp16", "amx_fp16", "avx10_2", "fp16_arith"),
@@ -29,37 +29,38 @@ INSTRUCTIONS = {
 
 
 def accelerate_processes(command: Sequence[str]) -> int | None:
-    """The number of processes that a command `accelerate launch …` names, itself or in its config file; else None."""
+    """The number of processes of a command `accelerate launch …`, from its arguments or its config file; else None."""
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
     words = [Path(word).name for word in command[:5]]
     for place, word in enumerate(words):
-        whole = word in ("accelerate", "accelerate.commands.accelerate_cli") and words[place + 1 :][:1] == ["launch"]
-        if whole or word in ("accelerate-launch", "accelerate.commands.launch"):
-            given = command[place + 1 + whole :]
+        next_word = words[place + 1] if place + 1 < len(words) else None
+        is_subcommand = word in ("accelerate", "accelerate.commands.accelerate_cli") and next_word == "launch"
+        if is_subcommand or word in ("accelerate-launch", "accelerate.commands.launch"):
+            options = command[place + 1 + is_subcommand :]
             break
     else:
         return None
     try:
-        args = launch_command_parser().parse_known_args(given)[0]
+        args = launch_command_parser().parse_known_args(options)[0]
         number = args.num_processes
         if number is None and (args.config_file or (Path(default_config_file).is_file() and not args.cpu)):
             number = load_config_from_file(args.config_file).num_processes
-    except (SystemExit, OSError, ValueError):  # another version's command, or a file that is gone
+    except (SystemExit, OSError, ValueError):  # a command of another version, or a missing file
         return None
     return number if number is not None and number > 0 else None
 
 
 def asked_processes(environment: Mapping[str, str], commands: Iterable[Sequence[str]]) -> tuple[int, str] | None:
-    """How many processes were asked for, and of which launcher.
+    """The number of processes that a launcher was asked to start, and the name of the launcher.
 
     Args:
-        environment: of this process.
-        commands: command lines of the processes that started it, the nearest first.
+        environment: environment of this process.
+        commands: command lines of its parent processes, the nearest first.
 
     Returns:
-        The launcher that asked for the most; None if there is none.
+        The largest number, with its launcher; None if no launcher was used.
     """
     if "WORLD_SIZE" in environment:
         return int(environment["WORLD_SIZE"]), "the launcher (WORLD_SIZE)"
@@ -70,7 +71,7 @@ def asked_processes(environment: Mapping[str, str], commands: Iterable[Sequence[
 
 
 def parent_commands() -> list[list[str]]:
-    """Command lines of the processes that started this one, as far as they can be read."""
+    """Command lines of this process's parents, as far as they can be read."""
     commands = []
     try:
         for process in psutil.Process().parents():
@@ -81,7 +82,7 @@ def parent_commands() -> list[list[str]]:
 
 
 def process_problem(processes: int, asked: tuple[int, str] | None) -> str | None:
-    """What to do where another number of processes trains than was asked for; None where it is the same."""
+    """A warning with a remedy if the number of processes is not the one asked for; None if it is."""
     if asked is None or asked[0] == processes:
         return None
     number, launcher = asked
@@ -93,20 +94,20 @@ def process_problem(processes: int, asked: tuple[int, str] | None) -> str | None
 
 
 def is_fast(precision: str) -> bool:
-    """Whether this machine's processor has instructions for `bf16` or `fp16`."""
+    """Whether this machine's processor has instructions for `bf16` or `fp16`; True if that is unknown."""
     if not hasattr(torch.cpu, "get_capabilities"):
-        return True  # not known
-    found = torch.cpu.get_capabilities()
-    return any(found.get(name, False) for name in INSTRUCTIONS[precision])
+        return True
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name, False) for name in INSTRUCTIONS[precision])
 
 
 def precision_problems(asked: str, weights: Iterable[torch.dtype], on_cpu: bool) -> list[str]:
-    """What a CPU does badly in half precision, and what to do.
+    """Warnings, with remedies, about half precision on a CPU that does not support it.
 
     Args:
-        asked: `no`, `bf16` or `fp16`, as accelerate calls them.
-        weights: of the model.
-        on_cpu: whether it is trained on a CPU.
+        asked: the precision asked for: `no`, `bf16` or `fp16`, as in accelerate.
+        weights: types of the model's weights.
+        on_cpu: whether the run trains on a CPU.
     """
     if not on_cpu:
         return []
@@ -140,7 +141,7 @@ def start_line(trainer: Trainer) -> str:
 
 
 def print_start(trainer: Trainer) -> None:
-    """Print where and how a run computes, and warn where that is slow, or is not what was asked for."""
+    """Print processes, device and precision of a run, and warn if they are slow or not those asked for."""
     print_lines([start_line(trainer)])
     args = trainer.args
     asked = asked_processes(os.environ, parent_commands())

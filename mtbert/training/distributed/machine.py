@@ -1,4 +1,4 @@
-"""What a run on a CPU takes of its machine: cores, and memory that it keeps."""
+"""Set up a process that trains on a CPU: its number of threads, and how it reuses memory."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from ...errors import InputError, InputTypeError
 from ..arguments import MtBertTrainingArguments
 
-# Parameters of glibc's mallopt (malloc.h), and the values that they are given, in bytes.
+# Parameters of glibc's mallopt (malloc.h), and their values in bytes.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _KEPT = {_MMAP_THRESHOLD: 2**30, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**26}
 
 
 def share_cores(args: MtBertTrainingArguments) -> None:
-    """Let the processes of this machine compute on all its cores, unless `cpu_threads` says otherwise.
+    """Set `cpu_threads` so that the processes of this machine share all its cores, unless it is set.
 
-    `accelerate launch` gives a process on a CPU one thread, whatever the machine has.
+    `accelerate launch` gives a process on a CPU one thread, whatever the number of cores.
     """
     if args.device.type == "cpu" and args.cpu_threads is None:
         processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -26,11 +26,11 @@ def share_cores(args: MtBertTrainingArguments) -> None:
 
 
 def set_up_process(args: MtBertTrainingArguments) -> None:
-    """Prepare this process for training: its threads and its memory on a CPU.
+    """Set threads and memory of a process that trains on a CPU.
 
     Raises:
         InputTypeError: for arguments of another class.
-        InputError: where one process would train on several GPUs.
+        InputError: if one process would train on several GPUs.
     """
     if not isinstance(args, MtBertTrainingArguments):
         raise InputTypeError(f"args must be MtBertTrainingArguments, got {type(args).__name__}")
@@ -46,17 +46,17 @@ def set_up_process(args: MtBertTrainingArguments) -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed memory for the next step instead of giving it back to the system.
+    """Make glibc keep freed memory for the next step instead of returning it to the system.
 
-    Every step frees and asks again for its gradients; by default the system then maps and clears tens of thousands of
-    pages a step, which costs CPU training about a seventh of its time.
+    Every step frees its gradients and allocates them again. By default the system then maps and clears tens of
+    thousands of pages a step, which takes about a seventh of the time of training on a CPU.
 
     Returns:
-        Whether the C library took the settings; False where it is another than glibc.
+        Whether the C library accepted the settings; False if it is not glibc.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
         return False
-    taken = [mallopt(parameter, value) for parameter, value in _KEPT.items()]
-    return all(taken)
+    accepted = [mallopt(parameter, value) for parameter, value in _KEPT.items()]
+    return all(accepted)

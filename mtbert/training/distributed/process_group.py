@@ -1,4 +1,4 @@
-"""What holds for many processes: how they meet, ways to share a model out that are refused, gradients that must be."""
+"""Training in several processes: set up their group, refuse unsupported sharding, check for missing gradients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from ...data.sampling import Schedule
 
-# Switches of `accelerate launch`, and training arguments, that share a model out among processes.
+# Environment variables of `accelerate launch`, and training arguments, that shard a model over processes.
 SWITCHES = {
     "ACCELERATE_USE_FSDP": "FSDP 1",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -38,14 +38,14 @@ FP16_WITH_SHARES = "its scaler takes whole gradients only; use bf16"
 
 
 def refuse_sharding(args: TrainingArguments, environment: Mapping[str, str] | None = None) -> None:
-    """Refuse to share the model out among processes, before any work.
+    """Raise InputError if the model would be sharded over processes in an unsupported way.
 
     Args:
-        args: the training arguments, as they were given.
-        environment: what `accelerate launch` has set; None: this process's.
+        args: the training arguments, as the user gave them.
+        environment: environment variables; None: those of this process.
 
     Raises:
-        ValueError: naming the switch or argument, and what to use instead.
+        InputError: with the switch or argument, and what to use instead.
     """
     environment = os.environ if environment is None else environment
     for key in ARGUMENTS:
@@ -57,16 +57,16 @@ def refuse_sharding(args: TrainingArguments, environment: Mapping[str, str] | No
 
 
 def fsdp_is_asked_for() -> bool:
-    """Whether `accelerate launch` was told to shard with FSDP2, be it taken over or not."""
+    """Whether `accelerate launch` was asked to shard with FSDP2; also after `take_over_fsdp`."""
     if os.environ.get("MTBERT_SHARD_ENCODER", "").lower() in TRUE:
         return True
     return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in TRUE and os.environ.get("FSDP_VERSION") == "2"
 
 
 def take_over_fsdp() -> bool:
-    """Whether `accelerate launch` was told to shard with FSDP2; if so, it is told not to.
+    """Turn accelerate's own FSDP2 off, and return whether it was asked for.
 
-    accelerate would shard heads, too, whose gradients a process may lack, and leaves CPUs out without a word.
+    accelerate would also shard heads, whose gradients a process may lack, and it silently does not shard on CPUs.
     """
     asked = fsdp_is_asked_for()
     if asked:
@@ -75,12 +75,11 @@ def take_over_fsdp() -> bool:
 
 
 def join_processes(args: TrainingArguments) -> None:
-    """Meet the other processes that a launcher has started, where that is on a CPU.
+    """Set up the process group of processes that a launcher has started on CPUs.
 
-    transformers leaves this to `use_cpu`: without it, the processes on a machine without an accelerator would each
-    train alone, over each other's files. And it hands `ddp_timeout` on for accelerators only. An agent of torchrun that
-    starts processes again keeps its store, so that each attempt needs names of its own there: else the processes would
-    look for each other at the addresses of the dead.
+    transformers does so only with `use_cpu`; without it, processes on a machine without an accelerator would each train
+    alone and overwrite each other's files. It also passes `ddp_timeout` on for accelerators only. When torchrun
+    restarts processes, its store still has the addresses of the dead ones, so that each attempt needs its own prefix.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return
@@ -96,27 +95,27 @@ def join_processes(args: TrainingArguments) -> None:
 
 
 def has_absent_tasks(schedule: Schedule, batches: Sequence[int | None], batch: int, shares: int) -> bool:
-    """Whether a micro-batch of some process may lack a task, so that its head and adapter have no gradient there.
+    """Whether a micro-batch on some process may have no rows of a task, and so no gradient for its head and adapter.
 
     Args:
-        schedule: the run's.
-        batches: rows a step for each task, None where they are `batch`.
-        batch: rows of a step, over all processes and micro-batches.
-        shares: processes × micro-batches, to which the rows are dealt out in turn.
+        schedule: the schedule of the run.
+        batches: rows per step of each task; None: `batch`.
+        batch: rows per step, over all processes and micro-batches.
+        shares: processes × micro-batches, among which the rows of a step are divided.
     """
     if len(batches) == 1:
         return False
-    return schedule.name != "simultaneous" or min(own or batch for own in batches) < shares
+    return schedule.name != "simultaneous" or min(rows or batch for rows in batches) < shares
 
 
 def watch_gradients(trainer: TaskTrainer) -> GradientCheck:
-    """Let processes look for parameters without a gradient where a task may be absent, and only there.
+    """Make DistributedDataParallel search for parameters without a gradient if a task may be absent from a step.
 
-    That search walks through the graph of every micro-batch. `ddp_find_unused_parameters` overrides the choice.
-    Where a method averages the gradients itself, DistributedDataParallel waits for none.
+    The search takes time, because it walks the graph of every micro-batch. `ddp_find_unused_parameters` overrides the
+    choice.
 
     Returns:
-        The trainer's callback that asks whether every parameter had a gradient; it has to be told of each step.
+        The trainer's callback that checks that every parameter had a gradient; the trainer reports each step to it.
     """
     args, batches = trainer.args, [each.batch_size for each in trainer.task_training.values()]
     shares = args.world_size * args.gradient_accumulation_steps
@@ -124,6 +123,7 @@ def watch_gradients(trainer: TaskTrainer) -> GradientCheck:
     if find is None:
         find = has_absent_tasks(trainer.schedule, batches, args.per_device_train_batch_size * shares, shares)
     trainer.accelerator.ddp_handler.find_unused_parameters = find
+    # With a method that averages gradients itself, DistributedDataParallel waits for none.
     averages = any(method.averages_gradients for method in trainer.methods.values())
     check = GradientCheck(trainer.task_ids, strict=args.world_size > 1 and not averages and not find)
     trainer.add_callback(check)
@@ -131,13 +131,14 @@ def watch_gradients(trainer: TaskTrainer) -> GradientCheck:
 
 
 class GradientCheck(TrainerCallback):
-    """Once every task has appeared, asks whether every parameter that is trained has had a gradient.
+    """Once every task has had a step, checks that every trained parameter has had a gradient.
 
-    Looks at gradients only while some are missing, before the optimizer's step, and never waits for the device.
+    The check runs before the optimizer's step, only while some parameter lacks a gradient, and never waits for the
+    device.
 
     Args:
         tasks: names of the tasks.
-        strict: whether a parameter without a gradient would keep the processes from averaging those of the others.
+        strict: raise an error and do not warn, because DistributedDataParallel would wait for the missing gradient.
     """
 
     def __init__(self, tasks: Iterable[str], strict: bool):
@@ -158,7 +159,7 @@ class GradientCheck(TrainerCallback):
         """Warn of parameters without a gradient.
 
         Raises:
-            RuntimeError: instead, where the check is strict.
+            RuntimeError: in place of the warning, if the check is strict.
         """
         if not self._missing:
             return
@@ -167,11 +168,11 @@ class GradientCheck(TrainerCallback):
             return
         names, self._missing = list(self._missing), {}
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-        found = f"every task has had a step, but these parameters are trained and got no gradient: {shown}"
+        problem = f"every task has had a step, but these parameters are trained and got no gradient: {shown}"
         if self.strict:
             raise TrainingError(
-                f"{found}; processes wait for each gradient here: freeze them (requires_grad_(False)), or set "
+                f"{problem}; processes wait for each gradient here: freeze them (requires_grad_(False)), or set "
                 "training.ddp_find_unused_parameters: true"
             )
         if state.is_world_process_zero:
-            warnings.warn(f"{found}; nothing trains them: freeze them (requires_grad_(False))", stacklevel=2)
+            warnings.warn(f"{problem}; nothing trains them: freeze them (requires_grad_(False))", stacklevel=2)

@@ -1,4 +1,4 @@
-"""The training methods: each is a file of this folder and one line of `REGISTRY`."""
+"""The training methods: each is one file of this folder and one line of `REGISTRY`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from .base import Method
 
 # Section (or key) of a recipe → module and class of its settings, in the order in which the trainer calls the methods.
-# They are imported when they are asked for, so that the command line needs no torch to know the sections.
+# Modules are imported on first use, so that the command line knows the sections without importing torch.
 REGISTRY: dict[str, str | type] = {
     "distillation": "distillation:Distillation",
     "smart": "smart:Smart",
@@ -29,7 +29,7 @@ def sections() -> list[str]:
 
 
 def method_module(section: str) -> ModuleType:
-    """The file of a method; it may have `RULES`, what the method does not go with."""
+    """The module of a method; its `RULES`, if any, list the settings that the method excludes."""
     place = REGISTRY[section]
     if isinstance(place, type):
         return import_module(place.__module__)
@@ -37,21 +37,21 @@ def method_module(section: str) -> ModuleType:
 
 
 def settings_class(section: str) -> Any:
-    """The class whose fields are the keys of a method's section."""
+    """The settings class of a method; its fields are the keys of the section."""
     place = REGISTRY[section]
     return place if isinstance(place, type) else getattr(method_module(section), place.partition(":")[2])
 
 
 def register_method(section: str, settings: type) -> None:
-    """Make a training method of one's own known as a section of recipes, and as `MtBertTrainer(methods=[...])`.
+    """Register a training method of your own, for recipes and for `MtBertTrainer(methods=[...])`.
 
     Args:
-        section: the key of the section, which is the method's `section`, too.
-        settings: a dataclass, whose fields are the keys of the section. It has `problems()`, a list of `Problem`, and
-            `build()`, which makes the `Method`.
+        section: the recipe key of the method; equal to the method's `section`.
+        settings: a dataclass whose fields are the keys of the section, with the methods `problems()`, which returns a
+            list of `Problem`, and `build()`, which returns the `Method`.
 
     Raises:
-        InputError: if the section is taken, or the class is not of this form.
+        InputError: if the section is taken, or the class is not such a dataclass.
     """
     from ...errors import InputError
     from ...modeling.own_parts import put
@@ -63,13 +63,13 @@ def register_method(section: str, settings: type) -> None:
 
 
 def method_classes() -> list[type[Method]]:
-    """The class of each method of mtbert, in the order of the registry."""
+    """The class of each built-in method, in the order of the registry."""
     from .base import Method
 
-    found = []
+    methods = []
     for section, place in REGISTRY.items():
         if isinstance(place, str):
             module = method_module(section)
             classes = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Method)]
-            found.append(next(each for each in classes if getattr(each, "section", None) == section))
-    return found
+            methods.append(next(each for each in classes if getattr(each, "section", None) == section))
+    return methods

@@ -1,7 +1,7 @@
-"""Averages of a run's weights θ, which are evaluated and saved in place of the last ones.
+"""Weight averaging: the average of a run's weights θ is evaluated and saved in place of the last weights.
 
-`ema`: θ̄ ← decay · θ̄ + (1 − decay) · θ after every step; an average of the trajectory (Polyak and Juditsky, 1992) that
-forgets exponentially. `swa`: the mean of θ at the ends of epochs (Izmailov et al., 2018, Algorithm 1).
+`ema`: θ̄ ← decay · θ̄ + (1 − decay) · θ after every step, an exponentially weighted form of Polyak averaging (Polyak and
+Juditsky, 1992). `swa`: the mean of θ at the ends of epochs (Izmailov et al., 2018, Algorithm 1).
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ _PARTS = ("raw.", "average.")
 
 @dataclass(frozen=True)
 class Averaging:
-    """How the weights of a run are averaged.
+    """Settings of weight averaging.
 
     Attributes:
         type: `ema` (an exponential moving average over steps) or `swa` (the mean over the ends of epochs; Izmailov et
-            al., 2018). The average is what is evaluated and saved.
-        decay: of `ema`, in [0, 1): an average over about 1 / (1 − decay) steps, which should be fewer than the run has;
-            None: 0.999.
+            al., 2018). The average is evaluated and saved in place of the last weights.
+        decay: of `ema`, in [0, 1): the average is over about 1 / (1 − decay) steps, which should be fewer than the
+            run's; None: 0.999.
         start: share of the run's steps, in [0, 1), after which averaging begins; None: 0 for `ema`, 0.75 for `swa`.
     """
 
@@ -45,7 +45,7 @@ class Averaging:
     start: float | None = None
 
     def problems(self) -> list[Problem]:
-        """One problem for each value that is wrong."""
+        """Return a `Problem` for each invalid field."""
         found = []
         if self.type not in AVERAGES:
             found.append(Problem(("type",), f"is {self.type!r}, but must be one of: {', '.join(AVERAGES)}"))
@@ -61,17 +61,22 @@ class Averaging:
 
     @property
     def depends_on_length(self) -> bool:
-        """Whether a step of a longer run is averaged otherwise than the same step of a shorter one."""
+        """Whether the average at a given step depends on the number of steps of the run."""
         return self.type == "swa" or bool(self.start)
 
     def takes(self, step: int, steps: int, epoch: float) -> bool:
-        """Whether the weights after step 1…`steps`, which ends at `epoch` (whole at an epoch's end), are averaged."""
+        """Whether the weights after this step are averaged.
+
+        Args:
+            step: number of the step, from 1 to `steps`.
+            epoch: epochs trained so far; a whole number at the end of an epoch.
+        """
         start = STARTS[self.type] if self.start is None else self.start
         ends_epoch = float(epoch).is_integer() or step == steps
         return step >= round(start * steps) and (self.type == "ema" or ends_epoch)
 
     def build(self) -> WeightAverage:
-        """What the trainer calls."""
+        """Build the method."""
         return WeightAverage(self)
 
 
@@ -79,14 +84,14 @@ RULES = (with_shares("averaging.type", "the average is a copy of the whole model
 
 
 class WeightAverage(Method):
-    """The average of a model's trained weights, in fp32 or better; the first weights taken are its first value.
+    """The average of a model's trained weights, in at least fp32.
 
-    After the run the model itself holds the average.
+    The first weights that are averaged are its first value. After the run the model itself holds the average.
 
     Attributes:
         settings: how to average.
-        count: how many weights the average is of; with none, the model's own are what is evaluated and saved.
-        tensors: name → average of each parameter that is trained.
+        count: number of weights averaged so far; if 0, the model's own weights are evaluated and saved.
+        tensors: name → average of each trained parameter.
     """
 
     section = "averaging"
@@ -103,11 +108,11 @@ class WeightAverage(Method):
         self.model = trainer.model
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Drop the average."""
         self.count, self.tensors = 0, {}
 
     def best_model_loaded(self) -> None:
-        """That checkpoint's weights are the average of its step."""
+        """Drop the average: the loaded weights are the average at the best step already."""
         self.forget()
 
     def evaluation_weights(self) -> AbstractContextManager[None]:
@@ -115,35 +120,35 @@ class WeightAverage(Method):
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Take the model's weights into the average."""
-        now = {name: weight.to(_exact(weight)) for name, weight in _trained(model).items()}
+        """Add the model's weights to the average."""
+        weights = {name: weight.to(_exact(weight)) for name, weight in _trained(model).items()}
         if self.count:
-            self._average([self.tensors[name] for name in now], list(now.values()), self.count)
+            self._average([self.tensors[name] for name in weights], list(weights.values()), self.count)
         else:
-            self.tensors = {name: weight.clone() for name, weight in now.items()}
+            self.tensors = {name: weight.clone() for name, weight in weights.items()}
         self.count += 1
 
     @contextmanager
     def applied(self, model: nn.Module) -> Iterator[None]:
         """Within, the model has the averaged weights; afterwards its own again, bit for bit."""
-        own = {name: weight.clone() for name, weight in _trained(model).items()} if self.count else {}
+        raw = {name: weight.clone() for name, weight in _trained(model).items()} if self.count else {}
         _put(model, self.tensors)
         try:
             yield
         finally:
-            _put(model, own)
+            _put(model, raw)
 
     def save(self, folder: str) -> None:
-        """Write what a resume needs beside the published weights: the average and the model's own weights."""
+        """Write the average and the model's own weights; a checkpoint's model file has the average, rounded."""
         weights = {f"raw.{name}": weight.contiguous() for name, weight in _trained(self.model).items()}
         weights |= {f"average.{name}": weight for name, weight in self.tensors.items()}
         save_file(weights, os.path.join(folder, FILE), {"count": str(self.count)})
 
     def load(self, folder: str) -> None:
-        """The inverse of `save`.
+        """Read what `save` wrote.
 
         Raises:
-            ValueError: if the checkpoint is of a run without an average, or one that trained other parameters.
+            ValueError: if the checkpoint is of a run without averaging, or of one that trained other parameters.
         """
         path, trained = os.path.join(folder, FILE), _trained(self.model)
         if not os.path.exists(path):

@@ -1,4 +1,4 @@
-"""What a training method is: a part of the trainer that acts at the points named here, and at no other."""
+"""The base class of training methods: parts of the trainer that act through its hooks."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Reduce = Callable[..., Tensor]
 
 
 class TaskTrainer(Protocol):
-    """What the parts of `MtBertTrainer` read and call of it; none of them imports the trainer itself."""
+    """The attributes and methods of `MtBertTrainer` that its parts use, so that none of them imports the trainer."""
 
     args: Any  # MtBertTrainingArguments
-    model: Any  # the model, or the one that peft has wrapped; during training the unwrapped one
+    model: Any  # MtBertForMultiTask or PeftModel; without the wrapper for several processes
     tasks: Sequence[Any]  # TaskSpec
     task_ids: Mapping[str, int]
     settings: Any  # MultiTaskSettings
@@ -68,23 +68,23 @@ class TaskTrainer(Protocol):
 
 
 class PassShape(Protocol):
-    """The shape of a forward pass, on which its memory depends (`memory.Shape`)."""
+    """Sizes of a forward pass that determine its memory (`memory.Shape`)."""
 
     def pass_bytes(self, checkpointing: bool = False) -> int: ...
 
 
 @dataclass
 class PeakMemory:
-    """What a run's methods add to its memory at the peak; each changes it in `Method.add_memory`.
+    """A run's memory at its peak; each method adds its own in `Method.add_memory`.
 
     Attributes:
-        shape: of the longest pass; a dataclass.
-        checkpointing: whether activations are computed again in the backward pass.
-        gradients: bytes.
+        shape: shape of the longest pass; a dataclass.
+        checkpointing: whether the backward pass computes activations again.
+        gradients: bytes of gradients.
         activations: bytes that are kept for the backward pass.
-        copies: how many copies of the trained weights there are, at least in fp32.
-        keeps_gradients: whether there are gradients when activations are made.
-        states_of: the tasks that have a state of the optimizer each.
+        copies: number of copies of the trained weights, in at least fp32.
+        keeps_gradients: whether gradients exist already while the forward pass makes activations.
+        states_of: the tasks that have their own optimizer state.
     """
 
     shape: PassShape
@@ -97,20 +97,20 @@ class PeakMemory:
 
 
 class Method(TrainerCallback):
-    """A training method; each hook does nothing unless a method defines it.
+    """A training method; by default every hook does nothing.
 
-    `MtBertTrainer(methods=[...])` takes methods, and settings whose `build()` makes one. The trainer calls the hooks
-    of its methods in their order and knows none of them by name. A method is a TrainerCallback of the trainer, too.
+    `MtBertTrainer(methods=[...])` takes methods, or settings whose `build()` returns one. The trainer calls each hook
+    of all methods in their order. A method is also a TrainerCallback of the trainer.
 
     Attributes:
-        section: the key of a recipe that sets it; also its name in `MtBertTrainer.methods`.
-        settings: what it was made from; compared when a run is resumed.
-        absent_record: what `record` is of a run without the method.
-        measured: how the names of the numbers begin that `logs` returns.
-        files: the names of the files that `save` writes.
+        section: the recipe key of the method, and its name in `MtBertTrainer.methods`.
+        settings: settings of the method; a resumed run must have equal ones.
+        absent_record: the value that stands for `record()` in a run without the method.
+        measured: prefixes of the names that `logs` returns.
+        files: names of the files that `save` writes.
         changes_losses: whether it changes the loss of rows or tasks.
         averages_gradients: whether it averages all gradients over the processes itself.
-        depends_on_length: whether the same step is another one in a longer run.
+        depends_on_length: whether a given step depends on the number of steps of the run.
     """
 
     section: ClassVar[str]
@@ -127,7 +127,7 @@ class Method(TrainerCallback):
     # ---- before training ----
 
     def attach(self, trainer: TaskTrainer) -> None:
-        """Take what the method needs of the trainer: its model, tasks, device; called once, at its construction.
+        """Keep the parts of the trainer that the method needs, such as model, tasks, device; called once.
 
         Raises:
             InputError: if the method does not suit the model or the trainer's arguments.
@@ -140,11 +140,11 @@ class Method(TrainerCallback):
         """Raise InputError if the training data lacks what the method needs; called before the first step."""
 
     def record(self) -> Any:
-        """JSON-ready settings that a resumed run must have again."""
+        """JSON-ready settings, which must be equal in a resumed run."""
         return self.settings
 
     def columns_not_compared(self) -> Sequence[str]:
-        """Columns of the training data that a resumed run may have with other values."""
+        """Columns of the training data whose values may differ in a resumed run."""
         return ()
 
     def describe(self) -> str | None:
@@ -152,16 +152,16 @@ class Method(TrainerCallback):
         return None
 
     def pass_layout(self, layout: PackedLayout) -> PackedLayout:
-        """The part of a micro-batch that goes through the model in one pass."""
+        """The part of a micro-batch that one forward pass encodes."""
         return layout
 
     def add_memory(self, peak: PeakMemory) -> None:
-        """Add what the method takes at the peak of memory."""
+        """Add the method's memory to the peak."""
 
     # ---- a step ----
 
     def begin(self) -> None:
-        """Start anew: `train` was called."""
+        """Reset the method; called at the start of `train`."""
 
     def begin_step(self, batches: Sequence[Mapping[str, Any]]) -> None:
         """Prepare for an optimizer step over these micro-batches."""
@@ -172,7 +172,7 @@ class Method(TrainerCallback):
     def change_rows(self, inputs: Mapping[str, Any], outputs: Any) -> None:
         """Change, in place, the loss of each row (`outputs.row_losses`) and which rows count (`outputs.labelled`).
 
-        Both are dicts from a task's name to a tensor `(rows,)`.
+        Both are dicts: task name → tensor `(rows,)`.
         """
 
     def task_loss(self, task: str, total: Tensor, rows: Tensor) -> Tensor:
@@ -187,7 +187,9 @@ class Method(TrainerCallback):
     def training_step(
         self, trainer: TaskTrainer, model: nn.Module, inputs: Mapping[str, Any], counts: Tensor
     ) -> Tensor | None:
-        """Run forward and backward of a micro-batch in place of the trainer, and return the loss; None: do not.
+        """Run forward and backward of a micro-batch in place of the trainer, and return the loss.
+
+        A method that does not returns None.
 
         Args:
             counts: `(tasks,)`, the labelled rows of the whole step.
@@ -200,11 +202,11 @@ class Method(TrainerCallback):
     # ---- the optimizer ----
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameter groups of parameters that are not the model's."""
+        """Parameter groups of the method's own trained parameters."""
         return []
 
     def wrap_optimizer(self, optimizer: Optimizer) -> Optimizer:
-        """The optimizer that the trainer steps."""
+        """Return the optimizer that the trainer uses; it may wrap the given one."""
         return optimizer
 
     # ---- evaluation, log and checkpoints ----
@@ -214,26 +216,26 @@ class Method(TrainerCallback):
         return nullcontext()
 
     def best_model_loaded(self) -> None:
-        """React to the best checkpoint's weights, which are in the model now."""
+        """React to the loading of the best checkpoint's weights into the model."""
 
     def logs(self, reduce: Reduce, logged: Mapping[str, float]) -> dict[str, float]:
-        """Numbers for the log, over the steps since the last call; every process calls it.
+        """Numbers for the log, over the steps since the last call. Collective: every process calls it.
 
         Args:
             reduce: sums a tensor over all processes.
-            logged: what the trainer logs itself, such as `learning_rate`.
+            logged: the numbers logged so far, such as `learning_rate`.
         """
         return {}
 
     def log_sums(self) -> dict[str, Tensor]:
-        """What `logs` will be computed from, so far; a sum over processes of each tensor has to mean the same."""
+        """The sums from which `logs` computes its numbers; the trainer adds each tensor up over processes."""
         return {}
 
     def add_log_sums(self, sums: Mapping[str, Tensor]) -> None:
-        """Add the sums of a checkpoint, which `log_sums` returned; on the first process alone."""
+        """Add the sums of a checkpoint, which `log_sums` returned; called on the first process only."""
 
     def save(self, folder: str) -> None:
-        """Write what a resumed run needs and the model does not hold; one process calls it."""
+        """Write the method's state that a resumed run needs; called on one process."""
 
     def load(self, folder: str) -> None:
         """Read what `save` wrote.
@@ -244,11 +246,11 @@ class Method(TrainerCallback):
 
     @classmethod
     def refuse_checkpoint(cls, folder: str) -> None:
-        """Raise InputError if a run without the method cannot go on from a checkpoint of one with it."""
+        """Raise InputError if the checkpoint was saved with the method, and a run without it cannot resume from it."""
 
     @classmethod
     def doubts(cls, measured: Mapping[str, float], tasks: Sequence[str]) -> list[str]:
-        """Reasons to doubt that the method did anything in a run that has ended.
+        """Reasons to doubt that the method had any effect in a finished run.
 
         Args:
             measured: the run's logged means.

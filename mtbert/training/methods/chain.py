@@ -1,4 +1,4 @@
-"""All methods of a run, called in their order."""
+"""The methods of a run, called one after the other."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .base import Method, Reduce, TaskTrainer
 
 
 class Methods(dict[str, Method]):
-    """Section → method, in the order in which each hook of `Method` is called."""
+    """Section → method. Each hook calls that hook of every method, in the order of the dict."""
 
     def attach(self, trainer: TaskTrainer) -> None:
-        """Attach every method, and make it a callback of the trainer."""
+        """Attach every method, and add it to the trainer's callbacks."""
         for method in self.values():
             method.attach(trainer)
             trainer.add_callback(method)
@@ -73,7 +73,7 @@ class Methods(dict[str, Method]):
             method.save(folder)
 
     def load(self, folder: str) -> None:
-        """Go on from a checkpoint; InputError if it is of a run with or without some method."""
+        """Load every method's state; raise InputError if the checkpoint was saved with other methods."""
         for kind in method_classes():
             if kind.section not in self:
                 kind.refuse_checkpoint(folder)

@@ -1,13 +1,17 @@
-"""Distillation: a task's rows are also trained on what teachers predict for them (Hinton, Vinyals and Dean, 2015).
+"""Distillation: rows are also trained on the predictions of teachers (Hinton, Vinyals and Dean, 2015).
 
-A row's loss is (1 − λ) · own + λ · distilled, and that of a text without a label the distilled one alone. With logits
-z of the student and v_k of K teachers, and temperature T, the distilled loss is T² · KL(q ‖ softmax(z / T)),
-q = 1/K Σ_k softmax(v_k / T) (section 2: T² keeps the gradient's size), the same of Bernoulli distributions for binary
-and multi-label tasks (there the mean over labels), and the squared error to the teachers' mean score for a regression.
-Teachers that are single-task models make this the distillation of Clark et al. (2019, BAM!); one that has the student's
-own shape, born-again training; further texts without labels, a transfer set (section 3 of the former).
+The loss of a row is (1 − λ) · own + λ · distilled; a text without a label has the distilled loss alone. With the
+student's logits z, the logits v_k of K teachers and a temperature T, the distilled loss is
 
-What teachers predict is computed once, for the rows that the run's plan takes, and is a column of the data.
+- T² · KL(q ‖ softmax(z / T)) with q = 1/K Σ_k softmax(v_k / T) for a single-label task (section 2; T² keeps the size of
+  the gradient);
+- the same of Bernoulli distributions for a binary task, and its mean over labels for a multi-label task;
+- the squared error to the teachers' mean score for a regression.
+
+With single-task teachers this is the distillation of Clark et al. (2019, BAM!); with a teacher of the student's own
+shape, born-again training; with additional texts without labels, a transfer set (Hinton et al., section 3).
+
+The teachers' predictions are computed once, for the rows that the run's plan takes, and stored as a column of the data.
 """
 
 from __future__ import annotations
@@ -36,13 +40,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Distillation:
-    """What a run learns from teachers.
+    """Settings of distillation.
 
     Attributes:
-        teachers: folders of checkpoints, at least one. A task learns from all that have a task of its name, which must
-            have its problem type, labels and range; a task without a teacher is trained on its labels alone.
-        weight: λ, the share of the teachers in a row's loss, in [0, 1].
-        temperature: T, positive; by it the logits of a classification are divided, teachers' and student's.
+        teachers: folders of checkpoints, at least one. A task learns from every teacher that has a task of the same
+            name, whose problem type, labels and range must be equal; a task without a teacher is trained on its labels
+            alone.
+        weight: λ, the weight of the distilled loss in a row's loss, in [0, 1].
+        temperature: T, positive; divides the logits of a classification, the teachers' and the student's.
     """
 
     teachers: tuple[str, ...] = ()
@@ -50,7 +55,7 @@ class Distillation:
     temperature: float = 2.0
 
     def problems(self) -> list[Problem]:
-        """One problem for each value that is wrong."""
+        """Return a `Problem` for each invalid field."""
         found = []
         if not self.teachers or len(set(self.teachers)) < len(self.teachers):
             found.append(
@@ -86,7 +91,7 @@ class Distillation:
         ]
 
     def build(self) -> Distiller:
-        """What the trainer calls."""
+        """Build the method."""
         return Distiller(self)
 
 
@@ -101,16 +106,17 @@ RULES = (
 
 
 def soft_targets(task: TaskSpec, logits: Sequence[Tensor], temperature: float) -> Tensor:
-    """What teachers with these logits, each `(rows, num_labels)`, say together, `(rows, num_labels)`.
+    """Mean of the teachers' probabilities at the temperature, or of a regression's scores, `(rows, num_labels)`.
 
-    Mean probabilities at the temperature, or a regression's mean score.
+    Args:
+        logits: each teacher's, `(rows, num_labels)`.
     """
     stacked = torch.stack(list(logits)).float()
     if task.kind.numeric:
         return stacked.mean(0)
     scaled = stacked / temperature
-    single = task.kind.exclusive
-    return (scaled.softmax(-1) if single else scaled.sigmoid()).mean(0)
+    probabilities = scaled.softmax(-1) if task.kind.exclusive else scaled.sigmoid()
+    return probabilities.mean(0)
 
 
 def distilled_losses(task: TaskSpec, logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
@@ -134,18 +140,21 @@ def distilled_losses(task: TaskSpec, logits: Tensor, targets: Tensor, temperatur
 
 
 def add_targets(distillation: Distillation, trainer: TaskTrainer, texts: Mapping[str, Dataset]) -> dict[str, Dataset]:
-    """The trainer's training data with what the teachers say about it, in a column `teacher` of the taught tasks.
+    """Add the teachers' predictions to the training data, as a column `teacher` of each task that has a teacher.
 
-    Teachers read the texts with their own tokenizers and encodings, in the run's precision; the rows are shared out
-    among the processes, and what is said of them is kept between runs (`teaching.py`). Rows that the trainer's plan
-    does not take hold nan.
+    Teachers encode the texts with their own tokenizers and compute in the run's precision. The processes share the
+    rows, and predictions are cached between runs (`teacher_cache.py`). Rows that the trainer's plan does not take are
+    nan.
 
     Args:
-        texts: task → the rows of text that `trainer.train_dataset` was encoded from, in the same order.
+        texts: task → the rows of text from which `trainer.train_dataset` was encoded, in the same order.
+
+    Returns:
+        Task → encoded rows with the column.
 
     Raises:
-        ValueError: with everything that is wrong with the teachers (`check_members`); for rows in another number, for
-            texts without a label that nobody teaches, for predictions that are not finite.
+        ValueError: for teachers that do not suit the tasks (`check_members`), another number of rows, texts without a
+            label in a task without a teacher, and predictions that are not finite.
     """
     from datasets import List, Value
 
@@ -186,8 +195,8 @@ def add_targets(distillation: Distillation, trainer: TaskTrainer, texts: Mapping
 class Distiller(Method):
     """Mixes the loss of each row with its distilled loss.
 
-    (1 − λ) · own + λ · distilled of rows with a label and a teacher's prediction; own, or distilled, of rows with one
-    of the two; 0 of rows with neither.
+    A row with a label and a teacher's prediction has the loss (1 − λ) · own + λ · distilled; a row with only one of
+    them has that loss; a row with neither has 0.
 
     Args:
         settings: λ, T and the teachers.
@@ -204,7 +213,7 @@ class Distiller(Method):
         return asdict(self.settings) | {"teachers": self.teachers}
 
     def columns_not_compared(self) -> Sequence[str]:
-        """Teachers are compared themselves, not what they say, which other processes and batches round otherwise."""
+        """The teachers' predictions: their rounding depends on batches and processes, so their weights are compared."""
         return (TEACHER,) if None not in self.teachers else ()
 
     def prepare_data(self, trainer: TaskTrainer, texts: Mapping[str, Dataset]) -> None:
@@ -220,10 +229,10 @@ class Distiller(Method):
         for task in self.tasks:
             if task.name not in outputs.row_losses or task.name not in targets:
                 continue
-            known, target = outputs.labelled[task.name], targets[task.name]
-            taught = target.isfinite().all(dim=-1)
-            logits, target = outputs.task_logits[task.name], target.where(taught[:, None], 0.5)
+            has_label, target = outputs.labelled[task.name], targets[task.name]
+            has_target = target.isfinite().all(dim=-1)
+            logits, target = outputs.task_logits[task.name], target.where(has_target[:, None], 0.5)
             distilled = distilled_losses(task, logits, target, self.settings.temperature)
-            share = torch.where(known, self.settings.weight, 1.0).where(taught, 0.0)
-            outputs.row_losses[task.name] = (1 - share) * outputs.row_losses[task.name] + share * distilled
-            outputs.labelled[task.name] = known | taught
+            weight = torch.where(has_label, self.settings.weight, 1.0).where(has_target, 0.0)
+            outputs.row_losses[task.name] = (1 - weight) * outputs.row_losses[task.name] + weight * distilled
+            outputs.labelled[task.name] = has_label | has_target

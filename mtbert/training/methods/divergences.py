@@ -1,4 +1,4 @@
-"""ℓ_s: how far two outputs of a task lie apart, for the regularisers of SMART (Jiang et al., 2020, section 3.1)."""
+"""ℓ_s: the divergence of two outputs of a task, for the regularisers of SMART (Jiang et al., 2020, section 3.1)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ...modeling.configuration_mtbert import TaskSpec
 def divergence(task: TaskSpec, logits: Tensor, other: Tensor) -> Tensor:
     """ℓ_s of each row, at least 0 and symmetric: `(rows,)` in fp32, or fp64 for inputs in fp64.
 
-    Single label: the symmetrised Kullback-Leibler divergence KL(P‖Q) + KL(Q‖P) = Σ_i (p_i − q_i)(log p_i − log q_i).
-    One logit: the same of two Bernoulli distributions, (σ(a) − σ(b))(a − b). Multi-label: its mean over the labels, as
-    the task's loss is a mean over them. Regression: ((a − b) / (highest − lowest))², so that scores on a scale of 5 and
-    on a scale of 100 weigh the same; without a range (a − b)².
+    - Single label: the symmetrised Kullback-Leibler divergence KL(P‖Q) + KL(Q‖P) = Σ_i (p_i − q_i)(log p_i − log q_i).
+    - One logit: the same of two Bernoulli distributions, (σ(a) − σ(b))(a − b).
+    - Multi-label: the mean of that over the labels, like the task's loss.
+    - Regression: ((a − b) / (highest − lowest))², so that it does not depend on the scale; without a range (a − b)².
 
-    Each term of these products is 0 or more even after rounding. Summed as two divergences, terms of the size of the
-    difference would cancel down to its square, which fp32 does not hold at the radius of the paper (1e-5).
+    Each of these products is 0 or more even after rounding. In the sum KL(P‖Q) + KL(Q‖P), terms of the order of the
+    difference would cancel to its square, which fp32 cannot represent at the paper's radius (1e-5).
 
-    Gradients flow to both arguments. The authors' code holds either distribution fixed in the term that it weights,
-    which halves the gradient where the two are close.
+    Gradients flow to both arguments. The authors' code detaches the distribution that weights each term, which halves
+    the gradient where the two are close.
 
     Args:
         logits: `(rows, num_labels)`; a regression's are on its scale.

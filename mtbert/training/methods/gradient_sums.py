@@ -7,22 +7,22 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-BLOCK = 2**18  # numbers of a gradient whose product is taken in float32: few enough that nothing of it is lost
+BLOCK = 2**18  # numbers whose inner product is taken in float32: few enough to lose no precision
 
 
 def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
-    """All inner products of T gradients, `(T, T)` in float64; each gradient is a list of tensors, None is 0.
+    """All inner products of T gradients, `(T, T)` in float64; each gradient is a list of tensors, None counts as 0.
 
-    Products of blocks are taken in the gradients' precision, but at least float32, and added up in float64.
+    Products of blocks are computed in the gradients' precision, but at least in float32, and summed in float64.
     """
     pairs = [(i, j) for i in range(len(gradients)) for j in range(i + 1)]
     products, device = [], None
     for tensors in zip(*gradients, strict=True):
-        known = next((each for each in tensors if each is not None), None)
-        if known is None:
+        present = next((each for each in tensors if each is not None), None)
+        if present is None:
             continue
-        device, precision = known.device, torch.promote_types(known.dtype, torch.float32)
-        flat = [(torch.zeros_like(known) if each is None else each).flatten() for each in tensors]
+        device, precision = present.device, torch.promote_types(present.dtype, torch.float32)
+        flat = [(torch.zeros_like(present) if each is None else each).flatten() for each in tensors]
         for blocks in zip(*(each.split(BLOCK) for each in flat), strict=True):
             blocks = [each.to(precision) for each in blocks]
             products += [torch.dot(blocks[i], blocks[j]) for i, j in pairs]
@@ -34,21 +34,25 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
 
 
 def same_rows(gradients: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
-    """Sparse gradients of one matrix → the rows that any of them has, `(n,)`, and what each has there, `(n, …)`."""
+    """Align sparse gradients of one matrix.
+
+    Returns:
+        The indices of all rows that any of them has, `(n,)`, and each gradient's values at these rows, `(n, …)`.
+    """
     merged = [None if each is None else each.coalesce() for each in gradients]
     rows, places = torch.cat([each.indices()[0] for each in merged if each is not None]).unique(return_inverse=True)
     places = iter(places.split([each.indices().shape[1] for each in merged if each is not None]))
-    found: list[Tensor | None] = []
-    for each in merged:
-        if each is not None:
-            values = each.values()
-            each = values.new_zeros(len(rows), *values.shape[1:]).index_copy_(0, next(places), values)
-        found.append(each)
-    return rows, found
+    aligned: list[Tensor | None] = []
+    for gradient in merged:
+        if gradient is not None:
+            values = gradient.values()
+            gradient = values.new_zeros(len(rows), *values.shape[1:]).index_copy_(0, next(places), values)
+        aligned.append(gradient)
+    return rows, aligned
 
 
 def weighted_sum(gradients: Iterable[Tensor | None], weights: Tensor) -> Tensor | None:
-    """Σ_t weights[t] · gradients[t], in the first one's memory; None is 0."""
+    """Σ_t weights[t] · gradients[t], computed in place in the first gradient; None counts as 0."""
     total = None
     for gradient, weight in zip(gradients, weights.unbind(), strict=True):
         if gradient is not None:

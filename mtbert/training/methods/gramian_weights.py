@@ -1,7 +1,7 @@
-"""Gradient surgery on a Gramian: T tasks' gradients g_t enter as G = (g_i · g_j), and leave as weights of their sum.
+"""Gradient surgery on the Gramian: from G = (g_i · g_j) of T tasks' gradients g_t to weights a_t of their sum.
 
-Every method's step is Σ_t a_t g_t with weights a that depend on the gradients through G alone. They are scaled so that
-a = 1 is the gradient of the summed losses: where a paper takes the mean of the losses, its weights are times T.
+Every method's step is Σ_t a_t g_t, where the weights a depend on the gradients through G alone. The weights are scaled
+so that a = 1 gives the gradient of the summed losses; for papers that take the mean loss they are multiplied by T.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import torch
 from scipy.optimize import minimize, nnls
 from torch import Tensor
 
-_TINY = 1e-12  # below this share of the gradients' size, a combined gradient counts as 0
+_TINY = 1e-12  # smallest norm of a combined gradient, relative to the tasks' gradients
 
 
 def pcgrad(gramian: Tensor, order: Tensor) -> Tensor:
     """PCGrad's weights `(T,)`: Yu et al., "Gradient Surgery for Multi-Task Learning" (2020), Algorithm 1.
 
-    Each g_i meets the others in its own order; where g_i^PC · g_j < 0, it loses its part along g_j, the original one.
-    All tasks take their turns side by side on G's device, so that nothing waits for it. A common factor on the
-    gradients, such as a loss scale, cancels.
+    Each g_i is compared with the other tasks' gradients g_j in its own order; where g_i^PC · g_j < 0, its component
+    along g_j is removed. All tasks are computed in parallel on G's device, without synchronisation. A common factor on
+    the gradients, such as a loss scale, cancels.
 
     Args:
         gramian: G, `(T, T)`.
-        order: the others that each task meets, one after the other, `(T, T − 1)`; the paper draws them at random.
+        order: for each task the other tasks in the order of comparison, `(T, T − 1)`; random in the paper.
     """
     parts = torch.eye(len(gramian), dtype=gramian.dtype, device=gramian.device)  # g_i^PC = Σ_j parts[i, j] g_j
     squares = gramian.diagonal()
@@ -36,23 +36,23 @@ def pcgrad(gramian: Tensor, order: Tensor) -> Tensor:
 
 def draw_order(tasks: int, random: np.random.Generator) -> np.ndarray:
     """For each of T tasks the T − 1 others in random order, `(T, T − 1)`."""
-    everyone = np.tile(np.arange(tasks), (tasks, 1))
-    others = everyone[~np.eye(tasks, dtype=bool)].reshape(tasks, tasks - 1)
+    all_tasks = np.tile(np.arange(tasks), (tasks, 1))
+    others = all_tasks[~np.eye(tasks, dtype=bool)].reshape(tasks, tasks - 1)
     return random.permuted(others, axis=1)
 
 
 def _factor(gramian: np.ndarray) -> np.ndarray:
-    """R with RᵀR = G, `(T, T)`; rounding may have made G's smallest eigenvalues negative."""
+    """R with RᵀR = G, `(T, T)`; eigenvalues of G that rounding made negative count as 0."""
     values, vectors = np.linalg.eigh(gramian)
     return np.sqrt(np.maximum(values, 0))[:, None] * vectors.T
 
 
 def mgda(gramian: np.ndarray) -> np.ndarray:
-    """T times the weights of the shortest gradient in the convex hull of all, `(T,)`.
+    """T times the weights of the shortest vector in the convex hull of the gradients, `(T,)`.
 
-    Désidéri, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization" (2012), section 2. Over
-    a = s p with p in the simplex, |Σ a_t g_t|² + (1 − s)² is least for the same p whatever s is, so that non-negative
-    least squares find it exactly.
+    Désidéri, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization" (2012), section 2. With
+    a = s p and p in the simplex, the p that minimises |Σ a_t g_t|² + (1 − s)² does not depend on s, so that
+    non-negative least squares find it exactly.
 
     Args:
         gramian: G, `(T, T)`, scaled to a mean diagonal of 1.
@@ -64,23 +64,23 @@ def mgda(gramian: np.ndarray) -> np.ndarray:
 
 
 def upgrad(gramian: np.ndarray) -> np.ndarray:
-    """The summed weights of all gradients, each projected onto the cone of steps that raise no task's loss, `(T,)`.
+    """Weights of the sum of all gradients, each projected onto the cone of steps that increase no task's loss, `(T,)`.
 
     Quinton and Rey, "Jacobian Descent for Multi-Objective Optimization" (2024), equation 4 and proposition 1: the
-    projection of g_i has the weights v ≥ e_i whose vᵀ G v is least.
+    projection of g_i has the weights v ≥ e_i that minimise vᵀ G v.
 
     Args:
         gramian: G, `(T, T)`, scaled to a mean diagonal of 1.
     """
     factor = _factor(gramian)
-    return sum(own + nnls(factor, -factor @ own)[0] for own in np.eye(len(gramian)))
+    return sum(unit + nnls(factor, -factor @ unit)[0] for unit in np.eye(len(gramian)))
 
 
 def cagrad(gramian: np.ndarray, c: float) -> np.ndarray:
-    """T times CAGrad's weights, `(T,)`: the best step for the worst task within c |g_0| of the mean gradient g_0.
+    """T times CAGrad's weights, `(T,)`: the step best for the worst task within c |g_0| of the mean gradient g_0.
 
     Liu et al., "Conflict-Averse Gradient Descent for Multi-task Learning" (2021), Algorithm 1, with φ = c² |g_0|²:
-    g_0 + √φ g_w / |g_w| for the w of the simplex whose g_w · g_0 + √φ |g_w| is least.
+    g_0 + √φ g_w / |g_w|, where w in the simplex minimises g_w · g_0 + √φ |g_w|.
 
     Args:
         gramian: G, `(T, T)`, scaled to a mean diagonal of 1.
@@ -93,7 +93,7 @@ def cagrad(gramian: np.ndarray, c: float) -> np.ndarray:
     def norm(w: np.ndarray) -> float:
         return np.sqrt(max(w @ gramian @ w, 0) + _TINY**2)
 
-    found = minimize(
+    solution = minimize(
         lambda w: w @ gramian @ mean + radius * norm(w),
         mean,
         jac=lambda w: gramian @ mean + radius * (gramian @ w) / norm(w),
@@ -102,4 +102,4 @@ def cagrad(gramian: np.ndarray, c: float) -> np.ndarray:
         constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": lambda w: np.ones(tasks)},
         options={"ftol": 1e-12, "maxiter": 200},
     )
-    return 1 + tasks * radius * found.x / norm(found.x)
+    return 1 + tasks * radius * solution.x / norm(solution.x)

@@ -12,14 +12,14 @@ from ...data.collation import TEACHER
 from ...modeling.modeling_mtbert import MtBertOutput
 from .base import Method, Reduce, TaskTrainer
 
-ROUNDING = 1e-12  # a divergence of outputs that fp32 alone tells apart is smaller
+ROUNDING = 1e-12  # divergences below it may be rounding errors of fp32
 
 
 class Penalty(Method):
     """Adds `settings.weight` times a penalty to the loss of each labelled row.
 
-    It is added before a task's rows are summed, so that the task's weight, the schedule and accumulation count it as
-    they count the loss. A subclass defines `penalties`.
+    It is added before a task's rows are summed, so that task weight, schedule and accumulation scale it like the loss.
+    A subclass defines `penalties`.
     """
 
     changes_losses = True
@@ -35,27 +35,27 @@ class Penalty(Method):
         self._forget()
 
     def penalties(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> dict[str, Tensor] | None:
-        """The penalty of each row, by task: `(rows,)`; None: the micro-batch has none, because it is not finite.
+        """The penalty of each row, by task, `(rows,)`; None if it is not finite, to skip the micro-batch.
 
         Args:
             inputs: the model's inputs, without labels.
-            outputs: what the model made of them.
+            outputs: the model's outputs for them.
         """
         raise NotImplementedError
 
     def change_rows(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> None:
-        # with the unwrapped model: several processes wait for each other in the wrapper's forward, once a micro-batch,
-        # and average the gradients of all passes together
+        # Penalties use the unwrapped model: the forward of DistributedDataParallel may run only once a micro-batch; it
+        # averages the gradients of all passes together.
         if not self.model.training:
             return
         values = {key: value for key, value in inputs.items() if key not in ("labels", "labelled", "rows", TEACHER)}
-        found = self.penalties(values, outputs)
-        if found is None:
+        penalties = self.penalties(values, outputs)
+        if penalties is None:
             self._skipped += 1
             return
         for name, loss in outputs.row_losses.items():
             labelled = outputs.labelled[name]
-            rows = torch.where(labelled, found[name], 0.0)
+            rows = torch.where(labelled, penalties[name], 0.0)
             outputs.row_losses[name] = loss + self.settings.weight * rows
             self._sums[self._numbers[name]] += rows.detach().sum()
             self._counts[self._numbers[name]] += labelled.sum()
@@ -66,21 +66,22 @@ class Penalty(Method):
         self._skipped = torch.zeros(len(self.tasks), device=self.device)
 
     def logs(self, reduce: Reduce, logged: Mapping[str, float]) -> dict[str, float]:
-        """`<section>_<task>`, the mean of the penalty without its weight; `<section>_skipped` counts micro-batches."""
+        """`<section>_<task>`: mean penalty, without its weight; `<section>_skipped`: skipped micro-batches."""
         sums, counts, skipped = reduce(torch.stack([self._sums, self._counts, self._skipped])).tolist()
         means = zip(self.tasks, sums, counts, strict=True)
-        found: dict[str, float] = {f"{self.section}_{name}": total / count for name, total, count in means if count}
+        logs: dict[str, float] = {f"{self.section}_{name}": total / count for name, total, count in means if count}
         if self.counts_skipped:
-            found[f"{self.section}_skipped"] = int(skipped[0])
+            logs[f"{self.section}_skipped"] = int(skipped[0])
         self._forget()
-        return found
+        return logs
 
     def log_sums(self) -> dict[str, Tensor]:
         return {"sums": torch.stack([self._sums, self._counts, self._skipped])}
 
     def add_log_sums(self, sums: Mapping[str, Tensor]) -> None:
-        for own, before in zip((self._sums, self._counts, self._skipped), sums["sums"].to(self.device), strict=True):
-            own += before
+        totals = (self._sums, self._counts, self._skipped)
+        for total, before in zip(totals, sums["sums"].to(self.device), strict=True):
+            total += before
 
     @classmethod
     def doubts(cls, measured: Mapping[str, float], tasks: Sequence[str]) -> list[str]:

@@ -1,6 +1,6 @@
-"""One optimizer for each task: its own learning rate and weight decay, and, if wanted, its own state of AdamW.
+"""One optimizer for each task: its own learning rate and weight decay, and optionally its own AdamW state.
 
-A state for each task: report D, where every task has an optimizer of its own over the shared weights.
+With separate states it is the system of report D, where every task has its own optimizer over the shared weights.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class PerTask:
     """How the tasks' optimizers differ.
 
     Attributes:
-        mode: `separate`: each task has its own state; `rates`: its own learning rate and weight decay alone.
+        mode: `separate`: each task has its own AdamW state; `rates`: only its own learning rate and weight decay.
     """
 
     mode: str
 
     def build(self) -> OptimizerOfEachTask:
-        """What the trainer calls."""
+        """Build the method."""
         return OptimizerOfEachTask(self)
 
 
@@ -81,7 +81,7 @@ RULES = (
 
 
 class OptimizerOfEachTask(Method):
-    """Makes each step that of its task's optimizer.
+    """Takes each step with the optimizer of its task.
 
     Args:
         settings: how the tasks' optimizers differ.
@@ -95,7 +95,7 @@ class OptimizerOfEachTask(Method):
         self.optimizer: PerTaskOptimizer | None = None
 
     def record(self) -> None:
-        """Nothing: it is part of the optimizer's settings, which the trainer compares."""
+        """Nothing: the trainer compares the optimizer's settings, which include these."""
 
     def describe(self) -> str | None:
         if not self.separate:
@@ -112,11 +112,11 @@ class OptimizerOfEachTask(Method):
         return self.optimizer
 
     def begin_step(self, batches: Sequence[Mapping[str, Any]]) -> None:
-        """Select the task, which every micro-batch of the step holds alone."""
+        """Select the step's task: all micro-batches of a step hold rows of one task."""
         self.optimizer.select(next(iter(batches[0]["rows"])))
 
     def logs(self, reduce: Reduce, logged: Mapping[str, float]) -> dict[str, float]:
-        """`learning_rate_<task>` where the tasks have rates of their own."""
+        """`learning_rate_<task>`, if some task has its own rate."""
         if "learning_rate" not in logged:
             return {}
         rates = self.optimizer.learning_rates(logged["learning_rate"])
@@ -124,7 +124,7 @@ class OptimizerOfEachTask(Method):
 
 
 def task_rates(tasks: Mapping[str, TaskTraining], learning_rate: float) -> dict[str, tuple[float, float | None]]:
-    """Task → its learning rate as a multiple of the run's, and its weight decay (None: the run's)."""
+    """Task → its learning rate divided by the run's, and its weight decay (None: the run's)."""
     return {
         name: (1.0 if task.learning_rate is None else task.learning_rate / learning_rate, task.weight_decay)
         for name, task in tasks.items()
@@ -132,16 +132,16 @@ def task_rates(tasks: Mapping[str, TaskTraining], learning_rate: float) -> dict[
 
 
 class PerTaskOptimizer(torch.optim.Optimizer):
-    """An optimizer whose step is one task's: with that task's rate and weight decay, and, if `separate`, its state.
+    """Wraps an optimizer; a step uses the selected task's learning rate and weight decay and, if `separate`, its state.
 
-    The parameter groups are those of the optimizer inside, each parameter in one of them, so that schedulers,
-    clipping and gradient scalers see an ordinary optimizer. A step multiplies each group's rate, which the scheduler
-    has set, by the task's factor. Parameters without a gradient keep their values and moments.
+    It has the wrapped optimizer's parameter groups, so that schedulers, clipping and gradient scalers see an ordinary
+    optimizer. A step multiplies the scheduled rate of each group by the task's factor. Parameters without a gradient
+    keep their values and moments.
 
     Args:
-        inner: the optimizer that makes the updates; keeps all it remembers in its `state`. Its groups say by
-            `decayed` whether a task's weight decay applies.
-        rates: what `task_rates` returns.
+        inner: the wrapped optimizer; keeps its whole state in `state`. `decayed` of a group tells whether a task's
+            weight decay applies to it.
+        rates: the result of `task_rates`.
         separate: whether each task has a state of its own.
     """
 
@@ -152,10 +152,10 @@ class PerTaskOptimizer(torch.optim.Optimizer):
         self.param_groups, self.state, self.task = inner.param_groups, inner.state, None
 
     def select(self, task: str) -> None:
-        """Make the next steps this task's.
+        """Select the task whose optimizer takes the next steps.
 
         Raises:
-            KeyError: for a task that the optimizer does not have.
+            KeyError: for an unknown task.
         """
         if task not in self.rates:
             raise KeyError(f"no task {task!r}; this optimizer has: {', '.join(self.rates)}")
@@ -184,25 +184,24 @@ class PerTaskOptimizer(torch.optim.Optimizer):
                 group["lr"], group["weight_decay"] = before
 
     def learning_rates(self, scheduled: float) -> dict[str, float]:
-        """Task → its rate where the run's is `scheduled`; empty if all tasks have that one."""
+        """Task → its learning rate when the run's is `scheduled`; empty if no task has its own."""
         if all(factor == 1 for factor, _ in self.rates.values()):
             return {}
         return {task: scheduled * factor for task, (factor, _) in self.rates.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """The optimizer's inside, with `state` by task if each has its own."""
+        """The wrapped optimizer's state dict; if `separate`, `state` maps each task to its state."""
         if not self.separate:
             return self.inner.state_dict()
-        current, found = self.inner.state, {}
+        current, states = self.inner.state, {}
         for task, state in self.states.items():
             self.inner.state = state
-            found[task] = self.inner.state_dict()
+            states[task] = self.inner.state_dict()["state"]
         self.inner.state = current
-        groups = self.inner.state_dict()["param_groups"]
-        return {"state": {task: each["state"] for task, each in found.items()}, "param_groups": groups}
+        return {"state": states, "param_groups": self.inner.state_dict()["param_groups"]}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`.
+        """Load what `state_dict` returned.
 
         Raises:
             ValueError: for the state of another mode, or of other tasks.

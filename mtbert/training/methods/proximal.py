@@ -31,10 +31,10 @@ class Proximal:
     """Bregman proximal point optimisation; the defaults are the paper's (section 4.2).
 
     Attributes:
-        weight: μ, the factor on the mean of ℓ_s over a task's rows, 0 or more; 0 is as if there were none.
-        decay: β, the weight of the old average in the teacher's new one at the beginning of the run, in [0, 1).
+        weight: μ, the factor on the mean of ℓ_s over a task's rows, 0 or more; 0 turns it off.
+        decay: β at the beginning of the run, in [0, 1): the weight of θ̄ in its update.
         late_decay: β after the switch, in [0, 1).
-        switch: the share of the run's steps, in [0, 1], after which `late_decay` holds.
+        switch: the share of the run's steps, in [0, 1], after which `late_decay` is used.
     """
 
     weight: float = 1.0
@@ -43,7 +43,7 @@ class Proximal:
     switch: float = 0.1
 
     def problems(self) -> list[Problem]:
-        """One problem for each value that is wrong."""
+        """Return a `Problem` for each invalid field."""
         found = []
         if not self.weight >= 0:
             found.append(Problem(("weight",), f"is {self.weight}, but must be 0 or more"))
@@ -56,7 +56,7 @@ class Proximal:
 
     @property
     def depends_on_length(self) -> bool:
-        """Whether β at a step of a longer run is another than at the same step of a shorter one."""
+        """Whether β at a given step depends on the number of steps of the run."""
         return self.decay != self.late_decay and 0 < self.switch < 1
 
     def decay_at(self, step: int, steps: int) -> float:
@@ -64,7 +64,7 @@ class Proximal:
         return self.decay if step <= self.switch * steps else self.late_decay
 
     def build(self) -> ProximalPenalty | None:
-        """What the trainer calls; None with a weight of 0."""
+        """Build the method; None with a weight of 0."""
         return ProximalPenalty(self) if self.weight else None
 
 
@@ -72,17 +72,17 @@ RULES = (with_shares("proximal.weight", "its teacher is a copy of the whole mode
 
 
 class ProximalPenalty(Penalty):
-    """ℓ_s(f(x; θ), f(x; θ̄)) of every row, and the teacher θ̄.
+    """Penalty ℓ_s(f(x; θ), f(x; θ̄)) of every row, and the teacher θ̄.
 
-    θ̄ averages the parameters that are trained; whatever else the model has, frozen weights and buffers, it shares with
-    it. The teacher runs in evaluation mode, in the model's precision and without gradients; the model's outputs are
-    those of the training pass. θ̄ = θ at step 0. As every process sees the same θ, all have the same θ̄.
+    θ̄ averages the trained parameters; frozen weights and buffers are shared with the model. The teacher runs in
+    evaluation mode, in the model's precision and without gradients; f(x; θ) is the output of the training pass. At step
+    0, θ̄ = θ. θ is equal on every process, and so is θ̄.
 
     Args:
         settings: μ, the decays and when they switch.
 
     Attributes:
-        teacher: θ̄ by name of parameter; None before the first micro-batch.
+        teacher: parameter name → θ̄; None before the first micro-batch.
     """
 
     section = "proximal"
@@ -95,7 +95,7 @@ class ProximalPenalty(Penalty):
         self.depends_on_length = settings.depends_on_length
 
     def begin(self) -> None:
-        """Forget θ̄: the next micro-batch begins with θ̄ = θ."""
+        """Drop θ̄; the next micro-batch sets θ̄ = θ."""
         super().begin()
         self.teacher = None
 
@@ -107,11 +107,11 @@ class ProximalPenalty(Penalty):
         training = [module for module in model.modules() if module.training]
         model.eval()
         with torch.no_grad():
-            theirs = functional_call(model, self.teacher, kwargs={**inputs, "return_dict": True}).task_logits
+            taught = functional_call(model, self.teacher, kwargs={**inputs, "return_dict": True}).task_logits
         for module in training:
             module.training = True
-        own = outputs.task_logits
-        return {name: divergence(self.tasks[name], own[name], theirs[name]) for name in own}
+        logits = outputs.task_logits
+        return {name: divergence(self.tasks[name], logits[name], taught[name]) for name in logits}
 
     @staticmethod
     def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -124,8 +124,8 @@ class ProximalPenalty(Penalty):
 
     def update(self, model: nn.Module, decay: float) -> None:
         """θ̄ ← β θ̄ + (1 − β) θ with β = `decay`."""
-        own = dict(model.named_parameters())
-        get_ema_multi_avg_fn(decay)([*self.teacher.values()], [own[name].detach() for name in self.teacher], None)
+        weights = dict(model.named_parameters())
+        get_ema_multi_avg_fn(decay)([*self.teacher.values()], [weights[name].detach() for name in self.teacher], None)
 
     def save(self, folder: str) -> None:
         """Write θ̄ beside a checkpoint's other files."""
@@ -133,19 +133,19 @@ class ProximalPenalty(Penalty):
             save_file(self.teacher, os.path.join(folder, TEACHER_FILE))
 
     def load(self, folder: str) -> None:
-        """Go on with the θ̄ of a checkpoint.
+        """Read θ̄ from a checkpoint.
 
         Raises:
-            ValueError: if the checkpoint has none, or one of other parameters than the model trains.
+            ValueError: if the checkpoint has none, or if it is of other parameters than the model trains.
         """
         path, trained = os.path.join(folder, TEACHER_FILE), self._trained(self.model)
         if not os.path.exists(path):
             raise InputError(f"proximal: {folder} has no {TEACHER_FILE}; go on with the settings it was trained with")
-        found = load_file(path)
-        if different := sorted(found.keys() ^ trained.keys()):
+        saved = load_file(path)
+        if different := sorted(saved.keys() ^ trained.keys()):
             raise InputError(f"proximal: {path} and the model differ in what is trained: {', '.join(different[:5])}")
-        # copies: tensors in a mapped file start anywhere, and matrix products round by where their operands start
-        self.teacher = {name: value.to(trained[name].device, copy=True) for name, value in found.items()}
+        # Copy: tensors in a memory-mapped file are not aligned, and matrix products round by their operands' alignment.
+        self.teacher = {name: value.to(trained[name].device, copy=True) for name, value in saved.items()}
 
     def add_memory(self, peak: PeakMemory) -> None:
         peak.copies += 1

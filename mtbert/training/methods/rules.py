@@ -1,4 +1,4 @@
-"""Settings that exclude each other: each rule stands here or in its method's file, for recipes and for Python alike."""
+"""Settings that exclude each other, for recipes and Python alike; rules of a method are in the method's file."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ ANY_TASK = "*"
 
 
 class Run:
-    """Settings of a run, read by their keys in a recipe.
+    """Settings of a run, looked up by their recipe keys.
 
     Args:
-        sections: first part of a key → an object with the fields below it, or a mapping; None, or left out: not set.
-            `tasks` maps names to the settings of each task.
+        sections: section of a recipe → its settings, an object or a mapping; None or left out: not set. `tasks` maps
+            task names to the settings of each task.
     """
 
     def __init__(self, **sections: Any):
@@ -40,7 +40,7 @@ class Run:
 
     @property
     def tasks(self) -> Mapping[str, Any]:
-        """Name of a task → its settings."""
+        """Task name → settings of the task."""
         return self._sections["tasks"]
 
     def value(self, key: str) -> Any:
@@ -51,23 +51,23 @@ class Run:
         return value.value if isinstance(value, Enum) else value
 
     def has(self, *keys: str) -> bool:
-        """Whether every one of these keys is set."""
+        """Whether all these keys are set."""
         return all(self.value(key) is not None for key in keys)
 
     def of_task(self, name: str) -> Run:
-        """The same run, where `tasks.*` is this task."""
+        """The same run, in which `tasks.*` means this task."""
         return Run(**self._sections | {"tasks": {**self.tasks, ANY_TASK: self.tasks[name]}})
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Two settings that do not go together.
+    """Two settings that exclude each other.
 
     Attributes:
-        when: `key: value` of the one; `tasks.*` stands for each task in turn.
-        conflict: `key: value` of the other, which a problem is reported at.
-        test: whether a run has both.
-        reason: why not, and what to do.
+        when: `key: value` of the first; `tasks.*` stands for each task in turn.
+        conflict: `key: value` of the second, whose key the problem is reported at.
+        test: returns whether a run has both.
+        reason: why they exclude each other, and what to do.
     """
 
     when: str
@@ -76,7 +76,7 @@ class Rule:
     reason: str
 
     def cases(self, run: Run) -> Iterator[tuple[tuple[str, ...], tuple[str, ...], Run]]:
-        """The paths of both keys and what `test` is given: once, or once for each task."""
+        """Yield the paths of both keys and the run that `test` gets: once, or once for each task."""
         when, conflict = tuple(self.when.partition(":")[0].split(".")), tuple(self.key.split("."))
         if ANY_TASK not in (*when, *conflict):
             yield when, conflict, run
@@ -91,12 +91,12 @@ class Rule:
         return self.conflict.partition(":")[0]
 
     def problem(self, path: tuple[str, ...], value: str) -> Problem:
-        """What is wrong at the path of `conflict`, where `value` stands."""
+        """The problem to report, at the path of `conflict`, which has this value."""
         return Problem(path, f"is {value}, which does not go with {self.when}: {self.reason}")
 
 
 def with_shares(key: str, reason: str) -> Rule:
-    """The rule that a key does not go with `training.shard_encoder`."""
+    """The rule that a key excludes `training.shard_encoder`."""
     return Rule("training.shard_encoder: true", f"{key}: any", partial(_has_shares, key=key), reason)
 
 
@@ -269,7 +269,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def all_rules() -> tuple[Rule, ...]:
-    """The rules of this file, and those of every training method."""
+    """The rules of this file and of every training method."""
     of_methods = [rule for section in REGISTRY for rule in getattr(method_module(section), "RULES", ())]
     return (*RULES, *of_methods)
 
@@ -280,13 +280,13 @@ def trainer_run(
     tasks: Mapping[str, TaskTraining],
     **sections: Any,
 ) -> Run:
-    """The settings of a trainer, by their keys in a recipe.
+    """The settings of a trainer, for lookup by recipe keys.
 
     Args:
-        model: what is trained; whether its encoder is frozen is seen from its parameters.
+        model: the trained model; its parameters tell whether the encoder is frozen.
         args: the training arguments.
-        tasks: name of each task of the model → how it is trained.
-        sections: `schedule`, `optimizer`, `loss`, and the settings of each method by its section.
+        tasks: task name → training settings, for every task of the model.
+        sections: `schedule`, `optimizer`, `loss`, and the settings of each method, by section.
     """
     is_wrapped = isinstance(model, PeftModel)
     inner = model.get_base_model() if is_wrapped else model
@@ -306,11 +306,7 @@ def trainer_run(
 
 
 def refuse_combinations(run: Run) -> None:
-    """Refuse settings of a trainer that do not go together.
-
-    Raises:
-        InputError: that lists all of them.
-    """
+    """Raise InputError if settings of a trainer exclude each other; it lists all such pairs."""
     refuse(
         rule.problem(_in_python(path), shortened(repr(view.value(rule.key))))
         for rule in all_rules()
@@ -320,7 +316,7 @@ def refuse_combinations(run: Run) -> None:
 
 
 def _in_python(path: tuple[str, ...]) -> tuple[str, ...]:
-    """A recipe's key → the trainer's argument for it."""
+    """The path of the trainer's argument for a recipe key."""
     if path[0] == "training":
         return ("args", *path[1:])
     return (f"task_training[{path[1]!r}]", *path[2:]) if path[0] == "tasks" and len(path) > 1 else path

@@ -1,7 +1,7 @@
 """Smoothness-inducing adversarial regularisation (SMART; Jiang et al., 2020, section 3.1 and algorithm 1).
 
-R_s(θ) = mean over rows of max over ‖δ‖_p ≤ ε of ℓ_s(f(x + δ; θ), f(x; θ)), x the word embeddings of a row's tokens. The
-maximum is looked for by projected gradient ascent from Gaussian noise.
+R_s(θ) = mean over rows of max over ‖δ‖_p ≤ ε of ℓ_s(f(x + δ; θ), f(x; θ)), where x are the word embeddings of a row's
+tokens. The maximum is approximated by projected gradient ascent from Gaussian noise.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ class Smart:
     authors' code (mt-dnn, `mt_dnn/perturbation.py`), so that a text's length does not matter.
 
     Attributes:
-        weight: λ_s, the factor on the mean of ℓ_s over a task's rows, 0 or more; 0 is as if there were none.
+        weight: λ_s, the factor on the mean of ℓ_s over a task's rows, 0 or more; 0 turns it off.
         steps: K, steps of the ascent, 1 or more; each costs a forward pass and a gradient of the embeddings.
-        step_size: η, the length of a step, in the unit of the embeddings, positive.
+        step_size: η, the length of a step, in units of the embeddings, positive.
         noise: σ, the standard deviation of the Gaussian noise that the ascent starts from, positive.
-        radius: ε, the radius of the ball, in the unit of the embeddings, positive; `published` adds it to the norm
-            that it divides by.
+        radius: ε, the radius of the ball, in units of the embeddings, positive; `published` adds it to the norm that it
+            divides by.
         norm: p, the norm of the ball: `l1`, `l2` or `inf`.
         projection: `ball` (a step of η along the gradient over its norm, then the nearest point of the ball with
             radius ε) or `published` (the authors' later code: noise + η · gradient, divided by its norm plus ε, or by
-            its absolute values for `l1`; the result is near norm 1, or of ±1, whatever ε: a large perturbation).
+            its absolute values for `l1`; the result is a large perturbation for every ε: of norm near 1, or of ±1).
     """
 
     weight: float = 1.0
@@ -54,7 +54,7 @@ class Smart:
     projection: str = "ball"
 
     def problems(self) -> list[Problem]:
-        """One problem for each value that is wrong."""
+        """Return a `Problem` for each invalid field."""
         found = []
         if not self.weight >= 0:
             found.append(Problem(("weight",), f"is {self.weight}, but must be 0 or more"))
@@ -72,7 +72,7 @@ class Smart:
         return found
 
     def build(self) -> SmartPenalty | None:
-        """What the trainer calls; None with a weight of 0."""
+        """Build the method; None with a weight of 0."""
         return SmartPenalty(self) if self.weight else None
 
 
@@ -119,9 +119,8 @@ def project(delta: Tensor, radius: float, norm: str) -> Tensor:
         length = delta.norm(dim=-1, keepdim=True)
         return delta * (radius / length.clamp(min=radius))
     size = delta.abs()
-    below = size - size.amax(
-        -1, keepdim=True
-    )  # small where it counts, so that a radius far below δ is not rounded away
+    # Differences from the largest entry are small where they matter, so that a radius far below δ is not rounded away.
+    below = size - size.amax(-1, keepdim=True)
     descending = below.sort(dim=-1, descending=True).values
     excess = descending.cumsum(-1) - radius
     count = torch.arange(1, delta.shape[-1] + 1, device=delta.device)
@@ -134,7 +133,7 @@ def project(delta: Tensor, radius: float, norm: str) -> Tensor:
 def ascent_step(delta: Tensor, gradient: Tensor, settings: Smart) -> Tensor:
     """δ after one step of the ascent, for each vector along the last dimension.
 
-    A gradient of 0 moves nothing under `ball`.
+    With the projection `ball`, a gradient of 0 leaves δ where it is.
     """
     order = NORMS[settings.norm]
     if settings.projection == "published":
@@ -147,7 +146,11 @@ def ascent_step(delta: Tensor, gradient: Tensor, settings: Smart) -> Tensor:
 
 
 def ascend(delta: Tensor, loss: Callable[[Tensor], Tensor], settings: Smart) -> tuple[Tensor, Tensor]:
-    """K steps from δ that increase a loss (a scalar); the last δ, and whether all losses and gradients were finite."""
+    """Take K ascent steps from δ on a scalar loss.
+
+    Returns:
+        The last δ, and whether all losses and gradients were finite.
+    """
     finite = torch.ones((), dtype=torch.bool, device=delta.device)
     for _ in range(settings.steps):
         delta = delta.detach().requires_grad_()
@@ -159,7 +162,7 @@ def ascend(delta: Tensor, loss: Callable[[Tensor], Tensor], settings: Smart) -> 
 
 
 class RandomState:
-    """The state of the default generators of the CPU and of a device, to draw the same numbers again."""
+    """The state of the default random generators of the CPU and of a device, to draw the same numbers again."""
 
     def __init__(self, device: torch.device):
         self.device = device
@@ -169,7 +172,7 @@ class RandomState:
 
     @contextmanager
     def replay(self) -> Iterator[None]:
-        """Draw from this state on; afterwards the generators stand where they stood before."""
+        """Within, the generators continue from this state; afterwards from where they were before."""
         of_cpu = torch.get_rng_state()
         of_device = None if self.module is None else self.module.get_rng_state(self.device)
         try:
@@ -186,7 +189,7 @@ class RandomState:
 
 @contextmanager
 def _constant(model: nn.Module) -> Iterator[None]:
-    """Keep gradients of weights out of the passes in this context."""
+    """Within, passes compute no gradients of the weights."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -198,15 +201,17 @@ def _constant(model: nn.Module) -> Iterator[None]:
 
 
 class SmartPenalty(Penalty):
-    """ℓ_s(f(x + δ), f(x)) of every row of a micro-batch, δ found by `ascend` on all of its tokens.
+    """Penalty ℓ_s(f(x + δ), f(x)) of every row of a micro-batch; `ascend` finds δ for all of its tokens at once.
 
-    Dropout: the model stays in training mode, as in the authors' code, but the perturbed passes draw the masks of the
-    clean one. With masks of their own, as there, ℓ_s would measure the masks: at ε = 1e-5 by a factor of millions.
+    Dropout: the model stays in training mode, as in the authors' code, but the perturbed passes use the dropout masks
+    of the clean pass. With other masks, as in the authors' code, ℓ_s would measure the difference of the masks, which
+    at ε = 1e-5 is millions of times larger.
 
-    Precision: perturbed passes are computed in fp32, autocast off. Where the clean pass is in mixed precision or
-    compiled, f(x) is computed once more in the same way, or ℓ_s would measure its rounding.
+    Precision: the perturbed passes compute in fp32, without autocast. If the clean pass is in mixed precision or
+    compiled, f(x) is computed again in fp32; otherwise ℓ_s would measure its rounding errors.
 
-    Gradients: none reach the weights in the ascent, where f(x) is fixed; in ℓ_s they flow through f(x + δ) and f(x).
+    Gradients: in the ascent f(x) is constant and no gradient reaches the weights; in ℓ_s gradients flow through both
+    f(x + δ) and f(x).
 
     Args:
         settings: λ_s, K, η, σ, ε, p and the projection.
@@ -232,24 +237,24 @@ class SmartPenalty(Penalty):
         """ℓ_s of each row, by task: `(rows,)`; see `Penalty.penalties`.
 
         Returns:
-            None where a loss or a gradient of the ascent, or ℓ_s itself, is not finite; the device is asked once.
+            None if a loss or a gradient of the ascent, or ℓ_s itself, is not finite; one synchronisation with the GPU.
         """
         clean = self._logits(inputs, None) if self.own_reference else outputs.task_logits
         fixed = {name: logits.detach() for name, logits in clean.items()}
 
         def loss(delta: Tensor) -> Tensor:
-            found = self._divergences(self._logits(inputs, delta), fixed)
-            return sum(rows.sum() for rows in found.values())
+            divergences = self._divergences(self._logits(inputs, delta), fixed)
+            return sum(rows.sum() for rows in divergences.values())
 
         weight = self.model.get_input_embeddings().weight
         shape = (*inputs["input_ids"].shape, weight.shape[-1])
         noise = self.settings.noise * torch.randn(shape, device=weight.device, dtype=weight.dtype)
         with _constant(self.model):
             delta, finite = ascend(noise, loss, self.settings)
-        found = self._divergences(self._logits(inputs, delta), clean)
-        for rows in found.values():
+        penalties = self._divergences(self._logits(inputs, delta), clean)
+        for rows in penalties.values():
             finite = finite & rows.isfinite().all()
-        return found if bool(finite) else None
+        return penalties if bool(finite) else None
 
     def _divergences(self, logits: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: divergence(self.tasks[name], logits[name], others[name]) for name in logits}
@@ -260,10 +265,10 @@ class SmartPenalty(Penalty):
         with self._before.replay(), torch.autocast(inputs["input_ids"].device.type, enabled=False):
             embeds = model.get_input_embeddings()(inputs["input_ids"])
             embeds = embeds if delta is None else embeds + delta
-            # the class's forward: accelerate puts one in the model that turns autocast on again
+            # the class's forward: accelerate replaces the instance's by one that turns autocast on again
             return type(model).forward(model, **others, inputs_embeds=embeds, return_dict=True).task_logits
 
     def add_memory(self, peak: PeakMemory) -> None:
-        """The perturbed pass stands beside the clean one, in fp32."""
+        """Add the activations of the perturbed pass, in fp32, which are kept together with those of the clean one."""
         exact = replace(peak.shape, half=False).pass_bytes(peak.checkpointing)
         peak.activations += exact * (2 if self.own_reference else 1)

@@ -1,7 +1,7 @@
-"""Gradient surgery in a training step: each task's gradient of the shared parameters, collected and combined.
+"""Gradient surgery: collect each task's gradient of the shared parameters, and combine them.
 
-A micro-batch is taken apart by task; each part has its own forward and backward, so that as many rows are encoded as
-without surgery. Heads and per-task adapters keep the gradient that their own task gives them.
+A micro-batch is split by task; each part has its own forward and backward, so that no row is encoded twice. Heads and
+per-task adapters keep the gradient of their own task.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ if TYPE_CHECKING:
 
 METHODS = ("pcgrad", "cagrad", "mgda", "upgrad")
 _JOIN = "\t"  # between names of tasks
-_STREAM = 0x5C6  # tells these random numbers from those of the schedule, which are drawn from (seed, epoch, block)
+_STREAM = 0x5C6  # separates these random numbers from the schedule's, whose key is (seed, epoch, block)
 
 
 _OWN: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
 
 
 def register_surgery(name: str, weights: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Make a way of one's own to combine the tasks' gradients known as `surgery.method: name`.
+    """Register a function that weights the tasks' gradients, as `surgery.method: name`.
 
     Args:
-        weights: from the Gramian `(T, T)` in float64, the inner products of the gradients of the T tasks of a step up
-            to one factor, to the weights `(T,)` of the gradients in their combination. It is called on every process
-            and must return the same everywhere.
+        weights: maps the Gramian `(T, T)`, float64, to the weights `(T,)` of the gradients in their sum. The Gramian
+            holds the inner products of the gradients of a step's T tasks, up to a common factor. It is called on every
+            process and must return the same on each.
 
     Raises:
         InputError: if the name is taken.
@@ -54,20 +54,21 @@ def register_surgery(name: str, weights: Callable[[np.ndarray], np.ndarray]) -> 
 
 @dataclass(frozen=True)
 class Surgery:
-    """How the tasks' gradients of the shared parameters are combined where they disagree.
+    """How the tasks' gradients of the shared parameters are combined.
 
     Attributes:
-        method: `pcgrad` (Yu et al., 2020: each gradient loses what points against another's), `cagrad` (Liu et al.,
-            2021), `mgda` (Désidéri, 2012: the shortest combination) or `upgrad` (Quinton and Rey, 2024). All but the
-            first wait for the device once a step.
-        c: the radius of `cagrad` as a share of the mean gradient's norm, in [0, 1); 0 is no surgery. Needed there.
+        method: `pcgrad` (Yu et al., 2020: each gradient loses its component against another), `cagrad` (Liu et al.,
+            2021), `mgda` (Désidéri, 2012: the shortest combination) or `upgrad` (Quinton and Rey, 2024). All but
+            `pcgrad` synchronise with the GPU once a step.
+        c: the radius of `cagrad` as a share of the mean gradient's norm, in [0, 1); 0 is no surgery. Required for
+            `cagrad`.
     """
 
     method: str = "pcgrad"
     c: float | None = None
 
     def problems(self) -> list[Problem]:
-        """One problem for each value that is wrong."""
+        """Return a `Problem` for each invalid field."""
         found = []
         if self.method not in (*METHODS, *_OWN):
             known = ", ".join((*METHODS, *_OWN))
@@ -79,30 +80,30 @@ class Surgery:
         return found
 
     def weights(self, gramian: Tensor, key: Sequence[int]) -> Tensor:
-        """The tasks' weights `(T,)` in the combined gradient; 1 for each if a gradient is not finite.
+        """The tasks' weights `(T,)` in the combined gradient; all 1 if a gradient is not finite.
 
         Args:
             gramian: `(T, T)`, float64.
-            key: whole numbers ≥ 0 that name the step; the same ones draw the same random numbers.
+            key: whole numbers ≥ 0 that identify the step and seed its random numbers.
         """
         if self.method == "pcgrad":
             order = gramian_weights.draw_order(len(gramian), np.random.default_rng([*key, _STREAM]))
             order = torch.from_numpy(order).to(gramian.device, non_blocking=True)
             return torch.where(gramian.isfinite().all(), gramian_weights.pcgrad(gramian, order), 1.0)
-        given = gramian.cpu().numpy()
-        scale = given.trace() / len(given)
-        if not (np.isfinite(given).all() and scale > 0):
+        products = gramian.cpu().numpy()
+        scale = products.trace() / len(products)
+        if not (np.isfinite(products).all() and scale > 0):
             return torch.ones_like(gramian[0])
         methods = {"mgda": gramian_weights.mgda, "upgrad": gramian_weights.upgrad, **_OWN}
         solve = methods.get(self.method) or partial(gramian_weights.cagrad, c=self.c)
-        weights = np.asarray(solve(given / scale), dtype=np.float64)
-        if weights.shape != (len(given),):
-            shape = f"{weights.shape}, but must be ({len(given)},)"
+        weights = np.asarray(solve(products / scale), dtype=np.float64)
+        if weights.shape != (len(products),):
+            shape = f"{weights.shape}, but must be ({len(products)},)"
             raise InputError(f"surgery.method {self.method!r} returned weights of the shape {shape}: one for each task")
         return torch.from_numpy(weights).to(gramian.device)
 
     def build(self) -> GradientSurgery:
-        """What the trainer calls."""
+        """Build the method."""
         return GradientSurgery(self)
 
 
@@ -149,7 +150,7 @@ def _updates_while_backward(optimizer: str) -> bool:
 
 
 def parts_by_task(inputs: Mapping[str, Any], tasks: Sequence[TaskSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """A packed batch of several tasks → (name, batch of this task alone) for each of them; rows stay in their order."""
+    """Split a packed batch by task: yield each task's name and the batch of its rows, in their order."""
     layout = inputs["layout"]
     for segment in layout.segments:
         name, columns = tasks[segment.task_id].name, slice(*segment.tokens)
@@ -164,10 +165,10 @@ def parts_by_task(inputs: Mapping[str, Any], tasks: Sequence[TaskSpec]) -> Itera
 
 
 class GradientSurgery(Method):
-    """The tasks' gradients of a step, from their backward passes until they are combined, and what is logged of them.
+    """Collects the tasks' gradients of a step, combines them, and logs their norms and cosines.
 
-    Shared are all trained parameters that belong to no task's head or adapter: those of the encoder, or what peft
-    trains in it.
+    Shared parameters are all trained parameters outside of heads and per-task adapters: the encoder's, or those that
+    peft added to it.
 
     Args:
         settings: how gradients are combined.
@@ -182,10 +183,10 @@ class GradientSurgery(Method):
         model, self.tasks = trainer.model, trainer.tasks
         self.seed, self.processes = trainer.args.seed, trainer.args.world_size
         self.names = [task.name for task in self.tasks]
-        own = {id(p) for kind, _, module in model.parts() if kind != "encoder" for p in module.parameters()}
+        of_tasks = {id(p) for kind, _, module in model.parts() if kind != "encoder" for p in module.parameters()}
         trained = [p for p in model.parameters() if p.requires_grad]
-        self.shared: list[nn.Parameter] = [p for p in trained if id(p) not in own]
-        self.own: list[nn.Parameter] = [p for p in trained if id(p) in own]
+        self.shared: list[nn.Parameter] = [p for p in trained if id(p) not in of_tasks]
+        self.own: list[nn.Parameter] = [p for p in trained if id(p) in of_tasks]
         if not self.shared:
             raise InputError("surgery: no parameter that the tasks share is trained; unfreeze the encoder, or drop it")
         words = model.encoder.get_input_embeddings()  # a step reads few of its rows
@@ -193,7 +194,7 @@ class GradientSurgery(Method):
         self.begin()
 
     def describe(self) -> str:
-        """The method and what its gradients take, for the terminal."""
+        """One line for the terminal: the method, and the memory of its gradients."""
         count, size = sum(p.numel() for p in self.shared), sum(p.numel() * p.element_size() for p in self.shared)
         memory = len(self.names) * size / 2**20
         return (
@@ -202,7 +203,7 @@ class GradientSurgery(Method):
         )
 
     def begin(self) -> None:
-        """Start anew: no gradients, nothing to log."""
+        """Drop collected gradients and logged sums."""
         self._gradients: dict[str, list[Tensor | None]] = {}
         self._logged: dict[tuple[str, ...], Tensor] = {}
 
@@ -221,17 +222,17 @@ class GradientSurgery(Method):
 
     @contextmanager
     def collecting(self, task: str) -> Iterator[None]:
-        """Backward passes in here add to this task's gradient of the shared parameters, and to no other's.
+        """Within, backward passes add to this task's gradient of the shared parameters only.
 
-        That of the word embeddings is sparse: made of zeros, it would take longer than all that surgery does with it.
+        The gradient of the word embeddings is sparse: filling a dense one with zeros takes longer than the surgery.
         """
-        held = self._gradients.setdefault(task, [None] * len(self.shared))
-        for parameter, gradient in zip(self.shared, held, strict=True):
+        gradients = self._gradients.setdefault(task, [None] * len(self.shared))
+        for parameter, gradient in zip(self.shared, gradients, strict=True):
             parameter.grad = gradient
         with self._sparse_words():
             yield
         for place, parameter in enumerate(self.shared):
-            held[place], parameter.grad = parameter.grad, None
+            gradients[place], parameter.grad = parameter.grad, None
 
     @contextmanager
     def _sparse_words(self) -> Iterator[None]:
@@ -245,10 +246,10 @@ class GradientSurgery(Method):
             self._words.sparse = before
 
     def combine(self, accelerator: Accelerator, step: int) -> None:
-        """Give the shared parameters the combination of the gradients that were collected, the mean over processes.
+        """Set the gradients of the shared parameters to the combination of the collected ones, averaged over processes.
 
         Args:
-            accelerator: knows the processes, and the factor that fp16 training has on its losses.
+            accelerator: gives the number of processes and fp16's loss scale.
             step: number of the update.
         """
         if accelerator.num_processes > 1:
@@ -263,8 +264,10 @@ class GradientSurgery(Method):
         if accelerator.scaler is not None:
             products /= accelerator.scaler.scale(torch.ones_like(products[0, 0])) ** 2
         self._note(present, products)
-        one = len(present) == 1
-        weights = torch.ones_like(products[0]) if one else self.settings.weights(products, (self.seed, step))
+        if len(present) == 1:
+            weights = torch.ones_like(products[0])
+        else:
+            weights = self.settings.weights(products, (self.seed, step))
         for place, (parameter, column) in enumerate(zip(self.shared, columns, strict=True)):
             combined = weighted_sum(column, weights)
             if place in rows:
@@ -273,26 +276,28 @@ class GradientSurgery(Method):
         self._gradients = {}
 
     def _average(self, accelerator: Accelerator) -> None:
-        """Replace all gradients by their means over processes, those of heads and adapters too.
+        """Replace all gradients, also of heads and adapters, by their means over processes. Collective.
 
-        A task may have rows on some processes only; what has a gradient nowhere keeps None everywhere, and is not
-        touched by the optimizer.
+        A task may have rows on some processes only. A parameter without a gradient on any process keeps None, so that
+        the optimizer does not update it.
         """
         count, device = accelerator.num_processes, accelerator.device
         groups = [self._gradients.get(name, [None] * len(self.shared)) for name in self.names]
         groups.append([p.grad for p in self.own])
-        known = torch.tensor([each is not None for group in groups for each in group], dtype=torch.int32, device=device)
-        torch.distributed.all_reduce(known, torch.distributed.ReduceOp.MAX)
-        known = iter(known.tolist())
+        has_gradient = [gradient is not None for group in groups for gradient in group]
+        on_any = torch.tensor(has_gradient, dtype=torch.int32, device=device)
+        torch.distributed.all_reduce(on_any, torch.distributed.ReduceOp.MAX)
+        flags = iter(on_any.tolist())
         for group, name in zip(groups, (*self.names, None), strict=True):
             parameters = self.own if name is None else self.shared
-            places = [place for place, _ in enumerate(parameters) if next(known)]
+            places = [place for place, _ in enumerate(parameters) if next(flags)]
             if not places:
                 continue
-            given = [torch.zeros_like(parameters[i]) if group[i] is None else group[i].to_dense() for i in places]
-            flat = torch.cat([each.flatten() for each in given])
+            dense = [torch.zeros_like(parameters[i]) if group[i] is None else group[i].to_dense() for i in places]
+            flat = torch.cat([gradient.flatten() for gradient in dense])
             torch.distributed.all_reduce(flat)
-            for i, mean in zip(places, flat.div_(count).split([each.numel() for each in given]), strict=True):
+            means = flat.div_(count).split([gradient.numel() for gradient in dense])
+            for i, mean in zip(places, means, strict=True):
                 group[i] = mean.view_as(parameters[i]).to(parameters[i].dtype)
             if name is not None:
                 self._gradients[name] = group
@@ -300,21 +305,21 @@ class GradientSurgery(Method):
             parameter.grad = gradient
 
     def _note(self, present: tuple[str, ...], products: Tensor) -> None:
-        """Add a step's cosines and norms to what is logged next, without waiting for the device."""
+        """Add a step's cosines and norms to the sums that are logged next, without synchronising with the device."""
         norms = products.diagonal().sqrt()
         cosines = products / norms.outer(norms).clamp(min=torch.finfo(norms.dtype).tiny)
         conflict = (cosines.min() < 0).to(norms.dtype)
         values = torch.cat([cosines.flatten(), norms, torch.stack([conflict, torch.ones_like(conflict)])])
-        values = torch.where(values.isfinite().all(), values, 0.0)  # an overflowing fp16 step is skipped here, too
+        values = torch.where(values.isfinite().all(), values, 0.0)  # skip an overflowing fp16 step
         before = self._logged.get(present)
         self._logged[present] = values if before is None else before + values
 
     def logs(self, reduce: Reduce, logged: Mapping[str, float]) -> dict[str, float]:
-        """Means over the steps since the last call; those with a gradient that is not finite are left out.
+        """Means over the steps since the last call, without steps whose gradients were not finite.
 
         Returns:
             `cos_<a>_<b>` for each pair of tasks, `gradient_norm_<task>`, and `conflicts`, the share of steps in which
-            some pair's cosine was negative.
+            the cosine of some pair was negative.
         """
         totals: dict[str, list[float]] = {}
 
@@ -335,7 +340,7 @@ class GradientSurgery(Method):
         return {key: value / steps for key, (value, steps) in totals.items() if steps}
 
     def log_sums(self) -> dict[str, Tensor]:
-        """The same on every process, so each gives its share."""
+        """The sums, divided by the number of processes: they are equal on each, and the trainer adds them up."""
         return {_JOIN.join(present): values / self.processes for present, values in self._logged.items()}
 
     def add_log_sums(self, sums: Mapping[str, Tensor]) -> None:
@@ -343,11 +348,11 @@ class GradientSurgery(Method):
         self._logged = {tuple(key.split(_JOIN)): values.to(device) for key, values in sums.items()}
 
     def pass_layout(self, layout: PackedLayout) -> PackedLayout:
-        """The longest task's rows: each task has a pass of its own."""
+        """The layout of the task with the most tokens: each task has its own forward pass."""
         return layout.part(max(layout.segments, key=lambda segment: segment.tokens[1] - segment.tokens[0]))
 
     def add_memory(self, peak: PeakMemory) -> None:
-        """Gradients of all tasks; those of the word embeddings are sparse until they are combined."""
+        """Add the gradients of the other tasks, without the word embeddings, whose gradients are sparse."""
         shared = sum(p.numel() * p.element_size() for p in self.shared)
         words = 0 if self._words is None else self._words.weight.numel() * self._words.weight.element_size()
         peak.gradients += (len(self.names) - 1) * (shared - words)

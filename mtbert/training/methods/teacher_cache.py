@@ -1,6 +1,6 @@
-"""What teachers said of texts, kept between runs: one that is resumed, repeated or longer asks only about new texts.
+"""Cache of teachers' logits between runs: a resumed, repeated or longer run computes them for new texts only.
 
-Kept where `datasets` keeps its own cache (HF_DATASETS_CACHE), as one safetensors file for each task of a teacher.
+It is kept in the cache folder of `datasets` (HF_DATASETS_CACHE), as one safetensors file for each task of a teacher.
 """
 
 from __future__ import annotations
@@ -29,24 +29,23 @@ if TYPE_CHECKING:
 
     from ...modeling.modeling_mtbert import MtBertForMultiTask
 
-# Part of the name of kept logits. Raise it by 1 where a teacher with the same weights and token ids gives other logits
-# than before, beyond rounding, or where the file's content changes.
-# tests/unit/training/methods/test_teacher_cache.py fails until
-# you do.
+# Part of the name of a cache file. Raise it by 1 when a teacher with the same weights and token ids gives logits that
+# differ by more than rounding, or when the format of the file changes.
+# tests/unit/training/methods/test_teacher_cache.py fails until you do.
 TEACHER_VERSION = 1
 ROWS_AT_ONCE = 8192
 
 
 def memory_folder() -> Path:
-    """Where what teachers said is kept."""
+    """Folder of the cache."""
     return Path(datasets.config.HF_DATASETS_CACHE, "mtbert-teachers")
 
 
 class Memory:
-    """What one teacher said about texts for one task, in one precision.
+    """Cached logits of one teacher for one task, in one precision.
 
     Args:
-        model: the teacher; its weights, config and tokenizer are what the file is named by.
+        model: the teacher; the name of the file is a hash of its weights, config and tokenizer.
         precision: `no`, `bf16` or `fp16`, as accelerate calls them.
     """
 
@@ -61,19 +60,19 @@ class Memory:
         self.width = next(spec.num_labels for spec in model.tasks if spec.name == task)
 
     def recall(self, hashes: np.ndarray) -> np.ndarray:
-        """Logits of the texts with these hashes, `(rows, num_labels)`; nan for those it was not asked about."""
-        found = np.full((len(hashes), self.width), np.nan, dtype=np.float32)
-        known, logits = self._read()
-        if len(known):
-            at = np.searchsorted(known, hashes).clip(max=len(known) - 1)
-            same = known[at] == hashes
-            found[same] = logits[at[same]]
-        return found
+        """Logits of the texts with these hashes, `(rows, num_labels)`; nan for texts that are not in the cache."""
+        recalled = np.full((len(hashes), self.width), np.nan, dtype=np.float32)
+        cached_hashes, logits = self._read()
+        if len(cached_hashes):
+            places = np.searchsorted(cached_hashes, hashes).clip(max=len(cached_hashes) - 1)
+            is_cached = cached_hashes[places] == hashes
+            recalled[is_cached] = logits[places[is_cached]]
+        return recalled
 
     def keep(self, hashes: np.ndarray, logits: np.ndarray) -> None:
-        """Add what it said of the texts with these hashes."""
-        known, before = self._read()
-        merged, first = np.unique(np.concatenate([known, hashes]), return_index=True)
+        """Add the logits of the texts with these hashes, `(rows, num_labels)`."""
+        cached_hashes, before = self._read()
+        merged, first = np.unique(np.concatenate([cached_hashes, hashes]), return_index=True)
         values = np.concatenate([before, logits.astype(np.float32)])[first]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with writing_file(self.path, "wb") as file:
@@ -81,9 +80,9 @@ class Memory:
 
     def _read(self) -> tuple[np.ndarray, np.ndarray]:
         try:
-            held = load_file(self.path)
-            return held["hashes"], held["logits"]
-        except (OSError, KeyError, SafetensorError):  # none yet, or a torn one: ask again
+            cached = load_file(self.path)
+            return cached["hashes"], cached["logits"]
+        except (OSError, KeyError, SafetensorError):  # no file yet, or an incomplete one: compute again
             return np.zeros(0, dtype=np.uint64), np.zeros((0, self.width), dtype=np.float32)
 
 
@@ -95,13 +94,13 @@ def teacher_logits(
     batch_size: int,
     accelerator: Accelerator,
 ) -> Tensor:
-    """A teacher's logits for rows of text, remembered or asked for, in the run's precision.
+    """A teacher's logits for the given texts, from the cache or computed in the run's precision. Collective.
 
-    The processes share out the rows that are asked about. What the first one remembers counts.
+    The processes share the rows to compute. Only the first process reads and writes the cache.
 
     Args:
         rows: columns `text` (and `text_pair`), as `check_rows` leaves them.
-        batch_size: rows at a time, at most.
+        batch_size: largest number of rows in a batch.
 
     Returns:
         `(rows, num_labels)`, fp32, on the teacher's device; a regression's are on its scale.
@@ -110,16 +109,16 @@ def teacher_logits(
     memory = Memory(model, tokenizer, task, accelerator.mixed_precision)
     hashes = text_hashes(rows)
     unique, first, place = np.unique(hashes, return_index=True, return_inverse=True)
-    found = torch.from_numpy(memory.recall(unique)).to(model.device)
+    logits = torch.from_numpy(memory.recall(unique)).to(model.device)
     if share[0] > 1:
-        found = reduce(found if accelerator.is_main_process else torch.zeros_like(found), "sum")
-    asked = np.flatnonzero(found.isnan().any(dim=-1).cpu().numpy())
-    for some in np.split(asked, range(ROWS_AT_ONCE, len(asked), ROWS_AT_ONCE)):
-        if not len(some):
+        logits = reduce(logits if accelerator.is_main_process else torch.zeros_like(logits), "sum")
+    missing = np.flatnonzero(logits.isnan().any(dim=-1).cpu().numpy())
+    for chunk in np.split(missing, range(ROWS_AT_ONCE, len(missing), ROWS_AT_ONCE)):
+        if not len(chunk):
             continue
         with accelerator.autocast():
-            own = task_logits(model, tokenizer, task, rows.select(first[some]), batch_size, *share)
-        found[some] = reduce(own, "sum") if share[0] > 1 else own
+            computed = task_logits(model, tokenizer, task, rows.select(first[chunk]), batch_size, *share)
+        logits[chunk] = reduce(computed, "sum") if share[0] > 1 else computed
         if accelerator.is_main_process:
-            memory.keep(unique[some], found[some].cpu().numpy())
-    return found[torch.from_numpy(place).to(model.device)]
+            memory.keep(unique[chunk], logits[chunk].cpu().numpy())
+    return logits[torch.from_numpy(place).to(model.device)]

@@ -1,4 +1,4 @@
-"""Weights of the tasks' losses from uncertainty: each task has a trained variance.
+"""Uncertainty weighting: each task's loss is weighted by a trained variance.
 
 Kendall, Gal and Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and Semantics"
 (2018), equations 7 and 10.
@@ -27,13 +27,13 @@ LOG_VARIANCES = "log_variances.safetensors"
 
 @dataclass(frozen=True)
 class LossSettings:
-    """How the tasks' losses are put together.
+    """How the tasks' losses are weighted.
 
     Attributes:
-        weighting: `fixed`: by the tasks' weights alone; `uncertainty`: besides, L_t becomes exp(−s_t) L_t + s_t / 2
-            (half the first term for regressions), s_t = log σ_t² being a trained number of each task that is 0 at
-            first. At rest σ_t² is the mean L_t of a regression, and twice that of a classification.
-        learning_rate: positive, of the s_t; AdamW moves them by about so much a step. null: the run's.
+        weighting: `fixed`: by the tasks' weights alone; `uncertainty`: in addition, L_t becomes exp(−s_t) L_t + s_t / 2
+            (half the first term for regressions), where s_t = log σ_t² is a trained number of each task, 0 at first.
+            At the optimum σ_t² is the mean L_t for a regression, and twice the mean L_t for a classification.
+        learning_rate: learning rate of the s_t, positive; AdamW moves them by about so much a step. null: the run's.
     """
 
     always_set: ClassVar[bool] = True  # a recipe without the section has the defaults
@@ -42,16 +42,16 @@ class LossSettings:
     learning_rate: float | None = None
 
     def problems(self) -> list[Problem]:
-        """One problem for each value that is wrong."""
-        found = []
+        """Return a `Problem` for each invalid field."""
+        problems = []
         if self.weighting not in (FIXED, UNCERTAINTY):
-            found.append(Problem(("weighting",), f"is {self.weighting!r}, but must be {FIXED} or {UNCERTAINTY}"))
+            problems.append(Problem(("weighting",), f"is {self.weighting!r}, but must be {FIXED} or {UNCERTAINTY}"))
         if self.learning_rate is not None and self.learning_rate <= 0:
-            found.append(Problem(("learning_rate",), f"is {self.learning_rate}, but must be positive"))
-        return found
+            problems.append(Problem(("learning_rate",), f"is {self.learning_rate}, but must be positive"))
+        return problems
 
     def build(self) -> UncertaintyWeighting | None:
-        """What the trainer calls; None with fixed weights."""
+        """Build the method; None with fixed weights."""
         return UncertaintyWeighting(self) if self.weighting == UNCERTAINTY else None
 
 
@@ -81,30 +81,30 @@ class LogVariances(nn.Module):
         self.log_variances = nn.ParameterDict({task.name: nn.Parameter(torch.zeros(())) for task in tasks})
 
     def forward(self, task: str, total: Tensor, rows: Tensor) -> Tensor:
-        """Σ_i (a exp(−s_t) ℓ_i + s_t / 2) over rows, a being ½ for regressions (equation 7) and 1 for classes (10).
+        """Σ_i (a exp(−s_t) ℓ_i + s_t / 2) over rows; a is ½ for regressions (equation 7), 1 for classifications (10).
 
         Args:
-            total: Σ_i ℓ_i of the task's labelled rows, a scalar.
-            rows: how many they are, a scalar.
+            total: Σ_i ℓ_i over the task's labelled rows, a scalar.
+            rows: number of these rows, a scalar.
         """
         s = self.log_variances[task]
         return self.factors[task] * torch.exp(-s) * total + rows * s / 2
 
     def average_gradients(self, reduce: Callable[..., Tensor]) -> None:
-        """Make the gradients the means over processes; None where no process has one.
+        """Average the gradients over processes; None where no process has one. Collective.
 
         Args:
             reduce: `Accelerator.reduce`, called once on every process.
         """
-        found = [(0.0 if each.grad is None else each.grad.item(), each.grad is not None) for each in self.parameters()]
-        first = next(self.parameters())
-        means = reduce(torch.tensor(found, dtype=torch.float32, device=first.device), reduction="mean")
-        for parameter, (mean, share) in zip(self.parameters(), means, strict=True):
+        parameters = list(self.parameters())
+        gradients = [(0.0 if p.grad is None else p.grad.item(), p.grad is not None) for p in parameters]
+        means = reduce(torch.tensor(gradients, dtype=torch.float32, device=parameters[0].device), reduction="mean")
+        for parameter, (mean, share) in zip(parameters, means, strict=True):
             parameter.grad = mean.clone() if share > 0 else None
 
 
 class UncertaintyWeighting(Method):
-    """Multiplies the loss of a task t by a exp(−s_t) and adds s_t / 2 a row, s_t being trained with the model.
+    """Multiply a task's row losses by a exp(−s_t) and add s_t / 2 to each; s_t is trained with the model.
 
     Args:
         settings: the learning rate of the s_t.
@@ -128,7 +128,7 @@ class UncertaintyWeighting(Method):
         return self.variances(task, total, rows)
 
     def gradients_ready(self, trainer: TaskTrainer) -> None:
-        """Make the gradients of the s_t those of all processes."""
+        """Average the gradients of the s_t over processes."""
         if trainer.args.world_size > 1:
             self.variances.average_gradients(trainer.accelerator.reduce)
 
