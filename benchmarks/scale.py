@@ -25,7 +25,7 @@ from workload import ROOT
 
 from mtbert.data.collation import MultiTaskDataset
 from mtbert.data.sampling import Plan, Schedule, StepSampler
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 
 LENGTH = 8  # mean tokens of a row
 WRITTEN = 1000  # rows of a record batch, as datasets' map writes them

@@ -14,8 +14,9 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, PreTrainedTokenizerFast, set_seed
 
-from mtbert.data.splits import DataSpec, load_task
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.data.spec import DataSpec
+from mtbert.data.splits import load_task
+from mtbert.modeling.task_spec import TaskSpec
 from mtbert.modeling.tokenization import encode_texts
 
 ROOT = Path(__file__).resolve().parents[1]

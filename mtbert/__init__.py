@@ -12,12 +12,7 @@ if TYPE_CHECKING:  # `as` tells type checkers that a name is public
     from .errors import MtBertError as MtBertError, Problem as Problem
     from .evaluation.own_metrics import register_metric as register_metric
     from .modeling.adapters import Adapter as Adapter, register_adapter as register_adapter
-    from .modeling.configuration_mtbert import (
-        AdapterSpec as AdapterSpec,
-        HeadSpec as HeadSpec,
-        MtBertConfig as MtBertConfig,
-        TaskSpec as TaskSpec,
-    )
+    from .modeling.configuration_mtbert import MtBertConfig as MtBertConfig
     from .modeling.heads import register_head as register_head
     from .modeling.modeling_mtbert import (
         MtBertForMultiTask as MtBertForMultiTask,
@@ -25,6 +20,7 @@ if TYPE_CHECKING:  # `as` tells type checkers that a name is public
         MtBertPreTrainedModel as MtBertPreTrainedModel,
     )
     from .modeling.prediction import Prediction as Prediction
+    from .modeling.task_spec import AdapterSpec as AdapterSpec, HeadSpec as HeadSpec, TaskSpec as TaskSpec
     from .runs.finetuning import TrainResult as TrainResult, train as train
     from .training.arguments import MtBertTrainingArguments as MtBertTrainingArguments, TaskTraining as TaskTraining
     from .training.methods import register_method as register_method
@@ -43,8 +39,8 @@ __version__ = "0.1.0"
 
 # public name → its module, which is imported when the name is first used
 _MODULES = {
-    "AdapterSpec": ".modeling.configuration_mtbert",
-    "HeadSpec": ".modeling.configuration_mtbert",
+    "AdapterSpec": ".modeling.task_spec",
+    "HeadSpec": ".modeling.task_spec",
     "MtBertConfig": ".modeling.configuration_mtbert",
     "MtBertError": ".errors",
     "MtBertForMultiTask": ".modeling.modeling_mtbert",
@@ -59,7 +55,7 @@ _MODULES = {
     "Method": ".training.methods.base",
     "Problem": ".errors",
     "Schedule": ".data.sampling",
-    "TaskSpec": ".modeling.configuration_mtbert",
+    "TaskSpec": ".modeling.task_spec",
     "TaskTraining": ".training.arguments",
     "TrainResult": ".runs.finetuning",
     "register_adapter": ".modeling.adapters",

@@ -15,9 +15,10 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .errors import Problem
-from .modeling.configuration_mtbert import MtBertConfig, TaskSpec
+from .modeling.configuration_mtbert import MtBertConfig
 from .modeling.display import display, each_text, masked
 from .modeling.hub_upload import is_path
+from .modeling.task_spec import TaskSpec
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub")

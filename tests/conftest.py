@@ -19,8 +19,8 @@ import torch
 from tiny import WORDS, make_tokenizer
 from transformers import AutoModel, AutoTokenizer, BertConfig, set_seed
 
-from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.task_spec import TaskSpec
 from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.trainer import MtBertTrainer
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from ..data.splits import SPLITS, UNLABELLED, file_of, load_task
+from ..data.spec import SPLITS, UNLABELLED
+from ..data.splits import file_of, load_task
 from ..errors import FileInTheWayError
 from ..evaluation.ensemble import combine, predict_members, score_logits
 from ..files import refuse_path, refuse_same_file, write_json, writing_file

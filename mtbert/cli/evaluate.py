@@ -32,9 +32,10 @@ from ..evaluation.report import (
     read_run,
     write_report,
 )
-from ..modeling.configuration_mtbert import MtBertConfig, TaskSpec
+from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.encoder_loading import load_tokenizer
 from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..modeling.task_spec import TaskSpec
 from ..recipe import Recipe, load_recipe
 from ..training.arguments import MtBertTrainingArguments
 from ..training.distributed.machine import share_cores

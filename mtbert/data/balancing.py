@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from ..errors import InputError
-from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.task_spec import TaskSpec
 from .permutation import mix, permute
 
 

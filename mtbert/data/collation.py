@@ -10,9 +10,9 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 
-from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.packed_batches import TaskPart, pack_parts
 from ..modeling.problem_types import IGNORED
+from ..modeling.task_spec import TaskSpec
 from ..modeling.tokenization import LENGTHS
 from .sampling import Step
 

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Features, Value
 
-from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.problem_types import IGNORED, PROBLEM_TYPES, ProblemType
+from ..modeling.task_spec import TaskSpec
 
 LIST, VECTOR, MAPPING = "as a list of labels", "as a 0/1 vector", "as a mapping"
 ONE_COLUMN = "as true or false of a label that the column does not name"

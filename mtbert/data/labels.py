@@ -13,8 +13,8 @@ import yaml
 from datasets import ClassLabel, Dataset, List, Value
 
 from ..errors import InputError
-from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.problem_types import PROBLEM_TYPES
+from ..modeling.task_spec import TaskSpec
 from .label_reading import LIST, MAPPING, VECTOR, Label, LabelReader, number_of
 
 # Problems of a row, one bit each; a problem of a text has one bit for each text of a pair.

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, Features, Sequence, Value
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..modeling import tokenization
-from ..modeling.configuration_mtbert import TaskSpec
+from ..modeling.task_spec import TaskSpec
 
 KEPT = ("label", "row", "id")
 READ = ("name", "texts", "pair", "separator", "token_types", "max_length")  # the fields of a task that encoding reads

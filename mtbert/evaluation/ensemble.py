@@ -19,10 +19,11 @@ from transformers import PreTrainedTokenizerBase
 from ..data.collation import LengthSortedSteps, MultiTaskDataset
 from ..data.tokenize import encode_dataset
 from ..errors import InputError
-from ..modeling.configuration_mtbert import MtBertConfig, TaskSpec
+from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.encoder_loading import load_config, load_tokenizer
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.packed_batches import collect_logits
+from ..modeling.task_spec import TaskSpec
 from ..modeling.tokenization import has_token_types
 from .metrics import score_tasks
 

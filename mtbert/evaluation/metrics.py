@@ -19,8 +19,8 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from ..errors import InputError, Problem, refuse
-from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.decoding import decisions
+from ..modeling.task_spec import TaskSpec
 
 IGNORE_INDEX = -100  # the class id of a missing label, as in torch's cross entropy
 F1_AVERAGES = ("binary", "macro", "micro")

@@ -17,10 +17,10 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import FileInTheWayError, InputError
 from ..files import writing_file
-from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.decoding import answer_columns, decisions, label_names, probabilities
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.prediction import text_logits
+from ..modeling.task_spec import TaskSpec
 
 FILE_FORMATS = ("csv", "jsonl", "parquet", "cs224n")
 STDOUT = "-"

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig
 
-from .configuration_mtbert import ADAPTERS, AdapterSpec
 from .errors import InputError
 from .own_parts import ADAPTERS as own_adapters, put
 from .packing import PackedLayout, packed_attention
+from .task_spec import ADAPTERS, AdapterSpec
 
 _ACTIVATIONS = {"gelu": nn.functional.gelu, "identity": lambda states: states}
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .configuration_mtbert import TaskSpec
 from .errors import InputError
+from .task_spec import TaskSpec
 
 
 def _tensor(logits: np.ndarray) -> torch.Tensor:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .configuration_mtbert import TaskSpec
 from .errors import InputError, InputTypeError
 from .packing import PackedLayout
+from .task_spec import TaskSpec
 
 # Arguments of transformers' encoders that are not supported here, with the reason.
 _REASONS = {

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from .configuration_mtbert import HEADS, HeadSpec, TaskSpec
 from .errors import InputError
 from .own_parts import HEADS as own_heads, put
 from .problem_types import IGNORED
+from .task_spec import HEADS, HeadSpec, TaskSpec
 
 _ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "identity": nn.Identity}
 

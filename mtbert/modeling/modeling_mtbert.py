@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .adapted_layers import prepare_layers
 from .adapters import make_adapter
-from .configuration_mtbert import AdapterSpec, MtBertConfig, TaskSpec
+from .configuration_mtbert import MtBertConfig
 from .cpu_layers import use_faster_layers
 from .encoder_loading import WHERE, encoder_config, load_encoder, make_encoder
 from .encoder_support import adopt, check_encoder, drop_pooler, has_pooler
@@ -25,11 +25,13 @@ from .heads import make_head
 from .limits import refuse_reserved
 from .onnx_export import export_onnx, traced_logits
 from .outputs import MtBertOutput, add_losses
+from .own_tokenizer import find_tokenizer, save_tokenizer
 from .packing import PackedLayout, enable_packing, is_packed
-from .prediction import BATCH_TOKENS, Prediction, embed, find_tokenizer, predict, save_tokenizer
+from .prediction import BATCH_TOKENS, Prediction, embed, predict
 from .pretrained_model import MtBertPreTrainedModel
 from .routing import encode_packed, pool_segment, task_outputs
 from .task_editing import add_task, export_encoder, extract_task, remove_task
+from .task_spec import AdapterSpec, TaskSpec
 from .tokenization import shown
 
 _LOADED = "_loaded_encoder"  # passes an encoder to __init__ inside the config, the only argument of subclasses

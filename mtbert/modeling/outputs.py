@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
-from .configuration_mtbert import TaskSpec
 from .errors import InputError
 from .forward_arguments import as_tensor
 from .heads import as_labels, row_losses
+from .task_spec import TaskSpec
 
 
 @dataclass

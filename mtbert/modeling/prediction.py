@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import chain
-from pathlib import Path
 from types import MethodType
 from typing import Any
 
@@ -18,13 +16,12 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from .configuration_mtbert import TaskSpec
 from .decoding import answer_columns, decisions, label_names, probabilities
-from .encoder_loading import load_tokenizer
-from .errors import InputError, MissingTokenizer, UnknownTaskError, deprecated
+from .errors import InputError, UnknownTaskError, deprecated
 from .forward_arguments import task_names
 from .packed_batches import TaskPart, collect_logits, pack_parts
 from .task_model import TaskModel
+from .task_spec import TaskSpec
 from .text_rows import Row, as_rows
 from .tokenization import LENGTHS, encode_texts, has_token_types, length_limit
 
@@ -93,43 +90,6 @@ class Prediction:
         return import_module("pandas").DataFrame(
             self.to_dict()
         )  # not a plain import: a checkpoint's code must load without pandas
-
-
-def source_of(model: TaskModel) -> dict[str, Any]:
-    """Arguments of `load_tokenizer` for a model's checkpoint, or else its encoder; empty if it is new."""
-    return model._source or ({"encoder": model.name_or_path} if model.name_or_path else {})
-
-
-def find_tokenizer(model: TaskModel) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model's checkpoint, or of the encoder that it was made from.
-
-    Raises:
-        MissingTokenizer: if the model has neither, or there is no tokenizer beside it.
-    """
-    source = source_of(model)
-    if not source:
-        raise MissingTokenizer(
-            "tokenizer is missing; this model was not loaded from a checkpoint, so give its tokenizer"
-        )
-    try:
-        config = model.config if model.name_or_path else None  # an encoder's config is loaded again
-        return load_tokenizer(**source, config=config)
-    except Exception as error:  # tokenizers raises plain Exceptions
-        raise MissingTokenizer(
-            f"tokenizer is missing; {source['encoder']} has none that can be loaded ({error}), so give it"
-        ) from error
-
-
-def save_tokenizer(model: TaskModel, folder: str | os.PathLike) -> None:
-    """Save a model's tokenizer, if it has one, into a folder; see `MtBertForMultiTask.save_pretrained`."""
-    unused = model._tokenizer is None and not model.name_or_path  # the encoder's; keep another one in the folder
-    if unused and Path(folder, "tokenizer_config.json").is_file():
-        return
-    try:
-        tokenizer = model.tokenizer
-    except MissingTokenizer:
-        return
-    tokenizer.save_pretrained(folder)
 
 
 def predict(

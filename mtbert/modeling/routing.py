@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutput
 
 from .adapters import AdapterPass
-from .configuration_mtbert import TaskSpec
 from .encoder_support import pool
 from .errors import InputError
 from .heads import to_scores
@@ -18,6 +17,7 @@ from .outputs import MtBertOutput, add_layers
 from .packing import PackedLayout, Segment
 from .padding import encode, padded
 from .task_model import TaskModel
+from .task_spec import TaskSpec
 from .tokenization import has_token_types
 
 

@@ -9,15 +9,16 @@ from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from .adapters import make_adapter
-from .configuration_mtbert import MtBertConfig, TaskSpec
+from .configuration_mtbert import MtBertConfig
 from .encoder_loading import make_encoder
 from .encoder_support import drop_pooler, has_pooler
 from .errors import InputError
 from .heads import make_head
 from .limits import refuse_reserved
+from .own_tokenizer import source_of
 from .precision import copy_tensors
-from .prediction import source_of
 from .task_model import TaskModel
+from .task_spec import TaskSpec
 
 
 def add_task(model: TaskModel, spec: TaskSpec | Mapping) -> None:

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import torch
 
-from .configuration_mtbert import MtBertConfig, TaskSpec
+from .configuration_mtbert import MtBertConfig
+from .task_spec import TaskSpec
 
 
 class TaskModel(Protocol):

@@ -9,9 +9,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from .configuration_mtbert import TaskSpec
 from .encoder_support import first_position
 from .errors import InputError
+from .task_spec import TaskSpec
 
 # Part of the name of cached encodings. Raise it by 1 where the same rows get other token ids, types or lengths than
 # before, so that encodings of an earlier version are not used; tests/unit/data/test_versions.py fails until you do.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..data.splits import DataSpec
-from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
+from ..data.spec import DataSpec
+from ..modeling.task_spec import AdapterSpec, HeadSpec, TaskSpec
 from .fields import documentation, known_fields
 
 if TYPE_CHECKING:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ..data.sampling import Schedule
-from ..data.splits import DataSpec
+from ..data.spec import DataSpec
 from ..errors import Problem, RecipeError
 from ..model_card import CardSettings
-from ..modeling.configuration_mtbert import AdapterSpec, HeadSpec
 from ..modeling.limits import beyond
+from ..modeling.task_spec import AdapterSpec, HeadSpec
 from ..training.arguments import PROCESS_KEYS, REFUSED_PRETRAINING, REFUSED_TRAINING
 from ..training.methods import REGISTRY, sections, settings_class
 from ..training.optimizers import OptimizerSettings

@@ -13,8 +13,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TrainerCallb
 
 from ..data.splits import LoadedTask
 from ..data.tokenize import encode_splits
-from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..modeling.task_spec import TaskSpec
 from ..recipe import Recipe, check_model, check_stages, load_data, load_recipe, load_tokenizer
 from ..training.arguments import MtBertTrainingArguments
 from ..training.checkpoints.resume_record import check_record

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from ..data.collation import TEACHER
 from ..data.sampling import Schedule
 from ..errors import Problem
-from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.heads import labelled
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from ..modeling.problem_types import IGNORED
+from ..modeling.task_spec import TaskSpec
 from .arguments import TaskTraining
 from .methods.base import Method
 

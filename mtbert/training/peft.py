@@ -31,7 +31,7 @@ from ..model_card import model_card
 from ..modeling.checkpoint_loading import read_json
 from ..modeling.hub_upload import create, finish_repository, upload
 from ..modeling.modeling_mtbert import MtBertForMultiTask
-from ..modeling.prediction import save_tokenizer
+from ..modeling.own_tokenizer import save_tokenizer
 
 
 def peft_config(settings: Mapping[str, Any], model: MtBertForMultiTask) -> PeftConfig:
@@ -257,3 +257,10 @@ def trainable(model: nn.Module) -> nn.Module:
     if frozen:
         warnings.warn(f"the heads of {frozen} are frozen, and stay as they are (requires_grad is False)", stacklevel=3)
     return model
+
+
+def remember_tokenizer(model: MtBertForMultiTask | PeftModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """Let a model, also one inside peft, predict with this tokenizer after its training."""
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    if tokenizer is not None:
+        inner._tokenizer = tokenizer

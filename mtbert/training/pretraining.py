@@ -33,11 +33,11 @@ from ..data.tokenize import encode_dataset
 from ..errors import InputError
 from ..files import write_json, writing_folder
 from ..modeling.checkpoint_loading import read_json
-from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.cpu_layers import use_faster_layers
 from ..modeling.display import masked
 from ..modeling.encoder_loading import encoder_config, load_encoder
 from ..modeling.problem_types import IGNORED
+from ..modeling.task_spec import TaskSpec
 from .arguments import PretrainingArguments
 from .checkpoints.interruption import ResumableRun
 from .checkpoints.resume_record import OPTIMIZATION, Record, encoder_record, weights_hash

@@ -11,12 +11,12 @@ from typing import Any, TypeVar, get_type_hints
 import numpy as np
 
 from ..data.balancing import BalancedRows
-from ..data.given_rows import refuse_unknown
+from ..data.given_splits import refuse_unknown
 from ..data.sampling import Plan, Schedule
 from ..errors import InputError, refuse
 from ..modeling.config_checks import type_problems
-from ..modeling.configuration_mtbert import TaskSpec
 from ..modeling.display import brief_names
+from ..modeling.task_spec import TaskSpec
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .methods import REGISTRY, settings_class
 from .methods.base import Method

@@ -17,7 +17,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.balancing import balanced_rows
 from ..data.collation import MultiTaskDataset
-from ..data.given_rows import prepare_splits
+from ..data.given_splits import prepare_splits
 from ..data.sampling import Plan, StepSampler
 from ..data.step_loader import identity, step_loader
 from ..errors import InputError
@@ -41,7 +41,7 @@ from .finite_steps import FiniteSteps, guarded
 from .memory import print_beginning
 from .objective import StepLosses
 from .optimizers import OptimizerSettings, parameter_groups
-from .peft import trainable
+from .peft import remember_tokenizer, trainable
 from .settings import MultiTaskSettings, build_methods, read_settings, refuse_given_parts, refuse_settings
 
 Splits = Mapping[str, Dataset]
@@ -104,17 +104,15 @@ class MtBertTrainer(Trainer):
         self.methods = build_methods(self.settings, given)
         self.args, self.processing_class = args, processing_class  # for `encoded`, before transformers sets them
         self.encoder_config = model.config.encoder
-        given_rows = {"train": train_dataset, "eval": eval_dataset}
-        data = {f"{split}_dataset": self.encoded(split, rows) for split, rows in given_rows.items()}
+        train, dev = self.encoded("train", train_dataset), self.encoded("eval", eval_dataset)
         with holding(args, push_to_hub=False):  # `_set_up` makes the repository, and explains what the hub refuses
-            super().__init__(model, args, identity, **data, processing_class=processing_class, **kwargs)
+            super().__init__(model, args, identity, train, dev, processing_class, **kwargs)
         self._set_up()
 
     def _set_up(self) -> None:
         """Build the trainer's parts; runs after `transformers.Trainer.__init__`, whose attributes they read."""
         args, model = self.args, self.model
-        inner = model.get_base_model() if isinstance(model, PeftModel) else model
-        inner._tokenizer = self.processing_class or inner._tokenizer  # for predictions after training
+        remember_tokenizer(model, self.processing_class)
         self.resumable, self.sharding, self.log_sums = ResumableRun(self), EncoderSharding(self), LogSums(self)
         self.methods.attach(self)
         add_callbacks(self, model.config.encoder)
@@ -154,8 +152,7 @@ class MtBertTrainer(Trainer):
         if self.train_dataset is None:
             raise InputError("train_dataset is missing; training needs rows for each task")
         self.methods.check_data(self.train_dataset)
-        sampler = StepSampler.of(self.plan(), self.args)
-        return step_loader(self.args, self.batches(self.train_dataset), sampler)
+        return step_loader(self.args, self.batches(self.train_dataset), StepSampler.of(self.plan(), self.args))
 
     # ---- a step ----
 
@@ -228,13 +225,11 @@ class MtBertTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add each task's mean loss (`loss_<task>`) and number of rows (`examples_<task>`) since the last log.
 
-        `loss_<task>` has no class weights and is taken before all methods, which add their own numbers.
-        `nonfinite_skipped` and `overflow_skipped` count the steps without an update. `learning_rate` is that of the
-        first parameter group: the encoder's last layer, unless it is frozen.
+        `loss_<task>` is without class weights and methods, which add numbers of their own; `nonfinite_skipped` and
+        `overflow_skipped` count steps without an update; `learning_rate` is that of the first parameter group.
         """
         if "loss" in logs or ("train_runtime" in logs and self.losses.steps):  # at the end: steps not yet logged
-            if self.control.should_evaluate or self.control.should_save:
-                self._look_at_the_last_step()
+            self._look_at_the_last_step()
             reduce = partial(self.accelerator.reduce, reduction="sum")
             logs |= self.losses.logs(reduce)
             self.methods.add_logs(reduce, logs)
@@ -306,7 +301,6 @@ class MtBertTrainer(Trainer):
         Args:
             eval_dataset: task name → rows; the name of one task of the trainer's own evaluation data set; None: all of
                 that data set.
-            ignore_keys: not read.
             metric_key_prefix: prefix of all names of scores.
 
         Returns:

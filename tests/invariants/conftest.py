@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mtbert.data.given_rows import prepare_splits
+from mtbert.data.given_splits import prepare_splits
 from mtbert.data.sampling import Schedule
 from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.trainer import MtBertTrainer

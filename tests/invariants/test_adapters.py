@@ -9,8 +9,9 @@ from torch import nn
 from transformers import set_seed
 
 from mtbert.modeling.adapters import Decoder
-from mtbert.modeling.configuration_mtbert import MtBertConfig, TaskSpec
+from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.task_spec import TaskSpec
 
 FAMILIES = ("bert", "camembert", "distilbert", "electra", "ernie", "modernbert", "roberta", "xlm-roberta")
 PARALLEL = {

@@ -10,9 +10,10 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from mtbert.modeling.configuration_mtbert import MtBertConfig, TaskSpec
+from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.modeling.packing import PackedLayout
+from mtbert.modeling.task_spec import TaskSpec
 
 TASKS = [TaskSpec("first", labels=3), TaskSpec("average", range=(0, 5), pooling="mean", dropout=0.0)]
 WAYS = {

@@ -17,9 +17,10 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
 from mtbert.modeling import cpu_layers
-from mtbert.modeling.configuration_mtbert import MtBertConfig, TaskSpec
+from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.encoder_support import check_encoder, depends_on_padding, has_pooler
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.task_spec import TaskSpec
 from mtbert.modeling.tokenization import length_limit
 
 EVERY_TIME = ("fnet", "layoutlm", "longformer", "mra", "squeezebert", "xmod")

@@ -10,10 +10,11 @@ import torch
 from families import family_config
 from transformers import AutoModel
 
-from mtbert.modeling.configuration_mtbert import MtBertConfig, TaskSpec
+from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.modeling.packing import PACKED_FAMILIES, PackedLayout, packed_attention
 from mtbert.modeling.routing import encode_packed
+from mtbert.modeling.task_spec import TaskSpec
 
 PADDED_FAMILIES = ("mpnet", "deberta-v2")
 

@@ -13,8 +13,8 @@ from transformers import AutoConfig, AutoModel
 import mtbert  # registers the auto classes
 from mtbert.data.collation import MultiTaskDataset
 from mtbert.data.sampling import Step
-from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.task_spec import TaskSpec
 
 EVERY_HEAD = (
     TaskSpec("deep", labels=4, pooling="pooler", head={"type": "mlp", "layers": 2, "hidden_size": 24, "dropout": 0.1}),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mtbert.data.sampling import Schedule
-from mtbert.modeling.configuration_mtbert import AdapterSpec
+from mtbert.modeling.task_spec import AdapterSpec
 from mtbert.training.arguments import TaskTraining
 from mtbert.training.methods.surgery import Surgery
 from mtbert.training.peft import wrap

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, strategies as st
 from malformed import tries, untouched
 
-from mtbert.data.splits import DataSpec, LoadedTask, load_task
+from mtbert.data.spec import DataSpec
+from mtbert.data.splits import LoadedTask, load_task
 from mtbert.data.streaming import RowSource
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 
 TASKS = (
     TaskSpec("mood", labels=["bad", "good"]),

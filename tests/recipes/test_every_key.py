@@ -8,9 +8,9 @@ import yaml
 from safetensors.torch import load_file
 
 from mtbert.data.sampling import Schedule
-from mtbert.data.splits import DataSpec
+from mtbert.data.spec import DataSpec
 from mtbert.model_card import CardSettings
-from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec
+from mtbert.modeling.task_spec import AdapterSpec, HeadSpec
 from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
 from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArguments, TrainingArguments
 from mtbert.training.methods.averaging import Averaging

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from transformers import AutoModel, MPNetConfig
 
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 from mtbert.runs import finetuning
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -4,8 +4,9 @@ import torch
 from families import family_config
 from transformers import set_seed
 
-from mtbert.modeling.configuration_mtbert import MtBertConfig, TaskSpec
+from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.task_spec import TaskSpec
 
 LENGTHS = (3, 11, 1, 7, 9, 4, 11)
 TASKS = (

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from mtbert.data.readers import RowFile
-from mtbert.data.splits import DataSpec, check_rows
+from mtbert.data.spec import DataSpec
+from mtbert.data.splits import check_rows
 from mtbert.data.streaming import RowSource
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 
 
 def both(tmp_path: Path, name: str, content: str | bytes, texts: tuple[str, ...] = ("text",), **form) -> list[tuple]:

@@ -11,10 +11,11 @@ import pytest
 from mtbert.evaluation.report.write import check_folder
 from mtbert.files import path_problem
 from mtbert.modeling.checkpoint_loading import check_folder as check_checkpoint
-from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec, MtBertConfig, TaskSpec
+from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.encoder_loading import encoder_config, load_config, load_tokenizer
 from mtbert.modeling.limits import LIMITS, RESERVED, refuse_reserved
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.task_spec import AdapterSpec, HeadSpec, TaskSpec
 from mtbert.recipe import Recipe, RecipeError, load_recipe
 from mtbert.training.arguments import TaskTraining
 

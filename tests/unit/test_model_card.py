@@ -8,8 +8,8 @@ from huggingface_hub import ModelCard
 from mtbert.evaluation.energy import read_energy
 from mtbert.hub import saved_card
 from mtbert.model_card import hub_name, model_card, without_paths
-from mtbert.modeling.configuration_mtbert import AdapterSpec, TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.task_spec import AdapterSpec, TaskSpec
 from mtbert.training.peft import wrap
 
 RECIPE = {

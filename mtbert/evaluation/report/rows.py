@@ -11,8 +11,8 @@ import numpy as np
 from datasets import Dataset
 from scipy.special import log_expit, log_softmax
 
-from ...modeling.configuration_mtbert import TaskSpec
 from ...modeling.decoding import decisions, probabilities
+from ...modeling.task_spec import TaskSpec
 from ..metrics import IGNORE_INDEX, labelled_rows
 
 

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from ...data.collation import TEACHER
 from ...errors import InputError, Problem
-from ...modeling.configuration_mtbert import TaskSpec
 from ...modeling.heads import labelled
+from ...modeling.task_spec import TaskSpec
 from ..checkpoints.resume_record import teacher_hash
 from .base import Method, TaskTrainer
 from .rules import Rule

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...modeling.configuration_mtbert import TaskSpec
+from ...modeling.task_spec import TaskSpec
 
 
 def divergence(task: TaskSpec, logits: Tensor, other: Tensor) -> Tensor:

@@ -27,8 +27,8 @@ from .rules import Rule, with_shares
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from ...modeling.configuration_mtbert import TaskSpec
     from ...modeling.packing import PackedLayout
+    from ...modeling.task_spec import TaskSpec
 
 METHODS = ("pcgrad", "cagrad", "mgda", "upgrad")
 _JOIN = "\t"  # between names of tasks

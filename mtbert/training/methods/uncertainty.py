@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...errors import Problem
-from ...modeling.configuration_mtbert import TaskSpec
+from ...modeling.task_spec import TaskSpec
 from ..optimizers import GROUPED
 from .base import Method, Reduce, TaskTrainer
 from .rules import PLAIN_OPTIMIZERS, Rule

@@ -11,7 +11,7 @@ import pytest
 from mtbert.cli.errors import clear_errors
 from mtbert.data.sampling import Schedule
 from mtbert.errors import NotFinite, RecipeError
-from mtbert.modeling.configuration_mtbert import HeadSpec, TaskSpec
+from mtbert.modeling.task_spec import HeadSpec, TaskSpec
 from mtbert.recipe import Recipe, load_recipe, yaml_layers
 from mtbert.training.checkpoints import run_folder
 from mtbert.training.checkpoints.run_folder import choose_checkpoint

@@ -14,7 +14,7 @@ from mtbert.cli.main import main
 from mtbert.data.delimited import QUOTING
 from mtbert.data.streaming import KINDS, STDIN
 from mtbert.evaluation.prediction_files import FILE_FORMATS
-from mtbert.modeling.configuration_mtbert import POOLINGS
+from mtbert.modeling.task_spec import POOLINGS
 from mtbert.recipe import Recipe
 from mtbert.recipe.fields import known_fields
 from mtbert.training.methods import sections

@@ -10,8 +10,9 @@ from datasets import Dataset
 
 from mtbert.data.cache import content_key
 from mtbert.data.readers import RowFile
-from mtbert.data.splits import DataSpec, load_task
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.data.spec import DataSpec
+from mtbert.data.splits import load_task
+from mtbert.modeling.task_spec import TaskSpec
 
 MOOD = TaskSpec("mood", labels=("bad", "good"))
 TIME = 1_600_000_000

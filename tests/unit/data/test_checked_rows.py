@@ -10,9 +10,10 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
-from mtbert.data.splits import DataSpec, check_rows, load_column, load_task
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.data.spec import DataSpec
+from mtbert.data.splits import check_rows, load_column, load_task
 from mtbert.modeling.heads import labelled
+from mtbert.modeling.task_spec import TaskSpec
 
 SST = TaskSpec("sst", labels=5)
 MOOD = TaskSpec("mood", labels=("bad", "good"))

@@ -10,7 +10,8 @@ from transformers import BertConfig
 
 from mtbert.data.collation import LengthSortedSteps, MultiTaskDataset
 from mtbert.data.sampling import Step
-from mtbert.data.splits import DataSpec, check_rows
+from mtbert.data.spec import DataSpec
+from mtbert.data.splits import check_rows
 from mtbert.data.tokenize import encode_dataset
 from mtbert.modeling.packing import PackedLayout
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mtbert.data.splits import DataSpec, load_task
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.data.spec import DataSpec
+from mtbert.data.splits import load_task
+from mtbert.modeling.task_spec import TaskSpec
 
 COURSE = Path(__file__).parents[3].parent / "shared/data/cs224n"
 PAIR = TaskSpec("pair", "binary_classification", labels=("no", "yes"), texts=2)

@@ -9,9 +9,10 @@ import pytest
 from read_files import both
 
 from mtbert.data.delimited import DelimitedRows, Dialect, ReadError
-from mtbert.data.splits import DataSpec, load_task
+from mtbert.data.spec import DataSpec
+from mtbert.data.splits import load_task
 from mtbert.data.streaming import RowSource
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 
 MOOD = TaskSpec("mood", labels=("bad", "good"))
 

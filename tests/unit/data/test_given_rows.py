@@ -5,9 +5,10 @@ import pytest
 from datasets import ClassLabel, Dataset, LargeList, List, Value
 
 from mtbert.data.given_rows import prepare
-from mtbert.data.splits import DataSpec, check_rows
+from mtbert.data.spec import DataSpec
+from mtbert.data.splits import check_rows
 from mtbert.data.tokenize import encode_dataset
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 
 STARS = TaskSpec("stars", labels=3, max_length=12)
 CLOSE = TaskSpec("close", range=(0, 5), texts=2, pair="siamese")

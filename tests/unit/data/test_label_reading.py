@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, LargeList, List, Value
 
-from mtbert.data.splits import DataSpec, check_rows, load_task
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.data.spec import DataSpec
+from mtbert.data.splits import check_rows, load_task
+from mtbert.modeling.task_spec import TaskSpec
 
 MULTI = "multi_label_classification"
 TWO = TaskSpec("two", MULTI, labels=("art", "law"))

@@ -13,9 +13,10 @@ from read_files import both
 
 from mtbert.data.delimited import DelimitedRows, Dialect
 from mtbert.data.readers import RowFile, file_format
-from mtbert.data.splits import DataSpec, load_column, load_task
+from mtbert.data.spec import DataSpec
+from mtbert.data.splits import load_column, load_task
 from mtbert.data.streaming import RowSource
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 
 MOOD = TaskSpec("mood", labels=("bad", "good"))
 STS = TaskSpec("sts", range=(0, 5))

@@ -13,7 +13,7 @@ from mtbert import data
 from mtbert.data import given_rows, labels, readers, splits
 from mtbert.data.delimited import ReadError
 from mtbert.data.label_reading import LIST, VECTOR, LabelReader
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 
 # The version, and the SHA-256 of what `RowFile.dataset` makes of `FILES`. If the second changes, raise READING_VERSION
 # in mtbert/data/readers.py, so that rows read by earlier versions are not used, and write both here.

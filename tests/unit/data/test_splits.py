@@ -7,8 +7,9 @@ import datasets
 import pytest
 from datasets import Dataset, DatasetDict
 
-from mtbert.data.splits import DataSpec, load_task
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.data.spec import DataSpec
+from mtbert.data.splits import load_task
+from mtbert.modeling.task_spec import TaskSpec
 
 SST = TaskSpec("sst", labels=5)
 MOOD = TaskSpec("mood", labels=("bad", "good"))

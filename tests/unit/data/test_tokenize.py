@@ -4,10 +4,11 @@ import pytest
 from datasets import Dataset, Features, List, Value
 from transformers import AutoTokenizer, BertConfig
 
-from mtbert.data.splits import DataSpec, check_rows
+from mtbert.data.spec import DataSpec
+from mtbert.data.splits import check_rows
 from mtbert.data.tokenize import EncodingReport, encode_dataset
 from mtbert.modeling import tokenization
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 from mtbert.modeling.tokenization import encode_texts
 
 

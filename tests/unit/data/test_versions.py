@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, BertConfig
 from mtbert.data import tokenize
 from mtbert.data.tokenize import encode_dataset
 from mtbert.modeling import tokenization
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 
 # The version, and the SHA-256 of what `encode_texts` gives for `ROWS`. If the second changes, raise ENCODING_VERSION in
 # mtbert/modeling/tokenization.py, so that encodings of earlier versions are not used, and write both here.

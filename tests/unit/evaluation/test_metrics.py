@@ -25,8 +25,9 @@ from mtbert.evaluation.metrics import (
     score_task,
     score_tasks,
 )
-from mtbert.modeling.configuration_mtbert import PROBLEM_TYPES, TaskSpec
 from mtbert.modeling.decoding import decisions
+from mtbert.modeling.problem_types import PROBLEM_TYPES
+from mtbert.modeling.task_spec import TaskSpec
 
 TASKS = {
     "single": TaskSpec("sentiment", labels=5),

@@ -10,8 +10,9 @@ from families import family_config
 from tiny import padded_batch
 from transformers import AutoModel
 
-from mtbert.modeling.configuration_mtbert import MtBertConfig, TaskSpec
+from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.task_spec import TaskSpec
 
 close = partial(torch.testing.assert_close, rtol=1e-5, atol=1e-5)
 

@@ -11,8 +11,9 @@ from torch import nn
 from transformers import AutoConfig, BertConfig
 
 from mtbert.modeling.adapters import dropouts, make_adapter
-from mtbert.modeling.configuration_mtbert import ADAPTERS, AdapterSpec, MtBertConfig, TaskSpec
+from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.task_spec import ADAPTERS, AdapterSpec, TaskSpec
 
 every_type = pytest.mark.parametrize("adapter", SMALL.values(), ids=SMALL)
 every_parallel_type = pytest.mark.parametrize("kind", ["pal", "low_rank", "houlsby"])

@@ -12,9 +12,9 @@ from tiny import padded_batch
 from torch import nn
 
 from mtbert.modeling.adapters import Decoder, ProjectedAttention, TopNorm
-from mtbert.modeling.configuration_mtbert import ADAPTERS, AdapterSpec, TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.modeling.packing import PackedLayout
+from mtbert.modeling.task_spec import ADAPTERS, AdapterSpec, TaskSpec
 
 every_type = pytest.mark.parametrize("adapter", SMALL.values(), ids=SMALL)
 every_parallel_type = pytest.mark.parametrize("kind", ["pal", "low_rank", "houlsby"])

@@ -7,17 +7,9 @@ import re
 import pytest
 from transformers import AutoConfig, BertConfig
 
-from mtbert.modeling.configuration_mtbert import (
-    ACTIVATIONS,
-    HEADS,
-    PAIR_FEATURES,
-    PAIRS,
-    POOLINGS,
-    PROBLEM_TYPES,
-    HeadSpec,
-    MtBertConfig,
-    TaskSpec,
-)
+from mtbert.modeling.configuration_mtbert import MtBertConfig
+from mtbert.modeling.problem_types import PROBLEM_TYPES
+from mtbert.modeling.task_spec import ACTIVATIONS, HEADS, PAIR_FEATURES, PAIRS, POOLINGS, HeadSpec, TaskSpec
 
 SPECS = (
     TaskSpec("stars", labels=3),

@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from mtbert.model_card import model_card
-from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.modeling.display import display, each_text, masked, visible
+from mtbert.modeling.task_spec import TaskSpec
 from mtbert.recipe import Recipe, RecipeError, load_recipe
 from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArguments
 from mtbert.training.checkpoints.run_folder import save_run

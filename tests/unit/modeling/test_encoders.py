@@ -15,8 +15,8 @@ from transformers import (
     T5Config,
 )
 
-from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.task_spec import TaskSpec
 
 TEXTS = ["the cat sleeps .", "a dog", "is the old house not very good ?", "fish", "a bird flies", "the tree is old ."]
 POOLINGS = ("cls", "pooler", "mean", "max")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 
 
 def inputs_of(sequences: int, length: int) -> dict[str, torch.Tensor]:

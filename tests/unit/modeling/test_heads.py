@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.modeling.heads import labelled, make_head, pair_features, row_losses, to_scores
+from mtbert.modeling.task_spec import TaskSpec
 
 HIDDEN, ROWS = 8, 5
 ACTIVATIONS = {

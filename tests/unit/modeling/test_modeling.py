@@ -9,9 +9,10 @@ from transformers import (
     set_seed,
 )
 
-from mtbert.modeling.configuration_mtbert import MtBertConfig, TaskSpec
+from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.modeling.packing import PackedLayout
+from mtbert.modeling.task_spec import TaskSpec
 
 TEXTS = ["the cat sleeps .", "a dog", "is the old house not very good ?", "fish", "a bird flies", "the tree is old ."]
 TINY = {"vocab_size": 40, "max_position_embeddings": 32}

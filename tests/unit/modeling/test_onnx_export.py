@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import ModernBertConfig, RobertaConfig, set_seed
 
-from mtbert.modeling.configuration_mtbert import AdapterSpec, MtBertConfig, TaskSpec
+from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.modeling.onnx_export import PaddedModel
+from mtbert.modeling.task_spec import AdapterSpec, TaskSpec
 
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")

@@ -10,8 +10,8 @@ from tiny import padded_batch
 from transformers import AutoModel, AutoModelForSequenceClassification, BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
-from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.task_spec import TaskSpec
 
 
 @pytest.fixture

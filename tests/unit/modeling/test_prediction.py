@@ -12,10 +12,10 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from mtbert.modeling.configuration_mtbert import AdapterSpec, TaskSpec
 from mtbert.modeling.errors import InputTypeError
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.modeling.prediction import Prediction
+from mtbert.modeling.task_spec import AdapterSpec, TaskSpec
 
 TEXTS = ["the cat sleeps .", "a dog", "is the old house not very good ?", "fish", "a bird flies", "the tree is old ."]
 PAIRS = [(text, other) for text, other in zip(TEXTS, reversed(TEXTS), strict=True)]

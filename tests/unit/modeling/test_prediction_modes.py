@@ -9,8 +9,8 @@ import pytest
 from peft import LoraConfig, get_peft_model
 from transformers import AutoTokenizer, pipeline
 
-from mtbert.modeling.configuration_mtbert import AdapterSpec, TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.task_spec import AdapterSpec, TaskSpec
 
 TEXTS = ["the cat sleeps .", "a dog", "is the old house not very good ?", "fish", "a bird flies", "the tree is old ."]
 PAIRS = [(text, other) for text, other in zip(TEXTS, reversed(TEXTS), strict=True)]

@@ -19,8 +19,8 @@ from edited_models import (
 )
 from tiny import padded_batch
 
-from mtbert.modeling.configuration_mtbert import TaskSpec
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.task_spec import TaskSpec
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import pytest
 from transformers import BertConfig, DistilBertConfig, RobertaConfig
 
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 from mtbert.modeling.tokenization import encode_texts, has_token_types, length_limit, separator_ids
 
 TEXTS = ["the cat sleeps .", "a dog", "is the old house not very good ?"]

@@ -9,7 +9,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import BertConfig, PreTrainedTokenizerFast
 
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 from mtbert.modeling.tokenization import encode_texts, longest_first
 
 WORDS = "a an the cat dog bird house tree runs sleeps flies is was not good bad old ? .".split()  # noqa: SIM905

@@ -8,9 +8,9 @@ import yaml
 from written_recipes import GOOD, only_problem, problems
 
 from mtbert.data.sampling import Schedule
-from mtbert.data.splits import DataSpec
+from mtbert.data.spec import DataSpec
 from mtbert.model_card import CardSettings
-from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec, TaskSpec
+from mtbert.modeling.task_spec import AdapterSpec, HeadSpec, TaskSpec
 from mtbert.recipe import (
     ModelRecipe,
     Recipe,

@@ -7,8 +7,8 @@ import pytest
 from written_recipes import GOOD, only_problem, problems
 
 from mtbert.data.sampling import Schedule
-from mtbert.data.splits import DataSpec
-from mtbert.modeling.configuration_mtbert import HeadSpec, TaskSpec
+from mtbert.data.spec import DataSpec
+from mtbert.modeling.task_spec import HeadSpec, TaskSpec
 from mtbert.recipe import (
     ModelRecipe,
     Recipe,

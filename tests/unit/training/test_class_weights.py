@@ -11,7 +11,7 @@ from sklearn.utils.class_weight import compute_class_weight, compute_sample_weig
 
 from mtbert.data.sampling import Schedule
 from mtbert.modeling import heads
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 from mtbert.training.arguments import TaskTraining
 from mtbert.training.methods.uncertainty import LogVariances, LossSettings
 from mtbert.training.objective import check_losses, class_weights, row_losses

@@ -4,7 +4,7 @@ import pytest
 from peft import LoraConfig, get_peft_model
 
 from mtbert.data.sampling import SAMPLED, SCHEDULES, Schedule
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 from mtbert.recipe.combinations import RULES as OF_RECIPES
 from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.methods.rules import Run, all_rules

@@ -10,9 +10,10 @@ import torch
 from datasets import Dataset
 
 from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, Schedule, Surgery, TaskSpec, TaskTraining
-from mtbert.data.given_rows import as_splits
+from mtbert.data.given_splits import as_splits
 from mtbert.errors import InputError, InputTypeError
-from mtbert.modeling.configuration_mtbert import AdapterSpec, MtBertConfig
+from mtbert.modeling.configuration_mtbert import MtBertConfig
+from mtbert.modeling.task_spec import AdapterSpec
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation
 from mtbert.training.methods.proximal import Proximal

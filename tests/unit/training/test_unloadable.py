@@ -9,9 +9,10 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from mtbert.modeling.adapters import LowRank
-from mtbert.modeling.configuration_mtbert import AdapterSpec, HeadSpec, MtBertConfig, TaskSpec
+from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.heads import ClassificationHead
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.modeling.task_spec import AdapterSpec, HeadSpec, TaskSpec
 from mtbert.training.arguments import TaskTraining
 
 HEADS = [f"heads.{name}" for name in ("stars", "same", "close", "topics")]

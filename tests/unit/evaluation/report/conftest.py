@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 
 from mtbert.evaluation.report import TaskRows
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 
 SPECS = {
     "stars": TaskSpec("stars", labels=["bad", "fair", "good"]),

@@ -7,7 +7,7 @@ import pytest
 
 from mtbert.evaluation.report import compare_runs
 from mtbert.evaluation.report.comparison import bootstrap, check_same_rows, flips, mcnemar, overall
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 
 
 def other(make_rows, name, seed=5, noise=1.0):

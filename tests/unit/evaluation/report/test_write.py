@@ -13,7 +13,7 @@ from mtbert.data.sampling import Plan, Schedule
 from mtbert.evaluation.report import RunLog, analyse_run, compare_runs, write_report
 from mtbert.evaluation.report.page import Picture, Table, sections, shown
 from mtbert.evaluation.report.write import jsonable
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 
 METRICS = {"stars": "accuracy", "same": "f1", "close": "pearson", "topics": "f1_micro"}
 RUN = {"name": "runs/a", "against": None, "split": "dev", "examples": 5, "resamples": 20, "seed": 0, "notes": []}

@@ -12,7 +12,7 @@ from torch.distributions import Bernoulli, Categorical, kl_divergence
 from mtbert.data.collation import TEACHER, MultiTaskDataset
 from mtbert.data.duplicates import text_hashes
 from mtbert.data.sampling import Plan, Schedule, Step
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 from mtbert.training.arguments import TaskTraining
 from mtbert.training.methods import teacher_cache
 from mtbert.training.methods.distillation import (

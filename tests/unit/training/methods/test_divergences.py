@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 from mtbert.training.methods.divergences import divergence
 
 SINGLE = TaskSpec("single", labels=4)

@@ -9,7 +9,7 @@ from attached import attached
 
 from mtbert.data.collation import MultiTaskDataset
 from mtbert.data.sampling import Schedule, Step
-from mtbert.modeling.configuration_mtbert import AdapterSpec
+from mtbert.modeling.task_spec import AdapterSpec
 from mtbert.modeling.tokenization import encode_texts
 from mtbert.training.methods import gramian_weights
 from mtbert.training.methods.surgery import (

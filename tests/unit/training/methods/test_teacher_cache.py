@@ -9,7 +9,7 @@ from ways_start import fill_weights
 
 from mtbert.evaluation.ensemble import task_logits
 from mtbert.modeling import tokenization
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 from mtbert.training.methods import teacher_cache
 
 SPECS = (TaskSpec("stars", labels=3, pooling="mean"), TaskSpec("close", range=(0, 5), texts=2, pair="siamese"))

@@ -3,7 +3,7 @@
 import pytest
 
 from mtbert.data.sampling import Schedule
-from mtbert.modeling.configuration_mtbert import TaskSpec
+from mtbert.modeling.task_spec import TaskSpec
 from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.trainer import MtBertTrainer
 

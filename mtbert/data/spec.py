@@ -1,0 +1,97 @@
+"""Where a task's rows are: names of files or of a hub's data set, and of their columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import Problem
+from .readers import FORMATS, SEPARATOR_NAMES, SUFFIXES, file_format, form_problems
+
+SPLITS = ("train", "dev", "test")
+UNLABELLED = "unlabelled"
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """Location of a task's rows, and the columns to read.
+
+    Attributes:
+        text: the text column, or the two columns of a pair.
+        label: the label column; `LabelReader.of` documents the valid cells.
+        train: the training split: a file (relative to the recipe's `data_dir`) or, with `hub`, a split's name.
+        dev: the split for evaluation, early stopping and the choice of the best checkpoint.
+        test: a split to predict; its label column may be absent.
+        unlabelled: further training texts, on which the model learns a teacher's predictions only (see
+            `distillation`). It has the columns of `text`; its labels are not read.
+        hub: name of a hub dataset (or a local dataset folder), as for `datasets.load_dataset`.
+        subset: the hub dataset's configuration, such as `sst2` of `glue`.
+        revision: the hub dataset's revision.
+        format: `csv`, `tsv`, `json` (lines), `parquet` or `cs224n` (the course's tab-separated .csv files); None: by
+            the file's suffix. Compressed files (.gz, .bz2, .xz, .zip) are decompressed first.
+        id: a column that identifies a row in reports and prediction files.
+        symmetric: whether the order of a pair's texts has no meaning. Training then has every pair in both orders:
+            twice as many rows, also for the schedule unless the task's `examples_per_epoch` is set.
+        separator: the character between the fields of csv and tsv files, such as `;`, `|` or `tab`; None: a comma in
+            csv, a tab in tsv.
+        quoting: how quotes are written in csv and tsv files: `double` (a quote within quotes is written twice),
+            `backslash` (it is written `\\"`, and a backslash `\\\\`) or `none` (quotes are text, as in the files of
+            GLUE and SNLI); None: `double`, but a tab-separated file whose quotes may be text is refused.
+    """
+
+    text: tuple[str, ...] | str = "text"
+    label: str = "label"
+    train: str | None = None
+    dev: str | None = None
+    test: str | None = None
+    unlabelled: str | None = None
+    hub: str | None = None
+    subset: str | None = None
+    revision: str | None = None
+    format: str | None = None
+    id: str | None = None
+    symmetric: bool = False
+    separator: str | None = None
+    quoting: str | None = None
+
+    def __post_init__(self):
+        columns = (self.text,) if isinstance(self.text, str) else tuple(self.text)
+        object.__setattr__(self, "text", columns)
+        object.__setattr__(self, "separator", SEPARATOR_NAMES.get(self.separator, self.separator))
+
+    def problems(self) -> list[Problem]:
+        """Return a `Problem` for each invalid value."""
+        problems: list[Problem] = []
+        if len(self.text) not in (1, 2):
+            problems.append(Problem(("text",), f"names {len(self.text)} columns, but must name 1, or 2 for pairs"))
+        if len(set(self.text)) != len(self.text):
+            problems.append(Problem(("text",), f"names column {self.text[0]!r} twice; a pair has two columns"))
+        if self.symmetric and len(self.text) != 2:
+            problems.append(Problem(("symmetric",), f"is true, but is for pairs; text names {len(self.text)} column"))
+        if self.label in self.text:
+            problems.append(Problem(("label",), f"and text both name column {self.label!r}"))
+        if not self.train:
+            problems.append(Problem(("train",), "is missing; name a file or, with hub, a split"))
+        if not self.hub:
+            for key in ("subset", "revision"):
+                value = getattr(self, key)
+                if value is not None:
+                    problems.append(Problem((key,), f"is {value!r}, but is for hub datasets; give hub too"))
+        if self.format is not None and self.format not in FORMATS:
+            problems.append(Problem(("format",), f"is {self.format!r}, but must be one of: {', '.join(FORMATS)}"))
+        elif self.format is not None and self.hub:
+            problems.append(Problem(("format",), f"is {self.format!r}, but is for files; hub {self.hub!r} has its own"))
+        elif not self.hub:
+            for split in (*SPLITS, UNLABELLED):
+                name = getattr(self, split)
+                if name and self.format_of(name) is None:
+                    suffixes = ", ".join(SUFFIXES)
+                    problems.append(Problem((split,), f"is {name!r}, whose suffix is none of {suffixes}; give format"))
+        formats = ["hub"]
+        if not self.hub:
+            names = filter(None, (getattr(self, split) for split in (*SPLITS, UNLABELLED)))
+            formats = list(filter(None, map(self.format_of, names)))
+        return problems + form_problems(self.separator, self.quoting, formats)
+
+    def format_of(self, name: str) -> str | None:
+        """Return the format of the file `name`: `format`, or else that of its suffix; None if both are unknown."""
+        return self.format or file_format(name)
