@@ -103,7 +103,7 @@ def run(args: argparse.Namespace, folder: str) -> None:
     for name, each in seconds.items():
         ratios = [own / plain for own, plain in zip(each, seconds["plain"], strict=True)]
         step = 1e3 * median(each) / args.steps
-        surgery = ready[name][0].methods["surgery"]
+        surgery = ready[name][0].methods.get("surgery")
         memory = 0.0 if surgery is None else len(TASKS) * sum(p.nbytes for p in surgery.shared) / 2**20
         values[name] = {"step_ms": step, "ratio": median(ratios), "ratios": ratios, "gradients_mib": memory}
         rows.append([name, step, median(ratios), min(ratios), max(ratios), memory])

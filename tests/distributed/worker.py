@@ -168,7 +168,7 @@ def teach(trainer: MtBertTrainer, data: Path, results: Path) -> None:
     """Add what the teacher says, which nobody asked before, and leave some rows without a label."""
     datasets.config.HF_DATASETS_CACHE = results / "cache"
     texts = {name: load_from_disk(str(data / "texts" / name)) for name in trainer.train_dataset}
-    taught = add_targets(trainer.distillation, trainer, texts)
+    taught = add_targets(trainer.methods["distillation"].settings, trainer, texts)
     labels = taught["stars"].with_format(None)["label"][UNLABELLED_ROWS:]
     column = [-100] * UNLABELLED_ROWS + list(labels)
     taught["stars"] = taught["stars"].remove_columns("label").add_column("label", column)

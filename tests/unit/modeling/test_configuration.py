@@ -145,7 +145,10 @@ TASK_RULES = [
 ]
 
 HEAD_RULES = [
-    ({"type": "tree"}, f"head.type is 'tree', but must be one of: {', '.join(HEADS)}"),
+    (
+        {"type": "tree"},
+        f"head.type is 'tree', but must be one of: {', '.join(HEADS)}; register one of your own first (register_head)",
+    ),
     ({"activation": "swish"}, f"head.activation is 'swish', but must be one of: {', '.join(ACTIVATIONS)}"),
     ({"features": "u-v"}, f"head.features is 'u-v', but must be one of: {', '.join(PAIR_FEATURES)}"),
     ({"output": "tanh"}, "head.output is 'tanh', but must be one of: identity, sigmoid, relu"),
