@@ -1,4 +1,4 @@
-"""`mtbert ensemble --weights`, for commands that name this file."""
+"""Run `mtbert ensemble --weights` from a checkout of this repository."""
 
 import sys
 

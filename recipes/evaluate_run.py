@@ -1,4 +1,4 @@
-"""`mtbert evaluate`, for commands that name this file."""
+"""Run `mtbert evaluate` from a checkout of this repository."""
 
 import sys
 

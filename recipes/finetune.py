@@ -1,4 +1,4 @@
-"""`mtbert finetune`, for commands that name this file."""
+"""Run `mtbert finetune` from a checkout of this repository."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`mtbert encoder`, for commands that name this file."""
+"""Run `mtbert encoder` from a checkout of this repository."""
 
 import sys
 

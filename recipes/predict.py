@@ -1,4 +1,4 @@
-"""`mtbert predict`, for commands that name this file."""
+"""Run `mtbert predict` from a checkout of this repository."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`mtbert pretrain`, for commands that name this file."""
+"""Run `mtbert pretrain` from a checkout of this repository."""
 
 import sys
 

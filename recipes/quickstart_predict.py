@@ -1,4 +1,4 @@
-"""Load the quickstart's checkpoint in a process of its own and predict a few sentences.
+"""Load the checkpoint of the quickstart and predict a few sentences and pairs.
 
 python recipes/quickstart_predict.py runs/quickstart
 """

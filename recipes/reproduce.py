@@ -1,4 +1,4 @@
-"""`mtbert reproduce`, for commands that name this file."""
+"""Run `mtbert reproduce` from a checkout of this repository."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`mtbert search`, for commands that name this file."""
+"""Run `mtbert search` from a checkout of this repository."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""`mtbert unlabelled_texts`, for commands that name this file."""
+"""Run `mtbert unlabelled_texts` from a checkout of this repository."""
 
 import sys
 
