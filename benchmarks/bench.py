@@ -1,9 +1,9 @@
-"""Training and evaluation on the CPU: mtbert, its ceiling, and what a user would pick instead, side by side.
+"""Time training and evaluation on the CPU: mtbert, a bare loop as its upper bound, and the alternatives.
 
     make bench
 
-or, for a part of it, `python benchmarks/bench.py --precision bf16 --only mtbert padded`. Every contender has a process
-of its own, and only one of them computes at a time. Results go to benchmarks/results/cpu.md and cpu.json.
+`python benchmarks/bench.py --precision bf16 --only mtbert padded` runs a part of it. Each contender has its own
+process, and only one of them computes at a time. Writes benchmarks/results/cpu.md and cpu.json.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EVALUATED = ("mtbert", "padded")
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="times that every contender is timed")
     parser.add_argument("--steps", type=int, default=8, help="timed optimizer steps of a round")
@@ -44,7 +44,7 @@ def parse() -> argparse.Namespace:
 
 
 def make_workload(args: argparse.Namespace, precision: str, steps: int, folder: str) -> tuple[Workload, Dataset, str]:
-    """The job, the rows to evaluate, and what the rows are."""
+    """Return the workload, the rows to evaluate, and a description of the rows."""
     encoder = find_encoder(args.encoder, f"{folder}/encoder")
     rows = (WARM_UP + steps) * args.batch
     pairs, what = read_pairs(args.data_dir, AutoTokenizer.from_pretrained(encoder), rows + args.eval_rows)
@@ -54,7 +54,7 @@ def make_workload(args: argparse.Namespace, precision: str, steps: int, folder: 
 
 
 def evaluate(ready: dict[str, Isolated], rows: int, rounds: int, precision: str) -> tuple[Table, dict]:
-    """`predict` of both trainers on rows without labels, taken in turns."""
+    """Time `predict` of both trainers in turns, on rows without labels."""
     seconds: dict[str, list[float]] = {name: [] for name in EVALUATED}
     for _ in range(rounds):
         for name in EVALUATED:
@@ -74,7 +74,7 @@ def evaluate(ready: dict[str, Isolated], rows: int, rounds: int, precision: str)
 
 
 def limit(work: Workload, timings: list[Timing]) -> tuple[list, dict]:
-    """Our step against what the machine's matrix products alone would take."""
+    """Compare mtbert's step with the time that its matrix products alone take on this machine."""
     tokens = round(work.timed_lengths.sum() / work.steps)
     flops = training_flops(work.config, work.timed_lengths) / work.steps
     rate = matmul_rate(tokens, work.config.hidden_size, work.config.intermediate_size, DTYPES[work.precision])
@@ -91,7 +91,7 @@ def limit(work: Workload, timings: list[Timing]) -> tuple[list, dict]:
 
 
 def run(args: argparse.Namespace, folder: str) -> None:
-    """All parts, for each precision."""
+    """Run all parts for each precision."""
     console = Console(stderr=True)
     start = time.perf_counter()
     if args.threads:

@@ -1,7 +1,7 @@
-"""mtbert and what a user would pick instead, behind one interface: prepare once, train as often as wanted.
+"""mtbert and its alternatives behind one interface: prepare once, train any number of times.
 
-All train the same weights on the same rows in the same encoding with the same optimizer, and the same batches in the
-same order; `grouped` alone orders the rows by length, which is its point.
+All train the same weights on the same encoded rows with the same optimizer, and take the same batches in the same
+order. Only `grouped` orders the rows by length.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ SEED = 42
 
 @dataclass(frozen=True)
 class Timing:
-    """What the timed steps took.
+    """Time and memory of the timed steps.
 
     Attributes:
         seconds: wall clock.
-        examples: rows that the model was given.
+        examples: rows that the model got.
         real_tokens: their tokens, padding left out.
         memory: MiB on the GPU at the peak, above what was held before; None on the CPU.
     """
@@ -66,14 +66,14 @@ class Timing:
 
 
 class NotAvailable(Exception):
-    """Why a contender does not take part."""
+    """The reason why a contender does not take part."""
 
 
 class Contender:
-    """One way to train the workload.
+    """A way to train the workload.
 
     Attributes:
-        model: what is trained; `prepare` sets it.
+        model: the trained model; `prepare` sets it.
         seen: for each step of the last `train`, the rows of its batch, and their lengths or attention mask.
     """
 
@@ -85,7 +85,7 @@ class Contender:
         self.seen: list[tuple[int, torch.Tensor | np.ndarray]] = []
 
     def prepare(self) -> None:
-        """Make model, data and trainer, once."""
+        """Make model, data and trainer; called once."""
         raise NotImplementedError
 
     def run(self) -> float:
@@ -93,7 +93,7 @@ class Contender:
         raise NotImplementedError
 
     def train(self) -> Timing:
-        """Run, and count what the model was given in the timed steps."""
+        """Run, and count what the model got in the timed steps."""
         self.seen.clear()
         on_gpu = self.work.device == "cuda"
         before = torch.cuda.memory_allocated() if on_gpu else 0
@@ -107,7 +107,7 @@ class Contender:
         return Timing(seconds, examples, tokens, memory)
 
     def _watch(self, model: torch.nn.Module) -> None:
-        """Remember the mask (or lengths) of every batch; they are summed up after the clock has stopped."""
+        """Store the mask (or lengths) of every batch; they are summed after the clock has stopped."""
         self.model = model
 
         def remember(module, args, kwargs):
@@ -121,7 +121,7 @@ class Contender:
 
 
 class StepClock(TrainerCallback):
-    """Seconds from the end of step WARM_UP to the end of the last step."""
+    """Measures the seconds from the end of step WARM_UP to the end of the last step."""
 
     def __init__(self, work: Workload):
         self.work, self.start, self.seconds = work, 0.0, 0.0
@@ -154,7 +154,7 @@ class TrainerContender(Contender):
         return self.clock.seconds
 
     def arguments(self) -> dict:
-        """TrainingArguments that all Trainers share; what is not here is transformers' default."""
+        """TrainingArguments that all Trainers share; the others keep transformers' defaults."""
         work = self.work
         return {
             "output_dir": work.output_dir,
@@ -182,7 +182,7 @@ class TrainerContender(Contender):
 
 
 def packed_rows(work: Workload) -> tuple[Plan, Dataset]:
-    """mtbert's plan of one epoch, and the rows arranged so that this plan takes them in the workload's order."""
+    """Return mtbert's plan of one epoch, and the rows, ordered so that the plan takes them as the workload does."""
     count = len(work.pairs)
     plan = Plan(Schedule(), (work.task.name,), (count,), work.batch, epochs=1, seed=SEED)
     arranged = np.argsort(plan.take(0, 0, count))
@@ -272,11 +272,11 @@ class Padded(TrainerContender):
     padding: str | bool = True
 
     def order(self) -> list[int]:
-        """Rows in the order in which they are taken."""
+        """Return the rows in the order in which training takes them."""
         return list(range(len(self.work.pairs)))
 
     def dataset(self, pairs: Dataset, encoded: dict[str, list]) -> Dataset:
-        """What a tokenizer's output mapped over the rows looks like."""
+        """Return the rows as a data set, as mapping a tokenizer over them would."""
         mask = [[1] * len(ids) for ids in encoded["input_ids"]]
         return Dataset.from_dict({**encoded, "attention_mask": mask, "labels": pairs["label"][:]})
 
@@ -295,7 +295,7 @@ class Padded(TrainerContender):
 
 
 class Grouped(Padded):
-    """As `train_sampling_strategy="group_by_length"`, by the same function of transformers.
+    """Groups rows by length as `train_sampling_strategy="group_by_length"` does, with transformers' own function.
 
     That sampler sorts within blocks of 50 batches and begins with the longest rows, so that the first steps of a large
     data set are no sample of it. Here the timed rows, the same as everyone's, are what it sorts.
@@ -326,7 +326,7 @@ class Tasknet(TrainerContender):
 
     @staticmethod
     def load():
-        """Import tasknet without the network: as it is imported it loads metrics, of other tasks, from the hub."""
+        """Import tasknet without the network: its import loads metrics of other tasks from the hub."""
         if find_spec("tasknet") is None:
             raise NotAvailable("the package tasknet is not installed (pip install -e '.[bench]')")
         import evaluate
@@ -368,7 +368,7 @@ CONTENDERS = {each.name: each for each in (MtBert, RawPacked, Padded, Grouped, P
 
 
 def prepare(names: list[str], work: Workload) -> tuple[dict[str, Contender], dict[str, str]]:
-    """The named contenders, ready to train, and why others of them do not take part."""
+    """Prepare the named contenders; return those that can train, and why the others do not take part."""
     ready, skipped = {}, {}
     for name in names:
         contender = CONTENDERS[name](work)
@@ -382,7 +382,7 @@ def prepare(names: list[str], work: Workload) -> tuple[dict[str, Contender], dic
 
 
 def take_turns(contenders: dict[str, Contender], rounds: int, after=None) -> dict[str, list[Timing]]:
-    """Train all contenders in turn, `rounds` times; `after` is called with the name and timing of each."""
+    """Train all contenders in turn, `rounds` times; call `after` with the name and timing of each."""
     timings: dict[str, list[Timing]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, contender in contenders.items():
@@ -393,10 +393,10 @@ def take_turns(contenders: dict[str, Contender], rounds: int, after=None) -> dic
 
 
 def compare(title: str, timings: dict[str, list[Timing]], more: dict[str, dict[str, float | None]]):
-    """The table of a comparison, one row a contender, and its values.
+    """Return the table of a comparison, one row for each contender, and its values.
 
     Args:
-        title: the table's.
+        title: the title of the table.
         timings: of each round, by contender; `mtbert` is what the others are compared with.
         more: further columns: a column's name → values by contender.
     """

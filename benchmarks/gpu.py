@@ -1,8 +1,8 @@
-"""Training on one GPU at BERT-base size, bf16: mtbert, its ceiling, and what a user would pick instead.
+"""Time training on one GPU at BERT-base size in bf16: mtbert, a bare loop as its upper bound, and the alternatives.
 
     python benchmarks/gpu.py
 
-The encoder has random weights, so nothing is downloaded. Results go to benchmarks/results/gpu.md and gpu.json.
+The encoder has random weights, so nothing is downloaded. Writes benchmarks/results/gpu.md and gpu.json.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "in
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="times that every contender is timed")
     parser.add_argument("--steps", type=int, default=40, help="timed optimizer steps of a round")
@@ -47,7 +47,7 @@ def parse() -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, folder: str) -> None:
-    """One comparison for each batch size."""
+    """Run one comparison for each batch size."""
     console, start = Console(stderr=True), time.perf_counter()
     device, side = ("cpu", 256) if args.cpu_smoke else ("cuda", 8192)
     config = BertConfig(**(TINY if args.cpu_smoke else {}), attention_probs_dropout_prob=args.attention_dropout)

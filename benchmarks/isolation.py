@@ -1,4 +1,4 @@
-"""Contenders in processes of their own: what one sets for its process, such as its allocator, helps nobody else."""
+"""Runs each contender in its own process, so that settings of a process, such as its allocator, affect no other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Making = Callable[[str], tuple[Workload, Dataset, str]]
 
 
 def _serve(connection, name: str, make: Making, threads: int) -> None:
-    """A process's part: prepare, then answer until there is nothing more to do."""
+    """Prepare the contender, then answer calls until the parent ends them; runs in the child process."""
     quiet()
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:
@@ -39,7 +39,7 @@ def _serve(connection, name: str, make: Making, threads: int) -> None:
 
 
 def predict(contender: Any, rows: Dataset) -> float:
-    """Seconds that a Trainer needs to predict rows without labels."""
+    """Return the seconds that a Trainer needs to predict rows without labels."""
     work = contender.work
     encoded = work.encode(rows)
     if contender.name == "mtbert":
@@ -52,7 +52,7 @@ def predict(contender: Any, rows: Dataset) -> float:
 
 
 class Isolated:
-    """A contender in a process of its own, asked over a pipe; it waits, idle, while others have their turn."""
+    """A contender in its own process, called over a pipe; it is idle while others run."""
 
     def __init__(self, name: str, make: Making, threads: int):
         context = multiprocessing.get_context("spawn")
@@ -77,11 +77,11 @@ class Isolated:
         return self._ask("train")
 
     def predict(self) -> float:
-        """Seconds to predict the rows that are kept for evaluation."""
+        """Return the seconds to predict the rows for evaluation."""
         return self._ask("predict")
 
     def memory(self) -> float:
-        """The process's peak memory so far, in MiB."""
+        """Return the process's peak memory so far, in MiB."""
         return self._ask("memory")
 
     def stop(self) -> None:

@@ -1,9 +1,9 @@
-"""What ten tasks on one shared encoder cost, beside one task: `model.predict(texts, tasks="all")`.
+"""Time the prediction of ten tasks on one shared encoder and of one task: `model.predict(texts, tasks="all")`.
 
     python benchmarks/many_tasks.py
 
-Both predict the same texts with the same weights, in turn, with untrained heads; encoding texts is part of the time.
-Results go to benchmarks/results/many_tasks.md and many_tasks.json.
+Both predict the same texts with the same weights and untrained heads, in turns. The time includes tokenization. Writes
+benchmarks/results/many_tasks.md and many_tasks.json.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ HEAD = {"type": "mlp", "layers": 1}
 
 
 def seconds(function) -> float:
-    """Wall time of one call."""
+    """Return the wall time of one call."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, default=10)
     parser.add_argument("--rows", type=int, default=256, help="texts of 4 to 40 words")
@@ -45,7 +45,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, folder: str) -> None:
-    """Time both in turns and write the results."""
+    """Time both in turns, and write the results."""
     if args.threads:
         torch.set_num_threads(args.threads)
     set_seed(0)

@@ -1,4 +1,4 @@
-"""What the benchmarks share: rates of this machine, counted operations, memory, and tables."""
+"""Shared parts of the benchmarks: speed of the machine, operation counts, memory, and tables."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def training_flops(config, lengths: Sequence[int], num_labels: int = 1) -> int:
-    """Floating-point operations that training on these rows needs: forward, and twice that backward.
+    """Return the floating-point operations of training on these rows: forward, and twice that for backward.
 
-    Counted are the matrix products of a BERT encoder with pooler and a linear head, over tokens that are no padding;
-    not counted: embeddings, norms, activations, softmax, the optimizer, and anything computed twice.
+    The count has the matrix products of a BERT encoder with pooler and a linear head, over real tokens. It leaves out
+    embeddings, norms, activations, softmax, the optimizer, and recomputation.
 
     Args:
         config: the encoder's.
@@ -50,7 +50,7 @@ def training_flops(config, lengths: Sequence[int], num_labels: int = 1) -> int:
 
 
 def matmul_rate(tokens: int, width: int, inner: int, dtype: torch.dtype, device: str = "cpu", seconds: float = 1.0):
-    """Operations a second of `(tokens, width) · (width, inner)`, by the library that our linear layers call.
+    """Return the operations per second of `(tokens, width) · (width, inner)`, in the library of our linear layers.
 
     The best of the batches that fit in `seconds`.
     """
@@ -82,9 +82,9 @@ def process_memory(key: str) -> float:
 
 
 def peak_memory() -> float:
-    """This process's largest resident memory so far, in MiB.
+    """Return this process's largest resident memory so far, in MiB.
 
-    `ru_maxrss` would count what the parent held when it started this process, so /proc is asked where there is one.
+    Reads /proc if it exists, because `ru_maxrss` includes the memory of the parent when it started this process.
     """
     try:
         return process_memory("VmHWM")
@@ -97,7 +97,7 @@ def peak_memory() -> float:
 
 
 def commit() -> str:
-    """The commit of the checkout, read from its files; `unknown` where there are none."""
+    """Return the commit of the checkout, read from its files, or `unknown`."""
     try:
         head = (ROOT / ".git" / "HEAD").read_text(encoding="utf-8").strip()
         if not head.startswith("ref: "):
@@ -114,7 +114,7 @@ def commit() -> str:
 
 
 def cpu_model() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
@@ -123,7 +123,7 @@ def cpu_model() -> str:
 
 
 def environment(**more: Any) -> dict[str, Any]:
-    """What a reader needs to judge or repeat a run."""
+    """Return what a reader needs to judge or repeat a run."""
     script = Path(sys.argv[0]).resolve()
     name = script.relative_to(ROOT) if script.is_relative_to(ROOT) else script.name
     return {
@@ -142,12 +142,12 @@ def environment(**more: Any) -> dict[str, Any]:
 
 
 def median(values: Sequence[float]) -> float:
-    """The median as a plain number."""
+    """Return the median as a plain number."""
     return float(statistics.median(values))
 
 
 def show(value: Any) -> str:
-    """A number with three significant digits or more; other values as they are."""
+    """Format a number with three significant digits or more; return other values unchanged."""
     if value is None:
         return "–"
     if not isinstance(value, float):
@@ -169,7 +169,7 @@ class Table:
         return "left" if words else "right"
 
     def rich(self) -> RichTable:
-        """For the terminal."""
+        """Return the table for the terminal."""
         table = RichTable(title=self.title, caption=self.note or None, title_justify="left", caption_justify="left")
         for number, column in enumerate(self.columns):
             table.add_column(column, justify=self._justify(number), overflow="fold")
@@ -178,7 +178,7 @@ class Table:
         return table
 
     def markdown(self) -> str:
-        """For a file."""
+        """Return the table as Markdown."""
         lines = [f"## {self.title}", "", "| " + " | ".join(self.columns) + " |"]
         lines.append("|" + "|".join("---:" if self._justify(i) == "right" else "---" for i in range(len(self.columns))))
         lines[-1] += "|"
@@ -187,7 +187,7 @@ class Table:
 
 
 def report(name: str, title: str, values: dict[str, Any], tables: Sequence[Table], folder: Path) -> None:
-    """Print tables and write them with the environment to `<folder>/<name>.md`, and all values to `<name>.json`."""
+    """Print tables, and write them with the environment to `<folder>/<name>.md`, and all values to `<name>.json`."""
     console = Console(width=None if sys.stdout.isatty() else 140)
     for table in tables:
         console.print(table.rich())

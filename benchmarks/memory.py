@@ -1,9 +1,9 @@
-"""The estimate of a run's peak memory that is printed before training, against the peak of a process that trains.
+"""Compare the peak memory that mtbert estimates before training with the peak memory of the training process.
 
     python benchmarks/memory.py
 
-Every run is a process of its own on the repository's sample data: the most resident memory that it had, and how much of
-that came after training began, beside what was estimated. Other work on the machine does not matter. Results go to
+Each run has its own process, on the repository's sample data. The table has its peak resident memory and the growth
+after training began, beside the estimates. Other work on the machine does not matter. Writes
 benchmarks/results/memory.md and memory.json.
 """
 
@@ -40,7 +40,7 @@ RUNS: dict[str, dict[str, str]] = {
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", nargs="+", choices=list(RUNS), default=list(RUNS))
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps of a run")
@@ -51,7 +51,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def train(arguments: list[str]) -> None:
-    """Fine-tune in this process and print what it was estimated to take, held when it began, and took."""
+    """Fine-tune in this process; print the estimated memory, the memory at the start of training, and the peak."""
     from mtbert.cli import finetune
     from mtbert.training import memory
 
@@ -69,7 +69,7 @@ def train(arguments: list[str]) -> None:
 
 
 def measure(name: str, encoder: str, steps: int) -> dict[str, float]:
-    """The figures of one run, in MiB."""
+    """Return the figures of one run, in MiB."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {"training.output_dir": f"{folder}/run", "training.max_steps": str(steps), **RUNS[name]}
         settings |= {"training.eval_strategy": "no", "training.eval_on_start": "false", "training.use_cpu": "true"}

@@ -1,9 +1,9 @@
-"""Does the data layer stay flat? Start-up time, memory and time a step, by rows of a task and by number of tasks.
+"""Measure start-up time, memory and time per step of the data layer, by rows of a task and by number of tasks.
 
     python benchmarks/scale.py
 
-Each case runs in a process of its own, on encoded data sets that lie on disk as a warm cache leaves them. Results go
-to benchmarks/results/scale.md and scale.json. Needs Linux, for /proc.
+Each case runs in its own process, on encoded data sets on the disk, as a warm cache leaves them. Writes
+benchmarks/results/scale.md and scale.json. Needs Linux, for /proc.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COLUMNS = ("open_ms", "plan_ms", "first_batch_ms", "step_ms", "opening_mib", "sa
 
 
 def write_rows(file: Path, rows: int, seed: int = 0) -> None:
-    """An encoded split on disk: `input_ids` of 4 to 12 tokens, `token_type_ids` and `label`."""
+    """Write an encoded split to the disk: `input_ids` of 4 to 12 tokens, `token_type_ids` and `label`."""
     random = np.random.default_rng(seed)
     fields = {"input_ids": pa.list_(pa.int32()), "token_type_ids": pa.list_(pa.int8()), "label": pa.int64()}
     schema = pa.schema(list(fields.items()))
@@ -50,7 +50,7 @@ def write_rows(file: Path, rows: int, seed: int = 0) -> None:
 
 
 def measure_case(file: Path, tasks: int, batch: int, steps: int, epochs: int) -> dict[str, float]:
-    """Open, plan, draw and collate, in this process; all tasks read the same file, each as its own data set."""
+    """Open, plan, draw and collate in this process; all tasks read the same file, each as its own data set."""
     memory = [process_memory("RssAnon")]
     clock = [time.perf_counter()]
     splits = {f"task{i}": Dataset.from_file(str(file)) for i in range(tasks)}
@@ -81,7 +81,7 @@ def measure_case(file: Path, tasks: int, batch: int, steps: int, epochs: int) ->
 
 
 def in_child(file: Path, tasks: int, args: argparse.Namespace) -> dict[str, float]:
-    """`measure_case` in a process of its own, with the file in the page cache."""
+    """Run `measure_case` in its own process, with the file in the page cache."""
     with file.open("rb") as stream:
         while stream.read(1 << 24):
             pass

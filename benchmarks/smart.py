@@ -1,10 +1,10 @@
-"""What SMART costs: seconds a micro-batch's loss and gradients take, against the passes that they cannot do without.
+"""Time SMART: the seconds of a micro-batch's loss and gradients, against the passes that they need at least.
 
     python benchmarks/smart.py
 
-The bound is the plain loss and gradients; K times a forward pass and the gradient of its embeddings alone; one more
-forward and backward pass; and, for the proximal point, a forward pass without gradients. Each pass is timed by itself.
-Results go to benchmarks/results/smart.md and smart.json.
+The lower bound is the sum of: the plain loss and gradients; K times a forward pass and the gradient of the embeddings
+only; one more forward and backward pass; and, for the proximal point, a forward pass without gradients. Each pass is
+timed by itself. Writes benchmarks/results/smart.md and smart.json.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CASES = {
 
 
 def make_passes(model: MtBertForMultiTask, batch: dict) -> dict[str, Callable[[], None]]:
-    """The passes of the bound, and each case's whole computation, by name."""
+    """Return the passes of the bound, and the whole computation of each case, by name."""
     inputs = {key: batch[key] for key in ("input_ids", "token_type_ids", "layout") if key in batch}
     others = {key: value for key, value in inputs.items() if key != "input_ids"}
     trained, at_start = [*model.parameters()], SimpleNamespace(global_step=1, max_steps=100)
@@ -91,7 +91,7 @@ def make_passes(model: MtBertForMultiTask, batch: dict) -> dict[str, Callable[[]
 
 
 def measure(passes: dict[str, Callable[[], None]], model: torch.nn.Module, rounds: int) -> dict[str, float]:
-    """Median seconds of each pass; they take turns, after a warm-up."""
+    """Return the median seconds of each pass; the passes take turns, after a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in passes}
     for number in range(rounds + 1):
         for name, run in passes.items():
@@ -104,7 +104,7 @@ def measure(passes: dict[str, Callable[[], None]], model: torch.nn.Module, round
 
 
 def bound(seconds: dict[str, float], smart: Smart | None, proximal: Proximal | None) -> float:
-    """Seconds of the passes that a case consists of."""
+    """Return the seconds of the passes of a case."""
     total = seconds["plain"]
     if smart is not None:
         total += smart.steps * seconds["forward and input gradient"] + seconds["forward and backward"]

@@ -1,9 +1,9 @@
-"""What gradient surgery adds to a step: each method against the plain sum of losses, on the same rows.
+"""Time gradient surgery: a step with each method, against the plain sum of losses on the same rows.
 
     python benchmarks/surgery.py
 
-Three tasks of sentence pairs, every step with rows of each (`simultaneous`); all contenders take their turns in every
-round, and ratios are taken within a round. Results go to benchmarks/results/surgery.md and surgery.json.
+There are three tasks of sentence pairs, and every step has rows of each (`simultaneous`). The contenders take turns in
+every round, and ratios are computed within a round. Writes benchmarks/results/surgery.md and surgery.json.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ METHODS = {
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9, help="times that every contender is timed")
     parser.add_argument("--steps", type=int, default=6, help="timed optimizer steps of a round")
@@ -80,7 +80,7 @@ def make_trainer(name: str, work: Workload) -> tuple[MtBertTrainer, StepClock]:
 
 
 def run(args: argparse.Namespace, folder: str) -> None:
-    """Time all contenders in turns and write the results."""
+    """Time all contenders in turns, and write the results."""
     if args.threads:
         torch.set_num_threads(args.threads)
     encoder = find_encoder(args.encoder, f"{folder}/encoder")

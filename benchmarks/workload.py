@@ -1,4 +1,4 @@
-"""What all contenders work on: one encoder, and one list of sentence pairs in one encoding."""
+"""The workload of all contenders: one encoder, and one list of encoded sentence pairs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PAIR_LENGTHS = [
 
 
 def packaged_encoder() -> str | None:
-    """The folder of the quickstart's encoder; None if its package is not installed."""
+    """Return the folder of the quickstart's encoder, or None if its package is not installed."""
     from mtbert.cli.encoder import find_encoder
 
     try:
@@ -66,12 +66,12 @@ def random_encoder(folder: str | Path, config: BertConfig) -> str:
 
 
 def find_encoder(given: str | None, folder: str | Path) -> str:
-    """The encoder that was asked for, the packaged one, or one of its size with random weights written to `folder`."""
+    """Return the given encoder, the packaged one, or one of its size with random weights, written to `folder`."""
     return given or packaged_encoder() or random_encoder(folder, BertConfig(**MINILM))
 
 
 def make_pairs(tokenizer: PreTrainedTokenizerFast, rows: int, seed: int = 0) -> Dataset:
-    """Pairs of random words of the vocabulary whose lengths follow `PAIR_LENGTHS`."""
+    """Make pairs of random words of the vocabulary, whose lengths follow `PAIR_LENGTHS`."""
     random = np.random.default_rng(seed)
     words = np.array(sorted(word for word in tokenizer.get_vocab() if word.isascii() and word.isalnum()))
     quantiles = np.linspace(0, 1, len(PAIR_LENGTHS))
@@ -83,9 +83,9 @@ def make_pairs(tokenizer: PreTrainedTokenizerFast, rows: int, seed: int = 0) -> 
 
 
 def read_pairs(data_dir: str | Path | None, tokenizer: PreTrainedTokenizerFast, rows: int) -> tuple[Dataset, str]:
-    """`rows` pairs with `text`, `text_pair` and `label`, and what they are: the course's Quora file, or made up.
+    """Return `rows` pairs with `text`, `text_pair` and `label`, and their source: the course's Quora file, or made up.
 
-    The file's rows come in a random order, again from the start if there are too few.
+    The rows of the file come in a random order, and repeat if there are too few.
     """
     file = Path(data_dir or COURSE_DATA) / "quora-train.csv"
     if not file.is_file():
@@ -111,7 +111,7 @@ class Workload:
         output_dir: an empty folder that trainers may want; nothing is saved.
         precision: `fp32`, or `bf16` for autocast.
         device: `cpu` or `cuda`.
-        workers: processes that load data; 0: the training process does.
+        workers: processes that load data; 0: the training process loads it.
         max_length: longest pair in tokens; longer ones are cut.
     """
 
@@ -143,18 +143,18 @@ class Workload:
 
     @cached_property
     def limit(self) -> int:
-        """Tokens at which a pair is cut."""
+        """Longest pair in tokens; longer ones are truncated."""
         return min(self.max_length, self.config.max_position_embeddings)
 
     @cached_property
     def task(self) -> TaskSpec:
-        """mtbert's task: two classes, one logit, after the encoder's own pooler as in the peers' models."""
+        """The task in mtbert: two classes, one logit, and the encoder's pooler, as in the other contenders' models."""
         return TaskSpec(
             "pairs", "binary_classification", labels=2, texts=2, pooling="pooler", dropout=0.1, max_length=self.limit
         )
 
     def encode(self, pairs: Dataset) -> dict[str, list]:
-        """`input_ids` and `token_type_ids` of each row."""
+        """Return `input_ids` and `token_type_ids` of each row."""
         columns = encode_texts(self.task, self.tokenizer, self.config, pairs["text"][:], pairs["text_pair"][:])
         return {name: columns[name] for name in ("input_ids", "token_type_ids") if name in columns}
 
@@ -180,7 +180,7 @@ class Workload:
 
 
 def quiet() -> None:
-    """No progress bars, no network, no warnings about forked tokenizers; before any contender is made."""
+    """Switch off progress bars, the network and warnings of forked tokenizers; called before contenders are made."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     import datasets
