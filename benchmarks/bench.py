@@ -13,15 +13,17 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import torch
-from contenders import CONTENDERS, WARM_UP, Timing, compare, take_turns
+from contenders import CONTENDERS, compare, take_turns
 from datasets import Dataset
 from isolation import Isolated
-from measure import DTYPES, Table, environment, matmul_rate, median, report, training_flops
+from measure import DTYPES, Table, environment, matmul_rate, report, training_flops
 from rich.console import Console
+from timed_steps import Timing
 from transformers import AutoTokenizer
-from workload import ROOT, Workload, find_encoder, quiet, read_pairs
+from workload import ROOT, WARM_UP, Workload, find_encoder, quiet, read_pairs
 
 MEMORY_STEPS = 2
 EVALUATED = ("mtbert", "padded")

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from contenders import CONTENDERS, NotAvailable, Timing
+from contenders import CONTENDERS
 from datasets import Dataset
 from measure import peak_memory
+from timed_steps import NotAvailable, Timing
 from workload import Workload, quiet
 
 Making = Callable[[str], tuple[Workload, Dataset, str]]

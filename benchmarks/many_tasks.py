@@ -12,10 +12,11 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
-from measure import Table, environment, median, report
+from measure import Table, environment, report
 from transformers import AutoTokenizer, set_seed
 from workload import ROOT, find_encoder, quiet
 

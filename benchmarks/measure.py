@@ -7,7 +7,6 @@ import os
 import platform
 import resource
 import shlex
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -139,11 +138,6 @@ def environment(**more: Any) -> dict[str, Any]:
 
 
 # ---- results ----
-
-
-def median(values: Sequence[float]) -> float:
-    """Return the median as a plain number."""
-    return float(statistics.median(values))
 
 
 def show(value: Any) -> str:

@@ -14,11 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 
 import torch
 from datasets import Dataset
-from measure import Table, environment, median, report
+from measure import Table, environment, report
 from transformers import AutoTokenizer
 from workload import ROOT, Workload, find_encoder, make_pairs, quiet
 

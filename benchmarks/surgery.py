@@ -13,11 +13,12 @@ import contextlib
 import io
 import tempfile
 from pathlib import Path
+from statistics import median
 
 import torch
-from contenders import SEED, StepClock
 from datasets import Dataset
-from measure import Table, environment, median, report
+from measure import Table, environment, report
+from timed_steps import SEED, StepClock
 from transformers import AutoTokenizer, PrinterCallback, set_seed
 from workload import ROOT, WARM_UP, Workload, find_encoder, quiet, read_pairs
 

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 from datasets import Dataset
 from peft import PeftModel
@@ -40,6 +41,7 @@ from ..recipe import Recipe, load_recipe
 from ..training.arguments import MtBertTrainingArguments
 from ..training.distributed.machine import share_cores
 from ..training.peft import load_adapter
+from ..training.settings import PLAN_ARGUMENTS
 from ..training.trainer import MtBertTrainer
 from . import arguments
 from .main import run as run_command
@@ -80,21 +82,9 @@ def load_model(folder: Path, recipe: Recipe) -> MtBertForMultiTask | PeftModel:
 
 def make_plan(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Plan:
     """Return the plan of a run with one stage."""
-    tasks = recipe.tasks
-    batch = recipe.training_value("per_device_train_batch_size")
-    accumulated = recipe.training_value("gradient_accumulation_steps")
-    data_seed = recipe.training_value("data_seed")
-    plan = Plan(
-        schedule=recipe.schedule,
-        names=tuple(tasks),
-        rows=tuple(len(data[name].splits["train"]) for name in tasks),
-        batch=batch * processes * accumulated,
-        epochs=1,
-        seed=recipe.training_value("seed") if data_seed is None else data_seed,
-        batches=tuple(task.batch_size for task in tasks.values()),
-        sizes=tuple(task.examples_per_epoch for task in tasks.values()),
-    )
-    return plan.lasting(recipe.training_value("num_train_epochs"), recipe.training_value("max_steps"))
+    values = {key: recipe.training_value(key) for key in PLAN_ARGUMENTS}
+    rows = {name: len(data[name].splits["train"]) for name in recipe.tasks}
+    return recipe.settings().plan(rows, SimpleNamespace(world_size=processes, **values))
 
 
 def plan_run(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Plan | StagedPlan | None:

@@ -282,16 +282,12 @@ def _read_methods(tree: dict[str, Any], report: Report) -> dict[str, Any]:
 
 
 def _elsewhere() -> dict[str, str]:
-    groups = {"training.": training_arguments_class(), "schedule.": Schedule, "model.": ModelRecipe}
-    groups |= {
-        "data.": DataSpec,
-        "head.": HeadSpec,
-        **{f"{section}.": settings_class(section) for section in sections()},
-    }
-    groups |= {"optimizer.": OptimizerSettings, "pretraining.": pretraining_arguments_class()}
-    groups |= {"card.": CardSettings}
-    found = {name: f"{prefix}{name}" for prefix, cls in reversed(groups.items()) for name in known_fields(cls)}
-    return {name: path for name, path in found.items() if not path.endswith(".weight")}  # tasks have one, too
+    """Name of a key → its full dotted path; of keys in several sections, that in the first of these."""
+    groups = {"training": training_arguments_class(), "schedule": Schedule, "model": ModelRecipe, "data": DataSpec}
+    groups |= {"head": HeadSpec, **{section: settings_class(section) for section in sections()}}
+    groups |= {"optimizer": OptimizerSettings, "pretraining": pretraining_arguments_class(), "card": CardSettings}
+    found = {name: f"{section}.{name}" for section, cls in reversed(groups.items()) for name in known_fields(cls)}
+    return {name: path for name, path in found.items() if name != "weight"}  # tasks have one, too
 
 
 def _method_rows(section: str) -> list[tuple[str, ...]]:

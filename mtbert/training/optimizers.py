@@ -9,15 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from ..errors import Problem
 from .methods import REGISTRY
-
-if TYPE_CHECKING:
-    pass
 
 SEPARATE, RATES = "separate", "rates"
 GROUPED = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop")  # of PyTorch, over parameter groups

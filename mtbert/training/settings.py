@@ -26,6 +26,15 @@ from .objective import check_losses
 from .optimizers import OptimizerSettings
 
 Settings = TypeVar("Settings")
+# the training arguments that a plan depends on
+PLAN_ARGUMENTS = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_steps",
+    "seed",
+    "data_seed",
+)
 
 
 @dataclass(frozen=True)
@@ -73,13 +82,12 @@ class MultiTaskSettings:
             values.get("recipe"),
         )
 
-    def plan(
-        self, rows: Mapping[str, int], args: MtBertTrainingArguments, balanced: Mapping[int, BalancedRows]
-    ) -> Plan:
+    def plan(self, rows: Mapping[str, int], args: Any, balanced: Mapping[int, BalancedRows] | None = None) -> Plan:
         """The plan of a run: which tasks' rows each step holds.
 
         Args:
             rows: task → number of its training rows.
+            args: the training arguments, or any object with `PLAN_ARGUMENTS` and `world_size`.
             balanced: index of a task → its rows by class, for tasks whose classes are drawn equally often.
         """
         batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
@@ -87,7 +95,7 @@ class MultiTaskSettings:
         batches = tuple(task.batch_size for task in self.tasks.values())
         sizes = tuple(task.examples_per_epoch for task in self.tasks.values())
         names, counts = tuple(self.tasks), tuple(rows[name] for name in self.tasks)
-        plan = Plan(self.schedule, names, counts, batch, 1, seed, batches, sizes, balanced)
+        plan = Plan(self.schedule, names, counts, batch, 1, seed, batches, sizes, balanced or {})
         return plan.lasting(args.num_train_epochs, args.max_steps)
 
 
@@ -107,7 +115,6 @@ def read_settings(
     Raises:
         InputError: if something is given twice.
     """
-    given = list(methods)
     old = {name: keywords.pop(name) for name in [*_FIELDS, *REGISTRY] if name in keywords}
     if old:
         warnings.warn(
@@ -119,10 +126,9 @@ def read_settings(
     if settings is not None and (twice := [name for name in old if name in _FIELDS and old[name] is not None]):
         raise InputError(f"settings is given, and {', '.join(twice)} as well; put these into the settings")
     fields_of = {_FIELDS[name]: value for name, value in old.items() if name in _FIELDS}
-    for section in REGISTRY:
-        given.append(as_settings(settings_class(section), old[section], section) if section in old else None)
+    by_section = [as_settings(settings_class(section), old[section], section) for section in REGISTRY if section in old]
     read = MultiTaskSettings.read(tasks, fields_of if settings is None else settings)
-    return read, [each for each in given if each is not None]
+    return read, [each for each in (*methods, *by_section) if each is not None]
 
 
 def build_methods(settings: MultiTaskSettings, given: Iterable[Any]) -> Methods:

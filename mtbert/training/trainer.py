@@ -22,7 +22,7 @@ from ..data.sampling import Plan, StepSampler
 from ..data.step_loader import identity, step_loader
 from ..errors import InputError
 from ..modeling.limits import refuse_reserved
-from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
+from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.tokenization import has_token_types
 from . import evaluation_loop
 from ._compat import add_callbacks, holding
@@ -183,14 +183,10 @@ class MtBertTrainer(Trainer):
         self.methods.begin_step(samples)
         return samples, counts
 
-    def task_losses(self, model, inputs, num_items_in_batch=None) -> tuple[dict[str, torch.Tensor], MtBertOutput]:
-        """Each task's part of the step's loss in a micro-batch, and the model's outputs; see `StepLosses`."""
-        return self.losses(model, inputs, inputs["labelled"] if num_items_in_batch is None else num_items_in_batch)
-
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The sum of the tasks' losses, or the value of `compute_loss_func`."""
         counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
-        losses, outputs = self.task_losses(model, inputs, counts)
+        losses, outputs = self.losses(model, inputs, counts)
         loss = sum(losses.values())
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, inputs["labels"], num_items_in_batch=counts)

@@ -15,14 +15,15 @@ BATCH, STEPS = 4, 3
 
 @pytest.fixture(scope="module")
 def modules():
-    """The benchmarks' modules `contenders`, `measure` and `workload`, which are no package."""
+    """The benchmarks' modules `contenders`, `measure`, `workload` and `timed_steps`, which are no package."""
     sys.path.insert(0, FOLDER)
     try:
         import contenders
         import measure
+        import timed_steps
         import workload
 
-        yield contenders, measure, workload
+        yield contenders, measure, workload, timed_steps
     finally:
         sys.path.remove(FOLDER)
 
@@ -62,9 +63,9 @@ def test_they_see_the_same_batches_in_the_same_order(modules, make_work):
 
 
 def test_ratios_are_taken_within_a_round(modules):
-    contenders = modules[0]
-    ours = [contenders.Timing(seconds, 100, 1000) for seconds in (1.0, 10.0, 1.0)]
-    peer = [contenders.Timing(seconds, 100, 1000) for seconds in (2.0, 20.0, 3.0)]
+    contenders, timed_steps = modules[0], modules[3]
+    ours = [timed_steps.Timing(seconds, 100, 1000) for seconds in (1.0, 10.0, 1.0)]
+    peer = [timed_steps.Timing(seconds, 100, 1000) for seconds in (2.0, 20.0, 3.0)]
     _, values = contenders.compare("title", {"mtbert": ours, "padded": peer}, {})
     assert values["padded"]["ratios"] == pytest.approx([2.0, 2.0, 3.0])
     assert values["padded"]["mtbert is × as fast"] == pytest.approx(2.0)

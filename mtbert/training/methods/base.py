@@ -110,7 +110,6 @@ class Method(TrainerCallback):
         files: names of the files that `save` writes.
         changes_losses: whether it changes the loss of rows or tasks.
         averages_gradients: whether it averages all gradients over the processes itself.
-        depends_on_length: whether a given step depends on the number of steps of the run.
     """
 
     section: ClassVar[str]
@@ -119,7 +118,6 @@ class Method(TrainerCallback):
     files: ClassVar[tuple[str, ...]] = ()
     changes_losses: ClassVar[bool] = False
     averages_gradients: ClassVar[bool] = False
-    depends_on_length: bool = False
 
     def __init__(self, settings: Any = None):
         self.settings = settings
@@ -146,6 +144,11 @@ class Method(TrainerCallback):
     def columns_not_compared(self) -> Sequence[str]:
         """Columns of the training data whose values may differ in a resumed run."""
         return ()
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether a given step depends on the number of steps of the run; the settings' property of that name."""
+        return getattr(self.settings, "depends_on_length", False)
 
     def describe(self) -> str | None:
         """One line for the terminal, printed when training starts."""

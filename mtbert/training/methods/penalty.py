@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from .base import Method, Reduce, TaskTrainer
 ROUNDING = 1e-12  # divergences below it may be rounding errors of fp32
 
 
-class Penalty(Method):
+class Penalty(Method, ABC):
     """Adds `settings.weight` times a penalty to the loss of each labelled row.
 
     It is added before a task's rows are summed, so that task weight, schedule and accumulation scale it like the loss.
@@ -34,6 +35,7 @@ class Penalty(Method):
     def begin(self) -> None:
         self._forget()
 
+    @abstractmethod
     def penalties(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> dict[str, Tensor] | None:
         """The penalty of each row, by task, `(rows,)`; None if it is not finite, to skip the micro-batch.
 
@@ -41,7 +43,6 @@ class Penalty(Method):
             inputs: the model's inputs, without labels.
             outputs: the model's outputs for them.
         """
-        raise NotImplementedError
 
     def change_rows(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> None:
         # Penalties use the unwrapped model: the forward of DistributedDataParallel may run only once a micro-batch; it

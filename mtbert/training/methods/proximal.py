@@ -92,7 +92,6 @@ class ProximalPenalty(Penalty):
     def __init__(self, settings: Proximal):
         super().__init__(settings)
         self.teacher: dict[str, Tensor] | None = None
-        self.depends_on_length = settings.depends_on_length
 
     def begin(self) -> None:
         """Drop θ̄; the next micro-batch sets θ̄ = θ."""

@@ -105,7 +105,8 @@ def _has_shares(run: Run, key: str) -> bool:
     return is_set and (run.value("training.shard_encoder") or fsdp_is_asked_for())
 
 
-def _is_frozen(run: Run) -> bool:
+def is_frozen_whole(run: Run) -> bool:
+    """Whether no parameter of the encoder is trained."""
     return run.value("model.freeze_encoder") and not run.value("model.train_layer_norms")
 
 
@@ -235,13 +236,13 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "model.freeze_encoder: true",
         "optimizer.encoder_learning_rate: a number",
-        lambda run: _is_frozen(run) and run.has("optimizer.encoder_learning_rate"),
+        lambda run: is_frozen_whole(run) and run.has("optimizer.encoder_learning_rate"),
         _FROZEN,
     ),
     Rule(
         "model.freeze_encoder: true",
         "optimizer.layer_decay: a number",
-        lambda run: _is_frozen(run) and run.has("optimizer.layer_decay"),
+        lambda run: is_frozen_whole(run) and run.has("optimizer.layer_decay"),
         _FROZEN,
     ),
     Rule(

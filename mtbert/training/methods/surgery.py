@@ -22,7 +22,7 @@ from ...modeling.own_parts import put
 from . import gramian_weights
 from .base import Method, PeakMemory, Reduce, TaskTrainer
 from .gradient_sums import gramian, same_rows, weighted_sum
-from .rules import Rule, with_shares
+from .rules import Rule, is_frozen_whole, with_shares
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -130,9 +130,7 @@ RULES = (
     Rule(
         "surgery: a method",
         "model.freeze_encoder: true",
-        lambda run: (
-            run.has("surgery") and run.value("model.freeze_encoder") and not run.value("model.train_layer_norms")
-        ),
+        lambda run: run.has("surgery") and is_frozen_whole(run),
         "the tasks train no parameter that they share; train the encoder, its norms, or peft in it, or drop surgery",
     ),
     Rule(

@@ -17,7 +17,6 @@ from mtbert.recipe import load_data, load_recipe
 
 ROOT = Path(__file__).resolve().parents[3]
 GIVEN = ["--encoder=x", "--data_dir=y"]
-TEXTS = [f"--tasks.{task}.data.unlabelled=x.tsv" for task in ("sst", "para", "sts")]
 
 
 def written(name: str, capsys) -> str:

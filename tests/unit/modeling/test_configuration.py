@@ -82,8 +82,6 @@ class TestDefaults:
             SPECS[0].head.type = "mlp"
 
 
-SIAMESE = {"texts": 2, "pair": "siamese", "range": (0, 1)}
-
 TASK_RULES = [
     ({"name": ""}, "the name must be made of letters, digits, '_' and '-'"),
     ({"name": "a.b"}, "task 'a.b': the name must be made of letters"),

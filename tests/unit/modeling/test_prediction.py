@@ -10,23 +10,19 @@ import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
+from predicted_tasks import MORE, PAL
+from texts_alone import PAIRS, TEXTS
 from transformers import AutoTokenizer
 
 from mtbert.modeling.errors import InputTypeError
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.modeling.prediction import Prediction
-from mtbert.modeling.task_spec import AdapterSpec, TaskSpec
-
-TEXTS = ["the cat sleeps .", "a dog", "is the old house not very good ?", "fish", "a bird flies", "the tree is old ."]
-PAIRS = [(text, other) for text, other in zip(TEXTS, reversed(TEXTS), strict=True)]
-PAL = AdapterSpec("pal", size=12, heads=3, init="published")
-MORE = (TaskSpec("mood", labels=["sad", "glad"]), TaskSpec("stars2", labels=4, pooling="max", max_length=5))
+from mtbert.modeling.task_spec import TaskSpec
 
 
 @pytest.fixture(params=["shared", "adapters"])
 def model(request, make_model, tasks) -> MtBertForMultiTask:
-    specs = [*tasks, *MORE]
-    return make_model(specs, adapter=PAL if request.param == "adapters" else None).eval()
+    return make_model([*tasks, *MORE], adapter=PAL if request.param == "adapters" else None).eval()
 
 
 @torch.no_grad()

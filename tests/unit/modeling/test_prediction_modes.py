@@ -7,21 +7,11 @@ from types import MethodType
 import numpy as np
 import pytest
 from peft import LoraConfig, get_peft_model
+from predicted_tasks import PAL
+from texts_alone import PAIRS, TEXTS
 from transformers import AutoTokenizer, pipeline
 
-from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
-from mtbert.modeling.task_spec import AdapterSpec, TaskSpec
-
-TEXTS = ["the cat sleeps .", "a dog", "is the old house not very good ?", "fish", "a bird flies", "the tree is old ."]
-PAIRS = [(text, other) for text, other in zip(TEXTS, reversed(TEXTS), strict=True)]
-PAL = AdapterSpec("pal", size=12, heads=3, init="published")
-MORE = (TaskSpec("mood", labels=["sad", "glad"]), TaskSpec("stars2", labels=4, pooling="max", max_length=5))
-
-
-@pytest.fixture(params=["shared", "adapters"])
-def model(request, make_model, tasks) -> MtBertForMultiTask:
-    specs = [*tasks, *MORE]
-    return make_model(specs, adapter=PAL if request.param == "adapters" else None).eval()
+from mtbert.modeling.task_spec import TaskSpec
 
 
 class TestThreads:

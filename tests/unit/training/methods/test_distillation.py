@@ -141,10 +141,10 @@ def test_a_mixed_batch_is_the_rows_task_by_task(make_trainer, save_teacher):
     data = MultiTaskDataset(trainer.tasks, trainer.train_dataset, token_types=True)
     parts = [(number, trainer.plan().taken(number)[:3]) for number in range(4)]
     mixed = data.__getitems__(Step(tuple(parts)))
-    losses, _ = trainer.task_losses(trainer.model, mixed, mixed["labelled"])
+    losses, _ = trainer.losses(trainer.model, mixed, mixed["labelled"])
     for number, name in enumerate(NAMES):
         alone = data.__getitems__(Step((parts[number],)))
-        own, _ = trainer.task_losses(trainer.model, alone, alone["labelled"])
+        own, _ = trainer.losses(trainer.model, alone, alone["labelled"])
         torch.testing.assert_close(losses[name], own[name], rtol=1e-4, atol=1e-5)
         assert torch.equal(mixed[TEACHER][name], alone[TEACHER][name])
 

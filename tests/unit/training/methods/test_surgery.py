@@ -355,7 +355,7 @@ def test_a_step_of_the_trainer_is_the_textbook_on_each_tasks_gradient(make_model
     vectors, own = [], {}
     for name, part in parts_by_task(batch, model.tasks):
         model.zero_grad()
-        losses, _ = trainer.task_losses(model, part, batch["labelled"])
+        losses, _ = trainer.losses(model, part, batch["labelled"])
         losses[name].backward()
         vectors.append(torch.cat([p.grad.flatten() for p in model.encoder.parameters()]))
         own[name] = [p.grad.clone() for p in model.heads[name].parameters()]
