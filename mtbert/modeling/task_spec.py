@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sized
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -36,6 +37,11 @@ PAIR_FEATURES = ("u;v", "u;v;|u-v|", "u;v;|u-v|;u*v")
 def _known(problems: list[Problem], key: str, value: Any, known: tuple[str, ...], more: str = "") -> None:
     if value not in known:
         problems.append(Problem((key,), f"is {value!r}, but must be one of: {', '.join(known)}{more}"))
+
+
+def _count(value: Any) -> int:
+    """The number of values in a list or an array; 0 for a text or a single value."""
+    return len(value) if isinstance(value, Sized) and not isinstance(value, str) else 0
 
 
 def _build(cls: type, where: str, values: Any) -> Any:
@@ -160,6 +166,7 @@ class AdapterSpec:
     init: str | None = None
 
     def __post_init__(self):
+        refuse(limit_problems(("layers",), "encoder_layers", _count(self.layers), "has", " numbers"), "adapter.")
         make_plain(self)
         size, heads = _ADAPTERS.get(self.type, (1, None)) if isinstance(self.type, str) else (1, None)
         published = "published" if isinstance(self.type, str) and self.type in TOP_ADAPTERS else "zero"
@@ -184,7 +191,6 @@ class AdapterSpec:
                 found.append(Problem((key,), f"is {getattr(self, key)}, but must be 1 or more"))
             found += limit_problems((key,), name, getattr(self, key))
         found += limit_problems(("heads",), "attention_heads", self.heads or 0)
-        found += limit_problems(("layers",), "encoder_layers", len(self.layers or ()), "has", " numbers")
         if self.heads is not None and self.type in ("low_rank", "houlsby"):
             found.append(Problem(("heads",), f"is {self.heads}, but {self.type} has no attention; drop it"))
         elif self.heads is not None and self.heads < 1:
@@ -259,8 +265,9 @@ class TaskSpec:
     head: HeadSpec = field(default_factory=HeadSpec)
 
     def __post_init__(self):
-        count = len(self.labels) if isinstance(self.labels, Sized) and not isinstance(self.labels, str) else 0
-        refuse(limit_problems(("labels",), "labels", count, "has", " names"), f"task {brief(self.name)}: ")
+        too_long = limit_problems(("labels",), "labels", _count(self.labels), "has", " names")
+        too_long += limit_problems(("separator",), "width", _count(self.separator), "has", " tokens")
+        refuse(too_long, f"task {brief(self.name)}: ")
         make_plain(self)
         long = isinstance(self.name, str) and len(self.name) > SHOWN
         where = f"task {self.name[:SHOWN]!r}…" if long else f"task {brief(self.name)}"
@@ -289,7 +296,7 @@ class TaskSpec:
         found = type_problems(self)
         if found:
             return found
-        if not self.name or not all(c.isalnum() or c in "_-" for c in self.name):
+        if not re.fullmatch(r"[\w-]+", self.name):
             found.append(Problem((), ": the name must be made of letters, digits, '_' and '-'"))
         elif hasattr(nn.ModuleDict, self.name) or self.name == "training":
             found.append(Problem((), ": a module cannot have this name, which PyTorch uses itself; add a letter"))
@@ -297,7 +304,6 @@ class TaskSpec:
         longest = max(map(len, self.labels or ()), default=0)
         found += limit_problems(("labels",), "label_length", longest, "has a name of", " characters")
         found += limit_problems(("max_length",), "tokens", self.max_length or 0)
-        found += limit_problems(("separator",), "width", len(self.separator or ()), "has", " tokens")
         _known(found, "problem_type", self.problem_type, tuple(PROBLEM_TYPES))
         _known(found, "pair", self.pair, PAIRS)
         _known(found, "pooling", self.pooling, POOLINGS)

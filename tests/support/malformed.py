@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +15,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, settings
 
 from mtbert import MtBertError
+from tests.support.bounded import measured
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = (str(ROOT / "mtbert"), str(ROOT / "recipes"))
@@ -65,11 +66,6 @@ GOOD: dict[str, Any] = {  # a recipe that names most keys
     ],
     "pretraining": {"keep_epochs": [1, 2], "mask_probability": 0.2},
 }
-
-
-def peak_memory() -> int:
-    """The most memory that this process has had, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def tries(few: int, shrink: bool = True) -> settings:
@@ -131,30 +127,30 @@ class Tally:
         act: Callable[[], Any],
         *places: str,
         allowed: tuple[type[BaseException], ...] = (ValueError, OSError),
-        computing: float = PATIENCE,
+        calls: float = math.inf,
     ) -> Any:
         """What `act` returns, or the clear error that it raises; anything else fails the test.
 
         Args:
             places: an error must hold one of them; none: any message of ours will do.
             allowed: the types of errors that are documented.
-            computing: seconds of the processor that it may take.
+            calls: Python calls that it may make.
         """
         self.tried += 1
         start, found, unclear = time.monotonic(), None, None
-        begin, peak = time.process_time(), peak_memory()
         try:
-            found = act()
+            with measured() as work:
+                found = act()
         except Exception as error:
             found = error
             unclear = fault(error, places) if isinstance(error, allowed) else "is of a type that is not documented"
             self.refused += 1
         if (seconds := time.monotonic() - start) > PATIENCE:
             unclear = f"took {seconds:.0f} s"
-        if (seconds := time.process_time() - begin) > computing:
-            unclear = f"took {seconds:.1f} s of the processor"
-        if (memory := peak_memory() - peak) > MEMORY:
-            unclear = f"took {memory / 1e6:.0f} MB"
+        if work.calls > calls:
+            unclear = f"made {work.calls:,} calls"
+        if work.memory > MEMORY:
+            unclear = f"took {work.memory / 1e6:.0f} MB"
         if unclear:
             self.unclear.append(f"{type(found).__name__} {unclear}: {str(found)[:300]}")
             raise AssertionError(self.unclear[-1]) from (found if isinstance(found, Exception) else None)

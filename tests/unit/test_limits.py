@@ -2,9 +2,6 @@
 
 import json
 import os
-import resource
-import time
-from contextlib import contextmanager
 
 import pytest
 
@@ -18,18 +15,10 @@ from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.modeling.task_spec import AdapterSpec, HeadSpec, TaskSpec
 from mtbert.recipe import Recipe, RecipeError, load_recipe
 from mtbert.training.arguments import TaskTraining
+from tests.support.bounded import bounded
 
 HUGE = 10**9
 BERT = {"model_type": "bert", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-
-
-@contextmanager
-def cheaply():
-    """Within, at most a second of computing is spent, and 500 MB of memory."""
-    begin, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    yield
-    assert time.process_time() - begin < 1
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024 < 500e6
 
 
 def task(**values) -> dict:
@@ -70,7 +59,7 @@ CONFIGS = {
 @pytest.mark.parametrize("case", CONFIGS)
 def test_configs(case):
     make, message = CONFIGS[case]
-    with cheaply(), pytest.raises(ValueError, match=r"MTBERT_MAX_\w+ raises that") as error:
+    with bounded(), pytest.raises(ValueError, match=r"MTBERT_MAX_\w+ raises that") as error:
         make()
     assert message in str(error.value) and len(str(error.value)) < 1000
 
@@ -88,12 +77,12 @@ def test_configs_of_encoders(values, message, tmp_path):
     text = json.dumps(values) if isinstance(values, dict) else f'{{"model_type": "bert", "x": {values}}}'
     write(tmp_path, text, "config.json")
     for load in (encoder_config, load_config, load_tokenizer):
-        with cheaply(), pytest.raises((ValueError, OSError), match=message):
+        with bounded(), pytest.raises((ValueError, OSError), match=message):
             load(tmp_path)
 
 
 def test_a_name_of_a_million_letters():
-    with cheaply(), pytest.raises(ValueError, match="the name's length is 1,000,000") as error:
+    with bounded(), pytest.raises(ValueError, match="the name's length is 1,000,000") as error:
         TaskSpec("a" * 10**6, labels=2)
     assert len(str(error.value)) < 1000
 
@@ -102,7 +91,7 @@ def test_an_encoder_of_mtbert_inside_an_encoder():
     inner = dict(BERT)
     for _ in range(300):
         inner = {"model_type": "mtbert", "encoder": inner, "tasks": [task()]}
-    with cheaply(), pytest.raises(ValueError, match="levels deep|does not know"):
+    with bounded(), pytest.raises(ValueError, match="levels deep|does not know"):
         config(encoder=inner)
     with pytest.raises(ValueError, match="encoder.model_type is 'mtbert', which"):
         config(encoder={"model_type": "mtbert", "encoder": BERT, "tasks": [task()]})
@@ -169,14 +158,14 @@ RECIPES = {
 def test_recipes(case, tmp_path):
     text, message = RECIPES[case]
     file = write(tmp_path, text)
-    with cheaply(), pytest.raises(RecipeError) as error:
+    with bounded(), pytest.raises(RecipeError) as error:
         load_recipe(file)
     assert message in str(error.value) and len(str(error.value)) < 1000
 
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom"])
 def test_an_endless_recipe(device):
-    with cheaply(), pytest.raises(RecipeError, match="at least 2,097,153 bytes"):
+    with bounded(), pytest.raises(RecipeError, match="at least 2,097,153 bytes"):
         load_recipe(device)
 
 
@@ -203,7 +192,7 @@ TREES = {
 def test_trees(case):
     values, message = TREES[case]
     Recipe.from_dict(tree())  # what is imported at the first one
-    with cheaply(), pytest.raises(RecipeError) as error:
+    with bounded(), pytest.raises(RecipeError) as error:
         Recipe.from_dict(values)
     assert message in str(error.value) and len(str(error.value)) < 100_000
 
@@ -217,7 +206,7 @@ def test_a_chain_of_bases(tmp_path):
     write(tmp_path, "encoder: e\n", "0.yaml")
     for i in range(1, 100):
         write(tmp_path, f"base: {i - 1}.yaml\n", f"{i}.yaml")
-    with cheaply(), pytest.raises(RecipeError, match="the chain of bases has 21 files above it, but .* at most 20"):
+    with bounded(), pytest.raises(RecipeError, match="the chain of bases has 21 files above it, but .* at most 20"):
         load_recipe(tmp_path / "99.yaml")
 
 
@@ -227,7 +216,7 @@ def test_folders_that_can_not_be(name, tmp_path, monkeypatch):
     os.symlink("loop", "loop")
     write(tmp_path, "", "file")
     message = "bytes, but the file system|circle of symbolic links|below a file|zero byte|bytes long in full"
-    with cheaply(), pytest.raises(RecipeError, match=rf"training.output_dir is text '.*, which .*({message})"):
+    with bounded(), pytest.raises(RecipeError, match=rf"training.output_dir is text '.*, which .*({message})"):
         Recipe.from_dict(tree(training={"output_dir": name}))
     with pytest.raises(ValueError, match=message):
         check_folder(name)
@@ -237,7 +226,7 @@ def test_folders_that_can_not_be(name, tmp_path, monkeypatch):
 def test_files_of_a_checkpoint(tmp_path):
     for text in ('{"model_type": "mtbert", "x": "' + "x" * 20_000_000 + '"}', '{"x": ' + "[" * 5000 + "]" * 5000 + "}"):
         write(tmp_path, text, "config.json")
-        with cheaply(), pytest.raises(ValueError, match=r"config.json .*(MTBERT_MAX_CONFIG_BYTES|recursion)"):
+        with bounded(), pytest.raises(ValueError, match=r"config.json .*(MTBERT_MAX_CONFIG_BYTES|recursion)"):
             check_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mtbert"}))
     with pytest.raises(ValueError, match="no model.safetensors"):

@@ -4,8 +4,6 @@ import bz2
 import gzip
 import io
 import lzma
-import resource
-import time
 
 import pytest
 
@@ -13,6 +11,7 @@ from mtbert.data.bounds import BoundedStream, column_problems
 from mtbert.data.readers import RowFile, file_format
 from mtbert.data.streaming import RowSource
 from mtbert.errors import ReadError
+from tests.support.bounded import bounded
 
 
 class Endless(io.RawIOBase):
@@ -33,7 +32,6 @@ def test_an_endless_line(monkeypatch):
     monkeypatch.setenv("MTBERT_MAX_LINE_BYTES", "10000000")
     endless = Endless()
     buffered = io.BufferedReader(endless)
-    begin = time.process_time()
     with pytest.raises(ValueError, match=r"a line has at least 10,000,001 bytes, .* MTBERT_MAX_LINE_BYTES raises that"):
         next(BoundedStream(buffered, closes=False))
     assert not buffered.closed
@@ -41,7 +39,7 @@ def test_an_endless_line(monkeypatch):
     with pytest.raises(ValueError, match=r"a line has at least 10,.* MTBERT_MAX_LINE_BYTES raises that"):
         while blocks.read(2**20):
             pass
-    assert endless.taken < 30_000_000 and time.process_time() - begin < 1
+    assert endless.taken < 30_000_000
 
 
 @pytest.mark.parametrize("module", [gzip, bz2, lzma])
@@ -50,12 +48,12 @@ def test_a_bomb(module, tmp_path):
     with module.open(file, "wb") as out:
         for _ in range(40):
             out.write(bytes(2**20))
-    begin, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     packed = file.stat().st_size
-    with pytest.raises(ValueError, match=rf"its {packed:,} bytes unpack to at least 3.,.* MTBERT_MAX_UNPACKED_BYTES"):
+    with (
+        bounded(),
+        pytest.raises(ValueError, match=rf"its {packed:,} bytes unpack to at least 3.,.* MTBERT_MAX_UNPACKED_BYTES"),
+    ):
         BoundedStream(module.open(file), packed).read()
-    assert time.process_time() - begin < 2
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak) * 1024 < 500e6
 
 
 def test_the_environment_raises_the_limits(monkeypatch):
@@ -109,9 +107,7 @@ def write_wide(path):
 )
 def test_files_without_a_bound_are_refused_at_once(tmp_path, name, write, message):
     write(tmp_path / name)
-    begin = time.process_time()
-    with pytest.raises(ReadError, match=message):
+    with bounded(), pytest.raises(ReadError, match=message):
         RowFile(tmp_path / name, file_format(name)).dataset(["text"])
-    with pytest.raises(ReadError, match=message):
+    with bounded(), pytest.raises(ReadError, match=message):
         list(RowSource(str(tmp_path / name), ("text",), None, None, 100).chunks())
-    assert time.process_time() - begin < 4  # twice a second's work, and what the cache of datasets takes
