@@ -13,8 +13,8 @@ from pathlib import Path
 from ..errors import RecipeError
 from ..files import path_problem
 from ..recipe.yaml_layers import split_argv
+from ..runs import budget, bundled
 from ..training.methods import sections
-from . import bundled
 from .processes import is_launched
 
 COMMANDS = {
@@ -41,7 +41,6 @@ INPUT_FORMATS = ("csv", "tsv", "json", "parquet", "cs224n", "text")
 OUTPUT_FORMATS = ("csv", "jsonl", "parquet", "cs224n")
 QUOTING = ("double", "backslash", "none")
 POOLINGS = ("cls", "mean", "max")  # poolings that do not need the encoder's pooler
-BUDGET = {"epochs": 10, "steps": 30, "rows": 32}  # the small budget of `reproduce`, for every row of a report
 
 
 def make_parser(command: str, file: str | None = None, **options) -> argparse.ArgumentParser:
@@ -221,6 +220,7 @@ def search(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--keep", choices=("best", "all"), default="best", help=keep)
     args, more = parser.parse_known_args(argv)
     check_keys(parser, args, more)
+    at_least(parser, args, 0, "trials")
     args.overrides = tuple(more)
     return args
 
@@ -232,9 +232,9 @@ def reproduce(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--encoder", required=True, help="folder or hub name")
     parser.add_argument("--data_dir", required=True, help="folder of the data files")
     parser.add_argument("--seeds", default="1,2,3")
-    small = f"{BUDGET['epochs']} epochs of {BUDGET['steps']} steps of {BUDGET['rows']} rows, one rate"
-    budget = f"small: {small}; published: what the recipe says"
-    parser.add_argument("--budget", choices=("small", "published"), default="small", help=budget)
+    small = f"{budget.EPOCHS} epochs of {budget.STEPS} steps of {budget.BATCH} rows, one rate"
+    budgets = f"small: {small}; published: what the recipe says"
+    parser.add_argument("--budget", choices=("small", "published"), default="small", help=budgets)
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="for all rows under the small budget")
     pooler = "pooling of the rows that use the encoder's pooler, for an encoder without one"
     parser.add_argument("--instead_of_pooler", choices=POOLINGS, help=pooler)

@@ -7,7 +7,7 @@ import os
 import sys
 
 from ..errors import InputError
-from .bundled import folder
+from ..runs.bundled import folder
 
 # environment variables by which accelerate detects that a launcher has started this process
 OF_LAUNCHERS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")

@@ -16,7 +16,8 @@ import signal
 import sys
 from pathlib import Path
 
-from . import arguments, bundled
+from ..runs import bundled
+from . import arguments
 from .encoder import find_encoder
 from .main import run as run_command
 

@@ -23,7 +23,8 @@ ALLOWED = {
     "hub": {"hub", "model_card", "evaluation", "data", "errors", "modeling"},
     "training": {"training", "files", "model_card", "evaluation", "data", "errors", "modeling"},
     "recipe": {"recipe", "files", "training", "model_card", "evaluation", "data", "errors", "modeling"},
-    "runs": {"runs", "recipe", "files", "hub", "training", "model_card", "evaluation", "data", "errors", "modeling"},
+    "runs": {"runs", "__version__", "recipe", "files", "hub", "training", "model_card", "evaluation", "data"}
+    | {"errors", "modeling"},
     "cli": {"cli", "runs", "__version__", "recipe", "files", "hub", "training", "model_card", "evaluation", "data"}
     | {"errors", "modeling"},
     "__main__": {"cli"},

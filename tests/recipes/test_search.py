@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 
 import optuna
@@ -11,7 +10,9 @@ import yaml
 from optuna.trial import TrialState
 
 from mtbert.cli.arguments import search as arguments_of
+from mtbert.cli.search import main, planned
 from mtbert.recipe import RecipeError, load_recipe
+from mtbert.runs import search
 from mtbert.runs.finetuning import TrainResult
 
 COURSE = {"format": "cs224n", "id": "id"}
@@ -63,12 +64,6 @@ class _PruneAll(optuna.pruners.BasePruner):
         return True
 
 
-@pytest.fixture(scope="module")
-def search():
-    """`mtbert.cli.search`, imported."""
-    return importlib.import_module("mtbert.cli.search")
-
-
 @pytest.fixture
 def arguments(encoder_dir, course_dir, tmp_path):
     """A function: space, further arguments → a command line over tiny data."""
@@ -83,18 +78,18 @@ def arguments(encoder_dir, course_dir, tmp_path):
     return make
 
 
-def plan(search, argv):
-    return search.plan(arguments_of(argv))
+def plan(argv):
+    return planned(arguments_of(argv))
 
 
-def test_trials_are_kept_resumed_and_the_best_recipe_runs_as_it_is(search, finetune, arguments, tmp_path, capsys):
+def test_trials_are_kept_resumed_and_the_best_recipe_runs_as_it_is(finetune, arguments, tmp_path, capsys):
     argv = arguments({**SPACE, "model.adapter.size": {"type": "categorical", "choices": [12]}}, "--trials", "2")
-    assert search.main(argv) == 0
+    assert main(argv) == 0
     folder = tmp_path / "search" / "recipe"
-    study = search.open_study(plan(search, argv))
+    study = search.open_study(plan(argv))
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
-    assert search.main([*argv[:-1], "1"]) == 0
-    study = search.open_study(plan(search, argv))
+    assert main([*argv[:-1], "1"]) == 0
+    study = search.open_study(plan(argv))
     assert len(study.trials) == 3
     rates = [trial.params["training.learning_rate"] for trial in study.trials]
     assert len(set(rates)) == 3  # the third is no repetition of the first
@@ -124,8 +119,8 @@ def test_trials_are_kept_resumed_and_the_best_recipe_runs_as_it_is(search, finet
     assert yaml.safe_load((folder / "best.yaml").read_text())["base"] == "../../recipe.yaml"
 
 
-def test_a_trial_that_is_pruned_after_its_first_evaluation(search, arguments, tmp_path):
-    one = plan(search, arguments(SPACE, "--metric", "sst_loss"))
+def test_a_trial_that_is_pruned_after_its_first_evaluation(arguments, tmp_path):
+    one = plan(arguments(SPACE, "--metric", "sst_loss"))
     assert (one.metric, one.direction) == ("eval_sst_loss", "minimize")
     study = search.open_study(one, pruner=_PruneAll())
     assert search.optimize(one, study, 2)
@@ -139,9 +134,9 @@ def test_a_trial_that_is_pruned_after_its_first_evaluation(search, arguments, tm
     assert not (tmp_path / "search" / "recipe" / "best.yaml").exists()
 
 
-def test_the_median_of_earlier_trials_prunes_a_worse_one(search, arguments):
+def test_the_median_of_earlier_trials_prunes_a_worse_one(arguments):
     argv = arguments({"training.learning_rate": {"type": "categorical", "choices": [1e-3, 3.0]}})
-    one = plan(search, [*argv, "--metric", "eval_loss"])
+    one = plan([*argv, "--metric", "eval_loss"])
     study = search.open_study(one, pruner=optuna.pruners.MedianPruner(1))
     for rate in (1e-3, 3.0):
         study.enqueue_trial({"training.learning_rate": rate})
@@ -149,13 +144,13 @@ def test_the_median_of_earlier_trials_prunes_a_worse_one(search, arguments):
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE, TrialState.PRUNED]
 
 
-def test_a_trial_that_fails_is_kept_with_its_error_and_the_search_goes_on(search, arguments, tmp_path, capsys):
+def test_a_trial_that_fails_is_kept_with_its_error_and_the_search_goes_on(arguments, tmp_path, capsys):
     # Which schedule goes with which temperature is known only when both are drawn.
     space = {
         "schedule.name": {"type": "categorical", "choices": ["uniform", "temperature"]},
         "schedule.temperature": {"type": "categorical", "choices": [None, 2.0]},
     }
-    one = plan(search, arguments(space))
+    one = plan(arguments(space))
     study = search.open_study(one)
     for name, temperature in (("uniform", 2.0), ("temperature", 2.0)):
         study.enqueue_trial({"schedule.name": name, "schedule.temperature": temperature})
@@ -168,7 +163,7 @@ def test_a_trial_that_fails_is_kept_with_its_error_and_the_search_goes_on(search
     assert "eval_overall" in (folder / "best.yaml").read_text()
 
 
-def test_an_interrupted_search_goes_on_later(search, arguments, monkeypatch, capsys):
+def test_an_interrupted_search_goes_on_later(arguments, monkeypatch, capsys):
     argv = arguments({"training.learning_rate": SPACE["training.learning_rate"]}, "--trials", "1")
 
     def interrupted(*_, **__):
@@ -176,26 +171,26 @@ def test_an_interrupted_search_goes_on_later(search, arguments, monkeypatch, cap
 
     with monkeypatch.context() as patch:
         patch.setattr(search, "train", interrupted)
-        assert search.main(argv) == 130
+        assert main(argv) == 130
     assert "the same command goes on" in capsys.readouterr().err
-    assert search.main(argv) == 0
-    study = search.open_study(plan(search, argv))
+    assert main(argv) == 0
+    study = search.open_study(plan(argv))
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
-def test_only_failures_are_told_by_the_return_code(search, arguments, monkeypatch, capsys):
+def test_only_failures_are_told_by_the_return_code(arguments, monkeypatch, capsys):
     def broken(*_, **__):
         raise OSError("disk is full")
 
     monkeypatch.setattr(search, "train", broken)
     argv = arguments({"training.learning_rate": SPACE["training.learning_rate"]}, "--trials", "2")
-    assert search.main(argv) == 1
+    assert main(argv) == 1
     captured = capsys.readouterr()
     assert captured.out.count("OSError('disk is full')") >= 2
     assert "no trial ended well" in captured.err
 
 
-def test_data_is_encoded_again_only_where_the_encoding_changed(search, arguments, monkeypatch):
+def test_data_is_encoded_again_only_where_the_encoding_changed(arguments, monkeypatch):
     from mtbert.modeling import tokenization
 
     encoded, encode = [], tokenization.encode_texts
@@ -210,7 +205,7 @@ def test_data_is_encoded_again_only_where_the_encoding_changed(search, arguments
         "tasks.sst.dropout": {"type": "categorical", "choices": [0.0, 0.2]},
         "tasks.sst.max_length": {"type": "categorical", "choices": [None, 9]},
     }
-    one = plan(search, arguments(space))
+    one = plan(arguments(space))
     study = search.open_study(one)
     for dropout, length in ((0.0, None), (0.2, None), (0.2, 9)):
         study.enqueue_trial({"tasks.sst.dropout": dropout, "tasks.sst.max_length": length})
@@ -224,13 +219,13 @@ def test_data_is_encoded_again_only_where_the_encoding_changed(search, arguments
 # ---- what is refused ----
 
 
-def problems(search, argv) -> str:
+def problems(argv) -> str:
     with pytest.raises(RecipeError) as caught:
-        plan(search, argv)
+        plan(argv)
     return str(caught.value)
 
 
-def test_all_problems_of_a_space_are_told_at_once_before_any_trial(search, arguments, tmp_path):
+def test_all_problems_of_a_space_are_told_at_once_before_any_trial(arguments, tmp_path):
     space = """\
 training.learning_rat: {type: float, low: 1e-5, high: 1e-3}
 tasks.sst.weight: {type: float, low: 2, high: 1}
@@ -244,7 +239,7 @@ training.seed: {type: int, low: 1}
 training.output_dir: {type: categorical, choices: [a, b]}
 model.adapter.size: {type: int, low: 12, high: 24, choices: [1]}
 """
-    told = problems(search, arguments(space, "--metric", "eval_overal"))
+    told = problems(arguments(space, "--metric", "eval_overal"))
     expected = [
         "space.yaml:1: training.learning_rat = 1e-05: there is no such key; did you mean learning_rate?",
         "space.yaml:2: tasks.sst.weight.low is 2, but must be at most high, which is 1",
@@ -283,22 +278,28 @@ model.adapter.size: {type: int, low: 12, high: 24, choices: [1]}
         ),
     ],
 )
-def test_spaces_that_are_refused(search, arguments, space, message):
-    assert message in problems(search, arguments(space))
+def test_spaces_that_are_refused(arguments, space, message):
+    assert message in problems(arguments(space))
 
 
-def test_the_recipe_s_own_problems_are_told_with_the_space_s(search, arguments):
-    told = problems(search, arguments("a: 3", "--tasks.sst.wieght", "2", "--trials", "-1"))
-    assert "a is 3" in told and "did you mean weight?" in told and "--trials is -1" in told
+def test_the_recipe_s_own_problems_are_told_with_the_space_s(arguments):
+    told = problems(arguments("a: 3", "--tasks.sst.wieght", "2"))
+    assert "a is 3" in told and "did you mean weight?" in told
 
 
-def test_several_processes_are_refused(search, arguments, monkeypatch):
+def test_a_number_of_trials_below_zero_is_refused(arguments, capsys):
+    with pytest.raises(SystemExit):
+        arguments_of(arguments(SPACE, "--trials", "-1"))
+    assert "--trials is -1" in capsys.readouterr().err
+
+
+def test_several_processes_are_refused(arguments, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert "a search is one process" in problems(search, arguments(SPACE))
+    assert "a search is one process" in problems(arguments(SPACE))
 
 
-def test_a_trial_whose_score_is_not_finite_has_failed(search, arguments, monkeypatch):
-    wanted = plan(search, arguments(SPACE))
+def test_a_trial_whose_score_is_not_finite_has_failed(arguments, monkeypatch):
+    wanted = plan(arguments(SPACE))
     study = search.open_study(wanted)
     result = TrainResult(None, {"eval_overall": float("nan")})
     monkeypatch.setattr(search, "train", lambda recipe, callbacks: result)
@@ -309,9 +310,9 @@ def test_a_trial_whose_score_is_not_finite_has_failed(search, arguments, monkeyp
     assert "eval_overall is nan" in (wanted.folder / "trial-0000.error.txt").read_text()
 
 
-def test_a_study_of_something_else_is_not_gone_on_with(search, arguments):
+def test_a_study_of_something_else_is_not_gone_on_with(arguments):
     argv = arguments(SPACE, "--trials", "0")
-    one = plan(search, argv)
+    one = plan(argv)
     study = search.open_study(one)
     labels = search.Dimension("categorical", choices=["cls", "mean"]).labels()
     distribution = optuna.distributions.CategoricalDistribution(labels)
@@ -322,24 +323,24 @@ def test_a_study_of_something_else_is_not_gone_on_with(search, arguments):
     )
     search.open_study(one)
     with pytest.raises(ValueError, match="has the metric eval_overall, not eval_loss"):
-        search.open_study(plan(search, [*argv, "--metric", "eval_loss", "--direction", "maximize"]))
+        search.open_study(plan([*argv, "--metric", "eval_loss", "--direction", "maximize"]))
     with pytest.raises(ValueError, match="has the direction maximize, not minimize"):
-        search.open_study(plan(search, [*argv, "--direction", "minimize"]))
+        search.open_study(plan([*argv, "--direction", "minimize"]))
     with pytest.raises(ValueError, match="begun with another recipe, or with other keys"):
-        search.open_study(plan(search, [*argv, "--training.weight_decay", "0.1"]))
+        search.open_study(plan([*argv, "--training.weight_decay", "0.1"]))
     space = {**SPACE, "tasks.sst.pooling": {"type": "categorical", "choices": ["cls", "max"]}}
     with pytest.raises(ValueError, match=r"has other values for tasks.sst.pooling: \['cls', 'mean'\]"):
-        search.open_study(plan(search, arguments(space)))
+        search.open_study(plan(arguments(space)))
 
 
-def test_folders_of_another_study_are_left_alone(search, arguments, tmp_path):
+def test_folders_of_another_study_are_left_alone(arguments, tmp_path):
     (tmp_path / "search" / "recipe" / "trial-0000").mkdir(parents=True)
     with pytest.raises(ValueError, match="has trials of another study; give another --name"):
-        search.open_study(plan(search, arguments(SPACE)))
+        search.open_study(plan(arguments(SPACE)))
 
 
-def test_a_recipe_of_the_folder_is_the_searched_one_with_its_values(search, arguments, tmp_path):
-    one = plan(search, arguments(SPACE, "--all_tasks.dropout", "0.3", "--tasks.sts.weight=2"))
+def test_a_recipe_of_the_folder_is_the_searched_one_with_its_values(arguments, tmp_path):
+    one = plan(arguments(SPACE, "--all_tasks.dropout", "0.3", "--tasks.sts.weight=2"))
     one.folder.mkdir(parents=True)
     values = {"tasks.sst.weight": 1.5, "model.adapter.layers": [1], "training.learning_rate": 1e-5}
     recipe = load_recipe(search.write_recipe(one, values, "trial-0000", "about"))

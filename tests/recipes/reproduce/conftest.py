@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 
 import pytest
 import yaml
 from table_runs import RECIPE, record
 
-
-@pytest.fixture(scope="module")
-def reproduce():
-    """`mtbert.cli.reproduce`, imported."""
-    return importlib.import_module("mtbert.cli.reproduce")
+from mtbert.runs.row_runs import Run
 
 
 @pytest.fixture
@@ -40,13 +35,13 @@ def write_recipe(tmp_path):
 
 
 @pytest.fixture
-def make_run(reproduce, tmp_path):
+def make_run(tmp_path):
     """A function: row, seed, … → a finished Run with made-up scores and files."""
 
     def make(row="A1", seed=1, values=(0.5, 0.6), schedule="annealed", adapter=None, failed="", **changes):
         settings = {key: changes.pop(key) for key in ("surgery", "smart", "proximal", "stages") if key in changes}
         folder = tmp_path / "made" / row / f"seed-{seed}"
-        run = reproduce.Run(row, tmp_path / f"{row}.yaml", seed, folder, [], "no", failed)
+        run = Run(row, tmp_path / f"{row}.yaml", seed, folder, [], "no", failed)
         run.path.write_text("# Its sentence.\n# accelerate launch x\n")
         run.output.mkdir(parents=True)
         recipe = {

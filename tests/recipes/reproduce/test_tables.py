@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from table_runs import record
 
-from mtbert.evaluation import run_tables
+from mtbert.cli.reproduce import PUBLISHED
+from mtbert.evaluation import run_tables, table_files
 from mtbert.evaluation.table_files import main_metrics
 from mtbert.training.methods import method_classes
 
@@ -20,7 +21,7 @@ def changed(part: int, **values) -> list[dict]:
     return parts
 
 
-def test_a_run_in_which_all_acted_raises_no_doubt(reproduce, make_run):
+def test_a_run_in_which_all_acted_raises_no_doubt(make_run):
     assert run_tables.doubts(make_run(), method_classes()) == []
 
 
@@ -46,17 +47,17 @@ def test_a_run_in_which_all_acted_raises_no_doubt(reproduce, make_run):
         ),
     ],
 )
-def test_doubts(reproduce, make_run, settings, doubt):
+def test_doubts(make_run, settings, doubt):
     assert run_tables.doubts(make_run(**settings), method_classes()) == [doubt]
 
 
-def test_surgery_and_regularisers_that_acted_raise_none(reproduce, make_run):
+def test_surgery_and_regularisers_that_acted_raise_none(make_run):
     measured = {"conflicts": 0.4, "smart_sst": 1e-7, "smart_sts": 1e-9, "proximal_sst": 1e-3, "proximal_sts": 1e-4}
     acted = {"surgery": {"method": "pcgrad"}, "smart": {"weight": 1.0}, "proximal": {"weight": 1.0}}
     assert run_tables.doubts(make_run(**acted, measured=measured), method_classes()) == []
 
 
-def test_a_frozen_part_that_stayed_and_shares_that_need_not_move_raise_none(reproduce, make_run):
+def test_a_frozen_part_that_stayed_and_shares_that_need_not_move_raise_none(make_run):
     assert run_tables.doubts(make_run(parameters=changed(0, trainable=0, moved=0.0)), method_classes()) == []
     same = {"1": {"sst": 4, "sts": 5}, "2": {"sst": 4, "sts": 5}}
     assert run_tables.doubts(make_run(row="A2", schedule="proportional", examples=same), method_classes()) == []
@@ -65,20 +66,20 @@ def test_a_frozen_part_that_stayed_and_shares_that_need_not_move_raise_none(repr
 # ---- tables ----
 
 
-def test_main_metrics_of_tasks_whose_names_begin_alike(reproduce):
+def test_main_metrics_of_tasks_whose_names_begin_alike():
     scores = {"eval_sst_fine_loss": 1, "eval_sst_fine_f1_macro": 2, "eval_sst_loss": 3, "eval_sst_accuracy": 4}
     assert main_metrics(scores, ["sst_fine", "sst", "none"]) == {"sst_fine": 2, "sst": 4}
 
 
-def test_markdown_csv_and_json_hold_the_same_mean_and_deviation(reproduce, make_run, tmp_path):
+def test_markdown_csv_and_json_hold_the_same_mean_and_deviation(make_run, tmp_path):
     values = {1: (0.501, 0.612), 2: (0.523, 0.655), 3: (0.498, 0.604)}
     rows = {"train": {"sst": 30, "sts": 60}, "dev": {"sst": 12}}
     runs = [make_run("A1", seed, pair, rows=rows) for seed, pair in values.items()]
     (runs[0].folder / "commits.txt").write_text("c0ffee\n")
     runs += [make_run("mine", 1, (0.4, 0.3)), make_run("mine", 2, failed="ended with 1; see a|b")]
-    entries = run_tables.table(runs, reproduce.PUBLISHED, method_classes())
+    entries = run_tables.table(runs, PUBLISHED, method_classes())
     about = run_tables.environment(runs, ["python", "x"])
-    reproduce.write(entries, about, tmp_path, "table")
+    table_files.write(entries, about, tmp_path, "table")
     saved = json.loads((tmp_path / "table.json").read_text())
     assert saved["rows"] == entries and saved["about"]["command"] == "python x"
     assert entries[0]["scores"]["sst"] == [0.501, 0.523, 0.498] and entries[0]["seeds"] == [1, 2, 3]
@@ -104,7 +105,7 @@ def test_markdown_csv_and_json_hold_the_same_mean_and_deviation(reproduce, make_
     assert entries[0]["encoder"] == "not/used" and entries[0]["rows"]["train"] == {"sst": 30, "sts": 60}
 
 
-def test_a_row_without_a_run_that_ended_stands_in_the_table(reproduce, make_run):
-    (entry,) = run_tables.table([make_run(failed="ended with 1")], reproduce.PUBLISHED)
+def test_a_row_without_a_run_that_ended_stands_in_the_table(make_run):
+    (entry,) = run_tables.table([make_run(failed="ended with 1")], PUBLISHED)
     assert entry["scores"] == {} and entry["steps"] is None
-    assert "| A1 | encoder frozen" in reproduce.to_markdown([entry], {})
+    assert "| A1 | encoder frozen" in table_files.to_markdown([entry], {})

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mtbert.cli import bundled
 from mtbert.cli.main import main
 from mtbert.recipe import load_data, load_recipe
+from mtbert.runs import bundled
 
 ROOT = Path(__file__).resolve().parents[3]
 GIVEN = ["--encoder=x", "--data_dir=y"]

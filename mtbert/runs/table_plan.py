@@ -1,0 +1,179 @@
+"""The runs of a table of reproduced rows: which recipes, with which keys, and in which folders."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError
+from ..recipe import Recipe, RecipeError, load_recipe
+from .budget import BATCH, EPOCHS, STEPS
+from .bundled import folder as bundled_folder
+from .row_runs import Run
+
+CONFIGS = bundled_folder() / "configs"
+
+
+@dataclass(frozen=True)
+class TablePlan:
+    """What a table of reproduced rows is made from.
+
+    Attributes:
+        rows: names of rows (`A4`), ranges (`A1-A12`), recipes of other folders (`compare/pal`) and files; one text may
+            hold several, separated by commas.
+        encoder: folder or hub name of the encoder.
+        data_dir: folder of the data files.
+        seeds: training seed of each run of a row.
+        budget: `small` or `published` (what the recipe says).
+        learning_rate: rate of all rows under the small budget.
+        instead_of_pooler: pooling of the rows that use the encoder's pooler; None: the pooler.
+        mixed_precision: `no`, `bf16` or `fp16`.
+        output: folder of the runs.
+        overrides: keys of all recipes, as on the command line.
+    """
+
+    rows: tuple[str, ...]
+    encoder: str
+    data_dir: str
+    seeds: tuple[int, ...] = (1, 2, 3)
+    budget: str = "small"
+    learning_rate: float = 2e-4
+    instead_of_pooler: str | None = None
+    mixed_precision: str = "bf16"
+    output: Path = Path("runs/reproduce")
+    overrides: tuple[str, ...] = ()
+
+
+def find_rows(names: Sequence[str]) -> dict[str, Path]:
+    """Return the recipe file of each row, in the order of `names`.
+
+    Raises:
+        ValueError: no recipe has a name (the message lists the names), or two recipes have it.
+    """
+    known = {path.stem: path for path in sorted((CONFIGS / "cs224n").glob("[A-Z]*.yaml"), key=_row_number)}
+    rows = {}
+    for name in filter(None, ",".join(names).split(",")):
+        ends = re.fullmatch(r"([A-Z])(\d+)-(?:\1)?(\d+)", name)
+        if ends:
+            report, first, last = ends[1], int(ends[2]), int(ends[3])
+            matches = {}
+            for path in known.values():
+                row_report, number, _ = _row_number(path)
+                if row_report == report and first <= number <= last:
+                    matches[path.stem] = path
+        elif name in known:
+            matches = {name: known[name]}
+        else:
+            path = Path(name) if name.endswith(".yaml") else CONFIGS / f"{name}.yaml"
+            matches = {path.stem: path} if path.is_file() else {}
+        if not matches:
+            raise InputError(f"there is no row {name!r}; there are: {', '.join(known)}, and recipes by folder/name")
+        for row, path in matches.items():
+            if row in rows and rows[row].resolve() != path.resolve():
+                raise InputError(f"two recipes are named {row}: {rows[row]} and {path}; rename one")
+        rows |= matches
+    return rows
+
+
+def _row_number(path: Path) -> tuple[str, int, str]:
+    report, number, rest = re.fullmatch(r"([A-Z])(\d+)(.*)", path.stem).groups()
+    return report, int(number), rest
+
+
+def plan_runs(plan: TablePlan) -> list[Run]:
+    """Return all runs of the table; all recipes are checked first.
+
+    Raises:
+        ValueError: lists the problems of all recipes.
+    """
+    runs, problems, first = [], [], {}
+    for row, path in find_rows(plan.rows).items():
+        try:
+            fixed, pretrained = row_settings(path, plan)
+            for seed in plan.seeds:
+                overrides = [*fixed, "--training.seed", str(seed)]
+                digest = hashed(load(path, overrides).to_dict(), plan.mixed_precision)
+                folder = plan.output / plan.budget / path.parent.name / row / f"seed-{seed}-{digest}"
+                run = Run(row, path, seed, folder, overrides, plan.mixed_precision)
+                run.same_as, run.pretrained = first.get(digest), pretrained
+                runs.append(run)
+                first.setdefault(digest, run)
+        except RecipeError as error:
+            problems.append(f"{row}: {error}")
+    if problems:
+        raise InputError("\n".join(problems))
+    return runs
+
+
+def row_settings(path: Path, plan: TablePlan) -> tuple[list[str], Path | None]:
+    """Return the overrides of a row's recipe, and the folder of its pre-trained encoder, or None."""
+    fixed = ["--encoder", plan.encoder, "--data_dir", plan.data_dir]
+    budget = small_budget(path, [*fixed, *plan.overrides], plan.learning_rate) if plan.budget == "small" else []
+    fixed += [*budget, *plan.overrides]
+    recipe = load(path, fixed)
+    if plan.instead_of_pooler:
+        pooled = [name for name, task in recipe.tasks.items() if task.pooling == "pooler"]
+        fixed += [part for name in pooled for part in (f"--tasks.{name}.pooling", plan.instead_of_pooler)]
+    if recipe.pretraining is None:
+        return fixed, None
+    folder = recipe.pretraining.get("output_dir")
+    if folder is None:
+        folder = str(shared_pretraining(recipe, plan))
+        fixed += ["--pretraining.output_dir", folder]
+    return fixed, Path(folder, f"epoch-{recipe.pretraining.get('use_epoch')}")
+
+
+def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]:
+    """Return the overrides of the small budget: the run draws about EPOCHS × STEPS × BATCH rows in all."""
+    recipe = load(path, more)
+    per_step = BATCH * (len(recipe.tasks) if recipe.schedule.name == "simultaneous" else 1)
+    settings = {
+        "schedule.steps_per_epoch": max(1, round(STEPS * BATCH / per_step)),
+        "training.num_train_epochs": EPOCHS,
+        "training.per_device_train_batch_size": BATCH,
+        "training.learning_rate": learning_rate,
+        "training.lr_scheduler_type": "linear",
+        "training.warmup_steps": 0.1,
+        "training.logging_steps": 10,
+        "training.eval_strategy": "no",
+        "training.save_strategy": "no",
+        "training.load_best_model_at_end": "false",
+        "training.metric_for_best_model": "null",
+        "training.early_stopping_patience": "null",
+        "training.report_to": "none",
+    }
+    settings |= {f"tasks.{task}.{key}": "null" for task in recipe.tasks for key in ("examples_per_epoch", "batch_size")}
+    rates = {name: task.learning_rate for name, task in recipe.tasks.items() if task.learning_rate is not None}
+    for name, rate in rates.items():  # the highest becomes the budget's; the ratios stay
+        settings[f"tasks.{name}.learning_rate"] = learning_rate * rate / max(rates.values())
+    shares = range(1, len(recipe.stages) + 1)  # two stages: one third and two thirds of the steps
+    for number, stage in enumerate(recipe.stages):
+        steps = settings["schedule.steps_per_epoch"] * shares[number] / sum(shares)
+        set_by_stage = {f"training.{key}" for key in stage.get("training", ())} & settings.keys()
+        values = {key: settings[key] for key in sorted(set_by_stage)}
+        values["schedule.steps_per_epoch"] = max(1, round(steps))
+        settings |= {f"stages.{number}.{key}": value for key, value in values.items()}
+    return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+
+
+def load(path: Path, overrides: list[str]) -> Recipe:
+    """Load and check a row's recipe."""
+    return load_recipe(path, [*overrides, "--training.output_dir", "unused"])
+
+
+def shared_pretraining(recipe: Recipe, plan: TablePlan) -> Path:
+    """Return the folder of a pre-training, which rows with the same texts and settings share."""
+    texts = [recipe.encoder, str(recipe.data_dir), {name: asdict(task.data) for name, task in recipe.tasks.items()}]
+    settings = {key: value for key, value in recipe.pretraining.items() if key != "use_epoch"}
+    return plan.output / "pretraining" / hashed(texts, settings, plan.mixed_precision)
+
+
+def hashed(*content: Any) -> str:
+    """Return a hash of the content, of ten hexadecimal digits."""
+    text = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
