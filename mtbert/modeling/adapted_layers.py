@@ -1,7 +1,7 @@
-"""Layers of the encoder families that adapters fit into.
+"""Encoder layers that call adapters, for each supported family.
 
-A layer keeps its weights and their names; only its class is exchanged for one whose `forward` calls the adapters at
-the two places where they may add something. Each `forward` here is the family's own layer, written out.
+A layer keeps its weights and their names; only its class is replaced by one whose `forward` calls the adapters after
+attention and at the end of the layer. Each `forward` here computes the same as the family's own layer.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .errors import InputError
 def _after_attention(layer: nn.Module, adapters: AdapterPass | None, states: Tensor) -> Tensor:
     if adapters is None:
         return states
-    return adapters.add(states, lambda adapter, layout, own: adapter.after_attention(layer.number, own, layout), states)
+    return adapters.add(states, lambda adapter, layout, s: adapter.after_attention(layer.number, s, layout), states)
 
 
 def _beside_layer(layer: nn.Module, adapters: AdapterPass | None, states: Tensor, inputs: Tensor, attended: Tensor):
@@ -25,14 +25,14 @@ def _beside_layer(layer: nn.Module, adapters: AdapterPass | None, states: Tensor
         return states
     return adapters.add(
         states,
-        lambda adapter, layout, own, a: adapter.beside_layer(layer.number, own, a, layout),
+        lambda adapter, layout, h, a: adapter.beside_layer(layer.number, h, a, layout),
         inputs,
         attended,
     )
 
 
 class _BertLayer:
-    """LN(FFN(a) + a + TS(h)), a = LN(attention(h) + h): BERT, RoBERTa, ELECTRA and their derivatives."""
+    """LN(FFN(a) + a + TS(h)) with a = LN(attention(h) + h): BERT, RoBERTa, ELECTRA and their derivatives."""
 
     def forward(self, hidden_states, attention_mask=None, *args, adapters: AdapterPass | None = None, **kwargs):
         context, _ = self.attention.self(hidden_states, attention_mask=attention_mask, **kwargs)
@@ -44,7 +44,7 @@ class _BertLayer:
 
 
 class _DistilBertLayer:
-    """The same in DistilBERT's names."""
+    """The same function as `_BertLayer`, with the names of DistilBERT's modules."""
 
     def forward(self, hidden_states, attention_mask=None, *args, adapters: AdapterPass | None = None, **kwargs):
         states, _ = self.attention(hidden_states, attention_mask=attention_mask, **kwargs)
@@ -55,7 +55,7 @@ class _DistilBertLayer:
 
 
 class _ModernBertLayer:
-    """Pre-norm: h + attention + FFN + TS(h), with no norm behind."""
+    """Pre-norm layer without a last norm: a + FFN(LN(a)) + TS(h) with a = h + attention(LN(h))."""
 
     def forward(self, hidden_states, attention_mask=None, position_embeddings=None, adapters=None, **kwargs):
         states, _ = self.attn(
@@ -69,7 +69,7 @@ class _ModernBertLayer:
         return _beside_layer(self, adapters, states, hidden_states, attended)
 
 
-# model_type → where the layers are, and their form
+# model_type → path of the list of layers, and the class with their `forward`
 _FAMILIES = {
     **dict.fromkeys(("bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta"), ("encoder.layer", _BertLayer)),
     "distilbert": ("transformer.layer", _DistilBertLayer),
@@ -83,7 +83,7 @@ def _adapted(layer_class: type, form: type) -> type:
 
 
 def _reduce(layer: nn.Module, protocol: int) -> tuple:
-    """How a layer is pickled and copied: its class is made here, so that no module has it under its name."""
+    """Pickle and copy a layer by its two base classes, because its own class is made at run time."""
     form, layer_class = type(layer).__bases__
     return _empty_layer, (layer_class, form), layer.__dict__
 
@@ -94,10 +94,10 @@ def _empty_layer(layer_class: type, form: type) -> nn.Module:
 
 
 def prepare_layers(encoder: nn.Module) -> None:
-    """Let the layers of an encoder call adapters.
+    """Make the layers of an encoder call adapters.
 
     Raises:
-        ValueError: for families whose layers are not known here, with the list of those that are.
+        ValueError: for unsupported families, with the supported ones.
     """
     family = encoder.config.model_type
     if family not in _FAMILIES:

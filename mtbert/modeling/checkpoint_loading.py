@@ -1,4 +1,4 @@
-"""Loading a checkpoint: what its folder may hold, and one clear error, which names the file, for what it may not."""
+"""Load a checkpoint: check its files first, and raise one clear error, with the file and a remedy, if one is wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .limits import beyond
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 INDEX = "model.safetensors.index.json"
-ADAPTER = "adapter_config.json"  # peft's checkpoints hold what was added only, and are loaded by its own rules
+ADAPTER = "adapter_config.json"  # peft's checkpoints hold the added weights only; peft loads them
 SHOWN = 5
 PROBLEMS = {"missing_keys": "missing", "unexpected_keys": "not the model's"}
 AGAIN = "save the model again, or take another copy"
@@ -36,19 +36,22 @@ def load_checked(
     output_loading_info: bool = False,
     **kwargs: Any,
 ) -> Any:
-    """What `load`, transformers' `from_pretrained`, makes of a checkpoint whose every weight fits the model.
+    """Load a checkpoint with transformers' `from_pretrained`, and check that every weight fits the model.
 
-    A folder's files are looked at before anything is read into memory. Weights of a hub come as safetensors only, too.
+    The files of a folder are checked before anything is read into memory. Only safetensors are loaded, also from a hub.
 
     Args:
-        model_class: the class that is loaded.
-        load: its `from_pretrained` of transformers.
+        model_class: the class of the model.
+        load: transformers' `from_pretrained` of this class.
         name: a folder, or a name on a hub.
 
+    Returns:
+        The model; with `output_loading_info` also transformers' loading info.
+
     Raises:
-        ValueError: for pickled weights, files outside the folder, files that are torn, weights that are missing, too
-            many or of another shape, and a config that is wrong; it names the file and the remedy.
-        OSError: a hub does not have it, or cannot be reached.
+        ValueError: for pickled weights, files outside of the folder, incomplete files, weights that are missing,
+            unexpected or of another shape, and an invalid config; with the file and the remedy.
+        OSError: if the hub does not have it, or cannot be reached.
     """
     if kwargs.get("device_map") is None and torch.get_default_device().type == "meta":
         raise InputError(
@@ -61,7 +64,7 @@ def load_checked(
     shapes, others = ({}, {}) if folder is None else check_folder(folder)
     where = str(folder or name)
     try:
-        if others:  # some families save positions beside their weights
+        if others:  # some families save integer position ids beside their weights
             declared = _declared(model_class, folder)
             for key, sentence in others.items():
                 if key not in declared or declared[key].is_floating_point():
@@ -73,53 +76,53 @@ def load_checked(
             raise
         raise InputError(f"{where}: {_reason(model_class, folder, shapes, error)}; {AGAIN}") from error
     model._source = {"encoder": name, **{key: kwargs[key] for key in WHERE if key in kwargs}}
-    found = [f"weights are {what}: {_some(info[key])}" for key, what in PROBLEMS.items() if info.get(key)]
-    if found:
+    mismatches = [f"weights are {what}: {_some(info[key])}" for key, what in PROBLEMS.items() if info.get(key)]
+    if mismatches:
         raise InputError(
-            f"{where}: {'; '.join(found)}; config.json and the weights are of two models, or torn; {AGAIN}"
+            f"{where}: {'; '.join(mismatches)}; config.json and the weights are of two models, or torn; {AGAIN}"
         )
     return (model, info) if output_loading_info else model
 
 
 def unloadable_parts(model: PreTrainedModel, with_encoder: bool = True) -> list[str]:
-    """Heads, adapters and other parts that are not what the model's config describes.
+    """Check that the parts of a model are those that its config describes.
 
-    A checkpoint of such a model does not load again, or loads as another model.
+    A checkpoint of a model with other parts does not load again, or loads as another model.
 
     Args:
-        with_encoder: whether to look at the encoder's weights, too, which peft renames.
+        with_encoder: whether to check the encoder's weights, too; peft renames them.
 
     Returns:
-        A sentence for each part, with the weights that do not fit, or the class that differs.
+        One sentence for each head, adapter or other part that differs: its weights that do not fit, or its class.
     """
     with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of an encoder that is padded: it was said when the model was made
+        warnings.simplefilter("ignore")  # warnings about the encoder were given when the model was made
         described = type(model)(copy.deepcopy(model.config))
-    own, other = _parts(model), _parts(described)
-    found = []
-    for name in sorted(own.keys() | other.keys()):
+    parts, described_parts = _parts(model), _parts(described)
+    sentences = []
+    for name in sorted(parts.keys() | described_parts.keys()):
         if name == "encoder" and not with_encoder:
             continue
-        shapes, wanted = _shapes(own.get(name)), _shapes(other.get(name))
+        shapes, wanted = _shapes(parts.get(name)), _shapes(described_parts.get(name))
         odd = [
             f"{key} {shapes.get(key, 'is missing')}" for key in shapes | wanted if shapes.get(key) != wanted.get(key)
         ]
         if odd:
-            found.append(f"{name} ({type(own.get(name)).__name__}) has weights that do not fit: {_some(odd)}")
+            sentences.append(f"{name} ({type(parts.get(name)).__name__}) has weights that do not fit: {_some(odd)}")
         elif name != "encoder":
-            layers = ([type(layer).__name__ for layer in parts[name].modules()] for parts in (own, other))
+            layers = ([type(layer).__name__ for layer in of[name].modules()] for of in (parts, described_parts))
             changed = [pair for pair in zip_longest(*layers, fillvalue="nothing") if pair[0] != pair[1]]
-            found += [f"{name} has {one} where {two} is described" for one, two in changed[:1]]
-    return found
+            sentences += [f"{name} has {one} where {two} is described" for one, two in changed[:1]]
+    return sentences
 
 
 def _parts(model: nn.Module) -> dict[str, nn.Module]:
-    """The encoder, each head and adapter, and what else a model has, by path."""
+    """Path → module of the encoder, of each head and adapter, and of all other parts of a model."""
     parts = {}
     for name, module in model.named_children():
         several = name in ("heads", "adapters")
         parts |= {f"{name}.{key}": part for key, part in module.named_children()} if several else {name: module}
-    return {name: getattr(part, "original_module", part) for name, part in parts.items()}  # as it is inside peft
+    return {name: getattr(part, "original_module", part) for name, part in parts.items()}  # unwrap peft's wrappers
 
 
 def _shapes(module: nn.Module | None) -> dict[str, tuple[int, ...]]:
@@ -127,10 +130,11 @@ def _shapes(module: nn.Module | None) -> dict[str, tuple[int, ...]]:
 
 
 def check_folder(folder: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """Look at a checkpoint's folder without loading it.
+    """Check the files of a checkpoint without loading its weights.
 
     Returns:
-        The weights' names and shapes, as the files' headers have them, and sentences about those that are no floats.
+        Name → shape of each weight, from the files' headers, and name → error sentence of each weight that is not of
+        floats.
 
     Raises:
         ValueError: see `load_checked`.
@@ -143,8 +147,8 @@ def check_folder(folder: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, st
     shapes: dict[str, tuple[int, ...]] = {}
     others: dict[str, str] = {}
     for file in weight_files(folder):
-        found, no_floats = _header(file)
-        shapes |= found
+        of_file, no_floats = _header(file)
+        shapes |= of_file
         others |= no_floats
     encoder = config.get("encoder")
     layers = encoder.get("num_hidden_layers") if isinstance(encoder, dict) else None
@@ -159,17 +163,17 @@ def read_json(file: Path, remedy: str = AGAIN, limited: bool = True) -> dict[str
     """Read a JSON object.
 
     Args:
-        remedy: what the error says to do; empty if the caller says it.
-        limited: whether a file of more than `config_bytes` is refused.
+        remedy: end of the error message: what to do; may be empty.
+        limited: whether to refuse a file of more than `config_bytes`.
 
     Raises:
-        InputError: if the file is not there, or holds anything else; it names the file.
+        InputError: if the file is missing or holds anything else; with the file's path.
     """
     end = f"; {remedy}" if remedy else ""
     try:
-        found = beyond("config_bytes", file.stat().st_size, f"{file} has", " bytes") if limited else []
-        if found:
-            raise InputError(found[0])
+        too_large = beyond("config_bytes", file.stat().st_size, f"{file} has", " bytes") if limited else []
+        if too_large:
+            raise InputError(too_large[0])
         values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise InputError(f"{file} is missing{end}") from error
@@ -184,7 +188,7 @@ def weight_files(folder: Path) -> list[Path]:
     """The files of a checkpoint's weights.
 
     Raises:
-        ValueError: if there are none but pickles, or an index names what is no file in the folder.
+        ValueError: if there are none or only pickles, or if an index names a file that is not in the folder.
     """
     index = folder / INDEX
     if (folder / "model.safetensors").is_file():
@@ -196,17 +200,17 @@ def weight_files(folder: Path) -> list[Path]:
         raise InputError(f"{index}: weight_map is {str(named)[:80]}, but must map weights to files; {AGAIN}")
     for weight, name in named.items():
         if not isinstance(name, str) or name != os.path.basename(name) or not name.endswith(".safetensors"):
-            found = f"weight {weight!r} is in {str(name)[:200]!r}"
-            raise InputError(f"{index}: {found}, but must be in a .safetensors file of the folder; {AGAIN}")
+            place = f"weight {weight!r} is in {str(name)[:200]!r}"
+            raise InputError(f"{index}: {place}, but must be in a .safetensors file of the folder; {AGAIN}")
         if not (folder / name).is_file():
             raise InputError(f"{index}: weight {weight!r} is in {name!r}, but there is no such file; {AGAIN}")
     return [folder / name for name in sorted(set(named.values()))]
 
 
 def _variants(folder: Path) -> list[Path]:
-    """Weights under another name than transformers' first one, such as model.fp16.safetensors."""
-    if found := sorted(folder.glob("*.safetensors")):
-        return found
+    """Weight files with other names than model.safetensors, such as model.fp16.safetensors."""
+    if files := sorted(folder.glob("*.safetensors")):
+        return files
     if pickles := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLES and "model" in file.name):
         raise InputError(
             f"{folder}/{pickles[0]} is a pickle, which may run any code when it is read, and is refused; "
@@ -216,38 +220,38 @@ def _variants(folder: Path) -> list[Path]:
 
 
 def _header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
-    """Shapes of a file's weights by name, and for those that are no floats a sentence that says so."""
-    found, others = {}, {}
+    """Name → shape of a file's weights, and name → error sentence of those that are not of floats."""
+    shapes, others = {}, {}
     try:
         with safe_open(file, framework="pt") as weights:
             for key in weights.keys():  # noqa: SIM118 (no mapping)
                 part = weights.get_slice(key)
-                found[key] = tuple(part.get_shape())
+                shapes[key] = tuple(part.get_shape())
                 if not part.get_dtype().startswith(("F", "BF")):
                     others[key] = f"{file}: weight {key!r} holds {part.get_dtype()}"
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file} can not be read as safetensors: {error}; {AGAIN}") from error
-    return found, others
+    return shapes, others
 
 
 def _declared(model_class: type, folder: Path) -> dict[str, torch.Tensor]:
-    """What a checkpoint's config makes of the model, without memory for the weights."""
+    """State dict of the model that a checkpoint's config describes, on the meta device."""
     with torch.device("meta"):
         return model_class(model_class.config_class.from_pretrained(folder)).state_dict()
 
 
 def _reason(model_class: type, folder: Path, shapes: dict[str, tuple[int, ...]], error: Exception) -> str:
-    """Why a model was not loaded: weights of other shapes, by name, or what the library said."""
-    said = str(error).strip() or type(error).__name__
-    if not (isinstance(error, RuntimeError) and "mismatch" in said):
+    """The reason why a model was not loaded: names of weights of other shapes, or the library's message."""
+    message = str(error).strip() or type(error).__name__
+    if not (isinstance(error, RuntimeError) and "mismatch" in message):
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        return f"config.json does not make a model ({kind}{said[:500]})"
+        return f"config.json does not make a model ({kind}{message[:500]})"
     odd = [
         f"{key} is {shapes[key]}, but config.json asks for {tuple(value.shape)}"
         for key, value in _declared(model_class, folder).items()
         if key in shapes and shapes[key] != tuple(value.shape)
     ]
-    return f"weights have other shapes: {_some(odd)}" if odd else said[:500]
+    return f"weights have other shapes: {_some(odd)}" if odd else message[:500]
 
 
 def _some(names: Iterable[Any]) -> str:

@@ -1,4 +1,4 @@
-"""Whether what a config holds is of the types that are declared, and makes an encoder of transformers."""
+"""Check the values of configs: their types, the sizes of an encoder, and whether transformers knows the encoder."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .display import brief
 from .errors import InputError, Problem
 from .limits import beyond
 
-DEEPEST = 10  # mappings in a config of transformers
+DEEPEST = 10  # largest depth of nested mappings in a config of transformers
 WORDS = {str: "text", int: "an integer", float: "a finite number", bool: "true or false", type(None): "null"}
 
 
 def plain(value: Any) -> Any:
-    """Numbers and arrays of numpy, pandas and torch, also within lists → Python's own, which JSON can hold."""
+    """Convert numbers and arrays of numpy, pandas and torch, also inside of lists, to Python's own, for JSON."""
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, list | tuple):
         return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
@@ -36,7 +36,7 @@ def make_plain(spec: Any) -> None:
 
 
 def type_problems(spec: Any) -> list[Problem]:
-    """One problem for each field of a dataclass with a value of another type."""
+    """Return a `Problem` for each field of a dataclass whose value has another type than declared."""
     found, hints = [], get_type_hints(type(spec))
     for each in fields(spec):
         value, hint = getattr(spec, each.name), hints[each.name]
@@ -48,7 +48,7 @@ def type_problems(spec: Any) -> list[Problem]:
 def _fits(hint: Any, value: Any) -> bool:
     kinds = get_args(hint)
     if get_origin(hint) is tuple:
-        return isinstance(value, list | tuple) and all(_fits(kinds[0], each) for each in value)  # any number of them
+        return isinstance(value, list | tuple) and all(_fits(kinds[0], each) for each in value)  # of any length
     if kinds:
         return any(_fits(kind, value) for kind in kinds)
     if isinstance(value, bool) or hint is bool:
@@ -68,10 +68,15 @@ def _describe(hint: Any) -> str:
 
 
 def refuse_sizes(values: dict[str, Any], where: str, depth: int = 0) -> None:
-    """Refuse numbers of an encoder's config that transformers would make a list of, before it does.
+    """Raise InputError for numbers in an encoder's config from which transformers would build huge lists.
+
+    Args:
+        values: the config, or a mapping inside of it.
+        where: prefix of the keys in error messages.
+        depth: depth of `values` in the config.
 
     Raises:
-        ValueError: that names the field and the limit.
+        InputError: with the field and the limit.
     """
     if depth > DEEPEST:
         raise InputError(f"{where[:100]}… lies {DEEPEST} levels deep, but a config has fewer")
@@ -89,17 +94,17 @@ def refuse_sizes(values: dict[str, Any], where: str, depth: int = 0) -> None:
 
 
 def encoder_config(values: dict[str, Any]) -> PreTrainedConfig:
-    """The encoder's own config out of its fields.
+    """Make the config of an encoder from its fields.
 
     Raises:
-        ValueError: if transformers has no such encoder, or a field is wrong.
+        ValueError: if transformers has no such encoder, or a field is invalid.
     """
-    rest = dict(values)
-    refuse_sizes(rest, "encoder.")
-    kind = rest.pop("model_type", None)
+    fields_of_encoder = dict(values)
+    refuse_sizes(fields_of_encoder, "encoder.")
+    kind = fields_of_encoder.pop("model_type", None)
     if kind not in CONFIG_MAPPING or kind == "mtbert":
         raise InputError(f"encoder.model_type is {kind!r}, which this version of transformers does not know")
     try:
-        return AutoConfig.for_model(kind, **rest)
+        return AutoConfig.for_model(kind, **fields_of_encoder)
     except Exception as error:  # each family checks its own fields, with errors of many types
         raise InputError(f"encoder: the fields of {kind!r} are wrong: {error}") from error

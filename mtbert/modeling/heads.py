@@ -1,4 +1,4 @@
-"""Task heads: what turns pooled encoder outputs into logits, and logits into a loss for each row."""
+"""Task heads: logits from pooled encoder outputs, and each row's loss from its logits."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def _hidden_layers(spec: HeadSpec, input_size: int, hidden_size: int) -> tuple[l
 
 
 def pair_features(u: Tensor, v: Tensor, features: str) -> Tensor:
-    """Join the outputs of two texts, each (rows, hidden), to (rows, parts · hidden), as `HeadSpec.features` says."""
+    """Join the pooled outputs `(rows, hidden)` of two texts to `(rows, parts · hidden)`, by `HeadSpec.features`."""
     parts = {"u": u, "v": v, "|u-v|": (u - v).abs(), "u*v": u * v}
     return torch.cat([parts[name] for name in features.split(";")], dim=-1)
 
 
 class ClassificationHead(nn.Module):
-    """Dropout, hidden layers (`linear`: none), one matrix; the outputs of a pair's several inputs are joined first.
+    """Head: dropout, concatenation of a pair's pooled outputs, hidden layers (none for `linear`), an output layer.
 
-    Input: pooled outputs `(sequences, hidden)`; those of a row follow each other: first text, second, both in one.
-    Output: `(rows, num_labels)`.
+    Input: pooled outputs `(sequences, hidden)`; those of a row follow each other: first text, second text, both texts
+    in one input. Output: `(rows, num_labels)`.
     """
 
     def __init__(self, task: TaskSpec, hidden_size: int):
@@ -58,9 +58,10 @@ class ClassificationHead(nn.Module):
 
 
 class CosineHead(nn.Module):
-    """Cosine of a Siamese pair after `layers` shared linear layers on each side (report C), in [-1, 1] or [0, 1].
+    """Head: cosine of a Siamese pair after `layers` shared linear layers on each side (report C).
 
-    Input: `(2 · rows, hidden)`, a pair's two outputs follow each other. Output: `(rows, 1)`.
+    Input: `(2 · rows, hidden)`; the two outputs of a pair follow each other. Output: `(rows, 1)`, in [-1, 1], or in
+    [0, 1] with the output `relu`.
     """
 
     def __init__(self, task: TaskSpec, hidden_size: int):
@@ -77,7 +78,7 @@ class CosineHead(nn.Module):
 
 
 class AttentionHead(nn.Module):
-    """The pooled output attends over the example's own hidden states, then a `ClassificationHead` (report D).
+    """Head: the pooled output attends over the row's own hidden states, then a `ClassificationHead` (report D).
 
     Inputs: pooled `(rows, hidden)`, states `(rows, length, hidden)`, mask `(rows, length)`, true on real tokens.
     Output: `(rows, num_labels)`.
@@ -106,17 +107,17 @@ _TYPES = {"linear": ClassificationHead, "mlp": ClassificationHead, "attention": 
 
 
 def make_head(task: TaskSpec, hidden_size: int) -> nn.Module:
-    """The head that `task.head` describes, for an encoder of this width."""
+    """Make the head of a task for an encoder of this width."""
     return {**_TYPES, **own_heads}[task.head.type](task, hidden_size)
 
 
 def register_head(name: str, head: Callable[[TaskSpec, int], nn.Module]) -> None:
-    """Make a head of one's own known as `head.type: name`, in Python, recipes and checkpoints.
+    """Register a head of your own as `head.type: name`, for Python, recipes and checkpoints.
 
-    A checkpoint with such a head loads where the name is registered.
+    To load a checkpoint with such a head, register the name first.
 
     Args:
-        head: a module class that is made with (task, width of the encoder). Its forward takes the pooled outputs
+        head: a module class, called with (task, width of the encoder). Its forward takes the pooled outputs
             `(sequences, width)`, and returns logits `(rows, num_labels)`. If the class has the attribute
             `reads_states = True`, forward also takes the hidden states `(rows, length, width)` and their mask
             `(rows, length)`, true on real tokens.
@@ -128,7 +129,7 @@ def register_head(name: str, head: Callable[[TaskSpec, int], nn.Module]) -> None
 
 
 def to_scores(task: TaskSpec, logits: Tensor) -> Tensor:
-    """Put a regression's logits on its scale: range · sigmoid, or range · cosine; others are returned as they are."""
+    """Scale a regression's logits, after a sigmoid or a cosine, to its range; return other logits unchanged."""
     if not task.kind.numeric or task.range is None:
         return logits
     low, high = task.range
@@ -140,19 +141,19 @@ def to_scores(task: TaskSpec, logits: Tensor) -> Tensor:
 
 
 def as_labels(task: TaskSpec, labels: Tensor, rows: int, check_values: bool = True) -> Tensor:
-    """Labels of a task in the form that `row_losses` takes.
+    """Check labels of a task and convert them to the form that `row_losses` takes.
 
     Args:
         labels: ids, 0 and 1, or scores: `(rows,)` or `(rows, 1)`; `(rows, num_labels)` for a multi-label task. Ids may
-            be floats. A missing label is -100 or nan; the float -100 is a score where the task's range, or its lack,
-            has it.
-        check_values: False: look at the shape alone, which does not wait for a device.
+            be floats. A missing label is -100 or nan; but the float -100 is a score if the task's range includes it, or
+            if the task has no range.
+        check_values: False: check the shape only, which does not wait for a device.
 
     Returns:
         Ids int64 `(rows,)`, missing ones -100; else floats `(rows,)` or `(rows, num_labels)`, missing ones nan.
 
     Raises:
-        ValueError: for another shape, and for values that no label of the task has.
+        ValueError: for another shape, and for values that are no labels of the task.
     """
     where, kind = f"labels of task {task.name!r}", task.kind
     shape = (rows, task.num_labels) if kind.several else (rows,)
@@ -168,7 +169,7 @@ def as_labels(task: TaskSpec, labels: Tensor, rows: int, check_values: bool = Tr
         values = torch.where(values == IGNORED, math.nan, values)
     if check_values:
         allowed = "be finite"
-        if kind.numeric:  # a score beyond the range has a loss all the same
+        if kind.numeric:  # scores beyond the range are allowed
             wrong = values.isinf()
         elif kind.exclusive:
             allowed = f"be whole numbers from 0 to {task.num_labels - 1}"
@@ -177,15 +178,15 @@ def as_labels(task: TaskSpec, labels: Tensor, rows: int, check_values: bool = Tr
             allowed, wrong = "be 0 or 1", (values != 0) & (values != 1)
         wrong &= ~values.isnan()
         if wrong.any():
-            found = f"{labels[wrong][0].item():g} in row {wrong.nonzero()[0, 0].item()}"
-            raise InputError(f"{where} have {found}, but must {allowed}; a missing one is {IGNORED} or nan")
+            first = f"{labels[wrong][0].item():g} in row {wrong.nonzero()[0, 0].item()}"
+            raise InputError(f"{where} have {first}, but must {allowed}; a missing one is {IGNORED} or nan")
     if kind.exclusive:
         return torch.where(values.isnan(), IGNORED, values).long()
     return values
 
 
 def labelled(task: TaskSpec, labels: Tensor) -> Tensor:
-    """Which rows have a label: `(rows,)` bool. Missing is -100, or nan where labels are floats."""
+    """Mask of the rows that have a label, `(rows,)` bool. A missing label is -100, or nan if labels are floats."""
     missing = labels.isnan() if labels.is_floating_point() else labels == IGNORED
     if labels.is_floating_point() and not task.kind.numeric:
         missing = missing | (labels == IGNORED)
@@ -193,9 +194,10 @@ def labelled(task: TaskSpec, labels: Tensor) -> Tensor:
 
 
 def row_losses(task: TaskSpec, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's loss in fp32, 0 where the label is missing, and which rows are labelled; both `(rows,)`.
+    """Each row's loss in fp32, 0 where the label is missing, and the mask of labelled rows; both `(rows,)`.
 
-    Cross-entropy, binary cross-entropy on one logit, squared error, or the mean binary cross-entropy over labels.
+    The loss is cross-entropy, binary cross-entropy on one logit, the mean binary cross-entropy over labels, or the
+    squared error, by problem type.
 
     Args:
         logits: `(rows, num_labels)`; a regression's are on its scale already (`to_scores`).

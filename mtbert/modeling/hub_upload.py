@@ -1,4 +1,4 @@
-"""What makes a saved folder a repository of a hub that anyone can load, and how it gets there."""
+"""Upload models to a hub: complete a saved folder to a repository that anyone can load, and commit it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .pipeline import PIPELINE_TASK, MultiTaskTextClassificationPipeline
 if TYPE_CHECKING:
     from .modeling_mtbert import MtBertForMultiTask
 
-# What config.json says of the code beside it, for `trust_remote_code=True`.
+# Entries of config.json that name the code beside it, for `trust_remote_code=True`.
 REMOTE_CODE = {
     "auto_map": {
         "AutoConfig": "configuration_mtbert.MtBertConfig",
@@ -44,7 +44,7 @@ REMOTE_CODE = {
         }
     },
 }
-_NO_ANSWER = HfHubHTTPError.__bases__[0]  # the HTTP library's error, of whichever library huggingface_hub uses
+_NO_ANSWER = HfHubHTTPError.__bases__[0]  # the error class of the HTTP library that huggingface_hub uses
 _LOG_IN = "log in with `hf auth login`, set HF_TOKEN, or give token="
 _AGAIN = "nothing was committed that the hub did not confirm; push again"
 _REMEDIES = {
@@ -57,7 +57,7 @@ _REMEDIES = {
 
 @contextmanager
 def explained(repo_id: str) -> Iterator[None]:
-    """Turn what the client raises during a push into a PushError that says what to do."""
+    """Within, errors of the hub's client become PushErrors with a remedy."""
     where = f"push to {repo_id!r}"
     try:
         yield
@@ -73,11 +73,13 @@ def explained(repo_id: str) -> Iterator[None]:
         raise PushError(f"{where}: {_refusal(error)}") from error
     except _NO_ANSWER as error:
         raise PushError(f"{where}: the hub gave no answer ({error}); {_AGAIN}") from error
-    except (RuntimeError, OSError) as error:  # the upload of a large file; its cause, if any, is what broke it off
+    except (RuntimeError, OSError) as error:  # from the upload of a large file
         cause = error.__cause__
-        why = _AGAIN if cause is None else f"{cause}; {_AGAIN}"
-        why = _refusal(cause) if isinstance(cause, HfHubHTTPError) else why
-        raise PushError(f"{where}: {str(error).rstrip('.')}: {why}") from error
+        if isinstance(cause, HfHubHTTPError):
+            reason = _refusal(cause)
+        else:
+            reason = _AGAIN if cause is None else f"{cause}; {_AGAIN}"
+        raise PushError(f"{where}: {str(error).rstrip('.')}: {reason}") from error
     except ValueError as error:
         if "metadata" in str(error):
             raise PushError(f"{where}: the hub refuses the model card: {error}") from error
@@ -87,9 +89,9 @@ def explained(repo_id: str) -> Iterator[None]:
 
 
 def _refusal(error: HfHubHTTPError) -> str:
-    """What a hub's answer with an error means, and what to do."""
+    """The meaning of a hub's error response, and a remedy."""
     status = error.response.status_code
-    said = error.server_message or str(error).splitlines()[0]
+    answer = error.server_message or str(error).splitlines()[0]
     if status == 401:
         return f"the token was refused or is missing; {_LOG_IN}"
     if isinstance(error, RepositoryNotFoundError):
@@ -97,13 +99,13 @@ def _refusal(error: HfHubHTTPError) -> str:
     if isinstance(error, RevisionNotFoundError):
         return "no such revision; give a branch, or the reference of an open pull request"
     if status == 403:
-        return f"the token may not write there ({said}); use a token with write access, or another name"
+        return f"the token may not write there ({answer}); use a token with write access, or another name"
     remedy = _REMEDIES.get(status, "the fault is the hub's; push again later" if status >= 500 else "see what it says")
-    return f"the hub answered {status} ({said}); {remedy}"
+    return f"the hub answered {status} ({answer}); {remedy}"
 
 
 def add_code(folder: str | os.PathLike) -> None:
-    """Put the code of this package's `modeling` folder beside a saved model, and name it in config.json."""
+    """Copy the code of the `modeling` folder beside a saved model, and name it in the model's config.json."""
     here = Path(__file__).parent
     entries = [here / f"{reference.partition('.')[0]}.py" for reference in REMOTE_CODE["auto_map"].values()]
     entries.append(here / "pipeline.py")
@@ -113,7 +115,7 @@ def add_code(folder: str | os.PathLike) -> None:
 
 
 def edit_json(file: Path, change) -> None:
-    """Replace a JSON file by what `change` makes of it."""
+    """Rewrite a JSON file with the result of `change` on its content."""
     text = json.dumps(
         change(json.loads(file.read_text(encoding="utf-8"))), indent=2, sort_keys=True, ensure_ascii=False
     )
@@ -121,29 +123,28 @@ def edit_json(file: Path, change) -> None:
 
 
 def forget_paths(value: Any) -> Any:
-    """A JSON tree without the names under which models and tokenizers lie on this machine."""
+    """Remove paths of models and tokenizers on this machine from a JSON tree."""
     if isinstance(value, list):
         return [forget_paths(each) for each in value]
     if not isinstance(value, dict):
         return value
     local = [key for key in value if key.endswith("name_or_path") and is_path(value[key])]
-    return {key: None if "base_model" in key else "" for key in local} | {
-        key: forget_paths(each) for key, each in value.items() if key not in local
-    }
+    emptied = {key: None if "base_model" in key else "" for key in local}
+    return emptied | {key: forget_paths(each) for key, each in value.items() if key not in local}
 
 
 def is_path(name: Any) -> bool:
-    """Whether a model's name is a place on this machine: not of the form `name` or `user/name`, or a folder here."""
+    """Whether a model's name is a path on this machine, and not `name` or `user/name` of a hub."""
     return isinstance(name, str) and (name.count("/") > 1 or name.startswith((".", "~", "/")) or os.path.isdir(name))
 
 
 def finish_repository(
     folder: str | os.PathLike, tokenizer: PreTrainedTokenizerBase | None, card: ModelCard | None
 ) -> None:
-    """Complete a folder that holds config.json and weights: tokenizer, code and card, and no path of this machine."""
+    """Add tokenizer, code and card to a folder with config.json and weights, and remove paths of this machine."""
     if tokenizer is not None:
         tokenizer.save_pretrained(folder)
-    if not Path(folder, "adapter_config.json").exists():  # an adapter's weights need a model of mtbert around them
+    if not Path(folder, "adapter_config.json").exists():  # a peft adapter loads only with mtbert installed
         add_code(folder)
     for name in ("config.json", "tokenizer_config.json", "adapter_config.json"):
         if (file := Path(folder, name)).exists():
@@ -153,7 +154,7 @@ def finish_repository(
 
 
 def create(repo_id: str, private: bool | None = None, token: str | bool | None = None) -> str:
-    """Make a repository unless it is there already; returns its full name, `user/name`."""
+    """Create a repository if it does not exist; return its full name, `user/name`."""
     with explained(repo_id):
         return HfApi().create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
 
@@ -161,11 +162,11 @@ def create(repo_id: str, private: bool | None = None, token: str | bool | None =
 def upload(
     folder: tempfile.TemporaryDirectory, repo_id: str, background: bool = False, **options: Any
 ) -> CommitInfo | Future[CommitInfo]:
-    """Commit everything in a temporary folder, which is then removed.
+    """Commit all files of a temporary folder, then remove the folder.
 
     Args:
-        background: return at once; the future holds the PushError of an upload that fails.
-        options: of `HfApi.upload_folder`: `path_in_repo`, `commit_message`, `token`, `revision`, `create_pr`, …
+        background: upload in the background, and return a future; a failed upload's PushError is its exception.
+        options: options of `HfApi.upload_folder`: `path_in_repo`, `commit_message`, `token`, `revision`, `create_pr`, …
     """
 
     def send() -> CommitInfo:
@@ -180,12 +181,12 @@ def upload(
 
 
 def refuse_links(folder: str) -> None:
-    """Refuse a checkpoint whose small files, which are pushed again, lead out of its folder.
+    """Raise PushError if a small file of a checkpoint is a link that leads out of its folder.
 
-    Weights may lie elsewhere: they are written anew. So may all files of a hub's cache, which has them in `blobs`.
+    Links to weights are allowed, because a push writes the weights again. So are links of a hub's cache into `blobs`.
 
     Raises:
-        PushError: that names the link.
+        PushError: with the link.
     """
     if not folder or not os.path.isdir(folder):
         return
@@ -222,7 +223,7 @@ def push(
 
 
 def _card(model: MtBertForMultiTask, repo_id: str) -> ModelCard:
-    """The card that lies beside the checkpoint, or a new one."""
+    """The README.md of the checkpoint, or a new card."""
     written = Path(model.name_or_path, "README.md")
     if model.name_or_path and written.is_file():
         return ModelCard.load(written)

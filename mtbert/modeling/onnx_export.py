@@ -1,10 +1,9 @@
-"""A model as an ONNX graph: the padded path, with every task's head.
+"""Export a model to ONNX: one graph for padded inputs, with every task's head.
 
-The graph's inputs are `input_ids`, `attention_mask` and (where the encoder has them) `token_type_ids`, int64
-`(sequences, length)`, padded on the right; both dimensions are dynamic. It has an output `<task>` `(rows, num_labels)`
-for each task, which is what the model gives: a regression's scores are on their scale. A Siamese task's rows are two
-sequences, one after the other (three for `pair: both`); every other task's rows are sequences, so that one call answers
-for all.
+The graph's inputs are `input_ids`, `attention_mask` and (if the encoder has them) `token_type_ids`, int64
+`(sequences, length)`, padded on the right; both dimensions are dynamic. Its outputs are the logits `(rows, num_labels)`
+of each task, named `<task>`; a regression's scores are on their scale. A row of a Siamese task is two sequences, one
+after the other (three for `pair: both`); a row of any other task is one sequence. One call computes all tasks.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _NOT_EXPORTED = {"longformer": "its layers look at the values of the attention m
 
 @dataclass(frozen=True)
 class PaddedLayout:
-    """Stands for a PackedLayout where adapters work on padded states `(sequences · length, d_m)`.
+    """Takes the place of a PackedLayout for adapters on padded states `(sequences · length, d_m)`.
 
     Attributes:
         mask: `(sequences, length)`, true on real tokens.
@@ -50,7 +49,7 @@ class PaddedLayout:
         return torch.arange(count, device=self.mask.device) * length
 
     def firsts(self) -> PaddedLayout:
-        """The layout of the first tokens alone."""
+        """The layout of the first tokens, each as a sequence of its own."""
         return PaddedLayout(self.mask[:, :1])
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -61,21 +60,21 @@ class PaddedLayout:
 
 
 class PaddedModel(nn.Module):
-    """The forward pass of `MtBertForMultiTask` on padded inputs, without a step that depends on their values.
+    """The forward pass of `MtBertForMultiTask` on padded inputs, without control flow that depends on their values.
 
     Args:
-        model: the model, whose modules are used as they are.
+        model: the model; its modules are shared, not copied.
         tasks: names of the tasks; with adapters, one.
     """
 
     def __init__(self, model: TaskModel, tasks: Sequence[str]):
         super().__init__()
         self.model, self.tasks = model, [model.tasks[model.task_id(name)] for name in tasks]
-        # what the encoder's own table of positions begins with; None: it counts them itself
+        # first value of the encoder's table of position ids; None: it computes the ids from the tokens
         self.table_begins: int | None = 0 if first_position(model.encoder.config) else None
         if not (torch.compiler.is_exporting() or torch.jit.is_tracing()):  # a graph cannot read a table's values
             tables = [int(b.flatten()[0]) for name, b in model.encoder.named_buffers() if name.endswith("position_ids")]
-            self.table_begins = max([0, *tables])  # MRA's with 2
+            self.table_begins = max([0, *tables])  # 2 for MRA
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
@@ -89,7 +88,7 @@ class PaddedModel(nn.Module):
         if token_type_ids is not None:
             extra["token_type_ids"] = token_type_ids
         if self.table_begins is not None and "position_ids" in signature(model.encoder.forward).parameters:
-            # the encoder's own are cut from a table, whose end quantisers take for a bound of the length
+            # The encoder would slice its table, and quantisers take the end of the table for a limit of the length.
             places = torch.ones_like(input_ids).cumsum(1) - 1
             extra["position_ids"] = position_ids(model.encoder.config, input_ids, places) + self.table_begins
         states = model.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
@@ -107,24 +106,26 @@ class PaddedModel(nn.Module):
             pooled = (states * real).sum(1) / real.sum(1)
         else:
             pooled = states.masked_fill(~real, torch.finfo(states.dtype).min).amax(1)
-        if task.num_sequences > 1:  # whole rows only, so that no other number of sequences is the graph's concern
+        if task.num_sequences > 1:  # drop an incomplete row, so that the graph takes any number of sequences
             pooled = pooled[: pooled.shape[0] // task.num_sequences * task.num_sequences]
         head = self.model.heads[task.name]
-        return to_scores(task, head(pooled, states, mask) if getattr(head, "reads_states", False) else head(pooled))
+        if getattr(head, "reads_states", False):
+            return to_scores(task, head(pooled, states, mask))
+        return to_scores(task, head(pooled))
 
 
 def traced_logits(
     model: TaskModel, inputs: Mapping[str, Tensor | None], names: Sequence[str], **others: Any
 ) -> dict[str, Tensor]:
-    """Each task's logits in a graph that `torch.export` or `torch.jit.trace` makes, which holds for all inputs.
+    """Each task's logits, computed so that `torch.export` and `torch.jit.trace` make a graph for all inputs.
 
     Args:
-        inputs: what `PaddedModel` takes.
-        names: the tasks.
-        others: arguments of the model's `forward` that such a graph has no place for.
+        inputs: arguments of `PaddedModel.forward`.
+        names: names of the tasks.
+        others: arguments of the model's `forward` that such a graph does not support; they must be None.
 
     Raises:
-        ValueError: if one of them is given; for no task, or several tasks of a model with adapters.
+        ValueError: if one of `others` is not None; for no task, and for several tasks of a model with adapters.
     """
     if odd := [name for name, value in others.items() if value is not None]:
         raise InputError(f"a graph of the model has no place for {odd}; give input_ids, attention_mask and tasks")
@@ -147,17 +148,17 @@ def export_onnx(model: TaskModel, file: str | os.PathLike, tasks: str | Sequence
     """Write a model as one ONNX file.
 
     Args:
-        model: with adapters, one task is exported at a time, as each has an encoder of its own there.
+        model: the model; with adapters, only one task can be exported at a time.
         file: the file to write; weights beyond 2 GB go into `<file>.data` beside it.
-        tasks: a name, several, or `"all"`; None: all of them.
+        tasks: a name, several names, or `"all"`; None: all.
 
     Returns:
-        The names of the graph's outputs, in the order of the tasks: theirs, but `NAME_logits` for a task that is called
-        like an input.
+        The names of the graph's outputs, in the order of the tasks: the names of the tasks, or `NAME_logits` for a task
+        that has the name of an input.
 
     Raises:
         ImportError: without the packages of `pip install 'mtbert[onnx]'`.
-        ValueError: for several tasks of a model with adapters, and for an encoder that no graph can stand for.
+        ValueError: for several tasks of a model with adapters, and for an encoder that cannot be exported.
     """
     names = task_names("all" if tasks is None else tasks, model.tasks)
     _check_adapters(model, names)
@@ -184,22 +185,23 @@ def export_onnx(model: TaskModel, file: str | os.PathLike, tasks: str | Sequence
             dynamo=True,
             verbose=False,
         )
-    except Exception as error:  # the exporter's are of many types, and pages long
-        said = str(error.__cause__ or error).strip().partition("\n")[0]
-        raise InputError(f"{kind!r} can not be exported: {said}; predict with torch") from error
+    except Exception as error:  # the exporter raises many types, with messages of many lines
+        first_line = str(error.__cause__ or error).strip().partition("\n")[0]
+        raise InputError(f"{kind!r} can not be exported: {first_line}; predict with torch") from error
     finally:
         model.train(was_training)
     outputs = [_output_name(name, names, inputs) for name in names]
     _name_outputs(program.model.graph, outputs)
     for weight in program.model.graph.initializers.values():
-        weight.shape = weight.type = None  # it has its own; a quantiser that transposes it leaves these as they are
+        # the tensor has its own; a quantiser that transposes it does not update these
+        weight.shape = weight.type = None
         weight.metadata_props.clear()
     program.save(os.fspath(file), external_data=False)
     return outputs
 
 
 def _output_name(task: str, tasks: Sequence[str], inputs: Collection[str]) -> str:
-    """A task's name, or a longer one where an input is called so."""
+    """The name of a task's output: the task's name, with `_logits` if an input has that name."""
     name = task
     while name in inputs or (name != task and name in tasks):
         name += "_logits"
@@ -207,7 +209,7 @@ def _output_name(task: str, tasks: Sequence[str], inputs: Collection[str]) -> st
 
 
 def _name_outputs(graph: Any, names: Sequence[str]) -> None:
-    """Name a graph's outputs; values inside that are called so get another name."""
+    """Name a graph's outputs; rename inner values that have one of these names."""
     inside = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
     taken = {value.name for value in inside} | {*names}
     for value in inside:

@@ -1,4 +1,4 @@
-"""Encoded rows → packed batches, and packed batches → each task's logits, for training, evaluation and prediction."""
+"""Pack encoded rows into batches, and collect each task's logits over batches."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskPart:
-    """Encoded rows of one task, one after the other, as a part of a batch.
+    """Encoded rows of one task, one after the other: a part of a batch.
 
     Attributes:
-        task_id: the task's number in the model.
+        task_id: id of the task.
         tokens: `(tokens,)`, the token ids of all rows.
-        row_lengths: `(rows,)`, how many tokens each row has.
-        cuts: `(rows,)` each: the lengths of a row's inputs but for the last one (`tokenization.LENGTHS`).
+        row_lengths: `(rows,)`, number of tokens of each row.
+        cuts: lengths of a row's inputs except the last one, `(rows,)` each (`tokenization.LENGTHS`).
         token_types: `(tokens,)`; None: all are 0.
     """
 
@@ -38,24 +38,24 @@ class TaskPart:
 
     @property
     def sequence_lengths(self) -> np.ndarray:
-        """Tokens of each input of the encoder, those of one row after each other, `(rows · inputs a row,)`."""
+        """Number of tokens of each encoder input; the inputs of a row follow each other, `(rows · inputs per row,)`."""
         return np.stack([*self.cuts, self.row_lengths - sum(self.cuts)], axis=1).ravel()
 
     @property
     def plan(self) -> tuple[int, int, int]:
-        """What `PackedLayout.build` takes of a task: its id, its rows, and the inputs of a row."""
+        """Entry of the task for `PackedLayout.build`: its id, its number of rows, and the inputs per row."""
         return self.task_id, len(self.row_lengths), len(self.cuts) + 1
 
 
 def pack_parts(parts: Sequence[TaskPart], token_types: bool) -> dict[str, Any]:
-    """Pack rows of one or several tasks into one batch.
+    """Pack rows of one or several tasks into one batch on the CPU.
 
     Args:
+        parts: the rows of each task.
         token_types: whether the encoder has token types.
 
     Returns:
-        On the CPU: `input_ids` `(1, tokens)`, `token_type_ids` of the same shape where the encoder has them, and
-        `layout`.
+        `input_ids` `(1, tokens)`, `token_type_ids` of the same shape if the encoder has token types, and `layout`.
     """
     batch: dict[str, Any] = {"input_ids": _row_of([part.tokens for part in parts])}
     if token_types:
@@ -75,17 +75,17 @@ def collect_logits(
     sizes: Mapping[str, int],
     after_batch: Callable[[Mapping[str, Any], MtBertOutput], None] | None = None,
 ) -> dict[str, Tensor]:
-    """Each task's logits for all its rows, in their order.
+    """Logits of each task for all its rows, in their order.
 
     Args:
-        model: in evaluation mode.
-        batches: what `pack_parts` returns, with `rows`: by task name, which of its rows the batch holds; they may have
-            `labels` and `tasks`, as the model's `forward` takes them.
-        sizes: by task name, how many rows there are.
+        model: the model, in evaluation mode.
+        batches: results of `pack_parts`, with `rows`: task name → indices of its rows in the batch. They may have
+            `labels` and `tasks`, as in the model's `forward`.
+        sizes: task name → number of its rows.
         after_batch: called with every batch and the model's output for it.
 
     Returns:
-        By task name `(rows, num_labels)`, fp32, on the model's device; 0 for rows that no batch holds.
+        Task name → logits `(rows, num_labels)`, fp32, on the model's device; 0 for rows that are in no batch.
     """
     device = model.device
     tasks = [task for task in model.tasks if task.name in sizes]

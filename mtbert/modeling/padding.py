@@ -1,4 +1,4 @@
-"""Encoding a packed batch, packed or with padding, and states padded for heads."""
+"""Encode a packed batch, packed or with padding, and pad states for heads."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .packing import PACKED_FAMILIES, PackedLayout, is_packed
 
 
 def padded_index(layout: PackedLayout, first: int, last: int) -> tuple[Tensor, Tensor]:
-    """For sequences first…last: the token of each padded place, and which places are real; both `(n, length)`."""
+    """Token index at each padded position of sequences first…last, and the mask of real tokens; both `(n, length)`."""
     place = torch.arange(max(layout.lengths[first:last], default=1), device=layout.starts.device)
     mask = place < layout.cu_seqlens.diff()[first:last, None]
     return torch.where(mask, layout.starts[first:last, None] + place, 0), mask
 
 
 def padded(hidden: Tensor, layout: PackedLayout, first: int, last: int) -> tuple[Tensor, Tensor]:
-    """States `(n, length, hidden)` of sequences first…last, and which places are real."""
+    """Padded states `(n, length, hidden)` of sequences first…last, and the mask of real tokens `(n, length)`."""
     index, mask = padded_index(layout, first, last)
     return hidden.index_select(0, index.flatten()).unflatten(0, index.shape), mask
 
@@ -34,18 +34,18 @@ def padded(hidden: Tensor, layout: PackedLayout, first: int, last: int) -> tuple
 def encode(
     encoder: nn.Module, inputs: Mapping[str, Tensor], layout: PackedLayout, adapters: AdapterPass | None, **wanted: Any
 ) -> BaseModelOutput:
-    """Packed inputs → an encoder's outputs, computed as the encoder's present attention implementation permits.
+    """Encode packed inputs, without padding if the encoder's current attention implementation supports it.
 
     Args:
         inputs: `input_ids` or `inputs_embeds`, and `token_type_ids`, each `(1, tokens)` or `(1, tokens, hidden)`.
-        wanted: `output_hidden_states` and `output_attentions`, where they are asked for.
+        wanted: `output_hidden_states` and `output_attentions`, as far as they are true.
 
     Returns:
-        `last_hidden_state` `(tokens, hidden)`; `hidden_states`, the same for each layer, the first its embeddings, the
-        last what the adapters on top leave; `attentions`, for each layer `(sequences, heads, longest, longest)`.
+        `last_hidden_state` `(tokens, hidden)`; `hidden_states`: the embeddings and the output of each layer in the same
+        shape, the last one after the adapters; `attentions`: for each layer `(sequences, heads, longest, longest)`.
 
     Raises:
-        ValueError: where the encoder does not give what is wanted.
+        ValueError: if the encoder does not return a wanted output.
     """
     packed = is_packed(encoder)
     if wanted.get("output_attentions") and (packed or encoder.config._attn_implementation != "eager"):
@@ -69,20 +69,22 @@ def encode(
 
 
 def _packed(encoder, inputs, layout: PackedLayout, adapters: AdapterPass | None, wanted) -> BaseModelOutput:
-    nothing = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.starts.device)  # four dimensions: taken as it is
+    # transformers passes a mask of four dimensions on unchanged; packed attention ignores it
+    no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.starts.device)
     positions = position_ids(encoder.config, inputs.get("input_ids"), layout.position_ids)
     extra = {} if adapters is None else {"adapters": adapters}
-    output = encoder(**inputs, attention_mask=nothing, position_ids=positions, layout=layout, **extra, **wanted)
+    output = encoder(**inputs, attention_mask=no_mask, position_ids=positions, layout=layout, **extra, **wanted)
     return _of_tokens(output, lambda states: states.squeeze(0))
 
 
 def _padded(encoder, inputs, layout: PackedLayout, adapters: AdapterPass | None, wanted) -> BaseModelOutput:
-    """With padding.
+    """Encode with padding, in one or several passes.
 
-    Families whose states change with padding get a pass for each length, without any. Others that cannot be packed get
-    one for each of the layout's buckets, padded to the longest sequence in it, where one process computes on a CPU:
-    there padding costs as much as text, and no other process has to make as many passes. All others, which were asked
-    not to be packed, get a single pass.
+    - Families whose states depend on padding: one pass for each length, without padding.
+    - Other families that cannot be packed, in a single process on a CPU: one pass for each bucket of the layout, padded
+      to its longest sequence, because padding costs as much time as text there. With several processes the numbers of
+      passes would differ.
+    - Otherwise: one pass.
     """
     implementation = encoder.config._attn_implementation
     if implementation not in AttentionMaskInterface().valid_keys() and len(set(layout.lengths)) > 1:
@@ -108,7 +110,7 @@ def _padded(encoder, inputs, layout: PackedLayout, adapters: AdapterPass | None,
 
 
 def _of_tokens(output, tokens) -> BaseModelOutput:
-    """An encoder's output with `tokens(states)` `(tokens, hidden)` of each layer's states."""
+    """Apply `tokens` to the states of each layer of an encoder's output, which makes them `(tokens, hidden)`."""
     states, attentions = getattr(output, "hidden_states", None), getattr(output, "attentions", None)
     return BaseModelOutput(
         last_hidden_state=tokens(output.last_hidden_state),
@@ -141,7 +143,12 @@ def _by_length(encoder: nn.Module, inputs: Mapping[str, Tensor], layout: PackedL
 
 
 def _pass(encoder: nn.Module, inputs: Mapping[str, Tensor], index: Tensor, mask: Tensor, **extra) -> BaseModelOutput:
-    """The encoder's output: `index` `(n, length)` names each place's token, `mask` those that are real."""
+    """Run the encoder on padded inputs.
+
+    Args:
+        index: `(n, length)`, index of the packed token at each position.
+        mask: `(n, length)`, true on real tokens.
+    """
     values = {key: value.squeeze(0)[index] for key, value in inputs.items()}
     if "input_ids" in values:
         values["input_ids"] = torch.where(mask, values["input_ids"], encoder.config.pad_token_id or 0)

@@ -1,4 +1,4 @@
-"""A transformers pipeline for every task of a checkpoint: `pipeline("multi-task-text-classification", model=...)`."""
+"""A transformers pipeline for all tasks of a checkpoint: `pipeline("multi-task-text-classification", model=...)`."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ PIPELINE_TASK = "multi-task-text-classification"
 
 
 class MultiTaskTextClassificationPipeline(Pipeline):
-    """Texts, pairs, mappings, lists, tables, data sets or generators → labels and scores of one task or of all.
+    """Predicts labels and scores of one task or several for texts and pairs.
 
     A row is a text, a pair `(text, text)` or `{"text": ..., "text_pair": ...}`; a list, a table with such columns, a
-    `datasets.Dataset` and any other iterable hold rows. A single row gives one answer, a list or
-    table gives a list, everything else an iterator.
+    `datasets.Dataset` and any other iterable hold rows. A single row returns one answer, a list or table returns a
+    list, any other iterable returns an iterator.
 
     Args of a call (all but the first may be given to `pipeline(...)`, too):
-        tasks: a name of the model's tasks, or None for the only one; several, or `all` that take such rows, give their
-            answers by name. Another name of it is `task`, which is `task_name` in `pipeline(...)`.
-        top_k: how many labels an answer has, the most probable first; None: all of them. 1 gives
-            `{"label": str, "score": probability}`, more a list of them. A regression gives `{"score": number}`.
-        batch_size: rows that are encoded at a time.
+        tasks: name of a task, or None for the model's only one; for several names, or `all` (the tasks that take such
+            rows), an answer is a dict from task names to answers. Its alias is `task`, or `task_name` in
+            `pipeline(...)`.
+        top_k: number of labels in an answer, the most probable first; None: all labels. With 1 an answer is
+            `{"label": str, "score": probability}`, else a list of these. A regression's is `{"score": number}`.
+        batch_size: number of rows that are encoded at a time.
     """
 
     _load_tokenizer = False  # transformers would ask whether to run the code beside it
@@ -70,8 +71,8 @@ class MultiTaskTextClassificationPipeline(Pipeline):
         return {"rows": list(input_)}
 
     def _forward(self, input_tensors: dict[str, list[Row]], tasks: str | Sequence[str] | None = None) -> dict[str, Any]:
-        found = predict_rows(self.model, input_tensors["rows"], tasks, self.tokenizer)
-        return {"found": found, "together": not is_one(tasks)}
+        predictions = predict_rows(self.model, input_tensors["rows"], tasks, self.tokenizer)
+        return {"found": predictions, "together": not is_one(tasks)}
 
     def postprocess(self, model_outputs: dict[str, Any], top_k: int | None = 1) -> list:
         columns = {name: answers(prediction, top_k) for name, prediction in model_outputs["found"].items()}
@@ -100,11 +101,11 @@ def _counts(value: Any) -> bool:
 
 
 def answers(prediction: Prediction, top_k: int | None = 1) -> list:
-    """A prediction's rows as labels and scores; see the pipeline's `top_k`."""
+    """Labels and scores of each row of a prediction; see the pipeline's `top_k`."""
     if prediction.task.kind.numeric:
         return [{"score": score} for score in prediction.scores.tolist()]
-    found = []
+    rows = []
     for row in prediction.scores:
         best = [{"label": prediction.task.labels[i], "score": float(row[i])} for i in (-row).argsort(kind="stable")]
-        found.append(best[0] if top_k == 1 else best[:top_k])
-    return found
+        rows.append(best[0] if top_k == 1 else best[:top_k])
+    return rows

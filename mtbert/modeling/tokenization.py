@@ -1,4 +1,4 @@
-"""Texts → token ids, as a task's spec says: one text, a pair as one input, a pair as two, or as all three of them."""
+"""Encode texts to token ids as a task's spec asks: one text, a pair as one input, as two inputs, or as three."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from .encoder_support import first_position
 from .errors import InputError
 from .task_spec import TaskSpec
 
-# Part of the name of cached encodings. Raise it by 1 where the same rows get other token ids, types or lengths than
-# before, so that encodings of an earlier version are not used; tests/unit/data/test_versions.py fails until you do.
+# Part of the name of cached encodings. Raise it by 1 when the same rows get other token ids, types or lengths than
+# before, so that older encodings are not used; tests/unit/data/test_versions.py fails until you do.
 ENCODING_VERSION = 1
-LENGTHS = ("first_length", "second_length")  # columns: how long a row's inputs are, but for the last one
+LENGTHS = ("first_length", "second_length")  # columns with the lengths of a row's inputs except the last one
 
 
 def has_token_types(encoder: PreTrainedConfig) -> bool:
-    """Whether an encoder tells first and second text apart by token types."""
+    """Whether an encoder has token types for the first and the second text."""
     return getattr(encoder, "type_vocab_size", 0) > 1
 
 
 def length_limit(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedConfig) -> int:
-    """The longest input in tokens: the task's `max_length`, or what encoder and tokenizer allow.
+    """Longest input in tokens: the task's `max_length`, or the limit of encoder and tokenizer.
 
     Raises:
-        ValueError: if the task asks for more than the encoder has positions for.
+        ValueError: if `max_length` is more than the encoder's number of positions.
     """
     positions = getattr(encoder, "max_position_embeddings", None) or tokenizer.model_max_length
-    positions -= first_position(encoder)  # the table's rows before it stand for no token
+    positions -= first_position(encoder)  # earlier rows of the position table belong to no token
     if task.max_length is None:
         return min(positions, tokenizer.model_max_length)
     if task.max_length > positions:
@@ -43,7 +43,7 @@ def length_limit(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, encoder: Pr
 
 
 def separator_ids(task: TaskSpec, tokenizer: PreTrainedTokenizerBase) -> list[int] | None:
-    """Token ids of the task's own separator; None: the tokenizer's.
+    """Token ids of the task's own separator, or None if it uses the tokenizer's.
 
     Raises:
         ValueError: if a token is not in the tokenizer's vocabulary.
@@ -69,13 +69,13 @@ def encode_texts(
     """Encode rows of a task.
 
     Args:
-        texts: first (or only) texts, one a row.
-        pairs: second texts of a task with two.
+        texts: first (or only) texts, one for each row.
+        pairs: second texts, for a task with two texts.
 
     Returns:
-        Columns, one entry a row: `input_ids`; `token_type_ids`, if the task's pairs use them; the first ones of
-        `LENGTHS`, for a row's several inputs (first text, second text, both in one) follow each other in `input_ids`;
-        `truncated`, the number of tokens cut off.
+        Columns with one entry for each row: `input_ids`, in which several inputs of a row (first text, second text,
+        both in one) follow each other; the first columns of `LENGTHS`, with the lengths of these inputs;
+        `token_type_ids`, if the task's pairs use them; `truncated`, the number of tokens cut off.
     """
     if not tokenizer.is_fast:
         raise InputError(
@@ -98,7 +98,7 @@ def encode_texts(
 
 
 def _encode(tokenizer, texts, pairs, limit, separator=None, name="") -> dict[str, list[Any]]:
-    """`input_ids`, `token_type_ids` and `truncated` of texts or of pairs in one input."""
+    """Columns `input_ids`, `token_type_ids` and `truncated` of texts, or of pairs in one input each."""
     if not len(texts):  # tokenizers fail on an empty list
         return {"input_ids": [], "token_type_ids": [], "truncated": []}
     before, between, after = _template(tokenizer, pairs is not None)
@@ -125,11 +125,11 @@ def _encode(tokenizer, texts, pairs, limit, separator=None, name="") -> dict[str
 
 
 def longest_first(first: int, second: int, limit: int) -> tuple[int, int]:
-    """How many tokens of two texts are kept, as tokenizers' `longest_first` has it: the longer text is cut first.
+    """Number of tokens of two texts to keep; as in tokenizers' `longest_first`, the longer text is cut first.
 
     Args:
-        first, second: tokens of each text, without special tokens.
-        limit: tokens that both may have together.
+        first, second: number of tokens of each text, without special tokens.
+        limit: largest number of tokens of both together.
     """
     shorter = min(first, second, limit // 2)
     longer = min(max(first, second), limit - shorter)
@@ -141,10 +141,10 @@ def _cut(tokens: list[int], count: int, left: bool) -> list[int]:
 
 
 def _private(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """A `tokenizers.Tokenizer` with the same model and vocabulary, which neither cuts nor pads.
+    """A `tokenizers.Tokenizer` with the same model and vocabulary, without truncation and padding.
 
-    Truncation and padding are state of a tokenizer, which every call of transformers' tokenizers sets anew. Other
-    threads may call the shared one meanwhile: what they set there has no effect here, and nothing here changes it.
+    Every call of a transformers tokenizer sets truncation and padding of its shared backend. A private backend neither
+    changes the settings of other threads nor is changed by them.
     """
     shared = tokenizer.backend_tokenizer
     private = type(shared)(shared.model)
@@ -152,7 +152,7 @@ def _private(tokenizer: PreTrainedTokenizerBase) -> Any:
     private.post_processor = shared.post_processor
     added = shared.get_added_tokens_decoder()
     private.add_tokens([added[number] for number in sorted(added)])
-    if private.get_added_tokens_decoder() != added:  # ids with gaps, which adding tokens does not make again
+    if private.get_added_tokens_decoder() != added:  # ids with gaps, which `add_tokens` cannot reproduce
         private = copy.deepcopy(shared)
         private.no_truncation()
         private.no_padding()
@@ -161,10 +161,10 @@ def _private(tokenizer: PreTrainedTokenizerBase) -> Any:
 
 
 def _template(tokenizer: PreTrainedTokenizerBase, pair: bool) -> tuple[int, int, int]:
-    """How many special tokens a tokenizer puts before the first text, between the two, and behind the last.
+    """Number of special tokens before the first text, between the two texts, and after the last one.
 
     Raises:
-        ValueError: if it makes no token of any text.
+        ValueError: if the tokenizer makes no token of any text.
     """
     backend = _private(tokenizer)
     for text in chain(("a 1 .",), tokenizer.all_special_tokens, backend.get_vocab()):
@@ -181,7 +181,7 @@ def _template(tokenizer: PreTrainedTokenizerBase, pair: bool) -> tuple[int, int,
 
 
 def half_character(text: str) -> int | None:
-    """Where a text has a lone surrogate, which no encoding knows and no tokenizer takes; None if nowhere."""
+    """Index of a lone surrogate in a text, which cannot be encoded; None if there is none."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -190,6 +190,6 @@ def half_character(text: str) -> int | None:
 
 
 def shown(value: Any) -> str:
-    """A value as a message has it."""
+    """A value as shown in error messages, at most 80 characters."""
     text = repr(value)
     return text if len(text) < 80 else f"{text[:77]}..."
