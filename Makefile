@@ -7,7 +7,7 @@ RUN := runs/quickstart
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help venv encoder quickstart lint audit format test test-avx2 golden golden-store common soak bench clean
+.PHONY: help venv encoder quickstart lint types audit format test test-avx2 golden golden-store common soak bench clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,6 +34,9 @@ quickstart: encoder  ## fine-tune three tasks on the sample data, then predict w
 lint: venv  ## check style with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: venv  ## check the types of mtbert/ with mypy (minutes at first, then seconds)
+	$(BIN)/mypy
 
 audit: venv  ## look for dangerous calls (bandit) and for published vulnerabilities of the pinned packages (pip-audit)
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml .ci mtbert recipes benchmarks
@@ -93,5 +96,5 @@ bench: encoder  ## compare with what a user would pick instead (on idle cores, 8
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py
 
 clean:  ## remove $(VENV), caches and build outputs; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find mtbert recipes tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .training.methods import REGISTRY
 
@@ -66,7 +66,7 @@ _MODULES = {
     "train": ".runs.finetuning",
 }
 for _section, _place in REGISTRY.items():  # a class of settings for each training method
-    _module, _, _name = _place.partition(":")
+    _module, _, _name = str(_place).partition(":")
     if "." not in _section:
         _MODULES[_name] = f".training.methods.{_module}"
 if "surgery" in REGISTRY:
@@ -84,7 +84,7 @@ _SCRIPTS = tuple(
 __all__ = sorted(_MODULES)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     _register()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from .modeling.display import display, shortened
 from .modeling.errors import (
@@ -72,7 +73,7 @@ class RecipeError(InputError):
     def __str__(self) -> str:
         return "\n".join(self.problems)
 
-    def __reduce__(self) -> tuple:  # unpickling would pass the message to __init__ instead of the problems
+    def __reduce__(self) -> tuple[Any, ...]:  # unpickling would pass the message to __init__ instead of the problems
         return type(self), (self.problems[:MOST_PROBLEMS],), {"problems": self.problems}
 
 

@@ -26,7 +26,7 @@ _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EMLINK)
 
 
 @contextmanager
-def writing_file(path: str | os.PathLike, mode: str = "w", overwrite: bool = True) -> Iterator[IO]:
+def writing_file(path: str | os.PathLike[str], mode: str = "w", overwrite: bool = True) -> Iterator[IO[Any]]:
     """Open a file that gets the name `path` when the block ends; if the block raises, the file is removed.
 
     A device, a pipe or a socket is written to directly. A symbolic link is kept and its target replaced. A replaced
@@ -41,7 +41,7 @@ def writing_file(path: str | os.PathLike, mode: str = "w", overwrite: bool = Tru
         FileExistsError: the file exists and `overwrite` is false, even if it was created while the block ran.
         OSError: the file cannot be written; if the disk is full, the error names the free space.
     """
-    options = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    options: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     target = Path(os.path.realpath(path))
     if _is_special(target):
         with open(target, mode, **options) as file:
@@ -66,7 +66,7 @@ def writing_file(path: str | os.PathLike, mode: str = "w", overwrite: bool = Tru
 
 
 @contextmanager
-def writing_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
+def writing_folder(path: str | os.PathLike[str], overwrite: bool = False) -> Iterator[Path]:
     """Create a folder that gets the name `path` when the block ends; if the block raises, the folder is removed.
 
     Args:
@@ -97,7 +97,7 @@ def writing_folder(path: str | os.PathLike, overwrite: bool = False) -> Iterator
 
 
 @contextmanager
-def adding_files(folder: str | os.PathLike) -> Iterator[Path]:
+def adding_files(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Create a folder whose files are moved into `folder` when the block ends; files of the same names are replaced.
 
     If the block raises, `folder` is unchanged.
@@ -117,7 +117,7 @@ def adding_files(folder: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def _temporary_folder(parent: Path, path: str | os.PathLike) -> Iterator[Path]:
+def _temporary_folder(parent: Path, path: str | os.PathLike[str]) -> Iterator[Path]:
     """Create a folder in `parent` that is removed at the end unless it was renamed; errors name `path`."""
     part = temporary_name(parent)
     with _no_room_explained(path):
@@ -133,18 +133,18 @@ def _all_to_disk(folder: Path) -> None:
         to_disk(inside)
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file as `writing_file` does."""
     with writing_file(path) as file:
         file.write(text)
 
 
-def write_json(path: str | os.PathLike, value: Any, **options: Any) -> None:
+def write_json(path: str | os.PathLike[str], value: Any, **options: Any) -> None:
     """Write a JSON file, indented by two, as `writing_file` does; `options` are passed to `json.dumps`."""
     write_text(path, json.dumps(value, **{"indent": 2, **options}) + "\n")
 
 
-def to_disk(path: str | os.PathLike) -> None:
+def to_disk(path: str | os.PathLike[str]) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -154,7 +154,7 @@ def to_disk(path: str | os.PathLike) -> None:
         os.close(handle)
 
 
-def refuse_same_file(sources: Iterable[str | os.PathLike], target: str | os.PathLike) -> None:
+def refuse_same_file(sources: Iterable[str | os.PathLike[str]], target: str | os.PathLike[str]) -> None:
     """Raise ValueError if a command's output file is one of its input files, even under another name."""
     if not os.path.isfile(target):
         return
@@ -163,7 +163,7 @@ def refuse_same_file(sources: Iterable[str | os.PathLike], target: str | os.Path
             raise InputError(f"{target} is a file that is read ({source}); give another output")
 
 
-def path_problem(path: str | os.PathLike) -> str | None:
+def path_problem(path: str | os.PathLike[str]) -> str | None:
     """Return why nothing can be written to a path, as a clause that follows its name; None if it is usable."""
     text = os.fspath(path)
     if "\0" in text:
@@ -188,14 +188,14 @@ def path_problem(path: str | os.PathLike) -> str | None:
     return None
 
 
-def refuse_path(path: str | os.PathLike, what: str) -> None:
+def refuse_path(path: str | os.PathLike[str], what: str) -> None:
     """Raise ValueError if nothing can be written to a path; `what` is the flag or key that sets it."""
     problem = path_problem(path)
     if problem:
         raise InputError(f"{what} is {os.fspath(path)[:100]!r}, which {problem}")
 
 
-def check_room(folder: str | os.PathLike, needed: int, what: str) -> None:
+def check_room(folder: str | os.PathLike[str], needed: int, what: str) -> None:
     """Raise OSError if fewer than `needed` bytes are free on the file system of `folder`, which need not exist yet."""
     place = Path(folder).absolute()
     while not place.is_dir():
@@ -228,7 +228,7 @@ def is_temporary(path: Path) -> bool:
     return re.fullmatch(r"\.[0-9a-f]{16}\.part", path.name) is not None
 
 
-def _rename(part: Path, target: Path, path: str | os.PathLike, overwrite: bool) -> None:
+def _rename(part: Path, target: Path, path: str | os.PathLike[str], overwrite: bool) -> None:
     if overwrite:
         if target.exists():
             shutil.copymode(target, part)
@@ -246,16 +246,16 @@ def _rename(part: Path, target: Path, path: str | os.PathLike, overwrite: bool) 
         raise _there_is(path) from error
 
 
-def _there_is(path: str | os.PathLike) -> FileInTheWayError:
+def _there_is(path: str | os.PathLike[str]) -> FileInTheWayError:
     return FileInTheWayError(f"{path} exists; give another name, or --overwrite to replace it")
 
 
 @contextmanager
-def _no_room_explained(path: str | os.PathLike) -> Iterator[None]:
+def _no_room_explained(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # native writers raise errors of various types
-        cause = str(error) if getattr(error, "errno", None) is None else error.strerror
+        cause = str(error) if getattr(error, "errno", None) is None else getattr(error, "strerror", "")
         number = next((code for code in _NO_ROOM if os.strerror(code) in cause), None)
         if number is None:
             raise

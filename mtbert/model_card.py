@@ -222,7 +222,7 @@ def _metric_type(metric: str) -> str:
     return names.get(metric, metric)
 
 
-def _result(task: TaskSpec, metric: str, value: float, sources: Mapping[str, Mapping]) -> EvalResult:
+def _result(task: TaskSpec, metric: str, value: float, sources: Mapping[str, Mapping[str, Any]]) -> EvalResult:
     source = sources.get(task.name, {})
     similarity = task.kind.numeric and task.texts == 2
     return EvalResult(
@@ -243,7 +243,7 @@ def _data(source: Mapping[str, Any]) -> str:
         more = (markdown(source[key]) for key in ("subset", "revision") if source.get(key))
         return " ".join([code(source["hub"]), *more])
     files = [source[split] for split in ("train", "dev", "test") if source.get(split)]
-    names = []
+    names: list[str] = []
     for file in files:
         names += [file] if isinstance(file, str) else file
     return "files " + ", ".join(code(Path(name).name) for name in names) if names else ""
@@ -258,8 +258,8 @@ def _task(task: TaskSpec) -> dict[str, Any]:
     low_high = f" from {task.range[0]:g} to {task.range[1]:g}" if task.range else ""
     answers = {
         "regression": f"a score{low_high}",
-        "multi_label_classification": f"any of {len(task.labels or ())} labels",
-    }.get(task.problem_type, f"one of {len(task.labels or ())} labels")
+        "multi_label_classification": f"any of {len(task.classes)} labels",
+    }.get(task.kind.name, f"one of {len(task.classes)} labels")
     ways = {"cross": "in one input", "siamese": "each alone", "both": "each alone and in one input"}
     reads = "one text" if task.texts == 1 else f"two texts, {ways[task.pair]}"
     shown = '{"score": …}' if task.kind.numeric else '{"label": …, "score": …}'
@@ -268,7 +268,7 @@ def _task(task: TaskSpec) -> dict[str, Any]:
         "answers": answers,
         "reads": f"{reads}, {task.pooling} pooling",
         "head": task.head.type,
-        "labels": [markdown(label) for label in task.labels or ()],
+        "labels": [markdown(label) for label in task.classes],
         "apart": task.apart,
         "example": '("A cat sleeps.", "A dog runs.")' if task.texts == 2 else '"A cat sleeps."',
         "result": shown,

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..errors import RecipeError
 from ..files import path_problem
@@ -43,7 +44,7 @@ QUOTING = ("double", "backslash", "none")
 POOLINGS = ("cls", "mean", "max")  # poolings that do not need the encoder's pooler
 
 
-def make_parser(command: str, file: str | None = None, **options) -> argparse.ArgumentParser:
+def make_parser(command: str, file: str | None = None, **options: Any) -> argparse.ArgumentParser:
     """Create a parser whose description is the docstring of the command's file; the file is read, not imported."""
     source = Path(__file__).with_name(f"{file or command}.py").read_text(encoding="utf-8")
     return argparse.ArgumentParser(
@@ -74,7 +75,8 @@ def training(command: str, argv: Sequence[str]) -> argparse.Namespace:
         positional, keys = split_argv(argv)
     except RecipeError as error:
         parser.error(str(error).removeprefix("command line: "))
-    options, recipe_keys = [], []
+    options: list[str] = []
+    recipe_keys: list[str] = []
     for path, text in keys:
         words = options if path[0] in ("num_processes", "mixed_precision") else recipe_keys
         words.append(f"--{'.'.join(path)}={text}")
@@ -303,7 +305,7 @@ def unlabelled_texts(argv: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def encoder(argv: Sequence[str]) -> argparse.Namespace:
+def encoder(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments of `mtbert encoder`."""
     parser = make_parser("encoder")
     base = "folder of the base-size encoder; it is downloaded there unless it exists"

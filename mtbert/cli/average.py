@@ -15,6 +15,7 @@ import argparse
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from ..data.splits import load_task
 from ..errors import FileInTheWayError, InputError
@@ -28,7 +29,7 @@ from . import arguments
 from .main import run as run_command
 
 
-def choose(args: argparse.Namespace) -> tuple[list[str], list[dict]]:
+def choose(args: argparse.Namespace) -> tuple[list[str], list[dict[str, Any]]]:
     """Return the members of a greedy soup, and all sets tried, as dicts of `members` and `overall`."""
     settings = {"encoder": args.checkpoints[0], "data_dir": args.data_dir, "training.output_dir": args.out}
     overrides = [f"--{key}={value}" for key, value in settings.items() if value is not None]
@@ -40,7 +41,7 @@ def choose(args: argparse.Namespace) -> tuple[list[str], list[dict]]:
         raise InputError("--greedy: no task of the recipe has a dev split to choose by; give data.dev, or leave it out")
     metrics = {name: task.metric for name, task in recipe.tasks.items()}
 
-    def overall(model, tokenizer) -> float:
+    def overall(model: Any, tokenizer: Any) -> float:
         logits = {n: task_logits(model, tokenizer, n, rows[n]).cpu().numpy() for n in rows}
         return score_logits(specs, metrics, rows, logits)["overall"]
 
@@ -73,7 +74,8 @@ def average(args: argparse.Namespace) -> dict[str, float]:
         recipe = Path(members[0], "recipe.json")
         if recipe.exists():  # names the data for `mtbert evaluate`
             shutil.copyfile(recipe, part / recipe.name)
-        save_run(str(part), averaged=distances, **({} if tried is None else {"greedy": tried}))
+        more: dict[str, Any] = {} if tried is None else {"greedy": tried}
+        save_run(str(part), averaged=distances, **more)
     for folder, distance in distances.items():
         print(display(f"{folder}: {distance:.2%} of the mean's norm from it"))
     print(f"the mean of {len(distances)} checkpoints is in {args.out}")

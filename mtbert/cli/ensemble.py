@@ -15,8 +15,11 @@ import argparse
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from datasets import Dataset
 from rich.console import Console
 
 from ..data.spec import SPLITS, UNLABELLED
@@ -26,6 +29,7 @@ from ..evaluation.ensemble import combine, predict_members, score_logits
 from ..files import refuse_path, refuse_same_file, write_json, writing_file
 from ..modeling.decoding import decisions, label_names
 from ..modeling.display import display
+from ..modeling.task_spec import TaskSpec
 from ..recipe import load_recipe
 from ..training.console import print_scores
 from . import arguments
@@ -35,7 +39,7 @@ from .main import run as run_command
 BESIDE = 3  # members in one table; a narrow terminal would cut more
 
 
-def write_predictions(path: Path, spec, rows, logits) -> None:
+def write_predictions(path: Path, spec: TaskSpec, rows: Dataset, logits: np.ndarray) -> None:
     """Write row number, id (if the data has one) and prediction: a label, labels joined by spaces, or a score."""
     keys = [key for key in ("row", "id") if key in rows.column_names]
     chosen = decisions(spec, logits)
@@ -88,7 +92,7 @@ def ensemble(args: argparse.Namespace) -> dict[str, dict[str, float]]:
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
-    def together(split: str):
+    def together(split: str) -> tuple[dict[str, Dataset], dict[str, Any], dict[str, np.ndarray]]:
         rows = {name: task_splits[split] for name, task_splits in splits.items() if split in task_splits}
         members = predict_members(args.checkpoints, list(specs.values()), rows, device, args.batch_size)
         joint = {}

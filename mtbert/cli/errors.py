@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from ..errors import MtBertError
 from ..modeling.display import display
@@ -47,8 +48,9 @@ def is_for_the_user(error: BaseException) -> bool:
         return False
     if isinstance(error, MtBertError):
         return True
-    refused = isinstance(error, OSError) and error.errno is not None
-    return refused and (error.filename is not None or error.errno in _OF_THE_MACHINE)
+    if not isinstance(error, OSError) or error.errno is None:
+        return False
+    return error.filename is not None or error.errno in _OF_THE_MACHINE
 
 
 @contextmanager
@@ -72,7 +74,7 @@ def _masked_warnings() -> Iterator[None]:
     """Context manager that masks tokens and passwords in warnings."""
     before = warnings.formatwarning
 
-    def formatwarning(*args, **kwargs) -> str:
+    def formatwarning(*args: Any, **kwargs: Any) -> str:
         return display(before(*args, **kwargs), lines=True)
 
     warnings.formatwarning = formatwarning

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
@@ -166,11 +167,11 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
         args = MtBertTrainingArguments(output_dir=scratch, report_to="none", **settings)
         share_cores(args)
         trainer = MtBertTrainer(model, args, processing_class=tokenizer)
-        encoded = {
+        encoded: Any = {
             task.name: encode_dataset(task, raw[task.name], tokenizer, model.config.encoder, split)[0]
             for task in with_rows
         }
-        predicted = trainer.predict(encoded)
+        predicted: Any = trainer.predict(encoded)
     tasks = {}
     for task in with_rows:
         name = task.name

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -55,7 +56,7 @@ def load(checkpoint: str, encoder: str | None, device: str | None) -> MtBertForM
         if encoder is None:
             raise InputError(f"{checkpoint} holds what peft has added only; name the encoder with --encoder")
         base = MtBertForMultiTask.from_encoder(encoder, config.task_specs, config.adapter, config.packed)
-        model = load_adapter(base, checkpoint)
+        model: Any = load_adapter(base, checkpoint)
     else:
         model = MtBertForMultiTask.from_pretrained(checkpoint)
     try:

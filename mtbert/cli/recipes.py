@@ -51,7 +51,7 @@ def find(name: str, known: dict[str, Path]) -> Path:
 
 def about(file: Path) -> str:
     """Return the first comment of a recipe, without the command, cut to 100 characters."""
-    opening = re.match(r"(?:#.*\n)*", LAUNCH.sub("", file.read_text(encoding="utf-8")))[0]
+    opening = next(re.finditer(r"(?:#.*\n)*", LAUNCH.sub("", file.read_text(encoding="utf-8"))))[0]
     text = " ".join(opening.replace("#", " ").split())
     return text if len(text) <= 100 else f"{text[:99].rstrip()}…"
 

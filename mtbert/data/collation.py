@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ def _values(column: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     return array.flatten().to_numpy(zero_copy_only=False), array.value_lengths().to_numpy(zero_copy_only=False)
 
 
-class MultiTaskDataset(torch.utils.data.Dataset):
+class MultiTaskDataset(torch.utils.data.Dataset[Any]):
     """The encoded splits of several tasks as one dataset, whose index is a `Step` and whose item is a batch.
 
     A batch has these keys:
@@ -40,9 +40,11 @@ class MultiTaskDataset(torch.utils.data.Dataset):
     - `teacher`: task name → the teachers' predictions, shape `(rows, num_labels)`; only tasks whose data has them.
     """
 
-    def __init__(self, tasks: Sequence[TaskSpec], splits: dict[str, Dataset], token_types: bool):
+    def __init__(self, tasks: Sequence[TaskSpec], splits: Mapping[str, Dataset], token_types: bool):
         self.tasks = tuple(tasks)
-        self.splits = [splits[task.name].with_format("arrow") if task.name in splits else None for task in tasks]
+        self.splits: list[Any] = [
+            splits[task.name].with_format("arrow") if task.name in splits else None for task in tasks
+        ]
         self.token_types = token_types
 
     def __len__(self) -> int:
@@ -118,7 +120,7 @@ class LengthSortedSteps(torch.utils.data.Sampler[Step]):
     def __len__(self) -> int:
         return len(self.steps)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)
 
 

@@ -57,14 +57,14 @@ class Dialect:
         doubled = self.quoting != "backslash"
         return {"delimiter": self.separator, "strict": True, "quoting": quoting, "doublequote": doubled}
 
-    def closed_line(self) -> re.Pattern:
+    def closed_line(self) -> re.Pattern[str]:
         """Pattern of a line that leaves no quote open and has no characters between a closing quote and a separator."""
         other = "[^" + re.escape(self.separator)
         inside = '[^"]*+' if self.quoting == "backslash" else '[^"]*+(?:""[^"]*+)*+'
         value = f'(?:"{inside}"|{other}"]{other}]*+|)'
         return re.compile(f"{value}(?:{re.escape(self.separator)}{value})*+\r*")
 
-    def needless_quotes(self) -> re.Pattern:
+    def needless_quotes(self) -> re.Pattern[str]:
         """Pattern of a quoted field without a separator, line end or quote in it."""
         separator = re.escape(self.separator)
         return re.compile(f'(?:^|{separator})("[^"{separator}\n{RETURN}]+")(?={separator}|\\Z)')
@@ -89,13 +89,15 @@ class DelimitedRows:
     """
 
     def __init__(self, blocks: Iterable[bytes], dialect: Dialect, size: int = 2000):
-        self.dialect, self.size, self.names, self.short = dialect, size, [], []
+        self.dialect, self.size = dialect, size
+        self.names: list[str] = []
+        self.short: list[int] = []
         self.closed, self.needless, self.count = dialect.closed_line(), dialect.needless_quotes(), 0
-        # lines of a record with an open quote, the number of its first line, its characters so far
-        self.open, self.first, self.length = [], 0, 0
+        self.open: list[str] = []  # lines of a record with an open quote
+        self.first, self.length = 0, 0  # the number of its first line, its characters so far
         self.stand_ins = dialect.quoting == "backslash"
         self.end, lines = _lines(_escaped(_decoded(blocks), dialect), dialect.quoted)
-        self.records = self._split(lines)
+        self.records: Iterator[tuple[Sequence[int], list[str]]] = self._split(lines)
         numbers, records = next(self.records, ([], []))
         if not records:
             raise ReadError("it is empty; write a header and a row for each text")
@@ -115,7 +117,9 @@ class DelimitedRows:
 
     def __iter__(self) -> Iterator[list[list[str | None]]]:
         """Yield chunks of at most `size` rows, as columns in the order of `names`. A missing field is None."""
-        before, numbers, records = 0, [], []
+        before = 0
+        numbers: list[int] = []
+        records: list[str] = []
         for more_numbers, more_records in self.records:
             numbers, records = [*numbers, *more_numbers], [*records, *more_records]
             full = len(records) - len(records) % self.size
@@ -127,7 +131,7 @@ class DelimitedRows:
         if records:
             yield self._columns(numbers, records, before)
 
-    def _columns(self, numbers: list[int], records: list[str], before: int) -> list[list[str | None]]:
+    def _columns(self, numbers: Sequence[int], records: list[str], before: int) -> list[list[Any]]:
         def place(i: int) -> str:
             return f"row {before + i + 1:,} (line {numbers[i]:,})"
 
@@ -137,6 +141,7 @@ class DelimitedRows:
                 if doubt:
                     raise ReadError(f"{place(i)}: {doubt}")
         width = len(self.names)
+        fields: list[Any]
         fields, widths = self._fields(records)
         if len(widths) != len(records):
             counts = f"{len(records):,} rows by their quotes, but {len(widths):,} by Python's csv"
@@ -184,7 +189,7 @@ class DelimitedRows:
             return f"put a field that holds the separator or a line break in quotes; {check}"
         return f"give every row as many fields as the header; {check}; check quoting, which is 'none'"
 
-    def _split(self, lines: Iterable[tuple[Sequence[int], list[str]]]) -> Iterator[tuple[list[int], list[str]]]:
+    def _split(self, lines: Iterable[tuple[Sequence[int], list[str]]]) -> Iterator[tuple[Sequence[int], list[str]]]:
         """Yield the numbers of the records' first lines and the records; blank ones and line ends are dropped."""
         for numbers, records in lines:
             if self.open or (self.dialect.quoted and any('"' in line for line in records)):
@@ -208,7 +213,8 @@ class DelimitedRows:
 
     def _joined(self, numbers: Iterable[int], lines: Iterable[str]) -> tuple[list[int], list[str]]:
         """Join each line that ends within quotes with the next; return first lines' numbers and records."""
-        starts, records = [], []
+        starts: list[int] = []
+        records: list[str] = []
         for number, line in zip(numbers, lines, strict=True):
             if not self.open:
                 self.first, self.length = number, 0
@@ -312,11 +318,12 @@ def _escaped(blocks: Iterable[str], dialect: Dialect) -> Iterable[str]:
         return
     stand_ins = {'"': QUOTE, "\\": BACKSLASH, "\n": NEWLINE, "\r": RETURN, dialect.separator: SEPARATOR}
     escape = re.compile(rf'\\(\r\n|[\\"\r\n{re.escape(dialect.separator)}])')
+    unfinished = re.compile(r"(?:\\+\r?)?\Z")
     kept = ""
     for block in chain(blocks, [None]):
         text = kept + (block or "")
-        kept = "" if block is None else re.search(r"(?:\\+\r?)?\Z", text)[0]  # an escape may go on in the next block
-        yield escape.sub(lambda pair: "".join(map(stand_ins.get, pair[1])), text[: len(text) - len(kept)])
+        kept = "" if block is None else next(unfinished.finditer(text))[0]  # an escape may go on in the next block
+        yield escape.sub(lambda pair: "".join(map(stand_ins.__getitem__, pair[1])), text[: len(text) - len(kept)])
 
 
 def _lines(blocks: Iterable[str], quoted: bool) -> tuple[str, Iterator[tuple[Sequence[int], list[str]]]]:
@@ -331,7 +338,8 @@ def _lines(blocks: Iterable[str], quoted: bool) -> tuple[str, Iterator[tuple[Seq
             break
         last = block[-1:] or last
     start = "".join(parts)
-    header = re.match(r'(?:"[^"]*"|[^"\r\n])*+' if quoted else r"[^\r\n]*+", start).end()
+    until = re.compile(r'(?:"[^"]*"|[^"\r\n])*+' if quoted else r"[^\r\n]*+")
+    header = next(until.finditer(start)).end()
     first = re.compile(r"\r*\n|\r").search(start, header)
     end = "\r" if first and first[0] == "\r" else "\n"
 

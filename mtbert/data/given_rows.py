@@ -77,7 +77,8 @@ def prepare(
     checked, report = check_rows(task, split, dataset, DataSpec(text=columns), where)
     encoded, cut = encode_dataset(task, checked, tokenizer, encoder, split)
     lines = report.lines() if report.left_out else []
-    return encoded, lines if cut.line() is None else [*lines, cut.line()]
+    line = cut.line()
+    return encoded, lines if line is None else [*lines, line]
 
 
 def _with_one_label_column(dataset: Dataset, where: str) -> Dataset:
@@ -120,7 +121,7 @@ def check_tokenised(
     columns, plain = dataset.column_names, dataset.with_format(None)
     lengths = LENGTHS[: task.num_sequences - 1]
     problems = [f"column {name!r} is not used by this model; remove it" for name in REFUSED if name in columns]
-    problems += [_type_problem(name, plain.features[name]) for name in LISTS if name in columns]
+    problems += filter(None, [_type_problem(name, plain.features[name]) for name in LISTS if name in columns])
     if missing := [name for name in lengths if name not in columns]:
         problems.append(
             f"no column {missing[0]!r}; a row of this task holds {task.num_sequences} inputs one after the other, and "
@@ -134,13 +135,12 @@ def check_tokenised(
         )
     if split == "train" and "label" not in columns:
         problems.append(f"no column 'label' or 'labels'; the columns are {columns}")
-    problems = [problem for problem in problems if problem]
     if problems:
         raise InputError("\n".join(f"{where}: {problem}" for problem in problems))
     if not len(dataset):
         return dataset
     # rows that mtbert has written itself need fewer checks
-    ours = marked_labels(dataset) is not None and plain.features.get("label") == label_feature(task.problem_type)
+    ours = marked_labels(dataset) is not None and plain.features.get("label") == label_feature(task.kind.name)
     checks = _InputChecks(task, split, tokenizer, encoder, ours)
     for start, table in enumerate(plain.with_format("arrow").iter(BATCH)):
         checks.add(table, start * BATCH)
@@ -164,7 +164,7 @@ class _InputChecks:
 
     def __init__(self, task: TaskSpec, split: str, tokenizer: Any, encoder: PreTrainedConfig, ours: bool):
         self.task, self.vocabulary = task, encoder.vocab_size
-        limits = tokenizer or SimpleNamespace(model_max_length=10**9)
+        limits: Any = tokenizer or SimpleNamespace(model_max_length=10**9)
         self.limit = length_limit(task, limits, encoder)
         self.types = encoder.type_vocab_size if has_token_types(encoder) else 1
         self.pad, self.special = None, np.zeros(0, dtype=np.int64)
@@ -186,8 +186,8 @@ class _InputChecks:
         def note(column: str, rule: str, wrong: np.ndarray) -> None:
             """Record the rows that break a rule; `wrong` is a mask of shape `(rows,)` or `(rows, inputs)`."""
             if wrong.any():
-                wrong = wrong.any(axis=1) if wrong.ndim == 2 else wrong
-                self.rows.setdefault((column, rule), []).extend((np.flatnonzero(wrong) + before + 1).tolist())
+                rows = wrong.any(axis=1) if wrong.ndim == 2 else wrong
+                self.rows.setdefault((column, rule), []).extend((np.flatnonzero(rows) + before + 1).tolist())
 
         def rows_of(tokens: np.ndarray) -> np.ndarray:
             """Return the mask `(rows,)` of the rows with at least one marked token."""
@@ -293,7 +293,7 @@ def _plain_lists(dataset: Dataset) -> bool:
 
 def _are_ids(dataset: Dataset, task: TaskSpec, reader: LabelReader) -> bool:
     """Return whether every label already is a class id in the checked form, so that the column need not change."""
-    if dataset.features["label"] != Value("int64") or label_feature(task.problem_type) != Value("int64"):
+    if dataset.features["label"] != Value("int64") or label_feature(task.kind.name) != Value("int64"):
         return False
     distinct = {
         value
@@ -309,7 +309,7 @@ def _without_padding(
 ) -> Dataset:
     features = {name: dataset.features[name] for name in kept}
     kinds = {"input_ids": List(Value("int32")), "token_type_ids": List(Value("int8"))}
-    kinds["label"] = label_feature(task.problem_type)
+    kinds["label"] = label_feature(task.kind.name)
     features = {name: kinds.get(name, feature) for name, feature in features.items()} | {"_status": Value("uint16")}
 
     def read(reader: LabelReader | None) -> tuple[Dataset, np.ndarray]:
@@ -336,8 +336,8 @@ def _without_padding(
 
 
 def _strip_batch(
-    batch: dict[str, list], reader: LabelReader | None, lengths: tuple[str, ...], version: int
-) -> dict[str, list]:
+    batch: dict[str, list[Any]], reader: LabelReader | None, lengths: tuple[str, ...], version: int
+) -> dict[str, list[Any]]:
     """Remove the padding of a batch and convert its labels; `_status` holds the problem bits of each row's label."""
     rows = len(batch["input_ids"])
     out = {name: values for name, values in batch.items() if name != "attention_mask"}

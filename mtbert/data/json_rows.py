@@ -23,12 +23,14 @@ INT64, EXACT_IN_FLOAT64 = 1 << 63, 1 << 53
 class Decimal(float):
     """A float that keeps its text in the file, such as `1.50` or `2e3`, as `written`."""
 
-    def __new__(cls, written: str):
+    written: str
+
+    def __new__(cls, written: str) -> Decimal:
         number = super().__new__(cls, written)
         number.written = written
         return number
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[Decimal], tuple[str]]:
         return type(self), (self.written,)
 
 
@@ -82,7 +84,7 @@ class JsonChunk:
         """Return the position of the i-th row for error messages, such as `line 7`."""
         return f"{self.unit} {self.numbers[i]:,}"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for i, row in enumerate(self.rows):
             if not isinstance(row, dict):
                 what = f"is {type(row).__name__}, but must be an object with the columns as its keys"
@@ -156,7 +158,7 @@ def written(value: Any) -> Any:
 class Kinds:
     """Collects the kinds of values in each column, to choose the columns' types."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.values: dict[str, set[str]] = {}
         self.elements: dict[str, set[str]] = {}
 
@@ -233,7 +235,7 @@ def json_table(chunk: JsonChunk, features: Features, texts: Sequence[str]) -> pa
     return pa.table(columns)
 
 
-def json_batches(chunks: Iterable[JsonChunk], columns: Sequence[str]) -> Iterator[dict[str, list]]:
+def json_batches(chunks: Iterable[JsonChunk], columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
     """Yield the given columns of each chunk, with values as the file writes them.
 
     Raises:

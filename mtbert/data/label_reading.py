@@ -74,8 +74,8 @@ class LabelReader:
         if task.kind.numeric:
             no_score = stored is not None or (task.range is not None and task.range[0] > -1)
             unknown = (-1,) if minus_one and no_score else ()
-            return cls(task.problem_type, range=task.range, stored=stored, unknown=unknown)
-        labels, several = task.labels, task.kind.several
+            return cls(task.kind.name, range=task.range, stored=stored, unknown=unknown)
+        labels, several = task.classes, task.kind.several
         single = isinstance(feature, Value) and feature.dtype in ("float32", "float16")  # 0.1 of fp32 is not 0.1
         rounded = np.dtype(feature.dtype).type if single else float
         values = [None if number is None else float(rounded(number)) for number in map(number_of, labels)]
@@ -88,7 +88,7 @@ class LabelReader:
                 if lowered[no] in FALSE and lowered[yes] in TRUE:
                     truth = (no, yes)
         reader = cls(
-            task.problem_type,
+            task.kind.name,
             labels,
             names=_index((label.strip(), i) for i, label in enumerate(labels)),
             numbers=numbers,
@@ -108,7 +108,7 @@ class LabelReader:
     @classmethod
     def of_checked(cls, task: TaskSpec) -> LabelReader:
         """Return a reader for labels in the form that `check_rows` writes: ids, 0/1 vectors or scores."""
-        return cls(task.problem_type, task.labels or (), task.range, unknown=(IGNORED,), form=VECTOR)
+        return cls(task.kind.name, task.classes, task.range, unknown=(IGNORED,), form=VECTOR)
 
     @property
     def kind(self) -> ProblemType:
@@ -162,7 +162,7 @@ class LabelReader:
             return len(parts) > 0 and all(part is None or part != part or part == IGNORED for part in parts)
         return number_of(value) in self.unknown
 
-    def readings(self, value: Any) -> dict[str, Label | None]:
+    def readings(self, value: Any) -> Mapping[str, Label | None]:
         """Return every reading of a cell: description → class id, score or 0/1 vector; None for an unusable reading."""
         value = _plain(value)
         if self.stored is not None and isinstance(value, int):
@@ -240,6 +240,7 @@ class LabelReader:
             return {} if vector is None else {MAPPING: vector}
         if isinstance(value, list | frozenset):
             return self._parts(value)
+        readings: dict[str, list[float] | None]
         if len(self.labels) == 1 and self.stored is None:
             readings = self._parts([value])
         else:
@@ -256,9 +257,9 @@ class LabelReader:
                 readings |= self._parts(text.split(separator))
         return readings
 
-    def _parts(self, parts: list | frozenset) -> dict[str, list[float]]:
+    def _parts(self, parts: list[Any] | frozenset[Any]) -> dict[str, list[float] | None]:
         """Return the readings of a list: as names or ids of labels, or as 0 or 1 for each label."""
-        readings = {}
+        readings: dict[str, list[float] | None] = {}
         vector = self._vector(parts) if isinstance(parts, list) else None
         if vector is not None:
             readings[VECTOR] = vector
@@ -269,14 +270,14 @@ class LabelReader:
             readings[LIST] = self._vector_of(set().union(*classes))
         return readings
 
-    def _vector(self, parts: list) -> list[float] | None:
+    def _vector(self, parts: list[Any]) -> list[float] | None:
         """Return a list of 0 or 1 for each label as floats, in id order; None for any other list."""
-        numbers = [number_of(part) for part in parts]
+        numbers: list[Any] = [number_of(part) for part in parts]
         if self.stored is not None or len(numbers) != len(self.labels) or not set(numbers) <= {0.0, 1.0}:
             return None
         return numbers
 
-    def _mapping(self, marks: Mapping) -> list[float] | None:
+    def _mapping(self, marks: Mapping[Any, Any]) -> list[float] | None:
         """Return the 0/1 vector of a mapping that has 0 or 1 for every label, and nothing else; otherwise None."""
         marks_by_id: dict[int, float] = {}
         for name, mark in marks.items():

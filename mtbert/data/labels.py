@@ -50,7 +50,7 @@ def judged(reader: LabelReader, value: Any) -> tuple[Label, int]:
         return reader.blank, BAD_LABEL
     if reader.several and list(readings) == [VECTOR]:
         return label, VECTORS
-    if reader.several and any(label) and not readings.keys() & {VECTOR, MAPPING}:
+    if isinstance(label, list) and any(label) and not readings.keys() & {VECTOR, MAPPING}:
         return label, LISTS
     return label, 0
 
@@ -68,7 +68,7 @@ def read_decided(
     """
     rows, status = read(reader)
     lists, vectors = (status & LISTS).any(), (status & VECTORS).any()
-    if (status & TWO_READINGS).any() and lists != vectors:
+    if reader and (status & TWO_READINGS).any() and lists != vectors:
         reader = replace(reader, form=LIST if lists else VECTOR)
         rows, status = read(reader)
     return rows, status, reader
@@ -94,28 +94,28 @@ def reader_of(task: TaskSpec, rows: Dataset, column: str, minus_one: bool, where
         ValueError: they were converted to ids of other classes.
     """
     checked = marked_labels(rows)
-    if checked is None or rows.features[column] != label_feature(task.problem_type):
+    if checked is None or rows.features[column] != label_feature(task.kind.name):
         return LabelReader.of(task, rows.features, column, minus_one)
-    if checked != list(task.labels or ()):
+    if checked != list(task.classes):
         raise InputError(
             f"{where}: column {column!r} holds ids of the classes {listed(checked)}, but the task's labels are "
-            f"{listed(task.labels or ())}; load the data with this task"
+            f"{listed(task.classes)}; load the data with this task"
         )
     return LabelReader.of_checked(task)
 
 
 def check_batch(
-    batch: dict[str, list],
+    batch: dict[str, list[Any]],
     indices: list[int],
     text: tuple[str, ...],
     label: str,
     id: str | None,
     reader: LabelReader | None,
     version: int,
-) -> dict[str, list]:
+) -> dict[str, Any]:
     """Convert a batch to the output columns; `_status` holds the problem bits of each row."""
     status = np.zeros(len(indices), dtype=np.uint16)
-    out: dict[str, list] = {}
+    out: dict[str, list[Any]] = {}
     for k, (column, key) in enumerate(zip(text, ("text", "text_pair"), strict=False)):
         out[key] = ["" if value is None or value != value else str(value).strip() for value in batch[column]]
         for i, value in enumerate(out[key]):

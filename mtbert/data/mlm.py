@@ -115,7 +115,7 @@ class EpochSteps(torch.utils.data.Sampler[tuple[int, Step]]):
         return ((self.epoch, step) for step in self.steps)
 
 
-class MaskedTexts(torch.utils.data.Dataset):
+class MaskedTexts(torch.utils.data.Dataset[Any]):
     """Encoded texts whose index is (epoch, Step) and whose item is a padded batch of masked texts.
 
     A batch has `input_ids`, `attention_mask` and `labels`, each of shape `(rows, length)`; `labels` is -100 for tokens

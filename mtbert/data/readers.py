@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import datasets
 import pyarrow as pa
@@ -33,7 +33,7 @@ FORMATS = ("csv", "tsv", "json", "parquet", "cs224n")
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
 SEPARATORS = {"csv": ",", "tsv": "\t", "cs224n": "\t"}
-SEPARATOR_NAMES = {"tab": "\t", "\\t": "\t"}
+SEPARATOR_NAMES: dict[str | None, str | None] = {"tab": "\t", "\\t": "\t"}
 BLOCK = 1 << 20  # bytes
 ROWS = 2000  # rows of a table; more make Python's garbage collector slow
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, RuntimeError)
@@ -53,7 +53,7 @@ def file_format(name: str | Path) -> str | None:
     return SUFFIXES.get(path.suffix.lower())
 
 
-def form_problems(separator: str | None, quoting: str | None, formats: Iterable[str | None]) -> list[Problem]:
+def form_problems(separator: str | None, quoting: str | None, formats: Iterable[str]) -> list[Problem]:
     """Return a `Problem` for each invalid value of `separator` and `quoting`, given the files' formats."""
     problems, formats = [], sorted(set(formats))
     for key, value in (("separator", separator), ("quoting", quoting)):
@@ -78,7 +78,7 @@ def lacks(column: str) -> str:
     )
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | Path) -> BoundedStream:
     """Open a file for reading; decompress gzip, bzip2, xz and zip files, which are detected by their first bytes.
 
     Raises:
@@ -87,7 +87,7 @@ def open_file(path: str | Path) -> BinaryIO:
     """
     with open(path, "rb") as file:
         head = file.read(10)
-    unpackers = {
+    unpackers: dict[bytes, Callable[..., Any]] = {
         b"\x1f\x8b": gzip.open,
         b"BZh" + head[3:4] + b"1AY&SY": bz2.open,
         b"\xfd7zXZ\0": lzma.open,
@@ -100,7 +100,7 @@ def open_file(path: str | Path) -> BinaryIO:
     return BoundedStream(open(path, "rb"))
 
 
-def _only_member(path: str | Path) -> BinaryIO:
+def _only_member(path: str | Path) -> IO[bytes]:
     try:
         archive = zipfile.ZipFile(path)
         names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
@@ -138,7 +138,7 @@ class RowFile:
 
     def batches(
         self, size: int, columns: Sequence[str], check: Callable[[Sequence[str]], None]
-    ) -> Iterator[dict[str, list]]:
+    ) -> Iterator[dict[str, list[Any]]]:
         """Yield batches of at most `size` rows, as column name → values.
 
         Args:
@@ -185,7 +185,7 @@ class RowFile:
         except _Unfit:
             return _cached(_Builder(self, texts, key, whole=True))
 
-    def _delimited(self, file: BinaryIO, size: int = ROWS) -> DelimitedRows:
+    def _delimited(self, file: BoundedStream, size: int = ROWS) -> DelimitedRows:
         separator = self.separator or SEPARATORS[self.format]
         # In many tab-separated files quotes are text. The program that wrote the course's files quotes fields.
         doubtful = separator == "\t" and self.format != "cs224n"
@@ -242,7 +242,7 @@ class _Unfit(Exception):
     """The types derived from the first rows of a json file do not fit later rows."""
 
 
-class _Builder(datasets.ArrowBasedBuilder):
+class _Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]  # datasets has no types
     """Writes the rows of a file to the cache of `datasets`, once for each key."""
 
     def __init__(self, source: RowFile, texts: Sequence[str], key: str, whole: bool = False):
@@ -274,7 +274,7 @@ def _cached(builder: _Builder) -> Dataset:
     return builder.as_dataset(split="train")
 
 
-def _json_chunks(file: BinaryIO, size: int = ROWS) -> Iterator[json_rows.JsonChunk]:
+def _json_chunks(file: Iterable[bytes], size: int = ROWS) -> Iterator[json_rows.JsonChunk]:
     return json_rows.json_chunks(json_rows.decoded_lines(intact(file)), size)
 
 

@@ -87,7 +87,8 @@ class Schedule:
         if self.name == "min_annealed":
             return min(0.5, 1 - 0.9 * epoch / epochs)
         if self.name == "temperature":
-            return 1 / self.temperature
+            temperature: Any = self.temperature
+            return 1 / temperature
         return {"proportional": 1.0, "sqrt": 0.5, "uniform": 0.0}[self.name]
 
     @property
@@ -95,7 +96,7 @@ class Schedule:
         """Whether an epoch of a longer run differs from the same epoch of a shorter one."""
         return self.name in ("annealed", "min_annealed", *_OWN)
 
-    def probabilities(self, sizes: Sequence[int], epoch: int, epochs: int) -> np.ndarray:
+    def probabilities(self, sizes: Sequence[int] | np.ndarray, epoch: int, epochs: int) -> np.ndarray:
         """Return p_t in epoch e = 1…E, shape `(tasks,)`: ∝ N_t^α, or the probabilities of a registered schedule."""
         if self.name in _OWN:
             return self._own_probabilities(np.asarray(sizes), epoch, epochs)
@@ -211,9 +212,10 @@ class Plan:
             return np.tile(self.task_batches, (len(steps), 1))
         if self.schedule.name in drawing():
             random = np.random.default_rng([self.seed, epoch, block])
+            probabilities: Any = self.probabilities(epoch)  # an array, since the schedule draws
             if self.schedule.mixed:
-                return random.multinomial(self.batch, self.probabilities(epoch), size=len(steps))
-            task = random.choice(tasks, size=len(steps), p=self.probabilities(epoch))
+                return random.multinomial(self.batch, probabilities, size=len(steps))
+            task = random.choice(tasks, size=len(steps), p=probabilities)
         elif self.schedule.name == "round_robin":
             task = (epoch * self.steps_per_epoch + steps) % tasks
         else:
@@ -279,7 +281,7 @@ class Plan:
                     "batch": total[task] / max(self.total_steps, 1) if self.schedule.mixed else self.task_batches[task],
                     "examples": int(total[task]),
                     "passes": float(total[task] / self.rows[task]),
-                    "probability": None if p[0] is None else [float(p_epoch[task]) for p_epoch in p],
+                    "probability": [float(p_epoch[task]) for p_epoch in p if p_epoch is not None] or None,
                 }
             )
         return table
@@ -332,7 +334,7 @@ class StepSampler(Sampler[Step]):
             rows = [self.plan.take(task, walked[task], total) for task, total in enumerate(counts.sum(0))]
             used = np.zeros(len(walked), dtype=np.int64)
             for step in counts:
-                parts = [(task, rows[task][used[task] : used[task] + step[task]]) for task in np.flatnonzero(step)]
+                parts = [(int(task), rows[task][used[task] : used[task] + step[task]]) for task in np.flatnonzero(step)]
                 used += step
                 yield from self._share(parts)
             walked += used

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import Problem
 from .readers import FORMATS, SEPARATOR_NAMES, SUFFIXES, file_format, form_problems
@@ -53,7 +54,7 @@ class DataSpec:
     separator: str | None = None
     quoting: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         columns = (self.text,) if isinstance(self.text, str) else tuple(self.text)
         object.__setattr__(self, "text", columns)
         object.__setattr__(self, "separator", SEPARATOR_NAMES.get(self.separator, self.separator))
@@ -92,6 +93,6 @@ class DataSpec:
             formats = list(filter(None, map(self.format_of, names)))
         return problems + form_problems(self.separator, self.quoting, formats)
 
-    def format_of(self, name: str) -> str | None:
+    def format_of(self, name: str | Path) -> str | None:
         """Return the format of the file `name`: `format`, or else that of its suffix; None if both are unknown."""
         return self.format or file_format(name)

@@ -81,7 +81,7 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
             continue
         rows, source = _read_split(task, data, split, data_dir)
         shown = source if data.hub else name
-        short = ()
+        short: tuple[int, ...] = ()
         if not data.hub and data.format_of(name) in SEPARATORS:
             short = _short_rows(rows, data, f"task {task.name!r}: data.{split}: {source}")
         splits[split], report = check_rows(task, split, rows, data, source)
@@ -104,7 +104,7 @@ def in_both_orders(pairs: Dataset) -> Dataset:
 
 def _with_unlabelled(task: TaskSpec, train: Dataset, more: Dataset, numbered: int) -> Dataset:
     """Append the rows of `more` to `train`, with missing labels and row numbers that start after `numbered`."""
-    blank = LabelReader(task.problem_type, task.labels or ()).blank
+    blank = LabelReader(task.kind.name, task.classes).blank
     columns = {"label": [blank] * len(more), "row": [numbered + row for row in more["row"]]}
     if "id" not in more.column_names:
         columns["id"] = [""] * len(more)
@@ -142,24 +142,28 @@ def _read_split(task: TaskSpec, data: DataSpec, split: str, data_dir: str | Path
     if data.hub:
         parts = [data.hub]
         parts += [f"{key} {getattr(data, key)}" for key in ("subset", "revision") if getattr(data, key)]
-        return _read_hub(data, name, where), f"{', '.join(parts)}, split {name}"
-    path = file_of(data, split, data_dir)
+        return _read_hub(data.hub, data, name, where), f"{', '.join(parts)}, split {name}"
+    path = _place(name, data_dir)
     return _read_file(path, data, data_dir, where), str(path)
 
 
 def file_of(data: DataSpec, split: str, data_dir: str | Path | None) -> Path | None:
     """Return the path of a split's file; None if the data set is on a hub or has no such split."""
     name = getattr(data, split)
-    return None if data.hub or not name else Path(data_dir or ".").expanduser() / Path(name).expanduser()
+    return None if data.hub or not name else _place(name, data_dir)
 
 
-def _read_hub(data: DataSpec, split: str, where: str) -> Dataset:
+def _place(name: str, data_dir: str | Path | None) -> Path:
+    return Path(data_dir or ".").expanduser() / Path(name).expanduser()
+
+
+def _read_hub(hub: str, data: DataSpec, split: str, where: str) -> Dataset:
     try:
-        return load_hub(data.hub, data.subset, split, data.revision)
+        return load_hub(hub, data.subset, split, data.revision)
     except Exception as error:  # datasets, huggingface_hub and httpx share no base class
         kind = InputError if isinstance(error, ValueError) else FileError
         raise kind(
-            f"{where}: split {split!r} of dataset {data.hub!r} (subset {data.subset!r}, revision {data.revision!r}) "
+            f"{where}: split {split!r} of dataset {hub!r} (subset {data.subset!r}, revision {data.revision!r}) "
             f"can not be loaded: {type(error).__name__}: {error}\nCheck these names and the network; without one, load "
             "it once where there is a network and bring the cache (HF_HOME) along, or give local files instead of hub"
         ) from error
@@ -175,7 +179,7 @@ def _read_file(path: Path, data: DataSpec, data_dir: str | Path | None, where: s
         raise MissingFileError(f"{where}: {path}: {at} (relative names begin at data_dir, which is {data_dir})")
     if not path.stat().st_size:
         raise InputError(f"{where}: {path} is empty")
-    kind = data.format_of(path)
+    kind = str(data.format_of(path))
     try:
         rows = RowFile(path, kind, data.separator, data.quoting).dataset([*data.text, *([data.id] if data.id else [])])
     except ReadError as error:
@@ -256,7 +260,7 @@ def check_rows(
     features = {"text": Value("string"), "text_pair": Value("string")}
     features = {key: features[key] for key in list(features)[: len(data.text)]}
     if labelled:
-        features["label"] = label_feature(task.problem_type)
+        features["label"] = label_feature(task.kind.name)
     features |= {"row": Value("int64")} | ({"id": Value("string")} if data.id else {}) | {"_status": Value("uint16")}
     kwargs = {"text": data.text, "label": data.label, "id": data.id, "version": CHECKING_VERSION}
 
@@ -276,7 +280,7 @@ def check_rows(
         checked, status, reader = read_decided(read, reader)
     except UnicodeDecodeError as error:  # Arrow reads texts of JSON and parquet without decoding them
         raise InputError(f"{where}: row {_unreadable(dataset):,} is no UTF-8 ({error.reason}); write it so") from error
-    problems = wrong_rows(dataset, data.text, data.label, reader, status, where)
+    problems = wrong_rows(dataset, tuple(data.text), data.label, reader, status, where)
     if problems:
         raise InputError("\n".join(problems))
     reasons = {f"empty text in {column}": status & bit > 0 for column, bit in zip(data.text, EMPTY, strict=False)}

@@ -15,7 +15,7 @@ def identity(batch: Any) -> Any:
     return batch
 
 
-def step_loader(args: TrainingArguments, dataset: Dataset, sampler: Sampler) -> DataLoader:
+def step_loader(args: TrainingArguments, dataset: Dataset[Any], sampler: Sampler[Any]) -> DataLoader[Any]:
     """Return a loader that yields one whole batch for each index of `sampler`, on the run's device."""
     workers = args.dataloader_num_workers
     loader = DataLoader(

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from ..errors import InputError, MissingFileError, ReadError, refuse
 from .bounds import BoundedStream
@@ -56,7 +56,7 @@ class RowSource:
     separator: str | None = None
     quoting: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "separator", SEPARATOR_NAMES.get(self.separator, self.separator))
 
     @property
@@ -86,7 +86,7 @@ class RowSource:
         refuse(form_problems(self.separator, self.quoting, [kind or "json or text"]), f"{self.shown}: ")
         return kind
 
-    def chunks(self, stream: BinaryIO | None = None) -> Iterator[dict[str, list]]:
+    def chunks(self, stream: BinaryIO | None = None) -> Iterator[dict[str, list[Any]]]:
         """Yield chunks of at most `size` rows: `text`, `text_pair` (of pairs), `row` (from 1) and `id` (if named).
 
         Texts are read as for training: white space around them is removed, and null is an empty text.
@@ -107,7 +107,7 @@ class RowSource:
             yield self._checked(batch, range(read, read + count))
             read += count
 
-    def _batches(self, kind: str | None, stream: BinaryIO) -> Iterator[dict[str, list]]:
+    def _batches(self, kind: str | None, stream: BinaryIO) -> Iterator[dict[str, list[Any]]]:
         try:
             if self.file == STDIN:
                 lines = BoundedStream(stream, closes=False) if hasattr(stream, "readline") else stream
@@ -116,23 +116,23 @@ class RowSource:
                 with open_file(self.file) as file:
                     yield from self._line_batches(intact(file), kind)
             else:
-                source = RowFile(self.file, kind, self.separator, self.quoting)
+                source = RowFile(self.file, str(kind), self.separator, self.quoting)
                 yield from source.batches(self.size, self.columns, self._need)
         except ReadError as error:
             raise ReadError(error.about(self.shown)) from error
 
-    def _line_batches(self, lines: Iterable[bytes], kind: str | None) -> Iterator[dict[str, list]]:
-        lines = decoded_lines(lines)
-        first = next(lines, None)
+    def _line_batches(self, lines: Iterable[bytes], kind: str | None) -> Iterator[dict[str, list[Any]]]:
+        numbered = decoded_lines(lines)
+        first = next(numbered, None)
         if first is None:
             return
-        lines = chain([first], lines)
+        rows = chain([first], numbered)
         if kind == "text" or (kind is None and not first[1].lstrip().startswith("{")):
             self._need(("text",))
-            while batch := list(islice(lines, self.size)):
+            while batch := list(islice(rows, self.size)):
                 yield {"text": [text for _, text in batch]}
         else:
-            yield from json_batches(json_chunks(lines, self.size), self.columns)
+            yield from json_batches(json_chunks(rows, self.size), self.columns)
 
     def _need(self, names: Sequence[str]) -> None:
         for column in self.columns:
@@ -143,7 +143,7 @@ class RowSource:
                     hint = f"{separator}. "
                 raise ReadError(f"there is no column {column!r}; {hint}The columns are: {listed(names)}")
 
-    def _checked(self, batch: dict[str, list], rows: range) -> dict[str, list]:
+    def _checked(self, batch: dict[str, list[Any]], rows: range) -> dict[str, list[Any]]:
         kind = self.kind()
 
         def place(i: int) -> str:

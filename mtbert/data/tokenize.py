@@ -35,7 +35,11 @@ class EncodingReport:
 
 
 def _encode_batch(
-    batch: dict[str, list[Any]], task: dict, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedConfig, version: int
+    batch: dict[str, list[Any]],
+    task: dict[str, Any],
+    tokenizer: PreTrainedTokenizerBase,
+    encoder: PreTrainedConfig,
+    version: int,
 ) -> dict[str, list[Any]]:
     return tokenization.encode_texts(
         TaskSpec.from_dict(task), tokenizer, encoder, batch["text"], batch.get("text_pair")
@@ -60,7 +64,12 @@ def encode_dataset(
     # `datasets` caches the result under the function's name and these arguments; the version stands for the code.
     # Fields that encoding does not read are left out, so that changing them does not invalidate the cache.
     fields = {key: value for key, value in task.to_dict().items() if key in READ}
-    arguments = {"task": fields, "tokenizer": tokenizer, "encoder": encoder, "version": tokenization.ENCODING_VERSION}
+    arguments: dict[str, Any] = {
+        "task": fields,
+        "tokenizer": tokenizer,
+        "encoder": encoder,
+        "version": tokenization.ENCODING_VERSION,
+    }
     probe = _encode_batch({key: values[:0] for key, values in dataset[:1].items()}, **arguments)
     if "token_type_ids" in probe:
         columns["token_type_ids"] = Sequence(Value("int8"))

@@ -48,7 +48,8 @@ def near_pairs(
     weigh = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, tokenizer=str.split, token_pattern=None)
     words = weigh.fit_transform(texts)
     near = NearestNeighbors(n_neighbors=min(nearest + 1, len(texts)), metric="cosine").fit(words)
-    generator, new_pairs = np.random.default_rng(seed), []
+    generator = np.random.default_rng(seed)
+    new_pairs: list[tuple[str, str]] = []
     order = generator.permutation(len(texts))
     for start in range(0, len(order), 1000):
         if len(new_pairs) >= number:

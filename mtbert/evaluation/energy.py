@@ -10,7 +10,7 @@ from typing import Any
 FILE = "emissions.csv"
 
 
-def read_energy(folder: str | os.PathLike | None) -> dict[str, Any]:
+def read_energy(folder: str | os.PathLike[str] | None) -> dict[str, Any]:
     """Read the file that codecarbon writes to a run's folder (with `report_to: codecarbon`).
 
     Returns:

@@ -62,7 +62,8 @@ def check_members(folders: Iterable[str], tasks: Sequence[TaskSpec]) -> dict[str
     Raises:
         ValueError: lists every checkpoint that cannot be read, has none of the tasks, or defines a task differently.
     """
-    members, problems = {}, []
+    members: dict[str, list[str]] = {}
+    problems = []
     for folder in folders:
         try:
             config = member_config(folder)

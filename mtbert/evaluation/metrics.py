@@ -11,6 +11,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import datasets
 import evaluate
@@ -26,7 +27,7 @@ IGNORE_INDEX = -100  # the class id of a missing label, as in torch's cross entr
 F1_AVERAGES = ("binary", "macro", "micro")
 
 
-class TaskMetric(evaluate.Metric):
+class TaskMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
     """Base class of mtbert's metrics.
 
     Inputs are kept in memory and each instance has a unique experiment id, so that two metrics never wait for the same
@@ -36,7 +37,7 @@ class TaskMetric(evaluate.Metric):
 
     per_label = False  # whether (rows, labels) inputs are accepted besides (rows,) ones
 
-    def __init__(self, config_name: str | None = None, **kwargs):
+    def __init__(self, config_name: str | None = None, **kwargs: Any):
         kwargs = {"keep_in_memory": True, "experiment_id": uuid.uuid4().hex, **kwargs}
         super().__init__(config_name, **kwargs)
 
@@ -53,7 +54,7 @@ class TaskMetric(evaluate.Metric):
             features=features if self.per_label else features[0],
         )
 
-    def add_batch(self, *, predictions=None, references=None, **kwargs) -> None:
+    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
         """Add a batch of predictions and references; arrays of shape (rows, 1) keep their shape."""
         # `evaluate` would read a row of one number as that number: float() accepts arrays of one number, but no lists.
         if getattr(predictions, "ndim", 1) > 1:
@@ -62,7 +63,7 @@ class TaskMetric(evaluate.Metric):
             references = np.asarray(references).tolist()
         super().add_batch(predictions=predictions, references=references, **kwargs)
 
-    def _compute(self, predictions, references, **options) -> dict[str, float]:
+    def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, float]:
         return self._score(np.asarray(predictions, np.float64), np.asarray(references, np.float64), **options)
 
     def _class_ids(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +90,7 @@ class Accuracy(TaskMetric):
 
     per_label = True
 
-    def _score(self, x, y):
+    def _score(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
         x, y = self._class_ids(x, y)
         return {"accuracy": float(sk.accuracy_score(y, x))}
 
@@ -106,11 +107,11 @@ class F1(TaskMetric):
 
     per_label = True
 
-    def __init__(self, average: str = "binary", **kwargs):
+    def __init__(self, average: str = "binary", **kwargs: Any):
         self.average = average
         super().__init__(kwargs.pop("config_name", average), **kwargs)
 
-    def _score(self, x, y, average: str | None = None):
+    def _score(self, x: np.ndarray, y: np.ndarray, average: str | None = None) -> dict[str, float]:
         average = average or self.average
         if average not in F1_AVERAGES:
             raise InputError(f"f1: average is {average!r}, but must be one of: {', '.join(F1_AVERAGES)}")
@@ -124,7 +125,7 @@ class F1(TaskMetric):
 class Matthews(TaskMetric):
     """Matthews correlation coefficient, for any number of classes, in [-1, 1]; undefined if either side is constant."""
 
-    def _score(self, x, y):
+    def _score(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
         x, y = self._class_ids(x, y)
         return self._or_undefined("matthews", lambda: sk.matthews_corrcoef(y, x), _varied(x) and _varied(y))
 
@@ -132,14 +133,14 @@ class Matthews(TaskMetric):
 class Pearson(TaskMetric):
     """Pearson correlation, in [-1, 1]; undefined if either side is constant or has fewer than 2 rows."""
 
-    def _score(self, x, y):
+    def _score(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
         return self._or_undefined("pearson", lambda: stats.pearsonr(x, y).statistic, _varied(x) and _varied(y))
 
 
 class Spearman(TaskMetric):
     """Spearman's rank correlation, in [-1, 1]; undefined if either side is constant or has fewer than 2 rows."""
 
-    def _score(self, x, y):
+    def _score(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
         return self._or_undefined("spearman", lambda: stats.spearmanr(x, y).statistic, _varied(x) and _varied(y))
 
 
@@ -151,7 +152,7 @@ class RegressionErrors(TaskMetric):
     if the references are constant.
     """
 
-    def _score(self, x, y):
+    def _score(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
         mse = float(sk.mean_squared_error(y, x))
         errors = {"mse": mse, "rmse": mse**0.5, "mae": float(sk.mean_absolute_error(y, x))}
         errors["medae"] = float(sk.median_absolute_error(y, x))
@@ -215,7 +216,7 @@ _DEFAULTS = {
 
 def default_metrics(task: TaskSpec) -> tuple[str, ...]:
     """Return the names of a task's default metrics; the first is its main metric."""
-    return _DEFAULTS[task.problem_type]
+    return _DEFAULTS[task.kind.name]
 
 
 def all_metrics(task: TaskSpec) -> tuple[str, ...]:
@@ -248,7 +249,7 @@ def labelled_rows(task: TaskSpec, labels: np.ndarray) -> np.ndarray:
     A class id of -100 or NaN, or a score of NaN, is missing.
     """
     present = ~_missing(task, np.asarray(labels, dtype=np.float64))
-    return present.any(axis=1) if task.kind.several else present
+    return np.asarray(present.any(axis=1)) if task.kind.several else present
 
 
 def _missing(task: TaskSpec, labels: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ class OwnMetric(TaskMetric):
         super().__init__()
         self._own_name, self._own_score = name, score
 
-    def _score(self, x, y):
+    def _score(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
         return self._or_undefined(self._own_name, lambda: self._own_score(x, y), True)
 
 

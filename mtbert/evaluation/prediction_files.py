@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,11 +72,11 @@ class Predictor:
             self.model, self.tasks, self.tokenizer, texts, pairs, batch_rows=self.batch_size
         )
         for name, tokens in truncated.items():
-            self.cut[name] += np.count_nonzero(tokens)
+            self.cut[name] += int(np.count_nonzero(tokens))
         return logits
 
 
-def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list]:
+def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list[Any]]:
     """Decode logits, shape `(rows, num_labels)`, to columns of a prediction file.
 
     Returns:
@@ -123,7 +123,12 @@ class PredictionFile:
     """
 
     def __init__(
-        self, path: str, tasks: Sequence[TaskSpec], format: str | None = None, id: str | None = None, overwrite=False
+        self,
+        path: str,
+        tasks: Sequence[TaskSpec],
+        format: str | None = None,
+        id: str | None = None,
+        overwrite: bool = False,
     ):
         self.tasks, self.id, self.overwrite = tuple(tasks), id, overwrite
         self.format = format or {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}.get(Path(path).suffix)
@@ -161,8 +166,7 @@ class PredictionFile:
     def _names(self) -> list[str]:
         names = [self.id or "row"]
         for task in self.tasks:
-            labels = () if task.kind.numeric else task.labels
-            names += [task.name, *(f"{task.name}:{label}" for label in labels)]
+            names += [task.name, *(f"{task.name}:{label}" for label in task.classes)]
         return names
 
     def _schema(self) -> pa.Schema:
@@ -179,21 +183,21 @@ class PredictionFile:
     def _open_all(self) -> None:
         self.files = [sys.stdout] if self.to_stdout else [self._open(path) for path in self.paths]
         if self.format == "csv":
-            self.writer = csv.writer(self.files[0], lineterminator="\n")
+            self.writer: Any = csv.writer(self.files[0], lineterminator="\n")
             self.quoting = csv.writer(self.files[0], lineterminator="\n", quoting=csv.QUOTE_ALL)  # for carriage returns
             self.writer.writerow(self._names())
         elif self.format == "parquet":
             self.writer = self.stack.enter_context(pq.ParquetWriter(self.files[0], self._schema()))
         elif self.format == "cs224n":
             for file, task in zip(self.files, self.tasks, strict=True):
-                file.write(f"id \t {COURSE_HEADINGS[task.problem_type]} \n")
+                file.write(f"id \t {COURSE_HEADINGS[task.kind.name]} \n")
 
-    def _open(self, path: Path) -> IO:
+    def _open(self, path: Path) -> IO[Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         mode = "wb" if self.format == "parquet" else "w"
         return self.stack.enter_context(writing_file(path, mode, self.overwrite))
 
-    def write(self, rows: Mapping[str, list], logits: Mapping[str, np.ndarray]) -> None:
+    def write(self, rows: Mapping[str, list[Any]], logits: Mapping[str, np.ndarray]) -> None:
         """Append a chunk.
 
         Args:
@@ -224,5 +228,5 @@ class PredictionFile:
             self.files[0].writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in objects)
         self.files[0].flush()
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         self.stack.__exit__(kind, error, traceback)

@@ -22,7 +22,9 @@ class FinishedRun(Protocol):
     failed: str
     scores: dict[str, float]
     record: dict[str, Any]
-    same_as: FinishedRun | None
+
+    @property
+    def same_as(self) -> FinishedRun | None: ...
 
     @property
     def output(self) -> Path: ...

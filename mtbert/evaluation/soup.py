@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -104,7 +105,7 @@ def _norm(weights: dict[str, torch.Tensor]) -> float:
     return sum(float(value.double().pow(2).sum()) for value in weights.values()) ** 0.5
 
 
-def _check_alike(first: str, ours: dict, folder: str, theirs: dict) -> None:
+def _check_alike(first: str, ours: dict[str, Any], folder: str, theirs: dict[str, Any]) -> None:
     for key in sorted((ours.keys() | theirs.keys()) - set(OWN)):
         difference = _difference(key, theirs.get(key), ours.get(key))
         if difference is not None:
@@ -115,7 +116,7 @@ def _check_alike(first: str, ours: dict, folder: str, theirs: dict) -> None:
             )
 
 
-def _difference(where: str, value, wanted):
+def _difference(where: str, value: Any, wanted: Any) -> tuple[str, Any, Any] | None:
     """Return the path and both values of the first difference between two configs, or None if they are equal.
 
     For lists of different lengths whose items have names, the values are these names.
@@ -132,6 +133,6 @@ def _difference(where: str, value, wanted):
     return next(filter(None, differences), None)
 
 
-def _names(value):
+def _names(value: Any) -> Any:
     named = isinstance(value, list | tuple) and all(isinstance(item, dict) and "name" in item for item in value)
     return [item["name"] for item in value] if named else value

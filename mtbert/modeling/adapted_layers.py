@@ -7,20 +7,22 @@ attention and at the end of the layer. Each `forward` here computes the same as 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from .adapters import AdapterPass
 from .errors import InputError
 
 
-def _after_attention(layer: nn.Module, adapters: AdapterPass | None, states: Tensor) -> Tensor:
+def _after_attention(layer: Any, adapters: AdapterPass | None, states: Tensor) -> Tensor:
     if adapters is None:
         return states
     return adapters.add(states, lambda adapter, layout, s: adapter.after_attention(layer.number, s, layout), states)
 
 
-def _beside_layer(layer: nn.Module, adapters: AdapterPass | None, states: Tensor, inputs: Tensor, attended: Tensor):
+def _beside_layer(layer: Any, adapters: AdapterPass | None, states: Tensor, inputs: Tensor, attended: Tensor) -> Tensor:
     if adapters is None:
         return states
     return adapters.add(
@@ -34,7 +36,18 @@ def _beside_layer(layer: nn.Module, adapters: AdapterPass | None, states: Tensor
 class _BertLayer:
     """LN(FFN(a) + a + TS(h)) with a = LN(attention(h) + h): BERT, RoBERTa, ELECTRA and their derivatives."""
 
-    def forward(self, hidden_states, attention_mask=None, *args, adapters: AdapterPass | None = None, **kwargs):
+    attention: Any
+    intermediate: Any
+    output: Any
+
+    def forward(
+        self,
+        hidden_states: Any,
+        attention_mask: Any = None,
+        *args: Any,
+        adapters: AdapterPass | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         context, _ = self.attention.self(hidden_states, attention_mask=attention_mask, **kwargs)
         sublayer = self.attention.output
         states = _after_attention(self, adapters, sublayer.dropout(sublayer.dense(context)))
@@ -46,7 +59,19 @@ class _BertLayer:
 class _DistilBertLayer:
     """The same function as `_BertLayer`, with the names of DistilBERT's modules."""
 
-    def forward(self, hidden_states, attention_mask=None, *args, adapters: AdapterPass | None = None, **kwargs):
+    attention: Any
+    ffn: Any
+    sa_layer_norm: Any
+    output_layer_norm: Any
+
+    def forward(
+        self,
+        hidden_states: Any,
+        attention_mask: Any = None,
+        *args: Any,
+        adapters: AdapterPass | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
         states, _ = self.attention(hidden_states, attention_mask=attention_mask, **kwargs)
         states = _after_attention(self, adapters, states)
         attended = self.sa_layer_norm(states + hidden_states)
@@ -57,7 +82,19 @@ class _DistilBertLayer:
 class _ModernBertLayer:
     """Pre-norm layer without a last norm: a + FFN(LN(a)) + TS(h) with a = h + attention(LN(h))."""
 
-    def forward(self, hidden_states, attention_mask=None, position_embeddings=None, adapters=None, **kwargs):
+    attn: Any
+    attn_norm: Any
+    mlp: Any
+    mlp_norm: Any
+
+    def forward(
+        self,
+        hidden_states: Any,
+        attention_mask: Any = None,
+        position_embeddings: Any = None,
+        adapters: Any = None,
+        **kwargs: Any,
+    ) -> Tensor:
         states, _ = self.attn(
             self.attn_norm(hidden_states),
             position_embeddings=position_embeddings,
@@ -78,11 +115,11 @@ _FAMILIES = {
 
 
 @cache
-def _adapted(layer_class: type, form: type) -> type:
+def _adapted(layer_class: type, form: type) -> Any:
     return type(f"Adapted{layer_class.__name__}", (form, layer_class), {"__reduce_ex__": _reduce})
 
 
-def _reduce(layer: nn.Module, protocol: int) -> tuple:
+def _reduce(layer: nn.Module, protocol: int) -> tuple[Any, ...]:
     """Pickle and copy a layer by its two base classes, because its own class is made at run time."""
     form, layer_class = type(layer).__bases__
     return _empty_layer, (layer_class, form), layer.__dict__
@@ -93,7 +130,7 @@ def _empty_layer(layer_class: type, form: type) -> nn.Module:
     return adapted.__new__(adapted)
 
 
-def prepare_layers(encoder: nn.Module) -> None:
+def prepare_layers(encoder: PreTrainedModel) -> None:
     """Make the layers of an encoder call adapters.
 
     Raises:
@@ -105,7 +142,9 @@ def prepare_layers(encoder: nn.Module) -> None:
             f"adapter: {family} encoders work without adapters only; with one: {', '.join(sorted(_FAMILIES))}"
         )
     path, form = _FAMILIES[family]
-    for number, layer in enumerate(encoder.get_submodule(path)):
+    layers: Any = encoder.get_submodule(path)
+    for number, layer in enumerate(layers):
+        layer_class: Any = type(layer)
         if not isinstance(layer, form):
-            layer.__class__ = _adapted(type(layer), form)
+            layer.__class__ = _adapted(layer_class, form)
         layer.number = number

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,12 +89,13 @@ class ParallelPal(Adapter):
 
     def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
         super().__init__()
-        self.encode, self.decode = nn.Linear(width, spec.size), Decoder(spec.size, width)
+        size, heads = spec.shape
+        self.encode, self.decode = nn.Linear(width, size), Decoder(size, width)
         dropout = dropouts(config)[1]
-        self.attention = nn.ModuleDict({str(i): ProjectedAttention(spec.size, spec.heads, dropout) for i in layers})
+        self.attention = nn.ModuleDict({str(i): ProjectedAttention(size, heads, dropout) for i in layers})
         self.activation = spec.activation
 
-    def beside_layer(self, layer, inputs, attended, layout):
+    def beside_layer(self, layer: int, inputs: Tensor, attended: Tensor, layout: PackedLayout) -> Tensor | None:
         if str(layer) not in self.attention:
             return None
         added = self.decode(self.attention[str(layer)](self.encode(inputs), layout))
@@ -105,12 +107,13 @@ class TopPal(Adapter):
 
     def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
         super().__init__()
-        self.encode, self.decode = nn.Linear(width, spec.size), Decoder(spec.size, width)
-        self.attention = ProjectedAttention(spec.size, spec.heads, dropouts(config)[1])
+        size, heads = spec.shape
+        self.encode, self.decode = nn.Linear(width, size), Decoder(size, width)
+        self.attention = ProjectedAttention(size, heads, dropouts(config)[1])
         self.activation = spec.activation
         self.first_only = spec.input == "cls"
 
-    def on_top(self, states, layout):
+    def on_top(self, states: Tensor, layout: PackedLayout) -> Tensor:
         if not self.first_only:
             return self._project(states, layout)
         first = self._project(states.index_select(0, layout.starts), layout.firsts())
@@ -136,9 +139,9 @@ class LowRank(Adapter):
 
     def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
         super().__init__()
-        self.layers = nn.ModuleDict({str(i): Bottleneck(width, spec.size) for i in layers})
+        self.layers = nn.ModuleDict({str(i): Bottleneck(width, spec.shape[0]) for i in layers})
 
-    def beside_layer(self, layer, inputs, attended, layout):
+    def beside_layer(self, layer: int, inputs: Tensor, attended: Tensor, layout: PackedLayout) -> Tensor | None:
         return self.layers[str(layer)](inputs) if str(layer) in self.layers else None
 
 
@@ -150,13 +153,13 @@ class Houlsby(Adapter):
 
     def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
         super().__init__()
-        self.attention = nn.ModuleDict({str(i): Bottleneck(width, spec.size) for i in layers})
-        self.ffn = nn.ModuleDict({str(i): Bottleneck(width, spec.size) for i in layers})
+        self.attention = nn.ModuleDict({str(i): Bottleneck(width, spec.shape[0]) for i in layers})
+        self.ffn = nn.ModuleDict({str(i): Bottleneck(width, spec.shape[0]) for i in layers})
 
-    def after_attention(self, layer, states, layout):
+    def after_attention(self, layer: int, states: Tensor, layout: PackedLayout) -> Tensor | None:
         return self.attention[str(layer)](states) if str(layer) in self.attention else None
 
-    def beside_layer(self, layer, inputs, attended, layout):
+    def beside_layer(self, layer: int, inputs: Tensor, attended: Tensor, layout: PackedLayout) -> Tensor | None:
         return self.ffn[str(layer)](attended) if str(layer) in self.ffn else None
 
 
@@ -165,11 +168,12 @@ class TopAttention(nn.Module):
 
     def __init__(self, spec: AdapterSpec, config: PreTrainedConfig):
         super().__init__()
+        size, heads = spec.shape
         hidden_dropout, attention_dropout = dropouts(config)
-        self.attention = ProjectedAttention(spec.size, spec.heads, attention_dropout)
-        self.dense = nn.Linear(spec.size, spec.size)
+        self.attention = ProjectedAttention(size, heads, attention_dropout)
+        self.dense = nn.Linear(size, size)
         self.dropout = nn.Dropout(hidden_dropout)
-        self.norm = TopNorm(spec.size, eps=1e-12)
+        self.norm = TopNorm(size, eps=1e-12)
 
     def forward(self, states: Tensor, layout: PackedLayout) -> Tensor:
         return self.norm(states + self.dropout(self.dense(self.attention(states, layout))))
@@ -180,10 +184,11 @@ class TopLayers(Adapter):
 
     def __init__(self, spec: AdapterSpec, width: int, layers: tuple[int, ...], config: PreTrainedConfig):
         super().__init__()
-        self.encode, self.decode = nn.Linear(width, spec.size), Decoder(spec.size, width)
+        size = spec.shape[0]
+        self.encode, self.decode = nn.Linear(width, size), Decoder(size, width)
         self.blocks = nn.ModuleList([TopAttention(spec, config) for _ in range(spec.depth)])
 
-    def on_top(self, states, layout):
+    def on_top(self, states: Tensor, layout: PackedLayout) -> Tensor:
         states = self.encode(states)
         for block in self.blocks:
             states = block(states, layout)
@@ -246,7 +251,7 @@ class AdapterPass:
         flat = [each.reshape(-1, width) for each in others]
         if self.tokens is not None:
             flat = [each.index_select(0, self.tokens) for each in flat]
-        added = []
+        added: list[Any] = []
         for adapter, (first, last), layout in self.parts:
             addition = None if adapter is None else part(adapter, layout, *(each[first:last] for each in flat))
             added.append(None if addition is None else addition.to(states.dtype))

@@ -31,7 +31,7 @@ AGAIN = "save the model again, or take another copy"
 def load_checked(
     model_class: type[PreTrainedModel],
     load: Callable[..., Any],
-    name: str | os.PathLike | None,
+    name: str | os.PathLike[str] | None,
     *args: Any,
     output_loading_info: bool = False,
     **kwargs: Any,
@@ -64,7 +64,7 @@ def load_checked(
     shapes, others = ({}, {}) if folder is None else check_folder(folder)
     where = str(folder or name)
     try:
-        if others:  # some families save integer position ids beside their weights
+        if others and folder is not None:  # some families save integer position ids beside their weights
             declared = _declared(model_class, folder)
             for key, sentence in others.items():
                 if key not in declared or declared[key].is_floating_point():
@@ -118,7 +118,7 @@ def unloadable_parts(model: PreTrainedModel, with_encoder: bool = True) -> list[
 
 def _parts(model: nn.Module) -> dict[str, nn.Module]:
     """Path → module of the encoder, of each head and adapter, and of all other parts of a model."""
-    parts = {}
+    parts: dict[str, nn.Module] = {}
     for name, module in model.named_children():
         several = name in ("heads", "adapters")
         parts |= {f"{name}.{key}": part for key, part in module.named_children()} if several else {name: module}
@@ -234,13 +234,15 @@ def _header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     return shapes, others
 
 
-def _declared(model_class: type, folder: Path) -> dict[str, torch.Tensor]:
+def _declared(model_class: Any, folder: Path) -> dict[str, torch.Tensor]:
     """State dict of the model that a checkpoint's config describes, on the meta device."""
     with torch.device("meta"):
         return model_class(model_class.config_class.from_pretrained(folder)).state_dict()
 
 
-def _reason(model_class: type, folder: Path, shapes: dict[str, tuple[int, ...]], error: Exception) -> str:
+def _reason(
+    model_class: type[PreTrainedModel], folder: Path, shapes: dict[str, tuple[int, ...]], error: Exception
+) -> str:
     """The reason why a model was not loaded: names of weights of other shapes, or the library's message."""
     message = str(error).strip() or type(error).__name__
     if not (isinstance(error, RuntimeError) and "mismatch" in message):

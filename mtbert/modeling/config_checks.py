@@ -55,7 +55,8 @@ def _fits(hint: Any, value: Any) -> bool:
         return isinstance(value, bool) and hint is bool
     if hint is int:
         return isinstance(value, Integral)
-    return isinstance(value, Real) and abs(value) <= sys.float_info.max if hint is float else isinstance(value, hint)
+    number: Any = value
+    return isinstance(value, Real) and abs(number) <= sys.float_info.max if hint is float else isinstance(value, hint)
 
 
 def _describe(hint: Any) -> str:

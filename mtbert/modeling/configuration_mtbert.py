@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
@@ -28,12 +28,17 @@ class MtBertConfig(PreTrainedConfig):
     model_type = "mtbert"
     sub_configs = {"encoder": AutoConfig}
 
-    encoder: dict | PreTrainedConfig | None = None
-    tasks: list | None = None
-    adapter: dict | None = None
+    if TYPE_CHECKING:  # what they are once the config is made
+        encoder: Any  # PreTrainedConfig
+        tasks: list[Any]
+        adapter: Any  # the fields of an AdapterSpec, or None
+    else:
+        encoder: dict | PreTrainedConfig | None = None
+        tasks: list | None = None
+        adapter: dict | None = None
     packed: bool = True
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         if not type(self).__module__.startswith(f"{TRANSFORMERS_DYNAMIC_MODULE_NAME}."):
             for key in ("auto_map", "custom_pipelines"):  # only for code that was loaded from the checkpoint
                 kwargs.pop(key, None)
@@ -57,7 +62,7 @@ class MtBertConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs):
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Make a config from a dict, as in transformers; errors name the checkpoint.
 
         Raises:

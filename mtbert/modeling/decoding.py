@@ -47,7 +47,7 @@ def probabilities(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
     return task.kind.probabilities(_tensor(np.asarray(logits))).numpy()
 
 
-def answer_columns(task: TaskSpec, answers: list, of_labels: np.ndarray) -> dict[str, Any]:
+def answer_columns(task: TaskSpec, answers: list[Any], of_labels: np.ndarray) -> dict[str, Any]:
     """Columns of a table: `<task>` with the answers, and for a classification `<task>:<label>` for each label.
 
     Args:
@@ -56,12 +56,12 @@ def answer_columns(task: TaskSpec, answers: list, of_labels: np.ndarray) -> dict
     """
     columns: dict[str, Any] = {task.name: answers}
     if not task.kind.numeric:
-        columns |= {f"{task.name}:{name}": of_labels[:, i] for i, name in enumerate(task.labels)}
+        columns |= {f"{task.name}:{name}": of_labels[:, i] for i, name in enumerate(task.classes)}
     return columns
 
 
 def label_names(task: TaskSpec, chosen: np.ndarray) -> list[str] | list[list[str]]:
     """Label names of a classification's `decisions`: one for each row, or a list for rows of a multi-label task."""
     if task.kind.several:
-        return [[name for name, on in zip(task.labels, row, strict=True) if on] for row in chosen]
-    return [task.labels[each] for each in chosen]
+        return [[name for name, on in zip(task.classes, row, strict=True) if on] for row in chosen]
+    return [task.classes[each] for each in chosen]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence, Sized
+from collections.abc import Collection, Mapping, Sized
 from typing import Any
 
 MASK = "***"
@@ -43,7 +43,7 @@ def visible(text: Any, lines: bool = False) -> str:
         lines: whether to keep line breaks.
     """
 
-    def escape(match: re.Match) -> str:
+    def escape(match: re.Match[str]) -> str:
         return match[0] if lines and match[0] == "\n" else match[0].encode("unicode_escape").decode("ascii")
 
     return _DECEIVING.sub(escape, str(text))
@@ -90,7 +90,7 @@ def brief(value: Any) -> str:
     """
     if isinstance(value, Sized) and not isinstance(value, str | bytes):
         kinds = (list, tuple, set, frozenset, dict)
-        items = [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        items: Any = [*value.keys(), *value.values()] if isinstance(value, dict) else value
         nested = type(value) not in kinds or any(
             isinstance(each, Sized) and not isinstance(each, str) for each in items
         )
@@ -103,7 +103,7 @@ def brief(value: Any) -> str:
     return text if len(text) <= SHORT else f"{text[:SHORT]}…"
 
 
-def brief_names(names: Sequence[Any]) -> str:
+def brief_names(names: Collection[Any]) -> str:
     """The first names of many, as a list that a message shows."""
     first = ", ".join(brief(name) for name in list(names)[:MOST_ITEMS])
     return f"[{first}]" if len(names) <= MOST_ITEMS else f"[{first}, …] ({len(names):,} in all)"

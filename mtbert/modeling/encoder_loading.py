@@ -32,7 +32,7 @@ _OURS = MtBertConfig.model_type  # mtbert's checkpoints name the code beside the
 WHERE = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
 
 
-def load_config(name: str | os.PathLike, **where: Any) -> PreTrainedConfig:
+def load_config(name: str | os.PathLike[str], **where: Any) -> PreTrainedConfig:
     """The config of an encoder or a checkpoint.
 
     Args:
@@ -55,17 +55,17 @@ def load_config(name: str | os.PathLike, **where: Any) -> PreTrainedConfig:
     return AutoConfig.from_pretrained(name, **where, trust_remote_code=False)
 
 
-def load_encoder(encoder: str | os.PathLike, auto_class: type = AutoModel, **kwargs: Any) -> PreTrainedModel:
+def load_encoder(encoder: str | os.PathLike[str], auto_class: Any = AutoModel, **kwargs: Any) -> PreTrainedModel:
     """A pretrained model of transformers' own classes; `kwargs` as in `AutoModel.from_pretrained`."""
     return auto_class.from_pretrained(encoder, **{**kwargs, "trust_remote_code": False})
 
 
-def make_encoder(config: PreTrainedConfig, auto_class: type = AutoModel) -> PreTrainedModel:
+def make_encoder(config: PreTrainedConfig, auto_class: Any = AutoModel) -> PreTrainedModel:
     """A model of transformers' own classes with new weights."""
     return auto_class.from_config(config, trust_remote_code=False)
 
 
-def encoder_config(encoder: str | os.PathLike, **where: Any) -> PreTrainedConfig:
+def encoder_config(encoder: str | os.PathLike[str], **where: Any) -> PreTrainedConfig:
     """Load and check the config of a pretrained encoder.
 
     Args:
@@ -86,7 +86,7 @@ def encoder_config(encoder: str | os.PathLike, **where: Any) -> PreTrainedConfig
 
 
 def load_tokenizer(
-    encoder: str | os.PathLike, config: PreTrainedConfig | None = None, **where: Any
+    encoder: str | os.PathLike[str], config: PreTrainedConfig | None = None, **where: Any
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of an encoder or checkpoint.
 
@@ -111,7 +111,7 @@ def load_tokenizer(
     return tokenizer
 
 
-def _refuse_code(encoder: str | os.PathLike, file: str, values: Mapping[str, Any]) -> None:
+def _refuse_code(encoder: str | os.PathLike[str], file: str, values: Mapping[str, Any]) -> None:
     """Raise InputError if a config names remote code.
 
     transformers would ask on the terminal whether to run it; or, if it knows a model of the same type, silently use

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import sys
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, PreTrainedConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -71,7 +72,7 @@ def check_encoder(config: PreTrainedConfig) -> None:
         raise InputError(f"{kind!r}: pad_token_id is null, but positions are counted from it; set it in its config")
 
 
-def adopt(encoder: PreTrainedModel) -> None:
+def adopt(encoder: Any) -> None:
     """Make an encoder's outputs independent of earlier batches; warn if it does not compute what its config says."""
     kind = encoder.config.model_type
     if kind == "big_bird" and encoder.config.attention_type == "block_sparse":
@@ -87,7 +88,7 @@ def adopt(encoder: PreTrainedModel) -> None:
         )
 
 
-def _model_class(config: PreTrainedConfig) -> type:
+def _model_class(config: PreTrainedConfig) -> Any:
     classes = MODEL_MAPPING[type(config)]
     return classes[0] if isinstance(classes, tuple) else classes
 
@@ -149,14 +150,14 @@ def has_pooler(encoder: nn.Module) -> bool:
     return not isinstance(getattr(encoder, "pooler", None), (NoPooler, type(None)))
 
 
-def drop_pooler(encoder: nn.Module) -> None:
+def drop_pooler(encoder: Any) -> None:
     """Remove an encoder's pooler and its weights."""
     if has_pooler(encoder):
         optional = "add_pooling_layer" in inspect.signature(type(encoder).__init__).parameters
         encoder.pooler = None if optional else NoPooler()
 
 
-def pool(encoder: nn.Module, first: Tensor) -> Tensor:
+def pool(encoder: Any, first: Tensor) -> Tensor:
     """Apply the encoder's own pooler to the states of first tokens, `(sequences, hidden)` → the same shape."""
     if isinstance(encoder.pooler, nn.Linear):  # ALBERT and BigBird, whose activation is another attribute
         activation = encoder.pooler_activation if hasattr(encoder, "pooler_activation") else encoder.activation

@@ -29,7 +29,7 @@ _REASONS = {
 }
 
 
-def refuse_unknown(given: Mapping[str, Any], function: Callable) -> None:
+def refuse_unknown(given: Mapping[str, Any], function: Callable[..., Any]) -> None:
     """Raise InputTypeError for keyword arguments that a function does not have, unless they are None.
 
     Raises:
@@ -69,7 +69,7 @@ def task_names(tasks: str | Sequence[str], known: Sequence[TaskSpec]) -> list[st
     return [tasks] if isinstance(tasks, str) else list(dict.fromkeys(tasks))
 
 
-def as_tensor(name: str, values: Any, device: torch.device) -> Tensor | None:
+def as_tensor(name: str, values: Any, device: torch.device) -> Any:
     """Convert an array or nested lists to a tensor on a device; return a tensor or None unchanged.
 
     Raises:
@@ -94,7 +94,8 @@ def check_tokens(
     """
     if (input_ids is None) == (inputs_embeds is None):
         raise InputError("give either input_ids or inputs_embeds")
-    name, tokens, wanted = "input_ids", input_ids, "(sequences, length)"
+    tokens: Any = input_ids
+    name, wanted = "input_ids", "(sequences, length)"
     if tokens is None:
         name, tokens, wanted = "inputs_embeds", inputs_embeds, "(sequences, length, hidden)"
     elif tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:

@@ -6,8 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from .modeling_mtbert import MtBertForMultiTask
 
 # Entries of config.json that name the code beside it, for `trust_remote_code=True`.
-REMOTE_CODE = {
+REMOTE_CODE: dict[str, Any] = {
     "auto_map": {
         "AutoConfig": "configuration_mtbert.MtBertConfig",
         "AutoModel": "modeling_mtbert.MtBertForMultiTask",
@@ -44,7 +43,7 @@ REMOTE_CODE = {
         }
     },
 }
-_NO_ANSWER = HfHubHTTPError.__bases__[0]  # the error class of the HTTP library that huggingface_hub uses
+_NO_ANSWER: Any = HfHubHTTPError.__bases__[0]  # the error class of the HTTP library that huggingface_hub uses
 _LOG_IN = "log in with `hf auth login`, set HF_TOKEN, or give token="
 _AGAIN = "nothing was committed that the hub did not confirm; push again"
 _REMEDIES = {
@@ -104,7 +103,7 @@ def _refusal(error: HfHubHTTPError) -> str:
     return f"the hub answered {status} ({answer}); {remedy}"
 
 
-def add_code(folder: str | os.PathLike) -> None:
+def add_code(folder: str | os.PathLike[str]) -> None:
     """Copy the code of the `modeling` folder beside a saved model, and name it in the model's config.json."""
     here = Path(__file__).parent
     entries = [here / f"{reference.partition('.')[0]}.py" for reference in REMOTE_CODE["auto_map"].values()]
@@ -114,7 +113,7 @@ def add_code(folder: str | os.PathLike) -> None:
     edit_json(Path(folder, "config.json"), lambda config: {**config, **REMOTE_CODE})
 
 
-def edit_json(file: Path, change) -> None:
+def edit_json(file: Path, change: Callable[[Any], Any]) -> None:
     """Rewrite a JSON file with the result of `change` on its content."""
     text = json.dumps(
         change(json.loads(file.read_text(encoding="utf-8"))), indent=2, sort_keys=True, ensure_ascii=False
@@ -139,7 +138,7 @@ def is_path(name: Any) -> bool:
 
 
 def finish_repository(
-    folder: str | os.PathLike, tokenizer: PreTrainedTokenizerBase | None, card: ModelCard | None
+    folder: str | os.PathLike[str], tokenizer: PreTrainedTokenizerBase | None, card: ModelCard | None
 ) -> None:
     """Add tokenizer, code and card to a folder with config.json and weights, and remove paths of this machine."""
     if tokenizer is not None:
@@ -159,9 +158,7 @@ def create(repo_id: str, private: bool | None = None, token: str | bool | None =
         return HfApi().create_repo(repo_id, private=private, token=token, exist_ok=True).repo_id
 
 
-def upload(
-    folder: tempfile.TemporaryDirectory, repo_id: str, background: bool = False, **options: Any
-) -> CommitInfo | Future[CommitInfo]:
+def upload(folder: tempfile.TemporaryDirectory[str], repo_id: str, background: bool = False, **options: Any) -> Any:
     """Commit all files of a temporary folder, then remove the folder.
 
     Args:
@@ -180,7 +177,7 @@ def upload(
     return api.run_as_future(send) if background else send()
 
 
-def refuse_links(folder: str) -> None:
+def refuse_links(folder: str | None) -> None:
     """Raise PushError if a small file of a checkpoint is a link that leads out of its folder.
 
     Links to weights are allowed, because a push writes the weights again. So are links of a hub's cache into `blobs`.
@@ -215,7 +212,8 @@ def push(
     repo_id = create(repo_id, private, token)
     card = card or _card(model, repo_id)
     if tags:
-        card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
+        about: Any = card.data
+        about.tags = list(dict.fromkeys([*(about.tags or []), *tags]))
     folder = tempfile.TemporaryDirectory()
     model.save_pretrained(folder.name, max_shard_size=max_shard_size)
     finish_repository(folder.name, tokenizer, card)
@@ -224,7 +222,7 @@ def push(
 
 def _card(model: MtBertForMultiTask, repo_id: str) -> ModelCard:
     """The README.md of the checkpoint, or a new card."""
-    written = Path(model.name_or_path, "README.md")
+    written = Path(model.name_or_path or "", "README.md")
     if model.name_or_path and written.is_file():
         return ModelCard.load(written)
     if model.make_card is not None:

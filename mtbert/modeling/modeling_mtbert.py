@@ -48,7 +48,10 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             existing card.
     """
 
-    make_card: ClassVar[Callable | None] = None
+    encoder: Any  # PreTrainedModel
+    heads: nn.ModuleDict
+    adapters: nn.ModuleDict
+    make_card: ClassVar[Callable[..., Any] | None] = None
 
     def __init__(self, config: MtBertConfig):
         loaded = vars(config).pop(_LOADED, None)
@@ -61,11 +64,12 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         check_encoder(config.encoder)
         self.encoder = make_encoder(config.encoder) if loaded is None else loaded
         self.heads = nn.ModuleDict({task.name: make_head(task, config.hidden_size) for task in self.tasks})
+        adapter = config.adapter_spec
         self.adapters = nn.ModuleDict(
             {
-                task.name: make_adapter(config.adapter_spec, config.encoder)
+                task.name: make_adapter(adapter, config.encoder)
                 for task in self.tasks
-                if config.adapter is not None and task.adapter
+                if adapter is not None and task.adapter
             }
         )
         self._adopt_encoder()
@@ -93,11 +97,11 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
     @classmethod
     def from_encoder(
         cls,
-        encoder: str | os.PathLike,
-        tasks: Sequence[TaskSpec | Mapping],
-        adapter: AdapterSpec | Mapping | None = None,
+        encoder: str | os.PathLike[str],
+        tasks: Sequence[TaskSpec | Mapping[str, Any]],
+        adapter: AdapterSpec | Mapping[str, Any] | None = None,
         packed: bool = True,
-        **kwargs,
+        **kwargs: Any,
     ) -> MtBertForMultiTask:
         """Start from a pretrained encoder, with new heads.
 
@@ -117,6 +121,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         pretrained = load_encoder(encoder, **kwargs)
         if os.path.isdir(encoder):
             pretrained.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine
+        module: Any
         for module in pretrained.modules():
             module._is_hf_initialized = True  # transformers does not initialise such modules
         attention = pretrained.config._attn_implementation
@@ -124,11 +129,11 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         config.encoder._attn_implementation = attention  # a new config around it resets this
         refuse_reserved(task.name for task in config.task_specs)
         setattr(config, _LOADED, pretrained)
-        model = cls(config)
+        model: Any = cls(config)
         model._source = {"encoder": os.path.abspath(encoder) if os.path.isdir(encoder) else encoder, **where}
         return model.to(pretrained.dtype)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """State of a copy or a pickle, without the hub's token."""
         return self.__dict__ | {"_source": {key: self._source[key] for key in self._source if key != "token"}}
 
@@ -157,7 +162,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             if isinstance(module, nn.LayerNorm) and not layer_norms:
                 module.requires_grad_(True)
 
-    def add_task(self, spec: TaskSpec | Mapping) -> None:
+    def add_task(self, spec: TaskSpec | Mapping[str, Any]) -> None:
         """Add a task with a new head and adapter; see `task_editing.add_task`."""
         add_task(self, spec)
 
@@ -184,14 +189,14 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             self._tokenizer = find_tokenizer(self)
         return self._tokenizer
 
-    def __getattr__(self, name: str):
+    def __getattr__(self, name: str) -> Any:
         if name == "tokenizer":  # the property failed: raise its error again, which Python would replace
             return find_tokenizer(self)
         return super().__getattr__(name)
 
     def predict(
         self,
-        inputs: Iterable,
+        inputs: Iterable[Any],
         tasks: str | Sequence[str] | None = None,
         task: str | Sequence[str] | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
@@ -238,11 +243,13 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         """
         return embed(self, texts, task, tokenizer, normalize, batch_tokens)
 
-    def export_onnx(self, file: str | os.PathLike, tasks: str | Sequence[str] | None = None) -> list[str]:
+    def export_onnx(self, file: str | os.PathLike[str], tasks: str | Sequence[str] | None = None) -> list[str]:
         """Write one ONNX graph with every head, or with adapters of one task; see `onnx_export.export_onnx`."""
         return export_onnx(self, file, tasks)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, is_main_process: bool = True, **kwargs) -> None:
+    def save_pretrained(  # type: ignore[override]  # the rest is given by name
+        self, save_directory: str | os.PathLike[str], is_main_process: bool = True, **kwargs: Any
+    ) -> None:
         """Save weights, config and the tokenizer, if the model has one; see `PreTrainedModel.save_pretrained`.
 
         A tokenizer in the folder is replaced, unless the model was made from an encoder and its tokenizer has not been
@@ -252,7 +259,9 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         if is_main_process:
             save_tokenizer(self, save_directory)
 
-    def push_to_hub(self, repo_id: str, **kwargs) -> CommitInfo:
+    def push_to_hub(  # type: ignore[override]  # the rest is given by name
+        self, repo_id: str, **kwargs: Any
+    ) -> CommitInfo:
         """Upload weights, config, tokenizer, the code that loads them without mtbert, and a model card.
 
         Args:
@@ -280,11 +289,16 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             Rows with `component`, `task`, `parameters`, `trainable` and `ratio`: parameters divided by the encoder's.
         """
         whole = sum(p.numel() for p in self.encoder.parameters())
-        rows = []
+        rows: list[dict[str, Any]] = []
         for component, task, module in [*self.parts(), ("total", "", self)]:
             count = sum(p.numel() for p in module.parameters())
             trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-            row = {"component": component, "task": task, "parameters": count, "trainable": trained}
+            row: dict[str, str | int | float] = {
+                "component": component,
+                "task": task,
+                "parameters": count,
+                "trainable": trained,
+            }
             rows.append({**row, "ratio": count / whole})
         return rows
 
@@ -303,8 +317,8 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         output_attentions: bool | None = None,
         return_dict: bool | None = None,
         num_items_in_batch: Tensor | int | None = None,
-        **kwargs,
-    ) -> MtBertOutput | tuple:
+        **kwargs: Any,
+    ) -> MtBertOutput | tuple[Any, ...]:
         """Encode a batch and run the heads of its tasks.
 
         Args:
@@ -344,7 +358,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         names = None if tasks is None else task_names(tasks, self.tasks)
         if names is None and len(self.tasks) == 1:
             names = [self.tasks[0].name]
-        asked = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        asked: dict[str, Any] = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
         asked = {key: getattr(self.config, key) if value is None else value for key, value in asked.items()}
         asked = {key: value for key, value in asked.items() if value}
         if layout is None and (torch.compiler.is_exporting() or torch.jit.is_tracing()):
@@ -354,7 +368,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         else:
             values = {"input_ids": input_ids, "token_type_ids": token_type_ids, "inputs_embeds": inputs_embeds}
             values = [as_tensor(name, value, self.device) for name, value in values.items()]
-            check_tokens(*values, layout)
+            check_tokens(values[0], values[1], values[2], layout)
             if layout is None:
                 first = self.task_id(names[0]) if names else None
                 values, layout, mask = pack(self.tasks, values, attention_mask, task_ids, first)
@@ -362,19 +376,20 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             else:
                 shared = None if tasks is None else names
             output = task_outputs(self, values, layout, mask, shared, asked)
-        if len(output.task_logits) == 1:
-            output.logits = next(iter(output.task_logits.values()))
+        logits = output.task_logits or {}
+        if len(logits) == 1:
+            output.logits = next(iter(logits.values()))
         if labels is not None:
-            if tasks is not None and len(output.task_logits) > 1 and not isinstance(labels, Mapping):
+            if tasks is not None and len(logits) > 1 and not isinstance(labels, Mapping):
                 raise InputError("labels: with several tasks on every row, give them by task name")
-            specs = {name: self.tasks[self.task_id(name)] for name in output.task_logits}
+            specs = {name: self.tasks[self.task_id(name)] for name in logits}
             add_losses(output, specs, labels, num_items_in_batch, look=mask is not None)
         as_dict = self.config.return_dict if return_dict is None else return_dict
         return output if as_dict else output.to_tuple()
 
     def pool(self, task: str, input_ids: Tensor, layout: PackedLayout, token_type_ids: Tensor | None = None) -> Tensor:
         """Pooled outputs `(sequences, hidden)` of packed sequences, all of one task: the inputs of its head."""
-        hidden = encode_packed(self, input_ids, token_type_ids, None, layout).last_hidden_state
+        hidden: Any = encode_packed(self, input_ids, token_type_ids, None, layout).last_hidden_state
         return pool_segment(self, self.tasks[self.task_id(task)], hidden, layout, layout.segments[0])
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import AdapterPass
+from .configuration_mtbert import TaskSpec
 from .encoder_support import depends_on_padding, first_position, pool, position_ids
 from .errors import InputError
 from .forward_arguments import task_names
@@ -83,8 +84,9 @@ class PaddedModel(nn.Module):
         model, mask = self.model, attention_mask.bool()
         name = self.tasks[0].name
         adapter = model.adapters[name] if name in model.adapters else None  # noqa: SIM401 (a ModuleDict has no get)
-        layout = PaddedLayout(mask)
-        extra = {} if adapter is None else {"adapters": AdapterPass(((adapter, (0, None), layout),))}
+        layout: Any = PaddedLayout(mask)
+        whole: Any = (0, None)
+        extra: dict[str, Any] = {} if adapter is None else {"adapters": AdapterPass(((adapter, whole, layout),))}
         if token_type_ids is not None:
             extra["token_type_ids"] = token_type_ids
         if self.table_begins is not None and "position_ids" in signature(model.encoder.forward).parameters:
@@ -96,7 +98,7 @@ class PaddedModel(nn.Module):
             states = adapter.on_top(states.flatten(0, 1), layout).view_as(states)
         return tuple(self._logits(task, states, mask) for task in self.tasks)
 
-    def _logits(self, task, states: Tensor, mask: Tensor) -> Tensor:
+    def _logits(self, task: TaskSpec, states: Tensor, mask: Tensor) -> Tensor:
         real = mask.unsqueeze(-1)
         if task.pooling == "cls":
             pooled = states[:, 0]
@@ -115,7 +117,7 @@ class PaddedModel(nn.Module):
 
 
 def traced_logits(
-    model: TaskModel, inputs: Mapping[str, Tensor | None], names: Sequence[str], **others: Any
+    model: TaskModel, inputs: Mapping[str, Any], names: Sequence[str], **others: Any
 ) -> dict[str, Tensor]:
     """Each task's logits, computed so that `torch.export` and `torch.jit.trace` make a graph for all inputs.
 
@@ -144,7 +146,7 @@ def _check_adapters(model: TaskModel, names: Sequence[str]) -> None:
         )
 
 
-def export_onnx(model: TaskModel, file: str | os.PathLike, tasks: str | Sequence[str] | None = None) -> list[str]:
+def export_onnx(model: TaskModel, file: str | os.PathLike[str], tasks: str | Sequence[str] | None = None) -> list[str]:
     """Write a model as one ONNX file.
 
     Args:
@@ -175,7 +177,7 @@ def export_onnx(model: TaskModel, file: str | os.PathLike, tasks: str | Sequence
     dynamic = {0: torch.export.Dim("sequences"), 1: torch.export.Dim("length")}
     was_training = model.training
     try:
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             padded.eval(),
             (),
             kwargs=inputs,

@@ -47,7 +47,7 @@ class MtBertOutput(ModelOutput):
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
 
-    def to_tuple(self) -> tuple:
+    def to_tuple(self) -> tuple[Any, ...]:
         """The values that are not None, in the order of the attributes: the loss first."""
         values = (getattr(self, each.name) for each in fields(self))
         return tuple(value for value in values if value is not None)
@@ -67,8 +67,9 @@ def add_losses(
     Raises:
         ValueError: see `as_labels`; also for labels of tasks that are not in the batch, and for another number of rows.
     """
-    rows = {name: len(output.task_logits[name]) for name in tasks}
-    device = next(iter(output.task_logits.values())).device
+    logits = output.task_logits or {}
+    rows = {name: len(logits[name]) for name in tasks}
+    device = next(iter(logits.values())).device
     if not isinstance(labels, Mapping):
         labels = as_tensor("labels", labels, device)
         if labels.dim() == 0 or len(labels) != sum(rows.values()):
@@ -82,11 +83,11 @@ def add_losses(
         values = given[0].numel() if given.dim() and len(given) else 1
         check_values = not torch.compiler.is_compiling() and (look or given.device.type == "cpu")
         checked = as_labels(tasks[name], given.to(device), rows[name], check_values)
-        output.row_losses[name], output.labelled[name] = row_losses(tasks[name], output.task_logits[name], checked)
+        output.row_losses[name], output.labelled[name] = row_losses(tasks[name], logits[name], checked)
     if output.row_losses:
-        total = sum(losses.sum() for losses in output.row_losses.values())
-        labelled = sum(mask.sum() for mask in output.labelled.values()).clamp(min=1)
-        output.loss = total / labelled if items is None else total * values / items
+        total: Any = sum(losses.sum() for losses in output.row_losses.values())
+        labelled: Any = sum(mask.sum() for mask in output.labelled.values())
+        output.loss = total / labelled.clamp(min=1) if items is None else total * values / items
 
 
 def add_layers(output: MtBertOutput, encoded: BaseModelOutput, mask: Tensor | None) -> None:
@@ -103,7 +104,7 @@ def add_layers(output: MtBertOutput, encoded: BaseModelOutput, mask: Tensor | No
         output.attentions = weights if mask is None else tuple(_attention_at_places(each, mask) for each in weights)
 
 
-def _in_input_shape(states: Tensor | None, mask: Tensor | None) -> Tensor | None:
+def _in_input_shape(states: Tensor | None, mask: Tensor | None) -> Any:
     """States `(tokens, hidden)` in the shape of padded inputs, or `(1, tokens, hidden)` without a mask."""
     if states is None:
         return None

@@ -38,7 +38,7 @@ def find_tokenizer(model: TaskModel) -> PreTrainedTokenizerBase:
         ) from error
 
 
-def save_tokenizer(model: TaskModel, folder: str | os.PathLike) -> None:
+def save_tokenizer(model: TaskModel, folder: str | os.PathLike[str]) -> None:
     """Save a model's tokenizer, if it has one, into a folder; see `MtBertForMultiTask.save_pretrained`."""
     unused = model._tokenizer is None and not model.name_or_path  # the encoder's; keep another one in the folder
     if unused and Path(folder, "tokenizer_config.json").is_file():

@@ -13,8 +13,6 @@ from torch import Tensor
 from .packing import PackedLayout
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from .outputs import MtBertOutput
 
 
@@ -70,7 +68,7 @@ def _row_of(values: Sequence[np.ndarray]) -> Tensor:
 
 
 def collect_logits(
-    model: nn.Module,
+    model: Any,
     batches: Iterable[Mapping[str, Any]],
     sizes: Mapping[str, int],
     after_batch: Callable[[Mapping[str, Any], MtBertOutput], None] | None = None,

@@ -10,12 +10,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -144,7 +145,7 @@ class PackedLayout:
         count = len(self.lengths)
         return PackedLayout.build([1] * count, [(0, count, 1)]).to(self.starts.device)
 
-    def _apply(self, function) -> PackedLayout:
+    def _apply(self, function: Any) -> PackedLayout:
         buckets = tuple(Bucket(b.count, b.length, None if b.mask is None else function(b.mask)) for b in self.buckets)
         tensors = ("position_ids", "starts", "cu_seqlens", "gather", "scatter")
         values = {name: function(getattr(self, name)) for name in tensors}
@@ -159,7 +160,9 @@ class PackedLayout:
         return self._apply(Tensor.pin_memory)
 
 
-def _bucket(lengths: np.ndarray, starts: np.ndarray, total: int, max_buckets: int):
+def _bucket(
+    lengths: np.ndarray, starts: np.ndarray, total: int, max_buckets: int
+) -> tuple[tuple[Bucket, ...], Tensor, Tensor]:
     """Group sequences of similar length; return `buckets`, `gather` and `scatter` of `PackedLayout`."""
     if total == 0:
         empty = torch.empty(0, dtype=torch.long)
@@ -212,12 +215,12 @@ class _ToSlots(torch.autograd.Function):
     """Copy tokens to padded slots. Each token has one slot, so that the gradient is a selection, not a sum."""
 
     @staticmethod
-    def forward(ctx, tokens: Tensor, gather: Tensor, scatter: Tensor) -> Tensor:
+    def forward(ctx: Any, tokens: Tensor, gather: Tensor, scatter: Tensor) -> Tensor:
         ctx.save_for_backward(scatter)
         return tokens.index_select(0, gather)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         (scatter,) = ctx.saved_tensors
         return gradient.index_select(0, scatter), None, None
 
@@ -226,13 +229,13 @@ class _FromSlots(torch.autograd.Function):
     """Copy padded slots to tokens. The gradient of padding slots is 0."""
 
     @staticmethod
-    def forward(ctx, slots: Tensor, scatter: Tensor) -> Tensor:
+    def forward(ctx: Any, slots: Tensor, scatter: Tensor) -> Tensor:
         ctx.save_for_backward(scatter)
         ctx.count = slots.shape[0]
         return slots.index_select(0, scatter)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):
+    def backward(ctx: Any, gradient: Tensor) -> Any:
         (scatter,) = ctx.saved_tensors
         slots = gradient.new_zeros(ctx.count, *gradient.shape[1:])
         return slots.index_copy_(0, scatter, gradient), None
@@ -283,7 +286,9 @@ def packed_attention(
     return _FromSlots.apply(torch.cat(outputs) if len(outputs) > 1 else outputs[0], layout.scatter)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float | None):
+def _attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float, scaling: float | None
+) -> Tensor:
     """Attention of padded sequences `(count, heads, length, size)`; `mask` leaves at least one key for every query.
 
     On CPUs PyTorch's kernel does not support dropout, and its fallback draws random numbers slowly and computes half
@@ -303,7 +308,8 @@ def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedL
     if scaling is not None:  # the kernel's factor is size^(-1/2), which not all versions let one change
         query = query * (scaling * query.shape[-1] ** 0.5)
     longest = max(layout.lengths)
-    return varlen_attn(query, key, value, layout.cu_seqlens, layout.cu_seqlens, longest, longest)
+    output: Any = varlen_attn(query, key, value, layout.cu_seqlens, layout.cu_seqlens, longest, longest)
+    return output
 
 
 def packed_attention_forward(
@@ -316,7 +322,7 @@ def packed_attention_forward(
     scaling: float | None = None,
     layout: PackedLayout | None = None,
     sliding_window: int | None = None,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """transformers' attention interface: `packed_attention` with a layout, else `scaled_dot_product_attention`.
 
@@ -324,20 +330,20 @@ def packed_attention_forward(
     `sliding_window` is the smallest distance that is not attended to.
     """
     if layout is None:
-        extra = {} if sliding_window is None else {"sliding_window": sliding_window}
+        extra: dict[str, Any] = {} if sliding_window is None else {"sliding_window": sliding_window}
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **extra, **kwargs
         )
-    tokens = [states.squeeze(0).transpose(0, 1) for states in (query, key, value)]
+    q, k, v = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
     window = None if sliding_window is None else sliding_window - 1
-    return packed_attention(*tokens, layout, dropout, scaling, window).unsqueeze(0), None
+    return packed_attention(q, k, v, layout, dropout, scaling, window).unsqueeze(0), None
 
 
 AttentionInterface.register(PACKED_ATTENTION, packed_attention_forward)
 AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
 
 
-def is_packed(encoder: nn.Module) -> bool:
+def is_packed(encoder: PreTrainedModel) -> bool:
     """Whether the encoder's current attention implementation separates the sequences of a packed row.
 
     `set_attn_implementation` and the config can change it at any time. With any other implementation the sequences of a
@@ -346,7 +352,7 @@ def is_packed(encoder: nn.Module) -> bool:
     return encoder.config.model_type in PACKED_FAMILIES and encoder.config._attn_implementation == PACKED_ATTENTION
 
 
-def enable_packing(encoder: nn.Module) -> None:
+def enable_packing(encoder: PreTrainedModel) -> None:
     """Set an encoder's attention to `mtbert_packed`; warn if its family does not support it.
 
     An encoder with another attention implementation than the default (`eager`, …) keeps it.

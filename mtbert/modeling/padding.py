@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from transformers import AttentionMaskInterface
+from torch import Tensor
+from transformers import AttentionMaskInterface, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from .adapters import AdapterPass
@@ -32,7 +32,11 @@ def padded(hidden: Tensor, layout: PackedLayout, first: int, last: int) -> tuple
 
 
 def encode(
-    encoder: nn.Module, inputs: Mapping[str, Tensor], layout: PackedLayout, adapters: AdapterPass | None, **wanted: Any
+    encoder: PreTrainedModel,
+    inputs: Mapping[str, Tensor],
+    layout: PackedLayout,
+    adapters: AdapterPass | None,
+    **wanted: Any,
 ) -> BaseModelOutput:
     """Encode packed inputs, without padding if the encoder's current attention implementation supports it.
 
@@ -56,7 +60,7 @@ def encode(
     if not layout.lengths:
         weight = next(encoder.parameters())
         return BaseModelOutput(weight.new_zeros(0, encoder.config.hidden_size), hidden_states=(), attentions=())
-    output = (_packed if packed else _padded)(encoder, inputs, layout, adapters, wanted)
+    output: Any = (_packed if packed else _padded)(encoder, inputs, layout, adapters, wanted)
     for key in wanted:
         name = key.removeprefix("output_")
         if not getattr(output, name, None):
@@ -68,7 +72,13 @@ def encode(
     return output
 
 
-def _packed(encoder, inputs, layout: PackedLayout, adapters: AdapterPass | None, wanted) -> BaseModelOutput:
+def _packed(
+    encoder: PreTrainedModel,
+    inputs: Mapping[str, Tensor],
+    layout: PackedLayout,
+    adapters: AdapterPass | None,
+    wanted: Mapping[str, Any],
+) -> BaseModelOutput:
     # transformers passes a mask of four dimensions on unchanged; packed attention ignores it
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.starts.device)
     positions = position_ids(encoder.config, inputs.get("input_ids"), layout.position_ids)
@@ -77,7 +87,13 @@ def _packed(encoder, inputs, layout: PackedLayout, adapters: AdapterPass | None,
     return _of_tokens(output, lambda states: states.squeeze(0))
 
 
-def _padded(encoder, inputs, layout: PackedLayout, adapters: AdapterPass | None, wanted) -> BaseModelOutput:
+def _padded(
+    encoder: PreTrainedModel,
+    inputs: Mapping[str, Tensor],
+    layout: PackedLayout,
+    adapters: AdapterPass | None,
+    wanted: Mapping[str, Any],
+) -> BaseModelOutput:
     """Encode with padding, in one or several passes.
 
     - Families whose states depend on padding: one pass for each length, without padding.
@@ -109,7 +125,7 @@ def _padded(encoder, inputs, layout: PackedLayout, adapters: AdapterPass | None,
     return _of_tokens(output, lambda states: states.flatten(0, 1).index_select(0, places))
 
 
-def _of_tokens(output, tokens) -> BaseModelOutput:
+def _of_tokens(output: Any, tokens: Callable[[Tensor], Tensor]) -> BaseModelOutput:
     """Apply `tokens` to the states of each layer of an encoder's output, which makes them `(tokens, hidden)`."""
     states, attentions = getattr(output, "hidden_states", None), getattr(output, "attentions", None)
     return BaseModelOutput(
@@ -119,7 +135,7 @@ def _of_tokens(output, tokens) -> BaseModelOutput:
     )
 
 
-def _in_buckets(encoder, inputs: Mapping[str, Tensor], layout: PackedLayout) -> BaseModelOutput:
+def _in_buckets(encoder: PreTrainedModel, inputs: Mapping[str, Tensor], layout: PackedLayout) -> BaseModelOutput:
     hidden, first = [], 0
     for bucket in layout.buckets:
         last = first + bucket.count * bucket.length
@@ -130,7 +146,7 @@ def _in_buckets(encoder, inputs: Mapping[str, Tensor], layout: PackedLayout) -> 
     return BaseModelOutput(torch.cat(hidden).index_select(0, layout.scatter))
 
 
-def _by_length(encoder: nn.Module, inputs: Mapping[str, Tensor], layout: PackedLayout) -> BaseModelOutput:
+def _by_length(encoder: PreTrainedModel, inputs: Mapping[str, Tensor], layout: PackedLayout) -> BaseModelOutput:
     hidden, tokens, lengths = [], [], layout.cu_seqlens.diff()
     for length in sorted(set(layout.lengths)):
         starts = layout.starts[lengths == length, None]
@@ -142,7 +158,7 @@ def _by_length(encoder: nn.Module, inputs: Mapping[str, Tensor], layout: PackedL
     return BaseModelOutput(torch.cat(hidden).index_select(0, torch.cat(tokens).argsort()))
 
 
-def _pass(encoder: nn.Module, inputs: Mapping[str, Tensor], index: Tensor, mask: Tensor, **extra) -> BaseModelOutput:
+def _pass(encoder: PreTrainedModel, inputs: Mapping[str, Tensor], index: Tensor, mask: Tensor, **extra: Any) -> Any:
     """Run the encoder on padded inputs.
 
     Args:

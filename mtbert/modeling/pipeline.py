@@ -14,7 +14,7 @@ from .encoder_loading import load_tokenizer
 from .errors import InputError, InputTypeError
 from .forward_arguments import given_tasks
 from .prediction import Prediction, cut_rows, is_one, predict_rows, warn_of_cuts
-from .text_rows import Row, as_row, is_row, iterate_rows
+from .text_rows import as_row, is_row, iterate_rows
 
 if TYPE_CHECKING:
     from .modeling_mtbert import MtBertForMultiTask
@@ -38,17 +38,22 @@ class MultiTaskTextClassificationPipeline(Pipeline):
         batch_size: number of rows that are encoded at a time.
     """
 
-    _load_tokenizer = False  # transformers would ask whether to run the code beside it
-    _load_processor = _load_image_processor = _load_feature_extractor = _load_video_processor = False
+    model: Any  # MtBertForMultiTask
+    _load_tokenizer: Any = False  # transformers would ask whether to run the code beside it
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_video_processor: Any = False
 
     def __init__(self, model: MtBertForMultiTask, tokenizer: Any = None, **kwargs: Any):
         if tokenizer is None:
             tokenizer = model.tokenizer
         elif isinstance(tokenizer, (str, os.PathLike)):
             tokenizer = load_tokenizer(tokenizer)
-        super().__init__(model, tokenizer=tokenizer, **kwargs)
+        kwargs["tokenizer"] = tokenizer
+        super().__init__(model, **kwargs)
 
-    def _sanitize_parameters(self, tasks: Any = None, task: Any = None, task_name: Any = None, **kwargs):
+    def _sanitize_parameters(self, tasks: Any = None, task: Any = None, task_name: Any = None, **kwargs: Any) -> Any:
         unknown = [key for key in kwargs if key != "top_k"]
         if unknown:
             raise InputTypeError(f"unknown arguments {unknown}; known ones: tasks, top_k, batch_size")
@@ -67,27 +72,38 @@ class MultiTaskTextClassificationPipeline(Pipeline):
             rows = list(rows)
         return [] if rows == [] else super().__call__(rows, *args, **kwargs)
 
-    def preprocess(self, input_: Iterable) -> dict[str, list[Row]]:
+    def preprocess(self, input_: Iterable[Any]) -> Any:  # type: ignore[override]  # it takes no options
         return {"rows": list(input_)}
 
-    def _forward(self, input_tensors: dict[str, list[Row]], tasks: str | Sequence[str] | None = None) -> dict[str, Any]:
+    def _forward(  # type: ignore[override]  # these are all of its options
+        self, input_tensors: dict[str, Any], tasks: str | Sequence[str] | None = None
+    ) -> Any:
         predictions = predict_rows(self.model, input_tensors["rows"], tasks, self.tokenizer)
         return {"found": predictions, "together": not is_one(tasks)}
 
-    def postprocess(self, model_outputs: dict[str, Any], top_k: int | None = 1) -> list:
+    def postprocess(  # type: ignore[override]  # its outputs are no tensors
+        self, model_outputs: dict[str, Any], top_k: int | None = 1
+    ) -> list[Any]:
         columns = {name: answers(prediction, top_k) for name, prediction in model_outputs["found"].items()}
         if not model_outputs["together"]:
             return next(iter(columns.values()))
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
-    def run_single(self, inputs, preprocess_params, forward_params, postprocess_params):
+    def run_single(self, inputs: Any, preprocess_params: Any, forward_params: Any, postprocess_params: Any) -> Any:
         (answer,) = self.get_iterator([inputs], 0, 1, preprocess_params, forward_params, postprocess_params)
         return answer
 
     def get_iterator(
-        self, inputs, num_workers: int, batch_size: int, preprocess_params, forward_params, postprocess_params
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: Any,
+        forward_params: Any,
+        postprocess_params: Any,
     ) -> Iterator[Any]:
-        rows, cut, count = iter(inputs), Counter(), 0
+        rows, count = iter(inputs), 0
+        cut: Counter[str] = Counter()
         while batch := list(islice(rows, batch_size)):
             outputs = self.forward(self.preprocess(batch, **preprocess_params), **forward_params)
             cut.update(cut_rows(outputs["found"]))
@@ -100,12 +116,12 @@ def _counts(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def answers(prediction: Prediction, top_k: int | None = 1) -> list:
+def answers(prediction: Prediction, top_k: int | None = 1) -> list[Any]:
     """Labels and scores of each row of a prediction; see the pipeline's `top_k`."""
     if prediction.task.kind.numeric:
         return [{"score": score} for score in prediction.scores.tolist()]
     rows = []
     for row in prediction.scores:
-        best = [{"label": prediction.task.labels[i], "score": float(row[i])} for i in (-row).argsort(kind="stable")]
+        best = [{"label": prediction.task.classes[i], "score": float(row[i])} for i in (-row).argsort(kind="stable")]
         rows.append(best[0] if top_k == 1 else best[:top_k])
     return rows

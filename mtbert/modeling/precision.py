@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import chain
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ def unsaved_buffers(model: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]
                 yield module, name, buffer
 
 
-def copy_tensors(target: nn.Module, source: nn.Module) -> None:
+def copy_tensors(target: nn.Module, source: Any) -> None:
     """Copy the weights and buffers of a module into another with the same names, with dtype and device."""
     tensors = dict(chain(source.named_parameters(), source.named_buffers()))
     for name, tensor in chain(target.named_parameters(), target.named_buffers()):

@@ -52,7 +52,7 @@ class Prediction:
         return cls(task, logits, probabilities(task, logits), truncated)
 
     @property
-    def labels(self) -> list:
+    def labels(self) -> list[Any]:
         """For each row the most probable label, the labels above ½ of a multi-label task, or a regression's score."""
         if self.task.kind.numeric:
             return self.scores.tolist()
@@ -75,7 +75,7 @@ class Prediction:
         more = ", …" if len(self) > SHOWN else ""
         return f"Prediction of {self.task.name!r} for {len(self):,} rows: {first}{more}"
 
-    def to_dict(self) -> dict[str, list]:
+    def to_dict(self) -> dict[str, list[Any]]:
         """Columns with one value for each row, as in the files that `mtbert predict` writes.
 
         Returns:
@@ -94,7 +94,7 @@ class Prediction:
 
 def predict(
     model: TaskModel,
-    inputs: Iterable,
+    inputs: Iterable[Any],
     tasks: str | Sequence[str] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     batch_tokens: int = BATCH_TOKENS,
@@ -124,7 +124,8 @@ def predict_rows(
     for spec in specs:
         _check_rows(spec, rows)
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
-    texts, pairs = [text for text, _ in rows], [pair for _, pair in rows]
+    texts = [text for text, _ in rows]
+    pairs: list[Any] = [pair for _, pair in rows]
     logits, truncated = text_logits(model, specs, tokenizer, texts, pairs, batch_tokens=batch_tokens)
     return {spec.name: Prediction.of(spec, logits[spec.name], truncated[spec.name]) for spec in specs}
 
@@ -151,7 +152,9 @@ def text_logits(
     Returns:
         Task name → logits `(rows, num_labels)` in fp32, and task name → number of tokens cut off each row, `(rows,)`.
     """
-    logits, truncated, evaluated = {}, {}, in_evaluation(model)
+    logits: dict[str, torch.Tensor] = {}
+    truncated: dict[str, np.ndarray] = {}
+    evaluated = in_evaluation(model)
     for parts in _passes(model, specs, tokenizer, together=batch_rows is None):
         encoded = []
         for part in parts:
@@ -180,7 +183,7 @@ def embed(
     single = TaskSpec(spec.name, max_length=spec.max_length)  # one text; the head does not matter here
     encoded = encode_texts(single, tokenizer or model.tokenizer, model.config.encoder, [text for text, _ in rows])
     embeddings = np.zeros((len(rows), model.config.hidden_size), dtype=np.float32)
-    warn_of_cuts({spec.name: np.count_nonzero(encoded["truncated"])}, len(rows))
+    warn_of_cuts({spec.name: int(np.count_nonzero(encoded["truncated"]))}, len(rows))
     evaluated = in_evaluation(model)
     with torch.inference_mode():
         for batch in _batches(model, [[spec]], [encoded], batch_tokens, inputs=1):
@@ -200,7 +203,10 @@ def check_batch_tokens(value: Any) -> None:
 
 def cut_rows(found: Mapping[str, Prediction]) -> dict[str, int]:
     """Task name → number of truncated rows."""
-    return {name: np.count_nonzero(prediction.truncated) for name, prediction in found.items()}
+    return {
+        name: 0 if prediction.truncated is None else int(np.count_nonzero(prediction.truncated))
+        for name, prediction in found.items()
+    }
 
 
 def warn_of_cuts(cut: Mapping[str, int], rows: int) -> None:
@@ -216,7 +222,7 @@ def warn_of_cuts(cut: Mapping[str, int], rows: int) -> None:
         warnings.warn(line, stacklevel=4)
 
 
-def in_evaluation(model: nn.Module) -> nn.Module:
+def in_evaluation(model: Any) -> Any:
     """A view of a model in evaluation mode, with the same tensors; the mode of `model` does not change.
 
     All threads share a module's mode: if one thread set it back to training, another's prediction would have dropout.
@@ -256,7 +262,7 @@ def _with_views(value: Any, views: Mapping[nn.Module, nn.Module]) -> Any:
     return value
 
 
-def _specs(model, tasks, rows: list[Row]) -> list[TaskSpec]:
+def _specs(model: TaskModel, tasks: str | Sequence[str] | None, rows: list[Row]) -> list[TaskSpec]:
     """The requested tasks; `all`: the tasks that take as many texts as the rows have."""
     if tasks == "all":
         count = 1 if all(pair is None for _, pair in rows) else 2
@@ -279,7 +285,9 @@ def _check_rows(spec: TaskSpec, rows: list[Row]) -> None:
         raise InputError(f"task {spec.name!r} takes {spec.texts} text(s) a row, but row {wrong[0]} ({text}) has {got}")
 
 
-def _passes(model, specs: Sequence[TaskSpec], tokenizer, together: bool) -> list[list[list[TaskSpec]]]:
+def _passes(
+    model: TaskModel, specs: Sequence[TaskSpec], tokenizer: PreTrainedTokenizerBase, together: bool
+) -> list[list[list[TaskSpec]]]:
     """Plan the passes of the encoder.
 
     Tasks that encode a row alike share one copy of the rows, if they have no adapters. With adapters each task has its
@@ -291,7 +299,7 @@ def _passes(model, specs: Sequence[TaskSpec], tokenizer, together: bool) -> list
     apart = any(spec.name in model.adapters for spec in specs)
     if apart and together:
         return [[[spec] for spec in specs]]
-    groups: dict[tuple, list[TaskSpec]] = {}
+    groups: dict[tuple[Any, ...], list[TaskSpec]] = {}
     for spec in specs:
         of_pair = (spec.num_sequences, spec.separator, spec.token_types) if spec.texts == 2 else ()
         groups.setdefault((length_limit(spec, tokenizer, model.config.encoder), *of_pair), []).append(spec)
@@ -299,9 +307,9 @@ def _passes(model, specs: Sequence[TaskSpec], tokenizer, together: bool) -> list
 
 
 def _batches(
-    model,
+    model: Any,
     parts: Sequence[Sequence[TaskSpec]],
-    encoded: Sequence[Mapping[str, list]],
+    encoded: Sequence[Mapping[str, list[Any]]],
     batch_tokens: int | None,
     batch_rows: int | None = None,
     inputs: int | None = None,
@@ -313,7 +321,7 @@ def _batches(
         encoded: for each copy of the rows, its columns, as returned by `encode_texts`.
         inputs: number of encoder inputs for each row; None: the task's.
     """
-    sizes = sum(np.array([len(ids) for ids in columns["input_ids"]], dtype=np.int64) for columns in encoded)
+    sizes: Any = sum(np.array([len(ids) for ids in columns["input_ids"]], dtype=np.int64) for columns in encoded)
     order = np.argsort(-sizes, kind="stable")
     names = [spec.name for part in parts for spec in part]
     vocabulary = model.config.encoder.vocab_size
@@ -330,7 +338,7 @@ def _batches(
         yield {**batch, "rows": dict.fromkeys(names, chosen), "tasks": names if len(parts) == 1 else None}
 
 
-def _part(task_id: int, columns: Mapping[str, list], own: np.ndarray, inputs: int) -> TaskPart:
+def _part(task_id: int, columns: Mapping[str, list[Any]], own: np.ndarray, inputs: int) -> TaskPart:
     """The rows `own` of encoded columns, as a part of a batch."""
     tokens = [columns["input_ids"][row] for row in own]
     cuts = [np.array([columns[name][row] for row in own], dtype=np.int64) for name in LENGTHS[: inputs - 1]]
@@ -357,7 +365,7 @@ def _cut(order: np.ndarray, sizes: np.ndarray, tokens: int | None, rows: int | N
         yield order[first:]
 
 
-def _embedding_task(model, task: str | None) -> TaskSpec:
+def _embedding_task(model: Any, task: str | None) -> TaskSpec:
     fitting = [spec for spec in model.tasks if spec.texts == 1 or spec.apart]
     if task is None:
         apart = [spec for spec in fitting if spec.apart]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel, initialization as init
@@ -17,11 +18,12 @@ from .precision import unsaved_buffers
 class MtBertPreTrainedModel(PreTrainedModel):
     """Base class of mtbert's models: loading, saving and initialisation."""
 
+    config: MtBertConfig
     config_class = MtBertConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
     supports_gradient_checkpointing = True
-    _keys_to_ignore_on_load_unexpected = (
+    _keys_to_ignore_on_load_unexpected: Any = (
         r"^encoder\.pooler\.",
     )  # tasks that were removed before saving may have read it
     _supports_sdpa = True
@@ -29,7 +31,9 @@ class MtBertPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, *args: Any, **kwargs: Any
+    ) -> Any:
         """Load a saved model; as in transformers, but no weight may be missing or have another shape (`load_checked`).
 
         Raises:
@@ -37,19 +41,19 @@ class MtBertPreTrainedModel(PreTrainedModel):
         """
         return load_checked(cls, super().from_pretrained, pretrained_model_name_or_path, *args, **kwargs)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """As in torch (for `to`, `half`, …), but buffers computed from the config keep their precision."""
         kept = list(unsaved_buffers(self))
         super()._apply(fn, recurse)
         for module, name, buffer in kept:
-            cast = module._buffers[name]
+            cast: Any = module._buffers[name]
             if cast.dtype.itemsize < buffer.dtype.itemsize:
                 module._buffers[name] = buffer.to(cast.device)
         return self
 
     def _init_weights(self, module: nn.Module) -> None:
         std = getattr(self.config.encoder, "initializer_range", 0.02)
-        if isinstance(module, Decoder) and self.config.adapter_spec.init == "zero":
+        if isinstance(module, Decoder) and (spec := self.config.adapter_spec) and spec.init == "zero":
             init.zeros_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, TopNorm):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,8 +41,8 @@ def task_outputs(
     sequences, segments = len(layout.lengths), layout.segments
     if names is not None:
         values, layout, segments = _for_all(model, names, values, layout)
-    encoded = encode_packed(model, *values, layout, **asked)
-    hidden = encoded.last_hidden_state
+    encoded = encode_packed(model, values[0], values[1], values[2], layout, **asked)
+    hidden: Any = encoded.last_hidden_state
     pooled, logits = {}, {}
     for segment in segments:
         spec = model.tasks[segment.task_id]
@@ -53,7 +54,9 @@ def task_outputs(
     return output
 
 
-def _for_all(model, names: list[str], values, layout: PackedLayout):
+def _for_all(
+    model: TaskModel, names: list[str], values: list[Tensor | None], layout: PackedLayout
+) -> tuple[list[Tensor | None], PackedLayout, tuple[Segment, ...]]:
     """Make every sequence an input of every task; with adapters, each task gets a copy of the sequences."""
     count, plan = len(layout.lengths), []
     for name in names:
@@ -87,7 +90,7 @@ def encode_packed(
     return encode(model.encoder, inputs, layout, _adapter_pass(model, layout), **asked)
 
 
-def _adapter_pass(model, layout: PackedLayout) -> AdapterPass | None:
+def _adapter_pass(model: TaskModel, layout: PackedLayout) -> AdapterPass | None:
     """The adapters of the tasks in a batch; None if none of them has one."""
     names = [model.tasks[segment.task_id].name for segment in layout.segments]
     if not any(name in model.adapters for name in names):
@@ -113,7 +116,9 @@ def pool_segment(model: TaskModel, spec: TaskSpec, hidden: Tensor, layout: Packe
     return torch.where(real, states, torch.finfo(states.dtype).min).amax(1)
 
 
-def _head_scores(model, spec, pooled: Tensor, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:
+def _head_scores(
+    model: TaskModel, spec: TaskSpec, pooled: Tensor, hidden: Tensor, layout: PackedLayout, segment: Segment
+) -> Tensor:
     head = model.heads[spec.name]
     if getattr(head, "reads_states", False):
         return to_scores(spec, head(pooled, *padded(hidden, layout, *segment.sequences)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
@@ -21,7 +22,7 @@ from .task_model import TaskModel
 from .task_spec import TaskSpec
 
 
-def add_task(model: TaskModel, spec: TaskSpec | Mapping) -> None:
+def add_task(model: TaskModel, spec: TaskSpec | Mapping[str, Any]) -> None:
     """Add a task to a model, with a new head and, if the model has adapters, a new adapter.
 
     The outputs of the other tasks do not change.
@@ -37,8 +38,8 @@ def add_task(model: TaskModel, spec: TaskSpec | Mapping) -> None:
         raise InputError(f"task {spec.name!r}: pooling is 'pooler', but this model has none; use cls, mean or max")
     weight = next(model.encoder.parameters())
     parts: list[tuple[nn.ModuleDict, nn.Module]] = [(model.heads, make_head(spec, model.config.hidden_size))]
-    if model.config.adapter is not None and spec.adapter:
-        parts.append((model.adapters, make_adapter(model.config.adapter_spec, model.config.encoder)))
+    if (adapter := model.config.adapter_spec) is not None and spec.adapter:
+        parts.append((model.adapters, make_adapter(adapter, model.config.encoder)))
     _set_tasks(model, [*model.config.tasks, spec.to_dict()])
     for parent, module in parts:
         module.apply(model._init_weights)
@@ -61,7 +62,7 @@ def remove_task(model: TaskModel, name: str) -> None:
         del model.adapters[name]
 
 
-def _set_tasks(model: TaskModel, tasks: list[dict]) -> None:
+def _set_tasks(model: Any, tasks: list[dict[str, Any]]) -> None:
     model.config.tasks = tasks
     model.tasks = model.config.task_specs
 
@@ -89,7 +90,8 @@ def extract_task(model: TaskModel, name: str, to: str | None = None) -> PreTrain
         adapter=model.config.adapter if has_adapter else None,
         packed=model.config.packed,
     )
-    single = type(model)(config)
+    kind: Any = type(model)
+    single = kind(config)
     copy_tensors(single, model)
     single._tokenizer = model._tokenizer
     single._source = source_of(model)
@@ -115,11 +117,11 @@ def _plain_model(model: TaskModel, spec: TaskSpec) -> PreTrainedModel:
     config.classifier_dropout = spec.dropout
     if not spec.kind.binary:
         config.problem_type = spec.problem_type
-    if spec.labels and spec.num_labels == len(spec.labels):
-        config.id2label = dict(enumerate(spec.labels))
-        config.label2id = {label: i for i, label in enumerate(spec.labels)}
+    if spec.classes and spec.num_labels == len(spec.classes):
+        config.id2label = dict(enumerate(spec.classes))
+        config.label2id = {label: i for i, label in enumerate(spec.classes)}
     config._attn_implementation = "sdpa"
-    plain_model = make_encoder(config, AutoModelForSequenceClassification)
+    plain_model: Any = make_encoder(config, AutoModelForSequenceClassification)
     copy_tensors(plain_model.base_model, model.encoder)
     copy_tensors(plain_model.classifier, model.heads[spec.name].out_proj)
     return plain_model.train(model.training)

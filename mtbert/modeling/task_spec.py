@@ -87,7 +87,7 @@ class HeadSpec:
     features: str = "u;v;|u-v|"
     output: str = "identity"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         make_plain(self)
 
     def problems(self) -> list[Problem]:
@@ -165,7 +165,7 @@ class AdapterSpec:
     input: str = "cls"
     init: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         refuse(limit_problems(("layers",), "encoder_layers", _count(self.layers), "has", " numbers"), "adapter.")
         make_plain(self)
         size, heads = _ADAPTERS.get(self.type, (1, None)) if isinstance(self.type, str) else (1, None)
@@ -182,6 +182,7 @@ class AdapterSpec:
         found = type_problems(self)
         if found:
             return found
+        size = self.shape[0]
         _known(found, "type", self.type, (*ADAPTERS, *own_adapters), "; register your own first (register_adapter)")
         _known(found, "activation", self.activation, ("gelu", "identity"))
         _known(found, "input", self.input, ("cls", "all"))
@@ -195,9 +196,9 @@ class AdapterSpec:
             found.append(Problem(("heads",), f"is {self.heads}, but {self.type} has no attention; drop it"))
         elif self.heads is not None and self.heads < 1:
             found.append(Problem(("heads",), f"is {self.heads}, but must be 1 or more"))
-        elif self.heads is not None and self.size >= 1 and self.size % self.heads:
-            below = self.size - self.size % self.heads
-            fitting = [str(size) for size in (below, below + self.heads) if size]
+        elif self.heads is not None and size >= 1 and size % self.heads:
+            below = size - size % self.heads
+            fitting = [str(near) for near in (below, below + self.heads) if near]
             found.append(
                 Problem(
                     ("size",),
@@ -220,6 +221,11 @@ class AdapterSpec:
         if self.type != "top_layers" and self.depth != 6:
             found.append(Problem(("depth",), f"is {self.depth}, which is for top_layers only"))
         return found
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """d_s and the number of attention heads, 0 for types without attention."""
+        return self.size or 0, self.heads or 0
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
@@ -264,7 +270,7 @@ class TaskSpec:
     adapter: bool = True
     head: HeadSpec = field(default_factory=HeadSpec)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         too_long = limit_problems(("labels",), "labels", _count(self.labels), "has", " names")
         too_long += limit_problems(("separator",), "width", _count(self.separator), "has", " tokens")
         refuse(too_long, f"task {brief(self.name)}: ")
@@ -301,7 +307,7 @@ class TaskSpec:
         elif hasattr(nn.ModuleDict, self.name) or self.name == "training":
             found.append(Problem((), ": a module cannot have this name, which PyTorch uses itself; add a letter"))
         found += [Problem((), f": {problem}") for problem in name_problems(self.name)]
-        longest = max(map(len, self.labels or ()), default=0)
+        longest = max(map(len, self.classes), default=0)
         found += limit_problems(("labels",), "label_length", longest, "has a name of", " characters")
         found += limit_problems(("max_length",), "tokens", self.max_length or 0)
         _known(found, "problem_type", self.problem_type, tuple(PROBLEM_TYPES))
@@ -323,12 +329,12 @@ class TaskSpec:
             found.append(Problem(("range",), f"is for regressions; a {self.problem_type} has labels"))
         if not regression and not self.labels:
             found.append(Problem(("labels",), "are missing; give the class names in id order, or their number"))
-        if self.labels and len(set(self.labels)) != len(self.labels):
-            found.append(Problem(("labels",), f"{brief_names(self.labels)} repeat a name"))
-        if self.kind.binary and self.labels and len(self.labels) != 2:
-            found.append(Problem(("labels",), f"has {len(self.labels)} names, but a binary classification has 2"))
-        if self.kind.exclusive and self.labels and len(self.labels) < 2:
-            found.append(Problem(("labels",), f"has {len(self.labels)} name, but a classification needs at least 2"))
+        if len(set(self.classes)) != len(self.classes):
+            found.append(Problem(("labels",), f"{brief_names(self.classes)} repeat a name"))
+        if self.kind.binary and self.classes and len(self.classes) != 2:
+            found.append(Problem(("labels",), f"has {len(self.classes)} names, but a binary classification has 2"))
+        if self.kind.exclusive and self.classes and len(self.classes) < 2:
+            found.append(Problem(("labels",), f"has {len(self.classes)} name, but a classification needs at least 2"))
         if self.range is not None and not (len(self.range) == 2 and self.range[0] < self.range[1]):
             found.append(Problem(("range",), f"is {brief(self.range)}, but must be (lowest, highest)"))
         if self.head.output == "sigmoid" and (not regression or self.range is None):
@@ -352,7 +358,12 @@ class TaskSpec:
     @property
     def kind(self) -> ProblemType:
         """The entry of this task in the table of problem types."""
-        return PROBLEM_TYPES[self.problem_type]
+        return PROBLEM_TYPES[str(self.problem_type)]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels' names in id order; none for a regression."""
+        return self.labels if isinstance(self.labels, tuple) else ()
 
     @property
     def siamese(self) -> bool:
@@ -372,7 +383,7 @@ class TaskSpec:
     @property
     def num_labels(self) -> int:
         """Number of logits: classes, or 1 for `binary_classification` and `regression`."""
-        return len(self.labels) if self.kind.exclusive or self.kind.several else 1
+        return len(self.classes) if self.kind.exclusive or self.kind.several else 1
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
@@ -380,6 +391,6 @@ class TaskSpec:
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any] | TaskSpec) -> TaskSpec:
+    def from_dict(cls, values: Mapping[str, Any] | TaskSpec) -> TaskSpec:
         """The inverse of `to_dict`; raise InputError for unknown keys."""
         return _build(cls, "task", values)

@@ -92,7 +92,7 @@ def as_row(value: Any) -> Row:
     return first, second
 
 
-def _column_names(values: Any) -> list | None:
+def _column_names(values: Any) -> list[Any] | None:
     """Names of a table's columns; None if `values` is no table."""
     structured = getattr(getattr(values, "dtype", None), "names", None)  # a NumPy array with named fields
     for names in (getattr(values, "column_names", None), getattr(values, "columns", None), structured):
@@ -101,7 +101,7 @@ def _column_names(values: Any) -> list | None:
     return None
 
 
-def _text_columns(names: list) -> list:
+def _text_columns(names: list[Any]) -> list[Any]:
     """Names of the columns with the first texts and, if there are any, the second texts."""
     wanted = [key for key in KEYS if key in names]
     if len(names) == 1 and names != ["text_pair"]:
@@ -116,21 +116,21 @@ def _text_columns(names: list) -> list:
     return wanted
 
 
-def _rows_of_table(table: Any, names: list) -> Iterable[dict]:
+def _rows_of_table(table: Any, names: list[Any]) -> Iterable[dict[str, Any]]:
     if not hasattr(table, "select_columns"):
         return _zipped([_cells(table[name], name) for name in names])
     rows = table.select_columns(names).with_format(None)  # a data set, whose rows may be formatted as tensors or frames
     return (dict(zip(KEYS, (row[name] for name in names), strict=False)) for row in rows)
 
 
-def _zipped(columns: list[Iterable]) -> Iterator[dict]:
+def _zipped(columns: list[Iterable[Any]]) -> Iterator[dict[str, Any]]:
     for cells in zip_longest(*columns, fillvalue=_END):
         if any(cell is _END for cell in cells):
             raise InputError("'text' and 'text_pair' have different numbers of rows; give as many of each")
         yield dict(zip(KEYS, cells, strict=False))
 
 
-def _cells(values: Any, column: str | None = None) -> Iterable:
+def _cells(values: Any, column: str | None = None) -> Iterable[Any]:
     """The rows of an iterable, or the cells of a column, in order, as Python objects."""
     where = shown(values) if column is None else f"{column!r} is {shown(values)}, which"
     wanted = f"{FORMS}, or a list of such rows" if column is None else "a list of texts"

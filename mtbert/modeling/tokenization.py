@@ -85,7 +85,7 @@ def encode_texts(
     if (pairs is None) != (task.texts == 1):
         raise InputError(f"task {task.name!r} takes {task.texts} text(s) a row, got {1 if pairs is None else 2}")
     parts = []
-    if task.apart:
+    if task.apart and pairs is not None:
         parts = [_encode(tokenizer, side, None, limit, name=task.name) for side in (texts, pairs)]
     if not task.siamese:
         parts.append(_encode(tokenizer, texts, pairs, limit, separator_ids(task, tokenizer), task.name))
@@ -97,7 +97,14 @@ def encode_texts(
     return columns | lengths
 
 
-def _encode(tokenizer, texts, pairs, limit, separator=None, name="") -> dict[str, list[Any]]:
+def _encode(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None,
+    limit: int,
+    separator: list[int] | None = None,
+    name: str = "",
+) -> dict[str, list[Any]]:
     """Columns `input_ids`, `token_type_ids` and `truncated` of texts, or of pairs in one input each."""
     if not len(texts):  # tokenizers fail on an empty list
         return {"input_ids": [], "token_type_ids": [], "truncated": []}

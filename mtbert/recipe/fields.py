@@ -253,7 +253,7 @@ def read_fields(cls: type, values: Any, path: KeyPath, report: Report, elsewhere
 def _read_value(hint: Any, value: Any, path: KeyPath, report: Report) -> Any:
     trees = [each for each in options(hint) if is_dataclass(each) and each.__module__.startswith("mtbert.")]
     if trees:  # dataclasses of other packages are values, not parts of the tree
-        nested = trees[0]
+        nested: Any = trees[0]
         if value is None and type(None) in options(hint):
             return None
         values = read_fields(nested, value, path, report)
@@ -293,7 +293,9 @@ def help_group(title: str, rows: Iterable[tuple[str, str, str, str]]) -> str:
     return "\n".join(lines)
 
 
-def help_rows(cls: type, prefix: str, docs: dict[str, str], leave_out: Iterable[str] = ()) -> list[tuple[str, ...]]:
+def help_rows(
+    cls: type, prefix: str, docs: dict[str, str], leave_out: Iterable[str] = ()
+) -> list[tuple[str, str, str, str]]:
     """The rows of a dataclass's fields."""
     rows = []
     for name, default in defaults(cls).items():

@@ -16,14 +16,29 @@ if TYPE_CHECKING:
 class ReadRecipe(Protocol):
     """What the checks read of a recipe: a `Recipe`, which calls them."""
 
-    encoder: str
-    tasks: dict[str, TaskRecipe]
-    schedule: Any
-    optimizer: Any
-    card: Any
-    methods: dict[str, Any]
-    training: dict[str, Any]
-    pretraining: dict[str, Any] | None
+    @property
+    def encoder(self) -> str: ...
+
+    @property
+    def tasks(self) -> dict[str, TaskRecipe]: ...
+
+    @property
+    def schedule(self) -> Any: ...
+
+    @property
+    def optimizer(self) -> Any: ...
+
+    @property
+    def card(self) -> Any: ...
+
+    @property
+    def methods(self) -> dict[str, Any]: ...
+
+    @property
+    def training(self) -> dict[str, Any]: ...
+
+    @property
+    def pretraining(self) -> dict[str, Any] | None: ...
 
     def training_default(self, key: str) -> Any: ...
 

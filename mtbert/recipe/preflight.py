@@ -91,7 +91,8 @@ def check_stages(recipe: Recipe) -> None:
     Raises:
         RecipeError: with what can not be, of all stages.
     """
-    stages, problems = recipe.in_stages(), []
+    stages = recipe.in_stages()
+    problems: list[str] = []
     first = [] if recipe.pretraining is None else [recipe.pretraining_arguments]
     for make_arguments in (*first, *(stage.training_arguments for stage in stages)):
         try:

@@ -166,10 +166,12 @@ class Recipe:
         Raises:
             RecipeError: if they do not go together, or not with this machine.
         """
-        own = dict(self.pretraining or {})
+        own: dict[str, Any] = dict(self.pretraining or {})
         own.setdefault("output_dir", str(Path(self.training["output_dir"], "pretraining")))
         shared = {key: self.training[key] for key in PROCESS_KEYS if key in self.training}
-        report = {key: self.training[key] for key in ("report_to", "disable_tqdm") if key in self.training}
+        report: dict[str, Any] = {
+            key: self.training[key] for key in ("report_to", "disable_tqdm") if key in self.training
+        }
         from ..training.distributed.feasible import argument_problems
 
         try:
@@ -189,7 +191,7 @@ def _lists(value: Any) -> Any:
 
 
 def load_recipe(
-    recipe: str | os.PathLike | Mapping[str, Any] | Recipe, overrides: Sequence[str] | Mapping[str, Any] = ()
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe, overrides: Sequence[str] | Mapping[str, Any] = ()
 ) -> Recipe:
     """Read a recipe, its bases below it and the overrides on top, and check the result.
 
@@ -290,7 +292,7 @@ def _elsewhere() -> dict[str, str]:
     return {name: path for name, path in found.items() if name != "weight"}  # tasks have one, too
 
 
-def _method_rows(section: str) -> list[tuple[str, ...]]:
+def _method_rows(section: str) -> list[tuple[str, str, str, str]]:
     kind = settings_class(section)
     return help_rows(kind, f"{section}.", documentation(kind))
 
@@ -308,7 +310,7 @@ def help_text() -> str:
     nested = [each.name for each in fields(Recipe) if each.name not in ("encoder", "data_dir", "stages", "imports")]
     base = ("base", "text", "in files only", "Another recipe, relative to this file, whose settings lie under these.")
     common = ("all_tasks.KEY", "as tasks.NAME.KEY", "", "Put under every task; a task's own value wins.")
-    groups = {
+    groups: dict[str, list[tuple[str, str, str, str]]] = {
         "recipe": [base, *help_rows(Recipe, "", documentation(Recipe), nested), common],
         "tasks.NAME": help_rows(TaskRecipe, "tasks.NAME.", TaskRecipe.documentation(), ("data", "head")),
         "tasks.NAME.data": help_rows(DataSpec, "tasks.NAME.data.", documentation(DataSpec)),

@@ -41,7 +41,7 @@ class Dimension:
     high: float | None = None
     log: bool = False
     step: float | None = None
-    choices: list | None = None
+    choices: list[Any] | None = None
 
     def problems(self) -> list[Problem]:
         """One problem for each value that is wrong."""
@@ -49,6 +49,7 @@ class Dimension:
             return [Problem(("type",), f"is {shown(self.type)}, but must be one of: {', '.join(KINDS)}")]
         if self.type == "categorical":
             return self._categorical_problems()
+        low: Any = self.low
         found = []
         if self.choices is not None:
             found.append(
@@ -56,9 +57,9 @@ class Dimension:
             )
         if missing := [key for key in ("low", "high") if getattr(self, key) is None]:
             return [*found, *(Problem((key,), "is null, but must be a number") for key in missing)]
-        if self.low > self.high:
+        if low > self.high:
             found.append(Problem(("low",), f"is {self.low}, but must be at most high, which is {self.high}"))
-        if self.log and self.low <= 0:
+        if self.log and low <= 0:
             found.append(Problem(("low",), f"is {self.low}, but must be positive with log: true"))
         if self.step is not None and self.step <= 0:
             found.append(Problem(("step",), f"is {self.step}, but must be positive"))
@@ -88,8 +89,9 @@ class Dimension:
     def ends(self) -> list[Any]:
         """The values to try before a search: both ends, or every choice."""
         if self.type == "categorical":
-            return list(self.choices)
-        return [int(end) if self.type == "int" else float(end) for end in dict.fromkeys((self.low, self.high))]
+            return list(self.choices or ())
+        ends: Any = dict.fromkeys((self.low, self.high))
+        return [int(end) if self.type == "int" else float(end) for end in ends]
 
     def draw(self, random: Random) -> Any:
         """A value at random, of the ends and choices."""
@@ -97,16 +99,18 @@ class Dimension:
 
     def suggest(self, trial: Trial, key: str) -> Any:
         """The value that an optuna trial takes for `key`."""
+        low: Any = self.low
+        high: Any = self.high
         if self.type == "float":
-            return trial.suggest_float(key, self.low, self.high, log=self.log, step=self.step)
+            return trial.suggest_float(key, low, high, log=self.log, step=self.step)
         if self.type == "int":
-            return trial.suggest_int(key, int(self.low), int(self.high), log=self.log, step=int(self.step or 1))
+            return trial.suggest_int(key, int(low), int(high), log=self.log, step=int(self.step or 1))
         labels = self.labels()
-        return self.choices[labels.index(trial.suggest_categorical(key, labels))]
+        return (self.choices or [])[labels.index(trial.suggest_categorical(key, labels))]
 
     def labels(self) -> list[Any]:
         """The choices as a study stores them: lists and mappings, which it does not take, as JSON."""
-        return [json.dumps(each) if isinstance(each, list | dict) else each for each in self.choices]
+        return [json.dumps(each) if isinstance(each, list | dict) else each for each in self.choices or ()]
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:

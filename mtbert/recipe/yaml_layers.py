@@ -23,7 +23,7 @@ TOO_DEEP = "its values lie too deep in each other; write fewer levels"
 class _Loader(yaml.SafeLoader):
     """Plain scalars as in YAML 1.2: 1e-5 is a number, and yes, no, on, off and dates are text."""
 
-    yaml_implicit_resolvers: dict = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}
     # Without dates, sets, bytes and ordered mappings: no key takes one, and a saved recipe is JSON.
     yaml_constructors = {
         tag: make
@@ -262,7 +262,8 @@ def override(layer: Layer, path: KeyPath, text: str, hint: Any) -> Layer:
 def _put(layer: Layer, path: KeyPath, value: Any, below: Iterable[KeyPath], origin: str) -> Layer:
     """`layer` with one value on top; `below`: the key paths inside of it."""
     origins = {(*path, *rest): origin for rest in ((), *below)}
-    tree, node = value, layer.tree
+    tree: Any = value
+    node = layer.tree
     around = [node := _inside(node, key) for key in ("", *path[:-1])]
     for end in range(len(path) - 1, -1, -1):
         items, key = around[end], path[end]

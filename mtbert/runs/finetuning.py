@@ -46,7 +46,7 @@ class TrainResult:
 
 
 def train(
-    recipe: str | os.PathLike | Mapping[str, Any] | Recipe,
+    recipe: str | os.PathLike[str] | Mapping[str, Any] | Recipe,
     overrides: Sequence[str] | Mapping[str, Any] = (),
     callbacks: Sequence[TrainerCallback] = (),
 ) -> TrainResult:
@@ -192,7 +192,7 @@ def _scores_of_ended_run(
     """If the run has already ended, load its final weights into the trainer and return its scores; otherwise None."""
     before = 0 if stage is None else stage.step
     scores = ended_scores(folder, checkpoint, before, before + trainer.plan().total_steps)
-    if scores is None:
+    if scores is None or checkpoint is None:
         return None
     check_record(checkpoint, trainer.resume_record(), trainer.is_world_process_zero())
     load_final_weights(trainer.model, folder)

@@ -119,7 +119,7 @@ def execute_all(runs: list[Run], jobs: int) -> None:
     """Run all runs that have not ended well before, `jobs` at a time; a failed run does not stop the others."""
     waiting = [run for run in runs if run.same_as is None and not run.finished()]
     pretraining = {run.pretrained.parent: threading.Lock() for run in waiting if run.pretrained}
-    gpus = list(range(torch.cuda.device_count())) or [None]
+    gpus: list[int | None] = list(range(torch.cuda.device_count())) or [None]
     devices = [gpus[job % len(gpus)] for job in range(jobs)]
     threads, lock = max(1, len(os.sched_getaffinity(0)) // jobs), threading.Lock()
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
@@ -130,9 +130,9 @@ def execute_all(runs: list[Run], jobs: int) -> None:
         def work(run: Run) -> None:
             with lock:
                 device = devices.pop(0)
-            alone = run.pretrained is not None and not run.pretrained.is_dir()
+            shared = run.pretrained if run.pretrained is not None and not run.pretrained.is_dir() else None
             try:
-                with pretraining[run.pretrained.parent] if alone else nullcontext():  # one writes, the others read
+                with nullcontext() if shared is None else pretraining[shared.parent]:  # one writes, the others read
                     run.execute(device, threads)
             except Exception as error:
                 run.failed = masked(repr(error))

@@ -18,7 +18,7 @@ from typing import Any
 import optuna
 import yaml
 from accelerate.utils.memory import clear_device_cache
-from optuna.distributions import CategoricalDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 from rich.console import Console
 from rich.table import Table
@@ -84,10 +84,10 @@ class Pruning(TrainerCallback):
         self.trial, self.metric, self.evaluations, self.training = trial, metric, 0, True
         self.scores: dict[str, float] = {}
 
-    def on_train_end(self, args, state, control, **kwargs):
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.training = False
 
-    def on_evaluate(self, args, state, control, metrics, **kwargs):
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         self.scores = dict(metrics)
         if not self.training or state.global_step == 0 or not math.isfinite(metrics[self.metric]):
             return
@@ -172,8 +172,9 @@ def open_study(search: Search, seed: int = 0, pruner: optuna.pruners.BasePruner 
     new = search.name not in optuna.get_all_study_names(storage)
     if new and any(search.folder.glob("trial-*")):
         raise InputError(f"{search.folder} has trials of another study; give another --name, or remove it")
+    direction: Any = search.direction
     study = optuna.create_study(
-        storage=storage, study_name=search.name, direction=search.direction, load_if_exists=True, pruner=pruner
+        storage=storage, study_name=search.name, direction=direction, load_if_exists=True, pruner=pruner
     )
     about = {"metric": search.metric, "direction": search.direction, "recipe": search.digest()}
     if new:
@@ -197,7 +198,7 @@ def study_problems(search: Search, study: optuna.Study, about: Mapping[str, str]
             problems.append(f"{where} has the {key} {study.user_attrs.get(key)}, not {about[key]}")
     if study.user_attrs.get("recipe") != about["recipe"]:
         problems.append(f"{where} was begun with another recipe, or with other keys set on the command line")
-    stored = {}
+    stored: dict[str, BaseDistribution] = {}
     for trial in study.trials:
         stored |= trial.distributions
     for key, dimension in search.space.items():
@@ -278,7 +279,7 @@ def _value(space: Mapping[str, Dimension], key: str, stored: Any) -> Any:
     dimension = space.get(key)
     if dimension is None or dimension.type != "categorical":
         return stored
-    return dimension.choices[dimension.labels().index(stored)]
+    return (dimension.choices or [])[dimension.labels().index(stored)]
 
 
 def remove_weights(folder: Path) -> None:

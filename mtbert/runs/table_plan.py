@@ -56,7 +56,7 @@ def find_rows(names: Sequence[str]) -> dict[str, Path]:
         ValueError: no recipe has a name (the message lists the names), or two recipes have it.
     """
     known = {path.stem: path for path in sorted((CONFIGS / "cs224n").glob("[A-Z]*.yaml"), key=_row_number)}
-    rows = {}
+    rows: dict[str, Path] = {}
     for name in filter(None, ",".join(names).split(",")):
         ends = re.fullmatch(r"([A-Z])(\d+)-(?:\1)?(\d+)", name)
         if ends:
@@ -81,7 +81,8 @@ def find_rows(names: Sequence[str]) -> dict[str, Path]:
 
 
 def _row_number(path: Path) -> tuple[str, int, str]:
-    report, number, rest = re.fullmatch(r"([A-Z])(\d+)(.*)", path.stem).groups()
+    match: Any = re.fullmatch(r"([A-Z])(\d+)(.*)", path.stem)
+    report, number, rest = match.groups()
     return report, int(number), rest
 
 
@@ -91,7 +92,8 @@ def plan_runs(plan: TablePlan) -> list[Run]:
     Raises:
         ValueError: lists the problems of all recipes.
     """
-    runs, problems, first = [], [], {}
+    runs, problems = [], []
+    first: dict[str, Run] = {}
     for row, path in find_rows(plan.rows).items():
         try:
             fixed, pretrained = row_settings(path, plan)
@@ -132,7 +134,7 @@ def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]
     """Return the overrides of the small budget: the run draws about EPOCHS × STEPS × BATCH rows in all."""
     recipe = load(path, more)
     per_step = BATCH * (len(recipe.tasks) if recipe.schedule.name == "simultaneous" else 1)
-    settings = {
+    settings: dict[str, Any] = {
         "schedule.steps_per_epoch": max(1, round(STEPS * BATCH / per_step)),
         "training.num_train_epochs": EPOCHS,
         "training.per_device_train_batch_size": BATCH,
@@ -169,7 +171,7 @@ def load(path: Path, overrides: list[str]) -> Recipe:
 def shared_pretraining(recipe: Recipe, plan: TablePlan) -> Path:
     """Return the folder of a pre-training, which rows with the same texts and settings share."""
     texts = [recipe.encoder, str(recipe.data_dir), {name: asdict(task.data) for name, task in recipe.tasks.items()}]
-    settings = {key: value for key, value in recipe.pretraining.items() if key != "use_epoch"}
+    settings = {key: value for key, value in (recipe.pretraining or {}).items() if key != "use_epoch"}
     return plan.output / "pretraining" / hashed(texts, settings, plan.mixed_precision)
 
 

@@ -23,7 +23,7 @@ class KeepSpecialTokens(TrainerCallback):
         self.encoder = encoder
         self.tokens = {name: getattr(encoder, name, None) for name in _TOKENS}
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         for name, token in self.tokens.items():
             setattr(self.encoder, name, token)
 

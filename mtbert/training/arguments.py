@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainingArguments
@@ -116,8 +116,9 @@ def refuse_trainer_arguments(model: Any, given: dict[str, Any]) -> None:
         raise InputError("model is missing; give one, such as MtBertForMultiTask.from_encoder(encoder, tasks)")
 
 
-def _default(field: Field) -> Any:
-    return field.default_factory() if field.default is MISSING else field.default
+def _default(field: Field[Any]) -> Any:
+    factory: Any = field.default_factory
+    return factory() if field.default is MISSING else field.default
 
 
 def refuse_arguments(args: TrainingArguments) -> None:
@@ -202,18 +203,23 @@ class TaskTraining:
 class OwnArguments:
     """Changes to transformers' TrainingArguments that training and pre-training share."""
 
+    if TYPE_CHECKING:
+        output_dir: Any  # str: transformers gives one where there is none
+
     @property
     def device(self) -> torch.device:
         """The device of this process; `cpu` in place of accelerate's `cpu:0` for several processes.
 
         PyTorch 2.11 cannot load a checkpoint's optimizer onto `cpu:0`.
         """
-        device = super().device
+        inherited: Any = super()
+        device = inherited.device
         return torch.device("cpu") if device.type == "cpu" else device
 
     def to_dict(self) -> dict[str, Any]:
         """The arguments as a dict, which transformers passes to loggers; values that look like tokens are masked."""
-        return each_text(masked, super().to_dict())
+        inherited: Any = super()
+        return each_text(masked, inherited.to_dict())
 
 
 @dataclass
@@ -270,7 +276,7 @@ class MtBertTrainingArguments(OwnArguments, TrainingArguments):
         default=False, metadata={"help": "Share the encoder's layers out among the processes (FSDP2) while training."}
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.shard_encoder = take_over_fsdp() or self.shard_encoder
         refuse_sharding(self)
         refuse_arguments(self)
@@ -333,7 +339,7 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
     use_epoch: int | None = field(default=None, metadata={"help": ""})
     cpu_threads: int | None = field(default=None, metadata={"help": ""})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         take_over_fsdp()  # pre-training keeps the whole model on every process
         refuse_sharding(self)
         join_processes(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -22,7 +23,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
     for heading in ("task", "rows", "rows a step", "examples", "passes", "probability"):
         table.add_column(heading, justify="left" if heading == "task" else "right")
     for row in plan.describe():
-        p = row["probability"]
+        p: Any = row["probability"]
         table.add_row(
             Text(display(row["task"])),
             f"{row['rows']:,}",

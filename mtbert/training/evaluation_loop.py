@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +18,6 @@ from ..data.step_loader import step_loader
 from ..errors import InputError
 from ..modeling.packed_batches import collect_logits
 from .methods.base import TaskTrainer
-
-if TYPE_CHECKING:
-    from ..modeling.outputs import MtBertOutput
 
 TIMES = ("runtime", "samples_per_second", "steps_per_second")  # `speed_metrics` adds these to the scores
 
@@ -67,7 +64,7 @@ def eval_splits(trainer: TaskTrainer, given: Mapping[str, Dataset] | str | None)
     return splits
 
 
-def make_loader(trainer: TaskTrainer, splits: Mapping[str, Dataset]) -> DataLoader:
+def make_loader(trainer: TaskTrainer, splits: Mapping[str, Dataset]) -> DataLoader[Any]:
     """A loader of all rows of encoded splits, in batches of one task, longest rows first."""
     args = trainer.args
     data = trainer.batches(splits)
@@ -94,7 +91,7 @@ def evaluate(trainer: TaskTrainer, eval_dataset: Any, prefix: str) -> dict[str, 
     return metrics
 
 
-def run_loop(trainer: TaskTrainer, loader: DataLoader, prefix: str) -> EvalLoopOutput:
+def run_loop(trainer: TaskTrainer, loader: DataLoader[Any], prefix: str) -> EvalLoopOutput:
     """Predict all rows of a loader from `make_loader`, and score the tasks that have labels.
 
     Returns:
@@ -102,8 +99,9 @@ def run_loop(trainer: TaskTrainer, loader: DataLoader, prefix: str) -> EvalLoopO
         on every process, and `metrics`, all names with the prefix.
     """
     splits = _splits(loader)
+    logits: Any
     logits, losses = _predict(trainer, loader, splits)
-    labels = {name: _labels(split) for name, split in splits.items()}
+    labels: Any = {name: _labels(split) for name, split in splits.items()}
     labelled = {name: logits[name] for name in splits if labels[name] is not None}
     metrics = _scores(trainer, labelled, labels, losses, prefix) if labelled else {}
     if labelled and trainer.compute_metrics is not None:
@@ -111,19 +109,19 @@ def run_loop(trainer: TaskTrainer, loader: DataLoader, prefix: str) -> EvalLoopO
     return EvalLoopOutput(logits, labels, metrics, sum(len(split) for split in splits.values()))
 
 
-def _splits(loader: DataLoader) -> dict[str, Dataset]:
+def _splits(loader: DataLoader[Any]) -> dict[str, Dataset]:
     """The encoded splits of a loader, by task name."""
     if not isinstance(getattr(loader, "batch_sampler", None), EvaluationSteps):
         raise InputError(
             "evaluation_loop reads every row of every task once, in packed batches, which only the loaders of "
             "get_eval_dataloader and get_test_dataloader give; call it with one of these, or call evaluate or predict"
         )
-    data = loader.dataset
+    data: Any = loader.dataset
     named = zip(data.tasks, data.splits, strict=True)
     return {task.name: split for task, split in named if split is not None}
 
 
-def _require_labels(loader: DataLoader, prefix: str) -> None:
+def _require_labels(loader: DataLoader[Any], prefix: str) -> None:
     for name, split in _splits(loader).items():
         if "label" not in split.column_names:
             raise InputError(f"{prefix} rows of task {name!r} have no labels; use predict for them")
@@ -134,13 +132,13 @@ def _labels(split: Dataset) -> np.ndarray | None:
 
 
 def _predict(
-    trainer: TaskTrainer, loader: DataLoader, splits: Mapping[str, Dataset]
+    trainer: TaskTrainer, loader: DataLoader[Any], splits: Mapping[str, Dataset]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Each task's logits `(rows, num_labels)` and the mean loss of its labelled rows (nan without any)."""
     args, model = trainer.args, trainer.model
     losses = {name: torch.zeros(2, device=args.device) for name in splits}
 
-    def note(batch: Mapping[str, Any], output: MtBertOutput) -> None:
+    def note(batch: Mapping[str, Any], output: Any) -> None:
         for name, row_losses in (output.row_losses or {}).items():
             losses[name][0] += row_losses.sum()
             losses[name][1] += output.labelled[name].sum()
@@ -191,7 +189,9 @@ def _own_scores(
     Raises:
         InputError: if it returns no mapping, or a name that the trainer's own scores have.
     """
-    returned = trainer.compute_metrics(EvalPrediction(predictions=dict(logits), label_ids=dict(labels)))
+    predictions: Any = dict(logits)
+    label_ids: Any = dict(labels)
+    returned = trainer.compute_metrics(EvalPrediction(predictions=predictions, label_ids=label_ids))
     if not isinstance(returned, Mapping):
         raise InputError(f"compute_metrics returned a {type(returned).__name__}, but must return {{name: number}}")
     scores = denumpify_detensorize(dict(returned))

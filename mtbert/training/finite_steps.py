@@ -19,6 +19,7 @@ STOP, SKIP = "stop", "skip"
 # Steps in a row without an update after which a run has diverged; fp16's loss scale falls from 65,536 below 1 in 17.
 IN_A_ROW = 20
 SHOWN = 10  # a message names so many rows of a task
+_Checked = tuple[Tensor | float, list[Any], int]  # the norm of a step's gradient, its micro-batches, its number
 
 
 def guarded(loss: Tensor) -> Tensor:
@@ -49,7 +50,9 @@ class FiniteSteps:
     def begin(self) -> None:
         """Reset all state; called before the first step of a run."""
         self.forget()
-        self._in_a_row, self._step, self._waiting = 0, [], None
+        self._in_a_row = 0
+        self._step: list[Any] = []
+        self._waiting: _Checked | None = None
 
     def forget(self) -> None:
         """Set the counts to 0."""
@@ -85,7 +88,8 @@ class FiniteSteps:
         Raises:
             NotFinite: if the gradient is not finite and the run stops at that, or after 20 such steps in a row.
         """
-        checked, self._step = (norm, self._step, step), []
+        checked: _Checked | None = (norm, self._step, step)
+        self._step = []
         if self.late and accelerator.scaler is None:
             checked, self._waiting = self._waiting, checked
         return checked is not None and self._judge(*checked, accelerator, data)
@@ -96,7 +100,9 @@ class FiniteSteps:
         if waiting is not None:
             self._judge(*waiting, accelerator, data)
 
-    def _judge(self, norm, batches, step: int, accelerator: Accelerator, data: Mapping[str, Dataset]) -> bool:
+    def _judge(
+        self, norm: Tensor | float, batches: list[Any], step: int, accelerator: Accelerator, data: Mapping[str, Dataset]
+    ) -> bool:
         if math.isfinite(norm):
             self._in_a_row = 0
             return False
@@ -122,7 +128,7 @@ class FiniteSteps:
             )
         return True
 
-    def _culprits(self, batches, data: Mapping[str, Dataset]) -> str:
+    def _culprits(self, batches: list[Any], data: Mapping[str, Dataset]) -> str:
         """Sentences that name the rows of a step whose loss is not finite, or all its rows if there are none."""
         culprits = []
         for rows, losses, _ in batches:
@@ -147,7 +153,7 @@ def _named(data: Dataset | None, places: Sequence[int]) -> str:
     shown = [int(place) for place in places[:SHOWN]]
     columns = data.column_names if data is not None else []
     key = next((each for each in ("id", "row") if each in columns), None)
-    names = shown if key is None else data.select(shown)[key][:]
+    names = shown if key is None or data is None else data.select(shown)[key][:]
     what = {"id": "the rows with id", "row": "the file's rows", None: "the rows at"}[key]
     more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""
     return f"{what} {', '.join(map(str, names))}{more}"

@@ -17,7 +17,6 @@ from typing import Any
 
 import psutil
 import torch
-from torch import nn
 from transformers import TrainingArguments
 
 from ..data.collation import row_lengths
@@ -106,7 +105,7 @@ def longest_step(trainer: TaskTrainer) -> Step:
     )
 
 
-def shape_of(model: nn.Module, layout: PackedLayout, half: bool) -> Shape:
+def shape_of(model: Any, layout: PackedLayout, half: bool) -> Shape:
     """The shape of a model's forward pass over a layout; the model may be inside peft."""
     config, scores = model.config.encoder, sum(bucket.count * bucket.length**2 for bucket in layout.buckets)
 

@@ -182,7 +182,7 @@ class StepLosses:
             losses[name] = scales[number] * total
         return losses, outputs
 
-    def _weigh_classes(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> MtBertOutput:
+    def _weigh_classes(self, inputs: Mapping[str, Any], outputs: Any) -> Any:
         """A copy of the outputs whose row losses have class weights and smoothed labels."""
         losses = dict(outputs.row_losses)
         for name, settings in self.settings.items():
@@ -194,7 +194,7 @@ class StepLosses:
 
     # ---- the log ----
 
-    def note(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> None:
+    def note(self, inputs: Mapping[str, Any], outputs: Any) -> None:
         """Add a micro-batch's rows and losses to the sums that are logged next."""
         for name, rows in outputs.row_losses.items():
             self._sums[self._numbers[name]] += rows.detach().sum()

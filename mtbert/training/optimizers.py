@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from ..errors import Problem
 from .methods import REGISTRY
@@ -127,9 +128,23 @@ def parameter_groups(
         part_rate = getattr(settings, f"{part_of(name)[0]}_learning_rate")
         rate = (learning_rate if part_rate is None else part_rate) * gamma ** steps.get(name, 0)
         decays = name in decayed
-        group = {"params": [], "lr": rate, "weight_decay": weight_decay if decays else 0.0, "decayed": decays}
+        group: dict[str, Any] = {
+            "params": [],
+            "lr": rate,
+            "weight_decay": weight_decay if decays else 0.0,
+            "decayed": decays,
+        }
         groups.setdefault((rate, decays), group)["params"].append(parameter)
     return list(groups.values())
+
+
+def grouped_optimizer(trainer: Any, model: Any, method_groups: list[dict[str, Any]]) -> Optimizer:
+    """Build the optimizer `args.optim` over the `parameter_groups` of a model and the groups of the methods."""
+    args, decayed = trainer.args, trainer.get_decay_parameter_names(model)
+    rate, decay = args.learning_rate, args.weight_decay
+    groups = parameter_groups(model.named_parameters(), decayed, rate, decay, trainer.settings.optimizer)
+    kind, kwargs = trainer.optimizer_cls_and_kwargs or trainer.get_optimizer_cls_and_kwargs(args, model)
+    return kind(groups + method_groups, **kwargs)
 
 
 def moment_bytes(parameters: Iterable[tuple[str, Tensor]], states_of: Collection[str] = ()) -> int:

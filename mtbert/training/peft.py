@@ -68,7 +68,7 @@ def peft_config(settings: Mapping[str, Any], model: MtBertForMultiTask) -> PeftC
 CODE_KEYS = ("megatron_config", "tokenizer_kwargs")  # peft imports or loads the code that these name
 
 
-def load_adapter(model: MtBertForMultiTask, folder: str | os.PathLike) -> PeftModel:
+def load_adapter(model: MtBertForMultiTask, folder: str | os.PathLike[str]) -> PeftModel:
     """Load a peft adapter from a folder into a model, for prediction.
 
     Raises:
@@ -83,7 +83,7 @@ def load_adapter(model: MtBertForMultiTask, folder: str | os.PathLike) -> PeftMo
     return PeftModel.from_pretrained(model, str(folder))
 
 
-def load_final_weights(model: MtBertForMultiTask | PeftModel, folder: str | os.PathLike) -> None:
+def load_final_weights(model: MtBertForMultiTask | PeftModel, folder: str | os.PathLike[str]) -> None:
     """Load the final weights of a run from its folder into a model with the same tasks and settings."""
     if isinstance(model, PeftModel):
         model.load_adapter(str(folder), model.active_adapters[0], is_trainable=True)
@@ -111,17 +111,19 @@ def _anchored(target: str | list[str] | tuple[str, ...]) -> str:
 class MtBertPeftModel(PeftModel):
     """A model inside peft that also saves the model's config and tokenizer, and writes its own model card."""
 
-    def save_pretrained(self, save_directory: str, *args, is_main_process: bool = True, **kwargs) -> None:
+    def save_pretrained(self, save_directory: str, *args: Any, is_main_process: bool = True, **kwargs: Any) -> None:
         """Save trained weights, both configs, and the tokenizer if there is one; see `PeftModel.save_pretrained`."""
-        super().save_pretrained(save_directory, *args, is_main_process=is_main_process, **kwargs)
+        kwargs["is_main_process"] = is_main_process
+        super().save_pretrained(save_directory, *args, **kwargs)
         if is_main_process:
             self.config.save_pretrained(save_directory)
-            save_tokenizer(self.get_base_model(), save_directory)
+            inner: Any = self.get_base_model()
+            save_tokenizer(inner, save_directory)
 
     def create_or_update_model_card(self, output_dir: str) -> None:
         """Write no card: peft's names the encoder's folder on this machine. `push_to_hub` writes another."""
 
-    def push_to_hub(
+    def push_to_hub(  # type: ignore[override]  # the rest is given by name
         self,
         repo_id: str,
         tokenizer: PreTrainedTokenizerBase | None = None,
@@ -199,15 +201,16 @@ def adopt(model: PeftModel) -> MtBertPeftModel:
             f"peft: {len(lost)} weights would be trained, but not saved ({first}, …); name their modules in "
             "modules_to_save of peft's config, or freeze them"
         )
-    return model
+    adopted: Any = model
+    return adopted
 
 
-def _trained_adapter(model: PeftModel) -> tuple[str, PeftConfig]:
+def _trained_adapter(model: PeftModel) -> tuple[str, Any]:
     """Name and config of the trained adapter; raise InputError if its training would have no effect."""
     names = model.active_adapters
     if len(names) != 1:
         raise InputError(f"peft: the adapters {names} are active; activate the one to train: model.set_adapter(name)")
-    config = model.peft_config[names[0]]
+    config: Any = model.peft_config[names[0]]
     if config.is_prompt_learning or config.is_adaption_prompt:
         kind = config.peft_type.value.lower()
         raise InputError(f"peft: {kind} adds tokens to the input, which this model does not take; use lora, ia3, …")
@@ -235,7 +238,7 @@ def _merge_layers(module: nn.Module, where: str) -> None:
             _merge_layers(child, where)
 
 
-def trainable(model: nn.Module) -> nn.Module:
+def trainable(model: Any) -> Any:
     """Check that a model's trained weights are saved and load again; return the model, adopted if it is a peft model.
 
     Raises:
@@ -261,6 +264,6 @@ def trainable(model: nn.Module) -> nn.Module:
 
 def remember_tokenizer(model: MtBertForMultiTask | PeftModel, tokenizer: PreTrainedTokenizerBase | None) -> None:
     """Let a model, also one inside peft, predict with this tokenizer after its training."""
-    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     if tokenizer is not None:
         inner._tokenizer = tokenizer

@@ -63,11 +63,11 @@ class KeptEncoders(TrainerCallback):
         until: the epoch after which the training ends.
     """
 
-    def __init__(self, encoder: PreTrainedModel, tokenizer, folder: str, epochs: tuple[int, ...], until: int):
+    def __init__(self, encoder: PreTrainedModel, tokenizer: Any, folder: str, epochs: tuple[int, ...], until: int):
         self.encoder, self.tokenizer, self.folder = encoder, tokenizer, Path(folder)
         self.epochs, self.until = epochs, until
 
-    def on_epoch_end(self, args, state, control, model: PreTrainedModel | None = None, **kwargs):
+    def on_epoch_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         epoch = round(state.epoch)
         if epoch in self.epochs and state.is_world_process_zero:
             trained = {name: weight.cpu() for name, weight in model.base_model.state_dict().items()}
@@ -113,6 +113,12 @@ class PretrainingTrainer(Trainer):
         processing_class: the tokenizer.
     """
 
+    args: PretrainingArguments
+    model: Any  # PreTrainedModel
+    processing_class: Any  # PreTrainedTokenizerBase
+    train_dataset: Any
+    eval_dataset: Any
+
     def __init__(
         self,
         model: nn.Module,
@@ -120,7 +126,7 @@ class PretrainingTrainer(Trainer):
         train_dataset: Dataset,
         eval_dataset: Dataset | None,
         processing_class: PreTrainedTokenizerBase,
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(
             model,
@@ -159,12 +165,12 @@ class PretrainingTrainer(Trainer):
             "pretraining.mask_probability": self.args.mask_probability,
         }
 
-    def get_train_dataloader(self):
+    def get_train_dataloader(self) -> Any:
         args = self.args
         steps = StepSampler.of(self.plan(), args)
         return step_loader(args, self._masked(self.train_dataset, TRAIN), EpochSteps(steps))
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: Any, device: Any) -> Any:
         """The micro-batches of a step, and the number of chosen tokens in them, over all processes."""
         samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         count = sum((batch["labels"] != IGNORED).sum() for batch in samples)
@@ -180,7 +186,7 @@ class PretrainingTrainer(Trainer):
         logits = outputs.logits.squeeze(0).float()
         return nn.functional.cross_entropy(logits, inputs["labels"][chosen], reduction="sum"), chosen.sum(), outputs
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: Any = False, num_items_in_batch: Any = None) -> Any:
         total, count, outputs = self._losses(model, inputs)
         count = count if num_items_in_batch is None else num_items_in_batch
         loss = total / count.clamp(min=1) * self.args.world_size  # makes the mean of gradients over processes their sum
@@ -188,7 +194,9 @@ class PretrainingTrainer(Trainer):
 
     # ---- resuming ----
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+    def train(  # type: ignore[override]  # the rest is given by name
+        self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
+    ) -> Any:
         """Train; see `ResumableRun.running`."""
         with self.resumable.running(resume_from_checkpoint) as checkpoint:
             return super().train(resume_from_checkpoint=checkpoint, **kwargs)
@@ -196,7 +204,7 @@ class PretrainingTrainer(Trainer):
     def save_state(self) -> None:
         self.resumable.save_state()
 
-    def _run_epoch(self, *args, **kwargs) -> None:
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if not self.resumable.is_over():
             super()._run_epoch(*args, **kwargs)
 
@@ -204,17 +212,19 @@ class PretrainingTrainer(Trainer):
         with self.resumable.checking_moments(checkpoint):
             super()._load_optimizer_and_scheduler(checkpoint)
 
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
         self.resumable.save_arguments(output_dir)
 
-    def _save_checkpoint(self, model, trial) -> None:
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
         checkpoint = self.resumable.save_checkpoint(partial(super()._save_checkpoint, model, trial))
         self.resumable.remove_older(checkpoint)
 
     # ---- evaluation ----
 
-    def evaluate(self, eval_dataset: Dataset | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
+    def evaluate(
+        self, eval_dataset: Dataset | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> Any:
         """Mean cross-entropy over the chosen tokens of the dev texts; their masks are equal in every evaluation."""
         args, start = self.args, time.time()
         texts = self.eval_dataset if eval_dataset is None else eval_dataset
@@ -267,13 +277,13 @@ def pretrain(
             f"{encoder}: the tokenizer has no mask token, which masked-language modelling needs; give an encoder with "
             "one, or drop pretraining"
         )
-    texts = Texts.of(splits)
+    texts, folder = Texts.of(splits), str(args.output_dir)
     with args.main_process_first(desc="looking for what has been done"):
-        _claim(Path(args.output_dir), _settings(args, encoder, texts))
-    kept = os.path.join(args.output_dir, f"epoch-{until}")
+        _claim(Path(folder), _settings(args, encoder, texts))
+    kept = os.path.join(folder, f"epoch-{until}")
     if os.path.isdir(kept):
         return kept
-    checkpoint = last_complete(args.output_dir)
+    checkpoint = last_complete(folder)
     if checkpoint and TrainerState.load_from_json(os.path.join(checkpoint, "trainer_state.json")).epoch >= until:
         raise InputError(
             f"pretraining.output_dir {args.output_dir}: the run in it has passed epoch {until} without keeping its "
@@ -285,7 +295,8 @@ def pretrain(
     whole = load_encoder(encoder)
     if os.path.isdir(encoder):
         whole.config._name_or_path = ""  # as in MtBertForMultiTask.from_encoder
-    model, loading = load_encoder(encoder, AutoModelForMaskedLM, output_loading_info=True)
+    loaded: Any = load_encoder(encoder, AutoModelForMaskedLM, output_loading_info=True)
+    model, loading = loaded
     use_faster_layers(model)
     spec = TaskSpec("texts", max_length=args.max_length)
     encoded, reports = {}, []
@@ -305,7 +316,7 @@ def pretrain(
         keep_freed_memory()
         if args.cpu_threads is not None:
             torch.set_num_threads(args.cpu_threads)
-    keep = KeptEncoders(whole, tokenizer, args.output_dir, args.kept, until)
+    keep = KeptEncoders(whole, tokenizer, folder, args.kept, until)
     trainer = PretrainingTrainer(model, args, encoded["train"], encoded.get("dev"), tokenizer, callbacks=[keep])
     if main:
         print_start(trainer)

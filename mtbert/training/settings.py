@@ -63,7 +63,7 @@ class MultiTaskSettings:
         Raises:
             InputError: for an unknown field, a value of another type, or a task that the model does not have.
         """
-        values = {} if given is None else given
+        values: Any = {} if given is None else given
         if isinstance(given, Schedule):
             values = {"schedule": given}
         if isinstance(given, MultiTaskSettings):
@@ -209,7 +209,8 @@ def as_settings(kind: type[Settings], value: Any, argument: str) -> Settings | N
     """
     if value is None or isinstance(value, kind):
         return value
-    names = [each.name for each in fields(kind)]
+    of: Any = kind
+    names = [each.name for each in fields(of)]
     if isinstance(value, str) and get_type_hints(kind)[names[0]] is str:
         value = {names[0]: value}
     if not isinstance(value, Mapping):
@@ -238,7 +239,7 @@ def as_task_training(tasks: Sequence[TaskSpec], given: Any) -> dict[str, TaskTra
         return {}
     if not isinstance(given, Mapping):
         raise InputError(f"task_training must map names of tasks to TaskTraining, but is a {type(given).__name__}")
-    labels = {task.name: task.labels or () for task in tasks}
+    labels = {task.name: task.classes for task in tasks}
     found = {}
     for name, value in given.items():
         where = f"task_training[{name!r}]"

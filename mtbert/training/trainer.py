@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from datasets import Dataset
@@ -40,11 +40,9 @@ from .distributed.process_group import watch_gradients
 from .finite_steps import FiniteSteps, guarded
 from .memory import print_beginning
 from .objective import StepLosses
-from .optimizers import OptimizerSettings, parameter_groups
+from .optimizers import OptimizerSettings, grouped_optimizer
 from .peft import remember_tokenizer, trainable
 from .settings import MultiTaskSettings, build_methods, read_settings, refuse_given_parts, refuse_settings
-
-Splits = Mapping[str, Dataset]
 
 
 class MtBertTrainer(Trainer):
@@ -78,12 +76,19 @@ class MtBertTrainer(Trainer):
             settings that are out of range or do not go together.
     """
 
+    args: MtBertTrainingArguments
+    model: Any  # MtBertForMultiTask, or the PeftModel around it
+    processing_class: Any
+    push_in_progress: Any
+    train_dataset: Any
+    optimizer: Any
+
     def __init__(
         self,
         model: MtBertForMultiTask | PeftModel | None = None,
         args: MtBertTrainingArguments | None = None,
-        train_dataset: Splits | None = None,
-        eval_dataset: Splits | None = None,
+        train_dataset: Mapping[str, Dataset] | None = None,
+        eval_dataset: Mapping[str, Dataset] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         settings: MultiTaskSettings | Mapping[str, Any] | None = None,
         methods: Iterable[Any] = (),
@@ -91,22 +96,24 @@ class MtBertTrainer(Trainer):
         **kwargs: Any,
     ):
         refuse_trainer_arguments(model, kwargs)
-        set_up_process(args)
+        trained: Any = model
+        run: Any = args
+        set_up_process(run)
         if train_dataset is not None:
-            model = trainable(model)
-            refuse_reserved(task.name for task in model.tasks)
-            refuse_unloadable(model)
-        self.tasks, self.stage = model.tasks, stage
-        self.task_ids = {task.name: number for number, task in enumerate(self.tasks)}
+            trained = trainable(trained)
+            refuse_reserved(task.name for task in trained.tasks)
+            refuse_unloadable(trained)
+        self.tasks, self.stage = trained.tasks, stage
+        self.task_ids: Mapping[str, int] = {task.name: number for number, task in enumerate(self.tasks)}
         self.settings, given = read_settings(self.tasks, settings, methods, kwargs)
-        refuse_settings(model, self.settings, given, args)
+        refuse_settings(trained, self.settings, given, run)
         self.schedule, self.task_training = self.settings.schedule, self.settings.tasks
         self.methods = build_methods(self.settings, given)
-        self.args, self.processing_class = args, processing_class  # for `encoded`, before transformers sets them
-        self.encoder_config = model.config.encoder
+        self.args, self.processing_class = run, processing_class  # for `encoded`, before transformers sets them
+        self.encoder_config = trained.config.encoder
         train, dev = self.encoded("train", train_dataset), self.encoded("eval", eval_dataset)
-        with holding(args, push_to_hub=False):  # `_set_up` makes the repository, and explains what the hub refuses
-            super().__init__(model, args, identity, train, dev, processing_class, **kwargs)
+        with holding(run, push_to_hub=False):  # `_set_up` makes the repository, and explains what the hub refuses
+            super().__init__(trained, run, identity, train, dev, processing_class, **kwargs)
         self._set_up()
 
     def _set_up(self) -> None:
@@ -135,7 +142,7 @@ class MtBertTrainer(Trainer):
             print_lines(lines)
         return encoded
 
-    def batches(self, splits: Splits) -> MultiTaskDataset:
+    def batches(self, splits: Mapping[str, Dataset]) -> MultiTaskDataset:
         """Encoded splits as a data set of batches."""
         return MultiTaskDataset(self.tasks, splits, has_token_types(self.encoder_config))
 
@@ -148,7 +155,7 @@ class MtBertTrainer(Trainer):
         """Everything that this run's weights, moments and plan depend on, by name."""
         return training_record(self)
 
-    def get_train_dataloader(self) -> DataLoader:
+    def get_train_dataloader(self) -> DataLoader[Any]:
         if self.train_dataset is None:
             raise InputError("train_dataset is missing; training needs rows for each task")
         self.methods.check_data(self.train_dataset)
@@ -156,23 +163,18 @@ class MtBertTrainer(Trainer):
 
     # ---- a step ----
 
-    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """Build the optimizer `args.optim`, with custom parameter groups if the settings or methods need them."""
         is_new, method_groups = self.optimizer is None, self.methods.parameter_groups()
         if is_new and (self.settings.optimizer != OptimizerSettings() or method_groups):
-            trained = self.model if model is None else model
-            named, decayed = trained.named_parameters(), self.get_decay_parameter_names(trained)
-            rate, decay = self.args.learning_rate, self.args.weight_decay
-            groups = parameter_groups(named, decayed, rate, decay, self.settings.optimizer)
-            kind, kwargs = self.optimizer_cls_and_kwargs or self.get_optimizer_cls_and_kwargs(self.args, trained)
-            self.optimizer = kind(groups + method_groups, **kwargs)
+            self.optimizer = grouped_optimizer(self, self.model if model is None else model, method_groups)
         optimizer = super().create_optimizer(model)
         if is_new:
             self.optimizer = optimizer = self.methods.wrap_optimizer(optimizer)
         self.sharding.share_out(optimizer)
         return optimizer
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: Any, device: Any) -> Any:
         """The micro-batches of a step, and the number of labelled rows of each task in them, over all processes."""
         samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         counts = sum(batch["labelled"] for batch in samples)
@@ -183,24 +185,24 @@ class MtBertTrainer(Trainer):
         self.methods.begin_step(samples)
         return samples, counts
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: Any = False, num_items_in_batch: Any = None) -> Any:
         """The sum of the tasks' losses, or the value of `compute_loss_func`."""
         counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
         losses, outputs = self.losses(model, inputs, counts)
-        loss = sum(losses.values())
+        loss: Any = sum(losses.values())
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, inputs["labels"], num_items_in_batch=counts)
         if self.model.training:
             self.losses.note(inputs, outputs)
-            self.finite.note(inputs["rows"], outputs.row_losses, loss)
+            self.finite.note(inputs["rows"], outputs.row_losses or {}, loss)
             loss = guarded(loss) * self.args.world_size  # makes the mean of gradients over processes their sum
         return (loss, outputs) if return_outputs else loss
 
-    def forward_and_backward(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+    def forward_and_backward(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Add a micro-batch's gradients to those of its step; returns the loss."""
         return super().training_step(model, inputs, num_items_in_batch)
 
-    def training_step(self, model, inputs, num_items_in_batch=None):
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """Run forward and backward of a micro-batch: the first method that overrides them does, else the trainer."""
         counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
         loss = self.methods.training_step(self, model, inputs, counts)
@@ -210,7 +212,7 @@ class MtBertTrainer(Trainer):
             self.methods.gradients_ready(self)
         return loss
 
-    def _get_grad_norm(self, model, grad_norm=None):
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """The norm of a step's gradient; if it is not finite, drop the gradients, so that the step changes nothing."""
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if self.finite.check(norm, self.accelerator, self.train_dataset, self.state.global_step + 1):
@@ -243,7 +245,7 @@ class MtBertTrainer(Trainer):
 
     # ---- training ----
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]  # rest by name
         """Print device, parameters, plan and memory, then train; see `transformers.Trainer.train`.
 
         Args:
@@ -270,7 +272,7 @@ class MtBertTrainer(Trainer):
         """Stop at, or count, a last step that was not finite; on a GPU the result is read one step late."""
         self.finite.flush(self.accelerator, self.train_dataset)
 
-    def _run_epoch(self, *args, **kwargs) -> None:
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
         if not self.resumable.is_over():
             super()._run_epoch(*args, **kwargs)
 
@@ -283,15 +285,15 @@ class MtBertTrainer(Trainer):
         with self.methods.evaluation_weights(), self.sharding.whole(), self.accelerator.autocast():
             yield
 
-    def get_eval_dataloader(self, eval_dataset: Splits | str | None = None) -> DataLoader:
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """All rows of an evaluation data set in packed batches of one task; `eval_dataset` as in `evaluate`."""
         return evaluation_loop.make_loader(self, evaluation_loop.eval_splits(self, eval_dataset))
 
-    def get_test_dataloader(self, test_dataset: Splits) -> DataLoader:
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         """All rows of every task in packed batches of one task; the rows need no labels."""
-        return evaluation_loop.make_loader(self, self.encoded("test", test_dataset))
+        return evaluation_loop.make_loader(self, self.encoded("test", test_dataset) or {})
 
-    def evaluate(self, eval_dataset: Splits | str | None = None, ignore_keys=None, metric_key_prefix: str = "eval"):
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
         """Score every task and the averages over tasks, logged together.
 
         Args:
@@ -306,18 +308,23 @@ class MtBertTrainer(Trainer):
         return evaluation_loop.evaluate(self, eval_dataset, metric_key_prefix)
 
     def evaluation_loop(
-        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+        self,
+        dataloader: Any,
+        description: Any,
+        prediction_loss_only: Any = None,
+        ignore_keys: Any = None,
+        metric_key_prefix: Any = "eval",
     ) -> EvalLoopOutput:
         """Predict and score all rows of a loader of `get_eval_dataloader` or `get_test_dataloader`."""
         return evaluation_loop.run_loop(self, dataloader, metric_key_prefix)
 
-    def hyperparameter_search(self, *args: Any, **kwargs: Any):
+    def hyperparameter_search(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not supported: every trial needs a new model; use `mtbert search`."""
         raise InputError(f"hyperparameter_search is refused, as is model_init: {REFUSED_OF_TRAINER['model_init']}")
 
-    # ---- checkpoints ----
+    # ---- checkpoints, on disk and on a hub ----
 
-    def _get_output_dir(self, trial) -> str:
+    def _get_output_dir(self, trial: Any) -> str:
         """The folder of checkpoints: each stage has its own."""
         folder = super()._get_output_dir(trial)
         return folder if self.stage is None else os.path.join(folder, self.stage.folder)
@@ -331,16 +338,15 @@ class MtBertTrainer(Trainer):
     def save_state(self) -> None:
         self.resumable.save_state()
 
-    def _save(self, output_dir: str | None = None, state_dict=None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         """Save model, tokenizer and arguments; with peft also the config, which describes heads and adapters."""
         with self.methods.evaluation_weights():
             super()._save(output_dir, self.sharding.weights if state_dict is None else state_dict)
             self.resumable.save_arguments(output_dir)
-        folder = output_dir if output_dir is not None else self.args.output_dir
         if isinstance(self.model, PeftModel) and self.args.should_save:
-            self.model.config.save_pretrained(folder)
+            self.model.config.save_pretrained(self.args.output_dir if output_dir is None else output_dir)
 
-    def _save_checkpoint(self, model, trial) -> None:
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint whole, seal it, and only then push it and remove older ones."""
         self._look_at_the_last_step()
         checkpoint = self.resumable.save_checkpoint(partial(super()._save_checkpoint, model, trial))
@@ -368,22 +374,20 @@ class MtBertTrainer(Trainer):
         self.resumable.load_best(super()._load_best_model)
         self.methods.best_model_loaded()
 
-    # ---- pushing to a hub ----
-
-    def create_model_card(self, **about: Any) -> None:
+    def create_model_card(self, **about: Any) -> None:  # type: ignore[override]  # ours says other things
         """Write README.md into the output folder; `about`: `license`, `language`, … of `model_card.model_card`."""
         if self.is_world_process_zero():
             write_card(self, about)
 
     def push_to_hub(
         self,
-        commit_message: str = "End of training",
+        commit_message: str | None = "End of training",
         blocking: bool = True,
         token: str | None = None,
         revision: str | None = None,
         private: bool | None = None,
         **about: Any,
-    ):
+    ) -> Any:
         """Save and upload model, code, tokenizer and card; the other files of the run's folder stay.
 
         Args:

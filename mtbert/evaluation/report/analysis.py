@@ -75,7 +75,7 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
     else:
         everyone = np.arange(len(rows))
         analysis["classes"] = _decisions(
-            rows, everyone, rows.labels, rows.predicted, rows.probabilities, task.labels, examples
+            rows, everyone, rows.labels, rows.predicted, rows.probabilities, task.classes, examples
         )
         confidence = rows.probabilities[everyone, rows.predicted]
         analysis["calibration"] = classification.calibration(confidence, rows.right)
@@ -139,7 +139,7 @@ def _decisions(
 
 def _multi_label(rows: TaskRows, examples: int) -> dict[str, Any]:
     labels = {}
-    for column, name in enumerate(rows.task.labels):
+    for column, name in enumerate(rows.task.classes):
         labelled = np.flatnonzero(~np.isnan(rows.labels[:, column]))
         positive = rows.probabilities[labelled, column]
         both = np.stack([1 - positive, positive], axis=1)

@@ -32,7 +32,9 @@ def check_same_rows(a: TaskRows, b: TaskRows) -> None:
         )
 
 
-def bootstrap(a: TaskRows, b: TaskRows, metric: str, seed: int | list[int], resamples: int = RESAMPLES) -> dict:
+def bootstrap(
+    a: TaskRows, b: TaskRows, metric: str, seed: int | list[int], resamples: int = RESAMPLES
+) -> dict[str, Any]:
     """Compute a percentile bootstrap of score(a) − score(b), paired over rows (Efron and Tibshirani, 1993, sec. 13.3).
 
     Args:
@@ -60,7 +62,7 @@ def bootstrap(a: TaskRows, b: TaskRows, metric: str, seed: int | list[int], resa
     return {**scores, "low": float(low), "high": float(high), "distribution": differences}
 
 
-def overall(tasks: dict[str, tuple[str, dict]]) -> dict[str, float]:
+def overall(tasks: dict[str, tuple[str, dict[str, Any]]]) -> dict[str, float]:
     """Compute the difference of `overall` (see `averages`), with a 95 % interval from the tasks' resamples.
 
     Args:

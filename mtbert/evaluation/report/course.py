@@ -82,7 +82,7 @@ def _course(log: Log, key: str) -> list[dict[str, float]]:
     The first value of a step is taken: at its end a run scores the model that it keeps, which may stem from an earlier
     step.
     """
-    first: dict[int, dict[str, float]] = {}
+    first: dict[float, dict[str, float]] = {}
     for entry in log:
         if entry.get(key) is not None:
             first.setdefault(entry["step"], {"epoch": entry["epoch"], "step": entry["step"], "value": entry[key]})

@@ -23,11 +23,11 @@ def _panels(columns: int, width: float = 5.0, height: float = 3.6) -> tuple[Figu
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
-def _styles():
+def _styles() -> Any:
     return zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS))
 
 
-def _line(axes: Axes, course: Sequence[Mapping[str, float]], label: str, style, x: str = "epoch") -> None:
+def _line(axes: Axes, course: Sequence[Mapping[str, float]], label: str, style: Any, x: str = "epoch") -> None:
     colour, dash, marker = style
     points = [(point[x], point["value"]) for point in course]
     size = 4 if len(points) <= 50 else 0

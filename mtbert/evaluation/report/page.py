@@ -227,7 +227,8 @@ def _group(name: str, column: str, found: Mapping[str, Any], metric: str) -> Sec
 
 
 def _training(numbers: Mapping[str, Any]) -> list[Section]:
-    curves, items, notes = numbers["curves"], [], []
+    curves, notes = numbers["curves"], []
+    items: list[Picture | Table] = []
     for name, task_curves in curves["tasks"].items():
         if task_curves["loss"] or task_curves["dev"] or task_curves["train"]:
             items.append(Picture(f"{name}.curves", figures.learning_curves(task_curves, name), ""))

@@ -83,7 +83,7 @@ class TaskRows:
             labels,
             texts,
             tuple(names),
-            {name: tuple(str(values[i]) for i in kept) for name, values in (groups or {}).items()},
+            {name: tuple(str(values[int(i)]) for i in kept) for name, values in (groups or {}).items()},
             show_texts,
         )
 
@@ -154,8 +154,11 @@ class TaskRows:
         if self.regression:
             return f"{float(values):.3g}"
         if self.multi_label:
-            return ", ".join(name for name, value in zip(self.task.labels, values, strict=True) if value == 1) or "none"
-        return self.task.labels[int(values)]
+            return (
+                ", ".join(name for name, value in zip(self.task.classes, np.asarray(values), strict=True) if value == 1)
+                or "none"
+            )
+        return self.task.classes[int(values)]
 
     def example(self, row: int, **more: Any) -> dict[str, Any]:
         """Return a table row: `row`, `text` and `text_pair` if shown, `label`, `predicted`, and the keys of `more`."""

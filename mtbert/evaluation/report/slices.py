@@ -30,7 +30,9 @@ def by_length(lengths: np.ndarray, errors: np.ndarray, bins: int = BINS) -> dict
         (NaN for one row).
     """
     table = []
-    inner = np.unique(np.quantile(lengths, np.linspace(0, 1, bins + 1)[1:-1])) if len(lengths) else []
+    inner: np.ndarray | list[float] = []
+    if len(lengths):
+        inner = np.unique(np.quantile(lengths, np.linspace(0, 1, bins + 1)[1:-1]))
     bin_of = np.searchsorted(inner, lengths, side="left")
     for m in np.unique(bin_of):
         in_bin = bin_of == m
@@ -104,7 +106,7 @@ def _group(rows: TaskRows, own: np.ndarray, name: str, metric: str) -> dict[str,
 
 
 def _rates(rows: TaskRows, own: np.ndarray) -> list[dict[str, Any]]:
-    labels, predicted, names = rows.labels[own], rows.predicted[own], rows.task.labels
+    labels, predicted, names = rows.labels[own], rows.predicted[own], rows.task.classes
     if not rows.multi_label:
         table = class_rates(labels, predicted, names)
         return table[1:] if len(names) == 2 else table

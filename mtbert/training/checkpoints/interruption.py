@@ -16,8 +16,8 @@ from peft import PeftModel
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer_utils import SaveStrategy
 
+from ...errors import CheckpointError
 from .._compat import holding
-from ..methods.base import TaskTrainer
 from ..optimizers import MOMENTS
 from .resume_record import (
     Record,
@@ -31,7 +31,6 @@ from .run_lock import only_run_in
 from .sealing import (
     MODEL_FILES,
     STATE,
-    CheckpointError,
     check_room_for_run,
     damage,
     forget_checked_files,
@@ -59,7 +58,7 @@ class StopOnSignal(TrainerCallback):
         stopped: whether the run was ended by a signal.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.received: int | None = None
         self.stopped = False
 
@@ -79,7 +78,7 @@ class StopOnSignal(TrainerCallback):
     def _note(self, number: int, frame: Any) -> None:
         self.received = number
 
-    def on_step_end(self, args, state, control, **kwargs):
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         must_stop = self.received is not None
         if args.world_size > 1:  # not at every step, because the reduction waits for the device
             if state.global_step % ASKED:
@@ -105,7 +104,7 @@ class ResumableRun(TrainerCallback):
         given: record of the optimizer and scheduler that the user gave to the trainer.
     """
 
-    def __init__(self, trainer: TaskTrainer):
+    def __init__(self, trainer: Any):
         self.trainer = trainer
         self.given = given_record(trainer.optimizer, trainer.lr_scheduler, trainer.optimizer_cls_and_kwargs)
         self.record: Record = {}
@@ -192,7 +191,7 @@ class ResumableRun(TrainerCallback):
         """Whether the run has taken all its steps, as when it resumes from its last checkpoint."""
         return self.trainer.state.global_step >= self.trainer.state.max_steps
 
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """Keep every checkpoint when training ends.
 
         With `save_total_limit: 1` transformers would then remove all checkpoints but the best, also those that a user
@@ -201,7 +200,7 @@ class ResumableRun(TrainerCallback):
         if "train_runtime" in (logs or {}):
             self._limit, args.save_total_limit = args.save_total_limit, None
 
-    def on_train_end(self, args, state, control, **kwargs) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         args.save_total_limit = self._limit
 
     # ---- the best checkpoint ----
@@ -224,7 +223,7 @@ class ResumableRun(TrainerCallback):
             )
         return best
 
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Restore the best checkpoint so far, which transformers drops if it is gone or has moved."""
         if self._best is not None:
             state.best_model_checkpoint = self._best

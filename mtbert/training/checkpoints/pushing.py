@@ -42,7 +42,7 @@ RESUMED = re.compile(r"trainer_state\.json|(optimizer|scheduler|scaler)\.pt|rng_
 LINKED = (".safetensors", ".pt", ".pth")  # large files that are never changed in place
 
 
-def model_files(folder: str | os.PathLike, inside_peft: bool = False) -> list[str]:
+def model_files(folder: str | os.PathLike[str], inside_peft: bool = False) -> list[str]:
     """Names of the files of a saved model: its config, and its weights in one file or in the shards of its index.
 
     Args:
@@ -62,7 +62,7 @@ def model_files(folder: str | os.PathLike, inside_peft: bool = False) -> list[st
     return [CONFIG, INDEX, *shards]
 
 
-def collect(source: str | os.PathLike, names: Iterable[str]) -> tempfile.TemporaryDirectory:
+def collect(source: str | os.PathLike[str], names: Iterable[str]) -> tempfile.TemporaryDirectory[str]:
     """Copy the named files of a folder into a temporary folder beside it; large files are hard-linked if possible.
 
     Raises:
@@ -100,7 +100,12 @@ def make_repository(trainer: TaskTrainer, **where: Any) -> None:
 
 
 def push_trained(
-    trainer: TaskTrainer, message: str, background: bool, revision: str | None, where: dict[str, Any], about: dict
+    trainer: TaskTrainer,
+    message: str | None,
+    background: bool,
+    revision: str | None,
+    where: dict[str, Any],
+    about: dict[str, Any],
 ) -> CommitInfo | Future[CommitInfo] | None:
     """Save the model and upload it; see `MtBertTrainer.push_to_hub`. Collective: every process must call it.
 
@@ -162,7 +167,8 @@ def push_checkpoint(trainer: TaskTrainer, checkpoint: str) -> PushInProgress | N
         path = "last-checkpoint" if last else Path(checkpoint).name
         message += ", checkpoint"
         jobs.append(upload(folder, trainer.hub_model_id, True, commit_message=message, path_in_repo=path, **where))
-    return PushInProgress([*(running.jobs if busy else ()), *jobs])
+    under_way: Any = [*(running.jobs if busy else ()), *jobs]
+    return PushInProgress(under_way)
 
 
 def without_best_folder(state: dict[str, Any]) -> dict[str, Any]:
@@ -171,7 +177,7 @@ def without_best_folder(state: dict[str, Any]) -> dict[str, Any]:
     return state if best is None else {**state, "best_model_checkpoint": Path(best).name}
 
 
-def report_failures(pushes: PushInProgress | None) -> None:
+def report_failures(pushes: Any) -> None:
     """Warn once of each upload in the background that failed."""
     if pushes is None:
         return
@@ -186,7 +192,11 @@ def card_of(trainer: TaskTrainer, **about: Any) -> ModelCard:
     """The model card of a run; `about` as in `model_card`."""
     name = trainer.hub_model_id or trainer.args.hub_model_id or Path(trainer.args.output_dir).absolute().name
     recipe = trainer.settings.recipe or settings(trainer)
-    facts = {"results": results(trainer), "recipe": recipe, "energy": read_energy(trainer.args.output_dir)}
+    facts: dict[str, Any] = {
+        "results": results(trainer),
+        "recipe": recipe,
+        "energy": read_energy(trainer.args.output_dir),
+    }
     return model_card(trainer.model, name, **(facts | about))
 
 

@@ -69,7 +69,7 @@ _NOT_SET = object()
 
 
 def _plain_value(value: Any) -> Any:
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return sorted(map(str, value)) if isinstance(value, set | frozenset) else str(value)
 

@@ -19,14 +19,14 @@ from ...modeling.checkpoint_loading import read_json
 LOCK = "running.json"
 
 
-def refuse_file(folder: str | os.PathLike) -> None:
+def refuse_file(folder: str | os.PathLike[str]) -> None:
     """Raise InputError if the output folder is a file."""
     if os.path.exists(folder) and not os.path.isdir(folder):
         raise InputError(f"output_dir {folder} is a file; give a folder, which is made if it is not there")
 
 
 @contextmanager
-def only_run_in(folder: str | os.PathLike, main_process: bool = True) -> Iterator[None]:
+def only_run_in(folder: str | os.PathLike[str], main_process: bool = True) -> Iterator[None]:
     """Within, no other run writes into `folder`, which is created if it is missing.
 
     The lock is the file `running.json`, with host, process id and start time of the process. A lock whose process has

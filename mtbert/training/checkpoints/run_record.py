@@ -17,6 +17,8 @@ from ..methods import method_classes
 from ..methods.base import TaskTrainer
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+
     from ...modeling.modeling_mtbert import MtBertForMultiTask
 
 SAMPLED = 64  # every 64th number of a weight is in the sample
@@ -26,9 +28,9 @@ _COUNTED = "_skipped"  # suffix of logged counts, which are summed and not avera
 class Movement:
     """A sample of a model's weights before training, to measure afterwards how far each part has moved."""
 
-    def __init__(self, model: MtBertForMultiTask):
-        self.model = model
-        self.before = [self._sample(module) for _, _, module in model.parts()]
+    def __init__(self, model: MtBertForMultiTask | PeftModel):
+        self.model: Any = model
+        self.before = [self._sample(module) for _, _, module in self.model.parts()]
 
     @staticmethod
     def _sample(module: nn.Module) -> list[Tensor]:

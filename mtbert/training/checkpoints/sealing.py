@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from safetensors import SafetensorError
@@ -40,8 +41,8 @@ def refuse_unloadable(model: MtBertForMultiTask | PeftModel) -> None:
         InputError: with the parts that the model's config does not describe.
     """
     inside = isinstance(model, PeftModel)
-    model = model.get_base_model() if inside else getattr(model, "_orig_mod", model)  # unwrap torch.compile's
-    if parts := unloadable_parts(model, with_encoder=not inside):
+    inner: Any = model.get_base_model() if inside else getattr(model, "_orig_mod", model)  # unwrap torch.compile's
+    if parts := unloadable_parts(inner, with_encoder=not inside):
         raise InputError(
             f"model is not what its config describes, so that its checkpoints could not be loaded: {'; '.join(parts)}; "
             "describe heads by TaskSpec.head and adapters by AdapterSpec, or make your own ones in the __init__ of a "
@@ -143,7 +144,8 @@ def by_step(folder: str | Path) -> list[Path]:
 
     Folders that a user has put there, such as a copy under another name, are left out.
     """
-    return sorted((path for path in Path(folder).glob("checkpoint-*") if _is_own(path)), key=step_of)
+    own = (path for path in Path(folder).glob("checkpoint-*") if _is_own(path))
+    return sorted(own, key=lambda path: step_of(path) or 0)
 
 
 def _is_own(path: Path) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_model, save_model
 from torch import nn
@@ -74,7 +75,8 @@ class Stages:
 
     def __init__(self, args: MtBertTrainingArguments, count: int):
         self.folder, self.count = Path(args.output_dir), count
-        self.finished, self.states = 0, []
+        self.finished = 0
+        self.states: list[Any] = []
         if not count or not resumes_last(args):
             self.checkpoint = choose_checkpoint(args)
             return

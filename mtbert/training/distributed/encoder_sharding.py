@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
-from transformers import Trainer
+from transformers import PreTrainedModel
 
 from ...errors import InputError
 from ...modeling.encoder_support import depends_on_padding
@@ -30,7 +30,7 @@ from .process_group import FP16_WITH_SHARES
 State = dict[str, Any]
 
 
-def encoder_layers(encoder: nn.Module) -> tuple[nn.ModuleList, ...]:
+def encoder_layers(encoder: PreTrainedModel) -> tuple[nn.ModuleList, ...]:
     """The outermost lists of layers in an encoder.
 
     Raises:
@@ -57,7 +57,7 @@ class ShardedLayers:
         device: the device of this process.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device):
+    def __init__(self, model: Any, device: torch.device):
         self.model, self.lists = model, encoder_layers(model.encoder)
         self.mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
         self._plain = [[_without_weights(layer) for layer in layers] for layers in self.lists]
@@ -67,7 +67,7 @@ class ShardedLayers:
         names = [name for name, parameter in model.named_parameters() if id(parameter) in shards]
         model._ddp_params_and_buffers_to_ignore = names  # DistributedDataParallel reads this attribute
 
-    def __iter__(self) -> Iterator[nn.Module]:
+    def __iter__(self) -> Iterator[Any]:
         return (layer for layers in self.lists for layer in layers)
 
     def describe(self) -> str:
@@ -107,7 +107,8 @@ def _without_weights(layer: nn.Module) -> nn.Module:
 def gathered(values: Any) -> Any:
     """Replace every shard in nested dicts and lists by the whole tensor. Collective: every process must call it."""
     if isinstance(values, DTensor):
-        return values.detach().full_tensor()
+        share: Any = values.detach()
+        return share.full_tensor()
     if isinstance(values, dict):
         return {key: gathered(value) for key, value in values.items()}
     return [gathered(value) for value in values] if isinstance(values, list) else values
@@ -171,7 +172,7 @@ def clip(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
     sharded = [parameter for parameter in with_gradient if isinstance(parameter, DTensor)]
     whole = [parameter for parameter in with_gradient if not isinstance(parameter, DTensor)]
     parts = (sharded, whole)
-    norms = [get_total_norm([parameter.grad for parameter in part]) for part in parts if part]
+    norms = [get_total_norm([each.grad for each in part if each.grad is not None]) for part in parts if part]
     norm = torch.linalg.vector_norm(torch.stack([gathered(part_norm) for part_norm in norms]))
     for part in parts:
         clip_grads_with_norm_(part, largest, norm)
@@ -190,7 +191,7 @@ class EncoderSharding:
         layers: the layers while they are sharded; else None.
     """
 
-    def __init__(self, trainer: Trainer):
+    def __init__(self, trainer: Any):
         self.trainer = trainer
         self.layers: ShardedLayers | None = None
         self._moments: SharedMoments | None = None

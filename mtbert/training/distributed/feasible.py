@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from enum import Enum
+from typing import Any
 
 import torch
 from accelerate.utils import DynamoBackend
@@ -32,7 +33,8 @@ def argument_problems(args: TrainingArguments) -> list[Problem]:
         found += _unread_problems(args)
     try:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
-        get_scheduler(args.lr_scheduler_type, optimizer, 1, 2, scheduler_specific_kwargs=args.lr_scheduler_kwargs)
+        kwargs: Any = args.lr_scheduler_kwargs
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 2, scheduler_specific_kwargs=kwargs)
     except (TypeError, ValueError, AttributeError) as error:
         given, kind = repr(args.lr_scheduler_kwargs or {})[:LONGEST], _name(args.lr_scheduler_type)
         found.append(
@@ -43,12 +45,12 @@ def argument_problems(args: TrainingArguments) -> list[Problem]:
             )
         )
     available = get_available_reporting_integrations()
-    if missing := [name for name in args.report_to if name not in available]:
+    if missing := [name for name in args.report_to or () if name not in available]:
         found.append(
             Problem(("report_to",), f"is {missing}, which are not installed; these are: {', '.join(available)}")
         )
     backends = [each.value.lower() for each in DynamoBackend]
-    if args.torch_compile and args.torch_compile_backend.lower() not in backends:
+    if args.torch_compile and (args.torch_compile_backend or "").lower() not in backends:
         known = ", ".join(backends)
         found.append(
             Problem(("torch_compile_backend",), f"is {args.torch_compile_backend!r}, but must be one of: {known}")

@@ -6,10 +6,10 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
-from transformers import Trainer
 
 from ..console import print_lines
 
@@ -127,7 +127,7 @@ def precision_problems(asked: str, weights: Iterable[torch.dtype], on_cpu: bool)
     return problems
 
 
-def start_line(trainer: Trainer) -> str:
+def start_line(trainer: Any) -> str:
     """Number of processes, device, threads and precision of a run, as one line for the terminal."""
     args = trainer.args
     number = "1 process" if args.world_size == 1 else f"{args.world_size} processes"
@@ -140,7 +140,7 @@ def start_line(trainer: Trainer) -> str:
     return f"Training in {number} on {device}, in {precision}"
 
 
-def print_start(trainer: Trainer) -> None:
+def print_start(trainer: Any) -> None:
     """Print processes, device and precision of a run, and warn if they are slow or not those asked for."""
     print_lines([start_line(trainer)])
     args = trainer.args

@@ -8,14 +8,14 @@ import os
 import torch
 
 from ...errors import InputError, InputTypeError
-from ..arguments import MtBertTrainingArguments
+from ..arguments import MtBertTrainingArguments, PretrainingArguments
 
 # Parameters of glibc's mallopt (malloc.h), and their values in bytes.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3
 _KEPT = {_MMAP_THRESHOLD: 2**30, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 2**26}
 
 
-def share_cores(args: MtBertTrainingArguments) -> None:
+def share_cores(args: MtBertTrainingArguments | PretrainingArguments) -> None:
     """Set `cpu_threads` so that the processes of this machine share all its cores, unless it is set.
 
     `accelerate launch` gives a process on a CPU one thread, whatever the number of cores.

@@ -151,11 +151,11 @@ class GradientCheck(TrainerCallback):
         if self._unseen:
             self._unseen.difference_update(*(batch["rows"] for batch in batches))
 
-    def on_train_begin(self, args, state, control, model: nn.Module | None = None, **kwargs) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self._unseen = set(self.tasks)
         self._missing = {name: each for name, each in model.named_parameters() if each.requires_grad}
 
-    def on_pre_optimizer_step(self, args, state, control, **kwargs) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Warn of parameters without a gradient.
 
         Raises:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -108,7 +109,8 @@ class WeightAverage(Method):
 
     def begin(self) -> None:
         """Drop the average."""
-        self.count, self.tensors = 0, {}
+        self.count = 0
+        self.tensors: dict[str, Tensor] = {}
 
     def best_model_loaded(self) -> None:
         """Drop the average: the loaded weights are the average at the best step already."""
@@ -174,11 +176,11 @@ class WeightAverage(Method):
     def add_memory(self, peak: PeakMemory) -> None:
         peak.copies += 1
 
-    def on_step_end(self, args, state, control, model=None, **kwargs):
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if self.settings.takes(state.global_step, state.max_steps, state.epoch):
             self.update(model)
 
-    def on_train_end(self, args, state, control, model=None, **kwargs):
+    def on_train_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         _put(model, self.tensors)
         self.begin()
 

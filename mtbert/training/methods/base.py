@@ -26,7 +26,7 @@ class TaskTrainer(Protocol):
     settings: Any  # MultiTaskSettings
     schedule: Any  # Schedule
     task_training: Mapping[str, Any]  # TaskTraining
-    methods: Mapping[str, Method]
+    methods: Any  # Methods
     processing_class: Any
     train_dataset: Any  # task → encoded rows, or None
     eval_dataset: Any
@@ -62,6 +62,14 @@ class TaskTrainer(Protocol):
 
     def add_callback(self, callback: Any) -> None: ...
 
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None: ...
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None: ...
+
+    def create_model_card(self, **about: Any) -> None: ...
+
+    def _finish_current_push(self) -> None: ...
+
     def is_world_process_zero(self) -> bool: ...
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]: ...
@@ -69,6 +77,8 @@ class TaskTrainer(Protocol):
 
 class PassShape(Protocol):
     """Sizes of a forward pass that determine its memory (`memory.Shape`)."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     def pass_bytes(self, checkpointing: bool = False) -> int: ...
 

@@ -35,8 +35,6 @@ from .rules import Rule
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from ...modeling.modeling_mtbert import MtBertOutput
-
 
 @dataclass(frozen=True)
 class Distillation:
@@ -224,7 +222,7 @@ class Distiller(Method):
         if not any(TEACHER in split.column_names for split in splits.values()):
             raise InputError(f"distillation: no task's rows have the column {TEACHER!r}; see distillation.add_targets")
 
-    def change_rows(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> None:
+    def change_rows(self, inputs: Mapping[str, Any], outputs: Any) -> None:
         targets = inputs.get(TEACHER, {})
         for task in self.tasks:
             if task.name not in outputs.row_losses or task.name not in targets:

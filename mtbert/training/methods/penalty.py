@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ...data.collation import TEACHER
-from ...modeling.modeling_mtbert import MtBertOutput
 from .base import Method, Reduce, TaskTrainer
 
 ROUNDING = 1e-12  # divergences below it may be rounding errors of fp32
@@ -36,7 +35,7 @@ class Penalty(Method, ABC):
         self._forget()
 
     @abstractmethod
-    def penalties(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> dict[str, Tensor] | None:
+    def penalties(self, inputs: Mapping[str, Any], outputs: Any) -> dict[str, Tensor] | None:
         """The penalty of each row, by task, `(rows,)`; None if it is not finite, to skip the micro-batch.
 
         Args:
@@ -44,7 +43,7 @@ class Penalty(Method, ABC):
             outputs: the model's outputs for them.
         """
 
-    def change_rows(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> None:
+    def change_rows(self, inputs: Mapping[str, Any], outputs: Any) -> None:
         # Penalties use the unwrapped model: the forward of DistributedDataParallel may run only once a micro-batch; it
         # averages the gradients of all passes together.
         if not self.model.training:

@@ -6,7 +6,7 @@ With separate states it is the system of report D, where every task has its own 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +92,7 @@ class OptimizerOfEachTask(Method):
     def attach(self, trainer: TaskTrainer) -> None:
         self.rates = task_rates(trainer.task_training, trainer.args.learning_rate)
         self.model, self.separate = trainer.model, self.settings.mode == SEPARATE
-        self.optimizer: PerTaskOptimizer | None = None
+        self.optimizer: Any = None  # PerTaskOptimizer, once there is one
 
     def record(self) -> None:
         """Nothing: the trainer compares the optimizer's settings, which include these."""
@@ -149,7 +149,8 @@ class PerTaskOptimizer(torch.optim.Optimizer):
         super().__init__(inner.param_groups, inner.defaults)
         self.inner, self.rates, self.separate = inner, dict(rates), separate
         self.states: dict[str, Any] = {task: defaultdict(dict) for task in self.rates} if separate else {}
-        self.param_groups, self.state, self.task = inner.param_groups, inner.state, None
+        self.param_groups, self.state = inner.param_groups, inner.state
+        self.task: str | None = None
 
     def select(self, task: str) -> None:
         """Select the task whose optimizer takes the next steps.
@@ -163,7 +164,7 @@ class PerTaskOptimizer(torch.optim.Optimizer):
         if self.separate:
             self.state = self.inner.state = self.states[task]
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Any = None) -> Any:
         """One update of the selected task.
 
         Raises:

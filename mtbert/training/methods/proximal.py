@@ -17,7 +17,6 @@ from torch.func import functional_call
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ...errors import InputError, Problem
-from ...modeling.modeling_mtbert import MtBertOutput
 from .base import PeakMemory
 from .divergences import divergence
 from .penalty import Penalty
@@ -98,7 +97,7 @@ class ProximalPenalty(Penalty):
         super().begin()
         self.teacher = None
 
-    def penalties(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> dict[str, Tensor]:
+    def penalties(self, inputs: Mapping[str, Any], outputs: Any) -> dict[str, Tensor]:
         """ℓ_s of each row, by task: `(rows,)`; see `Penalty.penalties`."""
         model = self.model
         if self.teacher is None:
@@ -116,15 +115,15 @@ class ProximalPenalty(Penalty):
     def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
         return {name: each for name, each in model.named_parameters() if each.requires_grad}
 
-    def on_step_end(self, args, state, control, model: nn.Module | None = None, **kwargs) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """θ̄ ← β θ̄ + (1 − β) θ."""
         if self.teacher is not None:
             self.update(model, self.settings.decay_at(state.global_step, state.max_steps))
 
     def update(self, model: nn.Module, decay: float) -> None:
         """θ̄ ← β θ̄ + (1 − β) θ with β = `decay`."""
-        weights = dict(model.named_parameters())
-        get_ema_multi_avg_fn(decay)([*self.teacher.values()], [weights[name].detach() for name in self.teacher], None)
+        weights, teacher = dict(model.named_parameters()), self.teacher or {}
+        get_ema_multi_avg_fn(decay)([*teacher.values()], [weights[name].detach() for name in teacher], None)
 
     def save(self, folder: str) -> None:
         """Write θ̄ beside a checkpoint's other files."""

@@ -290,7 +290,8 @@ def trainer_run(
         sections: `schedule`, `optimizer`, `loss`, and the settings of each method, by section.
     """
     is_wrapped = isinstance(model, PeftModel)
-    inner = model.get_base_model() if is_wrapped else model
+    given: Any = model
+    inner = given.get_base_model() if is_wrapped else given
     norms = [module for module in inner.encoder.modules() if isinstance(module, nn.LayerNorm)]
     of_norms = {id(parameter) for norm in norms for parameter in norm.parameters()}
     trained = {id(parameter) for parameter in inner.encoder.parameters() if parameter.requires_grad}
@@ -301,7 +302,7 @@ def trainer_run(
         "train_layer_norms": is_frozen and bool(trained),
         "packed": inner.config.packed,
     }
-    peft = next(iter(model.peft_config.values())).peft_type.value.lower() if is_wrapped else None
+    peft = next(iter(given.peft_config.values())).peft_type.value.lower() if is_wrapped else None
     of_tasks = {spec.name: vars(spec) | vars(tasks[spec.name]) for spec in inner.tasks}
     return Run(model=facts, peft=peft, training=args, tasks=of_tasks, **sections)
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import InputError, Problem
-from ...modeling.modeling_mtbert import MtBertOutput
 from .base import PeakMemory, TaskTrainer
 from .divergences import divergence
 from .penalty import Penalty
@@ -233,7 +232,7 @@ class SmartPenalty(Penalty):
     def before_forward(self, inputs: Mapping[str, Any]) -> None:
         self._before = RandomState(self.device)
 
-    def penalties(self, inputs: Mapping[str, Any], outputs: MtBertOutput) -> dict[str, Tensor] | None:
+    def penalties(self, inputs: Mapping[str, Any], outputs: Any) -> dict[str, Tensor] | None:
         """ℓ_s of each row, by task: `(rows,)`; see `Penalty.penalties`.
 
         Returns:
@@ -244,7 +243,8 @@ class SmartPenalty(Penalty):
 
         def loss(delta: Tensor) -> Tensor:
             divergences = self._divergences(self._logits(inputs, delta), fixed)
-            return sum(rows.sum() for rows in divergences.values())
+            total: Any = sum(rows.sum() for rows in divergences.values())
+            return total
 
         weight = self.model.get_input_embeddings().weight
         shape = (*inputs["input_ids"].shape, weight.shape[-1])

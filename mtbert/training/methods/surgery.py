@@ -95,7 +95,8 @@ class Surgery:
         if not (np.isfinite(products).all() and scale > 0):
             return torch.ones_like(gramian[0])
         methods = {"mgda": gramian_weights.mgda, "upgrad": gramian_weights.upgrad, **_OWN}
-        solve = methods.get(self.method) or partial(gramian_weights.cagrad, c=self.c)
+        c: Any = self.c  # a number with cagrad
+        solve = methods.get(self.method) or partial(gramian_weights.cagrad, c=c)
         weights = np.asarray(solve(products / scale), dtype=np.float64)
         if weights.shape != (len(products),):
             shape = f"{weights.shape}, but must be ({len(products)},)"
@@ -209,7 +210,7 @@ class GradientSurgery(Method):
         self, trainer: TaskTrainer, model: nn.Module, inputs: Mapping[str, Any], counts: Tensor
     ) -> Tensor:
         """One forward and backward for each task of the micro-batch."""
-        loss = 0
+        loss: Any = 0
         for task, part in parts_by_task(inputs, self.tasks):
             with trainer.accelerator.no_sync(model), self.collecting(task):
                 loss += trainer.forward_and_backward(model, part, counts)
@@ -253,7 +254,7 @@ class GradientSurgery(Method):
         if accelerator.num_processes > 1:
             self._average(accelerator)
         present = tuple(name for name in self.names if name in self._gradients)
-        columns = list(zip(*(self._gradients[name] for name in present), strict=True))
+        columns: list[Any] = list(zip(*(self._gradients[name] for name in present), strict=True))
         rows = {}
         for place, column in enumerate(columns):
             if any(each is not None and each.is_sparse for each in column):
@@ -267,7 +268,7 @@ class GradientSurgery(Method):
         else:
             weights = self.settings.weights(products, (self.seed, step))
         for place, (parameter, column) in enumerate(zip(self.shared, columns, strict=True)):
-            combined = weighted_sum(column, weights)
+            combined: Any = weighted_sum(column, weights)
             if place in rows:
                 combined = torch.zeros_like(parameter).index_copy_(0, rows[place], combined)
             parameter.grad = combined
@@ -280,7 +281,7 @@ class GradientSurgery(Method):
         the optimizer does not update it.
         """
         count, device = accelerator.num_processes, accelerator.device
-        groups = [self._gradients.get(name, [None] * len(self.shared)) for name in self.names]
+        groups: list[list[Any]] = [self._gradients.get(name, [None] * len(self.shared)) for name in self.names]
         groups.append([p.grad for p in self.own])
         has_gradient = [gradient is not None for group in groups for gradient in group]
         on_any = torch.tensor(has_gradient, dtype=torch.int32, device=device)
