@@ -21,7 +21,7 @@ def test_targets_of_make_exist(place):
 def test_public_ci_runs_what_a_change_must_pass_on_every_version_of_python():
     workflow = yaml.safe_load((ROOT / PLACES[0]).read_text(encoding="utf-8"))
     commands = [step["run"] for job in workflow["jobs"].values() for step in job["steps"] if "run" in step]
-    assert {"make lint", "make audit", "make test", "make quickstart"} <= set(commands)
+    assert {"make lint", "make types", "make audit", "make test", "make quickstart"} <= set(commands)
     setup = (ROOT / "setup.cfg").read_text(encoding="utf-8")
     versions = re.findall(r"Programming Language :: Python :: (3\.\d+)", setup)
     assert workflow["jobs"]["test"]["strategy"]["matrix"]["python-version"] == versions
