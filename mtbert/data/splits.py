@@ -317,7 +317,10 @@ def check_kind(dataset: Any, where: str) -> None:
             "random access to rows; load it without streaming"
         )
     if not isinstance(dataset, Dataset):
-        raise InputTypeError(f"{where}: expected a datasets.Dataset, but got a {type(dataset).__name__}")
+        kind = type(dataset).__name__
+        ways = {"list": "from_list(rows)", "dict": "from_dict(columns)", "DataFrame": "from_pandas(frame)"}
+        remedy = f"; write datasets.Dataset.{ways[kind]}" if kind in ways else ""
+        raise InputTypeError(f"{where}: expected a datasets.Dataset, but got a {kind}{remedy}")
 
 
 def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, where: str) -> None:

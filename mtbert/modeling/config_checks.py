@@ -39,7 +39,7 @@ def type_problems(spec: Any) -> list[Problem]:
     """Return a `Problem` for each field of a dataclass whose value has another type than declared."""
     found, hints = [], get_type_hints(type(spec))
     for each in fields(spec):
-        value, hint = getattr(spec, each.name), hints[each.name]
+        value, hint = plain(getattr(spec, each.name)), hints[each.name]
         if not _fits(hint, value):
             found.append(Problem((each.name,), f"is {brief(value)}, but must be {_describe(hint)}"))
     return found

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.utils import TRANSFORMERS_DYNAMIC_MODULE_NAME
 
 from .config_checks import encoder_config, plain, refuse_sizes
+from .display import brief
 from .errors import InputError
 from .limits import beyond
 from .task_spec import AdapterSpec, HeadSpec, TaskSpec, _build
+
+
+def list_tasks(tasks: Any) -> list[Any]:
+    """Tasks in any form that users may give, as a list: one, several, or a mapping of names to the other fields.
+
+    Raises:
+        InputError: for any other form.
+    """
+    if isinstance(tasks, Mapping) and "name" not in tasks:
+        if not all(isinstance(values, Mapping) for values in tasks.values()):
+            raise InputError("tasks is a mapping, but its values are not; write {name: {'labels': …}, …}, or a list")
+        return [{"name": name, **values} for name, values in tasks.items()]
+    if isinstance(tasks, TaskSpec | Mapping):
+        return [tasks]
+    if isinstance(tasks, str) or not isinstance(tasks, Iterable):
+        raise InputError(f"tasks is {brief(tasks)}, but must be a TaskSpec, a list of them, or {{name: fields}}")
+    return list(tasks)
 
 
 class MtBertConfig(PreTrainedConfig):

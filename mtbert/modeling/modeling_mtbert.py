@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .adapted_layers import prepare_layers
 from .adapters import make_adapter
-from .configuration_mtbert import MtBertConfig
+from .configuration_mtbert import MtBertConfig, list_tasks
 from .cpu_layers import use_faster_layers
 from .encoder_loading import WHERE, encoder_config, load_encoder, make_encoder
 from .encoder_support import adopt, check_encoder, drop_pooler, has_pooler
@@ -98,7 +98,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
     def from_encoder(
         cls,
         encoder: str | os.PathLike[str],
-        tasks: Sequence[TaskSpec | Mapping[str, Any]],
+        tasks: TaskSpec | Sequence[TaskSpec | Mapping[str, Any]] | Mapping[str, Any],
         adapter: AdapterSpec | Mapping[str, Any] | None = None,
         packed: bool = True,
         **kwargs: Any,
@@ -107,7 +107,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
 
         Args:
             encoder: a model of the hub, or a folder, that `AutoModel.from_pretrained` loads.
-            tasks: the tasks, in the order of their ids; or a single task.
+            tasks: the tasks, in the order of their ids; a single task; or name → the other fields.
             adapter: the adapter that each task adds to the encoder; None: no adapter.
             packed: whether to encode without padding, if the encoder's family supports it.
             kwargs: passed on to `AutoModel.from_pretrained` (`revision`, `dtype`, `attn_implementation`, …).
@@ -116,7 +116,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             ValueError: for an encoder that is not part of transformers, or that needs remote code.
         """
         where = {key: kwargs[key] for key in WHERE if key in kwargs}
-        tasks = [tasks] if isinstance(tasks, (TaskSpec, Mapping)) else list(tasks)
+        tasks = list_tasks(tasks)
         encoder_config(encoder, **where)
         pretrained = load_encoder(encoder, **kwargs)
         if os.path.isdir(encoder):

@@ -9,6 +9,7 @@ from ..errors import InputError, Problem
 from ..files import path_problem
 from ..modeling.limits import reserved_problems
 from ..training.arguments import REFUSED_PRETRAINING, REFUSED_TRAINING
+from ..training.distributed.feasible import range_problems
 from ..training.methods.rules import Run
 from ..training.objective import check_losses
 from .combinations import COMBINATIONS
@@ -26,6 +27,9 @@ def check(recipe: ReadRecipe, report: Report) -> None:
     if recipe.pretraining is not None and not report.broken(("pretraining",)):
         _check_pretraining(recipe.pretraining, report)
     _check_combinations(recipe, report)
+    for section, given in (("training", recipe.training), ("pretraining", recipe.pretraining or {})):
+        for problem in range_problems(given):
+            report.add(problem.under(section))
     checked = {"schedule": recipe.schedule, "optimizer": recipe.optimizer, **recipe.methods, "card": recipe.card}
     for key, settings in checked.items():
         if not report.broken((key,)):

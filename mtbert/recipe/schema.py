@@ -19,7 +19,6 @@ from ..modeling.task_spec import AdapterSpec, HeadSpec
 from ..training.arguments import PROCESS_KEYS, REFUSED_PRETRAINING, REFUSED_TRAINING
 from ..training.methods import REGISTRY, sections, settings_class
 from ..training.optimizers import OptimizerSettings
-from .argument_ranges import check_values
 from .checks import check
 from .fields import NO_KEY, KeyPath, Report, defaults, documentation, help_group, help_rows, known_fields, read_fields
 from .imports import honour_imports
@@ -262,7 +261,6 @@ def _resolve(layer: Layer, source: str) -> Recipe:
         values = read_fields(pretraining_arguments_class(), recipe.pretraining, ("pretraining",), report)
         recipe = replace(recipe, pretraining=values)
     check(recipe, report)
-    check_values(recipe, report)
     for stage in stages:
         try:
             _resolve(stage, source)

@@ -14,6 +14,7 @@ from transformers.trainer_utils import IntervalStrategy
 from ..errors import InputError, Problem, refuse
 from ..modeling.display import brief, each_text, masked
 from ..modeling.limits import limit_problems
+from .distributed.feasible import range_problems
 from .distributed.process_group import join_processes, refuse_sharding, take_over_fsdp
 from .finite_steps import SKIP, STOP
 
@@ -89,7 +90,8 @@ REFUSED_PRETRAINING: dict[str, str] = {
 # Refused in recipes only, or by `process_group.refuse_sharding`, or set by the class of the arguments.
 ELSEWHERE = ("deepspeed", "fsdp", "fsdp_config", "hub_token", "parallelism_config", "remove_unused_columns")
 
-# Refused arguments of transformers' Trainer, and what to write instead.
+
+# Argument of transformers' Trainer that is not supported → what to write instead.
 REFUSED_OF_TRAINER = {
     "data_collator": "the trainer packs its batches itself; drop it",
     "model_init": "a model is built from an encoder plus tasks; give one as model, such as "
@@ -134,9 +136,8 @@ def refuse_arguments(args: TrainingArguments) -> None:
         is_default_config = isinstance(value, AcceleratorConfig)  # transformers makes it of None
         # None, False, 0 and empty all mean "off"
         if not is_default_config and (value or None) != (defaults[key] or None):
-            problems.append(f"{key} is {value!r}, which is refused: {REFUSED_TRAINING[key]}")
-    if problems:
-        raise InputError("\n".join(problems))
+            problems.append(Problem((key,), f"is {value!r}, which is refused: {REFUSED_TRAINING[key]}"))
+    refuse([*problems, *range_problems(vars(args))])
 
 
 @dataclass(frozen=True)
@@ -183,18 +184,12 @@ class TaskTraining:
             found.append(Problem(("learning_rate",), f"is {self.learning_rate}, but must be positive"))
         if self.weight_decay is not None and self.weight_decay < 0:
             found.append(Problem(("weight_decay",), f"is {self.weight_decay}, but must be 0 or more"))
-        if isinstance(self.class_weights, str) and self.class_weights != "balanced":
-            found.append(
-                Problem(
-                    ("class_weights",), f"is {brief(self.class_weights)}, but must be a list of numbers or balanced"
-                )
-            )
-        if isinstance(self.class_weights, tuple | list) and min(self.class_weights, default=0) <= 0:
-            found.append(
-                Problem(
-                    ("class_weights",), f"is {brief(list(self.class_weights))}, but must have positive numbers only"
-                )
-            )
+        weights = self.class_weights
+        if isinstance(weights, str) and weights != "balanced":
+            found.append(Problem(("class_weights",), f"is {brief(weights)}, but must be a list of numbers or balanced"))
+        if isinstance(weights, tuple | list) and min(weights, default=0) <= 0:
+            shown = brief(list(weights))
+            found.append(Problem(("class_weights",), f"is {shown}, but must have positive numbers only"))
         if not 0 <= self.label_smoothing < 1:
             found.append(Problem(("label_smoothing",), f"is {self.label_smoothing}, but must be 0 or more and below 1"))
         return found
@@ -340,6 +335,7 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
     cpu_threads: int | None = field(default=None, metadata={"help": ""})
 
     def __post_init__(self) -> None:
+        refuse(range_problems(vars(self)))
         take_over_fsdp()  # pre-training keeps the whole model on every process
         refuse_sharding(self)
         join_processes(self)

@@ -15,7 +15,7 @@ from ..data.given_splits import refuse_unknown
 from ..data.sampling import Plan, Schedule
 from ..errors import InputError, refuse
 from ..modeling.config_checks import type_problems
-from ..modeling.display import brief_names
+from ..modeling.display import brief, brief_names
 from ..modeling.task_spec import TaskSpec
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .methods import REGISTRY, settings_class
@@ -99,6 +99,7 @@ class MultiTaskSettings:
         return plan.lasting(args.num_train_epochs, args.max_steps)
 
 
+METHODS_FORM = "it must be a list of methods or of objects of their settings, or {section of a recipe: settings}"
 # keyword arguments of the trainer until version 0.1 → the field of MultiTaskSettings
 _FIELDS = {"schedule": "schedule", "task_training": "tasks", "optimizer": "optimizer", "recipe": "recipe"}
 
@@ -128,7 +129,22 @@ def read_settings(
     fields_of = {_FIELDS[name]: value for name, value in old.items() if name in _FIELDS}
     by_section = [as_settings(settings_class(section), old[section], section) for section in REGISTRY if section in old]
     read = MultiTaskSettings.read(tasks, fields_of if settings is None else settings)
-    return read, [each for each in (*methods, *by_section) if each is not None]
+    return read, [each for each in (*list_methods(methods), *by_section) if each is not None]
+
+
+def list_methods(methods: Any) -> list[Any]:
+    """Methods in any form that users may give, as a list: one, several, or a mapping of sections to settings.
+
+    Raises:
+        InputError: for any other form, and for a section that no method has.
+    """
+    if isinstance(methods, Mapping):
+        if unknown := [section for section in methods if section not in REGISTRY]:
+            raise InputError(f"methods has unknown sections {brief_names(unknown)}; known ones: {', '.join(REGISTRY)}")
+        return [as_settings(settings_class(section), value, section) for section, value in methods.items()]
+    if isinstance(methods, str):
+        raise InputError(f"methods is {brief(methods)}; {METHODS_FORM}")
+    return list(methods) if isinstance(methods, Iterable) else [methods]
 
 
 def build_methods(settings: MultiTaskSettings, given: Iterable[Any]) -> Methods:
@@ -144,11 +160,13 @@ def build_methods(settings: MultiTaskSettings, given: Iterable[Any]) -> Methods:
     if settings.optimizer.per_task is not None and "optimizer.per_task" in REGISTRY:
         given = [*given, settings_class("optimizer.per_task")(settings.optimizer.per_task)]
     for each in given:
+        if isinstance(each, type):
+            raise InputError(f"methods has the class {each.__name__}; {METHODS_FORM}")
         method = each.build() if hasattr(each, "build") else each
         if method is None:  # switched off by its settings
             continue
         if not isinstance(method, Method):
-            raise InputError(f"methods has a {type(each).__name__}, but must hold methods or settings of methods")
+            raise InputError(f"methods has {brief(each)}; {METHODS_FORM}")
         if method.section in built:
             raise InputError(f"methods has two of {method.section!r}; drop one")
         built[method.section] = method
@@ -189,7 +207,8 @@ def refuse_settings(
         problems += [problem.under(f"task_training[{task.name!r}]") for problem in of_task]
     refuse(problems)
     sections = {"optimizer": settings.optimizer, **with_sections(methods)}
-    refuse(problem.under(section) for section, values in sections.items() for problem in values.problems())
+    for section, values in sections.items():
+        refuse(problem.under(section) for problem in type_problems(values) or values.problems())
     refuse_combinations(trainer_run(model, args, settings.tasks, schedule=settings.schedule, **sections))
 
 
@@ -207,7 +226,10 @@ def as_settings(kind: type[Settings], value: Any, argument: str) -> Settings | N
     Raises:
         InputError: for a field that the class does not have, and for a value of another type.
     """
-    if value is None or isinstance(value, kind):
+    if value is None:
+        return None
+    if isinstance(value, kind):
+        refuse(each.under(argument) for each in type_problems(value))
         return value
     of: Any = kind
     names = [each.name for each in fields(of)]

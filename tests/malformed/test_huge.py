@@ -86,7 +86,7 @@ def checkpoint(encoder_dir, tmp_path_factory):
     return folder, json.loads((folder / "config.json").read_text())
 
 
-@tries(40, shrink=False)
+@tries(25, shrink=False)
 @given(data=st.data())
 def test_configs(tally, checkpoint, data):
     """Read by itself, and with the weights that it does not describe."""

@@ -1,7 +1,7 @@
 """Bounds on work that a slow or busy machine cannot break: Python calls and memory, never seconds."""
 
+import cProfile
 import resource
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,16 +18,13 @@ class Work:
 @contextmanager
 def measured() -> Iterator[Work]:
     """Measure the code within; the result is whole after the end."""
-    work, peak, profiler = Work(), peak_memory(), sys.getprofile()
-
-    def count(frame: object, event: str, argument: object) -> None:
-        work.calls += event == "call"
-
-    sys.setprofile(count)
+    work, peak, profiler = Work(), peak_memory(), cProfile.Profile(builtins=False)
+    profiler.enable()
     try:
         yield work
     finally:
-        sys.setprofile(profiler)
+        profiler.disable()
+        work.calls = sum(entry.callcount for entry in profiler.getstats())
         work.memory = peak_memory() - peak
 
 

@@ -1,9 +1,12 @@
-"""Check before training that this machine and its libraries can carry out a run's arguments."""
+"""Check before training that a run's arguments are in range, and that this machine and its libraries can run them."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from copy import copy
 from enum import Enum
+from numbers import Real
 from typing import Any
 
 import torch
@@ -12,8 +15,44 @@ from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.integrations import get_available_reporting_integrations
 
 from ...errors import Problem
+from ...modeling.display import brief
+from ...modeling.limits import limit_problems
 
 LONGEST = 300  # a message shows so many characters of a value
+
+_ONE_OR_MORE = (lambda value: value >= 1, "1 or more")
+_ZERO_OR_MORE = (lambda value: 0 <= value < math.inf, "0 or more")
+_DECAY = (lambda value: 0 <= value < 1, "in [0, 1)")
+_SEED = (lambda value: 0 <= value < 2**32, "in 0 … 4294967295")
+_BATCH = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+_RATES = ("learning_rate", "weight_decay", "max_grad_norm", "adam_epsilon")
+# Training argument → whether a value can be, and what it must be; transformers checks late, or not at all.
+RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys((*_BATCH, "cpu_threads", "early_stopping_patience", "ddp_timeout"), _ONE_OR_MORE),
+    **dict.fromkeys((*_RATES, "num_train_epochs", "dataloader_num_workers"), _ZERO_OR_MORE),
+    **dict.fromkeys(("early_stopping_threshold", "eval_delay"), _ZERO_OR_MORE),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), _DECAY),
+    **dict.fromkeys(("seed", "data_seed"), _SEED),
+}
+_LIMITS = {
+    **dict.fromkeys(_BATCH, "batch_rows"),
+    **dict.fromkeys(("num_train_epochs", "max_steps"), "steps"),
+    "cpu_threads": "threads",
+    "dataloader_num_workers": "processes",
+}
+
+
+def range_problems(values: Mapping[str, Any]) -> list[Problem]:
+    """Return a `Problem` for each training argument that is out of its range; None and other types are ignored."""
+    found = []
+    for key, (fits, rule) in RANGES.items():
+        value = values.get(key)
+        if isinstance(value, Real) and not fits(value):
+            found.append(Problem((key,), f"is {brief(value)}, but must be {rule}"))
+    for key, name in _LIMITS.items():
+        if isinstance(values.get(key), Real) and values[key] > 0:
+            found += limit_problems((key,), name, math.ceil(min(values[key], 1e30)))
+    return found
 
 
 def argument_problems(args: TrainingArguments) -> list[Problem]:

@@ -115,7 +115,7 @@ def finetune(encoder_dir, tmp_path):
     return run
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # tests/distributed trains in two processes, and the cases above hold the command that starts them
 def test_two_processes_train_on_cpus_and_go_on(finetune, tmp_path):
     done = finetune()
     assert done.returncode == 0, done.stderr[-3000:]

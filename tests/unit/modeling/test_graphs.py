@@ -13,7 +13,10 @@ def inputs_of(sequences: int, length: int) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("make", [{}, {"packed": False}, {"adapter": {"type": "low_rank", "size": 4}}])
+@pytest.mark.parametrize(
+    "make",
+    [pytest.param({}, marks=pytest.mark.soak), {"packed": False}, {"adapter": {"type": "low_rank", "size": 4}}],
+)  # what is packed is padded in a graph, as the others
 def test_the_model_itself_is_exported(make, make_model):
     model = make_model(**make).eval()
     sizes = dict.fromkeys((0, 1), torch.export.Dim.AUTO)

@@ -95,6 +95,7 @@ def test_tasks_called_like_values_of_the_graph_and_a_quantised_graph(make_model,
                     assert difference.max() < 1e-4
 
 
+@pytest.mark.soak  # test_all_heads_in_one_graph exports pairs, too, and all tasks
 def test_chosen_tasks_of_a_training_model_and_an_odd_number_of_sequences(make_model, tasks, tmp_path):
     """A row is one sequence of `topics`, two of `close` and three of `both`."""
     both = TaskSpec("both", labels=3, texts=2, pair="both", pooling="mean")
@@ -129,7 +130,8 @@ def test_one_task_with_an_adapter(adapter, make_model, tmp_path):
     check(make_model(adapter=adapter), tmp_path / "model.onnx", "close")
 
 
-@pytest.mark.parametrize("family", [pytest.param("roberta", marks=pytest.mark.soak), "modernbert"])
+@pytest.mark.soak  # make_model's BERT goes through the same export
+@pytest.mark.parametrize("family", ["roberta", "modernbert"])
 def test_other_families(family, tasks, tmp_path):
     sizes = {"vocab_size": 40, "hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 48, "pad_token_id": 0}
     make = {"roberta": partial(RobertaConfig, type_vocab_size=1), "modernbert": ModernBertConfig}[family]

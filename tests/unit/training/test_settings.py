@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from mtbert import MtBertForMultiTask, MtBertTrainer, MtBertTrainingArguments, Schedule, Surgery, TaskSpec, TaskTraining
 from mtbert.data.given_splits import as_splits
+from mtbert.data.splits import check_kind
 from mtbert.errors import InputError, InputTypeError
 from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.task_spec import AdapterSpec
@@ -20,7 +21,7 @@ from mtbert.training.methods.proximal import Proximal
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.uncertainty import LossSettings
 from mtbert.training.optimizers import OptimizerSettings
-from mtbert.training.settings import as_settings, as_task_training
+from mtbert.training.settings import MultiTaskSettings, as_settings, as_task_training, build_methods, list_methods
 
 STARS = TaskSpec("stars", labels=["bad", "fair", "good"])
 CLOSE = TaskSpec("close", range=(0, 5), texts=2)
@@ -204,3 +205,97 @@ def test_a_trainer_takes_them(encoder_dir, tokenizer, tmp_path):
         weights[form] = torch.cat([each.flatten() for each in model.parameters()])
     assert torch.equal(weights["short"], weights["long"])
     assert not torch.equal(weights["short"], weights["other"])
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (TaskTraining, TaskTraining(weight=NAN), r"^x.weight is nan, but must be a finite number$"),
+        (TaskTraining, TaskTraining(weight="2"), r"^x.weight is '2', but must be a finite number$"),
+        (TaskTraining, TaskTraining(class_weights=(1.0, NAN)), r"^x.class_weights is \(1.0, nan\), but must be"),
+        (TaskTraining, TaskTraining(batch_size=2.5), r"^x.batch_size is 2.5, but must be an integer or null$"),
+        (Schedule, Schedule("temperature", temperature=NAN), r"^x.temperature is nan, but must be a finite number"),
+        (OptimizerSettings, OptimizerSettings(head_learning_rate=NAN), r"^x.head_learning_rate is nan"),
+    ],
+)
+def test_values_of_finished_settings_are_checked_too(kind, value, message):
+    with pytest.raises(InputError, match=message):
+        as_settings(kind, value, "x")
+
+
+def test_numbers_of_numpy_are_numbers():
+    given = TaskTraining(weight=np.float32(2), batch_size=np.int64(4), class_weights=np.array([1.0, 2.0, 3.0]))
+    assert as_settings(TaskTraining, given, "x") is given
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ((), []),
+        (Proximal(), [Proximal()]),
+        ([Smart(weight=2.0), None], [Smart(weight=2.0), None]),
+        (iter([Averaging("swa")]), [Averaging("swa")]),
+        ({"surgery": "cagrad", "smart": {"weight": 2.0}}, [Surgery("cagrad"), Smart(weight=2.0)]),
+    ],
+)
+def test_methods(given, expected):
+    assert list_methods(given) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("pcgrad", r"^methods is 'pcgrad'; it must be a list of methods"),
+        ({"surgry": "pcgrad"}, r"^methods has unknown sections \['surgry'\]; known ones: .*surgery"),
+        ({"surgery": 3}, r"^surgery must be a Surgery or a mapping of its fields"),
+    ],
+)
+def test_methods_that_are_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        list_methods(given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(Surgery, r"^methods has the class Surgery; it must be"), ("x", r"^methods has 'x'; it must be")],
+)
+def test_no_method_is_built_of_anything_else(given, message):
+    with pytest.raises(InputError, match=message):
+        build_methods(MultiTaskSettings(), [given])
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        (STARS, ["stars"]),
+        ({"name": "one", "labels": 2}, ["one"]),
+        ([STARS, {"name": "one", "labels": 2}], ["stars", "one"]),
+        ({"one": {"labels": 2}, "two": {"range": (0, 1)}}, ["one", "two"]),
+    ],
+)
+def test_tasks_of_a_new_model(given, names, encoder_dir):
+    assert [task.name for task in MtBertForMultiTask.from_encoder(encoder_dir, given).tasks] == names
+
+
+@pytest.mark.parametrize("given", [3, "one", {"one": 2}, {"one": STARS}, ["one"]])
+def test_tasks_that_are_refused(given, encoder_dir):
+    with pytest.raises(InputError, match="^tasks? (is|must)"):
+        MtBertForMultiTask.from_encoder(encoder_dir, given)
+
+
+@pytest.mark.parametrize(
+    ("rows", "remedy"),
+    [
+        ([{"text": "a", "label": "bad"}], "list; write datasets.Dataset.from_list(rows)"),
+        (pd.DataFrame({"text": ["a"]}), "DataFrame; write datasets.Dataset.from_pandas(frame)"),
+        ({"text": ["a"]}, "dict; write datasets.Dataset.from_dict(columns)"),
+        (3, "int"),
+    ],
+)
+def test_rows_in_another_form_are_refused_with_the_call_to_write(rows, remedy):
+    with pytest.raises(InputTypeError) as error:
+        check_kind(rows, "train")
+    assert str(error.value) == f"train: expected a datasets.Dataset, but got a {remedy}"
