@@ -248,12 +248,12 @@ class AdapterPass:
             others: states that `part` reads; it gets the task's tokens of each.
         """
         width = states.shape[-1]
-        flat = [each.reshape(-1, width) for each in others]
+        flat = [other.reshape(-1, width) for other in others]
         if self.tokens is not None:
-            flat = [each.index_select(0, self.tokens) for each in flat]
+            flat = [other.index_select(0, self.tokens) for other in flat]
         added: list[Any] = []
         for adapter, (first, last), layout in self.parts:
-            addition = None if adapter is None else part(adapter, layout, *(each[first:last] for each in flat))
+            addition = None if adapter is None else part(adapter, layout, *(other[first:last] for other in flat))
             added.append(None if addition is None else addition.to(states.dtype))
         if all(addition is None for addition in added):
             return states

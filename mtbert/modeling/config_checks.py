@@ -31,24 +31,24 @@ def plain(value: Any) -> Any:
 
 def make_plain(spec: Any) -> None:
     """Apply `plain` to every field of a frozen dataclass."""
-    for each in fields(spec):
-        object.__setattr__(spec, each.name, plain(getattr(spec, each.name)))
+    for field in fields(spec):
+        object.__setattr__(spec, field.name, plain(getattr(spec, field.name)))
 
 
 def type_problems(spec: Any) -> list[Problem]:
     """Return a `Problem` for each field of a dataclass whose value has another type than declared."""
-    found, hints = [], get_type_hints(type(spec))
-    for each in fields(spec):
-        value, hint = plain(getattr(spec, each.name)), hints[each.name]
+    problems, hints = [], get_type_hints(type(spec))
+    for field in fields(spec):
+        value, hint = plain(getattr(spec, field.name)), hints[field.name]
         if not _fits(hint, value):
-            found.append(Problem((each.name,), f"is {brief(value)}, but must be {_describe(hint)}"))
-    return found
+            problems.append(Problem((field.name,), f"is {brief(value)}, but must be {_describe(hint)}"))
+    return problems
 
 
 def _fits(hint: Any, value: Any) -> bool:
     kinds = get_args(hint)
     if get_origin(hint) is tuple:
-        return isinstance(value, list | tuple) and all(_fits(kinds[0], each) for each in value)  # of any length
+        return isinstance(value, list | tuple) and all(_fits(kinds[0], item) for item in value)  # of any length
     if kinds:
         return any(_fits(kind, value) for kind in kinds)
     if isinstance(value, bool) or hint is bool:
@@ -90,8 +90,8 @@ def refuse_sizes(values: dict[str, Any], where: str, depth: int = 0) -> None:
             continue
         counts = {"num_labels": "labels", "vocab_size": "tokens", "max_position_embeddings": "tokens"}
         name = counts.get(key, "encoder_layers" if re.search("layer", key) else None)
-        if name is not None and (found := beyond(name, int(value), f"{where}{key} is")):
-            raise InputError(found[0])
+        if name is not None and (sentences := beyond(name, int(value), f"{where}{key} is")):
+            raise InputError(sentences[0])
 
 
 def encoder_config(values: dict[str, Any]) -> PreTrainedConfig:

@@ -67,8 +67,8 @@ class MtBertConfig(PreTrainedConfig):
         self.packed = plain(self.packed)
         if not isinstance(self.packed, bool):
             raise InputError(f"packed is {self.packed!r}, but must be true or false")
-        if found := beyond("tasks", len(self.tasks or ()), "there are", " tasks"):
-            raise InputError(found[0])
+        if sentences := beyond("tasks", len(self.tasks or ()), "there are", " tasks"):
+            raise InputError(sentences[0])
         refuse_sizes(kwargs, "")
         specs = [TaskSpec.from_dict(task) for task in self.tasks or ()]
         names = [spec.name for spec in specs]

@@ -64,4 +64,4 @@ def label_names(task: TaskSpec, chosen: np.ndarray) -> list[str] | list[list[str
     """Label names of a classification's `decisions`: one for each row, or a list for rows of a multi-label task."""
     if task.kind.several:
         return [[name for name, on in zip(task.classes, row, strict=True) if on] for row in chosen]
-    return [task.classes[each] for each in chosen]
+    return [task.classes[class_id] for class_id in chosen]

@@ -92,7 +92,7 @@ def brief(value: Any) -> str:
         kinds = (list, tuple, set, frozenset, dict)
         items: Any = [*value.keys(), *value.values()] if isinstance(value, dict) else value
         nested = type(value) not in kinds or any(
-            isinstance(each, Sized) and not isinstance(each, str) for each in items
+            isinstance(item, Sized) and not isinstance(item, str) for item in items
         )
         if nested or len(value) > MOST_ITEMS:
             return f"of the type {type(value).__name__} with {len(value):,} items"
@@ -122,7 +122,7 @@ def each_text(change: Any, value: Any, key: str = "") -> Any:
     if isinstance(value, str):
         return change(f"{key}: {value}").removeprefix(change(f"{key}: ")) if key else change(value)
     if isinstance(value, Mapping):
-        return {change(k) if isinstance(k, str) else k: each_text(change, each, str(k)) for k, each in value.items()}
+        return {change(k) if isinstance(k, str) else k: each_text(change, entry, str(k)) for k, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(each_text(change, each, key) for each in value)
+        return type(value)(each_text(change, item, key) for item in value)
     return value

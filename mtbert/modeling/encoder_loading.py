@@ -44,8 +44,8 @@ def load_config(name: str | os.PathLike[str], **where: Any) -> PreTrainedConfig:
         OSError: if there is none, or it cannot be read.
     """
     file = Path(name, where.get("subfolder") or "", "config.json")
-    if file.is_file() and (found := beyond("config_bytes", file.stat().st_size, f"{file} has", " bytes")):
-        raise InputError(found[0])
+    if file.is_file() and (sentences := beyond("config_bytes", file.stat().st_size, f"{file} has", " bytes")):
+        raise InputError(sentences[0])
     try:
         values = PreTrainedConfig.get_config_dict(name, **where)[0]
     except RecursionError as error:

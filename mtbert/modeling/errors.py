@@ -17,7 +17,7 @@ class MtBertError(Exception):
     """Base class of mtbert's errors. Long values in a message are shortened."""
 
     def __init__(self, *args: object):
-        super().__init__(*(shortened(each) if isinstance(each, str) else each for each in args))
+        super().__init__(*(shortened(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class InputError(MtBertError, ValueError):

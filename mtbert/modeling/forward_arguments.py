@@ -78,7 +78,7 @@ def as_tensor(name: str, values: Any, device: torch.device) -> Any:
     if values is None or isinstance(values, Tensor):
         return values
     try:
-        array = np.asarray([each.tolist() if isinstance(each, Tensor) else each for each in values])
+        array = np.asarray([value.tolist() if isinstance(value, Tensor) else value for value in values])
         return torch.from_numpy(array).to(device)
     except (TypeError, ValueError) as error:
         raise InputError(f"{name} can not be read as numbers ({error}); give a tensor") from error

@@ -108,7 +108,7 @@ def add_code(folder: str | os.PathLike[str]) -> None:
     here = Path(__file__).parent
     entries = [here / f"{reference.partition('.')[0]}.py" for reference in REMOTE_CODE["auto_map"].values()]
     entries.append(here / "pipeline.py")
-    for file in {str(each) for entry in entries for each in (entry, *get_relative_import_files(entry))}:
+    for file in {str(module_file) for entry in entries for module_file in (entry, *get_relative_import_files(entry))}:
         shutil.copyfile(file, Path(folder, Path(file).name))
     edit_json(Path(folder, "config.json"), lambda config: {**config, **REMOTE_CODE})
 
@@ -124,12 +124,12 @@ def edit_json(file: Path, change: Callable[[Any], Any]) -> None:
 def forget_paths(value: Any) -> Any:
     """Remove paths of models and tokenizers on this machine from a JSON tree."""
     if isinstance(value, list):
-        return [forget_paths(each) for each in value]
+        return [forget_paths(entry) for entry in value]
     if not isinstance(value, dict):
         return value
     local = [key for key in value if key.endswith("name_or_path") and is_path(value[key])]
     emptied = {key: None if "base_model" in key else "" for key in local}
-    return emptied | {key: forget_paths(each) for key, each in value.items() if key not in local}
+    return emptied | {key: forget_paths(entry) for key, entry in value.items() if key not in local}
 
 
 def is_path(name: Any) -> bool:

@@ -79,7 +79,7 @@ def beyond(name: str, number: int, what: str, unit: str = "") -> list[str]:
 
 def limit_problems(path: tuple[str, ...], name: str, number: int, verb: str = "is", unit: str = "") -> list[Problem]:
     """The sentence of `beyond` as a `Problem` at a path of keys."""
-    return [Problem(path, each) for each in beyond(name, number, verb, unit)]
+    return [Problem(path, sentence) for sentence in beyond(name, number, verb, unit)]
 
 
 def name_problems(name: str) -> list[str]:
@@ -94,4 +94,4 @@ def reserved_problems(name: str) -> list[Problem]:
 
 def refuse_reserved(names: Iterable[str]) -> None:
     """Raise InputError if new tasks have reserved names; it lists all of them."""
-    refuse(each.under(f"task {name!r}") for name in names for each in reserved_problems(name))
+    refuse(problem.under(f"task {name!r}") for name in names for problem in reserved_problems(name))

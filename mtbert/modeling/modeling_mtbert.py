@@ -358,12 +358,12 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         names = None if tasks is None else task_names(tasks, self.tasks)
         if names is None and len(self.tasks) == 1:
             names = [self.tasks[0].name]
-        asked: dict[str, Any] = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        asked = {key: getattr(self.config, key) if value is None else value for key, value in asked.items()}
-        asked = {key: value for key, value in asked.items() if value}
+        flags: dict[str, Any] = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+        flags = {key: getattr(self.config, key) if value is None else value for key, value in flags.items()}
+        flags = {key: value for key, value in flags.items() if value}
         if layout is None and (torch.compiler.is_exporting() or torch.jit.is_tracing()):
             inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-            others = {"inputs_embeds": inputs_embeds, "labels": labels, "task_ids": task_ids, **asked}
+            others = {"inputs_embeds": inputs_embeds, "labels": labels, "task_ids": task_ids, **flags}
             output = MtBertOutput(task_logits=traced_logits(self, inputs, names or [], **others))
         else:
             values = {"input_ids": input_ids, "token_type_ids": token_type_ids, "inputs_embeds": inputs_embeds}
@@ -375,7 +375,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
                 shared = names if names and len(names) > 1 else None  # for one task, the layout is enough
             else:
                 shared = None if tasks is None else names
-            output = task_outputs(self, values, layout, mask, shared, asked)
+            output = task_outputs(self, values, layout, mask, shared, flags)
         logits = output.task_logits or {}
         if len(logits) == 1:
             output.logits = next(iter(logits.values()))

@@ -55,7 +55,7 @@ class PaddedLayout:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Scaled dot-product attention of each sequence over itself, `(tokens, heads, size)` each."""
-        q, k, v = (each.unflatten(0, self.mask.shape).transpose(1, 2) for each in (query, key, value))
+        q, k, v = (projection.unflatten(0, self.mask.shape).transpose(1, 2) for projection in (query, key, value))
         mask = self.mask[:, None, None, :]
         return nn.functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(0, 1)
 
@@ -213,11 +213,11 @@ def _output_name(task: str, tasks: Sequence[str], inputs: Collection[str]) -> st
 def _name_outputs(graph: Any, names: Sequence[str]) -> None:
     """Name a graph's outputs; rename inner values that have one of these names."""
     inside = [*graph.initializers.values(), *(value for node in graph for value in node.outputs)]
-    taken = {value.name for value in inside} | {*names}
+    used_names = {value.name for value in inside} | {*names}
     for value in inside:
         if value.name in names:
-            new = next(f"{value.name}_{i}" for i in count() if f"{value.name}_{i}" not in taken)
-            taken.add(new)
+            new = next(f"{value.name}_{i}" for i in count() if f"{value.name}_{i}" not in used_names)
+            used_names.add(new)
             value.name = new
     for value, name in zip(graph.outputs, names, strict=True):
         value.name = name

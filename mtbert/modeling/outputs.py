@@ -49,7 +49,7 @@ class MtBertOutput(ModelOutput):
 
     def to_tuple(self) -> tuple[Any, ...]:
         """The values that are not None, in the order of the attributes: the loss first."""
-        values = (getattr(self, each.name) for each in fields(self))
+        values = (getattr(self, field.name) for field in fields(self))
         return tuple(value for value in values if value is not None)
 
 
@@ -75,14 +75,14 @@ def add_losses(
         if labels.dim() == 0 or len(labels) != sum(rows.values()):
             raise InputError(f"labels have shape {tuple(labels.shape)}, but the batch has {sum(rows.values())} rows")
         labels = dict(zip(rows, labels.split(list(rows.values())), strict=True))
-    if odd := [name for name, given in labels.items() if name not in rows and len(given)]:
+    if odd := [name for name, task_labels in labels.items() if name not in rows and len(task_labels)]:
         raise InputError(f"labels: no row of the batch is of the tasks {odd}, but of: {', '.join(rows)}")
     output.row_losses, output.labelled, values = {}, {}, 1
     for name in (name for name in tasks if name in labels):
-        given = as_tensor("labels", labels[name], device)
-        values = given[0].numel() if given.dim() and len(given) else 1
-        check_values = not torch.compiler.is_compiling() and (look or given.device.type == "cpu")
-        checked = as_labels(tasks[name], given.to(device), rows[name], check_values)
+        task_labels = as_tensor("labels", labels[name], device)
+        values = task_labels[0].numel() if task_labels.dim() and len(task_labels) else 1
+        check_values = not torch.compiler.is_compiling() and (look or task_labels.device.type == "cpu")
+        checked = as_labels(tasks[name], task_labels.to(device), rows[name], check_values)
         output.row_losses[name], output.labelled[name] = row_losses(tasks[name], logits[name], checked)
     if output.row_losses:
         total: Any = sum(losses.sum() for losses in output.row_losses.values())
@@ -101,7 +101,9 @@ def add_layers(output: MtBertOutput, encoded: BaseModelOutput, mask: Tensor | No
         output.hidden_states = tuple(_in_input_shape(states, mask) for states in encoded.hidden_states)
     if encoded.attentions:
         weights = encoded.attentions
-        output.attentions = weights if mask is None else tuple(_attention_at_places(each, mask) for each in weights)
+        output.attentions = (
+            weights if mask is None else tuple(_attention_at_places(layer_weights, mask) for layer_weights in weights)
+        )
 
 
 def _in_input_shape(states: Tensor | None, mask: Tensor | None) -> Any:

@@ -130,7 +130,8 @@ def _of_tokens(output: Any, tokens: Callable[[Tensor], Tensor]) -> BaseModelOutp
     states, attentions = getattr(output, "hidden_states", None), getattr(output, "attentions", None)
     return BaseModelOutput(
         last_hidden_state=tokens(output.last_hidden_state),
-        hidden_states=states and tuple(None if each is None else tokens(each) for each in states),
+        hidden_states=states
+        and tuple(None if layer_states is None else tokens(layer_states) for layer_states in states),
         attentions=attentions and tuple(attentions),
     )
 

@@ -71,7 +71,7 @@ class Prediction:
     def __repr__(self) -> str:
         if not np.isfinite(self.logits).all():
             return f"Prediction of {self.task.name!r} for {len(self):,} rows, some of which are not finite"
-        first = ", ".join(f"{each:.4g}" if isinstance(each, float) else repr(each) for each in self.labels[:SHOWN])
+        first = ", ".join(f"{label:.4g}" if isinstance(label, float) else repr(label) for label in self.labels[:SHOWN])
         more = ", …" if len(self) > SHOWN else ""
         return f"Prediction of {self.task.name!r} for {len(self):,} rows: {first}{more}"
 
@@ -252,13 +252,13 @@ def _with_views(value: Any, views: Mapping[nn.Module, nn.Module]) -> Any:
     if isinstance(value, MethodType):
         return MethodType(value.__func__, _with_views(value.__self__, views))
     if isinstance(value, partial):
-        arguments = [_with_views(each, views) for each in value.args]
-        keywords = {name: _with_views(each, views) for name, each in value.keywords.items()}
+        arguments = [_with_views(argument, views) for argument in value.args]
+        keywords = {name: _with_views(argument, views) for name, argument in value.keywords.items()}
         return partial(_with_views(value.func, views), *arguments, **keywords)
     if type(value) in (list, tuple):
-        return type(value)(_with_views(each, views) for each in value)
+        return type(value)(_with_views(item, views) for item in value)
     if type(value) is dict:
-        return {name: _with_views(each, views) for name, each in value.items()}
+        return {name: _with_views(entry, views) for name, entry in value.items()}
     return value
 
 

@@ -43,9 +43,9 @@ class MtBertPreTrainedModel(PreTrainedModel):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """As in torch (for `to`, `half`, …), but buffers computed from the config keep their precision."""
-        kept = list(unsaved_buffers(self))
+        buffers = list(unsaved_buffers(self))
         super()._apply(fn, recurse)
-        for module, name, buffer in kept:
+        for module, name, buffer in buffers:
             cast: Any = module._buffers[name]
             if cast.dtype.itemsize < buffer.dtype.itemsize:
                 module._buffers[name] = buffer.to(cast.device)

@@ -17,20 +17,10 @@ from .own_parts import ADAPTERS as own_adapters, HEADS as own_heads
 from .problem_types import PROBLEM_TYPES, ProblemType
 
 POOLINGS = ("cls", "pooler", "mean", "max")
-
-
 PAIRS = ("cross", "siamese", "both")
-
-
 HEADS = ("linear", "mlp", "attention", "cosine")
-
-
 ACTIVATIONS = ("relu", "gelu", "tanh", "identity")
-
-
 SHOWN = 100  # a message shows at most so many labels, and characters of a name
-
-
 PAIR_FEATURES = ("u;v", "u;v;|u-v|", "u;v;|u-v|;u*v")
 
 
@@ -50,11 +40,11 @@ def _build(cls: type, where: str, values: Any) -> Any:
         return values
     if not isinstance(values, dict):
         raise InputError(f"{where} must be a mapping or a {cls.__name__}, but is {brief(values)}")
-    known = [f.name for f in fields(cls)]
+    field_names = [f.name for f in fields(cls)]
     if cls is TaskSpec and "name" not in values:
         raise InputError(f"{where} has no name, only the keys {brief_names(values)}; give it one")
-    if unknown := [key for key in values if key not in known]:
-        raise InputError(f"{where} has unknown keys {brief_names(unknown)}; known ones: {', '.join(known)}")
+    if unknown := [key for key in values if key not in field_names]:
+        raise InputError(f"{where} has unknown keys {brief_names(unknown)}; known ones: {', '.join(field_names)}")
     return cls(**values)
 
 
@@ -92,33 +82,33 @@ class HeadSpec:
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid field."""
-        found = type_problems(self)
-        if found:
-            return found
-        _known(found, "type", self.type, (*HEADS, *own_heads), "; register one of your own first (register_head)")
-        _known(found, "activation", self.activation, ACTIVATIONS)
-        _known(found, "features", self.features, PAIR_FEATURES)
-        _known(found, "output", self.output, ("identity", "sigmoid", "relu"))
+        problems = type_problems(self)
+        if problems:
+            return problems
+        _known(problems, "type", self.type, (*HEADS, *own_heads), "; register one of your own first (register_head)")
+        _known(problems, "activation", self.activation, ACTIVATIONS)
+        _known(problems, "features", self.features, PAIR_FEATURES)
+        _known(problems, "output", self.output, ("identity", "sigmoid", "relu"))
         if self.layers < 0:
-            found.append(Problem(("layers",), f"is {self.layers}, but must be 0 or more"))
-        found += limit_problems(("layers",), "head_layers", self.layers)
-        found += limit_problems(("hidden_size",), "width", self.hidden_size or 0)
-        found += limit_problems(("attention_heads",), "attention_heads", self.attention_heads)
+            problems.append(Problem(("layers",), f"is {self.layers}, but must be 0 or more"))
+        problems += limit_problems(("layers",), "head_layers", self.layers)
+        problems += limit_problems(("hidden_size",), "width", self.hidden_size or 0)
+        problems += limit_problems(("attention_heads",), "attention_heads", self.attention_heads)
         if self.type == "linear" and self.layers:
-            found.append(Problem(("layers",), f"is {self.layers}, but a linear head has none; use type: mlp"))
+            problems.append(Problem(("layers",), f"is {self.layers}, but a linear head has none; use type: mlp"))
         if self.type == "mlp" and self.layers == 0:
-            found.append(Problem(("layers",), "is 0, but an mlp head needs at least 1; or use type: linear"))
+            problems.append(Problem(("layers",), "is 0, but an mlp head needs at least 1; or use type: linear"))
         if self.hidden_size is not None and self.hidden_size < 1:
-            found.append(Problem(("hidden_size",), f"is {self.hidden_size}, but must be positive"))
+            problems.append(Problem(("hidden_size",), f"is {self.hidden_size}, but must be positive"))
         if self.attention_heads < 1:
-            found.append(Problem(("attention_heads",), f"is {self.attention_heads}, but must be 1 or more"))
+            problems.append(Problem(("attention_heads",), f"is {self.attention_heads}, but must be 1 or more"))
         if not 0 <= self.dropout < 1:
-            found.append(Problem(("dropout",), f"is {self.dropout}, but must be in [0, 1)"))
+            problems.append(Problem(("dropout",), f"is {self.dropout}, but must be in [0, 1)"))
         if self.output == "relu" and self.type != "cosine":
-            found.append(Problem(("output",), "is 'relu', which is for cosine heads; use identity or sigmoid"))
+            problems.append(Problem(("output",), "is 'relu', which is for cosine heads; use identity or sigmoid"))
         if self.output == "sigmoid" and self.type == "cosine":
-            found.append(Problem(("output",), "is 'sigmoid', but a cosine is bounded already; use identity or relu"))
-        return found
+            problems.append(Problem(("output",), "is 'sigmoid', but a cosine is bounded already; use identity or relu"))
+        return problems
 
 
 # Sizes and numbers of heads of the published systems, for an encoder of width 768.
@@ -129,11 +119,7 @@ _ADAPTERS = {
     "houlsby": (50, None),
     "top_layers": (204, 12),
 }
-
-
 ADAPTERS = tuple(_ADAPTERS)
-
-
 TOP_ADAPTERS = ("pal_top", "top_layers")
 
 
@@ -179,27 +165,27 @@ class AdapterSpec:
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid field."""
-        found = type_problems(self)
-        if found:
-            return found
+        problems = type_problems(self)
+        if problems:
+            return problems
         size = self.shape[0]
-        _known(found, "type", self.type, (*ADAPTERS, *own_adapters), "; register your own first (register_adapter)")
-        _known(found, "activation", self.activation, ("gelu", "identity"))
-        _known(found, "input", self.input, ("cls", "all"))
-        _known(found, "init", self.init, ("zero", "published"))
+        _known(problems, "type", self.type, (*ADAPTERS, *own_adapters), "; register your own first (register_adapter)")
+        _known(problems, "activation", self.activation, ("gelu", "identity"))
+        _known(problems, "input", self.input, ("cls", "all"))
+        _known(problems, "init", self.init, ("zero", "published"))
         for key, name in (("size", "width"), ("depth", "adapter_depth")):
             if getattr(self, key) < 1:
-                found.append(Problem((key,), f"is {getattr(self, key)}, but must be 1 or more"))
-            found += limit_problems((key,), name, getattr(self, key))
-        found += limit_problems(("heads",), "attention_heads", self.heads or 0)
+                problems.append(Problem((key,), f"is {getattr(self, key)}, but must be 1 or more"))
+            problems += limit_problems((key,), name, getattr(self, key))
+        problems += limit_problems(("heads",), "attention_heads", self.heads or 0)
         if self.heads is not None and self.type in ("low_rank", "houlsby"):
-            found.append(Problem(("heads",), f"is {self.heads}, but {self.type} has no attention; drop it"))
+            problems.append(Problem(("heads",), f"is {self.heads}, but {self.type} has no attention; drop it"))
         elif self.heads is not None and self.heads < 1:
-            found.append(Problem(("heads",), f"is {self.heads}, but must be 1 or more"))
+            problems.append(Problem(("heads",), f"is {self.heads}, but must be 1 or more"))
         elif self.heads is not None and size >= 1 and size % self.heads:
             below = size - size % self.heads
             fitting = [str(near) for near in (below, below + self.heads) if near]
-            found.append(
+            problems.append(
                 Problem(
                     ("size",),
                     f"is {self.size}, which {self.heads} heads do not divide; the nearest sizes that fit: "
@@ -207,20 +193,22 @@ class AdapterSpec:
                 )
             )
         if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
-            found.append(Problem(("layers",), f"is {list(self.layers)}, but must name one layer or more, each once"))
+            problems.append(Problem(("layers",), f"is {list(self.layers)}, but must name one layer or more, each once"))
         if self.type in TOP_ADAPTERS and self.layers is not None:
-            found.append(
+            problems.append(
                 Problem(("layers",), f"is {list(self.layers)}, but {self.type} stands on top of the last layer")
             )
         if self.type in TOP_ADAPTERS and self.init == "zero":
-            found.append(Problem(("init",), f"is 'zero', but {self.type} replaces the hidden states, which would be 0"))
+            problems.append(
+                Problem(("init",), f"is 'zero', but {self.type} replaces the hidden states, which would be 0")
+            )
         if self.type not in ("pal", "pal_top") and self.activation != "gelu":
-            found.append(Problem(("activation",), f"is {self.activation!r}, which is for pal and pal_top only"))
+            problems.append(Problem(("activation",), f"is {self.activation!r}, which is for pal and pal_top only"))
         if self.type != "pal_top" and self.input != "cls":
-            found.append(Problem(("input",), f"is {self.input!r}, which is for pal_top only"))
+            problems.append(Problem(("input",), f"is {self.input!r}, which is for pal_top only"))
         if self.type != "top_layers" and self.depth != 6:
-            found.append(Problem(("depth",), f"is {self.depth}, which is for top_layers only"))
-        return found
+            problems.append(Problem(("depth",), f"is {self.depth}, which is for top_layers only"))
+        return problems
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -299,46 +287,48 @@ class TaskSpec:
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid field."""
-        found = type_problems(self)
-        if found:
-            return found
+        problems = type_problems(self)
+        if problems:
+            return problems
         if not re.fullmatch(r"[\w-]+", self.name):
-            found.append(Problem((), ": the name must be made of letters, digits, '_' and '-'"))
+            problems.append(Problem((), ": the name must be made of letters, digits, '_' and '-'"))
         elif hasattr(nn.ModuleDict, self.name) or self.name == "training":
-            found.append(Problem((), ": a module cannot have this name, which PyTorch uses itself; add a letter"))
-        found += [Problem((), f": {problem}") for problem in name_problems(self.name)]
+            problems.append(Problem((), ": a module cannot have this name, which PyTorch uses itself; add a letter"))
+        problems += [Problem((), f": {problem}") for problem in name_problems(self.name)]
         longest = max(map(len, self.classes), default=0)
-        found += limit_problems(("labels",), "label_length", longest, "has a name of", " characters")
-        found += limit_problems(("max_length",), "tokens", self.max_length or 0)
-        _known(found, "problem_type", self.problem_type, tuple(PROBLEM_TYPES))
-        _known(found, "pair", self.pair, PAIRS)
-        _known(found, "pooling", self.pooling, POOLINGS)
-        found += [each.under("head") for each in self.head.problems()]
+        problems += limit_problems(("labels",), "label_length", longest, "has a name of", " characters")
+        problems += limit_problems(("max_length",), "tokens", self.max_length or 0)
+        _known(problems, "problem_type", self.problem_type, tuple(PROBLEM_TYPES))
+        _known(problems, "pair", self.pair, PAIRS)
+        _known(problems, "pooling", self.pooling, POOLINGS)
+        problems += [problem.under("head") for problem in self.head.problems()]
         if self.texts not in (1, 2):
-            found.append(Problem(("texts",), f"is {self.texts}, but must be 1 or 2"))
+            problems.append(Problem(("texts",), f"is {self.texts}, but must be 1 or 2"))
         if not 0 <= self.dropout < 1:
-            found.append(Problem(("dropout",), f"is {self.dropout}, but must be in [0, 1)"))
+            problems.append(Problem(("dropout",), f"is {self.dropout}, but must be in [0, 1)"))
         if self.max_length is not None and self.max_length < 3:
-            found.append(Problem(("max_length",), f"is {self.max_length}, but must be 3 or more"))
+            problems.append(Problem(("max_length",), f"is {self.max_length}, but must be 3 or more"))
         if self.problem_type not in PROBLEM_TYPES:
-            return found
+            return problems
         regression = self.kind.numeric
         if regression and self.labels is not None:
-            found.append(Problem(("labels",), "are for classifications; a regression has a range"))
+            problems.append(Problem(("labels",), "are for classifications; a regression has a range"))
         if not regression and self.range is not None:
-            found.append(Problem(("range",), f"is for regressions; a {self.problem_type} has labels"))
+            problems.append(Problem(("range",), f"is for regressions; a {self.problem_type} has labels"))
         if not regression and not self.labels:
-            found.append(Problem(("labels",), "are missing; give the class names in id order, or their number"))
+            problems.append(Problem(("labels",), "are missing; give the class names in id order, or their number"))
         if len(set(self.classes)) != len(self.classes):
-            found.append(Problem(("labels",), f"{brief_names(self.classes)} repeat a name"))
+            problems.append(Problem(("labels",), f"{brief_names(self.classes)} repeat a name"))
         if self.kind.binary and self.classes and len(self.classes) != 2:
-            found.append(Problem(("labels",), f"has {len(self.classes)} names, but a binary classification has 2"))
+            problems.append(Problem(("labels",), f"has {len(self.classes)} names, but a binary classification has 2"))
         if self.kind.exclusive and self.classes and len(self.classes) < 2:
-            found.append(Problem(("labels",), f"has {len(self.classes)} name, but a classification needs at least 2"))
+            problems.append(
+                Problem(("labels",), f"has {len(self.classes)} name, but a classification needs at least 2")
+            )
         if self.range is not None and not (len(self.range) == 2 and self.range[0] < self.range[1]):
-            found.append(Problem(("range",), f"is {brief(self.range)}, but must be (lowest, highest)"))
+            problems.append(Problem(("range",), f"is {brief(self.range)}, but must be (lowest, highest)"))
         if self.head.output == "sigmoid" and (not regression or self.range is None):
-            found.append(
+            problems.append(
                 Problem(
                     (
                         "head",
@@ -348,12 +338,14 @@ class TaskSpec:
                 )
             )
         if self.head.type == "cosine" and not (regression and self.siamese and self.range is not None):
-            found.append(Problem((), ": a cosine head needs a regression with a range, texts: 2 and pair: siamese"))
+            problems.append(Problem((), ": a cosine head needs a regression with a range, texts: 2 and pair: siamese"))
         if self.head.type == "attention" and self.apart:
-            found.append(Problem((), ": an attention head reads one input; use pair: cross, or a linear or mlp head"))
+            problems.append(
+                Problem((), ": an attention head reads one input; use pair: cross, or a linear or mlp head")
+            )
         if self.separator is not None and self.siamese:
-            found.append(Problem(("separator",), "stands between two texts of one input; use pair: cross"))
-        return found
+            problems.append(Problem(("separator",), "stands between two texts of one input; use pair: cross"))
+        return problems
 
     @property
     def kind(self) -> ProblemType:

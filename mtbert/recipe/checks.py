@@ -33,7 +33,7 @@ def check(recipe: ReadRecipe, report: Report) -> None:
     checked = {"schedule": recipe.schedule, "optimizer": recipe.optimizer, **recipe.methods, "card": recipe.card}
     for key, settings in checked.items():
         if not report.broken((key,)):
-            report.add_all(each.under(key) for each in settings.problems())
+            report.add_all(setting_problem.under(key) for setting_problem in settings.problems())
     valid = [_check_task(name, task, report) for name, task in recipe.tasks.items()]
     if all(valid) and recipe.tasks and not report.broken(("tasks",)):
         _check_best_metric(recipe, report)
@@ -57,11 +57,11 @@ def _check_training(recipe: ReadRecipe, report: Report) -> None:
 def _check_pretraining(given: dict[str, Any], report: Report) -> None:
     from ..training.arguments import PretrainingArguments, pretraining_problems
 
-    known = defaults(PretrainingArguments)
+    default_values = defaults(PretrainingArguments)
     for key, reason in REFUSED_PRETRAINING.items():
-        if key in given and (given[key] or None) != (known.get(key) or None):
+        if key in given and (given[key] or None) != (default_values.get(key) or None):
             report.add(Problem(("pretraining", key), f"is {shown(given[key], key)}, which is refused: {reason}"))
-    report.add_all(each.under("pretraining") for each in pretraining_problems(known | given))
+    report.add_all(problem.under("pretraining") for problem in pretraining_problems(default_values | given))
 
 
 def _check_combinations(recipe: ReadRecipe, report: Report) -> None:
@@ -76,23 +76,23 @@ def _check_task(name: str, task: TaskRecipe, report: Report) -> bool:
     """Note what is wrong with a task; whether its spec could be made and its metric suits it."""
     path, before = ("tasks", name), len(report.lines)
     if not report.broken((*path, "data")):
-        report.add_all(each.under(*path, "data") for each in task.data.problems())
+        report.add_all(problem.under(*path, "data") for problem in task.data.problems())
     training = task.training()
-    report.add_all(each.under(*path) for each in training.problems())
+    report.add_all(problem.under(*path) for problem in training.problems())
     if report.broken(path):
         return False
     try:
         spec = task.spec(name)
     except InputError as error:
         problems = error.values or [Problem((), f": {error}")]
-        problems = [each for each in problems if each.path != ("texts",)]  # data.text has its line already
+        problems = [problem for problem in problems if problem.path != ("texts",)]  # data.text has its line already
     else:
         problems = [*check_losses(spec, training), *reserved_problems(name)]
         if task.metric is not None:
             from ..evaluation.metrics import check_metric  # importing evaluate takes seconds
 
             problems = [*check_metric(spec, task.metric), *problems]
-    report.add_all(each.under(*path) for each in problems)
+    report.add_all(problem.under(*path) for problem in problems)
     return len(report.lines) == before
 
 
@@ -101,21 +101,23 @@ def _check_best_metric(recipe: ReadRecipe, report: Report) -> None:
     path = ("training", "metric_for_best_model")
     if not isinstance(name, str) or report.broken(path):
         return
-    known = known_scores(recipe)
+    score_names = known_scores(recipe)
     full = name if name.startswith("eval_") else f"eval_{name}"
-    if full not in known:
-        near = difflib.get_close_matches(full, known, n=1)
+    if full not in score_names:
+        near = difflib.get_close_matches(full, score_names, n=1)
         hint = f"did you mean {near[0]}? " if near else ""
-        report.add(Problem(path, f"is {shown(name)}, which no evaluation has; {hint}known ones: {', '.join(known)}"))
+        report.add(
+            Problem(path, f"is {shown(name)}, which no evaluation has; {hint}known ones: {', '.join(score_names)}")
+        )
 
 
 def known_scores(recipe: ReadRecipe) -> list[str]:
     """The names of the scores that an evaluation of a valid recipe has; averages and the mean loss come first."""
     from ..evaluation.metrics import default_metrics  # importing evaluate takes seconds
 
-    known = ["eval_overall", "eval_raw_mean", "eval_loss"]
+    score_names = ["eval_overall", "eval_raw_mean", "eval_loss"]
     for name, task in recipe.tasks.items():
         if task.data.dev:
             metrics = dict.fromkeys((*filter(None, [task.metric]), *default_metrics(task.spec(name)), "loss"))
-            known += [f"eval_{name}_{metric}" for metric in metrics]
-    return known
+            score_names += [f"eval_{name}_{metric}" for metric in metrics]
+    return score_names

@@ -122,16 +122,16 @@ def options(hint: Any) -> tuple[Any, ...]:
     """The types of a union; of `Enum | str` the enum only, for its values are the texts that count."""
     if get_origin(hint) not in (Union, types.UnionType):
         return (hint,)
-    found = get_args(hint)
-    return tuple(each for each in found if not (each is str and any(map(_is_enum, found))))
+    members = get_args(hint)
+    return tuple(member for member in members if not (member is str and any(map(_is_enum, members))))
 
 
 def fits(hint: Any, value: Any) -> tuple[bool, Any]:
     """Whether a value is of a hinted type; and the value, lists as tuples where the hint has tuples."""
     for option in options(hint):
-        ok, found = _fits_one(option, value)
+        ok, converted = _fits_one(option, value)
         if ok:
-            return True, found
+            return True, converted
     return False, value
 
 
@@ -145,8 +145,8 @@ def _fits_one(hint: Any, value: Any) -> tuple[bool, Any]:
     if hint is int:
         return number and isinstance(value, int), value
     if _is_enum(hint):
-        found = [member.value for member in hint if member.value == value]
-        return bool(found), found[0] if found else value
+        enum_values = [member.value for member in hint if member.value == value]
+        return bool(enum_values), enum_values[0] if enum_values else value
     if origin is tuple:
         hints = get_args(hint)
         if not isinstance(value, list | tuple):
@@ -208,14 +208,15 @@ NO_KEY = {"no key": True}  # metadata of a field that users do not set
 def known_fields(cls: type) -> dict[str, Any]:
     """Name → type hint of the fields that a user may set."""
     hints = get_type_hints(cls)
-    own = [each.name for each in fields(cls) if each.init and "no key" not in each.metadata]
-    return {name: hints[name] for name in own if not name.startswith("_")}
+    names = [entry.name for entry in fields(cls) if entry.init and "no key" not in entry.metadata]
+    return {name: hints[name] for name in names if not name.startswith("_")}
 
 
 def defaults(cls: type) -> dict[str, Any]:
     """Name → default of the fields that a user may set; required ones are MISSING."""
     values = {
-        each.name: each.default if each.default_factory is MISSING else each.default_factory() for each in fields(cls)
+        entry.name: entry.default if entry.default_factory is MISSING else entry.default_factory()
+        for entry in fields(cls)
     }
     return {name: values[name] for name in known_fields(cls)}
 
@@ -226,32 +227,32 @@ def read_fields(cls: type, values: Any, path: KeyPath, report: Report, elsewhere
     Args:
         elsewhere: keys that are read elsewhere, and may be meant by one that is unknown.
     """
-    known = known_fields(cls)
+    hints = known_fields(cls)
     if values is None:
         values = {}  # `key: null` sets a mapping back to its defaults
     if not isinstance(values, dict):
-        message = f"is {shown(values)}, but must be a mapping with the keys {', '.join(known)}"
+        message = f"is {shown(values)}, but must be a mapping with the keys {', '.join(hints)}"
         report.add(Problem(path, message), bad=True)
         return {}
-    found = {}
+    arguments = {}
     for key, value in values.items():
         here = (*path, key)
-        if key not in known:
-            report.unknown(here, value, (*known, *elsewhere))
+        if key not in hints:
+            report.unknown(here, value, (*hints, *elsewhere))
             continue
-        value = _read_value(known[key], value, here, report)
+        value = _read_value(hints[key], value, here, report)
         if value is not MISSING:
-            found[key] = value
+            arguments[key] = value
     for key, default in defaults(cls).items():
-        if default is MISSING and key not in found:
-            found[key] = None
+        if default is MISSING and key not in arguments:
+            arguments[key] = None
             if key not in values:
                 report.add(Problem((*path, key), "is missing"), bad=True)
-    return found
+    return arguments
 
 
 def _read_value(hint: Any, value: Any, path: KeyPath, report: Report) -> Any:
-    trees = [each for each in options(hint) if is_dataclass(each) and each.__module__.startswith("mtbert.")]
+    trees = [option for option in options(hint) if is_dataclass(option) and option.__module__.startswith("mtbert.")]
     if trees:  # dataclasses of other packages are values, not parts of the tree
         nested: Any = trees[0]
         if value is None and type(None) in options(hint):
@@ -260,18 +261,18 @@ def _read_value(hint: Any, value: Any, path: KeyPath, report: Report) -> Any:
         try:
             return nested(**values)
         except InputError as error:
-            report.add_all(each.under(*path) for each in error.values or [Problem((), f": {error}")])
+            report.add_all(problem.under(*path) for problem in error.values or [Problem((), f": {error}")])
             return MISSING
     inner = get_args(hint)
     if get_origin(hint) is dict and is_dataclass(inner[1]):
         if isinstance(value, dict) and all(isinstance(name, str) for name in value):
-            return {name: _read_value(inner[1], each, (*path, name), report) for name, each in value.items()}
+            return {name: _read_value(inner[1], item, (*path, name), report) for name, item in value.items()}
     elif get_origin(hint) is dict and value is None:
         return MISSING
     else:
-        ok, found = fits(hint, value)
+        ok, converted = fits(hint, value)
         if ok:
-            return found
+            return converted
     message = f"is {shown(value, path[-1])}, but must be {describe(hint)}{_remedy(hint, value)}"
     report.add(Problem(path, message), bad=True)
     return MISSING

@@ -103,7 +103,7 @@ class TaskRecipe:
         """How the task is trained."""
         from ..training.arguments import TaskTraining
 
-        return TaskTraining(**{each.name: getattr(self, each.name) for each in fields(TaskTraining)})
+        return TaskTraining(**{entry.name: getattr(self, entry.name) for entry in fields(TaskTraining)})
 
     @staticmethod
     def documentation() -> dict[str, str]:

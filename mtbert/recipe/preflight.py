@@ -42,15 +42,15 @@ def load_data(recipe: Recipe) -> dict[str, LoadedTask]:
     Raises:
         RecipeError: with what is wrong with the data of any task.
     """
-    found, problems = {}, []
+    loaded_tasks, problems = {}, []
     for name, task in recipe.tasks.items():
         try:
-            found[name] = load_task(task.spec(name), task.data, recipe.data_dir)
+            loaded_tasks[name] = load_task(task.spec(name), task.data, recipe.data_dir)
         except (OSError, ValueError) as error:
             problems += str(error).splitlines()
     if problems:
         raise RecipeError(problems)
-    return found
+    return loaded_tasks
 
 
 def check_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -104,6 +104,6 @@ def check_stages(recipe: Recipe) -> None:
         unlabelled = {name: task.data.unlabelled for name, task in stage.tasks.items() if task.data.unlabelled}
         for settings in stage.methods.values():
             if hasattr(settings, "preflight"):
-                problems += [str(each) for each in settings.preflight(specs, unlabelled)]
+                problems += [str(problem) for problem in settings.preflight(specs, unlabelled)]
     if problems:
         raise RecipeError(list(dict.fromkeys(problems)))

@@ -155,8 +155,8 @@ class Recipe:
             arguments = training_arguments_class()(**{**self.training, **extra})
         except Exception as error:  # transformers refuses values with errors of many types
             raise RecipeError([f"training: {error}"]) from error
-        if found := argument_problems(arguments):
-            raise RecipeError([str(each.under("training")) for each in found])
+        if problems := argument_problems(arguments):
+            raise RecipeError([str(problem.under("training")) for problem in problems])
         return arguments
 
     def pretraining_arguments(self, **extra: Any) -> PretrainingArguments:
@@ -165,8 +165,8 @@ class Recipe:
         Raises:
             RecipeError: if they do not go together, or not with this machine.
         """
-        own: dict[str, Any] = dict(self.pretraining or {})
-        own.setdefault("output_dir", str(Path(self.training["output_dir"], "pretraining")))
+        pretraining: dict[str, Any] = dict(self.pretraining or {})
+        pretraining.setdefault("output_dir", str(Path(self.training["output_dir"], "pretraining")))
         shared = {key: self.training[key] for key in PROCESS_KEYS if key in self.training}
         report: dict[str, Any] = {
             key: self.training[key] for key in ("report_to", "disable_tqdm") if key in self.training
@@ -174,12 +174,12 @@ class Recipe:
         from ..training.distributed.feasible import argument_problems
 
         try:
-            arguments = pretraining_arguments_class()(**{**report, **own, **shared, **extra})
+            arguments = pretraining_arguments_class()(**{**report, **pretraining, **shared, **extra})
         except Exception as error:  # as above
             where = "" if str(error).startswith("pretraining") else "pretraining: "
             raise RecipeError([f"{where}{error}"]) from error
-        if found := argument_problems(arguments):
-            raise RecipeError([str(each.under("pretraining")) for each in found])
+        if problems := argument_problems(arguments):
+            raise RecipeError([str(problem.under("pretraining")) for problem in problems])
         return arguments
 
 
@@ -250,8 +250,8 @@ def _resolve(layer: Layer, source: str) -> Recipe:
     if isinstance(tasks, dict):
         put_under = common if isinstance(common, dict) else {}
         kept = {name: task for name, task in tasks.items() if task is not None}
-        if found := beyond("tasks", len(kept), f"{source}: tasks has", " tasks"):
-            raise RecipeError([*report.lines, *found])
+        if problems := beyond("tasks", len(kept), f"{source}: tasks has", " tasks"):
+            raise RecipeError([*report.lines, *problems])
         tree["tasks"] = {n: merge(put_under, task) if isinstance(task, dict) else task for n, task in kept.items()}
     methods = _read_methods(tree, report)
     recipe = Recipe(**read_fields(Recipe, tree, (), report, sections()), methods=methods)
@@ -273,12 +273,12 @@ def _resolve(layer: Layer, source: str) -> Recipe:
 
 def _read_methods(tree: dict[str, Any], report: Report) -> dict[str, Any]:
     """Take the sections of methods out of a tree: section → settings, of those that are set."""
-    found = {}
+    methods = {}
     for section in sections():
         kind, value = settings_class(section), tree.pop(section, None)
         if value is not None or getattr(kind, "always_set", False):
-            found[section] = kind(**read_fields(kind, value, (section,), report))
-    return found
+            methods[section] = kind(**read_fields(kind, value, (section,), report))
+    return methods
 
 
 def _elsewhere() -> dict[str, str]:
@@ -286,8 +286,8 @@ def _elsewhere() -> dict[str, str]:
     groups = {"training": training_arguments_class(), "schedule": Schedule, "model": ModelRecipe, "data": DataSpec}
     groups |= {"head": HeadSpec, **{section: settings_class(section) for section in sections()}}
     groups |= {"optimizer": OptimizerSettings, "pretraining": pretraining_arguments_class(), "card": CardSettings}
-    found = {name: f"{section}.{name}" for section, cls in reversed(groups.items()) for name in known_fields(cls)}
-    return {name: path for name, path in found.items() if name != "weight"}  # tasks have one, too
+    paths = {name: f"{section}.{name}" for section, cls in reversed(groups.items()) for name in known_fields(cls)}
+    return {name: path for name, path in paths.items() if name != "weight"}  # tasks have one, too
 
 
 def _method_rows(section: str) -> list[tuple[str, str, str, str]]:
@@ -298,14 +298,14 @@ def _method_rows(section: str) -> list[tuple[str, str, str, str]]:
 def help_text() -> str:
     """Every key of a recipe: its type, its default and what it does."""
     training = training_arguments_class()
-    helps = {each.name: " ".join(each.metadata.get("help", "").split()) for each in fields(training)}
+    helps = {entry.name: " ".join(entry.metadata.get("help", "").split()) for entry in fields(training)}
     docs = documentation(training) | {name: text.replace("%%", "%") for name, text in helps.items() if text}
     docs |= {name: f"Refused: {reason}." for name, reason in REFUSED_TRAINING.items()}
     docs["output_dir"] = f"Required. {docs['output_dir']}"
     pretraining = pretraining_arguments_class()
-    masked = {each.name: " ".join(each.metadata.get("help", "").split()) for each in fields(pretraining)}
+    masked = {entry.name: " ".join(entry.metadata.get("help", "").split()) for entry in fields(pretraining)}
     masked |= documentation(pretraining) | {name: f"Refused: {why}." for name, why in REFUSED_PRETRAINING.items()}
-    nested = [each.name for each in fields(Recipe) if each.name not in ("encoder", "data_dir", "stages", "imports")]
+    nested = [entry.name for entry in fields(Recipe) if entry.name not in ("encoder", "data_dir", "stages", "imports")]
     base = ("base", "text", "in files only", "Another recipe, relative to this file, whose settings lie under these.")
     common = ("all_tasks.KEY", "as tasks.NAME.KEY", "", "Put under every task; a task's own value wins.")
     groups: dict[str, list[tuple[str, str, str, str]]] = {

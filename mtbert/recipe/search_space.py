@@ -50,41 +50,41 @@ class Dimension:
         if self.type == "categorical":
             return self._categorical_problems()
         low: Any = self.low
-        found = []
+        problems = []
         if self.choices is not None:
-            found.append(
+            problems.append(
                 Problem(("choices",), f"is {self.choices}, but must be absent: they are for type: categorical")
             )
         if missing := [key for key in ("low", "high") if getattr(self, key) is None]:
-            return [*found, *(Problem((key,), "is null, but must be a number") for key in missing)]
+            return [*problems, *(Problem((key,), "is null, but must be a number") for key in missing)]
         if low > self.high:
-            found.append(Problem(("low",), f"is {self.low}, but must be at most high, which is {self.high}"))
+            problems.append(Problem(("low",), f"is {self.low}, but must be at most high, which is {self.high}"))
         if self.log and low <= 0:
-            found.append(Problem(("low",), f"is {self.low}, but must be positive with log: true"))
+            problems.append(Problem(("low",), f"is {self.low}, but must be positive with log: true"))
         if self.step is not None and self.step <= 0:
-            found.append(Problem(("step",), f"is {self.step}, but must be positive"))
+            problems.append(Problem(("step",), f"is {self.step}, but must be positive"))
         if self.step is not None and self.log:
-            found.append(Problem(("step",), f"is {self.step}, but must be absent with log: true"))
+            problems.append(Problem(("step",), f"is {self.step}, but must be absent with log: true"))
         if self.type == "int":
             values = {key: getattr(self, key) for key in ("low", "high", "step")}
             odd = {key: value for key, value in values.items() if value is not None and value != int(value)}
-            found += [Problem((key,), f"is {value}, but must be whole with type: int") for key, value in odd.items()]
-        return found
+            problems += [Problem((key,), f"is {value}, but must be whole with type: int") for key, value in odd.items()]
+        return problems
 
     def _categorical_problems(self) -> list[Problem]:
-        found = []
+        problems = []
         for key in ("low", "high", "step"):
             if getattr(self, key) is not None:
-                found.append(Problem((key,), f"is {getattr(self, key)}, but must be absent with type: categorical"))
+                problems.append(Problem((key,), f"is {getattr(self, key)}, but must be absent with type: categorical"))
         if self.log:
-            found.append(Problem(("log",), "is true, but must be absent with type: categorical"))
+            problems.append(Problem(("log",), "is true, but must be absent with type: categorical"))
         if not self.choices:
-            found.append(
+            problems.append(
                 Problem(("choices",), f"is {self.choices or 'missing or empty'}, but must be a list of values")
             )
-        elif repeated := [shown(each) for i, each in enumerate(self.choices) if each in self.choices[:i]]:
-            found.append(Problem(("choices",), f"is {self.choices}, but must not hold {', '.join(repeated)} twice"))
-        return found
+        elif repeated := [shown(choice) for i, choice in enumerate(self.choices) if choice in self.choices[:i]]:
+            problems.append(Problem(("choices",), f"is {self.choices}, but must not hold {', '.join(repeated)} twice"))
+        return problems
 
     def ends(self) -> list[Any]:
         """The values to try before a search: both ends, or every choice."""
@@ -110,7 +110,7 @@ class Dimension:
 
     def labels(self) -> list[Any]:
         """The choices as a study stores them: lists and mappings, which it does not take, as JSON."""
-        return [json.dumps(each) if isinstance(each, list | dict) else each for each in self.choices or ()]
+        return [json.dumps(choice) if isinstance(choice, list | dict) else choice for choice in self.choices or ()]
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:
@@ -137,13 +137,13 @@ def read_space(path: str | Path) -> tuple[dict[str, Dimension], list[str], dict[
     space, report = {}, Report(str(path), origins)
     for key, values in tree.items():
         given = read_fields(Dimension, values, (key,), report)
-        if any(told[0] == key for told in report.told):
+        if any(key_path[0] == key for key_path in report.told):
             continue
-        found = Dimension(**given)
-        problems = found.problems()
-        report.add_all(each.under(key) for each in problems)
+        dimension = Dimension(**given)
+        problems = dimension.problems()
+        report.add_all(problem.under(key) for problem in problems)
         if not problems:
-            space[key] = found
+            space[key] = dimension
     for key in tree:
         if key in OWN:
             report.add(Problem((key,), "is set by the search itself; drop it"))
@@ -168,7 +168,7 @@ def check_space(
     Returns:
         One problem a line; if no value of a key works, those of its first one.
     """
-    found, random = [], Random(0)
+    space_problems, random = [], Random(0)
 
     def problems(values: dict[str, Any]) -> tuple[str, ...]:
         try:
@@ -181,8 +181,12 @@ def check_space(
         refused = []
         for value in dimension.ends():
             alone = problems({key: value})
-            others = ({each: space[each].draw(random) for each in space} for _ in range(DRAWS if alone else 0))
+            others = (
+                {other_key: space[other_key].draw(random) for other_key in space} for _ in range(DRAWS if alone else 0)
+            )
             if alone and all(problems({**other, key: value}) for other in others):
-                refused.append([f"{origins[key]}: {each.removeprefix('command line: ')}" for each in alone])
-        found += refused[0] if len(refused) == len(dimension.ends()) else [line for lines in refused for line in lines]
-    return found
+                refused.append([f"{origins[key]}: {problem.removeprefix('command line: ')}" for problem in alone])
+        space_problems += (
+            refused[0] if len(refused) == len(dimension.ends()) else [line for lines in refused for line in lines]
+        )
+    return space_problems

@@ -67,13 +67,13 @@ REFUSED_IN_STAGES: dict[str, str] = {
 
 def refusal(path: KeyPath) -> str | None:
     """Why a stage may not set what stands at `path`; None if it may."""
-    found, longest = "it is none of a stage's keys", -1
+    reason, longest = "it is none of a stage's keys", -1
     for key in (*STAGE_KEYS, *sections(), *REFUSED_IN_STAGES):
         pattern = key.split(".")
         fits = len(path) >= len(pattern) and all(one in ("*", two) for one, two in zip(pattern, path, strict=False))
         if fits and len(pattern) > longest:
-            found, longest = REFUSED_IN_STAGES.get(key), len(pattern)
-    return found
+            reason, longest = REFUSED_IN_STAGES.get(key), len(pattern)
+    return reason
 
 
 def _leaves(tree: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
@@ -94,20 +94,20 @@ def split_stages(layer: Layer, report: Report) -> list[Layer]:
     stages = layer.tree.get("stages")
     if not isinstance(stages, list | tuple) or not all(isinstance(stage, dict) for stage in stages):
         return []
-    if found := limit_problems(("stages",), "stages", len(stages), "has", " stages"):
-        report.add_all(found)
+    if problems := limit_problems(("stages",), "stages", len(stages), "has", " stages"):
+        report.add_all(problems)
         return []
     rest = {key: value for key, value in layer.tree.items() if key != "stages"}
     origins = {path: origin for path, origin in layer.origins.items() if path[0] != "stages"}
     below = Layer(rest, origins, layer.problems)
-    known = rest.get("tasks")
-    tasks = [name for name, task in known.items() if task is not None] if isinstance(known, dict) else []
+    recipe_tasks = rest.get("tasks")
+    tasks = [name for name, task in recipe_tasks.items() if task is not None] if isinstance(recipe_tasks, dict) else []
     return [merge_layers(below, _stage(number, stage, layer, tasks, report)) for number, stage in enumerate(stages)]
 
 
 def _stage(number: int, stage: dict[str, Any], layer: Layer, tasks: list[str], report: Report) -> Layer:
     where: KeyPath = ("stages", str(number))
-    own = Layer({})
+    stage_layer = Layer({})
     for path, value in _leaves(stage):
         reason = refusal(path) if len(path) > 1 or value is not None else "write what the stage changes in it"
         targets = [("tasks", name, *path[1:]) for name in tasks] if path[0] == "all_tasks" else [path]
@@ -119,9 +119,9 @@ def _stage(number: int, stage: dict[str, Any], layer: Layer, tasks: list[str], r
         else:
             origin = layer.origins.get((*where, *path), report.source)
             for target in targets:
-                own.tree = merge(own.tree, _tree(target, value))
-                own.origins[target] = f"{origin}: stages.{number}"
-    return own
+                stage_layer.tree = merge(stage_layer.tree, _tree(target, value))
+                stage_layer.origins[target] = f"{origin}: stages.{number}"
+    return stage_layer
 
 
 def _tree(path: KeyPath, value: Any) -> Any:

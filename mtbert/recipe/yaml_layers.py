@@ -68,10 +68,10 @@ class Layer:
 def _refuse_size(text: str, source: str) -> None:
     """Refuse a text that would take long to parse, for its length, its number of values, or their depth."""
     separators = text.count("\n") + text.count(",")
-    found = beyond("recipe_bytes", len(text), f"{source}: the recipe has", " characters")
-    found += beyond("recipe_values", separators, f"{source}: the recipe has", " lines and commas")
-    if found:
-        raise RecipeError(found)
+    problems = beyond("recipe_bytes", len(text), f"{source}: the recipe has", " characters")
+    problems += beyond("recipe_values", separators, f"{source}: the recipe has", " lines and commas")
+    if problems:
+        raise RecipeError(problems)
     depth, most = 0, limit("depth")
     for bracket in re.finditer(r"[\[\]{}]", text):
         depth += 1 if bracket[0] in "[{" else -1
@@ -151,15 +151,15 @@ def read_bounded(path: Path) -> str:
     most = limit("recipe_bytes")
     with path.open("rb") as file:
         data = file.read(most + 1)
-    if found := beyond("recipe_bytes", len(data), f"{path}: the recipe has at least", " bytes"):
-        raise RecipeError(found)
+    if problems := beyond("recipe_bytes", len(data), f"{path}: the recipe has at least", " bytes"):
+        raise RecipeError(problems)
     return data.decode("utf-8")
 
 
 def read_chain(path: Path, above: tuple[Path, ...] = ()) -> Layer:
     """The file's settings over those of its `base`, over those of that one's base, and so on."""
-    if found := beyond("recipe_bases", len(above), f"{path}: the chain of bases has", " files above it"):
-        raise RecipeError(found)
+    if problems := beyond("recipe_bases", len(above), f"{path}: the chain of bases has", " files above it"):
+        raise RecipeError(problems)
     try:
         tree, origins = parse_yaml(read_bounded(path), str(path))
     except RecipeError:
@@ -203,9 +203,9 @@ def merge_layers(under: Layer, over: Layer) -> Layer:
 
     origins = {path: origin for path, origin in under.origins.items() if not replaced(path)} | over.origins
     merged = Layer(merge(under.tree, over.tree), origins, under.problems + over.problems)
-    tasks, known = over.tree.get("tasks"), under.tree.get("tasks")
+    tasks, base_tasks = over.tree.get("tasks"), under.tree.get("tasks")
     for name in [key for key, value in tasks.items() if value is None] if isinstance(tasks, dict) else ():
-        if not isinstance(known, dict) or known.get(name) is None:
+        if not isinstance(base_tasks, dict) or base_tasks.get(name) is None:
             message = "is null, which drops a task of the base, but the base has none of that name"
             merged.problems.append((("tasks", name), message))
     return merged
@@ -268,7 +268,7 @@ def _put(layer: Layer, path: KeyPath, value: Any, below: Iterable[KeyPath], orig
     for end in range(len(path) - 1, -1, -1):
         items, key = around[end], path[end]
         if isinstance(items, list) and key.isdecimal() and int(key) < len(items):
-            tree = [merge({"": each}, {"": tree})[""] if i == int(key) else each for i, each in enumerate(items)]
+            tree = [merge({"": item}, {"": tree})[""] if i == int(key) else item for i, item in enumerate(items)]
             origins = {p: o for p, o in layer.origins.items() if p[:end] == path[:end]} | origins
         else:
             tree = {key: tree}
@@ -294,12 +294,14 @@ def override_all(layer: Layer, overrides: Sequence[str] | Mapping[str, Any], hin
         for key, value in overrides.items():
             layer = _put(layer, tuple(str(key).split(".")), plain(value), (), OVERRIDES)
         return layer
-    if isinstance(overrides, str) or not all(isinstance(each, str) for each in overrides):
+    if isinstance(overrides, str) or not all(isinstance(argument, str) for argument in overrides):
         form = "write {'training.max_steps': 50} or ['--training.max_steps', '50']"
         raise RecipeError([f"overrides is {shown(overrides)}, but must map keys to values, or list arguments; {form}"])
     positional, pairs = split_argv(overrides)
     if positional:
-        raise RecipeError([f"{COMMAND_LINE}: {each!r} belongs to no --key; write --key VALUE" for each in positional])
+        raise RecipeError(
+            [f"{COMMAND_LINE}: {argument!r} belongs to no --key; write --key VALUE" for argument in positional]
+        )
     for path, text in pairs:
         layer = override(layer, path, text, hint(path))
     return layer
@@ -326,7 +328,7 @@ def as_layer(recipe: Any) -> Layer:
 def plain(value: Any) -> Any:
     """A value of Python as a recipe file has it: settings and mappings as mappings, tuples as lists, paths as text."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

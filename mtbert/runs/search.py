@@ -145,14 +145,14 @@ def plan(
 
 def metric_problems(metric: str, recipe: Recipe) -> list[str]:
     """Return the reasons why a score can not be the metric of a search; empty if it can."""
-    known = known_scores(recipe)
+    score_names = known_scores(recipe)
     if not any(task.data.dev for task in recipe.tasks.values()):
         return ["there are no dev splits to search by; give a task data.dev"]
-    if metric in known:
+    if metric in score_names:
         return []
-    near = difflib.get_close_matches(metric, known, n=1)
+    near = difflib.get_close_matches(metric, score_names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    return [f"--metric is {metric!r}, which no evaluation has; {hint}known ones: {', '.join(known)}"]
+    return [f"--metric is {metric!r}, which no evaluation has; {hint}known ones: {', '.join(score_names)}"]
 
 
 # ---- the study ----

@@ -55,24 +55,26 @@ def find_rows(names: Sequence[str]) -> dict[str, Path]:
     Raises:
         ValueError: no recipe has a name (the message lists the names), or two recipes have it.
     """
-    known = {path.stem: path for path in sorted((CONFIGS / "cs224n").glob("[A-Z]*.yaml"), key=_row_number)}
+    recipe_files = {path.stem: path for path in sorted((CONFIGS / "cs224n").glob("[A-Z]*.yaml"), key=_row_number)}
     rows: dict[str, Path] = {}
     for name in filter(None, ",".join(names).split(",")):
         ends = re.fullmatch(r"([A-Z])(\d+)-(?:\1)?(\d+)", name)
         if ends:
             report, first, last = ends[1], int(ends[2]), int(ends[3])
             matches = {}
-            for path in known.values():
+            for path in recipe_files.values():
                 row_report, number, _ = _row_number(path)
                 if row_report == report and first <= number <= last:
                     matches[path.stem] = path
-        elif name in known:
-            matches = {name: known[name]}
+        elif name in recipe_files:
+            matches = {name: recipe_files[name]}
         else:
             path = Path(name) if name.endswith(".yaml") else CONFIGS / f"{name}.yaml"
             matches = {path.stem: path} if path.is_file() else {}
         if not matches:
-            raise InputError(f"there is no row {name!r}; there are: {', '.join(known)}, and recipes by folder/name")
+            raise InputError(
+                f"there is no row {name!r}; there are: {', '.join(recipe_files)}, and recipes by folder/name"
+            )
         for row, path in matches.items():
             if row in rows and rows[row].resolve() != path.resolve():
                 raise InputError(f"two recipes are named {row}: {rows[row]} and {path}; rename one")

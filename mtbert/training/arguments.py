@@ -172,27 +172,33 @@ class TaskTraining:
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid field."""
-        found = []
+        problems = []
         if self.weight <= 0:
-            found.append(Problem(("weight",), f"is {self.weight}, but must be positive; to leave a task out, drop it"))
+            problems.append(
+                Problem(("weight",), f"is {self.weight}, but must be positive; to leave a task out, drop it")
+            )
         for key in ("batch_size", "examples_per_epoch"):
             value = getattr(self, key)
             if value is not None and value < 1:
-                found.append(Problem((key,), f"is {value}, but must be 1 or more"))
-            found += limit_problems((key,), "batch_rows" if key == "batch_size" else "epoch_rows", value or 0)
+                problems.append(Problem((key,), f"is {value}, but must be 1 or more"))
+            problems += limit_problems((key,), "batch_rows" if key == "batch_size" else "epoch_rows", value or 0)
         if self.learning_rate is not None and self.learning_rate <= 0:
-            found.append(Problem(("learning_rate",), f"is {self.learning_rate}, but must be positive"))
+            problems.append(Problem(("learning_rate",), f"is {self.learning_rate}, but must be positive"))
         if self.weight_decay is not None and self.weight_decay < 0:
-            found.append(Problem(("weight_decay",), f"is {self.weight_decay}, but must be 0 or more"))
+            problems.append(Problem(("weight_decay",), f"is {self.weight_decay}, but must be 0 or more"))
         weights = self.class_weights
         if isinstance(weights, str) and weights != "balanced":
-            found.append(Problem(("class_weights",), f"is {brief(weights)}, but must be a list of numbers or balanced"))
+            problems.append(
+                Problem(("class_weights",), f"is {brief(weights)}, but must be a list of numbers or balanced")
+            )
         if isinstance(weights, tuple | list) and min(weights, default=0) <= 0:
             shown = brief(list(weights))
-            found.append(Problem(("class_weights",), f"is {shown}, but must have positive numbers only"))
+            problems.append(Problem(("class_weights",), f"is {shown}, but must have positive numbers only"))
         if not 0 <= self.label_smoothing < 1:
-            found.append(Problem(("label_smoothing",), f"is {self.label_smoothing}, but must be 0 or more and below 1"))
-        return found
+            problems.append(
+                Problem(("label_smoothing",), f"is {self.label_smoothing}, but must be 0 or more and below 1")
+            )
+        return problems
 
 
 class OwnArguments:
@@ -354,18 +360,18 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
 
 def pretraining_problems(values: Mapping[str, Any]) -> list[Problem]:
     """Return a `Problem` for each invalid argument of pre-training; `values` holds all arguments, also the defaults."""
-    found, epochs = [], values["num_train_epochs"]
+    problems, epochs = [], values["num_train_epochs"]
     if epochs < 1 or epochs != int(epochs):
-        found.append(Problem(("num_train_epochs",), f"is {epochs}, but must be a whole number, 1 or more"))
+        problems.append(Problem(("num_train_epochs",), f"is {epochs}, but must be a whole number, 1 or more"))
     if not 0 < values["mask_probability"] < 1:
-        found.append(Problem(("mask_probability",), f"is {values['mask_probability']}, but must be in (0, 1)"))
+        problems.append(Problem(("mask_probability",), f"is {values['mask_probability']}, but must be in (0, 1)"))
     if values["max_length"] is not None and values["max_length"] < 3:
-        found.append(Problem(("max_length",), f"is {values['max_length']}, but must be 3 or more"))
+        problems.append(Problem(("max_length",), f"is {values['max_length']}, but must be 3 or more"))
     if any(epoch < 1 for epoch in values["keep_epochs"]):
-        found.append(
+        problems.append(
             Problem(("keep_epochs",), f"is {list(values['keep_epochs'])}, but must be numbers of epochs, 1 or more")
         )
     use = values["use_epoch"]
     if use is not None and not 1 <= use <= epochs:
-        found.append(Problem(("use_epoch",), f"is {use}, but must be in 1 … num_train_epochs, which is {epochs}"))
-    return found
+        problems.append(Problem(("use_epoch",), f"is {use}, but must be in 1 … num_train_epochs, which is {epochs}"))
+    return problems

@@ -30,7 +30,7 @@ def print_plan(plan: Plan, console: Console | None = None) -> None:
             format(row["batch"], ",.2f" if plan.schedule.mixed else ","),
             f"{row['examples']:,}",
             f"{row['passes']:.2f}",
-            "" if p is None else " → ".join(f"{each:.3f}" for each in p),
+            "" if p is None else " → ".join(f"{probability:.3f}" for probability in p),
         )
     (console or Console()).print(table)
 

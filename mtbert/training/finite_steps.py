@@ -72,7 +72,9 @@ class FiniteSteps:
             losses: task → losses of these rows, `(rows,)`.
             loss: the loss that is minimised, a scalar.
         """
-        self._step.append((dict(rows), {name: each.detach() for name, each in losses.items()}, loss.detach()))
+        self._step.append(
+            (dict(rows), {name: task_losses.detach() for name, task_losses in losses.items()}, loss.detach())
+        )
 
     def check(self, norm: Tensor | float, accelerator: Accelerator, data: Mapping[str, Dataset], step: int) -> bool:
         """Check the gradient after a step's last backward pass. Collective: every process must call it.
@@ -144,15 +146,15 @@ class FiniteSteps:
         for rows, _, _ in batches:
             for name, places in rows.items():
                 tasks.setdefault(name, []).extend(places)
-        held = "; ".join(f"task {name!r}, {_named(data.get(name), places)}" for name, places in tasks.items())
-        return f"the gradient is not finite, though the loss of every row here is. The step held {held or 'no rows'}."
+        names = "; ".join(f"task {name!r}, {_named(data.get(name), places)}" for name, places in tasks.items())
+        return f"the gradient is not finite, though the loss of every row here is. The step held {names or 'no rows'}."
 
 
 def _named(data: Dataset | None, places: Sequence[int]) -> str:
     """Name rows by their `id`, else by their number in the file, else by their index in the training data."""
     shown = [int(place) for place in places[:SHOWN]]
     columns = data.column_names if data is not None else []
-    key = next((each for each in ("id", "row") if each in columns), None)
+    key = next((column for column in ("id", "row") if column in columns), None)
     names = shown if key is None or data is None else data.select(shown)[key][:]
     what = {"id": "the rows with id", "row": "the file's rows", None: "the rows at"}[key]
     more = f" and {len(places) - SHOWN} more" if len(places) > SHOWN else ""

@@ -133,7 +133,7 @@ def shape_of(model: Any, layout: PackedLayout, half: bool) -> Shape:
 
 
 def _bytes(parameters: Any) -> int:
-    return sum(each.numel() * each.element_size() for each in parameters)
+    return sum(parameter.numel() * parameter.element_size() for parameter in parameters)
 
 
 def _recomputes(args: TrainingArguments) -> bool:
@@ -173,8 +173,8 @@ def estimate(trainer: TaskTrainer) -> tuple[dict[str, int], int]:
         `process`: the memory that this process already uses besides the weights.
     """
     model, args = trainer.model, trainer.args
-    named = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
-    trained, on_cpu = _bytes(each for _, each in named), args.device.type == "cpu"
+    named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    trained, on_cpu = _bytes(parameter for _, parameter in named), args.device.type == "cpu"
     weights = _bytes(model.parameters()) + _bytes(model.buffers())
     layout, checkpointing = _longest_pass(trainer), _recomputes(args)
     shape = shape_of(model, layout, trainer.accelerator.native_amp)
@@ -193,8 +193,8 @@ def estimate(trainer: TaskTrainer) -> tuple[dict[str, int], int]:
     moments = moment_bytes(named, peak.states_of) * moment_count // MOMENTS
     whole_weights = weights
     if args.shard_encoder and args.world_size > 1:
-        layers = [each for part in encoder_layers(model.encoder) for each in part.parameters()]
-        sharded = _bytes(each for each in layers if each.requires_grad)
+        layers = [parameter for part in encoder_layers(model.encoder) for parameter in part.parameters()]
+        sharded = _bytes(parameter for parameter in layers if parameter.requires_grad)
         elsewhere = sharded - sharded // args.world_size
         weights -= _bytes(layers) - _bytes(layers) // args.world_size
         moments -= elsewhere * moment_count
@@ -203,7 +203,9 @@ def estimate(trainer: TaskTrainer) -> tuple[dict[str, int], int]:
     activations = peak.activations + shape.working_bytes()
     parts |= step_parts(peak.gradients, activations, on_cpu, peak.keeps_gradients)
     if peak.copies:
-        parts["copies"] = peak.copies * sum(each.numel() * max(4, each.element_size()) for _, each in named)
+        parts["copies"] = peak.copies * sum(
+            parameter.numel() * max(4, parameter.element_size()) for _, parameter in named
+        )
     if trainer.accelerator.native_amp:
         parts["half-precision weights"] = weights // 2  # autocast keeps them for a pass
     if on_cpu:

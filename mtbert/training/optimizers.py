@@ -51,18 +51,18 @@ class OptimizerSettings:
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid field."""
-        found = []
+        problems = []
         modes = (SEPARATE, RATES) if "optimizer.per_task" in REGISTRY else ()
         if self.per_task not in (None, *modes):
             allowed = f"{', '.join(modes)} or null" if modes else "null"
-            found.append(Problem(("per_task",), f"is {self.per_task!r}, but must be {allowed}"))
+            problems.append(Problem(("per_task",), f"is {self.per_task!r}, but must be {allowed}"))
         for key in ("encoder_learning_rate", "adapter_learning_rate", "head_learning_rate"):
             value = getattr(self, key)
             if value is not None and value <= 0:
-                found.append(Problem((key,), f"is {value}, but must be positive"))
+                problems.append(Problem((key,), f"is {value}, but must be positive"))
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            found.append(Problem(("layer_decay",), f"is {self.layer_decay}, but must be above 0 and at most 1"))
-        return found
+            problems.append(Problem(("layer_decay",), f"is {self.layer_decay}, but must be above 0 and at most 1"))
+        return problems
 
 
 def part_of(name: str) -> tuple[str, str | None]:

@@ -67,10 +67,10 @@ class MultiTaskSettings:
         if isinstance(given, Schedule):
             values = {"schedule": given}
         if isinstance(given, MultiTaskSettings):
-            values = {each.name: getattr(given, each.name) for each in fields(given)}
+            values = {entry.name: getattr(given, entry.name) for entry in fields(given)}
         if not isinstance(values, Mapping):
             raise InputError(f"settings must be MultiTaskSettings or a mapping, but is a {type(given).__name__}")
-        names = [each.name for each in fields(cls)]
+        names = [entry.name for entry in fields(cls)]
         if unknown := [name for name in values if name not in names]:
             raise InputError(f"settings has unknown fields {unknown}; known ones: {', '.join(names)}")
         by_task = as_task_training(tasks, values.get("tasks"))
@@ -129,7 +129,7 @@ def read_settings(
     fields_of = {_FIELDS[name]: value for name, value in old.items() if name in _FIELDS}
     by_section = [as_settings(settings_class(section), old[section], section) for section in REGISTRY if section in old]
     read = MultiTaskSettings.read(tasks, fields_of if settings is None else settings)
-    return read, [each for each in (*list_methods(methods), *by_section) if each is not None]
+    return read, [method for method in (*list_methods(methods), *by_section) if method is not None]
 
 
 def list_methods(methods: Any) -> list[Any]:
@@ -159,14 +159,14 @@ def build_methods(settings: MultiTaskSettings, given: Iterable[Any]) -> Methods:
     built: dict[str, Method] = {}
     if settings.optimizer.per_task is not None and "optimizer.per_task" in REGISTRY:
         given = [*given, settings_class("optimizer.per_task")(settings.optimizer.per_task)]
-    for each in given:
-        if isinstance(each, type):
-            raise InputError(f"methods has the class {each.__name__}; {METHODS_FORM}")
-        method = each.build() if hasattr(each, "build") else each
+    for given_method in given:
+        if isinstance(given_method, type):
+            raise InputError(f"methods has the class {given_method.__name__}; {METHODS_FORM}")
+        method = given_method.build() if hasattr(given_method, "build") else given_method
         if method is None:  # switched off by its settings
             continue
         if not isinstance(method, Method):
-            raise InputError(f"methods has {brief(each)}; {METHODS_FORM}")
+            raise InputError(f"methods has {brief(given_method)}; {METHODS_FORM}")
         if method.section in built:
             raise InputError(f"methods has two of {method.section!r}; drop one")
         built[method.section] = method
@@ -215,7 +215,7 @@ def refuse_settings(
 def with_sections(methods: Iterable[Any]) -> dict[str, Any]:
     """Section of a recipe → settings of its method, for each item of `methods` that is such settings."""
     classes = {settings_class(section): section for section in REGISTRY}
-    return {classes[type(each)]: each for each in methods if type(each) in classes}
+    return {classes[type(settings)]: settings for settings in methods if type(settings) in classes}
 
 
 def as_settings(kind: type[Settings], value: Any, argument: str) -> Settings | None:
@@ -229,10 +229,10 @@ def as_settings(kind: type[Settings], value: Any, argument: str) -> Settings | N
     if value is None:
         return None
     if isinstance(value, kind):
-        refuse(each.under(argument) for each in type_problems(value))
+        refuse(problem.under(argument) for problem in type_problems(value))
         return value
     of: Any = kind
-    names = [each.name for each in fields(of)]
+    names = [entry.name for entry in fields(of)]
     if isinstance(value, str) and get_type_hints(kind)[names[0]] is str:
         value = {names[0]: value}
     if not isinstance(value, Mapping):
@@ -243,7 +243,7 @@ def as_settings(kind: type[Settings], value: Any, argument: str) -> Settings | N
         hint = f"did you mean {near[0]}? " if near else ""
         raise InputError(f"{argument} has unknown fields {brief_names(unknown)}; {hint}known ones: {', '.join(names)}")
     settings = kind(**value)
-    refuse(each.under(argument) for each in type_problems(settings))
+    refuse(problem.under(argument) for problem in type_problems(settings))
     return settings
 
 
@@ -262,7 +262,7 @@ def as_task_training(tasks: Sequence[TaskSpec], given: Any) -> dict[str, TaskTra
     if not isinstance(given, Mapping):
         raise InputError(f"task_training must map names of tasks to TaskTraining, but is a {type(given).__name__}")
     labels = {task.name: task.classes for task in tasks}
-    found = {}
+    by_task = {}
     for name, value in given.items():
         where = f"task_training[{name!r}]"
         if isinstance(value, TaskTraining):
@@ -271,8 +271,8 @@ def as_task_training(tasks: Sequence[TaskSpec], given: Any) -> dict[str, TaskTra
         elif isinstance(value, Mapping) and "class_weights" in value:
             weights = as_class_weights(value["class_weights"], labels.get(name, ()), f"{where}.class_weights")
             value = {**value, "class_weights": weights}
-        found[name] = as_settings(TaskTraining, value, where) or TaskTraining()
-    return found
+        by_task[name] = as_settings(TaskTraining, value, where) or TaskTraining()
+    return by_task
 
 
 def as_class_weights(weights: Any, labels: Sequence[str], where: str) -> Any:

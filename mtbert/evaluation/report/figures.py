@@ -116,15 +116,26 @@ def reliability(found: Mapping[str, Any], title: str) -> Figure:
     figure = Figure(figsize=(5, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     bins = found["bins"]
-    centres, width = [(each["low"] + each["high"]) / 2 for each in bins], bins[0]["high"] - bins[0]["low"]
+    centres, width = [(interval["low"] + interval["high"]) / 2 for interval in bins], bins[0]["high"] - bins[0]["low"]
     upper.bar(
-        centres, [each["accuracy"] for each in bins], width, color=COLOURS[4], edgecolor="black", label="accuracy"
+        centres,
+        [interval["accuracy"] for interval in bins],
+        width,
+        color=COLOURS[4],
+        edgecolor="black",
+        label="accuracy",
     )
-    upper.plot([e["confidence"] for e in bins], [e["accuracy"] for e in bins], "o", color=COLOURS[5], label="bins")
+    upper.plot(
+        [interval["confidence"] for interval in bins],
+        [interval["accuracy"] for interval in bins],
+        "o",
+        color=COLOURS[5],
+        label="bins",
+    )
     upper.plot([0, 1], [0, 1], "--", color="black", label="perfectly calibrated")
     upper.set(title=f"{title}: ECE {found['ece']:.3f}", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02))
     upper.legend(loc="upper left")
-    lower.bar(centres, [each["rows"] for each in bins], width, color=COLOURS[0], edgecolor="black")
+    lower.bar(centres, [interval["rows"] for interval in bins], width, color=COLOURS[0], edgecolor="black")
     lower.set(xlabel="confidence (probability of the predicted class)", ylabel="decisions")
     return figure
 

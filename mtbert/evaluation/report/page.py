@@ -197,12 +197,12 @@ def _lengths(name: str, task: Mapping[str, Any]) -> Section:
     error = "mean |predicted − true|" if task["problem_type"] == "regression" else "error rate"
     for key, what in (("length", "length in words"), ("length_difference", "difference of a pair's lengths in words")):
         if key in task:
-            found = task[key]
-            rank = "undefined" if "spearman_undefined" in found else shown(found["spearman"])
+            by_length = task[key]
+            rank = "undefined" if "spearman_undefined" in by_length else shown(by_length["spearman"])
             caption = f"Spearman's correlation of {what} and error: {rank}."
-            figure = figures.by_length(found, f"{name}: error by {what.partition(' in ')[0]}", what, error)
+            figure = figures.by_length(by_length, f"{name}: error by {what.partition(' in ')[0]}", what, error)
             items.append(Picture(f"{name}.{key}", figure, caption))
-            items.append(_table(f"Rows by {what}", found["bins"]))
+            items.append(_table(f"Rows by {what}", by_length["bins"]))
     return Section(f"{name}: error by length", 3, items=tuple(items))
 
 

@@ -126,8 +126,8 @@ class TaskRows:
             return np.abs(self.predicted - self.labels)
         if not self.multi_label:
             return (~self.right).astype(np.float64)
-        known = ~np.isnan(self.labels)
-        return ((self.predicted != self.labels) & known).sum(axis=1) / known.sum(axis=1)
+        labelled = ~np.isnan(self.labels)
+        return ((self.predicted != self.labels) & labelled).sum(axis=1) / labelled.sum(axis=1)
 
     @cached_property
     def losses(self) -> np.ndarray:
@@ -140,9 +140,9 @@ class TaskRows:
         if self.task.kind.exclusive:
             return -log_softmax(self.logits, axis=1)[np.arange(len(self)), self.labels]
         labels = self.labels if self.multi_label else self.labels[:, None]
-        known = ~np.isnan(labels)
+        labelled = ~np.isnan(labels)
         losses = -log_expit(np.where(labels == 1, self.logits, -self.logits))
-        return np.where(known, losses, 0).sum(axis=1) / known.sum(axis=1)
+        return np.where(labelled, losses, 0).sum(axis=1) / labelled.sum(axis=1)
 
     @cached_property
     def lengths(self) -> np.ndarray:

@@ -130,8 +130,8 @@ def resume_files(checkpoint: str) -> list[str]:
 
     `training_args.json` is not among them, because it names folders of this machine.
     """
-    known = {RESUME_RECORD, LOG_SUMS, *(name for each in method_classes() for name in each.files)}
-    return [name for name in sorted(os.listdir(checkpoint)) if name in known or RESUMED.fullmatch(name)]
+    file_names = {RESUME_RECORD, LOG_SUMS, *(name for method_class in method_classes() for name in method_class.files)}
+    return [name for name in sorted(os.listdir(checkpoint)) if name in file_names or RESUMED.fullmatch(name)]
 
 
 def push_checkpoint(trainer: TaskTrainer, checkpoint: str) -> PushInProgress | None:
@@ -219,15 +219,15 @@ def results(trainer: TaskTrainer) -> dict[str, float]:
 def settings(trainer: TaskTrainer) -> dict[str, Any]:
     """Tasks, schedule, and the training arguments that differ from their defaults, as in a recipe."""
     values, defaults = trainer.args.to_dict(), {}
-    for each in fields(MtBertTrainingArguments):
-        defaults[each.name] = each.default if each.default_factory is MISSING else each.default_factory()
+    for field in fields(MtBertTrainingArguments):
+        defaults[field.name] = field.default if field.default_factory is MISSING else field.default_factory()
     training = {
         key: value
         for key, value in values.items()
         if value != defaults.get(key) and isinstance(value, (str, int, float, bool)) and not key.endswith("_token")
     }
     return {
-        "tasks": {name: asdict(each) for name, each in trainer.task_training.items()},
+        "tasks": {name: asdict(task_settings) for name, task_settings in trainer.task_training.items()},
         "schedule": asdict(trainer.schedule),
         "training": training,
     }

@@ -123,9 +123,9 @@ def peft_record(configs: Mapping[str, Any]) -> Record:
 
 def parameters_record(model: nn.Module, decayed: Collection[str]) -> dict[str, list[str]]:
     """Names and shapes of the trained parameters, with and without weight decay, each in the model's order."""
-    trained = [(name, each) for name, each in model.named_parameters() if each.requires_grad]
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     return {
-        key: [f"{name} {tuple(each.shape)}" for name, each in trained if (name in decayed) is decays]
+        key: [f"{name} {tuple(parameter.shape)}" for name, parameter in trained if (name in decayed) is decays]
         for key, decays in (("decayed", True), ("not decayed", False))
     }
 

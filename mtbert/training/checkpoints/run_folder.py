@@ -77,7 +77,7 @@ def starts_anew(args: MtBertTrainingArguments, folder: Path) -> bool:
     """
     if args.resume_from_checkpoint != AUTO:
         return False
-    if models := sorted(each.name for each in folder.glob("*model*.safetensors")):
+    if models := sorted(path.name for path in folder.glob("*model*.safetensors")):
         raise InputError(
             f"resume_from_checkpoint: auto finds no checkpoint in {folder}, but {models[0]} of a run that has ended, "
             "which would be overwritten; give another output_dir, or remove this one"
@@ -87,7 +87,7 @@ def starts_anew(args: MtBertTrainingArguments, folder: Path) -> bool:
 
 def start_scores(state: TrainerState) -> dict[str, float]:
     """The scores before the first step, if `eval_on_start` was set; else empty."""
-    first = next((each for each in state.log_history if "eval_overall" in each), {})
+    first = next((entry for entry in state.log_history if "eval_overall" in entry), {})
     return first if first.get("step") == 0 else {}
 
 

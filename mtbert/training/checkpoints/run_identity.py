@@ -49,13 +49,17 @@ def training_record(trainer: TaskTrainer) -> Record:
     # A peft checkpoint does not hold the encoder's weights, and a recipe only names them.
     if inside or trainer.settings.recipe is not None:
         weights = model.encoder.named_parameters()
-        weights = [(name, each) for name, each in weights if not (inside and each.requires_grad)]
+        weights = [(name, parameter) for name, parameter in weights if not (inside and parameter.requires_grad)]
         record["encoder.weights_hash"] = weights_hash(weights)
     for key in ("name", "mixed", "temperature"):
         record[f"schedule.{key}"] = getattr(plan.schedule, key)
     record["schedule.steps_per_epoch"] = plan.steps_per_epoch
     record["optimizer"] = trainer.settings.optimizer
-    record |= {each.section: each.absent_record for each in method_classes() if "." not in each.section}
+    record |= {
+        method_class.section: method_class.absent_record
+        for method_class in method_classes()
+        if "." not in method_class.section
+    }
     record |= {method.section: method.record() for method in methods if "." not in method.section}
     without = [column for method in methods for column in method.columns_not_compared()]
     counts_steps = any(method.depends_on_length for method in methods)

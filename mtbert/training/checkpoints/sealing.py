@@ -115,7 +115,7 @@ def damage(checkpoint: str | Path, needed: Sequence[str] = _NEEDED) -> str:
         return f"there is no {CHECKSUMS}, which is written last"
     try:
         files = read_json(folder / CHECKSUMS, remedy="", limited=False)
-        sealed = {name: (each["bytes"], each["sha256"]) for name, each in files.items()}
+        sealed = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
     except InputError as error:
         return str(error)
     except (KeyError, TypeError):
@@ -129,7 +129,7 @@ def damage(checkpoint: str | Path, needed: Sequence[str] = _NEEDED) -> str:
             return f"{name} has {now.st_size:,} bytes, but was written with {size:,}"
         if _sha256_once(path.resolve(), now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns) != digest:
             return f"{name} is not what was written: its SHA-256 differs"
-    missing = [each for each in needed if next(folder.glob(each), None) is None]
+    missing = [pattern for pattern in needed if next(folder.glob(pattern), None) is None]
     return f"it was saved without {', '.join(missing)}" if missing else ""
 
 
@@ -144,8 +144,8 @@ def by_step(folder: str | Path) -> list[Path]:
 
     Folders that a user has put there, such as a copy under another name, are left out.
     """
-    own = (path for path in Path(folder).glob("checkpoint-*") if _is_own(path))
-    return sorted(own, key=lambda path: step_of(path) or 0)
+    checkpoints = (path for path in Path(folder).glob("checkpoint-*") if _is_own(path))
+    return sorted(checkpoints, key=lambda path: step_of(path) or 0)
 
 
 def _is_own(path: Path) -> bool:
@@ -199,7 +199,7 @@ def remove_older(folder: str | Path, limit: int | None, kept: Sequence[str | Non
         kept: checkpoints that are never removed: the one just written, the best.
     """
     checkpoints = by_step(folder)
-    stay = {Path(each).resolve() for each in kept if each is not None}
+    stay = {Path(kept_path).resolve() for kept_path in kept if kept_path is not None}
     for checkpoint in sorted(checkpoints, key=lambda path: (path / CHECKSUMS).is_file()):
         if not limit or len(checkpoints) <= limit:
             return

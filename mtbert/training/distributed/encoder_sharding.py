@@ -172,7 +172,9 @@ def clip(parameters: Iterable[nn.Parameter], largest: float) -> Tensor:
     sharded = [parameter for parameter in with_gradient if isinstance(parameter, DTensor)]
     whole = [parameter for parameter in with_gradient if not isinstance(parameter, DTensor)]
     parts = (sharded, whole)
-    norms = [get_total_norm([each.grad for each in part if each.grad is not None]) for part in parts if part]
+    norms = [
+        get_total_norm([parameter.grad for parameter in part if parameter.grad is not None]) for part in parts if part
+    ]
     norm = torch.linalg.vector_norm(torch.stack([gathered(part_norm) for part_norm in norms]))
     for part in parts:
         clip_grads_with_norm_(part, largest, norm)

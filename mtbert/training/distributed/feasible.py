@@ -44,39 +44,39 @@ _LIMITS = {
 
 def range_problems(values: Mapping[str, Any]) -> list[Problem]:
     """Return a `Problem` for each training argument that is out of its range; None and other types are ignored."""
-    found = []
+    problems = []
     for key, (fits, rule) in RANGES.items():
         value = values.get(key)
         if isinstance(value, Real) and not fits(value):
-            found.append(Problem((key,), f"is {brief(value)}, but must be {rule}"))
+            problems.append(Problem((key,), f"is {brief(value)}, but must be {rule}"))
     for key, name in _LIMITS.items():
         if isinstance(values.get(key), Real) and values[key] > 0:
-            found += limit_problems((key,), name, math.ceil(min(values[key], 1e30)))
-    return found
+            problems += limit_problems((key,), name, math.ceil(min(values[key], 1e30)))
+    return problems
 
 
 def argument_problems(args: TrainingArguments) -> list[Problem]:
     """Try to build the optimizer, learning-rate schedule, loggers and compiler; return a `Problem` for each failure."""
-    found = []
-    if lacking := [each for each in (args.optim_args or "").split(",") if each.strip() and "=" not in each]:
-        found.append(
+    problems = []
+    if lacking := [option for option in (args.optim_args or "").split(",") if option.strip() and "=" not in option]:
+        problems.append(
             Problem(("optim_args",), f"has {', '.join(lacking)} without a value; write name=value, name=value")
         )
     try:
         Trainer.get_optimizer_cls_and_kwargs(args)
     except ImportError as error:
-        found.append(Problem(("optim",), f"is {_name(args.optim)!r}, which is not installed: {_line(error)}"))
+        problems.append(Problem(("optim",), f"is {_name(args.optim)!r}, which is not installed: {_line(error)}"))
     except ValueError:  # optimizers that need the model; they raise their own errors when they are built
         pass
     else:
-        found += _unread_problems(args)
+        problems += _unread_problems(args)
     try:
         optimizer = torch.optim.SGD([torch.zeros(1)], lr=args.learning_rate)
         kwargs: Any = args.lr_scheduler_kwargs
         get_scheduler(args.lr_scheduler_type, optimizer, 1, 2, scheduler_specific_kwargs=kwargs)
     except (TypeError, ValueError, AttributeError) as error:
         given, kind = repr(args.lr_scheduler_kwargs or {})[:LONGEST], _name(args.lr_scheduler_type)
-        found.append(
+        problems.append(
             Problem(
                 ("lr_scheduler_kwargs",),
                 f"is {given}, which lr_scheduler_type: {kind} does not take: {_line(error)}; "
@@ -85,16 +85,16 @@ def argument_problems(args: TrainingArguments) -> list[Problem]:
         )
     available = get_available_reporting_integrations()
     if missing := [name for name in args.report_to or () if name not in available]:
-        found.append(
+        problems.append(
             Problem(("report_to",), f"is {missing}, which are not installed; these are: {', '.join(available)}")
         )
-    backends = [each.value.lower() for each in DynamoBackend]
+    backends = [backend.value.lower() for backend in DynamoBackend]
     if args.torch_compile and (args.torch_compile_backend or "").lower() not in backends:
-        known = ", ".join(backends)
-        found.append(
-            Problem(("torch_compile_backend",), f"is {args.torch_compile_backend!r}, but must be one of: {known}")
+        valid_names = ", ".join(backends)
+        problems.append(
+            Problem(("torch_compile_backend",), f"is {args.torch_compile_backend!r}, but must be one of: {valid_names}")
         )
-    return found
+    return problems
 
 
 def _unread_problems(args: TrainingArguments) -> list[Problem]:
@@ -107,26 +107,26 @@ def _unread_problems(args: TrainingArguments) -> list[Problem]:
         return Trainer.get_optimizer_cls_and_kwargs(other)[1]
 
     optimizer, unread = _name(args.optim), []
-    for key in (each.partition("=")[0].strip() for each in (args.optim_args or "").split(",") if each.strip()):
+    for key in (option.partition("=")[0].strip() for option in (args.optim_args or "").split(",") if option.strip()):
         try:
             if all(keywords(f"{key}={value}") == keywords(None) for value in ("0.5", "1", "true")):
                 unread.append(key)
         except ValueError:  # the optimizer reads it, but as another type of number
             pass
-    found = []
+    problems = []
     if unread:
-        found.append(
+        problems.append(
             Problem(("optim_args",), f"has {', '.join(unread)}, which optim: {optimizer} does not read; drop it")
         )
     if args.optim_target_modules is not None and not optimizer.startswith(("galore", "apollo")):
-        found.append(
+        problems.append(
             Problem(
                 ("optim_target_modules",),
                 f"is {args.optim_target_modules!r}, which optim: {optimizer} does not read; "
                 "it is for GaLore and APOLLO",
             )
         )
-    return found
+    return problems
 
 
 def _name(value: str | Enum) -> str:

@@ -135,7 +135,9 @@ def start_line(trainer: Any) -> str:
     if device == "cpu":
         threads = torch.get_num_threads()
         device += f" ({threads} thread{'s' if threads > 1 else ''} each)"
-    weights = {HALF.get(each.dtype, "fp32") for each in trainer.model.parameters() if each.is_floating_point()}
+    weights = {
+        HALF.get(parameter.dtype, "fp32") for parameter in trainer.model.parameters() if parameter.is_floating_point()
+    }
     precision = trainer.accelerator.mixed_precision if trainer.accelerator.native_amp else " and ".join(sorted(weights))
     return f"Training in {number} on {device}, in {precision}"
 
@@ -145,7 +147,7 @@ def print_start(trainer: Any) -> None:
     print_lines([start_line(trainer)])
     args = trainer.args
     asked = asked_processes(os.environ, parent_commands())
-    weights = {each.dtype for each in trainer.model.parameters()}
+    weights = {parameter.dtype for parameter in trainer.model.parameters()}
     problems = precision_problems(trainer.accelerator.mixed_precision, weights, args.device.type == "cpu")
     for problem in (process_problem(args.world_size, asked), *problems):
         if problem is not None:

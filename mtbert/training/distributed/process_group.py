@@ -117,7 +117,7 @@ def watch_gradients(trainer: TaskTrainer) -> GradientCheck:
     Returns:
         The trainer's callback that checks that every parameter had a gradient; the trainer reports each step to it.
     """
-    args, batches = trainer.args, [each.batch_size for each in trainer.task_training.values()]
+    args, batches = trainer.args, [settings.batch_size for settings in trainer.task_training.values()]
     shares = args.world_size * args.gradient_accumulation_steps
     find = args.ddp_find_unused_parameters
     if find is None:
@@ -153,7 +153,7 @@ class GradientCheck(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         self._unseen = set(self.tasks)
-        self._missing = {name: each for name, each in model.named_parameters() if each.requires_grad}
+        self._missing = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Warn of parameters without a gradient.
@@ -163,7 +163,7 @@ class GradientCheck(TrainerCallback):
         """
         if not self._missing:
             return
-        self._missing = {name: each for name, each in self._missing.items() if each.grad is None}
+        self._missing = {name: parameter for name, parameter in self._missing.items() if parameter.grad is None}
         if self._unseen or not self._missing:
             return
         names, self._missing = list(self._missing), {}

@@ -70,6 +70,10 @@ def method_classes() -> list[type[Method]]:
     for section, place in REGISTRY.items():
         if isinstance(place, str):
             module = method_module(section)
-            classes = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Method)]
-            methods.append(next(each for each in classes if getattr(each, "section", None) == section))
+            classes = [
+                value for value in vars(module).values() if isinstance(value, type) and issubclass(value, Method)
+            ]
+            methods.append(
+                next(method_class for method_class in classes if getattr(method_class, "section", None) == section)
+            )
     return methods

@@ -47,18 +47,18 @@ class Averaging:
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid field."""
-        found = []
+        problems = []
         if self.type not in AVERAGES:
-            found.append(Problem(("type",), f"is {self.type!r}, but must be one of: {', '.join(AVERAGES)}"))
+            problems.append(Problem(("type",), f"is {self.type!r}, but must be one of: {', '.join(AVERAGES)}"))
         if self.decay is not None and self.type == "swa":
-            found.append(
+            problems.append(
                 Problem(("decay",), f"is {self.decay}, but swa weighs all epochs alike; drop it, or use type: ema")
             )
         elif self.decay is not None and not 0 <= self.decay < 1:
-            found.append(Problem(("decay",), f"is {self.decay}, but must be in [0, 1)"))
+            problems.append(Problem(("decay",), f"is {self.decay}, but must be in [0, 1)"))
         if self.start is not None and not 0 <= self.start < 1:
-            found.append(Problem(("start",), f"is {self.start}, but must be in [0, 1)"))
-        return found
+            problems.append(Problem(("start",), f"is {self.start}, but must be in [0, 1)"))
+        return problems
 
     @property
     def depends_on_length(self) -> bool:

@@ -54,19 +54,19 @@ class Distillation:
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid field."""
-        found = []
+        problems = []
         if not self.teachers or len(set(self.teachers)) < len(self.teachers):
-            found.append(
+            problems.append(
                 Problem(
                     ("teachers",),
                     f"is {list(self.teachers)}, but must be folders of checkpoints, one or more, each once",
                 )
             )
         if not 0 <= self.weight <= 1:
-            found.append(Problem(("weight",), f"is {self.weight}, but must be in [0, 1]"))
+            problems.append(Problem(("weight",), f"is {self.weight}, but must be in [0, 1]"))
         if self.temperature <= 0:
-            found.append(Problem(("temperature",), f"is {self.temperature}, but must be positive"))
-        return found
+            problems.append(Problem(("temperature",), f"is {self.temperature}, but must be positive"))
+        return problems
 
     def preflight(self, specs: Sequence[TaskSpec], unlabelled: Mapping[str, Any]) -> list[Problem]:
         """What is wrong with the teachers, whose configs are read, before any work.

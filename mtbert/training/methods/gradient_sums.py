@@ -18,13 +18,13 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
     pairs = [(i, j) for i in range(len(gradients)) for j in range(i + 1)]
     products, device = [], None
     for tensors in zip(*gradients, strict=True):
-        present = next((each for each in tensors if each is not None), None)
+        present = next((tensor for tensor in tensors if tensor is not None), None)
         if present is None:
             continue
         device, precision = present.device, torch.promote_types(present.dtype, torch.float32)
-        flat = [(torch.zeros_like(present) if each is None else each).flatten() for each in tensors]
-        for blocks in zip(*(each.split(BLOCK) for each in flat), strict=True):
-            blocks = [each.to(precision) for each in blocks]
+        flat = [(torch.zeros_like(present) if tensor is None else tensor).flatten() for tensor in tensors]
+        for blocks in zip(*(tensor.split(BLOCK) for tensor in flat), strict=True):
+            blocks = [block.to(precision) for block in blocks]
             products += [torch.dot(blocks[i], blocks[j]) for i, j in pairs]
     total = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=device)
     if products:
@@ -39,9 +39,11 @@ def same_rows(gradients: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor |
     Returns:
         The indices of all rows that any of them has, `(n,)`, and each gradient's values at these rows, `(n, …)`.
     """
-    merged = [None if each is None else each.coalesce() for each in gradients]
-    rows, places = torch.cat([each.indices()[0] for each in merged if each is not None]).unique(return_inverse=True)
-    places = iter(places.split([each.indices().shape[1] for each in merged if each is not None]))
+    merged = [None if tensor is None else tensor.coalesce() for tensor in gradients]
+    rows, places = torch.cat([tensor.indices()[0] for tensor in merged if tensor is not None]).unique(
+        return_inverse=True
+    )
+    places = iter(places.split([tensor.indices().shape[1] for tensor in merged if tensor is not None]))
     aligned: list[Tensor | None] = []
     for gradient in merged:
         if gradient is not None:

@@ -43,15 +43,15 @@ class Proximal:
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid field."""
-        found = []
+        problems = []
         if not self.weight >= 0:
-            found.append(Problem(("weight",), f"is {self.weight}, but must be 0 or more"))
+            problems.append(Problem(("weight",), f"is {self.weight}, but must be 0 or more"))
         for key in ("decay", "late_decay"):
             if not 0 <= getattr(self, key) < 1:
-                found.append(Problem((key,), f"is {getattr(self, key)}, but must be in [0, 1)"))
+                problems.append(Problem((key,), f"is {getattr(self, key)}, but must be in [0, 1)"))
         if not 0 <= self.switch <= 1:
-            found.append(Problem(("switch",), f"is {self.switch}, but must be in [0, 1]"))
-        return found
+            problems.append(Problem(("switch",), f"is {self.switch}, but must be in [0, 1]"))
+        return problems
 
     @property
     def depends_on_length(self) -> bool:
@@ -101,7 +101,7 @@ class ProximalPenalty(Penalty):
         """ℓ_s of each row, by task: `(rows,)`; see `Penalty.penalties`."""
         model = self.model
         if self.teacher is None:
-            self.teacher = {name: each.detach().clone() for name, each in self._trained(model).items()}
+            self.teacher = {name: parameter.detach().clone() for name, parameter in self._trained(model).items()}
         training = [module for module in model.modules() if module.training]
         model.eval()
         with torch.no_grad():
@@ -113,7 +113,7 @@ class ProximalPenalty(Penalty):
 
     @staticmethod
     def _trained(model: nn.Module) -> dict[str, nn.Parameter]:
-        return {name: each for name, each in model.named_parameters() if each.requires_grad}
+        return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """θ̄ ← β θ̄ + (1 − β) θ."""

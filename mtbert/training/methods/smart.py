@@ -54,21 +54,23 @@ class Smart:
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid field."""
-        found = []
+        problems = []
         if not self.weight >= 0:
-            found.append(Problem(("weight",), f"is {self.weight}, but must be 0 or more"))
+            problems.append(Problem(("weight",), f"is {self.weight}, but must be 0 or more"))
         if self.steps < 1:
-            found.append(Problem(("steps",), f"is {self.steps}, but must be 1 or more; to do without, set smart: null"))
+            problems.append(
+                Problem(("steps",), f"is {self.steps}, but must be 1 or more; to do without, set smart: null")
+            )
         for key in ("step_size", "noise", "radius"):
             if not getattr(self, key) > 0:
-                found.append(Problem((key,), f"is {getattr(self, key)}, but must be positive"))
+                problems.append(Problem((key,), f"is {getattr(self, key)}, but must be positive"))
         if self.norm not in NORMS:
-            found.append(Problem(("norm",), f"is {self.norm!r}, but must be one of: {', '.join(NORMS)}"))
+            problems.append(Problem(("norm",), f"is {self.norm!r}, but must be one of: {', '.join(NORMS)}"))
         if self.projection not in PROJECTIONS:
-            found.append(
+            problems.append(
                 Problem(("projection",), f"is {self.projection!r}, but must be one of: {', '.join(PROJECTIONS)}")
             )
-        return found
+        return problems
 
     def build(self) -> SmartPenalty | None:
         """Build the method; None with a weight of 0."""
@@ -222,7 +224,11 @@ class SmartPenalty(Penalty):
 
     def attach(self, trainer: TaskTrainer) -> None:
         super().attach(trainer)
-        half = {str(each.dtype) for each in self.model.parameters() if each.dtype in (torch.float16, torch.bfloat16)}
+        half = {
+            str(parameter.dtype)
+            for parameter in self.model.parameters()
+            if parameter.dtype in (torch.float16, torch.bfloat16)
+        }
         if half:
             raise InputError(
                 f"smart: the model has weights in {half.pop()}, but its passes need fp32; load them in fp32"

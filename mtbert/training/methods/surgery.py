@@ -69,15 +69,15 @@ class Surgery:
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid field."""
-        found = []
+        problems = []
         if self.method not in (*METHODS, *_OWN):
-            known = ", ".join((*METHODS, *_OWN))
-            found.append(Problem(("method",), f"is {self.method!r}, but must be one of: {known}"))
+            valid_names = ", ".join((*METHODS, *_OWN))
+            problems.append(Problem(("method",), f"is {self.method!r}, but must be one of: {valid_names}"))
         if self.method == "cagrad" and (self.c is None or not 0 <= self.c < 1):
-            found.append(Problem(("c",), f"is {self.c}, but must be in [0, 1) for the method 'cagrad'"))
+            problems.append(Problem(("c",), f"is {self.c}, but must be in [0, 1) for the method 'cagrad'"))
         if self.method != "cagrad" and self.c is not None:
-            found.append(Problem(("c",), f"is {self.c}, but must be null for other methods than 'cagrad'; drop it"))
-        return found
+            problems.append(Problem(("c",), f"is {self.c}, but must be null for other methods than 'cagrad'; drop it"))
+        return problems
 
     def weights(self, gramian: Tensor, key: Sequence[int]) -> Tensor:
         """The tasks' weights `(T,)` in the combined gradient; all 1 if a gradient is not finite.
@@ -257,7 +257,7 @@ class GradientSurgery(Method):
         columns: list[Any] = list(zip(*(self._gradients[name] for name in present), strict=True))
         rows = {}
         for place, column in enumerate(columns):
-            if any(each is not None and each.is_sparse for each in column):
+            if any(gradient is not None and gradient.is_sparse for gradient in column):
                 rows[place], columns[place] = same_rows(column)
         products = gramian(list(zip(*columns, strict=True)))
         if accelerator.scaler is not None:
