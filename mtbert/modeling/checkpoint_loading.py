@@ -22,6 +22,7 @@ from .limits import beyond
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 INDEX = "model.safetensors.index.json"
+LARGE = 1_000_000  # a size above those of all published encoders; the largest vocabularies have 260,000 tokens
 ADAPTER = "adapter_config.json"  # peft's checkpoints hold the added weights only; peft loads them
 SHOWN = 5
 PROBLEMS = {"missing_keys": "missing", "unexpected_keys": "not the model's"}
@@ -69,6 +70,11 @@ def load_checked(
             for key, sentence in others.items():
                 if key not in declared or declared[key].is_floating_point():
                     raise InputError(f"{sentence}, but must hold floats; {AGAIN}")
+        if folder is not None and _has_large_number(read_json(folder / "config.json")):
+            # before transformers allocates what the config asks for
+            declared = _declared(model_class, folder)
+            if any(key in shapes and shapes[key] != tuple(value.shape) for key, value in declared.items()):
+                raise RuntimeError("size mismatch")
         kwargs.setdefault("use_safetensors", True)
         model, info = load(name, *args, output_loading_info=True, **kwargs)
     except Exception as error:
@@ -232,6 +238,13 @@ def _header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file} can not be read as safetensors: {error}; {AGAIN}") from error
     return shapes, others
+
+
+def _has_large_number(config: Any) -> bool:
+    """Whether a config holds an integer that no published encoder has, at any depth: a size of a million or more."""
+    if isinstance(config, dict | list):
+        return any(map(_has_large_number, config.values() if isinstance(config, dict) else config))
+    return isinstance(config, int) and config >= LARGE
 
 
 def _declared(model_class: Any, folder: Path) -> dict[str, torch.Tensor]:

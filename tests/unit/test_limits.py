@@ -231,3 +231,13 @@ def test_files_of_a_checkpoint(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "mtbert"}))
     with pytest.raises(ValueError, match="no model.safetensors"):
         check_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["type_vocab_size", "vocab_size", "max_position_embeddings"])
+def test_a_config_that_asks_for_more_than_the_weights_hold(key, encoder_dir, tmp_path):
+    MtBertForMultiTask.from_encoder(encoder_dir, [TaskSpec("t", labels=2)]).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "config.json").read_text())
+    written["encoder"][key] = 10_000_000
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    with bounded(calls=10_000_000), pytest.raises(ValueError, match="but config.json asks for .10000000, "):
+        MtBertForMultiTask.from_pretrained(tmp_path)
