@@ -14,6 +14,7 @@ import difflib
 import re
 import signal
 import sys
+from itertools import takewhile
 from pathlib import Path
 
 from ..runs import bundled
@@ -51,8 +52,9 @@ def find(name: str, known: dict[str, Path]) -> Path:
 
 def about(file: Path) -> str:
     """Return the first comment of a recipe, without the command, cut to 100 characters."""
-    opening = next(re.finditer(r"(?:#.*\n)*", LAUNCH.sub("", file.read_text(encoding="utf-8"))))[0]
-    text = " ".join(opening.replace("#", " ").split())
+    lines = LAUNCH.sub("", file.read_text(encoding="utf-8")).splitlines()
+    opening = takewhile(lambda line: line.startswith("#"), lines)
+    text = " ".join(" ".join(opening).replace("#", " ").split())
     return text if len(text) <= 100 else f"{text[:99].rstrip()}…"
 
 

@@ -31,9 +31,9 @@ PUBLISHED = yaml.safe_load((bundled.folder() / "published.yaml").read_text(encod
 def planned(args: argparse.Namespace) -> TablePlan:
     """The table that the command line asks for."""
     return TablePlan(
-        tuple(args.rows),
-        args.encoder,
-        args.data_dir,
+        rows=tuple(args.rows),
+        encoder=args.encoder,
+        data_dir=args.data_dir,
         seeds=tuple(args.seeds),
         budget=args.budget,
         learning_rate=args.learning_rate,

@@ -322,7 +322,8 @@ def _escaped(blocks: Iterable[str], dialect: Dialect) -> Iterable[str]:
     kept = ""
     for block in chain(blocks, [None]):
         text = kept + (block or "")
-        kept = "" if block is None else next(unfinished.finditer(text))[0]  # an escape may go on in the next block
+        ending: Any = unfinished.search(text)  # matches every text
+        kept = "" if block is None else ending[0]  # an escape may go on in the next block
         yield escape.sub(lambda pair: "".join(map(stand_ins.__getitem__, pair[1])), text[: len(text) - len(kept)])
 
 
@@ -338,9 +339,8 @@ def _lines(blocks: Iterable[str], quoted: bool) -> tuple[str, Iterator[tuple[Seq
             break
         last = block[-1:] or last
     start = "".join(parts)
-    until = re.compile(r'(?:"[^"]*"|[^"\r\n])*+' if quoted else r"[^\r\n]*+")
-    header = next(until.finditer(start)).end()
-    first = re.compile(r"\r*\n|\r").search(start, header)
+    header: Any = re.match(r'(?:"[^"]*"|[^"\r\n])*+' if quoted else r"[^\r\n]*+", start)  # matches every text
+    first = re.compile(r"\r*\n|\r").search(start, header.end())
     end = "\r" if first and first[0] == "\r" else "\n"
 
     def numbered() -> Iterator[tuple[Sequence[int], list[str]]]:

@@ -36,12 +36,8 @@ def _beside_layer(layer: Any, adapters: AdapterPass | None, states: Tensor, inpu
 class _BertLayer:
     """LN(FFN(a) + a + TS(h)) with a = LN(attention(h) + h): BERT, RoBERTa, ELECTRA and their derivatives."""
 
-    attention: Any
-    intermediate: Any
-    output: Any
-
     def forward(
-        self,
+        self: Any,
         hidden_states: Any,
         attention_mask: Any = None,
         *args: Any,
@@ -59,13 +55,8 @@ class _BertLayer:
 class _DistilBertLayer:
     """The same function as `_BertLayer`, with the names of DistilBERT's modules."""
 
-    attention: Any
-    ffn: Any
-    sa_layer_norm: Any
-    output_layer_norm: Any
-
     def forward(
-        self,
+        self: Any,
         hidden_states: Any,
         attention_mask: Any = None,
         *args: Any,
@@ -82,13 +73,8 @@ class _DistilBertLayer:
 class _ModernBertLayer:
     """Pre-norm layer without a last norm: a + FFN(LN(a)) + TS(h) with a = h + attention(LN(h))."""
 
-    attn: Any
-    attn_norm: Any
-    mlp: Any
-    mlp_norm: Any
-
     def forward(
-        self,
+        self: Any,
         hidden_states: Any,
         attention_mask: Any = None,
         position_embeddings: Any = None,

@@ -71,10 +71,7 @@ def load_checked(
                 if key not in declared or declared[key].is_floating_point():
                     raise InputError(f"{sentence}, but must hold floats; {AGAIN}")
         if folder is not None and _has_large_number(read_json(folder / "config.json")):
-            # before transformers allocates what the config asks for
-            declared = _declared(model_class, folder)
-            if any(key in shapes and shapes[key] != tuple(value.shape) for key, value in declared.items()):
-                raise RuntimeError("size mismatch")
+            _refuse_shapes(model_class, folder, shapes)  # before transformers allocates what the config asks for
         kwargs.setdefault("use_safetensors", True)
         model, info = load(name, *args, output_loading_info=True, **kwargs)
     except Exception as error:
@@ -253,6 +250,21 @@ def _declared(model_class: Any, folder: Path) -> dict[str, torch.Tensor]:
         return model_class(model_class.config_class.from_pretrained(folder)).state_dict()
 
 
+def _odd_shapes(model_class: Any, folder: Path, shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """A sentence for each weight whose shape, in the file's header, is not the one that config.json asks for."""
+    return [
+        f"{key} is {shapes[key]}, but config.json asks for {tuple(value.shape)}"
+        for key, value in _declared(model_class, folder).items()
+        if key in shapes and shapes[key] != tuple(value.shape)
+    ]
+
+
+def _refuse_shapes(model_class: Any, folder: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    odd = _odd_shapes(model_class, folder, shapes)
+    if odd:
+        raise InputError(f"{folder}: weights have other shapes: {_some(odd)}; {AGAIN}")
+
+
 def _reason(
     model_class: type[PreTrainedModel], folder: Path, shapes: dict[str, tuple[int, ...]], error: Exception
 ) -> str:
@@ -261,11 +273,7 @@ def _reason(
     if not (isinstance(error, RuntimeError) and "mismatch" in message):
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         return f"config.json does not make a model ({kind}{message[:500]})"
-    odd = [
-        f"{key} is {shapes[key]}, but config.json asks for {tuple(value.shape)}"
-        for key, value in _declared(model_class, folder).items()
-        if key in shapes and shapes[key] != tuple(value.shape)
-    ]
+    odd = _odd_shapes(model_class, folder, shapes)
     return f"weights have other shapes: {_some(odd)}" if odd else message[:500]
 
 

@@ -103,12 +103,12 @@ class Pruning(TrainerCallback):
 def plan(
     recipe: Path,
     space: Path,
-    metric: str = "eval_overall",
-    direction: str | None = None,
-    study: Path = Path("runs/search/study.db"),
-    name: str | None = None,
-    overrides: Sequence[str] = (),
-    keep: str = "best",
+    metric: str,
+    direction: str | None,
+    study: Path,
+    name: str | None,
+    overrides: Sequence[str],
+    keep: str,
 ) -> Search:
     """Read and check what a search needs.
 

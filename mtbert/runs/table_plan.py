@@ -40,13 +40,13 @@ class TablePlan:
     rows: tuple[str, ...]
     encoder: str
     data_dir: str
-    seeds: tuple[int, ...] = (1, 2, 3)
-    budget: str = "small"
-    learning_rate: float = 2e-4
-    instead_of_pooler: str | None = None
-    mixed_precision: str = "bf16"
-    output: Path = Path("runs/reproduce")
-    overrides: tuple[str, ...] = ()
+    seeds: tuple[int, ...]
+    budget: str
+    learning_rate: float
+    instead_of_pooler: str | None
+    mixed_precision: str
+    output: Path
+    overrides: tuple[str, ...]
 
 
 def find_rows(names: Sequence[str]) -> dict[str, Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -118,9 +118,12 @@ def refuse_trainer_arguments(model: Any, given: dict[str, Any]) -> None:
         raise InputError("model is missing; give one, such as MtBertForMultiTask.from_encoder(encoder, tasks)")
 
 
-def _default(field: Field[Any]) -> Any:
-    factory: Any = field.default_factory
-    return factory() if field.default is MISSING else field.default
+def default_values(kind: Any) -> dict[str, Any]:
+    """Name → default value of each field of a dataclass whose fields all have one."""
+    return {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(kind)
+    }
 
 
 def refuse_arguments(args: TrainingArguments) -> None:
@@ -129,9 +132,8 @@ def refuse_arguments(args: TrainingArguments) -> None:
     Raises:
         InputError: with each such argument whose value is not the default, and the reason.
     """
-    defaults = {field.name: _default(field) for field in fields(TrainingArguments) if field.name in REFUSED_TRAINING}
-    problems = []
-    for key in sorted(defaults.keys() - set(ELSEWHERE)):
+    defaults, problems = default_values(TrainingArguments), []
+    for key in sorted((defaults.keys() & REFUSED_TRAINING.keys()) - set(ELSEWHERE)):
         value = getattr(args, key)
         is_default_config = isinstance(value, AcceleratorConfig)  # transformers makes it of None
         # None, False, 0 and empty all mean "off"

@@ -14,7 +14,7 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from ...files import write_text
 from ...model_card import model_card
 from ...modeling.checkpoint_loading import INDEX, read_json
 from ...modeling.hub_upload import edit_json, explained, finish_repository, upload
-from ..arguments import MtBertTrainingArguments
+from ..arguments import MtBertTrainingArguments, default_values
 from ..methods import method_classes
 from ..methods.base import TaskTrainer
 from .log_sums import FILE as LOG_SUMS
@@ -218,9 +218,7 @@ def results(trainer: TaskTrainer) -> dict[str, float]:
 
 def settings(trainer: TaskTrainer) -> dict[str, Any]:
     """Tasks, schedule, and the training arguments that differ from their defaults, as in a recipe."""
-    values, defaults = trainer.args.to_dict(), {}
-    for field in fields(MtBertTrainingArguments):
-        defaults[field.name] = field.default if field.default_factory is MISSING else field.default_factory()
+    values, defaults = trainer.args.to_dict(), default_values(MtBertTrainingArguments)
     training = {
         key: value
         for key, value in values.items()
