@@ -24,6 +24,7 @@ from .permutation import permute
 SAMPLED = ("proportional", "sqrt", "annealed", "min_annealed", "uniform", "temperature")
 SCHEDULES = (*SAMPLED, "round_robin", "sequential", "simultaneous")
 _OWN: dict[str, Callable[[np.ndarray, int, int], np.ndarray]] = {}
+_SAMPLE = 0xF5  # separates the random numbers of `resample` from those of a task's passes
 BLOCK = 512  # steps drawn at a time with one random generator; changing it changes every run
 
 
@@ -61,12 +62,15 @@ class Schedule:
             that draw.
         steps_per_epoch: steps of an epoch; None: as many as are needed to draw Σ N_t rows.
         temperature: T of `temperature`, positive; 1 is proportional, large values approach uniform.
+        resample: whether each epoch draws a fresh random sample of each task's rows (report D); otherwise it goes on in
+            the task's permutation where the last epoch stopped, so that every row comes before any comes again.
     """
 
     name: str = "annealed"
     mixed: bool = False
     steps_per_epoch: int | None = None
     temperature: float | None = None
+    resample: bool = False
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid value."""
@@ -249,21 +253,29 @@ class Plan:
         """Return the number of rows of each task that the run draws, shape `(tasks,)`; repeated rows count again."""
         return sum((self.epoch_rows(epoch) for epoch in range(self.epochs)), np.zeros(len(self.names), np.int64))
 
-    def take(self, task: int, first: int, count: int) -> np.ndarray:
-        """Return rows number first…first + count − 1 in the order in which a task's rows are drawn; `(count,)`."""
+    def take(self, task: int, first: int, count: int, epoch: int = 0) -> np.ndarray:
+        """Return rows number first…first + count − 1 in the order in which a task's rows are drawn; `(count,)`.
+
+        With `schedule.resample` the numbers begin at 0 in each epoch, which has an order of its own; otherwise they
+        count the rows of the whole run, and the epoch does not matter.
+        """
         positions = first + np.arange(count)
+        key = (self.seed, task, _SAMPLE, epoch) if self.schedule.resample else (self.seed, task)
         if task in self.balanced:
-            return self.balanced[task].take(positions, (self.seed, task))
+            return self.balanced[task].take(positions, key)
         passes, places = np.divmod(positions, self.rows[task])
         taken = np.empty(count, dtype=np.int64)
         for pass_number in np.unique(passes):
             of_pass = passes == pass_number
-            taken[of_pass] = permute(places[of_pass], self.rows[task], (self.seed, task, pass_number))
+            taken[of_pass] = permute(places[of_pass], self.rows[task], (*key, pass_number))
         return taken
 
     def taken(self, task: int) -> np.ndarray:
         """Return the distinct rows of a task that the run draws, in ascending order."""
-        return np.sort(self.take(task, 0, min(int(self.total_rows()[task]), self.rows[task])))
+        if not self.schedule.resample:
+            return np.sort(self.take(task, 0, min(int(self.total_rows()[task]), self.rows[task])))
+        counts = [int(self.epoch_rows(epoch)[task]) for epoch in range(self.epochs)]
+        return np.unique(np.concatenate([self.take(task, 0, count, epoch) for epoch, count in enumerate(counts)]))
 
     def describe(self) -> list[dict[str, object]]:
         """Return one dict per task: its rows, rows per step, rows drawn, passes over the data and p_t.
@@ -322,7 +334,9 @@ class StepSampler(Sampler[Step]):
         self.epoch = epoch
 
     def _walked_before(self, epoch: int) -> np.ndarray:
-        """Return the number of rows of each task that earlier epochs draw."""
+        """Return the number of each task's row at which an epoch begins: how many rows earlier epochs draw."""
+        if self.plan.schedule.resample:
+            return self._walked[0]
         for before in range(max(self._walked), epoch):
             self._walked[before + 1] = self._walked[before] + self.plan.epoch_rows(before)
         return self._walked[epoch]
@@ -331,7 +345,7 @@ class StepSampler(Sampler[Step]):
         walked = self._walked_before(self.epoch).copy()
         for block in range(self.plan.blocks):
             counts = self.plan.counts(self.epoch, block)
-            rows = [self.plan.take(task, walked[task], total) for task, total in enumerate(counts.sum(0))]
+            rows = [self.plan.take(task, walked[task], total, self.epoch) for task, total in enumerate(counts.sum(0))]
             used = np.zeros(len(walked), dtype=np.int64)
             for step in counts:
                 parts = [(int(task), rows[task][used[task] : used[task] + step[task]]) for task in np.flatnonzero(step)]

@@ -296,8 +296,8 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
 
     Other defaults: 40 epochs of batches of 32, with a learning rate that rises linearly to 5e-5 over the first tenth of
     all steps and then falls linearly to 0. These are the slanted triangular rates of Howard and Ruder (2018, equation
-    3) with a lowest rate of 0. The loss and the dev loss are logged, and a checkpoint is saved, once an epoch; only the
-    last checkpoint is kept. Dropout is the encoder's own.
+    3) with a lowest rate of 0. Gradients are not clipped (`max_grad_norm: 0`). The loss and the dev loss are logged,
+    and a checkpoint is saved, once an epoch; only the last checkpoint is kept. Dropout is the encoder's own.
 
     Attributes:
         output_dir: the folder of checkpoints, log and kept encoders; null: `pretraining` in training.output_dir. Runs
@@ -305,6 +305,8 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
         mask_probability: probability of each token to be chosen; 80 % of the chosen become [MASK], 10 % a random token,
             10 % stay.
         max_length: longest text in tokens, special ones included; longer texts are cut. None: the encoder's limit.
+        steps_per_epoch: steps that count as an epoch; the next epoch goes on with the texts that follow; None: all of
+            them.
         keep_epochs: the encoder is kept after each of these epochs, and after the last, as `output_dir/epoch-<n>`, a
             folder that can be given as `encoder`. Epochs beyond the last are ignored.
         use_epoch: the epoch whose encoder `mtbert finetune` fine-tunes with the same recipe; it first pre-trains up to
@@ -322,6 +324,7 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
     warmup_steps: float = field(
         default=0.1, metadata={"help": "Steps of rising rate; below 1: their share of all steps (cut_frac)."}
     )
+    max_grad_norm: float = field(default=0.0, metadata={"help": "The norm that gradients are clipped to; 0: none."})
     logging_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When the loss is logged."})
     eval_strategy: IntervalStrategy | str = field(
         default="epoch", metadata={"help": "When the dev loss is taken, if a task has a dev split."}
@@ -338,6 +341,7 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
     )
     mask_probability: float = field(default=0.15, metadata={"help": ""})
     max_length: int | None = field(default=None, metadata={"help": ""})
+    steps_per_epoch: int | None = field(default=None, metadata={"help": ""})
     keep_epochs: tuple[int, ...] = field(default=(3, 18, 40), metadata={"help": ""})
     use_epoch: int | None = field(default=None, metadata={"help": ""})
     cpu_threads: int | None = field(default=None, metadata={"help": ""})
@@ -369,6 +373,9 @@ def pretraining_problems(values: Mapping[str, Any]) -> list[Problem]:
         problems.append(Problem(("mask_probability",), f"is {values['mask_probability']}, but must be in (0, 1)"))
     if values["max_length"] is not None and values["max_length"] < 3:
         problems.append(Problem(("max_length",), f"is {values['max_length']}, but must be 3 or more"))
+    steps = values["steps_per_epoch"]
+    if steps is not None and steps < 1:
+        problems.append(Problem(("steps_per_epoch",), f"is {steps}, but must be 1 or more"))
     if any(epoch < 1 for epoch in values["keep_epochs"]):
         problems.append(
             Problem(("keep_epochs",), f"is {list(values['keep_epochs'])}, but must be numbers of epochs, 1 or more")

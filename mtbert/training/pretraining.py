@@ -49,7 +49,10 @@ from .distributed.machine import keep_freed_memory
 
 SETTINGS = "pretraining.json"
 # The arguments on which the weights depend, besides the batch size; runs with equal ones count as the same run.
-_DECISIVE = ("mask_probability", "max_length", "num_train_epochs", "warmup_steps", "seed", "data_seed", *OPTIMIZATION)
+_DECISIVE = (
+    *("mask_probability", "max_length", "num_train_epochs", "steps_per_epoch", "warmup_steps", "seed", "data_seed"),
+    *OPTIMIZATION,
+)
 
 
 class KeptEncoders(TrainerCallback):
@@ -146,7 +149,7 @@ class PretrainingTrainer(Trainer):
     def plan(self) -> Plan:
         args = self.args
         return Plan(
-            schedule=Schedule("sequential"),
+            schedule=Schedule("sequential", steps_per_epoch=args.steps_per_epoch),
             names=("texts",),
             rows=(len(self.train_dataset),),
             batch=args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,

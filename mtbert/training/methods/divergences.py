@@ -7,14 +7,17 @@ from torch import Tensor
 
 from ...modeling.task_spec import TaskSpec
 
+RANGE, LABELS = SCALES = ("range", "labels")
 
-def divergence(task: TaskSpec, logits: Tensor, other: Tensor) -> Tensor:
+
+def divergence(task: TaskSpec, logits: Tensor, other: Tensor, scale: str = RANGE) -> Tensor:
     """ℓ_s of each row, at least 0 and symmetric: `(rows,)` in fp32, or fp64 for inputs in fp64.
 
     - Single label: the symmetrised Kullback-Leibler divergence KL(P‖Q) + KL(Q‖P) = Σ_i (p_i − q_i)(log p_i − log q_i).
     - One logit: the same of two Bernoulli distributions, (σ(a) − σ(b))(a − b).
     - Multi-label: the mean of that over the labels, like the task's loss.
-    - Regression: ((a − b) / (highest − lowest))², so that it does not depend on the scale; without a range (a − b)².
+    - Regression: ((a − b) / (highest − lowest))², so that it does not depend on the scale; (a − b)² without a range,
+      or with the scale `labels`.
 
     Each of these products is 0 or more even after rounding. In the sum KL(P‖Q) + KL(Q‖P), terms of the order of the
     difference would cancel to its square, which fp32 cannot represent at the paper's radius (1e-5).
@@ -25,11 +28,12 @@ def divergence(task: TaskSpec, logits: Tensor, other: Tensor) -> Tensor:
     Args:
         logits: `(rows, num_labels)`; a regression's are on its scale.
         other: the same.
+        scale: `range` or `labels`: the scale of a regression's squared error.
     """
     precise = torch.promote_types(logits.dtype, torch.float32)
     a, b = logits.to(precise), other.to(precise)
     if task.kind.numeric:
-        low, high = task.range or (0.0, 1.0)
+        low, high = task.range if task.range and scale == RANGE else (0.0, 1.0)
         return ((a - b).squeeze(-1) / (high - low)).square()
     if task.kind.exclusive:
         a, b = a.log_softmax(-1), b.log_softmax(-1)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError, Problem
 from .base import PeakMemory, TaskTrainer
-from .divergences import divergence
+from .divergences import RANGE, SCALES, divergence
 from .penalty import Penalty
 from .rules import Rule, with_shares
 
@@ -42,6 +42,8 @@ class Smart:
         projection: `ball` (a step of η along the gradient over its norm, then the nearest point of the ball with
             radius ε) or `published` (the authors' later code: noise + η · gradient, divided by its norm plus ε, or by
             its absolute values for `l1`; the result is a large perturbation for every ε: of norm near 1, or of ±1).
+        scale: the scale of ℓ_s of a regression: `range` (the squared difference over the squared width of the task's
+            range) or `labels` (the squared difference itself, as in the library SMART-Pytorch).
     """
 
     weight: float = 1.0
@@ -51,6 +53,7 @@ class Smart:
     radius: float = 1e-5
     norm: str = "inf"
     projection: str = "ball"
+    scale: str = RANGE
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid field."""
@@ -70,6 +73,8 @@ class Smart:
             problems.append(
                 Problem(("projection",), f"is {self.projection!r}, but must be one of: {', '.join(PROJECTIONS)}")
             )
+        if self.scale not in SCALES:
+            problems.append(Problem(("scale",), f"is {self.scale!r}, but must be one of: {', '.join(SCALES)}"))
         return problems
 
     def build(self) -> SmartPenalty | None:
@@ -263,7 +268,8 @@ class SmartPenalty(Penalty):
         return penalties if bool(finite) else None
 
     def _divergences(self, logits: Mapping[str, Tensor], others: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {name: divergence(self.tasks[name], logits[name], others[name]) for name in logits}
+        scale = self.settings.scale
+        return {name: divergence(self.tasks[name], logits[name], others[name], scale) for name in logits}
 
     def _logits(self, inputs: Mapping[str, Any], delta: Tensor | None) -> dict[str, Tensor]:
         model = self.model

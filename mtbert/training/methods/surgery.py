@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ...modeling.task_spec import TaskSpec
 
 METHODS = ("pcgrad", "cagrad", "mgda", "upgrad")
+REDUCTIONS = ("sum", "mean")
 _JOIN = "\t"  # between names of tasks
 _STREAM = 0x5C6  # separates these random numbers from the schedule's, whose key is (seed, epoch, block)
 
@@ -62,10 +63,14 @@ class Surgery:
             `pcgrad` synchronise with the GPU once a step.
         c: the radius of `cagrad` as a share of the mean gradient's norm, in [0, 1); 0 is no surgery. Required for
             `cagrad`.
+        reduction: what the combined gradient is: the `sum` of the tasks' gradients after surgery (the paper), or their
+            `mean` over the tasks of the step (the default of the package Pytorch-PCGrad). Optimizers that divide by the
+            gradient's size, such as AdamW, take nearly the same steps with both.
     """
 
     method: str = "pcgrad"
     c: float | None = None
+    reduction: str = "sum"
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid field."""
@@ -77,6 +82,9 @@ class Surgery:
             problems.append(Problem(("c",), f"is {self.c}, but must be in [0, 1) for the method 'cagrad'"))
         if self.method != "cagrad" and self.c is not None:
             problems.append(Problem(("c",), f"is {self.c}, but must be null for other methods than 'cagrad'; drop it"))
+        if self.reduction not in REDUCTIONS:
+            known = ", ".join(REDUCTIONS)
+            problems.append(Problem(("reduction",), f"is {self.reduction!r}, but must be one of: {known}"))
         return problems
 
     def weights(self, gramian: Tensor, key: Sequence[int]) -> Tensor:
@@ -267,6 +275,8 @@ class GradientSurgery(Method):
             weights = torch.ones_like(products[0])
         else:
             weights = self.settings.weights(products, (self.seed, step))
+        if self.settings.reduction == "mean":
+            weights = weights / len(present)
         for place, (parameter, column) in enumerate(zip(self.shared, columns, strict=True)):
             combined: Any = weighted_sum(column, weights)
             if place in rows:

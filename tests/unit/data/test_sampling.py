@@ -3,11 +3,13 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from mtbert.data.balancing import BalancedRows
 from mtbert.data.permutation import permute
 from mtbert.data.sampling import BLOCK, SAMPLED, SCHEDULES, Plan, Schedule, StepSampler
 from tests.support.bounded import bounded
@@ -277,6 +279,34 @@ class TestPlan:
         np.testing.assert_allclose(plan.probabilities(0), [0.25, 0.25, 0.5])
         assert plan.steps_per_epoch == 10
         assert sorted(plan.take(0, 0, 1000)) == list(range(1000))  # in time, all of its rows
+
+
+class TestResampledEpochs:
+    """`resample`: each epoch draws a fresh sample of each task, without repetition within a pass."""
+
+    @pytest.mark.parametrize("name", ["round_robin", "simultaneous", "proportional", "sequential"])
+    def test_each_epoch_draws_distinct_rows_in_an_order_of_its_own(self, name):
+        plan = make_plan(name, steps_per_epoch=9, epochs=4, batches=(2, 2, 2), rows=(60, 40, 30), resample=True)
+        sampler = StepSampler(plan)
+        epochs = [epoch_of(sampler, epoch) for epoch in range(4)]
+        for task in range(3):
+            orders = [walk([epoch], task) for epoch in epochs]
+            assert all(len(set(order)) == len(order) for order in orders)
+            assert len({tuple(order) for order in orders if order}) == sum(map(bool, orders))
+            assert np.array_equal(plan.taken(task), np.unique(np.concatenate([[], *orders])))
+        assert epoch_of(StepSampler(plan), 2) == epochs[2]  # a resumed run sees the same rows
+
+    def test_rows_may_come_again_before_all_have_come(self):
+        plan = make_plan("round_robin", steps_per_epoch=30, epochs=3, batches=(2, 2, 2), rows=(40, 40, 40))
+        taken = [len(replace(plan, schedule=replace(plan.schedule, resample=on)).taken(0)) for on in (False, True)]
+        assert taken[0] == 40 > taken[1]
+
+    def test_a_balanced_task_is_resampled_too(self):
+        balanced = {0: BalancedRows(np.arange(40) % 4)}
+        plan = replace(make_plan("round_robin", steps_per_epoch=9, rows=(40, 40, 40), resample=True), balanced=balanced)
+        first, second = (plan.take(0, 0, 12, epoch) for epoch in (0, 1))
+        assert sorted(first % 4) == sorted(second % 4) == sorted(np.arange(12) % 4)
+        assert first.tolist() != second.tolist()
 
 
 class TestSampler:

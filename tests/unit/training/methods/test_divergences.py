@@ -75,3 +75,10 @@ def test_extreme_logits_stay_finite(task):
     a, b = torch.full((1, task.num_labels), 80.0), torch.full((1, task.num_labels), -80.0)
     a[0, 0] = -80.0
     assert divergence(task, a, b).isfinite().all()
+
+
+def test_a_regression_may_be_measured_on_the_scale_of_its_labels():
+    one, other = torch.tensor([[2.0], [5.0]]), torch.tensor([[3.0], [1.0]])
+    assert divergence(SCORE, one, other, "labels").tolist() == [1.0, 16.0]
+    assert divergence(SCORE, one, other).tolist() == pytest.approx([1 / 25, 16 / 25])
+    assert divergence(FREE, one, other, "labels").tolist() == divergence(FREE, one, other).tolist()

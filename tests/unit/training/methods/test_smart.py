@@ -303,8 +303,8 @@ def test_a_penalty_that_is_not_finite_is_skipped(still_model, batch, monkeypatch
 
 
 def test_every_setting_that_is_out_of_range_is_named():
-    found = Smart(-1.0, 0, 0.0, -1.0, 0.0, "l3", "cube").problems()
-    fields = ("weight", "steps", "step_size", "noise", "radius", "norm", "projection")
+    found = Smart(-1.0, 0, 0.0, -1.0, 0.0, "l3", "cube", "own").problems()
+    fields = ("weight", "steps", "step_size", "noise", "radius", "norm", "projection", "scale")
     assert len(found) == len(fields)
     for name, sentence in zip(fields, found, strict=True):
         assert sentence.path == (name,) and ", but must be " in sentence.message

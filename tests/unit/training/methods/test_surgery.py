@@ -229,6 +229,18 @@ def test_opposed_gradients_lose_what_conflicts(small):
     np.testing.assert_allclose(parameter.grad.numpy(), [0.5, 1.5], rtol=1e-6)
 
 
+def test_the_mean_is_the_sum_over_the_number_of_tasks(small):
+    """As in Pytorch-PCGrad, whose default averages the projected gradients; a task alone keeps its gradient."""
+    surgery, parameter = small
+    surgery.settings = Surgery(reduction="mean")
+    collect(surgery, {"stars": [1.0, 0.0], "same": [-1.0, 1.0]}, parameter)
+    surgery.combine(accelerator(), 0)
+    np.testing.assert_allclose(parameter.grad.numpy(), [0.25, 0.75], rtol=1e-6)
+    collect(surgery, {"close": [-3.0, 4.0]}, parameter)
+    surgery.combine(accelerator(), 1)
+    assert parameter.grad.tolist() == [-3.0, 4.0]
+
+
 def test_the_order_is_named_by_seed_and_step():
     products = torch.tensor([[1.0, -0.5, -0.4], [-0.5, 1.0, 0.3], [-0.4, 0.3, 1.0]], dtype=torch.float64)
     found = {(seed, step): Surgery().weights(products, (seed, step)) for seed in range(4) for step in range(4)}
@@ -329,6 +341,7 @@ def test_the_memory_of_the_gradients_is_told(make_model):
         (Surgery("cagrad"), "surgery.c is None, but must be in [0, 1) for the method 'cagrad'"),
         (Surgery("cagrad", 1.0), "surgery.c is 1.0, but must be in [0, 1) for the method 'cagrad'"),
         (Surgery("mgda", 0.5), "surgery.c is 0.5, but must be null for other methods than 'cagrad'; drop it"),
+        (Surgery(reduction="average"), "surgery.reduction is 'average', but must be one of: sum, mean"),
     ],
 )
 def test_wrong_settings_are_refused(settings, expected):
