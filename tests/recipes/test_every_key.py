@@ -49,6 +49,8 @@ KEYS = {
     "tasks.sst.data.text": ("id", {}),
     "tasks.sst.data.label": ("sentiment2", {}),
     "tasks.sts.data.symmetric": (True, {}),
+    "tasks.sst.data.sample": (5, {}),
+    "tasks.sst.data.sample_seed": (1, {"tasks.sst.data.sample": 5, "schedule.name": "round_robin"}),
     "tasks.sst.data.train": ("ids-sst-dev.csv", {}),
     "tasks.sst.data.dev": ("ids-sst-train.csv", {}),
     "tasks.sst.problem_type": ("multi_label_classification", {}),
