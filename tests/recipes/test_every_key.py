@@ -131,6 +131,14 @@ KEYS = {
     "pretraining": ({"num_train_epochs": 1, "learning_rate": 0.01}, {}),
     "pretraining.mask_probability": (0.5, {"pretraining.num_train_epochs": 1, "pretraining.learning_rate": 0.01}),
     "pretraining.max_length": (5, {"pretraining.num_train_epochs": 1, "pretraining.learning_rate": 0.01}),
+    "pretraining.remove_duplicates": (
+        True,
+        {
+            "tasks.sts.data": {**PAIR, "dev": "quora-dev.csv"},  # the texts of the other task of pairs
+            "pretraining.num_train_epochs": 1,
+            "pretraining.learning_rate": 0.01,
+        },
+    ),
     "pretraining.use_epoch": (1, {"pretraining.num_train_epochs": 2, "pretraining.learning_rate": 0.01}),
     "training.eval_train": (True, {}),
     "training.seed": (7, {}),
