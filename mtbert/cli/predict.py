@@ -8,8 +8,13 @@
 FILE is csv, tsv, json (lines), jsonl or parquet, compressed (.gz, .bz2, .xz, .zip) or not, and is read as in training.
 Standard input is json lines, or one text per line. Rows keep their order and none is left out; an empty text gets a
 prediction, too. Blank lines are skipped, except where each line is a text. The output has the id (or the row's number,
-from 1), the prediction of each task, and the probability of each label in a column task:label. `--format cs224n` writes
-the CS224N default project's submission files; with several tasks, --output is then a folder.
+from 1), the prediction of each task, and the probability of each label in a column task:label.
+
+`--format cs224n` writes the CS224N default project's submission files; with several tasks, --output is then a folder.
+The label column that the run's recipe.json names for a task chooses its file: sentiment, is_duplicate or similarity. If
+there is no recipe.json or the column has another name, the task's name chooses: sst, cfimdb, para or sts. Otherwise the
+problem type does: single_label_classification writes sentiment, binary_classification paraphrase, regression
+similarity. The file of each task is printed.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.streaming import RowSource
 from ..errors import InputError
+from ..evaluation.course_files import saved_label_columns
 from ..evaluation.prediction_files import PredictionFile, Predictor
 from ..files import refuse_same_file
 from ..modeling import encoder_loading
@@ -100,7 +106,8 @@ def main(argv: list[str]) -> None:
     text = (args.text, args.text_pair) if pairs else (args.text,)
     source = RowSource(args.file, text, args.id, args.input_format, args.chunk_size, args.separator, args.quoting)
     source.kind()
-    target = PredictionFile(args.output, predictor.tasks, args.format, args.id, args.overwrite)
+    label_columns = saved_label_columns(args.checkpoint) if args.format == "cs224n" else {}
+    target = PredictionFile(args.output, predictor.tasks, args.format, args.id, args.overwrite, label_columns)
     for path in target.paths:
         refuse_same_file([args.file, *Path(args.checkpoint).glob("*")], path)
     with target as output:
@@ -111,6 +118,7 @@ def main(argv: list[str]) -> None:
     notes = [f"{output.rows:,} rows"]
     notes += [f"{count:,} cut for task {name}" for name, count in predictor.cut.items() if count]
     notes += [f"{empty:,} texts were empty"] if empty else []
+    notes += [f"{file.task.name}: {file.heading}" for file in target.course_files]
     print("; ".join(notes), file=sys.stderr)
 
 

@@ -53,44 +53,64 @@ def mask_tokens(
 
 @dataclass(frozen=True)
 class Texts:
-    """The distinct texts of all tasks; the two texts of a pair are separate.
+    """The texts of all tasks; the two texts of a pair are separate.
 
-    A text that several rows or tasks share is trained on once per epoch. Dev texts that occur in training are left out,
-    so that the dev loss measures unseen texts.
+    A text counts as often as it occurs, unless duplicates are removed. The second order of a pair that `data.symmetric`
+    adds does not count. Dev texts that occur in training are left out in both cases, so that the dev loss measures
+    unseen texts.
 
     Attributes:
-        train: distinct texts of the training splits, in order of first occurrence.
-        dev: distinct texts of the dev splits that no training split contains.
-        read: total numbers of training and dev texts, repeated ones included.
+        train: texts of the training splits, in order of (first) occurrence.
+        dev: texts of the dev splits that no training split contains.
+        read: total numbers of training and dev texts.
+        distinct: whether duplicates were removed.
     """
 
     train: tuple[str, ...]
     dev: tuple[str, ...]
     read: tuple[int, int]
+    distinct: bool = False
 
     @classmethod
-    def of(cls, splits: Mapping[str, Mapping[str, Dataset]]) -> Texts:
-        """Collect the texts of checked splits (columns `text` and, for pairs, `text_pair`); `test` is not read."""
-        texts_by_split: dict[str, list[str]] = {"train": [], "dev": []}
-        for task in splits.values():
-            for name, split_texts in texts_by_split.items():
-                if name in task:
-                    columns = [column for column in ("text", "text_pair") if column in task[name].column_names]
-                    split_texts += [text for column in columns for text in task[name][column]]
-        train = dict.fromkeys(texts_by_split["train"])
-        dev = [text for text in dict.fromkeys(texts_by_split["dev"]) if text not in train]
-        return cls(tuple(train), tuple(dev), (len(texts_by_split["train"]), len(texts_by_split["dev"])))
+    def of(cls, splits: Mapping[str, Mapping[str, Dataset]], remove_duplicates: bool = False) -> Texts:
+        """Collect the texts of checked splits (columns `text` and, for pairs, `text_pair`); `test` is not read.
+
+        Args:
+            splits: task → split → rows.
+            remove_duplicates: whether a text that several rows or tasks share counts once.
+        """
+        train = [text for task in splits.values() if "train" in task for text in _texts(task["train"])]
+        dev = [text for task in splits.values() if "dev" in task for text in _texts(task["dev"])]
+        read = len(train), len(dev)
+        if remove_duplicates:
+            train, dev = list(dict.fromkeys(train)), list(dict.fromkeys(dev))
+        seen = set(train)
+        return cls(tuple(train), tuple(text for text in dev if text not in seen), read, remove_duplicates)
 
     def lines(self) -> list[str]:
         """Return sentences for the log."""
+        train = f"{len(self.train):,} distinct texts of {self.read[0]:,} in the training splits"
+        if not self.distinct:
+            distinct = len(set(self.train))
+            train = f"{len(self.train):,} texts in the training splits, as often as they occur ({distinct:,} distinct)"
+        kind = "distinct texts" if self.distinct else "texts"
         return [
-            f"pre-training: {len(self.train):,} distinct texts of {self.read[0]:,} in the training splits",
-            f"pre-training: {len(self.dev):,} distinct texts of {self.read[1]:,} in the dev splits, unseen in training",
+            f"pre-training: {train}",
+            f"pre-training: {len(self.dev):,} {kind} of {self.read[1]:,} in the dev splits, unseen in training",
         ]
 
     def digest(self) -> str:
         """Return a SHA-256 hash of the training texts."""
         return hashlib.sha256("\0".join(self.train).encode()).hexdigest()
+
+
+def _texts(rows: Dataset) -> list[str]:
+    """Return the texts of rows, a column at a time. Of rows with the same number, which differ in order, the first."""
+    if "row" in rows.column_names:
+        _, first = np.unique(rows.with_format("numpy")["row"][:], return_index=True)
+        rows = rows if len(first) == len(rows) else rows.select(np.sort(first))
+    columns = [column for column in ("text", "text_pair") if column in rows.column_names]
+    return [text for column in columns for text in rows[column]]
 
 
 class EpochSteps(torch.utils.data.Sampler[tuple[int, Step]]):

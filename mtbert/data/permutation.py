@@ -36,3 +36,8 @@ def permute(positions: np.ndarray, size: int, key: Sequence[int]) -> np.ndarray:
         while (outside := values >= size).any():
             values[outside] = network(values[outside])
     return values.astype(np.int64)
+
+
+def draw(count: int, size: int, seed: int) -> np.ndarray:
+    """Return `count` different positions out of 0…size − 1, in increasing order. `seed` names the draw."""
+    return np.sort(permute(np.arange(count), size, (seed,)))

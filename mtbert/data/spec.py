@@ -32,6 +32,10 @@ class DataSpec:
         id: a column that identifies a row in reports and prediction files.
         symmetric: whether the order of a pair's texts has no meaning. Training then has every pair in both orders:
             twice as many rows, also for the schedule unless the task's `examples_per_epoch` is set.
+        sample: number of rows of the training split that are trained on. They are drawn once, without replacement, from
+            the usable rows, and keep their order; the further rows of `unlabelled` and of `symmetric` come on top.
+            None: all rows.
+        sample_seed: seed of this draw, 0 or more. The drawn rows do not depend on `training.seed`.
         separator: the character between the fields of csv and tsv files, such as `;`, `|` or `tab`; None: a comma in
             csv, a tab in tsv.
         quoting: how quotes are written in csv and tsv files: `double` (a quote within quotes is written twice),
@@ -51,6 +55,8 @@ class DataSpec:
     format: str | None = None
     id: str | None = None
     symmetric: bool = False
+    sample: int | None = None
+    sample_seed: int = 0
     separator: str | None = None
     quoting: str | None = None
 
@@ -70,6 +76,12 @@ class DataSpec:
             problems.append(Problem(("symmetric",), f"is true, but is for pairs; text names {len(self.text)} column"))
         if self.label in self.text:
             problems.append(Problem(("label",), f"and text both name column {self.label!r}"))
+        if self.sample is not None and self.sample < 1:
+            problems.append(Problem(("sample",), f"is {self.sample}, but must be 1 or more"))
+        if self.sample_seed < 0:
+            problems.append(Problem(("sample_seed",), f"is {self.sample_seed}, but must be 0 or more"))
+        elif self.sample_seed and self.sample is None:
+            problems.append(Problem(("sample_seed",), f"is {self.sample_seed}, but sample is not set; give it too"))
         if not self.train:
             problems.append(Problem(("train",), "is missing; name a file or, with hub, a split"))
         if not self.hub:

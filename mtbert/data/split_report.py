@@ -26,6 +26,7 @@ class SplitReport:
         shared: earlier split (`train`, `unlabelled`, for a test split also `dev`) → numbers of the kept rows whose
             text, or pair, the earlier split contains as well.
         untagged: numbers of the rows of a multi-label task that were left out because their label cell is empty.
+        drawn: number of rows drawn from the usable ones, and the seed of the draw; None: all are used.
         short: numbers of the rows of a csv or tsv file that have fewer fields than its header.
     """
 
@@ -37,6 +38,7 @@ class SplitReport:
     left_out: dict[str, tuple[int, ...]]
     shared: dict[str, tuple[int, ...]] = field(default_factory=dict)
     untagged: tuple[int, ...] = ()
+    drawn: tuple[int, int] | None = None
     short: tuple[int, ...] = ()
 
     def lines(self) -> list[str]:
@@ -44,6 +46,9 @@ class SplitReport:
         read = f"{self.read:,} row" + ("s" if self.read != 1 else "")
         line = f"{self.task} {self.split}: {read} read from {self.source}, {self.kept:,} kept"
         reasons = [f"{len(rows):,} left out: {why} ({_rows(rows)})" for why, rows in self.left_out.items()]
+        if self.drawn:
+            rows, seed = self.drawn
+            reasons.append(f"{rows:,} of {self.kept:,} rows were drawn (sample_seed {seed})")
         return ["; ".join([line, *reasons]), *self._warnings()]
 
     def _warnings(self) -> list[str]:

@@ -30,6 +30,7 @@ from .labels import (
     reader_of,
     wrong_rows,
 )
+from .permutation import draw
 from .readers import SEPARATORS, RowFile, lacks
 from .spec import SPLITS, UNLABELLED, DataSpec
 from .split_report import SplitReport
@@ -85,6 +86,9 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
         if not data.hub and data.format_of(name) in SEPARATORS:
             short = _short_rows(rows, data, f"task {task.name!r}: data.{split}: {source}")
         splits[split], report = check_rows(task, split, rows, data, source)
+        if split == "train" and data.sample is not None:
+            where = f"task {task.name!r}: data.sample"
+            splits[split], report = _sample(splits[split], report, data.sample, data.sample_seed, where)
         reports.append(replace(report, source=str(shown), short=short))
     shared = shared_rows(splits, unordered=data.symmetric)
     reports = [replace(report, shared=shared.get(report.split, {})) for report in reports]
@@ -94,6 +98,20 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
     if data.symmetric:
         splits["train"] = in_both_orders(splits["train"])
     return LoadedTask(DatasetDict(splits), tuple(reports))
+
+
+def _sample(rows: Dataset, report: SplitReport, count: int, seed: int, where: str) -> tuple[Dataset, SplitReport]:
+    """Draw `count` rows without replacement; return them in their order, and a report that says so.
+
+    Raises:
+        ValueError: there are fewer rows.
+    """
+    if count > len(rows):
+        raise InputError(
+            f"{where} is {count:,}, but {report.source} has only {len(rows):,} usable rows; give at most as many, or "
+            "null for all"
+        )
+    return rows.select(draw(count, len(rows), seed)), replace(report, drawn=(count, seed))
 
 
 def in_both_orders(pairs: Dataset) -> Dataset:

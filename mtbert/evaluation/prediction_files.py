@@ -21,15 +21,10 @@ from ..modeling.decoding import answer_columns, decisions, label_names, probabil
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.prediction import text_logits
 from ..modeling.task_spec import TaskSpec
+from .course_files import CourseFile, course_files
 
 FILE_FORMATS = ("csv", "jsonl", "parquet", "cs224n")
 STDOUT = "-"
-# The headings of the CS224N default project's submission files; the misspelling is the course's.
-COURSE_HEADINGS = {
-    "single_label_classification": "Predicted_Sentiment",
-    "binary_classification": "Predicted_Is_Paraphrase",
-    "regression": "Predicted_Similiary",
-}
 
 
 class Predictor:
@@ -93,14 +88,6 @@ def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list[Any
     return {name: values if isinstance(values, list) else _shortest(values) for name, values in table.items()}
 
 
-def course_values(task: TaskSpec, logits: np.ndarray) -> list[str]:
-    """Format predictions as the course's code prints them: a class id, `0.0` or `1.0`, or an fp32 score as a float."""
-    chosen = decisions(task, logits)
-    if not task.kind.exclusive:
-        chosen = chosen.astype(np.float32)
-    return list(map(str, chosen.tolist()))
-
-
 def _shortest(values: np.ndarray) -> list[float]:
     """Convert values to floats with no more digits than fp32 needs."""
     return [float(str(value)) for value in np.asarray(values, dtype=np.float32)]
@@ -116,6 +103,8 @@ class PredictionFile:
         format: `csv`, `jsonl`, `parquet` or `cs224n`; None: by the suffix.
         id: the name of the id column; None: the column `row` holds the rows' numbers.
         overwrite: whether existing files may be replaced.
+        label_columns: task name → label column of its data, which chooses the task's file with `cs224n` (see
+            `CourseFile`).
 
     Raises:
         FileExistsError: a file exists.
@@ -129,10 +118,12 @@ class PredictionFile:
         format: str | None = None,
         id: str | None = None,
         overwrite: bool = False,
+        label_columns: Mapping[str, str] | None = None,
     ):
+        self.course_files: list[CourseFile] = []
         self.tasks, self.id, self.overwrite = tuple(tasks), id, overwrite
         self.format = format or {".csv": "csv", ".jsonl": "jsonl", ".parquet": "parquet"}.get(Path(path).suffix)
-        problems = self._problems(path, format)
+        problems = self._problems(path, format, label_columns or {})
         if problems:
             raise InputError("\n".join(problems))
         self.paths = [Path(path)]
@@ -146,7 +137,7 @@ class PredictionFile:
                 raise FileInTheWayError(f"{target} exists; give another name, or --overwrite to replace it")
         self.rows = 0
 
-    def _problems(self, path: str, format: str | None) -> list[str]:
+    def _problems(self, path: str, format: str | None, label_columns: Mapping[str, str]) -> list[str]:
         if self.format not in FILE_FORMATS:
             why = f"format is {format!r}" if format else f"the suffix of {path} says no format"
             return [f"{why}; give one of: {', '.join(FILE_FORMATS)}"]
@@ -156,9 +147,8 @@ class PredictionFile:
         if self.format == "cs224n":
             if self.id is None:
                 problems.append("the course's files name rows by their id; name its column with --id")
-            for task in self.tasks:
-                if task.problem_type not in COURSE_HEADINGS:
-                    problems.append(f"task {task.name!r} is a {task.problem_type}, which the course has no file for")
+            self.course_files, without_file = course_files(self.tasks, label_columns)
+            problems += without_file
         elif len(set(self._names())) < len(self._names()):
             problems.append(f"two columns would have one name: {self._names()}; name the id column otherwise")
         return problems
@@ -189,8 +179,8 @@ class PredictionFile:
         elif self.format == "parquet":
             self.writer = self.stack.enter_context(pq.ParquetWriter(self.files[0], self._schema()))
         elif self.format == "cs224n":
-            for file, task in zip(self.files, self.tasks, strict=True):
-                file.write(f"id \t {COURSE_HEADINGS[task.kind.name]} \n")
+            for file, course_file in zip(self.files, self.course_files, strict=True):
+                file.write(f"id \t {course_file.heading} \n")
 
     def _open(self, path: Path) -> IO[Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,13 +193,20 @@ class PredictionFile:
         Args:
             rows: columns `row`, and `id` if the file has an id column.
             logits: task name → logits, `(rows, num_labels)`.
+
+        Raises:
+            ValueError: an id is empty, and the format is `cs224n`.
         """
         names = rows["id"] if self.id else rows["row"]
         self.rows += len(names)
         if self.format == "cs224n":
-            for file, task in zip(self.files, self.tasks, strict=True):
-                values = zip(names, course_values(task, logits[task.name]), strict=True)
-                file.writelines(f"{name.strip().lower()} , {value} \n" for name, value in values)
+            ids = [str(name).strip().lower() for name in names]
+            if "" in ids:
+                row = rows["row"][ids.index("")]
+                raise InputError(f"row {row:,} has no id in column {self.id!r}, but the course's files need one")
+            for file, course_file in zip(self.files, self.course_files, strict=True):
+                values = zip(ids, course_file.values(logits[course_file.task.name]), strict=True)
+                file.writelines(f"{name} , {value} \n" for name, value in values)
             return
         columns = {self.id or "row": names}
         for task in self.tasks:

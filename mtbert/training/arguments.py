@@ -307,6 +307,8 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
         max_length: longest text in tokens, special ones included; longer texts are cut. None: the encoder's limit.
         steps_per_epoch: steps that count as an epoch; the next epoch goes on with the texts that follow; None: all of
             them.
+        remove_duplicates: whether a text that several rows or tasks share is trained on once an epoch, not as often as
+            it occurs. Dev texts that occur in training never count for the dev loss.
         keep_epochs: the encoder is kept after each of these epochs, and after the last, as `output_dir/epoch-<n>`, a
             folder that can be given as `encoder`. Epochs beyond the last are ignored.
         use_epoch: the epoch whose encoder `mtbert finetune` fine-tunes with the same recipe; it first pre-trains up to
@@ -342,6 +344,7 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
     mask_probability: float = field(default=0.15, metadata={"help": ""})
     max_length: int | None = field(default=None, metadata={"help": ""})
     steps_per_epoch: int | None = field(default=None, metadata={"help": ""})
+    remove_duplicates: bool = field(default=False, metadata={"help": ""})
     keep_epochs: tuple[int, ...] = field(default=(3, 18, 40), metadata={"help": ""})
     use_epoch: int | None = field(default=None, metadata={"help": ""})
     cpu_threads: int | None = field(default=None, metadata={"help": ""})

@@ -280,7 +280,7 @@ def pretrain(
             f"{encoder}: the tokenizer has no mask token, which masked-language modelling needs; give an encoder with "
             "one, or drop pretraining"
         )
-    texts, folder = Texts.of(splits), str(args.output_dir)
+    texts, folder = Texts.of(splits, args.remove_duplicates), str(args.output_dir)
     with args.main_process_first(desc="looking for what has been done"):
         _claim(Path(folder), _settings(args, encoder, texts))
     kept = os.path.join(folder, f"epoch-{until}")
@@ -349,7 +349,10 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
     earlier = read_json(path, "give another pretraining.output_dir")
     if different := [key for key in settings if earlier.get(key) != settings[key]]:
         changes = "; ".join(f"{key} was {earlier.get(key)!r} and is {settings[key]!r}" for key in different)
+        hint = ""
+        if "texts" in different:
+            hint = " (with pretraining.remove_duplicates: true, a text that occurs several times counts once)"
         raise InputError(
             f"pretraining.output_dir {folder} holds a run with other settings: {changes}; give another folder, or "
-            "those settings"
+            f"those settings{hint}"
         )

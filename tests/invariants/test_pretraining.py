@@ -211,6 +211,30 @@ def test_another_run_is_refused_and_other_dev_texts_are_warned_of(whole, recipe,
         script("pretrain").main([path, "--data_dir", str(data)])
 
 
+def test_a_run_without_duplicates_goes_on_without_them_only(recipe, tmp_path):
+    """As a run of a version that always removed them: its pretraining.json does not name the key."""
+    path = Path(recipe(tmp_path / "run", {"num_train_epochs": 2, "keep_epochs": [], "save_total_limit": None}))
+    tree, data = yaml.safe_load(path.read_text()), tmp_path / "data"
+    shutil.copytree(tree["data_dir"], data)
+    with (data / "stars-train.jsonl").open("a") as file:
+        file.writelines(json.dumps({"text": "the cat !", "label": 1}) + "\n" for _ in range(2))
+    path.write_text(yaml.safe_dump({**tree, "data_dir": str(data)}))
+    remove = ["--pretraining.remove_duplicates", "true"]
+    script("pretrain").main([str(path), *remove])
+    folder = tmp_path / "run" / "pretraining"
+    settings = json.loads((folder / "pretraining.json").read_text())
+    assert settings["texts"] == 61 and "remove_duplicates" not in settings
+    refusal = r"texts was 61 and is 62; .* those settings \(with pretraining.remove_duplicates: true, a text"
+    with pytest.raises(ValueError, match=refusal):
+        script("pretrain").main([str(path)])
+    (folder / "epoch-2").rename(tmp_path / "uninterrupted")
+    shutil.rmtree(folder / "checkpoint-16")
+    with pytest.raises(ValueError, match=refusal):
+        script("pretrain").main([str(path)])
+    script("pretrain").main([str(path), *remove])
+    assert same(tmp_path / "uninterrupted", folder / "epoch-2")
+
+
 def test_a_run_resumes_in_the_middle_of_an_epoch(whole, recipe, tmp_path):
     steps = {"save_strategy": "steps", "save_steps": 3, "save_total_limit": None}
     script("pretrain").main([recipe(tmp_path / "run", steps)])

@@ -49,6 +49,8 @@ KEYS = {
     "tasks.sst.data.text": ("id", {}),
     "tasks.sst.data.label": ("sentiment2", {}),
     "tasks.sts.data.symmetric": (True, {}),
+    "tasks.sst.data.sample": (5, {}),
+    "tasks.sst.data.sample_seed": (1, {"tasks.sst.data.sample": 5, "schedule.name": "round_robin"}),
     "tasks.sst.data.train": ("ids-sst-dev.csv", {}),
     "tasks.sst.data.dev": ("ids-sst-train.csv", {}),
     "tasks.sst.problem_type": ("multi_label_classification", {}),
@@ -133,6 +135,14 @@ KEYS = {
     "pretraining.mask_probability": (0.5, {"pretraining.num_train_epochs": 1, "pretraining.learning_rate": 0.01}),
     "pretraining.max_length": (5, {"pretraining.num_train_epochs": 1, "pretraining.learning_rate": 0.01}),
     "pretraining.steps_per_epoch": (2, {"pretraining.num_train_epochs": 1, "pretraining.learning_rate": 0.01}),
+    "pretraining.remove_duplicates": (
+        True,
+        {
+            "tasks.sts.data": {**PAIR, "dev": "quora-dev.csv"},  # the texts of the other task of pairs
+            "pretraining.num_train_epochs": 1,
+            "pretraining.learning_rate": 0.01,
+        },
+    ),
     "pretraining.use_epoch": (1, {"pretraining.num_train_epochs": 2, "pretraining.learning_rate": 0.01}),
     "training.eval_train": (True, {}),
     "training.seed": (7, {}),

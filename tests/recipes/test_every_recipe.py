@@ -53,6 +53,9 @@ def test_recipe_trains_two_steps(path, finetune, encoder_dir, course_dir, tmp_pa
         "training.cpu_threads": 1,
     }
     recipe = load_recipe(path, ["--encoder", encoder_dir, "--training.output_dir", "x"])
+    for name, task in recipe.tasks.items():
+        if task.data.sample is not None:
+            overrides[f"tasks.{name}.data.sample"] = 20  # of the 30 or 60 rows of course_dir
     if recipe.pretraining is not None:
         overrides |= {"pretraining.num_train_epochs": 1, "pretraining.use_epoch": 1}
         overrides |= {"pretraining.learning_rate": 0.0}  # what moves is then moved by fine-tuning

@@ -6,6 +6,7 @@ from datasets import Dataset
 
 from mtbert.data.mlm import EpochSteps, MaskedTexts, Texts, mask_tokens
 from mtbert.data.sampling import Plan, Schedule, Step, StepSampler
+from mtbert.data.splits import in_both_orders
 
 MASK, VOCABULARY, SPECIAL = 4, 1000, (0, 1, 2, 3, 4)
 
@@ -94,9 +95,10 @@ def test_a_filler_counts_for_nothing(texts, tokenizer):
     assert (batch["labels"] == -100).all()
 
 
-def test_texts_are_those_of_the_training_splits_each_once():
+@pytest.fixture
+def splits():
     pairs = {"text": ["a b", "c", "a b"], "text_pair": ["d", "a b", "e"]}
-    splits = {
+    return {
         "one": {
             "train": Dataset.from_dict({"text": ["x", "c", "x"], "label": [0, 1, 0]}),
             "dev": Dataset.from_dict({"text": ["dev only", "c", "dev only"]}),
@@ -104,10 +106,35 @@ def test_texts_are_those_of_the_training_splits_each_once():
         },
         "two": {"train": Dataset.from_dict(pairs), "dev": Dataset.from_dict({"text": ["e"], "text_pair": ["new"]})},
     }
+
+
+def test_texts_count_as_often_as_they_occur_in_training_splits(splits):
     texts = Texts.of(splits)
+    assert texts.train == ("x", "c", "x", "a b", "c", "a b", "d", "a b", "e")
+    assert texts.dev == ("dev only", "dev only", "new")  # what training contains would make the dev loss too low
+    assert texts.lines() == [
+        "pre-training: 9 texts in the training splits, as often as they occur (5 distinct)",
+        "pre-training: 3 texts of 5 in the dev splits, unseen in training",
+    ]
+    assert texts.digest() != Texts.of({"one": splits["one"]}).digest()
+
+
+def test_removing_duplicates_keeps_each_text_once(splits):
+    texts = Texts.of(splits, remove_duplicates=True)
     assert texts.train == ("x", "c", "a b", "d", "e")
     assert texts.dev == ("dev only", "new")
     assert texts.read == (9, 5)
-    assert texts.lines()[0] == "pre-training: 5 distinct texts of 9 in the training splits"
-    assert "test only" not in (*texts.train, *texts.dev)
-    assert texts.digest() != Texts.of({"one": splits["one"]}).digest()
+    assert texts.lines() == [
+        "pre-training: 5 distinct texts of 9 in the training splits",
+        "pre-training: 2 distinct texts of 5 in the dev splits, unseen in training",
+    ]
+    assert texts.digest() != Texts.of(splits).digest()
+
+
+def test_the_other_order_of_a_pair_does_not_count():
+    """`symmetric` appends each row once more, with the same number and exchanged texts."""
+    pairs = Dataset.from_dict({"text": ["a", "c"], "text_pair": ["b", "a"], "row": [1, 4]})
+    both = {"two": {"train": in_both_orders(pairs)}}
+    assert len(both["two"]["train"]) == 4
+    assert Texts.of(both) == Texts.of({"two": {"train": pairs}})
+    assert Texts.of(both).train == ("a", "c", "b", "a")

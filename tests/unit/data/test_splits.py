@@ -1,12 +1,15 @@
 """Files of every kind, written here, come out as splits, or as errors that say what to do."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 
+from mtbert.data.permutation import draw
 from mtbert.data.spec import DataSpec
 from mtbert.data.splits import load_task
 from mtbert.modeling.task_spec import TaskSpec
@@ -104,6 +107,60 @@ def test_symmetric_pairs_are_trained_on_in_both_orders(tmp_path):
     assert len(splits["dev"]) == 1
     found = list(map(str, DataSpec(train="a.csv", symmetric=True).problems()))
     assert found == ["symmetric is true, but is for pairs; text names 1 column"]
+
+
+def numbered_rows(folder, count: int = 40) -> DataSpec:
+    """A file of `count` usable rows; rows 3, 6, 9, … have no label."""
+    rows = [f"t{i},{'' if i % 3 == 0 else 'bad'}" for i in range(1, count * 3 // 2 + 1)]
+    return write(folder, "text,label\n" + "\n".join(rows) + "\n")
+
+
+def test_a_sample_is_drawn_once_from_the_usable_rows(tmp_path):
+    spec = numbered_rows(tmp_path)
+    everything = load_task(MOOD, spec, tmp_path).splits["train"]
+    sampled = replace(spec, sample=10, dev="train.csv", unlabelled="train.csv")
+    loaded = load_task(MOOD, sampled, tmp_path)
+    train = loaded.splits["train"].to_list()
+    drawn, unlabelled = train[:10], train[10:]
+    assert [row["row"] for row in drawn] == sorted({row["row"] for row in drawn})
+    assert all(row in everything.to_list() for row in drawn)
+    assert [row["row"] for row in unlabelled] == list(range(61, 121)) and len(loaded.splits["dev"]) == 40
+    assert loaded.reports[0].lines()[0].endswith("; 10 of 40 rows were drawn (sample_seed 0)")
+    assert not any("drawn" in line for report in loaded.reports[1:] for line in report.lines())
+    assert len(loaded.reports[1].shared["train"]) == 10
+    assert load_task(MOOD, sampled, tmp_path).splits["train"].to_list() == train
+    assert load_task(MOOD, replace(sampled, sample_seed=1), tmp_path).splits["train"].to_list() != train
+    whole = load_task(MOOD, replace(spec, sample=40), tmp_path).splits["train"]
+    assert whole.to_list() == everything.to_list()
+
+
+def test_every_row_is_drawn_equally_often():
+    """The number of draws of a row is binomial: mean 1,000, standard deviation 27."""
+    draws = np.stack([draw(10, 40, seed) for seed in range(4000)])
+    assert (np.diff(draws) > 0).all() and draws.min() == 0 and draws.max() == 39
+    assert np.abs(np.bincount(draws.flatten()) - 1000).max() < 5 * 27
+
+
+def test_a_sample_comes_before_the_other_order_of_pairs(tmp_path):
+    lines = [f"a{i},b{i},{'yes' if i % 2 else 'no'}" for i in range(6)]
+    write(tmp_path, "a,b,label\n" + "\n".join(lines) + "\n")
+    spec = DataSpec(("a", "b"), train="train.csv", symmetric=True, sample=2)
+    train = load_task(PAIR, spec, tmp_path).splits["train"]
+    assert train["row"][:2] == train["row"][2:] and train["text"][:2] == train["text_pair"][2:]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sample": 41}, r"data.sample is 41, but .*train.csv has only 40 usable rows; give at most as many, or null"),
+        ({"sample": 0}, "data.sample is 0, but must be 1 or more"),
+        ({"sample": 5, "sample_seed": -1}, "data.sample_seed is -1, but must be 0 or more"),
+        ({"sample_seed": 7}, "data.sample_seed is 7, but sample is not set; give it too"),
+    ],
+)
+def test_samples_that_are_refused(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        load_task(MOOD, replace(numbered_rows(tmp_path), **settings), tmp_path)
 
 
 def test_a_changed_file_is_read_again(tmp_path):
@@ -204,6 +261,8 @@ def test_local_dataset_folder(tmp_path):
     (tmp_path / "data").mkdir()
     write(tmp_path / "data", "text,label\na,bad\nb,good\n", "train.csv")
     write(tmp_path / "data", "text,label\nc,bad\n", "test.csv")
+    loaded = load_task(MOOD, DataSpec(hub=str(tmp_path / "data"), train="train", sample=1))
+    assert len(loaded.splits["train"]) == 1
     loaded = load_task(MOOD, DataSpec(hub=str(tmp_path / "data"), train="train[:1]", dev="train[1:]", test="test"))
     assert {split: rows["text"][:] for split, rows in loaded.splits.items()} == {
         "train": ["a"],
