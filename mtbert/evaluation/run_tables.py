@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from ..data.sampling import Schedule
 from ..modeling.checkpoint_loading import read_json
+from .published import published_dev, published_test
 from .table_files import main_metrics
 
 AVERAGES = ("overall", "raw_mean")
@@ -81,7 +82,7 @@ def table(
 
     Args:
         runs: the runs of all rows with all seeds.
-        published: row → the published figures, and `what`, a description of the row.
+        published: row → the published figures, and `what`, a description of the row; see `published.yaml`.
         methods: as for `doubts`.
     """
     entries = []
@@ -101,7 +102,8 @@ def table(
                 "row": row,
                 "what": what,
                 "scores": scores,
-                "published": {k: v for k, v in published.get(row, {}).items() if k != "what"},
+                "published": published_dev(published, row),
+                "published_test": published_test(published, row),
                 "seeds": [run.seed for run in done],
                 "seconds": [run.record["seconds"] for run in done],
                 "steps": done[0].record["steps"] if done else None,

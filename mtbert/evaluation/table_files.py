@@ -10,6 +10,7 @@ from typing import Any
 
 from ..files import write_json, write_text, writing_file
 from ..modeling.display import each_text, masked
+from .published import published_cell
 
 ABOUT_A_RUN = ("steps", "encoder", "rows", "commits")  # columns of the CSV file that describe the run
 _COMMITS = ("commit", "commits")  # not masked, although 40 hexadecimal digits look like a key of wandb
@@ -43,7 +44,7 @@ def to_markdown(entries: list[dict[str, Any]], about: dict[str, Any]) -> str:
     heading = ["row", "what", *names, "published", "trained parameters", "steps", "seconds", "notes"]
     lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
     for entry in entries:
-        published = " ".join(f"{name} {value}" for name, value in entry["published"].items())
+        published = published_cell(entry["published"], entry.get("published_test", {}))
         same = [f"the run of {entry['same_as']}"] if entry["same_as"] else []
         notes = "; ".join([*same, *entry["doubts"], *entry["failed"]])
         cells = [entry["row"], entry["what"], *(spread(entry["scores"].get(name, [])) for name in names), published]

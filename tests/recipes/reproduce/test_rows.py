@@ -36,7 +36,7 @@ def test_every_row_of_the_reports_has_a_recipe_and_a_published_entry():
     numbers = {re.match(r"[A-E]\d+", row)[0] for row in rows}
     reports = {"A": 12, "B": 5, "C": 2, "D": 5, "E": 13}
     assert numbers == {f"{report}{n + 1}" for report, count in reports.items() for n in range(count)}
-    assert set(PUBLISHED) == set(rows)
+    assert {row for row, entry in PUBLISHED.items() if "rows" not in entry} == set(rows)
 
 
 @pytest.mark.parametrize("name", ["Z1", "A99", "A12-A1", "Z1-Z3", "compare/nothing", "none.yaml"])

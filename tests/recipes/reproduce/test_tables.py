@@ -84,6 +84,7 @@ def test_markdown_csv_and_json_hold_the_same_mean_and_deviation(make_run, tmp_pa
     assert saved["rows"] == entries and saved["about"]["command"] == "python x"
     assert entries[0]["scores"]["sst"] == [0.501, 0.523, 0.498] and entries[0]["seeds"] == [1, 2, 3]
     assert entries[0]["published"] == {"overall": 0.514, "sst": 0.305, "para": 0.651, "sts": 0.171}
+    assert entries[0]["published_test"] == {}
 
     with (tmp_path / "table.csv").open(newline="") as file:
         lines = list(csv.DictReader(file))
@@ -109,3 +110,14 @@ def test_a_row_without_a_run_that_ended_stands_in_the_table(make_run):
     (entry,) = run_tables.table([make_run(failed="ended with 1")], PUBLISHED)
     assert entry["scores"] == {} and entry["steps"] is None
     assert "| A1 | encoder frozen" in table_files.to_markdown([entry], {})
+
+
+def test_published_figures_of_the_test_set_are_labelled_and_the_csv_file_has_those_of_dev(make_run, tmp_path):
+    entries = run_tables.table([make_run("B5"), make_run("A4")], PUBLISHED, method_classes())
+    table_files.write(entries, {}, tmp_path, "table")
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert "| overall 0.78 sst 0.518 para 0.88 sts 0.886 (test: overall 0.784 sst 0.531 " in lines[2]
+    assert "| overall 0.651 sst 0.51 para 0.759 sts 0.368 (test, the highest of A4, A5 and A11; " in lines[3]
+    with (tmp_path / "table.csv").open(newline="") as file:
+        found = {(line["row"], line["score"]): line["published"] for line in csv.DictReader(file)}
+    assert (found["B5", "sst"], found["A4", "sst"]) == ("0.518", "0.51")

@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from scipy import stats
+from sklearn import metrics as sk
 
 from mtbert.data.sampling import Plan, Schedule
 from mtbert.evaluation.report import RunLog, analyse_run, compare_runs, write_report
@@ -152,6 +154,27 @@ def test_scores_of_minus_one_or_less_have_no_logarithmic_error(make_rows, write,
     html, saved = write(numbers({"close": make_rows("close", 3, logits=[[-2], [0], [1]])}, tmp_path))
     assert saved["tasks"]["close"]["scores"]["msle"] is None
     assert "msle is undefined, since a score is −1 or less" in html
+
+
+def test_a_regression_has_the_metrics_that_report_c_prints(make_rows, write, tmp_path):
+    """Of scikit-learn and scipy: Pearson, MSE, RMSE, MSLE, median and mean absolute error, explained variance, R²."""
+    rows = make_rows("close", logits=np.random.default_rng(0).uniform(0, 5, (60, 1)))
+    html, saved = write(numbers({"close": rows}, tmp_path))
+    labels, scores = rows.labels.astype(float), rows.logits[:, 0].astype(float)
+    expected = {
+        "pearson": stats.pearsonr(labels, scores).statistic,
+        "mse": sk.mean_squared_error(labels, scores),
+        "rmse": sk.root_mean_squared_error(labels, scores),
+        "msle": sk.mean_squared_log_error(labels, scores),
+        "medae": sk.median_absolute_error(labels, scores),
+        "mae": sk.mean_absolute_error(labels, scores),
+        "explained_variance": sk.explained_variance_score(labels, scores),
+        "r2": sk.r2_score(labels, scores),
+    }
+    found = saved["tasks"]["close"]["scores"]
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    table = html[html.index("Scores by every metric") :]
+    assert all(f">{name}<" in table[: table.index("</table>")] for name in expected)
 
 
 def test_labels_may_be_called_anything(make_rows, write, tmp_path):
