@@ -230,13 +230,15 @@ def search(argv: Sequence[str]) -> argparse.Namespace:
 def reproduce(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of `mtbert reproduce`; `more` are keys of the recipes, such as --all_tasks.pooling mean."""
     parser = make_parser("reproduce")
-    parser.add_argument("rows", nargs="+", help="rows, folder/name, or files; also A1-A12 and commas")
+    rows = "rows, folder/name, or files; also A1-A12 and commas; fair without any: those of its protocol"
+    parser.add_argument("rows", nargs="*", help=rows)
     parser.add_argument("--encoder", required=True, help="folder or hub name")
     parser.add_argument("--data_dir", required=True, help="folder of the data files")
-    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--seeds", help="default: 1,2,3; under the fair budget, those of its protocol")
     small = f"{budget.EPOCHS} epochs of {budget.STEPS} steps of {budget.BATCH} rows, one rate"
-    budgets = f"small: {small}; published: what the recipe says"
-    parser.add_argument("--budget", choices=("small", "published"), default="small", help=budgets)
+    fair = f"{budget.EPOCHS} epochs of {budget.FAIR_STEPS} such steps, each row's rate chosen by pilots"
+    budgets = f"small: {small}; fair: {fair}; published: what the recipe says"
+    parser.add_argument("--budget", choices=("small", "fair", "published"), default="small", help=budgets)
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="for all rows under the small budget")
     pooler = "pooling of the rows that use the encoder's pooler, for an encoder without one"
     parser.add_argument("--instead_of_pooler", choices=POOLINGS, help=pooler)
@@ -244,9 +246,24 @@ def reproduce(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each has one GPU, or its share of cores")
     parser.add_argument("--output", type=Path, default=Path("runs/reproduce"), help="folder for runs and tables")
     parser.add_argument("--title", default="table", help="name of the table's files")
+    fair_only = parser.add_argument_group("under the fair budget")
+    fair_only.add_argument(
+        "--protocol", type=Path, help="its rows, seeds and findings; default: the package's fair.yaml"
+    )
+    results = "folder of the result files, from which finished runs are read"
+    fair_only.add_argument("--results", type=Path, default=Path("recipes/results/fair"), help=results)
+    fair_only.add_argument("--commit", action="store_true", help="commit each new result file with git")
+    finished = "run nothing: the table, figures and findings of the runs that have a result file"
+    fair_only.add_argument("--finished_only", action="store_true", help=finished)
     args, more = parser.parse_known_args(argv)
     check_keys(parser, args, more)
     args.more = more
+    if not args.rows and args.budget != "fair":
+        parser.error("name the rows to run, such as A4 or compare/pal")
+    if args.seeds is None:
+        args.seeds = "1,2,3"
+    elif args.budget == "fair":
+        parser.error("--seeds is for the other budgets; the protocol of the fair budget has its own")
     if not re.fullmatch(r"\d+(,\d+)*", args.seeds):
         parser.error(f"--seeds is {args.seeds!r}, but must be whole numbers, 0 or more, separated by commas")
     at_least(parser, args, 1, "jobs")

@@ -19,6 +19,7 @@ from rich.markdown import Markdown
 from ..evaluation.run_tables import environment, table
 from ..evaluation.table_files import to_markdown, write
 from ..runs import bundled
+from ..runs.fair import FairTable, Protocol
 from ..runs.row_runs import execute_all
 from ..runs.table_plan import TablePlan, plan_runs
 from ..training.methods import method_classes
@@ -44,9 +45,19 @@ def planned(args: argparse.Namespace) -> TablePlan:
     )
 
 
+def fair(args: argparse.Namespace) -> int:
+    """Run the rows of the fair budget that have no result file; return the exit status."""
+    protocol = Protocol.read(args.protocol or bundled.folder() / "fair.yaml")
+    table = FairTable(planned(args), protocol, args.results, args.commit)
+    failed = [] if args.finished_only else table.run_all(args.jobs)
+    return 1 if failed else 0
+
+
 def main(argv: list[str]) -> int:
     """Run all rows and write their table; return the exit status: 1 if a run failed."""
     args = arguments.reproduce(argv)
+    if args.budget == "fair":
+        return fair(args)
     runs = plan_runs(planned(args))
     execute_all(runs, args.jobs)
     entries = table(runs, PUBLISHED, method_classes())

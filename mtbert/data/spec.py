@@ -21,6 +21,8 @@ class DataSpec:
         label: the label column; `LabelReader.of` documents the valid cells.
         train: the training split: a file (relative to the recipe's `data_dir`) or, with `hub`, a split's name.
         dev: the split for evaluation, early stopping and the choice of the best checkpoint.
+        dev_share: for data without a dev split: share of the training rows, between 0 and 1, that are not trained on
+            but are the dev split. They are drawn at random with `sample_seed`.
         test: a split to predict; its label column may be absent.
         unlabelled: further training texts, on which the model learns a teacher's predictions only (see
             `distillation`). It has the columns of `text`; its labels are not read.
@@ -35,7 +37,8 @@ class DataSpec:
         sample: number of rows of the training split that are trained on. They are drawn once, without replacement, from
             the usable rows, and keep their order; the further rows of `unlabelled` and of `symmetric` come on top.
             None: all rows.
-        sample_seed: seed of this draw, 0 or more. The drawn rows do not depend on `training.seed`.
+        sample_seed: seed of the draws of `sample` and `dev_share`, 0 or more. The drawn rows do not depend on
+            `training.seed`.
         separator: the character between the fields of csv and tsv files, such as `;`, `|` or `tab`; None: a comma in
             csv, a tab in tsv.
         quoting: how quotes are written in csv and tsv files: `double` (a quote within quotes is written twice),
@@ -55,6 +58,7 @@ class DataSpec:
     format: str | None = None
     id: str | None = None
     symmetric: bool = False
+    dev_share: float | None = None
     sample: int | None = None
     sample_seed: int = 0
     separator: str | None = None
@@ -80,8 +84,14 @@ class DataSpec:
             problems.append(Problem(("sample",), f"is {self.sample}, but must be 1 or more"))
         if self.sample_seed < 0:
             problems.append(Problem(("sample_seed",), f"is {self.sample_seed}, but must be 0 or more"))
-        elif self.sample_seed and self.sample is None:
-            problems.append(Problem(("sample_seed",), f"is {self.sample_seed}, but sample is not set; give it too"))
+        elif self.sample_seed and self.sample is None and self.dev_share is None:
+            problems.append(
+                Problem(("sample_seed",), f"is {self.sample_seed}, but neither sample nor dev_share is set; give one")
+            )
+        if self.dev_share is not None and not 0 < self.dev_share < 1:
+            problems.append(Problem(("dev_share",), f"is {self.dev_share}, but must be between 0 and 1"))
+        elif self.dev_share is not None and self.dev:
+            problems.append(Problem(("dev_share",), f"is {self.dev_share}, but dev is {self.dev!r}; drop one of them"))
         if not self.train:
             problems.append(Problem(("train",), "is missing; name a file or, with hub, a split"))
         if not self.hub:
@@ -104,6 +114,16 @@ class DataSpec:
             names = filter(None, (getattr(self, split) for split in (*SPLITS, UNLABELLED)))
             formats = list(filter(None, map(self.format_of, names)))
         return problems + form_problems(self.separator, self.quoting, formats)
+
+    @property
+    def has_dev(self) -> bool:
+        """Whether the task has a dev split: of its own, or a share of its training rows."""
+        return bool(self.dev or self.dev_share)
+
+    def source_of(self, split: str) -> str | None:
+        """Return the file or hub split that a split's rows come from; None if the task has no such split."""
+        name: str | None = getattr(self, "train" if split == "dev" and self.dev_share else split)
+        return name
 
     def format_of(self, name: str | Path) -> str | None:
         """Return the format of the file `name`: `format`, or else that of its suffix; None if both are unknown."""

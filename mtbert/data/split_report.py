@@ -27,6 +27,7 @@ class SplitReport:
             text, or pair, the earlier split contains as well.
         untagged: numbers of the rows of a multi-label task that were left out because their label cell is empty.
         drawn: number of rows drawn from the usable ones, and the seed of the draw; None: all are used.
+        share: with `dev_share`, number of the rows that are this split's, and the seed of their draw.
         short: numbers of the rows of a csv or tsv file that have fewer fields than its header.
     """
 
@@ -39,6 +40,7 @@ class SplitReport:
     shared: dict[str, tuple[int, ...]] = field(default_factory=dict)
     untagged: tuple[int, ...] = ()
     drawn: tuple[int, int] | None = None
+    share: tuple[int, int] | None = None
     short: tuple[int, ...] = ()
 
     def lines(self) -> list[str]:
@@ -49,6 +51,9 @@ class SplitReport:
         if self.drawn:
             rows, seed = self.drawn
             reasons.append(f"{rows:,} of {self.kept:,} rows were drawn (sample_seed {seed})")
+        if self.share:
+            rows, seed = self.share
+            reasons.append(f"{rows:,} of these are the {self.split} split (dev_share, sample_seed {seed})")
         return ["; ".join([line, *reasons]), *self._warnings()]
 
     def _warnings(self) -> list[str]:

@@ -90,6 +90,8 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
             where = f"task {task.name!r}: data.sample"
             splits[split], report = _sample(splits[split], report, data.sample, data.sample_seed, where)
         reports.append(replace(report, source=str(shown), short=short))
+    if data.dev_share is not None:
+        splits, reports = _split_off_dev(splits, reports, data, f"task {task.name!r}: data.dev_share")
     shared = shared_rows(splits, unordered=data.symmetric)
     reports = [replace(report, shared=shared.get(report.split, {})) for report in reports]
     unlabelled = splits.pop(UNLABELLED, None)
@@ -112,6 +114,29 @@ def _sample(rows: Dataset, report: SplitReport, count: int, seed: int, where: st
             "null for all"
         )
     return rows.select(draw(count, len(rows), seed)), replace(report, drawn=(count, seed))
+
+
+def _split_off_dev(
+    splits: dict[str, Dataset], reports: list[SplitReport], data: DataSpec, where: str
+) -> tuple[dict[str, Dataset], list[SplitReport]]:
+    """Move a random share of the training rows to a dev split, both in their order; the reports say so.
+
+    Raises:
+        ValueError: training or dev would have no row.
+    """
+    rows, report = splits["train"], reports[0]
+    share: Any = data.dev_share  # a number
+    count = round(share * len(rows))
+    if not 0 < count < len(rows):
+        raise InputError(
+            f"{where} is {share}, which makes {count:,} dev rows of {len(rows):,} usable rows of {report.source}; "
+            "training and dev need one row each"
+        )
+    dev = draw(count, len(rows), data.sample_seed)
+    train = np.setdiff1d(np.arange(len(rows)), dev, assume_unique=True)
+    parts = {"train": rows.select(train), "dev": rows.select(dev)}
+    described = [replace(report, split=split, share=(len(part), data.sample_seed)) for split, part in parts.items()]
+    return splits | parts, [*described, *reports[1:]]
 
 
 def in_both_orders(pairs: Dataset) -> Dataset:
@@ -156,7 +181,8 @@ def load_column(
 
 def _read_split(task: TaskSpec, data: DataSpec, split: str, data_dir: str | Path | None) -> tuple[Dataset, str]:
     """Read an unchecked split; return it and its source for messages."""
-    name, where = getattr(data, split), f"task {task.name!r}: data.{split}"
+    name: Any = data.source_of(split)
+    where = f"task {task.name!r}: data.{split}"
     if data.hub:
         parts = [data.hub]
         parts += [f"{key} {getattr(data, key)}" for key in ("subset", "revision") if getattr(data, key)]
@@ -167,7 +193,7 @@ def _read_split(task: TaskSpec, data: DataSpec, split: str, data_dir: str | Path
 
 def file_of(data: DataSpec, split: str, data_dir: str | Path | None) -> Path | None:
     """Return the path of a split's file; None if the data set is on a hub or has no such split."""
-    name = getattr(data, split)
+    name = data.source_of(split)
     return None if data.hub or not name else _place(name, data_dir)
 
 

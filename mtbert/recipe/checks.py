@@ -117,7 +117,7 @@ def known_scores(recipe: ReadRecipe) -> list[str]:
 
     score_names = ["eval_overall", "eval_raw_mean", "eval_loss"]
     for name, task in recipe.tasks.items():
-        if task.data.dev:
+        if task.data.has_dev:
             metrics = dict.fromkeys((*filter(None, [task.metric]), *default_metrics(task.spec(name)), "loss"))
             score_names += [f"eval_{name}_{metric}" for metric in metrics]
     return score_names

@@ -14,7 +14,7 @@ RULES: tuple[Rule, ...] = (
         "tasks: none with data.dev",
         "training.eval_strategy: steps or epoch",
         lambda run: (
-            run.value("training.eval_strategy") != "no" and not any(task.data.dev for task in run.tasks.values())
+            run.value("training.eval_strategy") != "no" and not any(task.data.has_dev for task in run.tasks.values())
         ),
         "there is nothing to evaluate; give a task data.dev, or set eval_strategy: no",
     ),

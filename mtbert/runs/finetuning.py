@@ -18,7 +18,7 @@ from ..modeling.task_spec import TaskSpec
 from ..recipe import Recipe, check_model, check_stages, load_data, load_recipe, load_tokenizer
 from ..training.arguments import MtBertTrainingArguments
 from ..training.checkpoints.resume_record import check_record
-from ..training.checkpoints.run_folder import ended_scores, save_run, seal_run, start_scores
+from ..training.checkpoints.run_folder import ended_scores, save_logits, save_run, seal_run, start_scores
 from ..training.checkpoints.run_lock import only_run_in
 from ..training.checkpoints.run_record import Movement, run_record
 from ..training.checkpoints.sealing import STATE
@@ -209,6 +209,8 @@ def _save(recipe: Recipe, trainer: MtBertTrainer, scores: dict[str, float], move
     if trainer.is_world_process_zero():
         record = run_record(trainer, movement)
         save_run(folder, recipe=recipe.to_dict(), scores=scores, record=record)
+        if trainer.args.save_logits and trainer.last_logits is not None:
+            save_logits(folder, trainer.last_logits)
         seal_run(folder)
         print_scores({"start": start_scores(trainer.state), "end": scores})
         print_lines(closing_lines(folder))

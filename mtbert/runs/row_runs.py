@@ -115,13 +115,18 @@ def head() -> str:
     return subprocess.run(git, capture_output=True, text=True).stdout.strip() or "unknown"
 
 
+def run_threads(jobs: int) -> int:
+    """Return the number of CPU threads of each of `jobs` runs at a time."""
+    return max(1, len(os.sched_getaffinity(0)) // jobs)
+
+
 def execute_all(runs: list[Run], jobs: int) -> None:
     """Run all runs that have not ended well before, `jobs` at a time; a failed run does not stop the others."""
     waiting = [run for run in runs if run.same_as is None and not run.finished()]
     pretraining = {run.pretrained.parent: threading.Lock() for run in waiting if run.pretrained}
     gpus: list[int | None] = list(range(torch.cuda.device_count())) or [None]
     devices = [gpus[job % len(gpus)] for job in range(jobs)]
-    threads, lock = max(1, len(os.sched_getaffinity(0)) // jobs), threading.Lock()
+    threads, lock = run_threads(jobs), threading.Lock()
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("runs"), *columns[1:]) as progress, ThreadPoolExecutor(jobs) as pool:
         total = sum(run.same_as is None for run in runs)

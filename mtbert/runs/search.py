@@ -146,7 +146,7 @@ def plan(
 def metric_problems(metric: str, recipe: Recipe) -> list[str]:
     """Return the reasons why a score can not be the metric of a search; empty if it can."""
     score_names = known_scores(recipe)
-    if not any(task.data.dev for task in recipe.tasks.values()):
+    if not any(task.data.has_dev for task in recipe.tasks.values()):
         return ["there are no dev splits to search by; give a task data.dev"]
     if metric in score_names:
         return []

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..recipe import Recipe, RecipeError, load_recipe
-from .budget import BATCH, EPOCHS, STEPS
+from ..recipe import Recipe, RecipeError
+from .budget_keys import load, small_budget
 from .bundled import folder as bundled_folder
 from .row_runs import Run
 
+Budget = Callable[[Path, list[str]], list[str]]
 CONFIGS = bundled_folder() / "configs"
 
 
@@ -94,11 +96,12 @@ def plan_runs(plan: TablePlan) -> list[Run]:
     Raises:
         ValueError: lists the problems of all recipes.
     """
+    budget = partial(small_budget, learning_rate=plan.learning_rate) if plan.budget == "small" else None
     runs, problems = [], []
     first: dict[str, Run] = {}
     for row, path in find_rows(plan.rows).items():
         try:
-            fixed, pretrained = row_settings(path, plan)
+            fixed, pretrained = row_settings(path, plan, budget)
             for seed in plan.seeds:
                 overrides = [*fixed, "--training.seed", str(seed)]
                 digest = hashed(load(path, overrides).to_dict(), plan.mixed_precision)
@@ -114,11 +117,14 @@ def plan_runs(plan: TablePlan) -> list[Run]:
     return runs
 
 
-def row_settings(path: Path, plan: TablePlan) -> tuple[list[str], Path | None]:
-    """Return the overrides of a row's recipe, and the folder of its pre-trained encoder, or None."""
+def row_settings(path: Path, plan: TablePlan, budget: Budget | None = None) -> tuple[list[str], Path | None]:
+    """Return the overrides of a row's recipe, and the folder of its pre-trained encoder, or None.
+
+    Args:
+        budget: maps the recipe file and the other overrides to those of the budget; None: the recipe's own length.
+    """
     fixed = ["--encoder", plan.encoder, "--data_dir", plan.data_dir]
-    budget = small_budget(path, [*fixed, *plan.overrides], plan.learning_rate) if plan.budget == "small" else []
-    fixed += [*budget, *plan.overrides]
+    fixed += [*(budget(path, [*fixed, *plan.overrides]) if budget else []), *plan.overrides]
     recipe = load(path, fixed)
     if plan.instead_of_pooler:
         pooled = [name for name, task in recipe.tasks.items() if task.pooling == "pooler"]
@@ -130,44 +136,6 @@ def row_settings(path: Path, plan: TablePlan) -> tuple[list[str], Path | None]:
         folder = str(shared_pretraining(recipe, plan))
         fixed += ["--pretraining.output_dir", folder]
     return fixed, Path(folder, f"epoch-{recipe.pretraining.get('use_epoch')}")
-
-
-def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]:
-    """Return the overrides of the small budget: the run draws about EPOCHS × STEPS × BATCH rows in all."""
-    recipe = load(path, more)
-    per_step = BATCH * (len(recipe.tasks) if recipe.schedule.name == "simultaneous" else 1)
-    settings: dict[str, Any] = {
-        "schedule.steps_per_epoch": max(1, round(STEPS * BATCH / per_step)),
-        "training.num_train_epochs": EPOCHS,
-        "training.per_device_train_batch_size": BATCH,
-        "training.learning_rate": learning_rate,
-        "training.lr_scheduler_type": "linear",
-        "training.warmup_steps": 0.1,
-        "training.logging_steps": 10,
-        "training.eval_strategy": "no",
-        "training.save_strategy": "no",
-        "training.load_best_model_at_end": "false",
-        "training.metric_for_best_model": "null",
-        "training.early_stopping_patience": "null",
-        "training.report_to": "none",
-    }
-    settings |= {f"tasks.{task}.{key}": "null" for task in recipe.tasks for key in ("examples_per_epoch", "batch_size")}
-    rates = {name: task.learning_rate for name, task in recipe.tasks.items() if task.learning_rate is not None}
-    for name, rate in rates.items():  # the highest becomes the budget's; the ratios stay
-        settings[f"tasks.{name}.learning_rate"] = learning_rate * rate / max(rates.values())
-    shares = range(1, len(recipe.stages) + 1)  # two stages: one third and two thirds of the steps
-    for number, stage in enumerate(recipe.stages):
-        steps = settings["schedule.steps_per_epoch"] * shares[number] / sum(shares)
-        set_by_stage = {f"training.{key}" for key in stage.get("training", ())} & settings.keys()
-        values = {key: settings[key] for key in sorted(set_by_stage)}
-        values["schedule.steps_per_epoch"] = max(1, round(steps))
-        settings |= {f"stages.{number}.{key}": value for key, value in values.items()}
-    return [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-
-
-def load(path: Path, overrides: list[str]) -> Recipe:
-    """Load and check a row's recipe."""
-    return load_recipe(path, [*overrides, "--training.output_dir", "unused"])
 
 
 def shared_pretraining(recipe: Recipe, plan: TablePlan) -> Path:

@@ -241,6 +241,8 @@ class MtBertTrainingArguments(OwnArguments, TrainingArguments):
         on_nonfinite: what to do at a step whose loss or gradient is nan or infinite: `stop` with an error that names
             the task and its rows, or `skip` its update and count it. In both cases a run stops after 20 such steps in a
             row. `skip` waits for the device at every step.
+        save_logits: also write the dev logits of the last evaluation, `dev_logits.safetensors`: task → fp32, shape
+            `(rows, num_labels)`, in the order of the dev split.
         shard_encoder: shard the weights, gradients and moments of the encoder's layers over the processes (FSDP2)
             during training; checkpoints are the same. `accelerate launch` with `distributed_type: FSDP` and
             `fsdp_version: 2` sets it. No effect on one process.
@@ -274,6 +276,8 @@ class MtBertTrainingArguments(OwnArguments, TrainingArguments):
         default=STOP,
         metadata={"help": "At a loss or gradient that is nan or infinite: stop, or skip the update and count it."},
     )
+
+    save_logits: bool = field(default=False, metadata={"help": "Also write the dev logits of the last evaluation."})
 
     shard_encoder: bool = field(
         default=False, metadata={"help": "Share the encoder's layers out among the processes (FSDP2) while training."}

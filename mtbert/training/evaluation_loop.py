@@ -79,6 +79,7 @@ def evaluate(trainer: TaskTrainer, eval_dataset: Any, prefix: str) -> dict[str, 
     loader = trainer.get_eval_dataloader(eval_dataset)
     _require_labels(loader, prefix)
     output = trainer.evaluation_loop(loader, "Evaluation", metric_key_prefix=prefix)
+    trainer.last_logits = output.predictions
     metrics = output.metrics
     if trainer.args.eval_train and eval_dataset is None and trainer.train_dataset is not None:
         train_loader = make_loader(trainer, trainer.train_dataset)

@@ -103,7 +103,7 @@ class MtBertTrainer(Trainer):
             trained = trainable(trained)
             refuse_reserved(task.name for task in trained.tasks)
             refuse_unloadable(trained)
-        self.tasks, self.stage = trained.tasks, stage
+        self.tasks, self.stage, self.last_logits = trained.tasks, stage, None
         self.task_ids: Mapping[str, int] = {task.name: number for number, task in enumerate(self.tasks)}
         self.settings, given = read_settings(self.tasks, settings, methods, kwargs)
         refuse_settings(trained, self.settings, given, run)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import save_file
 from transformers import TrainerState, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
@@ -21,7 +23,11 @@ from .run_lock import LOCK, refuse_file
 from .sealing import CHECKSUMS, STATE, damage, last_complete, seal, step_of
 
 AUTO = "auto"
-_RESULT = ("*config.json", "*model*.safetensors*", "tokenizer*", STATE, "recipe.json", "scores.json", "record.json")
+LOGITS = "dev_logits.safetensors"
+_RESULT = (
+    *("*config.json", "*model*.safetensors*", "tokenizer*", STATE, "recipe.json", "scores.json", "record.json"),
+    LOGITS,
+)
 PRETRAINING = "pretraining"  # subfolder of a run's further pre-training
 
 
@@ -135,6 +141,12 @@ def save_run(folder: str, **values: Mapping[str, Any]) -> None:
     for name, value in values.items():
         text = masked(json.dumps(value, indent=2, default=str))
         write_text(Path(folder, f"{name}.json"), text + "\n")
+
+
+def save_logits(folder: str, logits: Mapping[str, np.ndarray]) -> None:
+    """Write the dev logits of a run: task → fp32, `(rows, num_labels)`."""
+    arrays = {name: np.ascontiguousarray(rows, dtype=np.float32) for name, rows in logits.items()}
+    save_file(arrays, Path(folder, LOGITS))
 
 
 def seal_run(folder: str) -> None:

@@ -40,6 +40,7 @@ class TaskTrainer(Protocol):
     push_in_progress: Any
     losses: Any  # StepLosses
     finite: Any  # FiniteSteps
+    last_logits: Any  # task → logits of the last evaluation, (rows, num_labels); None before
     _memory_tracker: Any
 
     def plan(self) -> Any: ...

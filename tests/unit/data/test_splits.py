@@ -11,7 +11,7 @@ from datasets import Dataset, DatasetDict
 
 from mtbert.data.permutation import draw
 from mtbert.data.spec import DataSpec
-from mtbert.data.splits import load_task
+from mtbert.data.splits import load_column, load_task
 from mtbert.modeling.task_spec import TaskSpec
 
 SST = TaskSpec("sst", labels=5)
@@ -134,6 +134,22 @@ def test_a_sample_is_drawn_once_from_the_usable_rows(tmp_path):
     assert whole.to_list() == everything.to_list()
 
 
+@pytest.mark.parametrize("sample", [None, 20])
+def test_a_share_of_the_training_rows_is_the_dev_split(tmp_path, sample):
+    spec = replace(numbered_rows(tmp_path), sample=sample)
+    usable = load_task(MOOD, spec, tmp_path).splits["train"].to_list()
+    loaded = load_task(MOOD, replace(spec, dev_share=0.2, test="train.csv"), tmp_path)
+    train, dev = (loaded.splits[split].to_list() for split in ("train", "dev"))
+    assert len(dev) == len(usable) // 5 and sorted([*train, *dev], key=lambda row: row["row"]) == usable
+    reports = {report.split: report.lines()[0] for report in loaded.reports}
+    for split, rows in (("train", train), ("dev", dev)):
+        assert reports[split].endswith(f"; {len(rows)} of these are the {split} split (dev_share, sample_seed 0)")
+    other = load_task(MOOD, replace(spec, dev_share=0.2, sample_seed=1), tmp_path).splits["dev"].to_list()
+    assert other != dev
+    rows = load_column(MOOD, replace(spec, dev_share=0.2), "dev", "text", tmp_path)
+    assert all(rows[row["row"]] == row["text"] for row in dev)
+
+
 def test_every_row_is_drawn_equally_often():
     """The number of draws of a row is binomial: mean 1,000, standard deviation 27."""
     draws = np.stack([draw(10, 40, seed) for seed in range(4000)])
@@ -155,7 +171,10 @@ def test_a_sample_comes_before_the_other_order_of_pairs(tmp_path):
         ({"sample": 41}, r"data.sample is 41, but .*train.csv has only 40 usable rows; give at most as many, or null"),
         ({"sample": 0}, "data.sample is 0, but must be 1 or more"),
         ({"sample": 5, "sample_seed": -1}, "data.sample_seed is -1, but must be 0 or more"),
-        ({"sample_seed": 7}, "data.sample_seed is 7, but sample is not set; give it too"),
+        ({"sample_seed": 7}, "data.sample_seed is 7, but neither sample nor dev_share is set; give one"),
+        ({"dev_share": 1.0}, "data.dev_share is 1.0, but must be between 0 and 1"),
+        ({"dev_share": 0.01}, r"data.dev_share is 0.01, which makes 0 dev rows of 40 usable rows of .*train.csv"),
+        ({"dev_share": 0.2, "dev": "train.csv"}, "data.dev_share is 0.2, but dev is 'train.csv'; drop one of them"),
     ],
 )
 def test_samples_that_are_refused(settings, message, tmp_path):

@@ -1,0 +1,312 @@
+"""The fair budget: rows of equal length, each with a learning rate that pilots chose on held-out training rows.
+
+Finished runs and pilots are result files. A table goes on from them, on any machine.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import InputError
+from ..files import write_json
+from ..modeling.checkpoint_loading import read_json
+from ..modeling.display import masked
+from ..recipe import Recipe, RecipeError
+from .budget import FAIR_STEPS, HEAD_PILOT_RATES, PILOT_FACTOR, PILOT_RATES, STEPS
+from .budget_keys import fair_budget, load, pilot_keys
+from .result_files import Result, commit_file, result_of, settings_hash
+from .row_runs import Run, run_threads
+from .table_plan import CONFIGS, TablePlan, find_rows, row_settings
+
+HALF = "-half"  # suffix of a row's name: the same row with half the steps
+PILOTS = "pilots"  # subfolder of their result files
+SCORE = "eval_overall"  # chooses the learning rate
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What `fair.yaml` says.
+
+    Attributes:
+        rows: names of all rows of the table.
+        seeds: seeds of every row.
+        compared_seeds: seeds of rows that a finding compares.
+        half: rows that train half the steps.
+        same_rate: row → the row whose learning rate it has.
+        findings: dicts with `finding`, a sentence; `rows`, of which the first is to score higher; and `scores`.
+    """
+
+    rows: tuple[str, ...]
+    seeds: tuple[int, ...]
+    compared_seeds: tuple[int, ...]
+    half: tuple[str, ...] = ()
+    same_rate: Mapping[str, str] = field(default_factory=dict)
+    findings: tuple[Mapping[str, Any], ...] = ()
+
+    @classmethod
+    def read(cls, file: Path) -> Protocol:
+        """Read a protocol.
+
+        Raises:
+            InputError: the file has other keys.
+        """
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        try:
+            lists = {key: value if key == "same_rate" else tuple(value) for key, value in values.items()}
+            return cls(**lists)
+        except (AttributeError, TypeError) as error:
+            raise InputError(f"{file} is no protocol of the fair budget: {error}") from error
+
+    def seeds_of(self, row: str) -> tuple[int, ...]:
+        """Return the seeds of a row."""
+        compared = any(row in finding["rows"] for finding in self.findings)
+        return self.compared_seeds if compared else self.seeds
+
+
+@dataclass
+class Row:
+    """A row under the fair budget.
+
+    Attributes:
+        name: its name in the table.
+        path: its recipe file.
+        plan: the table that it belongs to.
+        steps: steps of an epoch.
+        rate_of: the row whose pilots choose its learning rate; None: itself.
+    """
+
+    name: str
+    path: Path
+    plan: TablePlan
+    steps: int
+    rate_of: Row | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def overrides(self, learning_rate: float, steps: int | None = None) -> tuple[list[str], Path | None]:
+        """Return the keys of a run with this learning rate, and the folder of its pre-trained encoder, or None."""
+
+        def budget(path: Path, more: list[str]) -> list[str]:
+            return fair_budget(path, more, learning_rate, steps or self.steps)
+
+        return row_settings(self.path, self.plan, budget)
+
+    def recipe(self, learning_rate: float, steps: int | None = None, more: tuple[str, ...] = ()) -> Recipe:
+        """Return the recipe of a run."""
+        return load(self.path, [*self.overrides(learning_rate, steps)[0], *more])
+
+    @cached_property
+    def model_key(self) -> str:
+        """Hash of everything but the learning rate: rows with equal ones are one group of runs."""
+        return settings_hash(self.recipe(1.0))
+
+    @property
+    def first_rates(self) -> tuple[float, float]:
+        """The learning rates of the first two pilots."""
+        recipe = self.recipe(1.0)
+        heads_alone = recipe.peft is not None or (recipe.model.freeze_encoder and not recipe.stages)
+        return HEAD_PILOT_RATES if heads_alone else PILOT_RATES
+
+
+class FairTable:
+    """The rows of a table under the fair budget, their pilots and runs.
+
+    Args:
+        plan: the table; its `learning_rate` and `seeds` do not matter. Its `rows` are those to run; none: all.
+        protocol: what is run and compared.
+        results: folder of the result files.
+        commit: whether each new result file is committed to the git repository that holds it.
+    """
+
+    def __init__(self, plan: TablePlan, protocol: Protocol, results: Path, commit: bool = False):
+        self.plan, self.protocol, self.results, self.commit = plan, protocol, results, commit
+        wanted = self._paths(plan.rows or protocol.rows)
+        paths = self._paths(protocol.rows) | wanted  # groups do not depend on what is wanted
+        self.rows = {name: self._row(name, path) for name, path in paths.items()}
+        self.wanted = [self.rows[name] for name in wanted]
+        for row in list(self.rows.values()):
+            model = protocol.same_rate.get(row.name.removesuffix(HALF), row.name.removesuffix(HALF))
+            if model != row.name:
+                row.rate_of = self.rows.get(model) or self._row(model, self._paths((model,))[model])
+        self._git = threading.Lock()
+        self._check()
+
+    def _paths(self, names: tuple[str, ...]) -> dict[str, Path]:
+        paths: dict[str, Path] = {}
+        for name in ",".join(names).split(","):
+            known = {path.stem: path for path in (CONFIGS / "compare").glob("*.yaml")}
+            short = name.removesuffix(HALF)
+            found = {short: known[short]} if short in known else find_rows((short,))
+            half = HALF if name.endswith(HALF) else ""
+            paths |= {f"{row}{half}": path for row, path in found.items()}
+        return paths
+
+    def _row(self, name: str, path: Path) -> Row:
+        half = name.endswith(HALF) or name in self.protocol.half
+        return Row(name, path, self.plan, STEPS if half else FAIR_STEPS)
+
+    def _check(self) -> None:
+        """Check all recipes.
+
+        Raises:
+            InputError: lists the problems of all of them.
+        """
+        problems = []
+        for row in self.rows.values():
+            try:
+                row.recipe(1e-4)
+            except RecipeError as error:
+                problems.append(f"{row.name}: {error}")
+        if problems:
+            raise InputError("\n".join(problems))
+
+    def group_of(self, row: Row) -> Row:
+        """Return the first row that is the same but for its learning rate."""
+        return next(other for other in self.rows.values() if other.model_key == row.model_key)
+
+    # ---- learning rates ----
+
+    def rate(self, row: Row) -> float | None:
+        """Return the learning rate that the pilots of a row chose, from their file; None if there is no valid one."""
+        row = self._pilots_of(row)
+        file = self.results / PILOTS / f"{row.name}.json"
+        if not file.is_file():
+            return None
+        values = read_json(file, "remove it, and the pilots are run again", limited=False)
+        if values.get("settings") != row.model_key:
+            return None
+        return float(values["chosen"])
+
+    def _pilots_of(self, row: Row) -> Row:
+        while row.rate_of is not None:
+            row = row.rate_of
+        return next((other for other in self.rows.values() if other.model_key == row.model_key), row)
+
+    def choose_rate(self, row: Row, threads: int) -> float:
+        """Return a row's learning rate; run its pilots first if they have no result file."""
+        row = self._pilots_of(row)
+        with row.lock:
+            chosen = self.rate(row)
+            return self._run_pilots(row, threads) if chosen is None else chosen
+
+    def _run_pilots(self, row: Row, threads: int) -> float:
+        tried: dict[float, float] = {}
+        for rate in row.first_rates:
+            tried[rate] = self._pilot(row, rate, threads)
+        best = max(tried, key=lambda rate: tried[rate])
+        beyond = best * PILOT_FACTOR if best == max(tried) else best / PILOT_FACTOR
+        tried[beyond] = self._pilot(row, beyond, threads)
+        chosen = max(tried, key=lambda rate: tried[rate])
+        file = self.results / PILOTS / f"{row.name}.json"
+        rates = {f"{rate:g}": score for rate, score in sorted(tried.items())}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, {"row": row.name, "settings": row.model_key, "score": SCORE, "rates": rates, "chosen": chosen})
+        self._commit(file, f"Pilots of {row.name}: learning rate {chosen:g}")
+        return chosen
+
+    def _pilot(self, row: Row, rate: float, threads: int) -> float:
+        keys, pretrained = row.overrides(rate, STEPS)
+        keys += pilot_keys(load(row.path, keys))
+        digest = settings_hash(load(row.path, keys))
+        folder = self.plan.output / "fair" / PILOTS / f"{row.name}-{rate:g}-{digest}"
+        run = Run(row.name, row.path, 0, folder, keys, self.plan.mixed_precision, pretrained=pretrained)
+        execute(run, threads)
+        _remove_weights(run.output)
+        return run.scores[SCORE]
+
+    # ---- runs ----
+
+    def order(self) -> Iterator[tuple[Row, int]]:
+        """Yield the runs of all groups: first all rows with the first seed, then with the second, and so on."""
+        groups = dict.fromkeys(self.group_of(row).name for row in self.wanted)
+        for seed in sorted({*self.protocol.seeds, *self.protocol.compared_seeds}):
+            for name in groups:
+                if seed in self.seeds_of(self.rows[name]):
+                    yield self.rows[name], seed
+
+    def seeds_of(self, group: Row) -> tuple[int, ...]:
+        """Return the seeds of a group: those of the row of it that has the most."""
+        names = [row.name for row in self.rows.values() if row.model_key == group.model_key]
+        return max((self.protocol.seeds_of(name) for name in names), key=len)
+
+    def file(self, row: Row, seed: int) -> Path:
+        """Return the result file of a run."""
+        return self.results / f"{row.name}-{seed}.json"
+
+    def result(self, row: Row, seed: int) -> Result | None:
+        """Return the result of a finished run; None if there is no file, or it is of other settings."""
+        group, file = self.group_of(row), self.file(self.group_of(row), seed)
+        rate = self.rate(group)
+        if rate is None or not file.is_file():
+            return None
+        result = Result.read(file, row.path)
+        return replace(result, row=row.name) if result.settings == settings_hash(group.recipe(rate)) else None
+
+    def run_all(self, jobs: int) -> list[str]:
+        """Run everything that has no result file, `jobs` runs at a time; return what failed."""
+        failed: list[str] = []
+        pretraining: dict[Path, threading.Lock] = {}
+
+        def work(item: tuple[Row, int]) -> None:
+            row, seed = item
+            try:
+                if self.result(row, seed) is None:
+                    self._run(row, seed, run_threads(jobs), pretraining)
+            except Exception as error:
+                failed.append(masked(f"{row.name}, seed {seed}: {error!r}"))
+                print(failed[-1], flush=True)
+
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(work, self.order()))
+        return failed
+
+    def _run(self, row: Row, seed: int, threads: int, pretraining: dict[Path, threading.Lock]) -> None:
+        rate = self.choose_rate(row, threads)
+        keys, pretrained = row.overrides(rate)
+        settings = settings_hash(load(row.path, keys))
+        keys += ["--training.seed", str(seed)]
+        if seed == self.protocol.seeds[0]:  # gives the learning curves: five evaluations
+            steps = load(row.path, keys).schedule.steps_per_epoch
+            keys += ["--training.eval_strategy", "steps", "--training.eval_steps", str(2 * (steps or 1))]
+        folder = self.plan.output / "fair" / row.name / f"seed-{seed}-{settings}"
+        run = Run(row.name, row.path, seed, folder, keys, self.plan.mixed_precision, pretrained=pretrained)
+        with pretraining.setdefault(pretrained.parent if pretrained else folder, threading.Lock()):
+            execute(run, threads)
+        file = self.file(row, seed)
+        result_of(row.name, row.path, seed, settings, run.output).write(file)
+        _remove_weights(run.output)
+        self._commit(file, f"Result of {row.name} with seed {seed}: overall {run.scores[SCORE]:.3f}")
+
+    def _commit(self, file: Path, subject: str) -> None:
+        print(subject, flush=True)
+        if self.commit:
+            with self._git:
+                commit_file(file, subject)
+
+
+def execute(run: Run, threads: int) -> None:
+    """Run one row in a process of its own, unless it has ended before.
+
+    Raises:
+        InputError: it failed.
+    """
+    if not run.finished():
+        run.execute(None, threads)
+    if run.failed or not run.finished():
+        raise InputError(run.failed or f"no scores in {run.output}")
+
+
+def _remove_weights(folder: Path) -> None:
+    """Remove the weights of a finished run, which take much room; its log and scores stay."""
+    for file in folder.glob("model*.safetensors"):
+        file.unlink()
+    for checkpoint in folder.glob("stage-*"):
+        shutil.rmtree(checkpoint)
