@@ -1,0 +1,163 @@
+"""Differences between two rows of a table, with intervals over seeds and dev rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..modeling.decoding import decisions
+from ..modeling.task_spec import TaskSpec
+from .metrics import METRICS, averages, scorer
+
+RESAMPLES = 2000
+OVERALL = "overall"
+
+
+@dataclass(frozen=True)
+class DevTask:
+    """The dev rows of a task: its description, its main metric and its labels, `(rows,)`."""
+
+    spec: TaskSpec
+    metric: str
+    labels: np.ndarray
+
+
+def row_difference(
+    a: Mapping[int, Mapping[str, np.ndarray]],
+    b: Mapping[int, Mapping[str, np.ndarray]],
+    tasks: Mapping[str, DevTask],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict[str, dict[str, Any]]:
+    """Compare two rows by a bootstrap over seeds and dev rows, paired in both (Efron and Tibshirani, 1993, chapter 13).
+
+    A resample draws dev rows, the same for all models, and seeds. The deviations of the seeds from their mean are
+    multiplied by √(n / (n − 1)) for n seeds, because a bootstrap of few values underestimates their spread. With one
+    seed, the interval is over dev rows only.
+
+    Args:
+        a, b: seed → task → logits of the dev rows, `(rows, num_labels)`. Seeds that only one of them has are left out.
+        tasks: the tasks that both rows have.
+        seed: seed of the resamples.
+        resamples: number of resamples.
+
+    Returns:
+        Task, and `overall` (see `averages`) if there is more than one task → a dict with `a` and `b` (mean scores over
+        the seeds), `difference` (a − b), `low` and `high` (its 95 % interval), and `seeds`, their number.
+    """
+    seeds = sorted(a.keys() & b.keys())
+    if not seeds:
+        return {}
+    random = np.random.default_rng(seed)
+    drawn_seeds = random.integers(len(seeds), size=(resamples, len(seeds)))
+    means: dict[str, tuple[float, float]] = {}
+    resampled: dict[str, np.ndarray] = {}
+    for name, task in tasks.items():
+        rows = len(task.labels)
+        weights = random.multinomial(rows, np.full(rows, 1 / rows), size=resamples)
+        sides = []
+        for row in (a, b):
+            predicted = np.stack([decisions(task.spec, row[n][name].astype(np.float64)) for n in seeds])
+            everything = scores_by_seed(task.metric, predicted, task.labels, np.ones((1, rows), dtype=np.int64))[0]
+            sides.append((everything, scores_by_seed(task.metric, predicted, task.labels, weights)))
+        means[name] = (float(sides[0][0].mean()), float(sides[1][0].mean()))
+        resampled[name] = _with_seeds(sides[0][1] - sides[1][1], drawn_seeds)
+    return _intervals(means, resampled, tasks, len(seeds))
+
+
+def _with_seeds(differences: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Return differences `(resamples,)` over the drawn seeds from those of each seed, `(resamples, seeds)`."""
+    count = differences.shape[1]
+    mean = differences.mean(axis=1, keepdims=True)
+    if count == 1:
+        return mean[:, 0]
+    deviations = (differences - mean) * np.sqrt(count / (count - 1))
+    return (mean + np.take_along_axis(deviations, drawn, axis=1)).mean(axis=1)
+
+
+def _intervals(
+    means: Mapping[str, tuple[float, float]],
+    resampled: Mapping[str, np.ndarray],
+    tasks: Mapping[str, DevTask],
+    seeds: int,
+) -> dict[str, dict[str, Any]]:
+    table = {}
+    everything = {name: (*means[name], resampled[name]) for name in means}
+    if len(tasks) > 1:
+        sides = [averages({n: (tasks[n].metric, means[n][side]) for n in means})[OVERALL] for side in (0, 1)]
+        scaled = [resampled[n] / (2 if METRICS[tasks[n].metric].correlation else 1) for n in means]
+        everything = {OVERALL: (sides[0], sides[1], np.mean(scaled, axis=0))} | everything
+    for name, (first, second, differences) in everything.items():
+        low, high = np.quantile(differences, [0.025, 0.975])
+        table[name] = {
+            "a": first,
+            "b": second,
+            "difference": first - second,
+            "low": float(low),
+            "high": float(high),
+            "seeds": seeds,
+        }
+    return table
+
+
+def scores_by_seed(metric: str, predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Score each seed's predictions on resamples of the rows.
+
+    Args:
+        metric: name of a metric.
+        predicted: `(seeds, rows)`.
+        labels: `(rows,)`.
+        weights: how often each resample holds each row, `(resamples, rows)`.
+
+    Returns:
+        Scores, `(resamples, seeds)`. An undefined correlation is 0.
+    """
+    total = weights.sum(axis=1, keepdims=True)
+    if metric == "accuracy":
+        return np.asarray(weights @ (predicted == labels).T / total)
+    if metric == "pearson":
+        mean_x, mean_y = weights @ predicted.T / total, weights @ labels[:, None] / total
+        covariance = weights @ (predicted * labels).T / total - mean_x * mean_y
+        variance_x = weights @ (predicted**2).T / total - mean_x**2
+        variance_y = weights @ (labels**2)[:, None] / total - mean_y**2
+        scale = np.sqrt(np.clip(variance_x * variance_y, 0, None))
+        return np.asarray(np.divide(covariance, scale, out=np.zeros_like(covariance), where=scale > 1e-12))
+    score = scorer(metric)
+    chosen = [np.repeat(np.arange(len(labels)), row) for row in weights]
+    return np.array([[score(of_seed[rows], labels[rows]) for of_seed in predicted] for rows in chosen])
+
+
+def verdict(low: float, high: float) -> str:
+    """Say what an interval of a difference shows of the claim that it is positive."""
+    if low > 0:
+        return "held"
+    return "reversed" if high < 0 else "undecided"
+
+
+def findings_table(
+    findings: Sequence[Mapping[str, Any]], differences: Mapping[tuple[str, str], Mapping[str, Mapping[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Judge each finding by the interval of its rows' difference in its first score.
+
+    Args:
+        findings: dicts with `finding`, `rows` (of which the first is to score higher) and `scores`.
+        differences: rows → results of `row_difference`; empty where there are no runs to compare.
+
+    Returns:
+        A dict for each finding: `finding`, `rows`, `verdict` (`held`, `reversed`, `undecided` or `not run`) and
+        `differences` of its scores.
+    """
+    table = []
+    for finding in findings:
+        rows = tuple(finding["rows"])
+        measured = differences.get((rows[0], rows[1]), {})
+        kept = {score: measured[score] for score in finding["scores"] if score in measured}
+        first = kept.get(finding["scores"][0])
+        judged = verdict(first["low"], first["high"]) if first else "not run"
+        table.append(
+            {"finding": finding["finding"], "rows": list(rows), "verdict": judged, "differences": dict(kept)}
+        )
+    return table
