@@ -10,7 +10,7 @@ import numpy as np
 from ...data.sampling import Plan
 from ...errors import InputError
 from ..metrics import all_metrics, averages, score_task
-from . import classification, comparison, course, regression, slices
+from . import classification, comparison, course, distances, regression, slices
 from .rows import TaskRows
 
 
@@ -58,7 +58,8 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
         - `problem_type`, `main` (the main metric), `rows`, and `scores` by every metric that suits the task;
         - for a single-label or binary classification: `classes` (see `_decisions`) and `calibration`;
         - for a multi-label classification: `labels` (label → as `classes`) and `calibration` over all decisions;
-        - for a regression: `points` and `outliers`;
+        - for a regression: `points`, `outliers` and `signed_error` (see `signed_errors`);
+        - `within_one`, the shares of rows that are right or nearly so (see `within_one`), for tasks that have them;
         - `worst`, `length`, for pairs `length_difference`, and `groups` (column → result of `by_group`).
 
         Without labelled rows `scores` is empty and the keys after it are absent.
@@ -79,6 +80,9 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
         )
         confidence = rows.probabilities[everyone, rows.predicted]
         analysis["calibration"] = classification.calibration(confidence, rows.right)
+    near = distances.within_one(rows)
+    if near is not None:
+        analysis["within_one"] = near
     analysis["worst"] = _worst(rows, examples)
     analysis["length"] = slices.by_length(rows.lengths.sum(axis=1), rows.errors)
     if task.texts == 2:
@@ -154,7 +158,8 @@ def _multi_label(rows: TaskRows, examples: int) -> dict[str, Any]:
 def _regression(rows: TaskRows) -> dict[str, Any]:
     far, z = regression.outliers(rows.labels, rows.predicted)
     outliers = [rows.example(i, z=float(value)) for i, value in zip(far, z, strict=True)]
-    return {"points": {"label": rows.labels.tolist(), "predicted": rows.predicted.tolist()}, "outliers": outliers}
+    points = {"label": rows.labels.tolist(), "predicted": rows.predicted.tolist()}
+    return {"points": points, "outliers": outliers, "signed_error": distances.signed_errors(rows)}
 
 
 def _worst(rows: TaskRows, examples: int) -> list[dict[str, Any]]:

@@ -169,6 +169,24 @@ def by_length(found: Mapping[str, Any], title: str, xlabel: str, ylabel: str) ->
     return figure
 
 
+def signed_errors(found: Mapping[str, Any], xlabels: Mapping[str, str], title: str) -> Figure:
+    """Draw signed errors against each measure of length: rows as points, and the mean of each bin."""
+    figure, panels = _panels(len(found), 5.4)
+    for axes, (key, measure) in zip(panels, found.items(), strict=True):
+        points, bins = measure["points"], measure["bins"]
+        alpha = 0.5 if len(points["length"]) < 300 else 0.2
+        style = {"color": COLOURS[4], "alpha": alpha, "markersize": 4, "markeredgewidth": 0}
+        axes.plot(points["length"], points["error"], "o", label="rows", **style)
+        middle = [(interval["low"] + interval["high"]) / 2 for interval in bins]
+        spread = [0 if np.isnan(interval["standard_error"]) else 2 * interval["standard_error"] for interval in bins]
+        means = [interval["error"] for interval in bins]
+        axes.errorbar(middle, means, spread, fmt="s-", color=COLOURS[5], capsize=3, label="mean ± 2 standard errors")
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set(title=title, xlabel=xlabels[key], ylabel="predicted − true")
+        axes.legend(fontsize="small")
+    return figure
+
+
 def groups(found: Mapping[str, Any], value: str, title: str) -> Figure:
     """Draw a value for each group; accuracies with their 95 % intervals."""
     table = found["groups"]

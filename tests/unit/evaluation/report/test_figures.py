@@ -6,6 +6,7 @@ from matplotlib.colors import to_hex
 
 from mtbert.evaluation.report import figures
 from mtbert.evaluation.report.classification import calibration, confusion, shares
+from mtbert.evaluation.report.distances import signed_errors
 from mtbert.evaluation.report.slices import by_group, by_length
 
 
@@ -108,6 +109,17 @@ def test_by_length():
     errors = axes.containers[0].lines[0].get_xydata().tolist()
     assert errors == [[x, each["error"]] for x, each in zip(middle, found["bins"], strict=True)]
     assert counts.lines[0].get_xydata()[:, 1].tolist() == [2, 1, 1]
+
+
+def test_signed_errors(make_rows):
+    found = signed_errors(make_rows("close", 40))
+    left, right = figures.signed_errors(found, {"length": "words", "length_difference": "difference"}, "t").axes
+    for axes, measure, xlabel in ((left, found["length"], "words"), (right, found["length_difference"], "difference")):
+        expected = [list(point) for point in zip(measure["points"]["length"], measure["points"]["error"], strict=True)]
+        assert points(axes, "rows") == expected and axes.get_xlabel() == xlabel
+        means = axes.containers[0].lines[0].get_xydata().tolist()
+        assert means == [[(each["low"] + each["high"]) / 2, each["error"]] for each in measure["bins"]]
+    figures.signed_errors({"length": signed_errors(make_rows("close", 1))["length"]}, {"length": "words"}, "t")
 
 
 def test_groups(make_rows):

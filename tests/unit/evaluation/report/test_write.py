@@ -93,6 +93,7 @@ def test_a_report_of_every_kind_of_task(make_rows, write, tmp_path):
         "stars.confusion.png",
         "topics.dog.confusion.png",
         "close.scatter.png",
+        "close.signed_error.png",
         "same.by.a%2Fb%20%26%20%3Cc%3E.png",
         "sampling.png",
         "gradients_cosines.png",
@@ -152,6 +153,17 @@ def test_scores_of_minus_one_or_less_have_no_logarithmic_error(make_rows, write,
     html, saved = write(numbers({"close": make_rows("close", 3, logits=[[-2], [0], [1]])}, tmp_path))
     assert saved["tasks"]["close"]["scores"]["msle"] is None
     assert "msle is undefined, since a score is −1 or less" in html
+
+
+def test_what_is_near_the_label_stands_in_the_page_and_in_the_numbers(make_rows, write, tmp_path):
+    tasks = {"five": make_rows(TaskSpec("five", labels=5)), "close": make_rows("close", 2100)}
+    html, saved = write(numbers(tasks, tmp_path, {"five": "accuracy", "close": "pearson"}))
+    shares = saved["tasks"]["five"]["within_one"]
+    assert list(shares) == ["exactly_right", "one_class_away", "further_away", "within_one_class"]
+    for name in ("one class away", "within one class", "|predicted − true| ≤ 1"):
+        assert f"<td>{name}</td>" in html.replace(' class="long"', "")
+    assert f">{saved['tasks']['close']['within_one']['within_one_point']:.3f}<" in html
+    assert "The points are 2,000 rows, evenly chosen; 100 are left out." in html
 
 
 def test_labels_may_be_called_anything(make_rows, write, tmp_path):
