@@ -243,6 +243,10 @@ def reproduce(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--mixed_precision", choices=PRECISIONS, default="bf16")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each has one GPU, or its share of cores")
     parser.add_argument("--output", type=Path, default=Path("runs/reproduce"), help="folder for runs and tables")
+    curves = (
+        "small budget: evaluate after each epoch, not at the end alone, for dev curves (published: the recipe says)"
+    )
+    parser.add_argument("--curves", action="store_true", help=curves)
     parser.add_argument("--title", default="table", help="name of the table's files")
     args, more = parser.parse_known_args(argv)
     check_keys(parser, args, more)

@@ -4,7 +4,8 @@
 
 A row is a recipe of `cs224n` by its name (ranges as in A1-A12), a recipe of another folder as folder/name, or a file.
 Every run has its own process, folder and log; a run that has ended well is not repeated. Rows that become the same run
-under a budget share it, and rows with the same pre-training share that.
+under a budget share it, and rows with the same pre-training share that. If runs were evaluated more than once, the dev
+curves of all rows are written beside the table, as one figure and as JSON; --curves evaluates after each epoch.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from ..evaluation.run_tables import environment, table
+from ..evaluation.table_curves import write_curves
 from ..evaluation.table_files import to_markdown, write
 from ..runs import bundled
 from ..runs.row_runs import execute_all
@@ -41,6 +43,7 @@ def planned(args: argparse.Namespace) -> TablePlan:
         mixed_precision=args.mixed_precision,
         output=args.output,
         overrides=tuple(args.more),
+        curves=args.curves,
     )
 
 
@@ -52,6 +55,7 @@ def main(argv: list[str]) -> int:
     entries = table(runs, PUBLISHED, method_classes())
     about = environment(runs, ["mtbert", "reproduce", *argv])
     write(entries, about, args.output, args.title)
+    write_curves(runs, args.output, args.title)
     Console().print(Markdown(to_markdown(entries, about)))
     return 1 if any(run.failed for run in runs) else 0
 

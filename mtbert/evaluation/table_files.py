@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -23,17 +24,22 @@ def spread(values: list[float]) -> str:
     return f"{text} ± {stdev(values):.3f}" if len(values) > 1 else text
 
 
-def main_metrics(scores: dict[str, float], tasks: list[str]) -> dict[str, float]:
-    """Return each task's main score: its first score that is no loss."""
-    main_scores = {}
+def main_keys(scores: Mapping[str, float], tasks: Sequence[str]) -> dict[str, str]:
+    """Return the name of each task's main score: its first score that is no loss."""
+    names = {}
     for task in tasks:
         # the prefix `eval_a_` also matches the scores of a task `a_b`
         longer = tuple(f"eval_{other}_" for other in tasks if other.startswith(f"{task}_"))
         keys = [key for key in scores if key.startswith(f"eval_{task}_") and not key.startswith(longer)]
         keys = [key for key in keys if not key.endswith("_loss")]
         if keys:
-            main_scores[task] = scores[keys[0]]
-    return main_scores
+            names[task] = keys[0]
+    return names
+
+
+def main_metrics(scores: dict[str, float], tasks: list[str]) -> dict[str, float]:
+    """Return each task's main score."""
+    return {task: scores[key] for task, key in main_keys(scores, tasks).items()}
 
 
 def to_markdown(entries: list[dict[str, Any]], about: dict[str, Any]) -> str:

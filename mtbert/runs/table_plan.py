@@ -35,6 +35,7 @@ class TablePlan:
         mixed_precision: `no`, `bf16` or `fp16`.
         output: folder of the runs.
         overrides: keys of all recipes, as on the command line.
+        curves: whether runs under the small budget are evaluated after each epoch, for dev curves.
     """
 
     rows: tuple[str, ...]
@@ -47,6 +48,7 @@ class TablePlan:
     mixed_precision: str
     output: Path
     overrides: tuple[str, ...]
+    curves: bool = False
 
 
 def find_rows(names: Sequence[str]) -> dict[str, Path]:
@@ -117,7 +119,8 @@ def plan_runs(plan: TablePlan) -> list[Run]:
 def row_settings(path: Path, plan: TablePlan) -> tuple[list[str], Path | None]:
     """Return the overrides of a row's recipe, and the folder of its pre-trained encoder, or None."""
     fixed = ["--encoder", plan.encoder, "--data_dir", plan.data_dir]
-    budget = small_budget(path, [*fixed, *plan.overrides], plan.learning_rate) if plan.budget == "small" else []
+    more = [*fixed, *plan.overrides]
+    budget = small_budget(path, more, plan.learning_rate, plan.curves) if plan.budget == "small" else []
     fixed += [*budget, *plan.overrides]
     recipe = load(path, fixed)
     if plan.instead_of_pooler:
@@ -132,8 +135,11 @@ def row_settings(path: Path, plan: TablePlan) -> tuple[list[str], Path | None]:
     return fixed, Path(folder, f"epoch-{recipe.pretraining.get('use_epoch')}")
 
 
-def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]:
-    """Return the overrides of the small budget: the run draws about EPOCHS × STEPS × BATCH rows in all."""
+def small_budget(path: Path, more: list[str], learning_rate: float, curves: bool = False) -> list[str]:
+    """Return the overrides of the small budget: the run draws about EPOCHS × STEPS × BATCH rows in all.
+
+    Dev splits are evaluated at the end, with `curves` also after each epoch.
+    """
     recipe = load(path, more)
     per_step = BATCH * (len(recipe.tasks) if recipe.schedule.name == "simultaneous" else 1)
     settings: dict[str, Any] = {
@@ -144,7 +150,7 @@ def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]
         "training.lr_scheduler_type": "linear",
         "training.warmup_steps": 0.1,
         "training.logging_steps": 10,
-        "training.eval_strategy": "no",
+        "training.eval_strategy": "epoch" if curves else "no",
         "training.save_strategy": "no",
         "training.load_best_model_at_end": "false",
         "training.metric_for_best_model": "null",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import cycle, islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,11 @@ def _panels(columns: int, width: float = 5.0, height: float = 3.6) -> tuple[Figu
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
-def _styles() -> Any:
-    return zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS))
+def _styles() -> Iterator[tuple[str, str, str]]:
+    """Yield a colour, a dash and a marker for each of any number of lines; 40 of them differ."""
+    for number in count():
+        dash = number + number // len(COLOURS)  # the ninth line has the colour of the first, but not its dash
+        yield COLOURS[number % len(COLOURS)], DASHES[dash % len(DASHES)], MARKERS[number % len(MARKERS)]
 
 
 def _line(axes: Axes, course: Sequence[Mapping[str, float]], label: str, style: Any, x: str = "epoch") -> None:
@@ -240,6 +243,29 @@ def gradient_course(found: Mapping[str, Any]) -> Figure:
     right.yaxis.set_minor_formatter(LogFormatter())
     if found["norms"]:
         right.legend()
+    return figure
+
+
+def table_curves(curves: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> Figure:
+    """Draw the dev curves of a table's rows: a panel for each score, and in all of them the same line for a row."""
+    rows = list(dict.fromkeys(row for by_row in curves.values() for row in by_row))
+    styles = dict(zip(rows, _styles()))
+    columns = min(2, len(curves))
+    lines = -(-len(curves) // columns)
+    height = max(3.8 * lines, 0.8 + 0.22 * len(rows))
+    figure = Figure(figsize=(5.4 * columns + 1.6, height), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    handles: dict[str, Any] = {}
+    for axes, (score, by_row) in zip(panels, curves.items(), strict=False):
+        for row, points in by_row.items():
+            _line(axes, points, row, styles[row])
+            handles.setdefault(row, axes.lines[-1])
+        axes.set(title=f"dev: {score}", xlabel="epoch", ylabel=score)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    for axes in panels[len(curves) :]:
+        axes.remove()
+    figure.legend([handles[row] for row in rows], rows, loc="outside right upper", handlelength=3.5)
     return figure
 
 
