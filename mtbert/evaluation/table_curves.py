@@ -7,14 +7,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from matplotlib import rc_context
-
-from ..files import write_json, writing_file
 from ..modeling.checkpoint_loading import read_json
-from ..modeling.display import display, each_text, masked
 from .report import figures
 from .report.course import logged_curve, read_run
-from .report.write import DPI, jsonable
+from .report.write import write_figure
 from .run_tables import FinishedRun
 from .table_files import main_keys
 
@@ -99,7 +95,4 @@ def write_curves(runs: Sequence[FinishedRun], folder: Path, title: str) -> None:
     found = table_curves(runs)
     if not found["seeds"]:
         return
-    write_json(folder / f"{title}-curves.json", jsonable(each_text(masked, found)), ensure_ascii=False)
-    with rc_context({"text.parse_math": False}), writing_file(folder / f"{title}-curves.png", "wb") as file:
-        figure = figures.table_curves(each_text(display, found["curves"]))
-        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    write_figure(folder, f"{title}-curves", found, lambda numbers: figures.table_curves(numbers["curves"]))

@@ -20,6 +20,7 @@ def analyse_run(
     run: course.RunLog,
     plan: Plan | course.StagedPlan | None = None,
     examples: int = 10,
+    pretraining: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Analyse one run.
 
@@ -29,10 +30,11 @@ def analyse_run(
         run: the run's log and record.
         plan: the rows of the run's steps; None if unknown.
         examples: number of rows in a table of examples.
+        pretraining: the losses of the run's pre-training (see `pretraining_losses`), if it had one.
 
     Returns:
         `tasks` (see `analyse_task`), `averages` over tasks, `recorded` (the scores that the run computed at its end),
-        and `curves`, `sampling`, `conflicts` and `cost` (see `course`).
+        `curves`, `sampling`, `conflicts` and `cost` (see `course`), and `pretraining`, as given.
     """
     analyses = {name: analyse_task(rows, metrics[name], examples) for name, rows in tasks.items()}
     main = {}
@@ -48,6 +50,7 @@ def analyse_run(
         "sampling": course.sampling(run.log, names, plan),
         "conflicts": course.conflicts(run.log, names),
         "cost": course.cost(run.log, run.record, run.folder),
+        "pretraining": pretraining,
     }
 
 

@@ -121,6 +121,23 @@ def learning_curves(log: Log, main: Mapping[str, str]) -> dict[str, Any]:
     return {"tasks": by_task, "overall": {"dev": overall, "best": best(overall)}}
 
 
+def pretraining_losses(log: Log, use_epoch: int | None = None) -> dict[str, Any] | None:
+    """Collect the losses of a masked-language model in pre-training; None if none was logged.
+
+    Args:
+        log: `log_history` of the pre-training.
+        use_epoch: the epoch whose encoder was fine-tuned; None: unknown, or the last.
+
+    Returns:
+        `train` and `dev`: the curves of the mean cross-entropy of a chosen token, of training since the last logged
+        value and of the dev texts; `best`, the point with the lowest dev loss, or None; and `use_epoch`.
+    """
+    train, dev = logged_curve(log, "loss"), logged_curve(log, "eval_loss")
+    if not (train or dev):
+        return None
+    return {"train": train, "dev": dev, "best": best(dev, rises=False), "use_epoch": use_epoch}
+
+
 def sampling(log: Log, tasks: Sequence[str], plan: Plan | StagedPlan | None) -> list[dict[str, Any]]:
     """Count the sampled rows of each epoch.
 

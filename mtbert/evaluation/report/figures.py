@@ -60,6 +60,21 @@ def learning_curves(curves: Mapping[str, Any], name: str) -> Figure:
     return figure
 
 
+def pretraining_losses(losses: Mapping[str, Any]) -> Figure:
+    """Draw the train and dev loss of a masked-language model by epoch, and the epoch whose encoder was fine-tuned."""
+    figure, (axes,) = _panels(1, 6)
+    dev, _, train = islice(_styles(), 3)
+    for label, style in (("train", train), ("dev", dev)):
+        if losses[label]:
+            _line(axes, losses[label], label, style)
+    if losses["use_epoch"] is not None:
+        label = f"fine-tuned: epoch {losses['use_epoch']}"
+        axes.axvline(losses["use_epoch"], color="black", linestyle=":", linewidth=1, label=label)
+    axes.set(title="Masked-language model: loss", xlabel="epoch", ylabel="mean cross-entropy of a chosen token")
+    axes.legend()
+    return figure
+
+
 def _scores_of(curves: Mapping[str, Any]) -> list[Sequence[Mapping[str, float]]]:
     """Return the curves of all scores of a task, of both splits."""
     return [course for split in ("dev", "train") for course in curves[split].values()]

@@ -266,6 +266,8 @@ def _training(numbers: Mapping[str, Any]) -> list[Section]:
     if not items:
         notes.append("The run's trainer_state.json holds no course.")
     parts = [Section("Training", notes=tuple(notes), items=tuple(items))]
+    if numbers["pretraining"]:
+        parts.append(_pretraining(numbers["pretraining"]))
     if numbers["sampling"]:
         parts.append(_sampling(numbers["sampling"]))
     if numbers["conflicts"]:
@@ -277,6 +279,15 @@ def _training(numbers: Mapping[str, Any]) -> list[Section]:
             items.append(Picture("gradients_course", figures.gradient_course(conflicts), ""))
         parts.append(Section("Gradient conflicts", 3, items=tuple(items)))
     return [*parts, _cost(numbers["cost"])]
+
+
+def _pretraining(losses: Mapping[str, Any]) -> Section:
+    note = "The train loss is the mean since the value before it, with dropout; the masks of dev texts never change."
+    caption, best = "", losses["best"]
+    if best is not None:
+        caption = f"Lowest dev loss: {shown(best['value'])}, after epoch {best['epoch']:g}."
+    picture = Picture("pretraining", figures.pretraining_losses(losses), caption)
+    return Section("Pre-training", 3, (note,), (picture,))
 
 
 def _sampling(table: Sequence[Mapping[str, Any]]) -> Section:

@@ -63,6 +63,16 @@ def test_learning_curves():
     figures.learning_curves({**curves, "loss": [], "dev": {}, "train": {}, "best": None}, "a")
 
 
+def test_pretraining_losses():
+    losses = {"train": course(3, 2, 1), "dev": course(3, 2.5), "best": None, "use_epoch": 1}
+    (axes,) = figures.pretraining_losses(losses).axes
+    assert points(axes, "train") == [[0, 3], [0.5, 2], [1, 1]]
+    assert points(axes, "dev") == [[0, 3], [0.5, 2.5]]
+    assert points(axes, "fine-tuned: epoch 1")[0][0] == 1
+    (axes,) = figures.pretraining_losses({"train": course(3), "dev": [], "best": None, "use_epoch": None}).axes
+    assert len(axes.lines) == 1
+
+
 def test_sampling():
     table = [
         {"epoch": 1, "sampled": {"a": 30, "b": 10}, "planned": {"a": 32, "b": 8}, "probability": {"a": 0.9, "b": 0.1}},
