@@ -28,11 +28,13 @@ from ..evaluation.report import (
     RunLog,
     StagedPlan,
     TaskRows,
+    TokenWeights,
     analyse_run,
     check_folder,
     compare_runs,
     pretraining_losses,
     read_run,
+    recording,
     write_report,
 )
 from ..modeling.configuration_mtbert import MtBertConfig
@@ -187,12 +189,14 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
             task.name: encode_dataset(task, raw[task.name], tokenizer, model.config.encoder, split)[0]
             for task in with_rows
         }
-        predicted: Any = trainer.predict(encoded)
+        with recording(model.heads) as recorded:
+            predicted: Any = trainer.predict(encoded)
     tasks = {}
     for task in with_rows:
         name = task.name
         logits, labels = predicted.predictions[name], predicted.label_ids[name]
-        tasks[name] = TaskRows.of(task, raw[name], logits, labels, groups[name], show_texts)
+        weights = TokenWeights.of(recorded[name], task, encoded[name], tokenizer) if name in recorded else None
+        tasks[name] = TaskRows.of(task, raw[name], logits, labels, groups[name], show_texts, weights)
     metrics = {task.name: recipe.tasks[task.name].metric or default_metrics(task)[0] for task in in_recipe}
     run = read_run(folder)
     plan = plan_run(recipe, data, run.record.get("processes", 1)) if len(data) == len(recipe.tasks) else None

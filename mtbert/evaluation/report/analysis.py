@@ -10,7 +10,7 @@ import numpy as np
 from ...data.sampling import Plan
 from ...errors import InputError
 from ..metrics import all_metrics, averages, score_task
-from . import classification, comparison, course, distances, regression, slices
+from . import attention, classification, comparison, course, distances, regression, slices
 from .rows import TaskRows
 
 
@@ -63,7 +63,8 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
         - for a multi-label classification: `labels` (label → as `classes`) and `calibration` over all decisions;
         - for a regression: `points`, `outliers` and `signed_error` (see `signed_errors`);
         - `within_one`, the shares of rows that are right or nearly so (see `within_one`), for tasks that have them;
-        - `worst`, `length`, for pairs `length_difference`, and `groups` (column → result of `by_group`).
+        - `worst`, `length`, for pairs `length_difference`, and `groups` (column → result of `by_group`);
+        - `attention`, for a head that has one (see `attention_shares`).
 
         Without labelled rows `scores` is empty and the keys after it are absent.
     """
@@ -90,6 +91,9 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
     analysis["length"] = slices.by_length(rows.lengths.sum(axis=1), rows.errors)
     if task.texts == 2:
         analysis["length_difference"] = slices.by_length(np.abs(np.diff(rows.lengths, axis=1)[:, 0]), rows.errors)
+    read = attention.attention_shares(rows)
+    if read is not None:
+        analysis["attention"] = read
     analysis["groups"] = {name: slices.by_group(rows, values, metric) for name, values in rows.groups.items()}
     return analysis
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
@@ -15,6 +17,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "os^Dv"
+LINE, MOST_TOKENS = 112, 120  # characters of a line of tokens, and most tokens of a row
 MOST_CLASSES = 12  # most classes for which the cells of a confusion matrix have room for numbers
 
 
@@ -258,6 +261,39 @@ def gradient_course(found: Mapping[str, Any]) -> Figure:
     right.yaxis.set_minor_formatter(LogFormatter())
     if found["norms"]:
         right.legend()
+    return figure
+
+
+def attention(examples: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Draw the tokens of some rows, shaded by their weight."""
+    lines, cells = 0, []
+    heads: list[tuple[int, str]] = []
+    for example in examples:
+        heads.append((lines, f"row {example['row']}: true {example['label']}, predicted {example['predicted']}"))
+        lines, column = lines + 1, 0
+        for token, weight in list(zip(example["tokens"], example["weights"], strict=True))[:MOST_TOKENS]:
+            if column and column + len(token) > LINE:
+                lines, column = lines + 1, 0
+            cells.append((column, lines, token, weight))
+            column += len(token) + 1
+        left_out = len(example["tokens"]) - MOST_TOKENS
+        heads += [(lines + 1, f"… and {left_out} more tokens")] if left_out > 0 else []
+        lines += 3 if left_out > 0 else 2
+    top = max(max(example["weights"]) for example in examples)
+    figure = Figure(figsize=(9, 1.2 + 0.19 * lines), layout="constrained")
+    axes = figure.subplots()
+    shades = ScalarMappable(Normalize(0, top), "Blues")
+    for column, line, token, weight in cells:
+        colour = "white" if weight > 0.6 * top else "black"
+        box = {"facecolor": shades.to_rgba(weight), "edgecolor": "none", "pad": 1}
+        axes.text(
+            column, line, token, family="monospace", fontsize=8, color=colour, va="center", bbox=box, clip_on=True
+        )
+    for line, text in heads:
+        axes.text(0, line, text, fontsize=8, style="italic", va="center", clip_on=True)
+    axes.set(xlim=(-1, LINE + 1), ylim=(lines, -1), xticks=[], yticks=[])
+    axes.set(title=title, xlabel="tokens in their order", ylabel="rows")
+    figure.colorbar(shades, ax=axes, label="weight, mean over heads", fraction=0.03, pad=0.01)
     return figure
 
 

@@ -161,6 +161,8 @@ def _task(name: str, task: Mapping[str, Any], run: Mapping[str, Any]) -> list[Se
         parts.append(_signed_errors(name, task["signed_error"]))
     parts.append(Section(f"{name}: worst errors", 3, items=(_examples("Largest losses", task["worst"], most),)))
     parts.append(_lengths(name, task))
+    if "attention" in task:
+        parts.append(_attention(name, task["attention"]))
     return [*parts, *(_group(name, column, groups, task["main"]) for column, groups in task["groups"].items())]
 
 
@@ -226,6 +228,23 @@ def _lengths(name: str, task: Mapping[str, Any]) -> Section:
             items.append(Picture(f"{name}.{key}", figure, caption))
             items.append(_table(f"Rows by {what}", by_length["bins"]))
     return Section(f"{name}: error by length", 3, items=tuple(items))
+
+
+def _attention(name: str, found: Mapping[str, Any]) -> Section:
+    note = (
+        "The head's attention weighs the hidden states of a row's tokens; its query is the pooled output. Entropy is "
+        "−Σ w ln w / ln(length): 1 if all tokens have equal weights, 0 if one has all. Weights are means over heads."
+    )
+    names = {"first": "first token", "separators": "separators", "rest": "all other tokens"}
+    rows = [
+        {"": what, "weight": found[key], "with equal weights": found["uniform"][key]} for key, what in names.items()
+    ]
+    rows.append({"": "entropy", "weight": found["entropy"], "with equal weights": 1.0})
+    items: list[Table | Picture] = [_table(f"Mean over {found['rows']:,} rows", rows)]
+    if found["examples"]:
+        figure = figures.attention(found["examples"], f"{name}: weights of the head's attention")
+        items.append(Picture(f"{name}.attention", figure, "Evenly chosen rows; report.json has all their weights."))
+    return Section(f"{name}: what the head reads", 3, (note,), tuple(items))
 
 
 def _group(name: str, column: str, found: Mapping[str, Any], metric: str) -> Section:

@@ -132,6 +132,22 @@ def test_signed_errors(make_rows):
     figures.signed_errors({"length": signed_errors(make_rows("close", 1))["length"]}, {"length": "words"}, "t")
 
 
+def test_attention():
+    many = {"row": "9", "label": "bad", "predicted": "good", "tokens": ["t"] * 130, "weights": [1 / 130] * 130}
+    few = {**many, "row": "2", "tokens": ["[CLS]", "a" * 200, "cat"], "weights": [0.1, 0.2, 0.7]}
+    axes, bar = figures.attention([few, many], "t").axes
+    texts = [text for text in axes.texts if text.get_bbox_patch() is not None]
+    assert [text.get_text() for text in texts] == [*few["tokens"], *["t"] * figures.MOST_TOKENS]
+    shades = [text.get_bbox_patch().get_facecolor() for text in texts[:3]]
+    assert [sum(shade) for shade in shades] == sorted((sum(shade) for shade in shades), reverse=True)  # darker
+    assert len(set(shades)) == 3 and bar.get_ylim() == pytest.approx((0, 0.7))
+    others = [text.get_text() for text in axes.texts if text not in texts]
+    assert others == ["row 2: true bad, predicted good", "row 9: true bad, predicted good", "… and 10 more tokens"]
+    places = [text.get_position() for text in axes.texts]
+    assert len(set(places)) == len(places)
+    figures.attention([{**many, "tokens": ["one"], "weights": [1.0]}], "t")
+
+
 def test_groups(make_rows):
     found = by_group(make_rows("same"), ("x", "y") * 30, "accuracy")
     (axes,) = figures.groups(found, "accuracy", "t").axes

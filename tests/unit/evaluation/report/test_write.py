@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from mtbert.data.sampling import Plan, Schedule
-from mtbert.evaluation.report import RunLog, analyse_run, compare_runs, write_report
+from mtbert.evaluation.report import RunLog, TokenWeights, analyse_run, compare_runs, write_report
 from mtbert.evaluation.report.page import Picture, Table, sections, shown
 from mtbert.evaluation.report.write import jsonable
 from mtbert.modeling.task_spec import TaskSpec
@@ -164,6 +165,23 @@ def test_what_is_near_the_label_stands_in_the_page_and_in_the_numbers(make_rows,
         assert f"<td>{name}</td>" in html.replace(' class="long"', "")
     assert f">{saved['tasks']['close']['within_one']['within_one_point']:.3f}<" in html
     assert "The points are 2,000 rows, evenly chosen; 100 are left out." in html
+
+
+def test_what_the_attention_reads_stands_in_the_page_and_in_the_numbers(make_rows, write, tmp_path):
+    ids = [np.arange(5) for _ in range(60)]
+    tokens = TokenWeights(
+        ids, [np.array([0.125, 0.25, 0.375, 0.25, 0])] * 60, (4,), lambda row: ["$", "\u202e", "<b>", "x", "y"]
+    )
+    rows = replace(make_rows("stars"), attention=tokens)
+    html, saved = write(numbers({"stars": rows}, tmp_path), drawn=True)
+    found = saved["tasks"]["stars"]["attention"]
+    assert (found["first"], found["separators"], found["rest"]) == (0.125, 0, 0.875)
+    assert len(found["examples"]) == 8 and found["examples"][0]["tokens"][1] == "\u202e"
+    assert "stars: what the head reads" in html and "\u202e" not in html
+    assert (tmp_path / "report" / "figures" / "stars.attention.png").is_file()
+    html, saved = write(numbers({"stars": replace(rows, show_texts=False)}, tmp_path), "hidden")
+    assert saved["tasks"]["stars"]["attention"]["examples"] == [] and "what the head reads" in html
+    assert not (tmp_path / "hidden" / "figures" / "stars.attention.png").exists()
 
 
 def test_labels_may_be_called_anything(make_rows, write, tmp_path):
