@@ -245,6 +245,10 @@ def reproduce(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--mixed_precision", choices=PRECISIONS, default="bf16")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each has one GPU, or its share of cores")
     parser.add_argument("--output", type=Path, default=Path("runs/reproduce"), help="folder for runs and tables")
+    curves = (
+        "small budget: evaluate after each epoch, not at the end alone, for dev curves (published: the recipe says)"
+    )
+    parser.add_argument("--curves", action="store_true", help=curves)
     parser.add_argument("--title", default="table", help="name of the table's files")
     fair_only = parser.add_argument_group("under the fair budget")
     fair_only.add_argument(
@@ -255,6 +259,8 @@ def reproduce(argv: Sequence[str]) -> argparse.Namespace:
     fair_only.add_argument("--commit", action="store_true", help="commit each new result file with git")
     finished = "run nothing: the table, figures and findings of the runs that have a result file"
     fair_only.add_argument("--finished_only", action="store_true", help=finished)
+    page = "markdown file in which the table replaces what is between its two comments `fair table`"
+    fair_only.add_argument("--page", type=Path, help=page)
     args, more = parser.parse_known_args(argv)
     check_keys(parser, args, more)
     args.more = more

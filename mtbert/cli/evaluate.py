@@ -28,10 +28,13 @@ from ..evaluation.report import (
     RunLog,
     StagedPlan,
     TaskRows,
+    TokenWeights,
     analyse_run,
     check_folder,
     compare_runs,
+    pretraining_losses,
     read_run,
+    recording,
     write_report,
 )
 from ..modeling.configuration_mtbert import MtBertConfig
@@ -40,6 +43,7 @@ from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.task_spec import TaskSpec
 from ..recipe import Recipe, load_recipe
 from ..training.arguments import MtBertTrainingArguments
+from ..training.checkpoints.run_folder import PRETRAINING
 from ..training.distributed.machine import share_cores
 from ..training.peft import load_adapter
 from ..training.settings import PLAN_ARGUMENTS
@@ -52,12 +56,13 @@ OF_EVALUATION = ("per_device_eval_batch_size", "use_cpu", "bf16", "fp16", "tf32"
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A run with its predictions: rows and main metric by task, its plan, and notes for the report."""
+    """A run with its predictions: rows and main metric by task, plan, pre-training's losses, notes for the report."""
 
     run: RunLog
     tasks: dict[str, TaskRows]
     metrics: dict[str, str]
     plan: Plan | StagedPlan | None
+    pretraining: dict[str, Any] | None
     notes: tuple[str, ...]
 
 
@@ -96,6 +101,19 @@ def plan_run(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Pla
         return None
     plans = tuple(make_plan(stage, data, processes) for stage in stages)
     return StagedPlan(plans) if len(plans) > 1 else plans[0]
+
+
+def read_pretraining(folder: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """Return the losses of a run's pre-training; None if it had none, or they are not in its folder any more."""
+    if recipe.pretraining is None:
+        return None
+    given = recipe.pretraining.get("output_dir")
+    candidates = [Path(given)] if given else [parent / PRETRAINING for parent in (folder, folder.resolve().parent)]
+    for candidate in candidates:
+        losses = pretraining_losses(read_run(candidate).log, recipe.pretraining.get("use_epoch"))
+        if losses is not None:
+            return losses
+    return None
 
 
 def check_hidden(recipe: Recipe, wanted: Sequence[str]) -> None:
@@ -171,16 +189,21 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
             task.name: encode_dataset(task, raw[task.name], tokenizer, model.config.encoder, split)[0]
             for task in with_rows
         }
-        predicted: Any = trainer.predict(encoded)
+        with recording(model.heads) as recorded:
+            predicted: Any = trainer.predict(encoded)
     tasks = {}
     for task in with_rows:
         name = task.name
         logits, labels = predicted.predictions[name], predicted.label_ids[name]
-        tasks[name] = TaskRows.of(task, raw[name], logits, labels, groups[name], show_texts)
+        weights = TokenWeights.of(recorded[name], task, encoded[name], tokenizer) if name in recorded else None
+        tasks[name] = TaskRows.of(task, raw[name], logits, labels, groups[name], show_texts, weights)
     metrics = {task.name: recipe.tasks[task.name].metric or default_metrics(task)[0] for task in in_recipe}
     run = read_run(folder)
     plan = plan_run(recipe, data, run.record.get("processes", 1)) if len(data) == len(recipe.tasks) else None
-    return Evaluated(run, tasks, metrics, plan, tuple(notes))
+    pretraining = read_pretraining(folder, recipe)
+    if recipe.pretraining is not None and pretraining is None:
+        notes.append("The log of the pre-training is not there, so that its losses are not shown.")
+    return Evaluated(run, tasks, metrics, plan, pretraining, tuple(notes))
 
 
 def main(argv: Sequence[str]) -> Path:
@@ -194,7 +217,7 @@ def main(argv: Sequence[str]) -> Path:
         evaluated[folder] = evaluate(folder, recipe, args.split, args.group, not args.hide_texts)
 
     a = evaluated[args.run]
-    numbers = analyse_run(a.tasks, a.metrics, a.run, a.plan, args.examples)
+    numbers = analyse_run(a.tasks, a.metrics, a.run, a.plan, args.examples, a.pretraining)
     numbers["run"] = {
         "name": str(args.run),
         "against": str(args.against) if args.against else None,

@@ -6,7 +6,7 @@
 The encoder is saved after each epoch of `pretraining.keep_epochs`, in a folder that `--encoder` takes. If a recipe has
 a `pretraining` section, `mtbert finetune` does the same up to `pretraining.use_epoch`, and reuses the epochs that this
 command has saved. Any key of the recipe can be set on the command line by its dotted name; `--help-keys` lists them
-all.
+all. `losses.png` and `losses.json` in the output folder show the train and dev loss.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ def main(argv: list[str]) -> None:
 
     folder = pretrain(args, recipe.encoder, {name: loaded.splits for name, loaded in raw.items()}, tokenizer)
     if args.process_index == 0:
+        from ..evaluation.report import write_pretraining_losses  # importing it takes seconds
+
+        write_pretraining_losses(str(args.output_dir))
         print_lines([f"the encoder after the last epoch: {folder}", f"next: mtbert finetune … --encoder {folder}"])
 
 

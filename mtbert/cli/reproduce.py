@@ -4,7 +4,8 @@
 
 A row is a recipe of `cs224n` by its name (ranges as in A1-A12), a recipe of another folder as folder/name, or a file.
 Every run has its own process, folder and log; a run that has ended well is not repeated. Rows that become the same run
-under a budget share it, and rows with the same pre-training share that.
+under a budget share it, and rows with the same pre-training share that. If runs were evaluated more than once, the dev
+curves of all rows are written beside the table, as one figure and as JSON; --curves evaluates after each epoch.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from ..evaluation.run_tables import environment, table
+from ..evaluation.table_curves import write_curves
 from ..evaluation.table_files import to_markdown, write
 from ..runs import bundled
 from ..runs.fair import FairTable, Protocol
+from ..runs.fair_page import write_page
 from ..runs.row_runs import execute_all
 from ..runs.table_plan import TablePlan, plan_runs
 from ..training.methods import method_classes
@@ -42,14 +45,16 @@ def planned(args: argparse.Namespace) -> TablePlan:
         mixed_precision=args.mixed_precision,
         output=args.output,
         overrides=tuple(args.more),
+        curves=args.curves,
     )
 
 
 def fair(args: argparse.Namespace) -> int:
-    """Run the rows of the fair budget that have no result file; return the exit status."""
+    """Run the rows of the fair budget that have no result file, and write their table; return the exit status."""
     protocol = Protocol.read(args.protocol or bundled.folder() / "fair.yaml")
-    table = FairTable(planned(args), protocol, args.results, args.commit)
-    failed = [] if args.finished_only else table.run_all(args.jobs)
+    rows = FairTable(planned(args), protocol, args.results, args.commit)
+    failed = [] if args.finished_only else rows.run_all(args.jobs)
+    Console().print(Markdown(write_page(rows, PUBLISHED, method_classes(), args.page)))
     return 1 if failed else 0
 
 
@@ -63,6 +68,7 @@ def main(argv: list[str]) -> int:
     entries = table(runs, PUBLISHED, method_classes())
     about = environment(runs, ["mtbert", "reproduce", *argv])
     write(entries, about, args.output, args.title)
+    write_curves(runs, args.output, args.title)
     Console().print(Markdown(to_markdown(entries, about)))
     return 1 if any(run.failed for run in runs) else 0
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from ..modeling.decoding import decisions
-from ..modeling.task_spec import TaskSpec
 from .metrics import METRICS, averages, scorer
 
 RESAMPLES = 2000
@@ -18,9 +16,8 @@ OVERALL = "overall"
 
 @dataclass(frozen=True)
 class DevTask:
-    """The dev rows of a task: its description, its main metric and its labels, `(rows,)`."""
+    """The dev rows of a task: its main metric, and the labels of its labelled rows, `(rows,)`."""
 
-    spec: TaskSpec
     metric: str
     labels: np.ndarray
 
@@ -39,7 +36,7 @@ def row_difference(
     seed, the interval is over dev rows only.
 
     Args:
-        a, b: seed → task → logits of the dev rows, `(rows, num_labels)`. Seeds that only one of them has are left out.
+        a, b: seed → task → predictions of the labelled dev rows, `(rows,)`. Seeds that only one has are left out.
         tasks: the tasks that both rows have.
         seed: seed of the resamples.
         resamples: number of resamples.
@@ -60,7 +57,7 @@ def row_difference(
         weights = random.multinomial(rows, np.full(rows, 1 / rows), size=resamples)
         sides = []
         for row in (a, b):
-            predicted = np.stack([decisions(task.spec, row[n][name].astype(np.float64)) for n in seeds])
+            predicted = np.stack([row[n][name] for n in seeds])
             everything = scores_by_seed(task.metric, predicted, task.labels, np.ones((1, rows), dtype=np.int64))[0]
             sides.append((everything, scores_by_seed(task.metric, predicted, task.labels, weights)))
         means[name] = (float(sides[0][0].mean()), float(sides[1][0].mean()))
@@ -116,7 +113,7 @@ def scores_by_seed(metric: str, predicted: np.ndarray, labels: np.ndarray, weigh
         Scores, `(resamples, seeds)`. An undefined correlation is 0.
     """
     total = weights.sum(axis=1, keepdims=True)
-    if metric == "accuracy":
+    if metric == "accuracy" and predicted.ndim == 2:
         return np.asarray(weights @ (predicted == labels).T / total)
     if metric == "pearson":
         mean_x, mean_y = weights @ predicted.T / total, weights @ labels[:, None] / total
@@ -157,7 +154,5 @@ def findings_table(
         kept = {score: measured[score] for score in finding["scores"] if score in measured}
         first = kept.get(finding["scores"][0])
         judged = verdict(first["low"], first["high"]) if first else "not run"
-        table.append(
-            {"finding": finding["finding"], "rows": list(rows), "verdict": judged, "differences": dict(kept)}
-        )
+        table.append({"finding": finding["finding"], "rows": list(rows), "verdict": judged, "differences": dict(kept)})
     return table

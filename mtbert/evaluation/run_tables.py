@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..data.sampling import Schedule
-from ..modeling.checkpoint_loading import read_json
 from .published import published_dev, published_test
 from .table_files import main_metrics
 
@@ -15,7 +14,7 @@ AVERAGES = ("overall", "raw_mean")
 
 
 class FinishedRun(Protocol):
-    """A run of one row with one seed: its recipe file, its output folder, and its scores and record."""
+    """A run of one row with one seed: its recipe file, and what it left: scores, record, recipe and log."""
 
     row: str
     path: Path
@@ -28,13 +27,12 @@ class FinishedRun(Protocol):
     def same_as(self) -> FinishedRun | None: ...
 
     @property
-    def output(self) -> Path: ...
+    def recipe(self) -> dict[str, Any]: ...
+
+    @property
+    def log(self) -> Sequence[Mapping[str, float]]: ...
 
     def commits(self) -> list[str]: ...
-
-
-def _recipe(run: FinishedRun) -> dict[str, Any]:
-    return read_json(run.output / "recipe.json", "run it again", limited=False)
 
 
 def doubts(run: FinishedRun, methods: Iterable[Any] = ()) -> list[str]:
@@ -44,7 +42,7 @@ def doubts(run: FinishedRun, methods: Iterable[Any] = ()) -> list[str]:
         run: the run.
         methods: classes of training methods; the `doubts` of those whose `section` the recipe sets are included.
     """
-    recipe = _recipe(run)
+    recipe = run.recipe
     reasons = []
     by_task: dict[str, list[int]] = {task: [] for task in recipe["tasks"]}
     for counts in run.record["examples"].values():
@@ -92,7 +90,7 @@ def table(
         what = published.get(row, {}).get("what") or _comment(row_runs[0].path)
         scores: dict[str, list[float]] = {}
         for run in done:
-            recipe = _recipe(run)
+            recipe = run.recipe
             values = main_metrics(run.scores, list(recipe["tasks"]))
             values |= {name: run.scores[f"eval_{name}"] for name in AVERAGES if f"eval_{name}" in run.scores}
             for name, value in values.items():
@@ -108,7 +106,7 @@ def table(
                 "seconds": [run.record["seconds"] for run in done],
                 "steps": done[0].record["steps"] if done else None,
                 "trainable": done[0].record["parameters"][-1]["trainable"] if done else None,
-                "encoder": _recipe(done[0]).get("encoder") if done else None,
+                "encoder": done[0].recipe.get("encoder") if done else None,
                 "rows": done[0].record.get("rows") if done else None,
                 "commits": sorted({commit for run in done for commit in run.commits()}),
                 "same_as": row_runs[0].same_as.row if row_runs[0].same_as else None,

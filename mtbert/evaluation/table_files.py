@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -24,30 +25,39 @@ def spread(values: list[float]) -> str:
     return f"{text} ± {stdev(values):.3f}" if len(values) > 1 else text
 
 
-def main_metrics(scores: dict[str, float], tasks: list[str]) -> dict[str, float]:
-    """Return each task's main score: its first score that is no loss."""
-    main_scores = {}
+def main_keys(scores: Mapping[str, float], tasks: Sequence[str]) -> dict[str, str]:
+    """Return the name of each task's main score: its first score that is no loss."""
+    names = {}
     for task in tasks:
         # the prefix `eval_a_` also matches the scores of a task `a_b`
         longer = tuple(f"eval_{other}_" for other in tasks if other.startswith(f"{task}_"))
         keys = [key for key in scores if key.startswith(f"eval_{task}_") and not key.startswith(longer)]
         keys = [key for key in keys if not key.endswith("_loss")]
         if keys:
-            main_scores[task] = scores[keys[0]]
-    return main_scores
+            names[task] = keys[0]
+    return names
+
+
+def main_metrics(scores: dict[str, float], tasks: list[str]) -> dict[str, float]:
+    """Return each task's main score."""
+    return {task: scores[key] for task, key in main_keys(scores, tasks).items()}
 
 
 def to_markdown(entries: list[dict[str, Any]], about: dict[str, Any]) -> str:
     """Format the table as markdown, followed by command, versions and hardware; tokens and passwords are masked."""
     entries, about = [_without_tokens(entry) for entry in entries], _without_tokens(about)
     names = list(dict.fromkeys(name for entry in entries for name in entry["scores"]))
-    heading = ["row", "what", *names, "published", "trained parameters", "steps", "seconds", "notes"]
+    rates = ["learning rate"] if any("learning_rate" in entry for entry in entries) else []
+    heading = ["row", "what", *names, "published", *rates, "trained parameters", "steps", "seconds", "notes"]
     lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
     for entry in entries:
         published = published_cell(entry["published"], entry.get("published_test", {}))
         same = [f"the run of {entry['same_as']}"] if entry["same_as"] else []
         notes = "; ".join([*same, *entry["doubts"], *entry["failed"]])
         cells = [entry["row"], entry["what"], *(spread(entry["scores"].get(name, [])) for name in names), published]
+        if rates:
+            rate = entry.get("learning_rate")
+            cells.append("" if rate is None else f"{rate:g}")
         cells += [f"{entry['trainable']:,}" if entry["trainable"] is not None else "", str(entry["steps"] or "")]
         cells += [f"{mean(entry['seconds']):.0f}" if entry["seconds"] else "", notes]
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")

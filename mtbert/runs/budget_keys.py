@@ -21,10 +21,15 @@ def as_overrides(keys: Keys) -> list[str]:
     return [part for key, value in keys.items() for part in (f"--{key}", "null" if value is None else str(value))]
 
 
-def small_budget(path: Path, more: list[str], learning_rate: float) -> list[str]:
-    """Return the overrides of the small budget: the run draws about EPOCHS × STEPS × BATCH rows in all."""
+def small_budget(path: Path, more: list[str], learning_rate: float, curves: bool = False) -> list[str]:
+    """Return the overrides of the small budget: the run draws about EPOCHS × STEPS × BATCH rows in all.
+
+    Dev splits are evaluated at the end, with `curves` also after each epoch.
+    """
     recipe = load(path, more)
     keys = length_keys(recipe, STEPS) | rate_keys(recipe, learning_rate) | quiet_keys()
+    if curves:
+        keys["training.eval_strategy"] = "epoch"
     return as_overrides(keys | stage_keys(recipe, keys))
 
 

@@ -51,7 +51,7 @@ class Result:
         recipe: the recipe's tree.
         scores: the final dev scores.
         record: the run's record (`record.json`).
-        evaluations: logged dev scores, with their `epoch` and `step`.
+        log: logged dev scores, with their `epoch` and `step`.
         logits: task → dev logits, `(rows, num_labels)`, half precision.
         commit: the commit of the code.
         failed: why there is no result; empty if there is one.
@@ -64,7 +64,7 @@ class Result:
     recipe: dict[str, Any] = field(default_factory=dict, repr=False)
     scores: dict[str, float] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict, repr=False)
-    evaluations: list[dict[str, float]] = field(default_factory=list, repr=False)
+    log: list[dict[str, float]] = field(default_factory=list, repr=False)
     logits: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     commit: str = ""
     failed: str = ""
@@ -77,7 +77,7 @@ class Result:
     def write(self, file: Path) -> None:
         """Write the result file."""
         packed = {name: _packed(rows) for name, rows in self.logits.items()}
-        kept = {key: getattr(self, key) for key in ("row", "seed", "settings", "commit", "scores", "evaluations")}
+        kept = {key: getattr(self, key) for key in ("row", "seed", "settings", "commit", "scores", "log")}
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {**kept, "record": self.record, "recipe": self.recipe, "dev_logits": packed})
 
@@ -95,7 +95,7 @@ class Result:
         values = read_json(file, "remove it, and the run is run again", limited=False)
         try:
             logits = {name: _unpacked(rows) for name, rows in values["dev_logits"].items()}
-            kept = {key: values[key] for key in ("scores", "record", "recipe", "evaluations", "commit")}
+            kept = {key: values[key] for key in ("scores", "record", "recipe", "log", "commit")}
             return cls(values["row"], path, values["seed"], values["settings"], logits=logits, **kept)
         except (KeyError, TypeError, ValueError, zlib.error) as error:
             raise InputError(f"{file} is damaged ({error!r}); remove it, and the run is run again") from error
@@ -107,7 +107,7 @@ def result_of(row: str, path: Path, seed: int, settings: str, output: Path) -> R
         read_json(output / f"{name}.json", "run it again", limited=False) for name in ("recipe", "scores", "record")
     )
     log = read_json(output / STATE, "run it again", limited=False)["log_history"]
-    evaluations = [
+    dev_log = [
         {key: value for key, value in entry.items() if not key.endswith(("_runtime", "_per_second"))}
         for entry in log
         if "eval_overall" in entry
@@ -118,7 +118,7 @@ def result_of(row: str, path: Path, seed: int, settings: str, output: Path) -> R
         if recipe.get(section):
             recipe[section].pop("output_dir", None)
     logits = {name: rows.astype(np.float16) for name, rows in load_file(output / LOGITS).items()}
-    return Result(row, path, seed, settings, recipe, scores, record, evaluations, logits, code_commit())
+    return Result(row, path, seed, settings, recipe, scores, record, dev_log, logits, code_commit())
 
 
 def _packed(rows: np.ndarray) -> dict[str, Any]:

@@ -19,8 +19,10 @@ import torch
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .. import __version__
+from ..modeling.checkpoint_loading import read_json
 from ..modeling.display import masked
 from ..training.checkpoints.run_folder import PRETRAINING
+from ..training.checkpoints.sealing import STATE
 from .bundled import folder as bundled_folder
 
 COMMITS = "commits.txt"  # in a run's folder: the commit of each start and resumption
@@ -53,6 +55,18 @@ class Run:
     def output(self) -> Path:
         """The output folder of the training; the log is next to it."""
         return self.folder / "run"
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe of a finished run, as its folder holds it."""
+        return read_json(self.output / "recipe.json", "run it again", limited=False)
+
+    @property
+    def log(self) -> list[dict[str, float]]:
+        """The `log_history` of a finished run; empty if it left none."""
+        if not (self.output / STATE).is_file():
+            return []
+        return list(read_json(self.output / STATE, "run it again", limited=False).get("log_history", ()))
 
     def finished(self) -> bool:
         """Return whether the run has ended well; if so, load its scores and record."""

@@ -37,6 +37,7 @@ class TablePlan:
         mixed_precision: `no`, `bf16` or `fp16`.
         output: folder of the runs.
         overrides: keys of all recipes, as on the command line.
+        curves: whether runs under the small budget are evaluated after each epoch, for dev curves.
     """
 
     rows: tuple[str, ...]
@@ -49,6 +50,7 @@ class TablePlan:
     mixed_precision: str
     output: Path
     overrides: tuple[str, ...]
+    curves: bool = False
 
 
 def find_rows(names: Sequence[str]) -> dict[str, Path]:
@@ -96,7 +98,8 @@ def plan_runs(plan: TablePlan) -> list[Run]:
     Raises:
         ValueError: lists the problems of all recipes.
     """
-    budget = partial(small_budget, learning_rate=plan.learning_rate) if plan.budget == "small" else None
+    small = partial(small_budget, learning_rate=plan.learning_rate, curves=plan.curves)
+    budget = small if plan.budget == "small" else None
     runs, problems = [], []
     first: dict[str, Run] = {}
     for row, path in find_rows(plan.rows).items():

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from matplotlib.image import imread
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
@@ -114,6 +115,35 @@ def test_the_log_has_train_and_dev_loss_of_every_epoch(whole):
         assert values[-1][1] < values[0][1]
     assert not list(whole.glob("*.part"))
     assert sorted(path.name for path in whole.glob("epoch-*")) == ["epoch-1", "epoch-3"]
+
+
+def test_the_losses_are_drawn_and_written_as_numbers(whole):
+    entries, saved = log(whole), json.loads((whole / "losses.json").read_text())
+    for split, key in (("train", "loss"), ("dev", "eval_loss")):
+        assert [(point["step"], point["value"]) for point in saved[split]] == [
+            (each["step"], each[key]) for each in entries if key in each
+        ]
+    assert saved["best"] == min(saved["dev"], key=lambda point: point["value"])
+    assert imread(whole / "losses.png").std() > 0
+
+
+def test_the_report_of_a_run_has_its_pretraining_s_losses(recipe, whole, tmp_path):
+    """From the folder in the run's own, or from the one that the recipe names."""
+    own, named = tmp_path / "own", tmp_path / "named"
+    shutil.copytree(whole, own / "pretraining")
+    script("finetune").main([recipe(own, {"use_epoch": 1})])
+    shutil.copytree(whole, named)
+    script("finetune").main([recipe(tmp_path / "other", {"output_dir": str(named)})])
+    losses = json.loads((whole / "losses.json").read_text())
+    for folder, epoch in ((own, 1), (tmp_path / "other", None)):
+        page = script("evaluate").main([str(folder)])
+        saved = json.loads((page.parent / "report.json").read_text())
+        assert saved["pretraining"] == {**losses, "use_epoch": epoch}
+        assert (page.parent / "figures" / "pretraining.png").is_file() and "Lowest dev loss" in page.read_text()
+    shutil.rmtree(named)
+    page = script("evaluate").main([str(tmp_path / "other"), "--overwrite"])
+    assert json.loads((page.parent / "report.json").read_text())["pretraining"] is None
+    assert "The log of the pre-training is not there" in page.read_text()
 
 
 def test_the_rate_is_a_slanted_triangle(recipe, tmp_path):

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from matplotlib.image import imread
 from matplotlib.text import Text
+from transformers import AutoTokenizer
 
 from mtbert.cli import arguments
 from mtbert.recipe import RecipeError
@@ -51,7 +52,12 @@ def runs(finetune, encoder_dir, tmp_path_factory) -> Path:
         "encoder": encoder_dir,
         "data_dir": str(folder),
         "tasks": {
-            "stars": {"labels": 3, "metric": "f1_macro", "data": {"text": "text", "label": "stars", **data}},
+            "stars": {
+                "labels": 3,
+                "metric": "f1_macro",
+                "head": {"type": "attention", "attention_heads": 2},
+                "data": {"text": "text", "label": "stars", **data},
+            },
             "close": {"range": [0, 5], "data": pairs},
         },
         "schedule": {"name": "annealed", "steps_per_epoch": 4},
@@ -123,6 +129,36 @@ def test_a_report_can_be_written_without_the_texts(evaluate_run, runs, report, t
             assert any(text in file.read_text("utf-8") for text in texts) is shown
     hidden, full = read(page)["tasks"]["stars"]["worst"], read(report)["tasks"]["stars"]["worst"]
     assert hidden == [{key: value for key, value in row.items() if key != "text"} for row in full]
+    assert read(page)["tasks"]["stars"]["attention"]["examples"] == [] and "stars.attention" not in drawn
+
+
+def test_the_report_says_what_a_head_s_attention_reads(report, runs, encoder_dir):
+    tokenizer = AutoTokenizer.from_pretrained(encoder_dir)
+    found, texts = (
+        read(report)["tasks"],
+        [line.split(",")[0] for line in (runs / "dev.csv").read_text().splitlines()[1:]],
+    )
+    assert "attention" not in found["close"] and (report.parent / "figures" / "stars.attention.png").is_file()
+    attention = found["stars"]["attention"]
+    assert attention["rows"] == 17 and len(attention["examples"]) == 8
+    assert attention["first"] + attention["separators"] + attention["rest"] == pytest.approx(1)
+    assert 0 < attention["entropy"] <= 1
+    for example in attention["examples"]:
+        assert example["text"] in texts and sum(example["weights"]) == pytest.approx(1)
+        assert example["tokens"] == tokenizer.convert_ids_to_tokens(tokenizer(example["text"])["input_ids"])
+
+
+def test_the_report_has_signed_errors_and_shares_near_the_label(report, runs):
+    found = read(report)["tasks"]
+    points = found["close"]["points"]
+    signed = [p - t for p, t in zip(points["predicted"], points["label"], strict=True)]
+    assert found["close"]["signed_error"]["length"]["points"]["error"] == pytest.approx(signed)
+    lines = [line.split(",") for line in (runs / "dev-pairs.csv").read_text().splitlines()[1:]]
+    differences = [abs(len(line[0].split()) - len(line[1].split())) for line in lines]
+    assert found["close"]["signed_error"]["length_difference"]["points"]["length"] == differences
+    assert found["close"]["within_one"] == {"within_one_point": sum(abs(e) <= 1 for e in signed) / len(signed)}
+    assert found["stars"]["within_one"]["exactly_right"] == found["stars"]["scores"]["accuracy"]
+    assert sum(list(found["stars"]["within_one"].values())[:3]) == pytest.approx(1)
 
 
 def test_groups_are_the_columns_values_and_tasks_without_it_are_named(report):

@@ -1,18 +1,23 @@
 """The report of a run: `TaskRows` → `analyse_run` (and `compare_runs`) → `write_report`."""
 
 from .analysis import analyse_run, analyse_task, compare_runs
-from .course import RunLog, StagedPlan, read_run
+from .course import RunLog, StagedPlan, pretraining_losses, read_run
 from .rows import TaskRows
-from .write import check_folder, write_report
+from .token_weights import TokenWeights, recording
+from .write import check_folder, write_pretraining_losses, write_report
 
 __all__ = [
     "RunLog",
     "StagedPlan",
     "TaskRows",
+    "TokenWeights",
     "analyse_run",
     "analyse_task",
     "check_folder",
     "compare_runs",
+    "pretraining_losses",
     "read_run",
+    "recording",
+    "write_pretraining_losses",
     "write_report",
 ]

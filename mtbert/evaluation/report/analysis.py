@@ -10,7 +10,7 @@ import numpy as np
 from ...data.sampling import Plan
 from ...errors import InputError
 from ..metrics import all_metrics, averages, score_task
-from . import classification, comparison, course, regression, slices
+from . import attention, classification, comparison, course, distances, regression, slices
 from .rows import TaskRows
 
 
@@ -20,6 +20,7 @@ def analyse_run(
     run: course.RunLog,
     plan: Plan | course.StagedPlan | None = None,
     examples: int = 10,
+    pretraining: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Analyse one run.
 
@@ -29,10 +30,11 @@ def analyse_run(
         run: the run's log and record.
         plan: the rows of the run's steps; None if unknown.
         examples: number of rows in a table of examples.
+        pretraining: the losses of the run's pre-training (see `pretraining_losses`), if it had one.
 
     Returns:
         `tasks` (see `analyse_task`), `averages` over tasks, `recorded` (the scores that the run computed at its end),
-        and `curves`, `sampling`, `conflicts` and `cost` (see `course`).
+        `curves`, `sampling`, `conflicts` and `cost` (see `course`), and `pretraining`, as given.
     """
     analyses = {name: analyse_task(rows, metrics[name], examples) for name, rows in tasks.items()}
     main = {}
@@ -48,6 +50,7 @@ def analyse_run(
         "sampling": course.sampling(run.log, names, plan),
         "conflicts": course.conflicts(run.log, names),
         "cost": course.cost(run.log, run.record, run.folder),
+        "pretraining": pretraining,
     }
 
 
@@ -58,8 +61,10 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
         - `problem_type`, `main` (the main metric), `rows`, and `scores` by every metric that suits the task;
         - for a single-label or binary classification: `classes` (see `_decisions`) and `calibration`;
         - for a multi-label classification: `labels` (label → as `classes`) and `calibration` over all decisions;
-        - for a regression: `points` and `outliers`;
-        - `worst`, `length`, for pairs `length_difference`, and `groups` (column → result of `by_group`).
+        - for a regression: `points`, `outliers` and `signed_error` (see `signed_errors`);
+        - `within_one`, the shares of rows that are right or nearly so (see `within_one`), for tasks that have them;
+        - `worst`, `length`, for pairs `length_difference`, and `groups` (column → result of `by_group`);
+        - `attention`, for a head that has one (see `attention_shares`).
 
         Without labelled rows `scores` is empty and the keys after it are absent.
     """
@@ -79,10 +84,16 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
         )
         confidence = rows.probabilities[everyone, rows.predicted]
         analysis["calibration"] = classification.calibration(confidence, rows.right)
+    near = distances.within_one(rows)
+    if near is not None:
+        analysis["within_one"] = near
     analysis["worst"] = _worst(rows, examples)
     analysis["length"] = slices.by_length(rows.lengths.sum(axis=1), rows.errors)
     if task.texts == 2:
         analysis["length_difference"] = slices.by_length(np.abs(np.diff(rows.lengths, axis=1)[:, 0]), rows.errors)
+    read = attention.attention_shares(rows)
+    if read is not None:
+        analysis["attention"] = read
     analysis["groups"] = {name: slices.by_group(rows, values, metric) for name, values in rows.groups.items()}
     return analysis
 
@@ -154,7 +165,8 @@ def _multi_label(rows: TaskRows, examples: int) -> dict[str, Any]:
 def _regression(rows: TaskRows) -> dict[str, Any]:
     far, z = regression.outliers(rows.labels, rows.predicted)
     outliers = [rows.example(i, z=float(value)) for i, value in zip(far, z, strict=True)]
-    return {"points": {"label": rows.labels.tolist(), "predicted": rows.predicted.tolist()}, "outliers": outliers}
+    points = {"label": rows.labels.tolist(), "predicted": rows.predicted.tolist()}
+    return {"points": points, "outliers": outliers, "signed_error": distances.signed_errors(rows)}
 
 
 def _worst(rows: TaskRows, examples: int) -> list[dict[str, Any]]:

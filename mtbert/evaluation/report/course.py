@@ -76,7 +76,7 @@ def read_run(folder: str | Path) -> RunLog:
     return RunLog(Path(folder), read("trainer_state").get("log_history", ()), read("record"), read("scores"))
 
 
-def _course(log: Log, key: str) -> list[dict[str, float]]:
+def logged_curve(log: Log, key: str) -> list[dict[str, float]]:
     """Return the logged values of a key as dicts of `epoch`, `step` and `value`, one for each step.
 
     The first value of a step is taken: at its end a run scores the model that it keeps, which may stem from an earlier
@@ -113,12 +113,29 @@ def learning_curves(log: Log, main: Mapping[str, str]) -> dict[str, Any]:
     for task, metric in main.items():
         scores = {}
         for split, prefix in (("dev", "eval"), ("train", "train")):
-            courses = {name: _course(log, f"{prefix}_{task}_{name}") for name in (*METRICS, "loss")}
+            courses = {name: logged_curve(log, f"{prefix}_{task}_{name}") for name in (*METRICS, "loss")}
             scores[split] = {name: course for name, course in courses.items() if course}
         best_point = best(scores["dev"].get(metric, ()))
-        by_task[task] = {"main": metric, "loss": _course(log, f"loss_{task}"), **scores, "best": best_point}
-    overall = _course(log, "eval_overall")
+        by_task[task] = {"main": metric, "loss": logged_curve(log, f"loss_{task}"), **scores, "best": best_point}
+    overall = logged_curve(log, "eval_overall")
     return {"tasks": by_task, "overall": {"dev": overall, "best": best(overall)}}
+
+
+def pretraining_losses(log: Log, use_epoch: int | None = None) -> dict[str, Any] | None:
+    """Collect the losses of a masked-language model in pre-training; None if none was logged.
+
+    Args:
+        log: `log_history` of the pre-training.
+        use_epoch: the epoch whose encoder was fine-tuned; None: unknown, or the last.
+
+    Returns:
+        `train` and `dev`: the curves of the mean cross-entropy of a chosen token, of training since the last logged
+        value and of the dev texts; `best`, the point with the lowest dev loss, or None; and `use_epoch`.
+    """
+    train, dev = logged_curve(log, "loss"), logged_curve(log, "eval_loss")
+    if not (train or dev):
+        return None
+    return {"train": train, "dev": dev, "best": best(dev, rises=False), "use_epoch": use_epoch}
 
 
 def sampling(log: Log, tasks: Sequence[str], plan: Plan | StagedPlan | None) -> list[dict[str, Any]]:
@@ -163,12 +180,12 @@ def conflicts(log: Log, tasks: Sequence[str]) -> dict[str, Any] | None:
     matrix, course = np.full((len(tasks), len(tasks)), np.nan), {}
     np.fill_diagonal(matrix, 1.0)
     for (i, first), (j, second) in combinations(enumerate(tasks), 2):
-        logged = _course(log, f"cos_{first}_{second}") or _course(log, f"cos_{second}_{first}")
+        logged = logged_curve(log, f"cos_{first}_{second}") or logged_curve(log, f"cos_{second}_{first}")
         if logged:
             course[f"{first}, {second}"] = logged
             matrix[i, j] = matrix[j, i] = np.mean([point["value"] for point in logged])
-    counts = _course(log, "conflicts")
-    norms = {task: _course(log, f"gradient_norm_{task}") for task in tasks}
+    counts = logged_curve(log, "conflicts")
+    norms = {task: logged_curve(log, f"gradient_norm_{task}") for task in tasks}
     norms = {task: curve for task, curve in norms.items() if curve}
     if not (course or counts or norms):
         return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import cycle, islice
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
@@ -15,6 +17,7 @@ from matplotlib.ticker import LogFormatter, MaxNLocator
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "os^Dv"
+LINE, MOST_TOKENS = 112, 120  # characters of a line of tokens, and most tokens of a row
 MOST_CLASSES = 12  # most classes for which the cells of a confusion matrix have room for numbers
 
 
@@ -23,8 +26,11 @@ def _panels(columns: int, width: float = 5.0, height: float = 3.6) -> tuple[Figu
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
-def _styles() -> Any:
-    return zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS))
+def _styles() -> Iterator[tuple[str, str, str]]:
+    """Yield a colour, a dash and a marker for each of any number of lines; 40 of them differ."""
+    for number in count():
+        dash = number + number // len(COLOURS)  # the ninth line has the colour of the first, but not its dash
+        yield COLOURS[number % len(COLOURS)], DASHES[dash % len(DASHES)], MARKERS[number % len(MARKERS)]
 
 
 def _line(axes: Axes, course: Sequence[Mapping[str, float]], label: str, style: Any, x: str = "epoch") -> None:
@@ -54,6 +60,21 @@ def learning_curves(curves: Mapping[str, Any], name: str) -> Figure:
         if axes.has_data():
             axes.set_xlim(0, max(epochs) * 1.02 or 1)  # the same limits for both, even if one has a single point
             axes.legend()
+    return figure
+
+
+def pretraining_losses(losses: Mapping[str, Any]) -> Figure:
+    """Draw the train and dev loss of a masked-language model by epoch, and the epoch whose encoder was fine-tuned."""
+    figure, (axes,) = _panels(1, 6)
+    dev, _, train = islice(_styles(), 3)
+    for label, style in (("train", train), ("dev", dev)):
+        if losses[label]:
+            _line(axes, losses[label], label, style)
+    if losses["use_epoch"] is not None:
+        label = f"fine-tuned: epoch {losses['use_epoch']}"
+        axes.axvline(losses["use_epoch"], color="black", linestyle=":", linewidth=1, label=label)
+    axes.set(title="Masked-language model: loss", xlabel="epoch", ylabel="mean cross-entropy of a chosen token")
+    axes.legend()
     return figure
 
 
@@ -169,6 +190,24 @@ def by_length(found: Mapping[str, Any], title: str, xlabel: str, ylabel: str) ->
     return figure
 
 
+def signed_errors(found: Mapping[str, Any], xlabels: Mapping[str, str], title: str) -> Figure:
+    """Draw signed errors against each measure of length: rows as points, and the mean of each bin."""
+    figure, panels = _panels(len(found), 5.4)
+    for axes, (key, measure) in zip(panels, found.items(), strict=True):
+        points, bins = measure["points"], measure["bins"]
+        alpha = 0.5 if len(points["length"]) < 300 else 0.2
+        style = {"color": COLOURS[4], "alpha": alpha, "markersize": 4, "markeredgewidth": 0}
+        axes.plot(points["length"], points["error"], "o", label="rows", **style)
+        middle = [(interval["low"] + interval["high"]) / 2 for interval in bins]
+        spread = [0 if np.isnan(interval["standard_error"]) else 2 * interval["standard_error"] for interval in bins]
+        means = [interval["error"] for interval in bins]
+        axes.errorbar(middle, means, spread, fmt="s-", color=COLOURS[5], capsize=3, label="mean ± 2 standard errors")
+        axes.axhline(0, color="black", linewidth=0.8)
+        axes.set(title=title, xlabel=xlabels[key], ylabel="predicted − true")
+        axes.legend(fontsize="small")
+    return figure
+
+
 def groups(found: Mapping[str, Any], value: str, title: str) -> Figure:
     """Draw a value for each group; accuracies with their 95 % intervals."""
     table = found["groups"]
@@ -222,6 +261,77 @@ def gradient_course(found: Mapping[str, Any]) -> Figure:
     right.yaxis.set_minor_formatter(LogFormatter())
     if found["norms"]:
         right.legend()
+    return figure
+
+
+def attention(examples: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Draw the tokens of some rows, shaded by their weight."""
+    lines, cells = 0, []
+    heads: list[tuple[int, str]] = []
+    for example in examples:
+        heads.append((lines, f"row {example['row']}: true {example['label']}, predicted {example['predicted']}"))
+        lines, column = lines + 1, 0
+        for token, weight in list(zip(example["tokens"], example["weights"], strict=True))[:MOST_TOKENS]:
+            if column and column + len(token) > LINE:
+                lines, column = lines + 1, 0
+            cells.append((column, lines, token, weight))
+            column += len(token) + 1
+        left_out = len(example["tokens"]) - MOST_TOKENS
+        heads += [(lines + 1, f"… and {left_out} more tokens")] if left_out > 0 else []
+        lines += 3 if left_out > 0 else 2
+    top = max(max(example["weights"]) for example in examples)
+    figure = Figure(figsize=(9, 1.2 + 0.19 * lines), layout="constrained")
+    axes = figure.subplots()
+    shades = ScalarMappable(Normalize(0, top), "Blues")
+    for column, line, token, weight in cells:
+        colour = "white" if weight > 0.6 * top else "black"
+        box = {"facecolor": shades.to_rgba(weight), "edgecolor": "none", "pad": 1}
+        axes.text(
+            column, line, token, family="monospace", fontsize=8, color=colour, va="center", bbox=box, clip_on=True
+        )
+    for line, text in heads:
+        axes.text(0, line, text, fontsize=8, style="italic", va="center", clip_on=True)
+    axes.set(xlim=(-1, LINE + 1), ylim=(lines, -1), xticks=[], yticks=[])
+    axes.set(title=title, xlabel="tokens in their order", ylabel="rows")
+    figure.colorbar(shades, ax=axes, label="weight, mean over heads", fraction=0.03, pad=0.01)
+    return figure
+
+
+def table_curves(curves: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> Figure:
+    """Draw the dev curves of a table's rows: a panel for each score, and in all of them the same line for a row."""
+    rows = list(dict.fromkeys(row for by_row in curves.values() for row in by_row))
+    styles = dict(zip(rows, _styles()))
+    columns = min(2, len(curves))
+    lines = -(-len(curves) // columns)
+    height = max(3.8 * lines, 0.8 + 0.22 * len(rows))
+    figure = Figure(figsize=(5.4 * columns + 1.6, height), layout="constrained")
+    panels = figure.subplots(lines, columns, squeeze=False).ravel()
+    handles: dict[str, Any] = {}
+    for axes, (score, by_row) in zip(panels, curves.items(), strict=False):
+        for row, points in by_row.items():
+            _line(axes, points, row, styles[row])
+            handles.setdefault(row, axes.lines[-1])
+        axes.set(title=f"dev: {score}", xlabel="epoch", ylabel=score)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+    for axes in panels[len(curves) :]:
+        axes.remove()
+    figure.legend([handles[row] for row in rows], rows, loc="outside right upper", handlelength=3.5)
+    return figure
+
+
+def score_by_rate(rates: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Draw the score of each row's pilots against their learning rate; a star marks the chosen rate."""
+    figure = Figure(figsize=(8.5, max(4.2, 0.8 + 0.22 * len(rates))), layout="constrained")
+    axes = figure.subplots()
+    for (row, pilots), style in zip(rates.items(), _styles()):
+        points = sorted((float(rate), score) for rate, score in pilots["rates"].items())
+        axes.plot(*zip(*points, strict=True), style[1], color=style[0], marker=style[2], markersize=4, label=row)
+        chosen = [point for point in points if point[0] == pilots["chosen"]]
+        axes.plot(*zip(*chosen, strict=True), "*", color=style[0], markersize=11)
+    axes.set(title="Pilots on held-out training rows", xlabel="learning rate", ylabel="overall", xscale="log")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", handlelength=3.5)
     return figure
 
 

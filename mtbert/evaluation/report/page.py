@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from ..metrics import METRICS
 from . import figures
 
+LENGTHS = {"length": "length in words", "length_difference": "difference of a pair's lengths in words"}
 TEXT_SHOWN = 300  # characters of a text that a table shows; the JSON file has the whole text
 
 
@@ -138,6 +139,8 @@ def _task(name: str, task: Mapping[str, Any], run: Mapping[str, Any]) -> list[Se
     most, items = run["examples"], []
     scores = [{"metric": key, "score": value} for key, value in task["scores"].items() if key in METRICS]
     items.append(_table("Scores by every metric that suits the task", scores))
+    if "within_one" in task:
+        items.append(_within_one(task["within_one"]))
     parts = [Section(f"Task {name}", notes=tuple(_undefined(name, task["scores"])), items=tuple(items))]
     out_of_sample = run["split"] != "train"
     if "classes" in task:
@@ -155,9 +158,30 @@ def _task(name: str, task: Mapping[str, Any], run: Mapping[str, Any]) -> list[Se
             "(Leys et al., 2013). Such labels may be wrong; or the model is."
         )
         parts.append(Section(f"{name}: predicted against true", 3, (note,), (picture, outliers)))
+        parts.append(_signed_errors(name, task["signed_error"]))
     parts.append(Section(f"{name}: worst errors", 3, items=(_examples("Largest losses", task["worst"], most),)))
     parts.append(_lengths(name, task))
+    if "attention" in task:
+        parts.append(_attention(name, task["attention"]))
     return [*parts, *(_group(name, column, groups, task["main"]) for column, groups in task["groups"].items())]
+
+
+def _within_one(shares: Mapping[str, float]) -> Table:
+    if "within_one_point" in shares:
+        return _table("Near the label", [{"": "|predicted − true| ≤ 1", "share of rows": shares["within_one_point"]}])
+    rows = [{"": key.replace("_", " "), "share of rows": share} for key, share in shares.items()]
+    return _table("Near the label, where the order of the classes has a meaning", rows)
+
+
+def _signed_errors(name: str, found: Mapping[str, Any]) -> Section:
+    picture = Picture(f"{name}.signed_error", figures.signed_errors(found, LENGTHS, f"{name}: signed error"), "")
+    notes = ["The signed error is predicted − true: above 0, the model's scores are too high."]
+    left_out = found["length"]["points_left_out"]
+    if left_out:
+        shown_rows = len(found["length"]["points"]["length"])
+        notes.append(f"The points are {shown_rows:,} rows, evenly chosen; {left_out:,} are left out. Means are of all.")
+    tables = [_table(f"Mean signed error by {LENGTHS[key]}", measure["bins"]) for key, measure in found.items()]
+    return Section(f"{name}: signed error by length", 3, tuple(notes), (picture, *tables))
 
 
 def _classes(title: str, file: str, found: Mapping[str, Any], most: int, out_of_sample: bool) -> Section:
@@ -195,7 +219,7 @@ def _calibration(name: str, found: Mapping[str, Any]) -> Section:
 def _lengths(name: str, task: Mapping[str, Any]) -> Section:
     items: list[Table | Picture] = []
     error = "mean |predicted − true|" if task["problem_type"] == "regression" else "error rate"
-    for key, what in (("length", "length in words"), ("length_difference", "difference of a pair's lengths in words")):
+    for key, what in LENGTHS.items():
         if key in task:
             by_length = task[key]
             rank = "undefined" if "spearman_undefined" in by_length else shown(by_length["spearman"])
@@ -204,6 +228,23 @@ def _lengths(name: str, task: Mapping[str, Any]) -> Section:
             items.append(Picture(f"{name}.{key}", figure, caption))
             items.append(_table(f"Rows by {what}", by_length["bins"]))
     return Section(f"{name}: error by length", 3, items=tuple(items))
+
+
+def _attention(name: str, found: Mapping[str, Any]) -> Section:
+    note = (
+        "The head's attention weighs the hidden states of a row's tokens; its query is the pooled output. Entropy is "
+        "−Σ w ln w / ln(length): 1 if all tokens have equal weights, 0 if one has all. Weights are means over heads."
+    )
+    names = {"first": "first token", "separators": "separators", "rest": "all other tokens"}
+    rows = [
+        {"": what, "weight": found[key], "with equal weights": found["uniform"][key]} for key, what in names.items()
+    ]
+    rows.append({"": "entropy", "weight": found["entropy"], "with equal weights": 1.0})
+    items: list[Table | Picture] = [_table(f"Mean over {found['rows']:,} rows", rows)]
+    if found["examples"]:
+        figure = figures.attention(found["examples"], f"{name}: weights of the head's attention")
+        items.append(Picture(f"{name}.attention", figure, "Evenly chosen rows; report.json has all their weights."))
+    return Section(f"{name}: what the head reads", 3, (note,), tuple(items))
 
 
 def _group(name: str, column: str, found: Mapping[str, Any], metric: str) -> Section:
@@ -244,6 +285,8 @@ def _training(numbers: Mapping[str, Any]) -> list[Section]:
     if not items:
         notes.append("The run's trainer_state.json holds no course.")
     parts = [Section("Training", notes=tuple(notes), items=tuple(items))]
+    if numbers["pretraining"]:
+        parts.append(_pretraining(numbers["pretraining"]))
     if numbers["sampling"]:
         parts.append(_sampling(numbers["sampling"]))
     if numbers["conflicts"]:
@@ -255,6 +298,15 @@ def _training(numbers: Mapping[str, Any]) -> list[Section]:
             items.append(Picture("gradients_course", figures.gradient_course(conflicts), ""))
         parts.append(Section("Gradient conflicts", 3, items=tuple(items)))
     return [*parts, _cost(numbers["cost"])]
+
+
+def _pretraining(losses: Mapping[str, Any]) -> Section:
+    note = "The train loss is the mean since the value before it, with dropout; the masks of dev texts never change."
+    caption, best = "", losses["best"]
+    if best is not None:
+        caption = f"Lowest dev loss: {shown(best['value'])}, after epoch {best['epoch']:g}."
+    picture = Picture("pretraining", figures.pretraining_losses(losses), caption)
+    return Section("Pre-training", 3, (note,), (picture,))
 
 
 def _sampling(table: Sequence[Mapping[str, Any]]) -> Section:

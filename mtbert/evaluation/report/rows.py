@@ -14,6 +14,7 @@ from scipy.special import log_expit, log_softmax
 from ...modeling.decoding import decisions, probabilities
 from ...modeling.task_spec import TaskSpec
 from ..metrics import IGNORE_INDEX, labelled_rows
+from .token_weights import TokenWeights
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class TaskRows:
         names: the id of each row, or its number in the source.
         groups: column → the value of each row.
         show_texts: whether tables of examples quote the texts; otherwise they show names and labels only.
+        attention: the tokens of each row with the weights of the head's attention; None: the head has none.
     """
 
     task: TaskSpec
@@ -37,6 +39,7 @@ class TaskRows:
     names: tuple[str, ...]
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     show_texts: bool = True
+    attention: TokenWeights | None = None
 
     @classmethod
     def of(
@@ -47,6 +50,7 @@ class TaskRows:
         labels: np.ndarray | None,
         groups: Mapping[str, Sequence[Any]] | None = None,
         show_texts: bool = True,
+        attention: TokenWeights | None = None,
     ) -> TaskRows:
         """Create from a split; rows without a label are dropped.
 
@@ -57,6 +61,7 @@ class TaskRows:
             labels: labels of the split's rows, as `MtBertTrainer.predict` returns them; None: no row has a label.
             groups: column → the value of each row of the split.
             show_texts: see the class.
+            attention: weights of the split's rows.
 
         Raises:
             ValueError: a logit of a labelled row is not finite.
@@ -85,6 +90,7 @@ class TaskRows:
             tuple(names),
             {name: tuple(str(values[int(i)]) for i in kept) for name, values in (groups or {}).items()},
             show_texts,
+            None if attention is None else attention.select(kept),
         )
 
     def __len__(self) -> int:

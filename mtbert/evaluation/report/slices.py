@@ -21,7 +21,7 @@ def by_length(lengths: np.ndarray, errors: np.ndarray, bins: int = BINS) -> dict
 
     Args:
         lengths: whole numbers, shape (rows,).
-        errors: shape (rows,).
+        errors: absolute or signed, shape (rows,).
         bins: number of bins with about equally many rows. Rows of equal length share a bin, so there may be fewer.
 
     Returns:

@@ -7,19 +7,22 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
 from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from ...errors import InputError
-from ...files import refuse_path, writing_folder
+from ...files import refuse_path, write_text, writing_file, writing_folder
 from ...modeling.display import display, each_text, masked
+from . import figures
+from .course import pretraining_losses, read_run
 from .page import Picture, Section, sections, shown
 
 HTML, NUMBERS, FIGURES = "report.html", "report.json", "figures"
@@ -72,10 +75,25 @@ def write_report(folder: str | Path, numbers: Mapping[str, Any], overwrite: bool
         (part / FIGURES).mkdir()
         for name, data in pictures.items():
             (part / FIGURES / _file(name)).write_bytes(data)
-        text = json.dumps(each_text(masked, jsonable(numbers)), indent=1, ensure_ascii=False, allow_nan=False)
-        (part / NUMBERS).write_text(text + "\n", encoding="utf-8")
+        (part / NUMBERS).write_text(_json(numbers), encoding="utf-8")
         (part / HTML).write_text(html, encoding="utf-8")
     return folder / HTML
+
+
+def write_figure(
+    folder: str | Path, name: str, numbers: Mapping[str, Any], draw: Callable[[Mapping[str, Any]], Figure]
+) -> None:
+    """Write numbers as `<name>.json`, and what `draw` makes of them as `<name>.png`; existing files are replaced."""
+    write_text(Path(folder, f"{name}.json"), _json(numbers))
+    with rc_context({"text.parse_math": False}), writing_file(Path(folder, f"{name}.png"), "wb") as file:
+        _save(draw(each_text(display, numbers)), file)
+
+
+def write_pretraining_losses(folder: str | Path) -> None:
+    """Write `losses.json` and `losses.png` into the folder of a pre-training; nothing if it logged no loss."""
+    losses = pretraining_losses(read_run(folder).log)
+    if losses is not None:
+        write_figure(folder, "losses", losses, figures.pretraining_losses)
 
 
 def render(run: Mapping[str, Any], found: list[Section], pictures: Mapping[str, bytes]) -> str:
@@ -99,10 +117,18 @@ def jsonable(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _json(numbers: Mapping[str, Any]) -> str:
+    return json.dumps(each_text(masked, jsonable(numbers)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 def _png(picture: Picture) -> bytes:
     stream = io.BytesIO()
-    picture.figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    _save(picture.figure, stream)
     return stream.getvalue()
+
+
+def _save(figure: Figure, file: IO[bytes]) -> None:
+    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
 
 
 def _file(name: str) -> str:

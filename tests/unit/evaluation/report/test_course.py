@@ -13,6 +13,7 @@ from mtbert.evaluation.report.course import (
     conflicts,
     cost,
     learning_curves,
+    pretraining_losses,
     read_run,
     sampling,
 )
@@ -53,6 +54,25 @@ def test_the_best_epoch_is_the_first_of_the_best():
     course = [{"value": math.nan}, {"value": 3.0}, {"value": 1.0}]
     assert best(course, rises=False) == {"value": 1.0}
     assert best(course[:1]) is None
+
+
+def test_losses_of_a_pretraining():
+    log = [
+        {"step": 4, "epoch": 1.0, "loss": 3.0, "learning_rate": 1e-5},
+        {"step": 4, "epoch": 1.0, "eval_loss": 2.5, "eval_runtime": 1.0},
+        {"step": 8, "epoch": 2.0, "loss": 2.0},
+        {"step": 8, "epoch": 2.0, "eval_loss": 2.25},
+        {"step": 12, "epoch": 3.0, "loss": 1.5},
+        {"step": 12, "epoch": 3.0, "eval_loss": 2.375},
+        {"step": 12, "epoch": 3.0, "train_runtime": 5.0, "train_loss": 2.2},
+    ]
+    found = pretraining_losses(log, use_epoch=3)
+    assert [(point["epoch"], point["value"]) for point in found["train"]] == [(1, 3.0), (2, 2.0), (3, 1.5)]
+    assert [(point["step"], point["value"]) for point in found["dev"]] == [(4, 2.5), (8, 2.25), (12, 2.375)]
+    assert found["best"] == {"epoch": 2.0, "step": 8, "value": 2.25} and found["use_epoch"] == 3
+    without_dev = pretraining_losses(log[::2])
+    assert without_dev["dev"] == [] and without_dev["best"] is without_dev["use_epoch"] is None
+    assert pretraining_losses([]) is None
 
 
 def test_what_was_sampled_is_counted_by_epoch_and_stands_beside_the_plan():

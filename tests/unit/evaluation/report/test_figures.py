@@ -6,6 +6,7 @@ from matplotlib.colors import to_hex
 
 from mtbert.evaluation.report import figures
 from mtbert.evaluation.report.classification import calibration, confusion, shares
+from mtbert.evaluation.report.distances import signed_errors
 from mtbert.evaluation.report.slices import by_group, by_length
 
 
@@ -62,6 +63,16 @@ def test_learning_curves():
     figures.learning_curves({**curves, "loss": [], "dev": {}, "train": {}, "best": None}, "a")
 
 
+def test_pretraining_losses():
+    losses = {"train": course(3, 2, 1), "dev": course(3, 2.5), "best": None, "use_epoch": 1}
+    (axes,) = figures.pretraining_losses(losses).axes
+    assert points(axes, "train") == [[0, 3], [0.5, 2], [1, 1]]
+    assert points(axes, "dev") == [[0, 3], [0.5, 2.5]]
+    assert points(axes, "fine-tuned: epoch 1")[0][0] == 1
+    (axes,) = figures.pretraining_losses({"train": course(3), "dev": [], "best": None, "use_epoch": None}).axes
+    assert len(axes.lines) == 1
+
+
 def test_sampling():
     table = [
         {"epoch": 1, "sampled": {"a": 30, "b": 10}, "planned": {"a": 32, "b": 8}, "probability": {"a": 0.9, "b": 0.1}},
@@ -108,6 +119,33 @@ def test_by_length():
     errors = axes.containers[0].lines[0].get_xydata().tolist()
     assert errors == [[x, each["error"]] for x, each in zip(middle, found["bins"], strict=True)]
     assert counts.lines[0].get_xydata()[:, 1].tolist() == [2, 1, 1]
+
+
+def test_signed_errors(make_rows):
+    found = signed_errors(make_rows("close", 40))
+    left, right = figures.signed_errors(found, {"length": "words", "length_difference": "difference"}, "t").axes
+    for axes, measure, xlabel in ((left, found["length"], "words"), (right, found["length_difference"], "difference")):
+        expected = [list(point) for point in zip(measure["points"]["length"], measure["points"]["error"], strict=True)]
+        assert points(axes, "rows") == expected and axes.get_xlabel() == xlabel
+        means = axes.containers[0].lines[0].get_xydata().tolist()
+        assert means == [[(each["low"] + each["high"]) / 2, each["error"]] for each in measure["bins"]]
+    figures.signed_errors({"length": signed_errors(make_rows("close", 1))["length"]}, {"length": "words"}, "t")
+
+
+def test_attention():
+    many = {"row": "9", "label": "bad", "predicted": "good", "tokens": ["t"] * 130, "weights": [1 / 130] * 130}
+    few = {**many, "row": "2", "tokens": ["[CLS]", "a" * 200, "cat"], "weights": [0.1, 0.2, 0.7]}
+    axes, bar = figures.attention([few, many], "t").axes
+    texts = [text for text in axes.texts if text.get_bbox_patch() is not None]
+    assert [text.get_text() for text in texts] == [*few["tokens"], *["t"] * figures.MOST_TOKENS]
+    shades = [text.get_bbox_patch().get_facecolor() for text in texts[:3]]
+    assert [sum(shade) for shade in shades] == sorted((sum(shade) for shade in shades), reverse=True)  # darker
+    assert len(set(shades)) == 3 and bar.get_ylim() == pytest.approx((0, 0.7))
+    others = [text.get_text() for text in axes.texts if text not in texts]
+    assert others == ["row 2: true bad, predicted good", "row 9: true bad, predicted good", "… and 10 more tokens"]
+    places = [text.get_position() for text in axes.texts]
+    assert len(set(places)) == len(places)
+    figures.attention([{**many, "tokens": ["one"], "weights": [1.0]}], "t")
 
 
 def test_groups(make_rows):

@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy import stats
 from sklearn import metrics as sk
 
 from mtbert.data.sampling import Plan, Schedule
-from mtbert.evaluation.report import RunLog, analyse_run, compare_runs, write_report
+from mtbert.evaluation.report import RunLog, TokenWeights, analyse_run, compare_runs, write_report
 from mtbert.evaluation.report.page import Picture, Table, sections, shown
 from mtbert.evaluation.report.write import jsonable
 from mtbert.modeling.task_spec import TaskSpec
@@ -95,6 +96,7 @@ def test_a_report_of_every_kind_of_task(make_rows, write, tmp_path):
         "stars.confusion.png",
         "topics.dog.confusion.png",
         "close.scatter.png",
+        "close.signed_error.png",
         "same.by.a%2Fb%20%26%20%3Cc%3E.png",
         "sampling.png",
         "gradients_cosines.png",
@@ -175,6 +177,34 @@ def test_a_regression_has_the_metrics_that_report_c_prints(make_rows, write, tmp
     assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     table = html[html.index("Scores by every metric") :]
     assert all(f">{name}<" in table[: table.index("</table>")] for name in expected)
+
+
+def test_what_is_near_the_label_stands_in_the_page_and_in_the_numbers(make_rows, write, tmp_path):
+    tasks = {"five": make_rows(TaskSpec("five", labels=5)), "close": make_rows("close", 2100)}
+    html, saved = write(numbers(tasks, tmp_path, {"five": "accuracy", "close": "pearson"}))
+    shares = saved["tasks"]["five"]["within_one"]
+    assert list(shares) == ["exactly_right", "one_class_away", "further_away", "within_one_class"]
+    for name in ("one class away", "within one class", "|predicted − true| ≤ 1"):
+        assert f"<td>{name}</td>" in html.replace(' class="long"', "")
+    assert f">{saved['tasks']['close']['within_one']['within_one_point']:.3f}<" in html
+    assert "The points are 2,000 rows, evenly chosen; 100 are left out." in html
+
+
+def test_what_the_attention_reads_stands_in_the_page_and_in_the_numbers(make_rows, write, tmp_path):
+    ids = [np.arange(5) for _ in range(60)]
+    tokens = TokenWeights(
+        ids, [np.array([0.125, 0.25, 0.375, 0.25, 0])] * 60, (4,), lambda row: ["$", "\u202e", "<b>", "x", "y"]
+    )
+    rows = replace(make_rows("stars"), attention=tokens)
+    html, saved = write(numbers({"stars": rows}, tmp_path), drawn=True)
+    found = saved["tasks"]["stars"]["attention"]
+    assert (found["first"], found["separators"], found["rest"]) == (0.125, 0, 0.875)
+    assert len(found["examples"]) == 8 and found["examples"][0]["tokens"][1] == "\u202e"
+    assert "stars: what the head reads" in html and "\u202e" not in html
+    assert (tmp_path / "report" / "figures" / "stars.attention.png").is_file()
+    html, saved = write(numbers({"stars": replace(rows, show_texts=False)}, tmp_path), "hidden")
+    assert saved["tasks"]["stars"]["attention"]["examples"] == [] and "what the head reads" in html
+    assert not (tmp_path / "hidden" / "figures" / "stars.attention.png").exists()
 
 
 def test_labels_may_be_called_anything(make_rows, write, tmp_path):
