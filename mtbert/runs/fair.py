@@ -27,6 +27,7 @@ from .result_files import Result, commit_file, result_of, settings_hash
 from .row_runs import Run, run_threads
 from .table_plan import CONFIGS, TablePlan, find_rows, row_settings
 
+ALL = "all"  # in place of rows: those of the protocol
 HALF = "-half"  # suffix of a row's name: the same row with half the steps
 PILOTS = "pilots"  # subfolder of their result files
 SCORE = "eval_overall"  # chooses the learning rate
@@ -104,14 +105,19 @@ class Row:
         return load(self.path, [*self.overrides(learning_rate, steps)[0], *more])
 
     @cached_property
+    def unrated(self) -> Recipe:
+        """The recipe with a learning rate of 1."""
+        return self.recipe(1.0)
+
+    @cached_property
     def model_key(self) -> str:
         """Hash of everything but the learning rate: rows with equal ones are one group of runs."""
-        return settings_hash(self.recipe(1.0))
+        return settings_hash(self.unrated)
 
     @property
     def first_rates(self) -> tuple[float, float]:
         """The learning rates of the first two pilots."""
-        recipe = self.recipe(1.0)
+        recipe = self.unrated
         heads_alone = recipe.peft is not None or (recipe.model.freeze_encoder and not recipe.stages)
         return HEAD_PILOT_RATES if heads_alone else PILOT_RATES
 
@@ -120,7 +126,8 @@ class FairTable:
     """The rows of a table under the fair budget, their pilots and runs.
 
     Args:
-        plan: the table; its `learning_rate` and `seeds` do not matter. Its `rows` are those to run; none: all.
+        plan: the table; its `learning_rate` and `seeds` do not matter. Its `rows` are those to run; `all`: those of
+            the protocol.
         protocol: what is run and compared.
         results: folder of the result files.
         commit: whether each new result file is committed to the git repository that holds it.
@@ -128,7 +135,7 @@ class FairTable:
 
     def __init__(self, plan: TablePlan, protocol: Protocol, results: Path, commit: bool = False):
         self.plan, self.protocol, self.results, self.commit = plan, protocol, results, commit
-        wanted = self._paths(plan.rows or protocol.rows)
+        wanted = self._paths(protocol.rows if plan.rows == (ALL,) else plan.rows)
         paths = self._paths(protocol.rows) | wanted  # groups do not depend on what is wanted
         self.rows = {name: self._row(name, path) for name, path in paths.items()}
         self.wanted = [self.rows[name] for name in wanted]
@@ -162,7 +169,7 @@ class FairTable:
         problems = []
         for row in self.rows.values():
             try:
-                row.recipe(1e-4)
+                row.model_key  # noqa: B018  # it loads the recipe
             except RecipeError as error:
                 problems.append(f"{row.name}: {error}")
         if problems:
