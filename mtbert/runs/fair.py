@@ -62,8 +62,8 @@ class Protocol:
         """
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
         try:
-            lists = {key: value if key == "same_rate" else tuple(value) for key, value in values.items()}
-            return cls(**lists)
+            fields: dict[str, Any] = {k: v if k == "same_rate" else tuple(v) for k, v in values.items()}
+            return cls(**fields)
         except (AttributeError, TypeError) as error:
             raise InputError(f"{file} is no protocol of the fair budget: {error}") from error
 
