@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # `as` tells type checkers that a name is public
     from .training.methods.base import Method as Method
     from .training.methods.distillation import Distillation as Distillation
     from .training.methods.proximal import Proximal as Proximal
+    from .training.methods.rdrop import RDrop as RDrop
     from .training.methods.smart import Smart as Smart
     from .training.methods.surgery import Surgery as Surgery, register_surgery as register_surgery
     from .training.methods.uncertainty import LossSettings as LossSettings

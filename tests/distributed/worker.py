@@ -34,6 +34,7 @@ from mtbert.training.checkpoints.stages import Stages
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation, add_targets
 from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.rdrop import RDrop
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.surgery import Surgery
 from mtbert.training.methods.uncertainty import LossSettings
@@ -76,6 +77,16 @@ CASES = {
     },
     # noise, and so the penalty, differs between one process and two, at this radius by less than the bounds
     "smart": {"schedule": Schedule("annealed", steps_per_epoch=4), "smart": Smart(radius=5e-5, step_size=1.0)},
+    "rdrop": {  # the penalty is 0 without dropout; the second pass has its share of every gradient
+        "schedule": Schedule("annealed", mixed=True, steps_per_epoch=4),
+        "accumulation": 2,
+        "own": {"methods": [RDrop()]},
+    },
+    "rdrop sharded": {
+        "schedule": Schedule("annealed", mixed=True, steps_per_epoch=4),
+        "own": {"methods": [RDrop()]},
+        "args": {"shard_encoder": True},
+    },
     "evaluated before": {"schedule": Schedule("annealed", steps_per_epoch=4), "evaluate_before": True},
     "averaged": {"schedule": Schedule("annealed", steps_per_epoch=4), "averaging": Averaging("ema", 0.5)},
     "separate": {

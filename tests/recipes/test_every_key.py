@@ -16,6 +16,7 @@ from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArgume
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation
 from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.rdrop import RDrop
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.surgery import Surgery
 from mtbert.training.methods.uncertainty import LossSettings
@@ -105,6 +106,8 @@ KEYS = {
     "loss.weighting": ("uncertainty", {}),
     "loss.learning_rate": (0.3, {"loss.weighting": "uncertainty"}),
     "peft": ({"r": 2, "target_modules": ["query"]}, {}),
+    "rdrop": ({}, {}),
+    "rdrop.weight": (3.0, {"rdrop.weight": 1.0}),
     "smart": ({}, {}),
     "smart.weight": (3.0, {"smart.weight": 1.0}),
     "smart.steps": (2, {"smart.steps": 1}),
@@ -256,7 +259,7 @@ def test_no_key_is_without_a_test():
     known |= under("averaging.", Averaging) | under("distillation.", Distillation)
     known |= under("optimizer.", OptimizerSettings) | under("loss.", LossSettings)
     known |= under("tasks.*.data.", DataSpec) | under("tasks.*.head.", HeadSpec)
-    known |= under("smart.", Smart) | under("proximal.", Proximal)
+    known |= under("rdrop.", RDrop) | under("smart.", Smart) | under("proximal.", Proximal)
     own = {each.name for each in fields(MtBertTrainingArguments)} - {each.name for each in fields(TrainingArguments)}
     known |= {f"training.{name}" for name in own}
     own = {each.name for each in fields(PretrainingArguments)} - {each.name for each in fields(TrainingArguments)}

@@ -44,6 +44,7 @@ else:
 """
 VALUES = {
     "distillation": {"teachers": ["t"]},
+    "rdrop": {"weight": 1.0},
     "smart": {"weight": 1.0},
     "proximal": {"weight": 1.0},
     "loss": {"weighting": "uncertainty"},
