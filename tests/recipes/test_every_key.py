@@ -15,6 +15,7 @@ from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
 from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArguments, TrainingArguments
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation
+from mtbert.training.methods.group_weights import GroupWeights
 from mtbert.training.methods.proximal import Proximal
 from mtbert.training.methods.rdrop import RDrop
 from mtbert.training.methods.smart import Smart
@@ -106,6 +107,8 @@ KEYS = {
     "loss.weighting": ("uncertainty", {}),
     "loss.learning_rate": (0.3, {"loss.weighting": "uncertainty"}),
     "peft": ({"r": 2, "target_modules": ["query"]}, {}),
+    "group_weights.columns": ({"sst": "source"}, {"group_weights.columns": {"sst": "age"}}),
+    "group_weights.power": (0.5, {"group_weights.columns": {"sst": "age"}}),
     "rdrop": ({}, {}),
     "rdrop.weight": (3.0, {"rdrop.weight": 1.0}),
     "smart": ({}, {}),
@@ -203,8 +206,9 @@ def run(finetune, encoder_dir, course_dir, tmp_path_factory):
 def _runs(finetune, encoder_dir, course_dir, tmp_path_factory):
     lines = {split: (course_dir / f"ids-sst-{split}.csv").read_text().splitlines() for split in ("train", "dev")}
     for split, (header, *rows) in lines.items():
-        rows = [f"{row}\t{(i * 3) % 5}" for i, row in enumerate(rows)]
-        (course_dir / f"ids-sst-{split}.csv").write_text("\n".join([f"{header}\tsentiment2", *rows]) + "\n")
+        rows = [f"{row}\t{(i * 3) % 5}\t{'old' if i % 4 else 'new'}\t{i // 8}" for i, row in enumerate(rows)]
+        header = f"{header}\tsentiment2\tage\tsource"
+        (course_dir / f"ids-sst-{split}.csv").write_text("\n".join([header, *rows]) + "\n")
     done, folders = {}, {}
 
     def teacher(seed: str) -> str:
@@ -260,6 +264,7 @@ def test_no_key_is_without_a_test():
     known |= under("optimizer.", OptimizerSettings) | under("loss.", LossSettings)
     known |= under("tasks.*.data.", DataSpec) | under("tasks.*.head.", HeadSpec)
     known |= under("rdrop.", RDrop) | under("smart.", Smart) | under("proximal.", Proximal)
+    known |= under("group_weights.", GroupWeights)
     own = {each.name for each in fields(MtBertTrainingArguments)} - {each.name for each in fields(TrainingArguments)}
     known |= {f"training.{name}" for name in own}
     own = {each.name for each in fields(PretrainingArguments)} - {each.name for each in fields(TrainingArguments)}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # Modules are imported on first use, so that the command line knows the sections without importing torch.
 REGISTRY: dict[str, str | type] = {
     "distillation": "distillation:Distillation",
+    "group_weights": "group_weights:GroupWeights",
     "rdrop": "rdrop:RDrop",
     "smart": "smart:Smart",
     "proximal": "proximal:Proximal",

@@ -44,6 +44,7 @@ else:
 """
 VALUES = {
     "distillation": {"teachers": ["t"]},
+    "group_weights": {"columns": {"a": "source"}},
     "rdrop": {"weight": 1.0},
     "smart": {"weight": 1.0},
     "proximal": {"weight": 1.0},
