@@ -36,6 +36,7 @@ from mtbert.training.methods.distillation import Distillation, add_targets
 from mtbert.training.methods.group_weights import GroupWeights
 from mtbert.training.methods.proximal import Proximal
 from mtbert.training.methods.rdrop import RDrop
+from mtbert.training.methods.simcse import SimCSE
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.surgery import Surgery
 from mtbert.training.methods.uncertainty import LossSettings
@@ -92,6 +93,11 @@ CASES = {
         "schedule": Schedule("annealed", mixed=True, steps_per_epoch=4),
         "own": {"methods": [RDrop()]},
         "args": {"shard_encoder": True},
+    },
+    "simcse": {  # negatives are of a micro-batch, of which a step has as many with any number of processes
+        "schedule": Schedule("annealed", mixed=True, steps_per_epoch=4),
+        "micro_batches": 4,
+        "own": {"methods": [SimCSE()]},
     },
     "evaluated before": {"schedule": Schedule("annealed", steps_per_epoch=4), "evaluate_before": True},
     "averaged": {"schedule": Schedule("annealed", steps_per_epoch=4), "averaging": Averaging("ema", 0.5)},
@@ -195,7 +201,7 @@ def teach(trainer: MtBertTrainer, data: Path, results: Path) -> None:
 def run_case(name: str, data: Path, results: Path, processes: int) -> None:
     """Train one case and write what came out of it."""
     case = CASES[name]
-    accumulation = case.get("accumulation", 1)
+    accumulation = case.get("accumulation", case.get("micro_batches", processes) // processes)
     model = make_model(name, data)
     start = {key: value.clone().contiguous() for key, value in model.state_dict().items()}
     distillation = Distillation((str(data / "teacher"),), case["taught"]) if "taught" in case else None

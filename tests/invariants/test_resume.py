@@ -14,6 +14,7 @@ from mtbert.data.sampling import SCHEDULES, Schedule
 from mtbert.training.arguments import TaskTraining
 from mtbert.training.methods.proximal import Proximal
 from mtbert.training.methods.rdrop import RDrop
+from mtbert.training.methods.simcse import SimCSE
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.surgery import Surgery
 from mtbert.training.methods.uncertainty import LossSettings
@@ -80,7 +81,7 @@ def test_a_sequential_run_with_uneven_last_steps_resumes(assert_resumes):
     assert_resumes(Schedule("sequential"), (9, 10, 15), 20, save_steps=1)
 
 
-OWN = ({"surgery": Surgery()}, {"smart": Smart(), "proximal": Proximal()}, {"methods": [RDrop(2.0)]})
+OWN = ({"surgery": Surgery()}, {"smart": Smart(), "proximal": Proximal()}, {"methods": [RDrop(2.0), SimCSE()]})
 
 
 @pytest.mark.parametrize("own", OWN, ids=str)

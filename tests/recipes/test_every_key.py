@@ -18,6 +18,7 @@ from mtbert.training.methods.distillation import Distillation
 from mtbert.training.methods.group_weights import GroupWeights
 from mtbert.training.methods.proximal import Proximal
 from mtbert.training.methods.rdrop import RDrop
+from mtbert.training.methods.simcse import SimCSE
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.surgery import Surgery
 from mtbert.training.methods.uncertainty import LossSettings
@@ -124,6 +125,10 @@ KEYS = {
     "proximal.decay": (0.5, {"proximal.decay": 0.9, "proximal.switch": 1.0}),
     "proximal.late_decay": (0.5, {"proximal.late_decay": 0.9}),
     "proximal.switch": (1.0, {"proximal.switch": 0.0}),
+    "simcse": ({}, {}),
+    "simcse.weight": (3.0, {"simcse.weight": 1.0}),
+    "simcse.temperature": (0.5, {"simcse.temperature": 0.05}),
+    "simcse.tasks": (["sst", "sts"], {"simcse.weight": 1.0}),
     "averaging.type": ("swa", {"averaging.type": "ema", "averaging.start": 0.0}),
     "averaging.decay": (0.5, {"averaging.type": "ema"}),
     "averaging.start": (0.7, {"averaging.type": "ema"}),
@@ -264,7 +269,7 @@ def test_no_key_is_without_a_test():
     known |= under("optimizer.", OptimizerSettings) | under("loss.", LossSettings)
     known |= under("tasks.*.data.", DataSpec) | under("tasks.*.head.", HeadSpec)
     known |= under("rdrop.", RDrop) | under("smart.", Smart) | under("proximal.", Proximal)
-    known |= under("group_weights.", GroupWeights)
+    known |= under("group_weights.", GroupWeights) | under("simcse.", SimCSE)
     own = {each.name for each in fields(MtBertTrainingArguments)} - {each.name for each in fields(TrainingArguments)}
     known |= {f"training.{name}" for name in own}
     own = {each.name for each in fields(PretrainingArguments)} - {each.name for each in fields(TrainingArguments)}

@@ -18,6 +18,7 @@ REGISTRY: dict[str, str | type] = {
     "rdrop": "rdrop:RDrop",
     "smart": "smart:Smart",
     "proximal": "proximal:Proximal",
+    "simcse": "simcse:SimCSE",
     "loss": "uncertainty:LossSettings",
     "surgery": "surgery:Surgery",
     "averaging": "averaging:Averaging",

@@ -107,6 +107,19 @@ def test_all_weights_are_1_where_groups_are_equal(make_trainer, splits):
     assert GroupWeights(power=0).build() is None
 
 
+def test_micro_batches_have_the_weights_of_the_whole_batch(make_trainer, grouped):
+    ends = []
+    for micro in (1, 2, 4):
+        sizes = {"per_device_train_batch_size": 8 // micro, "gradient_accumulation_steps": micro}
+        schedule = Schedule("annealed", mixed=True, steps_per_epoch=3)
+        given = {"schedule": schedule, "optim": "sgd", "learning_rate": 0.05, **sizes}
+        trainer = make_trainer(GroupWeights(), grouped("stars", "close"), f"micro-{micro}", **given)
+        trainer.train()
+        ends.append(torch.cat([each.detach().flatten() for each in trainer.model.parameters()]))
+    for end in ends[1:]:
+        torch.testing.assert_close(end, ends[0], rtol=1e-5, atol=1e-5)
+
+
 def test_tokenised_rows_may_have_groups_too(make_trainer, grouped):
     first = make_trainer(GroupWeights(), grouped("same"))
     again = make_trainer(GroupWeights(), first.train_dataset)

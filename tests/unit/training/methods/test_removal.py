@@ -48,6 +48,7 @@ VALUES = {
     "rdrop": {"weight": 1.0},
     "smart": {"weight": 1.0},
     "proximal": {"weight": 1.0},
+    "simcse": {"tasks": ["a"]},
     "loss": {"weighting": "uncertainty"},
     "surgery": {"method": "pcgrad"},
     "averaging": {"type": "ema"},
