@@ -180,7 +180,7 @@ class StepLosses:
             losses[name] = scales[number] * total
         return losses, outputs
 
-    def forward(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[MtBertOutput, MtBertOutput]:
+    def forward(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[MtBertOutput, Any]:
         """The outputs of one pass, and a copy of them whose row losses have class weights and smoothed labels."""
         passed = {key: value for key, value in inputs.items() if key not in ("labelled", "rows", TEACHER)}
         outputs = model(**passed, return_dict=True)

@@ -144,6 +144,16 @@ def test_outputs_of_two_passes_come_nearer(trainer_of, make_model):
     assert 0 < means[1] < 0.7 * means[0]
 
 
+@pytest.mark.parametrize("settings", [{"bf16": True}, {"gradient_checkpointing": True}], ids=str)
+def test_both_passes_are_computed_alike(make_model, trainer_of, tasks, settings):
+    """In the same precision, so that without dropout the penalty is 0."""
+    still = [replace(task, dropout=0.0) for task in tasks]
+    trainer = trainer_of(make_model(still, **STILL), methods=[RDrop()], **settings)
+    trainer.train()
+    for entry in trainer.state.log_history[:2]:
+        assert [entry[f"rdrop_{task.name}"] for task in tasks] == [0.0] * 4
+
+
 def test_a_model_without_dropout_is_told(make_model, trainer_of, tasks):
     trainer = trainer_of(make_model(), methods=[RDrop()])
     assert trainer.methods["rdrop"].describe() is None
