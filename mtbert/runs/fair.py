@@ -29,6 +29,7 @@ from .table_plan import CONFIGS, TablePlan, find_rows, row_settings
 
 ALL = "all"  # in place of rows: those of the protocol
 HALF = "-half"  # suffix of a row's name: the same row with half the steps
+EVALUATED = 4  # epochs from one dev evaluation of the first seed to the next
 PILOTS = "pilots"  # subfolder of their result files
 SCORE = "eval_overall"  # chooses the learning rate
 
@@ -280,9 +281,9 @@ class FairTable:
         keys, pretrained = row.overrides(rate)
         settings = settings_hash(load(row.path, keys))
         keys += ["--training.seed", str(seed)]
-        if seed == self.protocol.seeds[0]:  # gives the learning curves: five evaluations
+        if seed == self.protocol.seeds[0]:  # gives the dev curves, of three points
             steps = load(row.path, keys).schedule.steps_per_epoch
-            keys += ["--training.eval_strategy", "steps", "--training.eval_steps", str(2 * (steps or 1))]
+            keys += ["--training.eval_strategy", "steps", "--training.eval_steps", str(EVALUATED * (steps or 1))]
         folder = self.plan.output / "fair" / row.name / f"seed-{seed}-{settings}"
         run = Run(row.name, row.path, seed, folder, keys, self.plan.mixed_precision, pretrained=pretrained)
         with pretraining.setdefault(pretrained.parent if pretrained else folder, threading.Lock()):
