@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,9 @@ from ..evaluation.metrics import labelled_rows
 from ..evaluation.report.figures import score_by_rate
 from ..evaluation.report.write import write_figure
 from ..evaluation.row_differences import DevTask, findings_table, row_difference
-from ..evaluation.run_tables import table
+from ..evaluation.run_tables import AVERAGES, table
 from ..evaluation.table_curves import write_curves
-from ..evaluation.table_files import main_keys, to_markdown, write
+from ..evaluation.table_files import main_keys, spread, write
 from ..files import write_json, write_text
 from ..modeling.checkpoint_loading import read_json
 from ..modeling.decoding import decisions
@@ -36,7 +38,7 @@ def results_of(fair: FairTable) -> list[Result]:
         group = fair.group_of(row)
         done = [result for seed in fair.seeds_of(group) if (result := fair.result(row, seed)) is not None]
         if not done:
-            done = [Result(row.name, row.path, 0, row.model_key, failed="not run yet")]
+            done = [Result(row.name, row.path, 0, row.model_key, failed="no run has ended")]
         if group is not row:
             for result in done:
                 result.same_as = Result(group.name, group.path, result.seed, group.model_key)
@@ -72,7 +74,7 @@ def write_page(fair: FairTable, published: Mapping[str, Any], methods: Sequence[
     rates = pilot_rates(fair)
     if rates:
         write_figure(fair.results, f"{TITLE}-rates", {"rates": rates}, lambda numbers: score_by_rate(numbers["rates"]))
-    text = "\n".join([what_holds(findings), "", to_markdown(entries, about)])
+    text = "\n".join([what_holds(findings), "", page_table(entries), "", about_lines(about)])
     if page is not None:
         _replace_between(page, text)
     return text
@@ -154,10 +156,11 @@ def predictions(
 
 
 def what_holds(findings: Sequence[Mapping[str, Any]]) -> str:
-    """Format the findings as a markdown table; those whose rows were not run come last."""
-    order = ("held", "reversed", "undecided", "not run")
+    """Format the findings as a markdown table, and name those whose rows were not run below it."""
+    order = ("held", "reversed", "undecided")
+    judged = [finding for finding in findings if finding["verdict"] in order]
     lines = ["| finding | rows | verdict | difference with its 95 % interval | seeds |", "|---|---|---|---|---|"]
-    for finding in sorted(findings, key=lambda finding: order.index(finding["verdict"])):
+    for finding in sorted(judged, key=lambda finding: order.index(finding["verdict"])):
         cells = [
             f"{name} {values['difference']:+.3f} ({values['low']:+.3f} to {values['high']:+.3f})"
             for name, values in finding["differences"].items()
@@ -165,7 +168,38 @@ def what_holds(findings: Sequence[Mapping[str, Any]]) -> str:
         seeds = max((values["seeds"] for values in finding["differences"].values()), default="")
         rows = " − ".join(finding["rows"])
         lines.append(f"| {finding['finding']} | {rows} | {finding['verdict']} | {'; '.join(cells)} | {seeds} |")
+    lacking = [finding["finding"] for finding in findings if finding["verdict"] not in order]
+    if lacking:
+        lines += ["", f"Not run yet: {'; '.join(lacking)}."]
     return "\n".join(lines)
+
+
+def page_table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Format the rows that have runs as a markdown table; rows of one group share a line. Name the others below it."""
+    done = [entry for entry in entries if entry["seeds"] and not entry["same_as"]]
+    tasks = [name for name in dict.fromkeys(name for entry in done for name in entry["scores"]) if name not in AVERAGES]
+    names = [*tasks, "overall"]
+    heading = ["row", "what", *names, "published", "learning rate", "seeds", "steps", "seconds", "notes"]
+    lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
+    for entry in done:
+        group = [other["row"] for other in entries if other["same_as"] == entry["row"]]
+        figures = " ".join(f"{name} {value}" for name, value in entry["published"].items())
+        cells = [", ".join([entry["row"], *group]), entry["what"].split(". ")[0].rstrip(".")]
+        cells += [spread(entry["scores"].get(name, [])) for name in names]
+        cells += [figures, f"{entry['learning_rate']:g}", str(len(entry["seeds"])), str(entry["steps"])]
+        cells += [f"{mean(entry['seconds']):.0f}", "; ".join(entry["doubts"])]
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    lacking = [entry["row"] for entry in entries if not entry["seeds"]]
+    if lacking:
+        lines += ["", f"Not run yet: {', '.join(lacking)}."]
+    return "\n".join(lines)
+
+
+def about_lines(about: Mapping[str, Any]) -> str:
+    """Format what the runs have in common as a list."""
+    return "\n".join(
+        f"- {key}: {json.dumps(value) if isinstance(value, dict) else value}" for key, value in about.items()
+    )
 
 
 def pilot_rates(fair: FairTable) -> dict[str, dict[str, Any]]:

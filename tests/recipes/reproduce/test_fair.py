@@ -250,7 +250,7 @@ def test_a_run_that_fails_does_not_stop_the_others(command, monkeypatch, capsys)
     assert main(command(results="none")) == 1
     shown = capsys.readouterr().out
     assert "E6, seed 1: ValueError('E6 broke')" in shown and "sequential, seed 2" in shown
-    assert "not run yet" in (arguments_of(command(results="none")).results / "table.md").read_text()
+    assert "no run has ended" in (arguments_of(command(results="none")).results / "table.md").read_text()
 
 
 def test_a_new_result_is_committed(tmp_path):
@@ -297,3 +297,15 @@ def test_a_protocol_with_other_keys_is_refused(tmp_path):
     (tmp_path / "p.yaml").write_text("rows: [A1]\nseed: [1]\n")
     with pytest.raises(ValueError, match=r"p\.yaml is no protocol of the fair budget"):
         Protocol.read(tmp_path / "p.yaml")
+
+
+def test_the_recipes_page_shows_the_committed_results():
+    folder = bundled.folder() / "results" / "fair"
+    saved = json.loads((folder / "table.json").read_text())
+    findings = json.loads((folder / "findings.json").read_text())["findings"]
+    page = (bundled.folder() / "README.md").read_text(encoding="utf-8")
+    assert fair_page.what_holds(findings) in page and fair_page.page_table(saved["rows"]) in page
+    for entry in saved["rows"]:
+        for seed, overall in zip(entry["seeds"], entry["scores"].get("overall", ()), strict=True):
+            file = folder / f"{entry['same_as'] or entry['row']}-{seed}.json"
+            assert json.loads(file.read_text())["scores"]["eval_overall"] == overall
