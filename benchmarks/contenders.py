@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset, DatasetDict
-from measure import Table
+from tables import Table
 from timed_steps import SEED, Contender, NotAvailable, Timing, TrainerContender
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import (

@@ -17,8 +17,9 @@ from statistics import median
 
 import torch
 from contenders import CONTENDERS, compare, prepare, take_turns
-from measure import environment, matmul_rate, report, training_flops
+from measure import environment, matmul_rate, training_flops
 from rich.console import Console
+from tables import report
 from transformers import AutoTokenizer, BertConfig
 from workload import ROOT, WARM_UP, Workload, quiet, random_encoder, read_pairs
 
