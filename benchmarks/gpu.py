@@ -3,6 +3,7 @@
     python benchmarks/gpu.py
     python benchmarks/gpu.py --parts numerics speed --results FOLDER
     python benchmarks/gpu.py --cpu_smoke        # rehearses all parts on the CPU with tiny encoders
+    python benchmarks/gpu.py --join ONE/gpu.json OTHER/gpu.json    # puts the parts of several runs into one file
 
 Uses no network, and ends within `--minutes`. Each part runs in its own process, so that one that fails or is cut short
 costs no other. Writes benchmarks/results/gpu.md and gpu.json after each step of a part. The encoders have random
@@ -12,6 +13,7 @@ weights, but for that of `quality` (`--encoder`, with the course's files in `--d
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -20,7 +22,7 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-from gpu_parts.results import Results
+from gpu_parts.results import OF_ONE_RUN, Results
 
 ROOT = Path(__file__).resolve().parents[1]
 LIMITS = {"numerics": 120, "speed": 240, "inference": 60, "quality": 600}  # seconds of a part, at most
@@ -43,6 +45,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data_dir", help="folder with the course's files; default: ../shared/data/cs224n")
     parser.add_argument("--results", type=Path, help="folder to write to; default: benchmarks/results")
     parser.add_argument("--commit", help="the commit, where there is no checkout that tells it")
+    parser.add_argument("--join", type=Path, nargs="+", help="only join these gpu.json of one commit and one GPU")
     parser.add_argument("--cpu_smoke", action="store_true", help="rehearse all parts on the CPU, with tiny encoders")
     parser.add_argument("--part", choices=[*LIMITS], help=argparse.SUPPRESS)  # run this part, in this process
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)  # time.time() at which the part should end
@@ -117,6 +120,18 @@ def run_part(args: argparse.Namespace) -> None:
         import_module(f"gpu_parts.{args.part}").run(setting)
 
 
+def join(files: list[Path], folder: Path) -> None:
+    """Write the parts of several runs of one commit on one GPU as one result; a later file's part replaces others."""
+    stored = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    if len({tuple(each["environment"].get(key) for key in OF_ONE_RUN) for each in stored}) > 1:
+        sys.exit(f"gpu.py: these runs differ in their {' or '.join(OF_ONE_RUN)}, and are not joined")
+    results = Results(folder, stored[0]["environment"])
+    for each in stored:
+        results.parts |= each["parts"]
+    results.write()
+    results.show()
+
+
 def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     args = parse(argv)
@@ -124,7 +139,9 @@ def main(argv: list[str] | None = None) -> None:
         if args.results is None:  # the results of a rehearsal are of no use
             args.results = Path(folder) if args.cpu_smoke else ROOT / "benchmarks" / "results"
             argv = [*argv, "--results", str(args.results)]
-        if args.part:
+        if args.join:
+            join(args.join, args.results)
+        elif args.part:
             run_part(args)
         else:
             sys.exit(0 if run_parts(args, argv) else 1)

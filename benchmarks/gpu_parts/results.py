@@ -85,12 +85,12 @@ class Results:
             "bars": [{**asdict(bar), "passed": bar.passed} for bar in bars],
             "tables": [asdict(table) for table in tables],
         }
-        self._write()
+        self.write()
 
     def stop(self, part: str, why: str) -> None:
         """Say why a part has not ended; what it has measured stays."""
         self.parts.setdefault(part, {"values": {}, "bars": [], "tables": []})["stopped"] = why
-        self._write()
+        self.write()
 
     def bars(self, part: str | None = None) -> list[Bar]:
         """Return the bars of a part, or of all parts."""
@@ -111,7 +111,8 @@ class Results:
     def _stopped(self) -> list[str]:
         return [f"- {part} has not ended: {each['stopped']}" for part, each in self.parts.items() if each["stopped"]]
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write both files."""
         lines = [*facts(self.environment), *self._stopped()]
         text = "\n".join([f"# {TITLE}", "", *lines, "", *(table.markdown() for table in self.tables())])
         write(self.folder, "gpu", text, {"environment": self.environment, "parts": self.parts})
