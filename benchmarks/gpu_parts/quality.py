@@ -69,7 +69,12 @@ def run(setting: Setting) -> None:
         "training.load_best_model_at_end": False,
     }
     if setting.rehearsal:
-        overrides |= {"training.max_steps": 4, "training.eval_strategy": "steps", "training.eval_steps": 2}
+        overrides |= {
+            "training.max_steps": 4,
+            "training.cpu_threads": 1,
+            "training.eval_strategy": "steps",
+            "training.eval_steps": 2,
+        }
         encoder = random_encoder(f"{setting.folder}/encoder", setting.bert())
     else:
         encoder, data = setting.args.encoder, Path(setting.args.data_dir or COURSE_DATA)
