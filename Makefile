@@ -7,7 +7,7 @@ RUN := runs/quickstart
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help venv encoder quickstart lint types audit format test test-avx2 golden golden-store common soak bench clean
+.PHONY: help venv encoder quickstart lint types audit format test test-avx2 golden golden-store common soak bench gpu-smoke gpu-bundle clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -94,6 +94,13 @@ bench: encoder  ## compare with what a user would pick instead (on idle cores, 8
 	$(BIN)/python -m pip install --quiet --editable '.[bench]' --constraint constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps tasknet==1.60
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py
+
+gpu-smoke: venv  ## rehearse benchmarks/gpu.py on the CPU with tiny encoders (a minute)
+	$(BIN)/python benchmarks/gpu.py --cpu_smoke
+
+# FLAGS='--data_dir DIR --has FILE': benchmarks/gpu_bundle.py --help describes them
+gpu-bundle: encoder  ## build what benchmarks/gpu.py needs on a machine without a network, and print the calls there
+	$(BIN)/python benchmarks/gpu_bundle.py $(FLAGS)
 
 clean:  ## remove $(VENV), caches and build outputs; runs/ stays
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

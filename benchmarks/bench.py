@@ -3,7 +3,8 @@
     make bench
 
 `python benchmarks/bench.py --precision bf16 --only mtbert padded` runs a part of it. Each contender has its own
-process, and only one of them computes at a time. Writes benchmarks/results/cpu.md and cpu.json.
+process, and only one of them computes at a time. Writes benchmarks/results/<instructions>.md and .json, where the
+instructions are `avx2`, `avx512` or `amx`. Without instructions for bf16, that part is left out.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import torch
 from contenders import CONTENDERS, compare, take_turns
 from datasets import Dataset
 from isolation import Isolated
-from measure import DTYPES, Table, environment, matmul_rate, report, training_flops
+from measure import DTYPES, environment, has_bf16, instruction_set, matmul_rate, training_flops
 from rich.console import Console
+from tables import Table, report
 from timed_steps import Timing
 from transformers import AutoTokenizer
 from workload import ROOT, WARM_UP, Workload, find_encoder, quiet, read_pairs
@@ -37,12 +39,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=32, help="rows of a step")
     parser.add_argument("--eval_rows", type=int, default=1500, help="rows of the evaluation; 0: leave it out")
     parser.add_argument("--only", nargs="+", choices=[*CONTENDERS], help="these contenders, and mtbert")
-    parser.add_argument("--precision", nargs="+", choices=[*DTYPES], default=[*DTYPES])
+    parser.add_argument("--precision", nargs="+", choices=[*DTYPES], help="default: those with instructions")
     parser.add_argument("--threads", type=int, help="default: all cores")
     parser.add_argument("--encoder", help="folder of an encoder; default: the quickstart's, else random weights")
     parser.add_argument("--data_dir", help="folder with the course's quora-train.csv; default: ../shared/data/cs224n")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", help="folder to write to")
     return parser.parse_args()
+
+
+def precisions(given: list[str] | None, console: Console) -> list[str]:
+    """Return the given precisions, or those that this CPU has instructions for; say which one is left out."""
+    if given or has_bf16():
+        return given or [*DTYPES]
+    console.print("bf16 is left out: this CPU has no instructions for it (--precision bf16 measures it anyway)")
+    return [name for name in DTYPES if name != "bf16"]
 
 
 def make_workload(args: argparse.Namespace, precision: str, steps: int, folder: str) -> tuple[Workload, Dataset, str]:
@@ -100,8 +110,15 @@ def run(args: argparse.Namespace, folder: str) -> None:
         torch.set_num_threads(args.threads)
     names = [name for name in CONTENDERS if not args.only or name in ("mtbert", *args.only)]
     values, tables, limits = {}, [], []
-    where = environment(threads=torch.get_num_threads(), batch=args.batch, steps=args.steps, rounds=args.rounds)
-    for precision in args.precision:
+    instructions = instruction_set()
+    where = environment(
+        instructions=instructions,
+        threads=torch.get_num_threads(),
+        batch=args.batch,
+        steps=args.steps,
+        rounds=args.rounds,
+    )
+    for precision in precisions(args.precision, console):
         work, _, where["data"] = make_workload(args, precision, args.steps, folder)
         console.print(f"[bold]{precision}[/bold]: preparing {', '.join(names)}")
         make = partial(make_workload, args, precision, args.steps)
@@ -135,7 +152,7 @@ def run(args: argparse.Namespace, folder: str) -> None:
     )
     where["load_average_after"] = environment()["load_average_before"]
     where["seconds"] = round(time.perf_counter() - start)
-    report("cpu", "Benchmarks on a CPU", {"environment": where, **values}, tables, args.results)
+    report(instructions, f"Benchmarks on a CPU, {instructions}", {"environment": where, **values}, tables, args.results)
 
 
 def main() -> None:

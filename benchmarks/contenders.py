@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset, DatasetDict
-from measure import Table
+from tables import Table
 from timed_steps import SEED, Contender, NotAvailable, Timing, TrainerContender
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import (
@@ -250,14 +250,21 @@ def take_turns(contenders: dict[str, Contender], rounds: int, after=None) -> dic
     return timings
 
 
-def compare(title: str, timings: dict[str, list[Timing]], more: dict[str, dict[str, float | None]]):
+def compare(
+    title: str,
+    timings: dict[str, list[Timing]],
+    more: dict[str, dict[str, float | None]],
+    what: dict[str, str] | None = None,
+) -> tuple[Table, dict]:
     """Return the table of a comparison, one row for each contender, and its values.
 
     Args:
         title: the title of the table.
         timings: of each round, by contender; `mtbert` is what the others are compared with.
         more: further columns: a column's name → values by contender.
+        what: what each contender is; None: as `CONTENDERS` says.
     """
+    what = what or {name: CONTENDERS[name].what for name in timings}
     values = {}
     for name, rounds in timings.items():
         # within a round, since the speed of a machine changes from minute to minute
@@ -272,5 +279,5 @@ def compare(title: str, timings: dict[str, list[Timing]], more: dict[str, dict[s
             "seconds": [each.seconds for each in rounds],
         }
     columns = ["examples/s", "real tokens/s", *more, "mtbert is × as fast"]
-    rows = [[name, *(each[column] for column in columns), CONTENDERS[name].what] for name, each in values.items()]
+    rows = [[name, *(each[column] for column in columns), what[name]] for name, each in values.items()]
     return Table(title, ["contender", *columns, "what it is"], rows), values

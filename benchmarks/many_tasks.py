@@ -16,7 +16,8 @@ from statistics import median
 
 import numpy as np
 import torch
-from measure import Table, environment, report
+from measure import environment
+from tables import Table, report
 from transformers import AutoTokenizer, set_seed
 from workload import ROOT, find_encoder, quiet
 

@@ -1,8 +1,7 @@
-"""Shared parts of the benchmarks: speed of the machine, operation counts, memory, and tables."""
+"""Shared parts of the benchmarks: speed of the machine, operation counts, memory, and where a run took place."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import resource
@@ -10,15 +9,12 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from rich.console import Console
-from rich.table import Table as RichTable
 from workload import ROOT
 
 from mtbert.modeling.cpu_layers import use_faster_layers
@@ -121,6 +117,29 @@ def cpu_model() -> str:
         return platform.processor() or platform.machine()
 
 
+def cpu_flags() -> set[str]:
+    """Return the processor's features as Linux names them; empty on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split(":", 1)[1].split()}
+
+
+def instruction_set() -> str:
+    """Return the widest instructions that PyTorch uses here: `amx`, `avx512`, `avx2`, or the architecture's name."""
+    capability = torch.backends.cpu.get_cpu_capability().lower()
+    if capability == "avx512" and "amx_tile" in cpu_flags():
+        return "amx"
+    return capability if capability.startswith("avx") else platform.machine()
+
+
+def has_bf16() -> bool:
+    """Return whether the CPU has instructions for products in bf16; without them bf16 is slower than fp32."""
+    wanted = {"avx512_bf16", "amx_bf16"} if instruction_set() in ("avx512", "amx") else {"bf16"}
+    return not wanted.isdisjoint(cpu_flags())
+
+
 def environment(**more: Any) -> dict[str, Any]:
     """Return what a reader needs to judge or repeat a run."""
     script = Path(sys.argv[0]).resolve()
@@ -135,59 +154,3 @@ def environment(**more: Any) -> dict[str, Any]:
         "transformers": transformers.__version__,
         **more,
     }
-
-
-# ---- results ----
-
-
-def show(value: Any) -> str:
-    """Format a number with three significant digits or more; return other values unchanged."""
-    if value is None:
-        return "–"
-    if not isinstance(value, float):
-        return f"{value:,}" if isinstance(value, int) else str(value)
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:#.3g}"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A title, column names, rows of values, and a sentence below."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    note: str = ""
-
-    def _justify(self, column: int) -> str:
-        words = all(isinstance(row[column], str) for row in self.rows)
-        return "left" if words else "right"
-
-    def rich(self) -> RichTable:
-        """Return the table for the terminal."""
-        table = RichTable(title=self.title, caption=self.note or None, title_justify="left", caption_justify="left")
-        for number, column in enumerate(self.columns):
-            table.add_column(column, justify=self._justify(number), overflow="fold")
-        for row in self.rows:
-            table.add_row(*map(show, row))
-        return table
-
-    def markdown(self) -> str:
-        """Return the table as Markdown."""
-        lines = [f"## {self.title}", "", "| " + " | ".join(self.columns) + " |"]
-        lines.append("|" + "|".join("---:" if self._justify(i) == "right" else "---" for i in range(len(self.columns))))
-        lines[-1] += "|"
-        lines += ["| " + " | ".join(map(show, row)) + " |" for row in self.rows]
-        return "\n".join([*lines, "", *([self.note, ""] if self.note else [])])
-
-
-def report(name: str, title: str, values: dict[str, Any], tables: Sequence[Table], folder: Path) -> None:
-    """Print tables, and write them with the environment to `<folder>/<name>.md`, and all values to `<name>.json`."""
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    for table in tables:
-        console.print(table.rich())
-    folder.mkdir(parents=True, exist_ok=True)
-    facts = [f"- {key.replace('_', ' ')}: {show(value)}" for key, value in values["environment"].items()]
-    text = "\n".join([f"# {title}", "", *facts, "", *(table.markdown() for table in tables)])
-    (folder / f"{name}.md").write_text(text.rstrip() + "\n", encoding="utf-8")
-    (folder / f"{name}.json").write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    console.print(f"written: {folder / name}.md and .json")

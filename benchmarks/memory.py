@@ -17,7 +17,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measure import Table, environment, peak_memory, process_memory, report
+from measure import environment, peak_memory, process_memory
+from tables import Table, report
 from workload import ROOT, find_encoder
 
 SURGERY = {"schedule.name": "simultaneous", "surgery.method": "pcgrad"}

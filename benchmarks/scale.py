@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from datasets import Dataset
-from measure import Table, environment, process_memory, report
+from measure import environment, process_memory
 from rich.console import Console
+from tables import Table, report
 from workload import ROOT
 
 from mtbert.data.collation import MultiTaskDataset

@@ -19,7 +19,8 @@ from types import SimpleNamespace
 
 import torch
 from datasets import Dataset
-from measure import Table, environment, report
+from measure import environment
+from tables import Table, report
 from transformers import AutoTokenizer
 from workload import ROOT, Workload, find_encoder, make_pairs, quiet
 

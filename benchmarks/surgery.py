@@ -17,7 +17,8 @@ from statistics import median
 
 import torch
 from datasets import Dataset
-from measure import Table, environment, report
+from measure import environment
+from tables import Table, report
 from timed_steps import SEED, StepClock
 from transformers import AutoTokenizer, PrinterCallback, set_seed
 from workload import ROOT, WARM_UP, Workload, find_encoder, quiet, read_pairs
