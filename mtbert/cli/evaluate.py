@@ -94,8 +94,13 @@ def make_plan(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Pl
 
 
 def plan_run(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Plan | StagedPlan | None:
-    """Return the plan of a run with all its stages; None if a stage but the last ends within an epoch."""
+    """Return the plan of a run with all its stages.
+
+    None if a stage but the last ends within an epoch, and with a budget of tokens, for which texts must be encoded.
+    """
     stages = recipe.in_stages()
+    if any(stage.training_value("max_tokens_per_step") is not None for stage in stages):
+        return None
     are_whole = [float(stage.training_value("num_train_epochs")).is_integer() for stage in stages[:-1]]
     if not all(are_whole) or any(stage.training_value("max_steps") > 0 for stage in stages[:-1]):
         return None
@@ -200,6 +205,8 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
     metrics = {task.name: recipe.tasks[task.name].metric or default_metrics(task)[0] for task in in_recipe}
     run = read_run(folder)
     plan = plan_run(recipe, data, run.record.get("processes", 1)) if len(data) == len(recipe.tasks) else None
+    if any(stage.training_value("max_tokens_per_step") is not None for stage in recipe.in_stages()):
+        notes.append("Steps were bounded by tokens, so that the plan depends on encoded texts and is not shown.")
     pretraining = read_pretraining(folder, recipe)
     if recipe.pretraining is not None and pretraining is None:
         notes.append("The log of the pre-training is not there, so that its losses are not shown.")

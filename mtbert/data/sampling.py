@@ -182,15 +182,25 @@ class Plan:
         return np.array([size or rows for size, rows in zip(sizes, self.rows, strict=True)], dtype=np.int64)
 
     @cached_property
+    def mean_batches(self) -> np.ndarray:
+        """Mean rows of each task in the steps that hold it, shape `(tasks,)`."""
+        return self.task_batches
+
+    @cached_property
+    def task_steps(self) -> np.ndarray:
+        """The steps in which each task's N_t rows pass, whole or not, shape `(tasks,)`."""
+        return self.task_sizes / self.task_batches
+
+    @cached_property
     def steps_per_epoch(self) -> int:
         """Steps of an epoch: those of the schedule, or as many as are needed to draw Σ N_t rows."""
         if self.schedule.steps_per_epoch is not None:
             return self.schedule.steps_per_epoch
         if self.schedule.name == "sequential":
-            return int(np.ceil(self.task_sizes / self.task_batches).sum())
+            return int(np.ceil(self.task_steps).sum())
         if self.schedule.name == "simultaneous":
-            return int(np.ceil(self.task_sizes.sum() / self.task_batches.sum()))
-        return int(np.ceil((self.task_sizes / self.task_batches).sum()))
+            return int(np.ceil(self.task_sizes.sum() / self.mean_batches.sum()))
+        return int(np.ceil(self.task_steps.sum()))
 
     def probabilities(self, epoch: int) -> np.ndarray | None:
         """Return p_t in epoch 0…E − 1, shape `(tasks,)`; None for schedules that do not draw."""
@@ -200,38 +210,47 @@ class Plan:
 
     def _sequential_steps(self) -> np.ndarray:
         """Return each task's steps in an epoch; an epoch of fixed length is divided by largest remainders."""
-        share = self.task_sizes / self.task_batches
         if self.schedule.steps_per_epoch is None:
-            return np.ceil(share).astype(np.int64)
-        exact = share / share.sum() * self.steps_per_epoch
+            return np.ceil(self.task_steps).astype(np.int64)
+        exact = self.task_steps / self.task_steps.sum() * self.steps_per_epoch
         steps = np.floor(exact).astype(np.int64)
         steps[np.argsort(steps - exact, kind="stable")[: self.steps_per_epoch - steps.sum()]] += 1
         return steps
 
-    def counts(self, epoch: int, block: int) -> np.ndarray:
-        """Return the number of rows of each task in each step of a block, shape `(steps, tasks)`."""
-        first, last = block * BLOCK, min((block + 1) * BLOCK, self.steps_per_epoch)
-        steps, tasks = np.arange(first, last), len(self.names)
-        if self.schedule.name == "simultaneous":
-            return np.tile(self.task_batches, (len(steps), 1))
+    def steps_of(self, block: int) -> np.ndarray:
+        """Return the numbers of a block's steps in their epoch, from 0."""
+        return np.arange(block * BLOCK, min((block + 1) * BLOCK, self.steps_per_epoch))
+
+    def task_of_steps(self, epoch: int, block: int) -> np.ndarray:
+        """Return the task of each step of a block, shape `(steps,)`, for schedules with one task a step."""
+        steps, tasks = self.steps_of(block), len(self.names)
         if self.schedule.name in drawing():
             random = np.random.default_rng([self.seed, epoch, block])
-            probabilities: Any = self.probabilities(epoch)  # an array, since the schedule draws
-            if self.schedule.mixed:
-                return random.multinomial(self.batch, probabilities, size=len(steps))
-            task = random.choice(tasks, size=len(steps), p=probabilities)
-        elif self.schedule.name == "round_robin":
-            task = (epoch * self.steps_per_epoch + steps) % tasks
-        else:
-            task = np.repeat(np.arange(tasks), self._sequential_steps())[first:last]
+            return random.choice(tasks, size=len(steps), p=self.probabilities(epoch))
+        if self.schedule.name == "round_robin":
+            return (epoch * self.steps_per_epoch + steps) % tasks
+        return np.repeat(np.arange(tasks), self._sequential_steps())[steps]
+
+    def mixture(self, probabilities: Any, epoch: int, block: int, steps: int) -> np.ndarray:
+        """Return the number of rows of each task in the first mixed steps of a block, shape `(steps, tasks)`."""
+        random = np.random.default_rng([self.seed, epoch, block])
+        return random.multinomial(self.batch, probabilities, size=steps)
+
+    def counts(self, epoch: int, block: int) -> np.ndarray:
+        """Return the number of rows of each task in each step of a block, shape `(steps, tasks)`."""
+        steps, tasks = self.steps_of(block), len(self.names)
+        if self.schedule.name == "simultaneous":
+            return np.tile(self.task_batches, (len(steps), 1))
+        if self.schedule.mixed and self.schedule.name in drawing():
+            return self.mixture(self.probabilities(epoch), epoch, block, len(steps))
+        task = self.task_of_steps(epoch, block)
         counts = np.zeros((len(steps), tasks), dtype=np.int64)
         counts[np.arange(len(steps)), task] = self.task_batches[task]
         if self.schedule.name == "sequential" and self.schedule.steps_per_epoch is None:
             ends = np.cumsum(self._sequential_steps()) - 1  # a task's last step holds its remaining rows
             left = self.task_sizes - (self._sequential_steps() - 1) * self.task_batches
             for end, task_id, rows in zip(ends, range(tasks), left, strict=True):
-                if first <= end < last:
-                    counts[end - first, task_id] = rows
+                counts[steps == end, task_id] = rows
         return counts
 
     @property
@@ -239,15 +258,17 @@ class Plan:
         """Number of blocks of an epoch."""
         return -(-self.steps_per_epoch // BLOCK)
 
-    def epoch_rows(self, epoch: int) -> np.ndarray:
-        """Return the number of rows of each task that an epoch draws, shape `(tasks,)`."""
+    def epoch_counts(self, epoch: int) -> Iterator[np.ndarray]:
+        """Yield the `counts` of each block of an epoch, up to the run's last step."""
         steps = self.steps_per_epoch
         if self.steps is not None:
             steps = min(max(self.steps - epoch * steps, 0), steps)
-        rows = np.zeros(len(self.names), dtype=np.int64)
         for block in range(-(-steps // BLOCK)):
-            rows += self.counts(epoch, block)[: steps - block * BLOCK].sum(0)
-        return rows
+            yield self.counts(epoch, block)[: steps - block * BLOCK]
+
+    def epoch_rows(self, epoch: int) -> np.ndarray:
+        """Return the number of rows of each task that an epoch draws, shape `(tasks,)`."""
+        return sum((counts.sum(0) for counts in self.epoch_counts(epoch)), np.zeros(len(self.names), np.int64))
 
     def total_rows(self) -> np.ndarray:
         """Return the number of rows of each task that the run draws, shape `(tasks,)`; repeated rows count again."""

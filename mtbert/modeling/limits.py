@@ -31,6 +31,7 @@ LIMITS = {
     "stages": 100,
     "batch_rows": 1_000_000,  # of a step, and micro-batches of one
     "epoch_rows": 1_000_000_000,
+    "step_tokens": 1_000_000_000,
     "steps": 1_000_000_000,  # and epochs
     "processes": 1_024,  # that load data
     "threads": 4_096,

@@ -243,6 +243,9 @@ class MtBertTrainingArguments(OwnArguments, TrainingArguments):
             row. `skip` waits for the device at every step.
         save_logits: also write the dev logits of the last evaluation, `dev_logits.safetensors`: task → fp32, shape
             `(rows, num_labels)`, in the order of the dev split.
+        max_tokens_per_step: the most tokens of a step, over all processes and micro-batches; special tokens and both
+            texts of a pair count. A step takes as many rows as fit, at most those of the batch size; the first row
+            that does not fit begins the task's next step. None: the batch size alone counts.
         shard_encoder: shard the weights, gradients and moments of the encoder's layers over the processes (FSDP2)
             during training; checkpoints are the same. `accelerate launch` with `distributed_type: FSDP` and
             `fsdp_version: 2` sets it. No effect on one process.
@@ -278,6 +281,10 @@ class MtBertTrainingArguments(OwnArguments, TrainingArguments):
     )
 
     save_logits: bool = field(default=False, metadata={"help": "Also write the dev logits of the last evaluation."})
+
+    max_tokens_per_step: int | None = field(
+        default=None, metadata={"help": "The most tokens a step, over all processes, beside the number of rows."}
+    )
 
     shard_encoder: bool = field(
         default=False, metadata={"help": "Share the encoder's layers out among the processes (FSDP2) while training."}

@@ -10,24 +10,32 @@ from rich.table import Table
 from rich.text import Text
 
 from ..data.sampling import Plan
+from ..data.token_plan import TokenPlan
 from ..modeling.display import display
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
-    """Print the rows, examples and passes of each task, and its probability in the first and the last epoch."""
+    """Print the rows, examples and passes of each task, and its probability in the first and the last epoch.
+
+    With a budget of tokens, the rows a step are a mean, followed by the fewest and the most.
+    """
     schedule = plan.schedule.name + (" (mixed)" if plan.schedule.mixed else "")
     total, epochs = plan.total_steps, plan.total_steps / plan.steps_per_epoch
-    table = Table(
-        title=f"Plan: {schedule}, {round(epochs, 3):g} epochs × {plan.steps_per_epoch:,} steps = {total:,} steps"
-    )
+    title = f"Plan: {schedule}, {round(epochs, 3):g} epochs × {plan.steps_per_epoch:,} steps = {total:,} steps"
+    if isinstance(plan, TokenPlan):
+        title += f" of at most {plan.budget.tokens:,} tokens"
+    table = Table(title=title)
     for heading in ("task", "rows", "rows a step", "examples", "passes", "probability"):
         table.add_column(heading, justify="left" if heading == "task" else "right")
     for row in plan.describe():
         p: Any = row["probability"]
+        batch = format(row["batch"], ",.2f" if plan.schedule.mixed or "most" in row else ",")
+        if "most" in row:
+            batch += f" ({row['fewest']:,}–{row['most']:,})"
         table.add_row(
             Text(display(row["task"])),
             f"{row['rows']:,}",
-            format(row["batch"], ",.2f" if plan.schedule.mixed else ","),
+            batch,
             f"{row['examples']:,}",
             f"{row['passes']:.2f}",
             "" if p is None else " → ".join(f"{probability:.3f}" for probability in p),

@@ -15,12 +15,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import torch
 from transformers import TrainingArguments
 
 from ..data.collation import row_lengths
 from ..data.sampling import Step, StepSampler
+from ..data.token_plan import TokenPlan
 from ..modeling.packing import PackedLayout
 from .console import print_lines, print_parameters, print_plan
 from .distributed.encoder_sharding import encoder_layers
@@ -94,15 +96,26 @@ class Shape:
 
 
 def longest_step(trainer: TaskTrainer) -> Step:
-    """The micro-batch with the most tokens on this process, among the first `LOOKED_AT` ones."""
+    """The micro-batch with the most tokens on this process, among the first `LOOKED_AT` ones.
+
+    If a budget of tokens bounds some steps, its rows are repeated until it has its share of the budget.
+    """
     args = trainer.args
     lengths = [row_lengths(trainer.train_dataset[task.name]) for task in trainer.tasks]
     plan = trainer.plan()
     sampler = StepSampler.of(plan, args)
     steps = min(LOOKED_AT, max(plan.total_steps, 1) * args.gradient_accumulation_steps)
-    return max(
-        islice(sampler, steps), key=lambda step: sum(int(lengths[task][rows].sum()) for task, rows in step.parts)
-    )
+
+    def tokens(step: Step) -> int:
+        return sum(int(lengths[task][rows].sum()) for task, rows in step.parts)
+
+    longest = max(islice(sampler, steps), key=tokens)
+    if isinstance(plan, TokenPlan) and (plan.mean_batches < plan.task_batches).any():
+        share = plan.budget.tokens / (args.world_size * args.gradient_accumulation_steps)
+        times = max(1.0, share / max(1, tokens(longest)))
+        parts = tuple((task, np.resize(rows, int(len(rows) * times))) for task, rows in longest.parts)
+        return Step(parts, longest.filler)
+    return longest
 
 
 def shape_of(model: Any, layout: PackedLayout, half: bool) -> Shape:
@@ -233,18 +246,23 @@ def describe(parts: Mapping[str, int], tokens: int, free: int) -> str:
     return f"Memory at the peak, about: {total} ({sizes}; {tokens:,} tokens); free: {free / MIB:,.0f} MiB"
 
 
-def lacking(parts: Mapping[str, int], free: int, checkpointing: bool, processes: int = 1) -> str | None:
+def lacking(
+    parts: Mapping[str, int], free: int, checkpointing: bool, processes: int = 1, has_budget: bool = False
+) -> str | None:
     """A warning with remedies if a run does not fit into memory, or None.
 
     Args:
         free: free bytes, which all `processes` share.
         checkpointing: whether gradient checkpointing is on.
+        has_budget: whether a budget of tokens bounds the steps.
     """
     allocated = parts["weights"] + parts.get("process", 0)
     more = processes * (sum(parts.values()) - allocated)
     if more <= free:
         return None
     remedies = ["a smaller per_device_train_batch_size with more gradient_accumulation_steps"]
+    if has_budget:
+        remedies = ["a smaller max_tokens_per_step", "more gradient_accumulation_steps"]
     if not checkpointing:
         remedies.append("gradient_checkpointing: true")
     of = f" of {processes} processes" if processes > 1 else ""
@@ -261,7 +279,8 @@ def print_memory(trainer: TaskTrainer) -> None:
     free = free_memory(args.device)
     print_lines([describe(parts, tokens, free)])
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if args.device.type == "cpu" else 1
-    if line := lacking(parts, free, _recomputes(args), processes):
+    has_budget = args.max_tokens_per_step is not None
+    if line := lacking(parts, free, _recomputes(args), processes, has_budget):
         warnings.warn(line, stacklevel=3)
 
 

@@ -10,16 +10,19 @@ from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
-from ..data.balancing import BalancedRows
+from ..data.balancing import BalancedRows, balanced_rows
+from ..data.collation import row_lengths
 from ..data.given_splits import refuse_unknown
 from ..data.sampling import Plan, Schedule
+from ..data.token_budget import TokenBudget
+from ..data.token_plan import TokenPlan
 from ..errors import InputError, refuse
 from ..modeling.config_checks import type_problems
 from ..modeling.display import brief, brief_names
 from ..modeling.task_spec import TaskSpec
 from .arguments import MtBertTrainingArguments, TaskTraining
 from .methods import REGISTRY, settings_class
-from .methods.base import Method
+from .methods.base import Method, TaskTrainer
 from .methods.chain import Methods
 from .methods.rules import refuse_combinations, trainer_run
 from .objective import check_losses
@@ -34,6 +37,7 @@ PLAN_ARGUMENTS = (
     "max_steps",
     "seed",
     "data_seed",
+    "max_tokens_per_step",
 )
 
 
@@ -82,21 +86,47 @@ class MultiTaskSettings:
             values.get("recipe"),
         )
 
-    def plan(self, rows: Mapping[str, int], args: Any, balanced: Mapping[int, BalancedRows] | None = None) -> Plan:
+    def plan(
+        self,
+        rows: Mapping[str, int],
+        args: Any,
+        balanced: Mapping[int, BalancedRows] | None = None,
+        budget: TokenBudget | None = None,
+    ) -> Plan:
         """The plan of a run: which tasks' rows each step holds.
 
         Args:
             rows: task → number of its training rows.
             args: the training arguments, or any object with `PLAN_ARGUMENTS` and `world_size`.
             balanced: index of a task → its rows by class, for tasks whose classes are drawn equally often.
+            budget: the most tokens of a step, and the tokens of all rows; None: the number of rows alone counts.
+
+        Raises:
+            InputError: a row has more tokens than a step may have.
         """
         batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         seed = args.data_seed if args.data_seed is not None else args.seed
         batches = tuple(task.batch_size for task in self.tasks.values())
         sizes = tuple(task.examples_per_epoch for task in self.tasks.values())
         names, counts = tuple(self.tasks), tuple(rows[name] for name in self.tasks)
-        plan = Plan(self.schedule, names, counts, batch, 1, seed, batches, sizes, balanced or {})
+        values = (self.schedule, names, counts, batch, 1, seed, batches, sizes, balanced or {})
+        plan = Plan(*values) if budget is None else TokenPlan(*values, budget=budget)
         return plan.lasting(args.num_train_epochs, args.max_steps)
+
+
+def read_drawing(trainer: TaskTrainer) -> tuple[dict[int, BalancedRows], TokenBudget | None]:
+    """What a trainer's plan reads from its encoded training rows: rows by class, and tokens, where settings need them.
+
+    Raises:
+        InputError: a row has more tokens than a step may have.
+    """
+    train, args = trainer.train_dataset or {}, trainer.args
+    balanced = balanced_rows(trainer.tasks, trainer.task_training, train)
+    if args.max_tokens_per_step is None or not train:
+        return balanced, None
+    budget = TokenBudget(args.max_tokens_per_step, [row_lengths(train[task.name]) for task in trainer.tasks])
+    trainer.settings.plan({name: len(split) for name, split in train.items()}, args, balanced, budget)
+    return balanced, budget
 
 
 METHODS_FORM = "it must be a list of methods or of objects of their settings, or {section of a recipe: settings}"

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data.balancing import balanced_rows
 from ..data.collation import MultiTaskDataset
 from ..data.given_splits import prepare_splits
 from ..data.sampling import Plan, StepSampler
@@ -42,7 +41,7 @@ from .memory import print_beginning
 from .objective import StepLosses
 from .optimizers import OptimizerSettings, grouped_optimizer
 from .peft import remember_tokenizer, trainable
-from .settings import MultiTaskSettings, build_methods, read_settings, refuse_given_parts, refuse_settings
+from .settings import MultiTaskSettings, build_methods, read_drawing, read_settings, refuse_given_parts, refuse_settings
 
 
 class MtBertTrainer(Trainer):
@@ -127,7 +126,7 @@ class MtBertTrainer(Trainer):
         self.losses = StepLosses(model, self.task_training, self.schedule, self.methods.values(), args.device)
         self.finite = FiniteSteps(args.on_nonfinite, late=args.device.type == "cuda")
         self._parameters_without_embeddings = model.num_parameters(exclude_embeddings=True)
-        self._balanced = balanced_rows(self.tasks, self.task_training, self.train_dataset or {})
+        self._drawing = read_drawing(self)
         self.losses.weigh_classes(self.train_dataset or {})
         self._gradients = watch_gradients(self)
         if args.push_to_hub:
@@ -149,7 +148,7 @@ class MtBertTrainer(Trainer):
     def plan(self) -> Plan:
         """The plan of the run: which tasks' rows each step holds."""
         rows = {name: len(split) for name, split in self.train_dataset.items()}
-        return self.settings.plan(rows, self.args, self._balanced)
+        return self.settings.plan(rows, self.args, *self._drawing)
 
     def resume_record(self) -> dict[str, Any]:
         """Everything that this run's weights, moments and plan depend on, by name."""

@@ -139,6 +139,15 @@ CASES = {
     "heads first": {"schedule": Schedule("annealed", steps_per_epoch=4), "heads_first": True},
     "taught": {"schedule": Schedule("annealed", mixed=True, steps_per_epoch=4), "taught": 0.7},
     "every task in every share": {"schedule": Schedule("simultaneous", steps_per_epoch=3)},
+    "tokens": {
+        "schedule": Schedule("annealed", mixed=True, steps_per_epoch=4),
+        "args": {"max_tokens_per_step": 60},
+    },
+    # some shares have no row of a task
+    "tokens of every task": {
+        "schedule": Schedule("simultaneous", steps_per_epoch=3),
+        "args": {"max_tokens_per_step": 90},
+    },
     "few rows": {"schedule": Schedule("uniform", mixed=True, steps_per_epoch=5), "few_rows": True},
     "lora": {"schedule": Schedule("annealed", mixed=True, steps_per_epoch=4), "peft": {"r": 2}},
     "pal": {"schedule": Schedule("round_robin", steps_per_epoch=5), "adapter": True},

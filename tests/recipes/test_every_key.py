@@ -88,6 +88,7 @@ KEYS = {
     "schedule.steps_per_epoch": (2, {}),
     "schedule.temperature": (0.1, {"schedule.name": "temperature", "schedule.temperature": 50.0}),
     "schedule.resample": (True, {}),
+    "training.max_tokens_per_step": (60, {}),
     "surgery.method": ("mgda", {"schedule.name": "simultaneous", "surgery.method": "pcgrad"}),
     "surgery.reduction": ("mean", {"schedule.name": "simultaneous", "surgery.method": "pcgrad"}),
     "surgery.c": (0.9, {"schedule.name": "simultaneous", "surgery.method": "cagrad", "surgery.c": 0.1}),

@@ -58,6 +58,8 @@ _NO_FUNCTION = (
 )
 # Keys of a peft config that do not change the outputs.
 _OF_A_PLACE = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
+# Names that records of earlier versions lack → the value that such a run had.
+_LATER = {"training.max_tokens_per_step": None}
 _READ = ("input_ids", "token_type_ids", *LENGTHS, "label", TEACHER)  # the columns of encoded data
 _ROWS = 20_000  # rows that are hashed at a time
 _LINES, _WIDTH = 6, 200  # in a message: lines for one name, and characters of a value
@@ -91,6 +93,8 @@ def arguments_record(args: TrainingArguments, plan: Plan, section: str, counts_s
         "data_seed": plan.seed,
         "per_device_train_batch_size × processes × gradient_accumulation_steps": plan.batch,
     }
+    if section == "training":
+        values["max_tokens_per_step"] = getattr(args, "max_tokens_per_step", None)
     if plan.schedule.depends_on_epochs:
         values[f"{LENGTH}epochs of the schedule"] = plan.epochs
     if counts_steps or kind not in _LENGTHLESS or 0 < warmup < 1:
@@ -229,7 +233,7 @@ def _as_read(record: Record) -> Record:
 def _read_record(folder: Path) -> Record:
     """A checkpoint's record; if it has none, the model's record from its config.json; else empty."""
     if (folder / FILE).is_file():
-        return _as_read(read_json(folder / FILE, remedy="", limited=False))
+        return _LATER | _as_read(read_json(folder / FILE, remedy="", limited=False))
     config = folder / "config.json"
     if config.is_file() and read_json(config, remedy="").get("model_type") == MtBertConfig.model_type:
         return _as_read(model_record(MtBertConfig.from_pretrained(folder)))

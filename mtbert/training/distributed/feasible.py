@@ -28,7 +28,8 @@ _BATCH = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient
 _RATES = ("learning_rate", "weight_decay", "max_grad_norm", "adam_epsilon")
 # Training argument → whether a value can be, and what it must be; transformers checks late, or not at all.
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    **dict.fromkeys((*_BATCH, "cpu_threads", "early_stopping_patience", "ddp_timeout"), _ONE_OR_MORE),
+    **dict.fromkeys((*_BATCH, "max_tokens_per_step"), _ONE_OR_MORE),
+    **dict.fromkeys(("cpu_threads", "early_stopping_patience", "ddp_timeout"), _ONE_OR_MORE),
     **dict.fromkeys((*_RATES, "num_train_epochs", "dataloader_num_workers"), _ZERO_OR_MORE),
     **dict.fromkeys(("early_stopping_threshold", "eval_delay"), _ZERO_OR_MORE),
     **dict.fromkeys(("adam_beta1", "adam_beta2"), _DECAY),
@@ -37,6 +38,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 _LIMITS = {
     **dict.fromkeys(_BATCH, "batch_rows"),
     **dict.fromkeys(("num_train_epochs", "max_steps"), "steps"),
+    "max_tokens_per_step": "step_tokens",
     "cpu_threads": "threads",
     "dataloader_num_workers": "processes",
 }

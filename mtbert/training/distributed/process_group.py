@@ -122,6 +122,7 @@ def watch_gradients(trainer: TaskTrainer) -> GradientCheck:
     find = args.ddp_find_unused_parameters
     if find is None:
         find = has_absent_tasks(trainer.schedule, batches, args.per_device_train_batch_size * shares, shares)
+        find = find or (len(batches) > 1 and args.max_tokens_per_step is not None)  # a step may have few rows of a task
     trainer.accelerator.ddp_handler.find_unused_parameters = find
     # With a method that averages gradients itself, DistributedDataParallel waits for none.
     averages = any(method.averages_gradients for method in trainer.methods.values())
