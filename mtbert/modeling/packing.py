@@ -1,12 +1,14 @@
 """Packed batches: all sequences of a batch are one row of real tokens, and only attention separates them.
 
 Linear layers, norms, adapters and heads work on `(tokens, hidden)`. Attention groups the sequences into a few buckets
-of similar length, pads inside a bucket only, and removes the padding again. It is registered with transformers'
-attention interface as `mtbert_packed`, and gets the layout as a keyword argument.
+of similar length, pads inside a bucket only, and removes the padding again; on a GPU, PyTorch's kernel for sequences of
+different lengths does without buckets (`uses_kernel`). It is registered with transformers' attention interface as
+`mtbert_packed`, and gets the layout as a keyword argument.
 """
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -38,6 +40,9 @@ PACKED_FAMILIES = {
     "xlm-roberta",
 }
 MAX_BUCKETS = 4
+# From PyTorch 2.11 on. The code beside a checkpoint may be loaded with an older one.
+KERNEL_HAS_WINDOWS = {"window_size", "scale"} <= inspect.signature(varlen_attn).parameters.keys()
+KERNEL_SIZE = 192  # numbers in an attention head; for larger ones some GPUs have no backward pass
 
 
 @dataclass(frozen=True)
@@ -266,8 +271,8 @@ def packed_attention(
         return layout.attend(query, key, value)
     if not layout.lengths:
         return value
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0 and window is None:
-        return _varlen_attention(query, key, value, layout, scaling)
+    if uses_kernel(query.device, query.dtype, query.shape[-1], dropout):
+        return _kernel_attention(query, key, value, layout, scaling, window)
     slots = [_ToSlots.apply(states, layout.gather, layout.scatter) for states in (query, key, value)]
     outputs, first = [], 0
     for bucket in layout.buckets:
@@ -303,12 +308,35 @@ def _attend(
     return faster_dropout(weights, dropout).to(value.dtype) @ value
 
 
-def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
-    """`packed_attention` with PyTorch's variable-length kernel: CUDA, half precision, no dropout."""
-    if scaling is not None:  # the kernel's factor is size^(-1/2), which not all versions let one change
-        query = query * (scaling * query.shape[-1] ** 0.5)
-    longest = max(layout.lengths)
-    output: Any = varlen_attn(query, key, value, layout.cu_seqlens, layout.cu_seqlens, longest, longest)
+def uses_kernel(device: torch.device, dtype: torch.dtype, size: int, dropout: float) -> bool:
+    """Whether PyTorch's kernel for sequences of different lengths computes packed attention; otherwise buckets do.
+
+    The kernel is FlashAttention. It takes any window and scaling, but no dropout, so that a model with attention
+    dropout uses it in evaluation only. It needs PyTorch 2.11, a GPU of compute capability 8 (Ampere) or more, and heads
+    of a multiple of 8 numbers.
+
+    Args:
+        device, dtype, size: those of queries, keys and values; size is that of a head.
+        dropout: dropout probability of the attention weights in this pass.
+    """
+    return (
+        dropout == 0
+        and device.type == "cuda"
+        and dtype in (torch.float16, torch.bfloat16)
+        and size % 8 == 0
+        and size <= KERNEL_SIZE
+        and KERNEL_HAS_WINDOWS
+        and torch.cuda.get_device_properties(device).major >= 8
+    )
+
+
+def _kernel_attention(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None, window: int | None
+) -> Tensor:
+    """`packed_attention` with PyTorch's kernel, where `uses_kernel` allows it."""
+    longest, ends = max(layout.lengths), layout.cu_seqlens
+    side = -1 if window is None or longest <= window + 1 else window  # -1: no limit
+    output: Any = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scaling, window_size=(side, side))
     return output
 
 
