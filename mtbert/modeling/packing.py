@@ -8,7 +8,6 @@ different lengths does without buckets (`uses_kernel`). It is registered with tr
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from .cpu_layers import dropout as faster_dropout
+from .device_copies import to_device
 from .errors import InputError
+from .kernel import kernel_attention, uses_kernel
 
 PACKED_ATTENTION = "mtbert_packed"
 
@@ -40,9 +40,6 @@ PACKED_FAMILIES = {
     "xlm-roberta",
 }
 MAX_BUCKETS = 4
-# From PyTorch 2.11 on. The code beside a checkpoint may be loaded with an older one.
-KERNEL_HAS_WINDOWS = {"window_size", "scale"} <= inspect.signature(varlen_attn).parameters.keys()
-KERNEL_SIZE = 192  # numbers in an attention head; for larger ones some GPUs have no backward pass
 
 
 @dataclass(frozen=True)
@@ -143,12 +140,12 @@ class PackedLayout:
         first, last = segment.sequences
         rows = segment.rows[1] - segment.rows[0]
         layout = PackedLayout.build(self.lengths[first:last], [(segment.task_id, rows, (last - first) // max(rows, 1))])
-        return layout.to(self.starts.device, non_blocking=True)
+        return layout.on(self.starts.device)
 
     def firsts(self) -> PackedLayout:
         """The layout of the first tokens, each as a sequence of its own."""
         count = len(self.lengths)
-        return PackedLayout.build([1] * count, [(0, count, 1)]).to(self.starts.device)
+        return PackedLayout.build([1] * count, [(0, count, 1)]).on(self.starts.device)
 
     def _apply(self, function: Any) -> PackedLayout:
         buckets = tuple(Bucket(b.count, b.length, None if b.mask is None else function(b.mask)) for b in self.buckets)
@@ -159,6 +156,10 @@ class PackedLayout:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedLayout:
         """The same layout on another device."""
         return self._apply(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def on(self, device: torch.device) -> PackedLayout:
+        """A layout that was just built, on a device, without waiting for the device."""
+        return self._apply(lambda tensor: to_device(tensor, device))
 
     def pin_memory(self) -> PackedLayout:
         """The same layout in page-locked memory, for asynchronous copies."""
@@ -272,7 +273,7 @@ def packed_attention(
     if not layout.lengths:
         return value
     if uses_kernel(query.device, query.dtype, query.shape[-1], dropout):
-        return _kernel_attention(query, key, value, layout, scaling, window)
+        return kernel_attention(query, key, value, layout.cu_seqlens, max(layout.lengths), scaling, window)
     slots = [_ToSlots.apply(states, layout.gather, layout.scatter) for states in (query, key, value)]
     outputs, first = [], 0
     for bucket in layout.buckets:
@@ -306,38 +307,6 @@ def _attend(
         scores = scores.masked_fill(~mask, -torch.inf)
     weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     return faster_dropout(weights, dropout).to(value.dtype) @ value
-
-
-def uses_kernel(device: torch.device, dtype: torch.dtype, size: int, dropout: float) -> bool:
-    """Whether PyTorch's kernel for sequences of different lengths computes packed attention; otherwise buckets do.
-
-    The kernel is FlashAttention. It takes any window and scaling, but no dropout, so that a model with attention
-    dropout uses it in evaluation only. It needs PyTorch 2.11, a GPU of compute capability 8 (Ampere) or more, and heads
-    of a multiple of 8 numbers.
-
-    Args:
-        device, dtype, size: those of queries, keys and values; size is that of a head.
-        dropout: dropout probability of the attention weights in this pass.
-    """
-    return (
-        dropout == 0
-        and device.type == "cuda"
-        and dtype in (torch.float16, torch.bfloat16)
-        and size % 8 == 0
-        and size <= KERNEL_SIZE
-        and KERNEL_HAS_WINDOWS
-        and torch.cuda.get_device_properties(device).major >= 8
-    )
-
-
-def _kernel_attention(
-    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None, window: int | None
-) -> Tensor:
-    """`packed_attention` with PyTorch's kernel, where `uses_kernel` allows it."""
-    longest, ends = max(layout.lengths), layout.cu_seqlens
-    side = -1 if window is None or longest <= window + 1 else window  # -1: no limit
-    output: Any = varlen_attn(query, key, value, ends, ends, longest, longest, scale=scaling, window_size=(side, side))
-    return output
 
 
 def packed_attention_forward(

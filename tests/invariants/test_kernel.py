@@ -10,12 +10,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from families import family_config
-from kernel import SIGNATURE, use_kernel
+from plain_kernel import SIGNATURE, use_kernel
 
-from mtbert.modeling import packing
+from mtbert.modeling import kernel
 from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
-from mtbert.modeling.packing import KERNEL_HAS_WINDOWS, PackedLayout, packed_attention, uses_kernel
+from mtbert.modeling.packing import PackedLayout, packed_attention
 from mtbert.modeling.task_spec import TaskSpec
 
 LENGTHS = (1, 20, 3, 7, 12, 5, 6)
@@ -62,14 +62,14 @@ def outputs_and_gradients(model: MtBertForMultiTask) -> dict[str, torch.Tensor]:
     ],
 )
 def test_outputs_and_gradients_are_the_padded_ones(family, scaling, windows, dtype, monkeypatch):
-    kernel = use_kernel(monkeypatch)
+    plain = use_kernel(monkeypatch)
     found = outputs_and_gradients(make_model(family, True, dtype, scaling))
-    assert [call["window_size"] for call in kernel.calls].count((-1, -1)) == (1 if family == "modernbert" else 3)
-    assert {call["window_size"] for call in kernel.calls} == windows and len(kernel.calls) == 3
-    assert {call["scale"] for call in kernel.calls} == {8**-0.5 if scaling is None else scaling}
-    assert {call["query"].dtype for call in kernel.calls} == {dtype}
+    assert [call["window_size"] for call in plain.calls].count((-1, -1)) == (1 if family == "modernbert" else 3)
+    assert {call["window_size"] for call in plain.calls} == windows and len(plain.calls) == 3
+    assert {call["scale"] for call in plain.calls} == {8**-0.5 if scaling is None else scaling}
+    assert {call["query"].dtype for call in plain.calls} == {dtype}
     padded = outputs_and_gradients(make_model(family, False, dtype, scaling))
-    assert len(kernel.calls) == 3 and found.keys() == padded.keys()
+    assert len(plain.calls) == 3 and found.keys() == padded.keys()
     for name, wanted in padded.items():
         near = NEAR[dtype] * max(1.0, float(wanted.abs().max()))
         torch.testing.assert_close(
@@ -84,17 +84,17 @@ def test_kernel_and_buckets_compute_the_same(window, scaling, monkeypatch):
     states = [torch.randn(33, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     wanted, found = torch.randn(33, 2, 3, dtype=torch.float64), []
     for by_kernel in (False, True):
-        kernel = use_kernel(monkeypatch) if by_kernel else None
+        plain = use_kernel(monkeypatch) if by_kernel else None
         output = packed_attention(*states, layout, scaling=scaling, window=window)
         found.append((output, *torch.autograd.grad((output * wanted).sum(), states)))
-    (call,) = kernel.calls
+    (call,) = plain.calls
     assert call["window_size"] == ((window, window) if window is not None and window < 11 else (-1, -1))
     for buckets, ours in zip(*found, strict=True):
         torch.testing.assert_close(ours, buckets)
 
 
 def test_the_kernel_of_this_pytorch_takes_windows_and_a_scale():
-    assert KERNEL_HAS_WINDOWS
+    assert kernel.HAS_WINDOWS
     assert SIGNATURE.parameters["window_size"].default == (-1, -1) and SIGNATURE.parameters["scale"].default is None
     assert "dropout_p" not in SIGNATURE.parameters  # or buckets would not be needed
 
@@ -121,8 +121,8 @@ CHOICES = [
 @pytest.mark.parametrize(("device", "dtype", "size", "dropout", "capability", "windows", "used"), CHOICES)
 def test_when_the_kernel_is_used(device, dtype, size, dropout, capability, windows, used, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(major=capability))
-    monkeypatch.setattr(packing, "KERNEL_HAS_WINDOWS", windows)
-    assert uses_kernel(torch.device(device), dtype, size, dropout) is used
+    monkeypatch.setattr(kernel, "HAS_WINDOWS", windows)
+    assert kernel.uses_kernel(torch.device(device), dtype, size, dropout) is used
 
 
 @pytest.mark.parametrize(
@@ -139,6 +139,6 @@ def test_when_the_kernel_is_used(device, dtype, size, dropout, capability, windo
 def test_training_with_attention_dropout_takes_buckets(family, probability, training, calls, monkeypatch):
     key = "attention_dropout" if family == "modernbert" else "attention_probs_dropout_prob"
     config = MtBertConfig(encoder=family_config(family, **{key: probability}), tasks=[TaskSpec("one", labels=3)])
-    kernel = use_kernel(monkeypatch)
+    plain = use_kernel(monkeypatch)
     MtBertForMultiTask(config).train(training)(input_ids=torch.randint(5, 100, (2, 9)))
-    assert len(kernel.calls) == calls
+    assert len(plain.calls) == calls

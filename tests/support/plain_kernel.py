@@ -7,7 +7,7 @@ import inspect
 import torch
 from torch.nn.attention.varlen import varlen_attn
 
-from mtbert.modeling import packing
+from mtbert.modeling import kernel, packing
 
 SIGNATURE = inspect.signature(varlen_attn)
 
@@ -39,7 +39,7 @@ class PlainKernel:
 
 def use_kernel(monkeypatch) -> PlainKernel:
     """Make packed attention use a stand-in wherever it has no dropout, on any device and in any precision."""
-    kernel = PlainKernel()
-    monkeypatch.setattr(packing, "varlen_attn", kernel)
+    plain = PlainKernel()
+    monkeypatch.setattr(kernel, "varlen_attn", plain)
     monkeypatch.setattr(packing, "uses_kernel", lambda device, dtype, size, dropout: dropout == 0)
-    return kernel
+    return plain
