@@ -82,7 +82,10 @@ def load_model(folder: Path, recipe: Recipe) -> MtBertForMultiTask | PeftModel:
     if recipe.peft is None:
         return MtBertForMultiTask.from_pretrained(folder)
     tasks = MtBertConfig.from_pretrained(folder).task_specs
-    model = MtBertForMultiTask.from_encoder(recipe.encoder, tasks, recipe.model.adapter, recipe.model.packed)
+    part = recipe.model
+    model = MtBertForMultiTask.from_encoder(
+        recipe.encoder, tasks, part.adapter, part.packed, attention_dropout=part.attention_dropout
+    )
     return load_adapter(model, folder)
 
 

@@ -9,6 +9,8 @@ from accelerate.data_loader import prepare_data_loader
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import TrainingArguments
 
+from ..modeling import device_copies
+
 
 def identity(batch: Any) -> Any:
     """Return the batch unchanged; the collator for data sets that yield whole batches."""
@@ -23,7 +25,7 @@ def step_loader(args: TrainingArguments, dataset: Dataset[Any], sampler: Sampler
         batch_sampler=sampler,
         collate_fn=identity,
         num_workers=workers,
-        pin_memory=args.dataloader_pin_memory and args.device.type == "cuda",
+        pin_memory=args.dataloader_pin_memory and args.device.type in device_copies.PAGE_LOCKED,
         prefetch_factor=args.dataloader_prefetch_factor if workers else None,
         persistent_workers=bool(workers) and args.dataloader_persistent_workers,
         generator=torch.Generator(),  # a separate one: creating an iterator draws from it

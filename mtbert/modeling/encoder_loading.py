@@ -24,7 +24,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from .config_checks import refuse_sizes
 from .configuration_mtbert import MtBertConfig
-from .encoder_support import check_encoder
+from .encoder_support import attention_dropout, check_encoder
 from .errors import FileError, InputError
 from .limits import beyond
 
@@ -83,6 +83,31 @@ def encoder_config(encoder: str | os.PathLike[str], **where: Any) -> PreTrainedC
     except ValueError as error:
         raise InputError(f"{encoder}: {error}") from error
     return config
+
+
+def start_encoder(encoder: str | os.PathLike[str], dropout: float | None, **kwargs: Any) -> PreTrainedModel:
+    """Load a pretrained encoder as the first weights of a new model.
+
+    Args:
+        encoder: a model of the hub, or a folder.
+        dropout: dropout probability of the attention weights, in [0, 1); None: that of the encoder's config.
+        kwargs: as in `AutoModel.from_pretrained`.
+
+    Raises:
+        ValueError: see `encoder_config` and `attention_dropout`.
+    """
+    config = encoder_config(encoder, **{key: kwargs[key] for key in WHERE if key in kwargs})
+    if dropout is not None:
+        if kwargs.get("config") is not None:
+            raise InputError("give either attention_dropout or a config, which can say it itself")
+        kwargs |= attention_dropout(config, dropout)
+    loaded = load_encoder(encoder, **kwargs)
+    if os.path.isdir(encoder):
+        loaded.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine
+    module: Any
+    for module in loaded.modules():
+        module._is_hf_initialized = True  # transformers does not initialise such modules
+    return loaded
 
 
 def load_tokenizer(

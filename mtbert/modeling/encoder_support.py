@@ -40,6 +40,10 @@ _REFUSED = {
 # neighbouring tokens, and YOSO misreads the masks of current versions. A test checks that the other families do not.
 _PADDING_SENSITIVE = {"convbert", "fnet", "funnel", "mobilebert", "nystromformer", "yoso"}
 
+# Names that families give the dropout probability of attention weights in their configs.
+ATTENTION_DROPOUT = ("attention_probs_dropout_prob", "attention_dropout")
+_UNREAD_DROPOUT = {"mra", "nystromformer", "yoso"}  # their layers in transformers do not use what their configs say
+
 
 def check_encoder(config: PreTrainedConfig) -> None:
     """Raise InputError if a config is not of a supported text encoder, or lacks a setting that its family needs.
@@ -70,6 +74,23 @@ def check_encoder(config: PreTrainedConfig) -> None:
         )
     if _counts_after_padding(config) and config.pad_token_id is None:
         raise InputError(f"{kind!r}: pad_token_id is null, but positions are counted from it; set it in its config")
+
+
+def attention_dropout(config: PreTrainedConfig, probability: float) -> dict[str, float]:
+    """The dropout of attention weights as the keys of an encoder's config.
+
+    Raises:
+        InputError: for a probability outside [0, 1), and for a family without such a dropout.
+    """
+    if not 0 <= probability < 1:
+        raise InputError(f"attention_dropout is {probability}, but must be in [0, 1)")
+    names = [name for name in ATTENTION_DROPOUT if hasattr(config, name)]
+    if not names or config.model_type in _UNREAD_DROPOUT:
+        raise InputError(
+            f"attention_dropout is {probability}, but {config.model_type!r} encoders have no dropout of attention "
+            "weights; drop it (their other dropout is in the encoder's config)"
+        )
+    return dict.fromkeys(names, probability)
 
 
 def adopt(encoder: Any) -> None:

@@ -17,7 +17,7 @@ from .adapted_layers import prepare_layers
 from .adapters import make_adapter
 from .configuration_mtbert import MtBertConfig, list_tasks
 from .cpu_layers import use_faster_layers
-from .encoder_loading import WHERE, encoder_config, load_encoder, make_encoder
+from .encoder_loading import WHERE, make_encoder, start_encoder
 from .encoder_support import adopt, check_encoder, drop_pooler, has_pooler
 from .errors import InputError, UnknownTaskError
 from .forward_arguments import as_tensor, check_tokens, given_tasks, pack, refuse_unknown, task_names
@@ -101,6 +101,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         tasks: TaskSpec | Sequence[TaskSpec | Mapping[str, Any]] | Mapping[str, Any],
         adapter: AdapterSpec | Mapping[str, Any] | None = None,
         packed: bool = True,
+        attention_dropout: float | None = None,
         **kwargs: Any,
     ) -> MtBertForMultiTask:
         """Start from a pretrained encoder, with new heads.
@@ -110,20 +111,17 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             tasks: the tasks, in the order of their ids; a single task; or name → the other fields.
             adapter: the adapter that each task adds to the encoder; None: no adapter.
             packed: whether to encode without padding, if the encoder's family supports it.
+            attention_dropout: dropout probability of the attention weights, in [0, 1); None: that of the encoder's
+                config. Training on a GPU is faster with 0.
             kwargs: passed on to `AutoModel.from_pretrained` (`revision`, `dtype`, `attn_implementation`, …).
 
         Raises:
-            ValueError: for an encoder that is not part of transformers, or that needs remote code.
+            ValueError: for an encoder that is not part of transformers, or that needs remote code; for a dropout that
+                the encoder does not have.
         """
-        where = {key: kwargs[key] for key in WHERE if key in kwargs}
         tasks = list_tasks(tasks)
-        encoder_config(encoder, **where)
-        pretrained = load_encoder(encoder, **kwargs)
-        if os.path.isdir(encoder):
-            pretrained.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine
-        module: Any
-        for module in pretrained.modules():
-            module._is_hf_initialized = True  # transformers does not initialise such modules
+        pretrained = start_encoder(encoder, attention_dropout, **kwargs)
+        where = {key: kwargs[key] for key in WHERE if key in kwargs}
         attention = pretrained.config._attn_implementation
         config = MtBertConfig(encoder=pretrained.config, tasks=tasks, adapter=adapter, packed=bool(packed))
         config.encoder._attn_implementation = attention  # a new config around it resets this

@@ -1,8 +1,9 @@
 """Packed batches: all sequences of a batch are one row of real tokens, and only attention separates them.
 
 Linear layers, norms, adapters and heads work on `(tokens, hidden)`. Attention groups the sequences into a few buckets
-of similar length, pads inside a bucket only, and removes the padding again. It is registered with transformers'
-attention interface as `mtbert_packed`, and gets the layout as a keyword argument.
+of similar length, pads inside a bucket only, and removes the padding again; on a GPU, PyTorch's kernel for sequences of
+different lengths does without buckets (`uses_kernel`). It is registered with transformers' attention interface as
+`mtbert_packed`, and gets the layout as a keyword argument.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from .cpu_layers import dropout as faster_dropout
+from .device_copies import to_device
 from .errors import InputError
+from .kernel import kernel_attention, uses_kernel
 
 PACKED_ATTENTION = "mtbert_packed"
 
@@ -138,12 +140,12 @@ class PackedLayout:
         first, last = segment.sequences
         rows = segment.rows[1] - segment.rows[0]
         layout = PackedLayout.build(self.lengths[first:last], [(segment.task_id, rows, (last - first) // max(rows, 1))])
-        return layout.to(self.starts.device, non_blocking=True)
+        return layout.on(self.starts.device)
 
     def firsts(self) -> PackedLayout:
         """The layout of the first tokens, each as a sequence of its own."""
         count = len(self.lengths)
-        return PackedLayout.build([1] * count, [(0, count, 1)]).to(self.starts.device)
+        return PackedLayout.build([1] * count, [(0, count, 1)]).on(self.starts.device)
 
     def _apply(self, function: Any) -> PackedLayout:
         buckets = tuple(Bucket(b.count, b.length, None if b.mask is None else function(b.mask)) for b in self.buckets)
@@ -154,6 +156,10 @@ class PackedLayout:
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedLayout:
         """The same layout on another device."""
         return self._apply(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def on(self, device: torch.device) -> PackedLayout:
+        """A layout that was just built, on a device, without waiting for the device."""
+        return self._apply(lambda tensor: to_device(tensor, device))
 
     def pin_memory(self) -> PackedLayout:
         """The same layout in page-locked memory, for asynchronous copies."""
@@ -266,8 +272,8 @@ def packed_attention(
         return layout.attend(query, key, value)
     if not layout.lengths:
         return value
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0 and window is None:
-        return _varlen_attention(query, key, value, layout, scaling)
+    if uses_kernel(query.device, query.dtype, query.shape[-1], dropout):
+        return kernel_attention(query, key, value, layout.cu_seqlens, max(layout.lengths), scaling, window)
     slots = [_ToSlots.apply(states, layout.gather, layout.scatter) for states in (query, key, value)]
     outputs, first = [], 0
     for bucket in layout.buckets:
@@ -301,15 +307,6 @@ def _attend(
         scores = scores.masked_fill(~mask, -torch.inf)
     weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     return faster_dropout(weights, dropout).to(value.dtype) @ value
-
-
-def _varlen_attention(query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None) -> Tensor:
-    """`packed_attention` with PyTorch's variable-length kernel: CUDA, half precision, no dropout."""
-    if scaling is not None:  # the kernel's factor is size^(-1/2), which not all versions let one change
-        query = query * (scaling * query.shape[-1] ** 0.5)
-    longest = max(layout.lengths)
-    output: Any = varlen_attn(query, key, value, layout.cu_seqlens, layout.cu_seqlens, longest, longest)
-    return output
 
 
 def packed_attention_forward(

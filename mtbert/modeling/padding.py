@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -13,6 +14,7 @@ from transformers import AttentionMaskInterface, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from .adapters import AdapterPass
+from .device_copies import to_device
 from .encoder_support import depends_on_padding, position_ids, shortest_input
 from .errors import InputError
 from .packing import PACKED_FAMILIES, PackedLayout, is_packed
@@ -148,15 +150,18 @@ def _in_buckets(encoder: PreTrainedModel, inputs: Mapping[str, Tensor], layout: 
 
 
 def _by_length(encoder: PreTrainedModel, inputs: Mapping[str, Tensor], layout: PackedLayout) -> BaseModelOutput:
-    hidden, tokens, lengths = [], [], layout.cu_seqlens.diff()
+    """Encode the sequences of each length together; their indices are computed on the host, which knows the lengths."""
+    hidden, tokens, lengths, device = [], [], np.array(layout.lengths), layout.starts.device
+    starts = lengths.cumsum() - lengths
     for length in sorted(set(layout.lengths)):
-        starts = layout.starts[lengths == length, None]
-        place = torch.arange(max(length, shortest_input(encoder.config)), device=starts.device)
-        mask = (place < length).expand(len(starts), -1)
-        index = torch.where(mask, starts + place, 0)
-        hidden.append(_pass(encoder, inputs, index, mask).last_hidden_state[mask])
-        tokens.append(index[mask])
-    return BaseModelOutput(torch.cat(hidden).index_select(0, torch.cat(tokens).argsort()))
+        real = starts[lengths == length, None] + np.arange(length)
+        more = max(shortest_input(encoder.config) - length, 0)
+        index = to_device(torch.from_numpy(np.pad(real, ((0, 0), (0, more)))), device)
+        mask = (torch.arange(length + more, device=device) < length).expand(len(real), -1)
+        hidden.append(_pass(encoder, inputs, index, mask).last_hidden_state[:, :length].flatten(0, 1))
+        tokens.append(real.ravel())
+    order = to_device(torch.from_numpy(np.concatenate(tokens).argsort()), device)
+    return BaseModelOutput(torch.cat(hidden).index_select(0, order))
 
 
 def _pass(encoder: PreTrainedModel, inputs: Mapping[str, Tensor], index: Tensor, mask: Tensor, **extra: Any) -> Any:

@@ -66,7 +66,7 @@ def _for_all(
             raise InputError(f"task {name!r} takes {spec.num_sequences} sequences a row, got {count} in all")
         plan.append((model.task_id(name), rows, spec.num_sequences))
     if any(name in model.adapters for name in names):
-        copies = PackedLayout.build(layout.lengths * len(names), plan).to(layout.starts.device)
+        copies = PackedLayout.build(layout.lengths * len(names), plan).on(layout.starts.device)
         values = [None if value is None else torch.cat([value] * len(names), dim=1) for value in values]
         return values, copies, copies.segments
     tokens = (0, sum(layout.lengths))

@@ -30,7 +30,13 @@ def check(recipe: ReadRecipe, report: Report) -> None:
     for section, given in (("training", recipe.training), ("pretraining", recipe.pretraining or {})):
         for problem in range_problems(given):
             report.add(problem.under(section))
-    checked = {"schedule": recipe.schedule, "optimizer": recipe.optimizer, **recipe.methods, "card": recipe.card}
+    checked = {
+        "model": recipe.model,
+        "schedule": recipe.schedule,
+        "optimizer": recipe.optimizer,
+        **recipe.methods,
+        "card": recipe.card,
+    }
     for key, settings in checked.items():
         if not report.broken((key,)):
             report.add_all(setting_problem.under(key) for setting_problem in settings.problems())

@@ -12,6 +12,7 @@ from ..data.splits import LoadedTask, load_task
 from ..errors import RecipeError
 from ..modeling import encoder_loading
 from ..modeling.configuration_mtbert import MtBertConfig
+from ..modeling.encoder_support import attention_dropout
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.tokenization import length_limit, separator_ids
 from ..training.peft import wrap
@@ -80,6 +81,8 @@ def check_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
     for spec in specs:
         note(length_limit, spec, tokenizer, config)
         note(separator_ids, spec, tokenizer)
+    if recipe.model.attention_dropout is not None:
+        note(attention_dropout, config, recipe.model.attention_dropout)
     note(build)
     if problems:
         raise RecipeError(problems)

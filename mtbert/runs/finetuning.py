@@ -125,7 +125,10 @@ def _encoder(
 
 
 def _make_model(recipe: Recipe, encoder: str) -> MtBertForMultiTask | PeftModel:
-    model = MtBertForMultiTask.from_encoder(encoder, _specs(recipe), recipe.model.adapter, recipe.model.packed)
+    part = recipe.model
+    model = MtBertForMultiTask.from_encoder(
+        encoder, _specs(recipe), part.adapter, part.packed, attention_dropout=part.attention_dropout
+    )
     return model if recipe.peft is None else wrap(model, recipe.peft)
 
 

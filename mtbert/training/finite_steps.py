@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NotFinite
+from ..modeling.device_copies import OnItsWay
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -19,7 +20,7 @@ STOP, SKIP = "stop", "skip"
 # Steps in a row without an update after which a run has diverged; fp16's loss scale falls from 65,536 below 1 in 17.
 IN_A_ROW = 20
 SHOWN = 10  # a message names so many rows of a task
-_Checked = tuple[Tensor | float, list[Any], int]  # the norm of a step's gradient, its micro-batches, its number
+_Checked = tuple[OnItsWay, list[Any], int]  # the norm of a step's gradient, its micro-batches, its number
 
 
 def guarded(loss: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ class FiniteSteps:
 
     Args:
         on_nonfinite: `stop` or `skip`.
-        late: check a step's gradient one step later, so that nothing waits for the GPU; only with `stop`.
+        late: check a step's gradient one step later, when its norm has arrived from the device; only with `stop`.
 
     Attributes:
         skipped: number of skipped steps since `forget`.
@@ -90,7 +91,7 @@ class FiniteSteps:
         Raises:
             NotFinite: if the gradient is not finite and the run stops at that, or after 20 such steps in a row.
         """
-        checked: _Checked | None = (norm, self._step, step)
+        checked: _Checked | None = (OnItsWay(norm), self._step, step)
         self._step = []
         if self.late and accelerator.scaler is None:
             checked, self._waiting = self._waiting, checked
@@ -103,9 +104,9 @@ class FiniteSteps:
             self._judge(*waiting, accelerator, data)
 
     def _judge(
-        self, norm: Tensor | float, batches: list[Any], step: int, accelerator: Accelerator, data: Mapping[str, Dataset]
+        self, norm: OnItsWay, batches: list[Any], step: int, accelerator: Accelerator, data: Mapping[str, Dataset]
     ) -> bool:
-        if math.isfinite(norm):
+        if math.isfinite(norm.read()):
             self._in_a_row = 0
             return False
         self._in_a_row += 1

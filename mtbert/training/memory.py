@@ -23,6 +23,7 @@ from transformers import TrainingArguments
 from ..data.collation import row_lengths
 from ..data.sampling import Step, StepSampler
 from ..data.token_plan import TokenPlan
+from ..modeling.encoder_support import ATTENTION_DROPOUT
 from ..modeling.packing import PackedLayout
 from .console import print_lines, print_parameters, print_plan
 from .distributed.encoder_sharding import encoder_layers
@@ -140,7 +141,7 @@ def shape_of(model: Any, layout: PackedLayout, half: bool) -> Shape:
         inner=size("intermediate_size", "hidden_dim"),
         heads=size("num_attention_heads", "n_heads"),
         half=half,
-        weights_kept=not packs or (on_cpu and bool(size("attention_probs_dropout_prob", "attention_dropout"))),
+        weights_kept=not packs or (on_cpu and bool(size(*ATTENTION_DROPOUT))),
         dropout=bool(size("hidden_dropout_prob", "dropout", "mlp_dropout")),
     )
 

@@ -124,7 +124,7 @@ class MtBertTrainer(Trainer):
         add_callbacks(self, model.config.encoder)
         refuse_given_parts(self.settings, self.methods, self.optimizer, self.compute_loss_func)
         self.losses = StepLosses(model, self.task_training, self.schedule, self.methods.values(), args.device)
-        self.finite = FiniteSteps(args.on_nonfinite, late=args.device.type == "cuda")
+        self.finite = FiniteSteps(args.on_nonfinite, late=args.device.type != "cpu")
         self._parameters_without_embeddings = model.num_parameters(exclude_embeddings=True)
         self._drawing = read_drawing(self)
         self.losses.weigh_classes(self.train_dataset or {})

@@ -93,6 +93,7 @@ KEYS = {
     "surgery.reduction": ("mean", {"schedule.name": "simultaneous", "surgery.method": "pcgrad"}),
     "surgery.c": (0.9, {"schedule.name": "simultaneous", "surgery.method": "cagrad", "surgery.c": 0.1}),
     "model.freeze_encoder": (True, {}),
+    "model.attention_dropout": (0.0, {}),
     "model.train_layer_norms": (True, {"model.freeze_encoder": True}),
     "model.adapter.type": ("pal", {"model.adapter.type": "low_rank", "model.adapter.size": 12}),
     "model.adapter.size": (6, {"model.adapter.type": "low_rank"}),

@@ -28,7 +28,7 @@ def gramian(gradients: Sequence[Sequence[Tensor | None]]) -> Tensor:
             products += [torch.dot(blocks[i], blocks[j]) for i, j in pairs]
     total = torch.zeros(len(gradients), len(gradients), dtype=torch.float64, device=device)
     if products:
-        rows, columns = torch.tensor(pairs, device=device).T
+        rows, columns = torch.tril_indices(len(gradients), len(gradients), device=device)  # in the order of the pairs
         total[rows, columns] = torch.stack(products).double().view(-1, len(pairs)).sum(0)
     return total + total.tril(-1).T
 

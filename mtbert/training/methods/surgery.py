@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...data.sampling import drawing
 from ...errors import InputError, Problem
+from ...modeling.device_copies import to_device
 from ...modeling.own_parts import put
 from . import gramian_weights
 from .base import Method, PeakMemory, Reduce, TaskTrainer
@@ -96,7 +97,7 @@ class Surgery:
         """
         if self.method == "pcgrad":
             order = gramian_weights.draw_order(len(gramian), np.random.default_rng([*key, _STREAM]))
-            order = torch.from_numpy(order).to(gramian.device, non_blocking=True)
+            order = to_device(torch.from_numpy(order), gramian.device)
             return torch.where(gramian.isfinite().all(), gramian_weights.pcgrad(gramian, order), 1.0)
         products = gramian.cpu().numpy()
         scale = products.trace() / len(products)
@@ -109,7 +110,7 @@ class Surgery:
         if weights.shape != (len(products),):
             shape = f"{weights.shape}, but must be ({len(products)},)"
             raise InputError(f"surgery.method {self.method!r} returned weights of the shape {shape}: one for each task")
-        return torch.from_numpy(weights).to(gramian.device)
+        return to_device(torch.from_numpy(weights), gramian.device)
 
     def build(self) -> GradientSurgery:
         """Build the method."""
@@ -197,7 +198,8 @@ class GradientSurgery(Method):
         if not self.shared:
             raise InputError("surgery: no parameter that the tasks share is trained; unfreeze the encoder, or drop it")
         words = model.encoder.get_input_embeddings()  # a step reads few of its rows
-        self._words = words if isinstance(words, nn.Embedding) and any(words.weight is p for p in self.shared) else None
+        sparse = isinstance(words, nn.Embedding) and any(words.weight is p for p in self.shared)
+        self._words = words if sparse and trainer.args.device.type == "cpu" else None
         self.begin()
 
     def describe(self) -> str:
@@ -231,7 +233,8 @@ class GradientSurgery(Method):
     def collecting(self, task: str) -> Iterator[None]:
         """Within, backward passes add to this task's gradient of the shared parameters only.
 
-        The gradient of the word embeddings is sparse: filling a dense one with zeros takes longer than the surgery.
+        On a CPU the gradient of the word embeddings is sparse: filling a dense one with zeros takes longer than the
+        surgery. Elsewhere the host would have to wait for the number of its rows.
         """
         gradients = self._gradients.setdefault(task, [None] * len(self.shared))
         for parameter, gradient in zip(self.shared, gradients, strict=True):
@@ -294,7 +297,7 @@ class GradientSurgery(Method):
         groups: list[list[Any]] = [self._gradients.get(name, [None] * len(self.shared)) for name in self.names]
         groups.append([p.grad for p in self.own])
         has_gradient = [gradient is not None for group in groups for gradient in group]
-        on_any = torch.tensor(has_gradient, dtype=torch.int32, device=device)
+        on_any = to_device(torch.tensor(has_gradient, dtype=torch.int32), device)
         torch.distributed.all_reduce(on_any, torch.distributed.ReduceOp.MAX)
         flags = iter(on_any.tolist())
         for group, name in zip(groups, (*self.names, None), strict=True):

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ...errors import Problem
+from ...modeling.device_copies import to_device
 from ...modeling.task_spec import TaskSpec
 from ..optimizers import GROUPED
 from .base import Method, Reduce, TaskTrainer
@@ -91,15 +92,16 @@ class LogVariances(nn.Module):
         return self.factors[task] * torch.exp(-s) * total + rows * s / 2
 
     def average_gradients(self, reduce: Callable[..., Tensor]) -> None:
-        """Average the gradients over processes; None where no process has one. Collective.
+        """Average the gradients over processes; None where no process has one. Collective; waits for the device once.
 
         Args:
             reduce: `Accelerator.reduce`, called once on every process.
         """
         parameters = list(self.parameters())
-        gradients = [(0.0 if p.grad is None else p.grad.item(), p.grad is not None) for p in parameters]
-        means = reduce(torch.tensor(gradients, dtype=torch.float32, device=parameters[0].device), reduction="mean")
-        for parameter, (mean, share) in zip(parameters, means, strict=True):
+        gradients = torch.stack([torch.zeros_like(p) if p.grad is None else p.grad for p in parameters])
+        present = to_device(torch.tensor([float(p.grad is not None) for p in parameters]), gradients.device)
+        means, shares = reduce(torch.stack([gradients, present]), reduction="mean")
+        for parameter, mean, share in zip(parameters, means, shares.tolist(), strict=True):
             parameter.grad = mean.clone() if share > 0 else None
 
 
@@ -137,7 +139,9 @@ class UncertaintyWeighting(Method):
         return [{"params": parameters, "lr": self.rate, "weight_decay": 0.0, "decayed": False}]
 
     def logs(self, reduce: Reduce, logged: Mapping[str, float]) -> dict[str, float]:
-        return {f"log_variance_{name}": value.item() for name, value in self.variances.log_variances.items()}
+        names, values = zip(*self.variances.log_variances.items(), strict=True)
+        values = torch.stack(values).tolist()
+        return {f"log_variance_{name}": value for name, value in zip(names, values, strict=True)}
 
     def save(self, folder: str) -> None:
         save_file(self.variances.state_dict(), os.path.join(folder, LOG_VARIANCES))

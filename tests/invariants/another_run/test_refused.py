@@ -78,6 +78,10 @@ REFUSED = {
         {"adapter": {"type": "low_rank", "size": 4}, "config": {"hidden_dropout_prob": 0.0}},
         ["model.adapter was null and is {", "encoder.hidden_dropout_prob was 0.1 and is 0.0"],
     ),
+    "attention dropout": (
+        {"config": {"attention_probs_dropout_prob": 0.0}},
+        ["encoder.attention_probs_dropout_prob was 0.1 and is 0.0"],
+    ),
     "tasks' training": (
         {
             "task_training": {

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from families import family_config
+from transformers import AutoModel
 
 from mtbert.recipe import Recipe, RecipeError, load_data, load_tokenizer
+from mtbert.recipe.preflight import check_model
 
 
 def recipe(folder, **files) -> Recipe:
@@ -37,3 +40,16 @@ def test_the_problems_of_all_tasks_come_at_once(tmp_path):
 def test_an_encoder_without_a_tokenizer(tmp_path):
     with pytest.raises(RecipeError, match=f"encoder is '{tmp_path}', whose tokenizer can not be loaded: "):
         load_tokenizer(recipe(tmp_path, a="text,label\nx,bad\n"))
+
+
+@pytest.mark.parametrize(("family", "problems"), [("bert", []), ("fnet", ["attention_dropout is 0.2, but 'fnet' enc"])])
+def test_an_encoder_without_attention_dropout(family, problems, tmp_path, tokenizer):
+    AutoModel.from_config(family_config(family)).save_pretrained(tmp_path)
+    tree = recipe(tmp_path, a="text,label\nx,bad\n").to_dict()
+    given = Recipe.from_dict(tree | {"model": {"attention_dropout": 0.2}})
+    found = []
+    try:
+        check_model(given, tokenizer)
+    except RecipeError as error:
+        found = error.problems
+    assert [line[: len(start)] for line, start in zip(found, problems, strict=True)] == problems

@@ -231,3 +231,18 @@ def test_evaluation_has_the_plain_loss(run, tasks):
         for key in left:
             if key.startswith("loss_"):
                 assert left[key] == pytest.approx(right[key])
+
+
+def test_gradients_of_the_variances_are_means_over_processes():
+    """Of another process that has rows of the first task only; a task without rows anywhere keeps no gradient."""
+    weighting = LogVariances([SCORE, SINGLE, TaskSpec("unseen", labels=2)])
+    first, second, third = weighting.parameters()
+    first.grad, second.grad, third.grad = torch.tensor(0.5), torch.tensor(0.25), None
+
+    def reduce(ours, reduction):
+        theirs = torch.tensor([[1.5, 0.0, 0.0], [1.0, 0.0, 0.0]])
+        assert reduction == "mean" and ours.shape == theirs.shape
+        return (ours + theirs) / 2
+
+    weighting.average_gradients(reduce)
+    assert (first.grad, second.grad, third.grad) == (torch.tensor(1.0), torch.tensor(0.125), None)

@@ -172,6 +172,22 @@ def test_the_word_embeddings_gradient_is_sparse_only_while_it_is_collected(make_
     assert not words.sparse
 
 
+def test_on_a_gpu_it_is_dense_and_combines_to_the_same(make_model, batch, tasks):
+    combined = []
+    for dense in (False, True):
+        model = make_model().eval()
+        surgery = attached(GradientSurgery(METHODS[0]), model, seed=3, device=torch.device("cuda" if dense else "cpu"))
+        for task, part in parts_by_task(batch, tasks):
+            with surgery.collecting(task):
+                output = model(**{key: value for key, value in part.items() if key not in ("labelled", "rows")})
+                output.row_losses[task].sum().backward()
+        assert all(each[0].is_sparse is not dense for each in surgery._gradients.values())
+        surgery.combine(accelerator(), 0)
+        combined.append([parameter.grad for parameter in surgery.shared])
+    for sparse, dense in zip(*combined, strict=True):
+        torch.testing.assert_close(dense, sparse, rtol=1e-5, atol=1e-7)
+
+
 def test_a_weighted_sum_leaves_out_what_is_none():
     weights = torch.tensor([2.0, 3.0, 0.5], dtype=torch.float64)
     one, other = torch.tensor([1.0, 2.0]), torch.tensor([10.0, 20.0])
