@@ -23,6 +23,7 @@ from .errors import InputError, UnknownTaskError
 from .forward_arguments import as_tensor, check_tokens, given_tasks, pack, refuse_unknown, task_names
 from .heads import make_head
 from .limits import refuse_reserved
+from .mpnet_attention import prepare_mpnet
 from .onnx_export import export_onnx, traced_logits
 from .outputs import MtBertOutput, add_losses
 from .own_tokenizer import find_tokenizer, save_tokenizer
@@ -86,6 +87,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         if not needs_pooler:
             drop_pooler(self.encoder)
         adopt(self.encoder)
+        prepare_mpnet(self.encoder)
         if self.config.adapter is not None:
             prepare_layers(self.encoder)
         use_faster_layers(self.encoder)

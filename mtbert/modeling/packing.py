@@ -25,7 +25,10 @@ from .errors import InputError
 
 PACKED_ATTENTION = "mtbert_packed"
 
-# Families whose layers pass keyword arguments on to the attention interface. A test checks packed = padded for each.
+# Families whose attention is not transformers' attention interface, but has classes for packed batches of its own.
+_OWN_ATTENTION = {"mpnet"}
+# Families whose layers pass keyword arguments on to the attention interface, and those of _OWN_ATTENTION. A test checks
+# packed = padded for each.
 PACKED_FAMILIES = {
     "albert",
     "bert",
@@ -34,6 +37,7 @@ PACKED_FAMILIES = {
     "electra",
     "ernie",
     "modernbert",
+    "mpnet",
     "roberta",
     "xlm-roberta",
 }
@@ -249,6 +253,7 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     window: int | None = None,
+    added: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Scaled dot-product attention of each sequence over itself.
 
@@ -258,6 +263,8 @@ def packed_attention(
         dropout: dropout probability of the attention weights.
         scaling: factor on the scores; None: size^(-1/2).
         window: largest distance, in tokens, that is attended to; None: no limit.
+        added: for each bucket, what is added to its scores, `(count or 1, heads, length, length)`, -inf on padding; it
+            takes the place of the buckets' masks. Not with a window.
 
     Returns:
         `(tokens, heads, size)`.
@@ -266,14 +273,15 @@ def packed_attention(
         return layout.attend(query, key, value)
     if not layout.lengths:
         return value
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and dropout == 0 and window is None:
+    plain = dropout == 0 and window is None and added is None
+    if plain and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         return _varlen_attention(query, key, value, layout, scaling)
     slots = [_ToSlots.apply(states, layout.gather, layout.scatter) for states in (query, key, value)]
     outputs, first = [], 0
-    for bucket in layout.buckets:
+    for number, bucket in enumerate(layout.buckets):
         last = first + bucket.count * bucket.length
         q, k, v = (s[first:last].unflatten(0, (bucket.count, bucket.length)).transpose(1, 2) for s in slots)
-        mask = bucket.mask
+        mask = bucket.mask if added is None else added[number]
         if window is not None and bucket.length > window + 1:
             position = torch.arange(bucket.length, device=query.device)
             near = (position[:, None] - position[None, :]).abs() <= window
@@ -291,14 +299,19 @@ def _attend(
 ) -> Tensor:
     """Attention of padded sequences `(count, heads, length, size)`; `mask` leaves at least one key for every query.
 
-    On CPUs PyTorch's kernel does not support dropout, and its fallback draws random numbers slowly and computes half
-    precision in fp32. With dropout, products, softmax (in fp32) and dropout are therefore written out here.
+    A mask is true where keys are attended to, or is added to the scores.
+
+    On CPUs PyTorch's kernel supports no dropout and no gradient of a mask, and its fallback draws random numbers slowly
+    and computes half precision in fp32. There products, softmax (in fp32) and dropout are therefore written out here.
     """
-    if dropout == 0 or query.device.type != "cpu":
+    learnt = mask is not None and mask.requires_grad
+    if query.device.type != "cpu" or (dropout == 0 and not learnt):
+        if mask is not None and mask.dtype is not torch.bool:
+            mask = mask.to(query.dtype)  # under autocast it is in fp32
         return nn.functional.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scaling)
     scores = query * (query.shape[-1] ** -0.5 if scaling is None else scaling) @ key.transpose(-1, -2)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
     weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     return faster_dropout(weights, dropout).to(value.dtype) @ value
 
@@ -343,6 +356,14 @@ AttentionInterface.register(PACKED_ATTENTION, packed_attention_forward)
 AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
 
 
+def has_own_attention(encoder: PreTrainedModel) -> bool:
+    """Whether an encoder's attention can be packed, but is not transformers' attention interface.
+
+    Its padded passes compute the same whatever the attention implementation, which is eager by default.
+    """
+    return encoder.config.model_type in _OWN_ATTENTION
+
+
 def is_packed(encoder: PreTrainedModel) -> bool:
     """Whether the encoder's current attention implementation separates the sequences of a packed row.
 
@@ -363,5 +384,5 @@ def enable_packing(encoder: PreTrainedModel) -> None:
             f"{', '.join(sorted(PACKED_FAMILIES))}",
             stacklevel=2,
         )
-    elif encoder.config._attn_implementation == "sdpa":
+    elif encoder.config._attn_implementation == ("eager" if has_own_attention(encoder) else "sdpa"):
         encoder.config._attn_implementation = PACKED_ATTENTION
