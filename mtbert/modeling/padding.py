@@ -113,7 +113,8 @@ def _padded(
     if depends_on_padding(encoder.config) and layout.lengths:
         return _by_length(encoder, inputs, layout)
     alone = layout.starts.device.type == "cpu" and not (dist.is_available() and dist.is_initialized())
-    if encoder.config.model_type not in PACKED_FAMILIES and alone and layout.buckets and not wanted:
+    cheap = encoder.config.model_type not in PACKED_FAMILIES or has_own_attention(encoder)
+    if cheap and alone and layout.buckets and not wanted:
         return _in_buckets(encoder, inputs, layout, adapters)
     index, mask = padded_index(layout, 0, len(layout.lengths))
     sequence = torch.repeat_interleave(
