@@ -17,6 +17,7 @@ from .adapted_layers import prepare_layers
 from .adapters import make_adapter
 from .configuration_mtbert import MtBertConfig, list_tasks
 from .cpu_layers import use_faster_layers
+from .deberta_attention import prepare_deberta
 from .encoder_loading import WHERE, encoder_config, load_encoder, make_encoder
 from .encoder_support import adopt, check_encoder, drop_pooler, has_pooler
 from .errors import InputError, UnknownTaskError
@@ -88,6 +89,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
             drop_pooler(self.encoder)
         adopt(self.encoder)
         prepare_mpnet(self.encoder)
+        prepare_deberta(self.encoder)
         if self.config.adapter is not None:
             prepare_layers(self.encoder)
         use_faster_layers(self.encoder)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -26,13 +26,14 @@ from .errors import InputError
 PACKED_ATTENTION = "mtbert_packed"
 
 # Families whose attention is not transformers' attention interface, but has classes for packed batches of its own.
-_OWN_ATTENTION = {"mpnet"}
+_OWN_ATTENTION = {"deberta-v2", "mpnet"}
 # Families whose layers pass keyword arguments on to the attention interface, and those of _OWN_ATTENTION. A test checks
 # packed = padded for each.
 PACKED_FAMILIES = {
     "albert",
     "bert",
     "camembert",
+    "deberta-v2",
     "distilbert",
     "electra",
     "ernie",
@@ -245,6 +246,16 @@ class _FromSlots(torch.autograd.Function):
         return slots.index_copy_(0, scatter, gradient), None
 
 
+def to_buckets(states: Tensor, layout: PackedLayout) -> list[Tensor]:
+    """Pad packed states `(tokens, heads, size)` within the buckets: `(count, heads, length, size)` for each."""
+    slots = _ToSlots.apply(states, layout.gather, layout.scatter)
+    parts = slots.split([bucket.count * bucket.length for bucket in layout.buckets])
+    return [
+        part.unflatten(0, (bucket.count, bucket.length)).transpose(1, 2)
+        for part, bucket in zip(parts, layout.buckets, strict=True)
+    ]
+
+
 def packed_attention(
     query: Tensor,
     key: Tensor,
@@ -276,11 +287,9 @@ def packed_attention(
     plain = dropout == 0 and window is None and added is None
     if plain and query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         return _varlen_attention(query, key, value, layout, scaling)
-    slots = [_ToSlots.apply(states, layout.gather, layout.scatter) for states in (query, key, value)]
-    outputs, first = [], 0
-    for number, bucket in enumerate(layout.buckets):
-        last = first + bucket.count * bucket.length
-        q, k, v = (s[first:last].unflatten(0, (bucket.count, bucket.length)).transpose(1, 2) for s in slots)
+    parts = zip(layout.buckets, *(to_buckets(states, layout) for states in (query, key, value)), strict=True)
+    outputs = []
+    for number, (bucket, q, k, v) in enumerate(parts):
         mask = bucket.mask if added is None else added[number]
         if window is not None and bucket.length > window + 1:
             position = torch.arange(bucket.length, device=query.device)
@@ -290,7 +299,6 @@ def packed_attention(
             mask = near
         output = _attend(q, k, v, mask, dropout, scaling)
         outputs.append(output.transpose(1, 2).flatten(0, 1))
-        first = last
     return _FromSlots.apply(torch.cat(outputs) if len(outputs) > 1 else outputs[0], layout.scatter)
 
 
@@ -370,7 +378,13 @@ def is_packed(encoder: PreTrainedModel) -> bool:
     `set_attn_implementation` and the config can change it at any time. With any other implementation the sequences of a
     packed row would attend to each other.
     """
-    return encoder.config.model_type in PACKED_FAMILIES and encoder.config._attn_implementation == PACKED_ATTENTION
+    return _can_pack(encoder.config) and encoder.config._attn_implementation == PACKED_ATTENTION
+
+
+def _can_pack(config: PreTrainedConfig) -> bool:
+    # the convolution of DeBERTa's largest models would mix the ends of neighbouring texts
+    convolution = config.model_type == "deberta-v2" and getattr(config, "conv_kernel_size", 0) > 0
+    return config.model_type in PACKED_FAMILIES and not convolution
 
 
 def enable_packing(encoder: PreTrainedModel) -> None:
@@ -378,11 +392,13 @@ def enable_packing(encoder: PreTrainedModel) -> None:
 
     An encoder with another attention implementation than the default (`eager`, …) keeps it.
     """
-    if encoder.config.model_type not in PACKED_FAMILIES:
+    config = encoder.config
+    if not _can_pack(config):
+        which = " with a convolution" if config.model_type in PACKED_FAMILIES else ""
         warnings.warn(
-            f"{encoder.config.model_type} encoders are computed with padding; padding-free encoding works for: "
+            f"{config.model_type} encoders{which} are computed with padding; padding-free encoding works for: "
             f"{', '.join(sorted(PACKED_FAMILIES))}",
             stacklevel=2,
         )
-    elif encoder.config._attn_implementation == ("eager" if has_own_attention(encoder) else "sdpa"):
-        encoder.config._attn_implementation = PACKED_ATTENTION
+    elif config._attn_implementation == ("eager" if has_own_attention(encoder) else "sdpa"):
+        config._attn_implementation = PACKED_ATTENTION
