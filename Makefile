@@ -90,7 +90,7 @@ common: venv  ## run transformers' own tests of a model, which it downloads, on 
 	    tar --extract --gzip --file $(COMMON)/transformers-$$version.tar.gz --directory $(COMMON) transformers-$$version/tests; }; } && \
 	  HF_HUB_OFFLINE=1 MTBERT_COMMON=$$folder/tests $(BIN)/python -m pytest tests/common -W ignore $(PYTEST_ARGS)
 
-bench: encoder  ## compare with what a user would pick instead (on idle cores, 8 minutes)
+bench: encoder  ## compare with what a user would pick instead (on idle cores, 11 minutes)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]' --constraint constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps tasknet==1.60
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py

@@ -21,6 +21,7 @@ from contenders import CONTENDERS, compare, take_turns
 from datasets import Dataset
 from isolation import Isolated
 from measure import DTYPES, environment, has_bf16, instruction_set, matmul_rate, training_flops
+from mpnet import compare_mpnet
 from rich.console import Console
 from tables import Table, report
 from timed_steps import Timing
@@ -29,6 +30,7 @@ from workload import ROOT, WARM_UP, Workload, find_encoder, quiet, read_pairs
 
 MEMORY_STEPS = 2
 EVALUATED = ("mtbert", "padded")
+DEFAULT = [name for name in CONTENDERS if name != "bucketed"]  # which pads no less than `padded` does where BERT packs
 
 
 def parse() -> argparse.Namespace:
@@ -38,6 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8, help="timed optimizer steps of a round")
     parser.add_argument("--batch", type=int, default=32, help="rows of a step")
     parser.add_argument("--eval_rows", type=int, default=1500, help="rows of the evaluation; 0: leave it out")
+    parser.add_argument("--mpnet_steps", type=int, default=2, help="timed steps of a round of MPNet; 0: leave it out")
     parser.add_argument("--only", nargs="+", choices=[*CONTENDERS], help="these contenders, and mtbert")
     parser.add_argument("--precision", nargs="+", choices=[*DTYPES], help="default: those with instructions")
     parser.add_argument("--threads", type=int, help="default: all cores")
@@ -108,7 +111,7 @@ def run(args: argparse.Namespace, folder: str) -> None:
     start = time.perf_counter()
     if args.threads:
         torch.set_num_threads(args.threads)
-    names = [name for name in CONTENDERS if not args.only or name in ("mtbert", *args.only)]
+    names = [name for name in CONTENDERS if name in ("mtbert", *(args.only or DEFAULT))]
     values, tables, limits = {}, [], []
     instructions = instruction_set()
     where = environment(
@@ -141,6 +144,9 @@ def run(args: argparse.Namespace, folder: str) -> None:
         limits.append(row)
         for each in all_ready.values():
             each.stop()
+        if args.mpnet_steps:
+            table, values[precision]["mpnet"] = compare_mpnet(args, precision, console)
+            tables.append(table)
     tables.append(
         Table(
             "Our training step against this machine's matrix products",

@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BertConfig, PreTrainedTokenizerFast, set_seed
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BertConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    set_seed,
+)
 
 from mtbert.data.spec import DataSpec
 from mtbert.data.splits import load_task
@@ -54,8 +62,8 @@ def made_up_tokenizer(size: int = 30522) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=512, **names)
 
 
-def random_encoder(folder: str | Path, config: BertConfig) -> str:
-    """Write a BERT with random weights, with the packaged encoder's tokenizer or a made-up one, and return `folder`."""
+def random_encoder(folder: str | Path, config: PretrainedConfig) -> str:
+    """Write an encoder with random weights, and the packaged or a made-up tokenizer, to `folder`, and return it."""
     packaged = packaged_encoder()
     tokenizer = AutoTokenizer.from_pretrained(packaged) if packaged else made_up_tokenizer()
     config.vocab_size = len(tokenizer)

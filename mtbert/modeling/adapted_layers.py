@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from .adapters import AdapterPass
+from .encoder_call import given
 from .errors import InputError
 
 
@@ -92,11 +93,64 @@ class _ModernBertLayer:
         return _beside_layer(self, adapters, states, hidden_states, attended)
 
 
+class _AsksForAdapters:
+    """A layer of a family whose model does not pass the adapters on."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # here, not in `forward`, which gradient checkpointing repeats when the encoder is no longer running
+        layer: Any = super()
+        return layer.__call__(*args, adapters=given("adapters"), **kwargs)
+
+
+class _MPNetLayer(_AsksForAdapters):
+    """The same function as `_BertLayer`, with the names of MPNet's modules."""
+
+    def forward(
+        self: Any,
+        hidden_states: Any,
+        attention_mask: Any = None,
+        position_bias: Any = None,
+        output_attentions: bool = False,
+        adapters: AdapterPass | None = None,
+        **kwargs: Any,
+    ) -> tuple[Any, ...]:
+        sublayer = self.attention
+        states, *weights = sublayer.attn(hidden_states, attention_mask, position_bias, output_attentions)
+        states = _after_attention(self, adapters, sublayer.dropout(states))
+        attended = sublayer.LayerNorm(states + hidden_states)
+        states = self.output.dropout(self.output.dense(self.intermediate(attended))) + attended
+        return self.output.LayerNorm(_beside_layer(self, adapters, states, hidden_states, attended)), *weights
+
+
+class _DebertaLayer(_AsksForAdapters):
+    """The same function as `_BertLayer`, with DeBERTa's attention, to which relative positions are given."""
+
+    def forward(
+        self: Any,
+        hidden_states: Any,
+        attention_mask: Any,
+        query_states: Any = None,
+        output_attentions: bool = False,
+        adapters: AdapterPass | None = None,
+        **positions: Any,
+    ) -> tuple[Any, Any]:
+        context, weights = self.attention.self(
+            hidden_states, attention_mask, output_attentions, query_states=query_states, **positions
+        )
+        sublayer = self.attention.output
+        states = _after_attention(self, adapters, sublayer.dropout(sublayer.dense(context)))
+        attended = sublayer.LayerNorm(states + (hidden_states if query_states is None else query_states))
+        states = self.output.dropout(self.output.dense(self.intermediate(attended))) + attended
+        return self.output.LayerNorm(_beside_layer(self, adapters, states, hidden_states, attended)), weights
+
+
 # model_type → path of the list of layers, and the class with their `forward`
 _FAMILIES = {
     **dict.fromkeys(("bert", "camembert", "electra", "ernie", "roberta", "xlm-roberta"), ("encoder.layer", _BertLayer)),
+    "deberta-v2": ("encoder.layer", _DebertaLayer),
     "distilbert": ("transformer.layer", _DistilBertLayer),
     "modernbert": ("layers", _ModernBertLayer),
+    "mpnet": ("encoder.layer", _MPNetLayer),
 }
 
 

@@ -17,12 +17,14 @@ from .adapted_layers import prepare_layers
 from .adapters import make_adapter
 from .configuration_mtbert import MtBertConfig, list_tasks
 from .cpu_layers import use_faster_layers
+from .deberta_attention import prepare_deberta
 from .encoder_loading import WHERE, make_encoder, start_encoder
 from .encoder_support import adopt, check_encoder, drop_pooler, has_pooler
 from .errors import InputError, UnknownTaskError
 from .forward_arguments import as_tensor, check_tokens, given_tasks, pack, refuse_unknown, task_names
 from .heads import make_head
 from .limits import refuse_reserved
+from .mpnet_attention import prepare_mpnet
 from .onnx_export import export_onnx, traced_logits
 from .outputs import MtBertOutput, add_losses
 from .own_tokenizer import find_tokenizer, save_tokenizer
@@ -86,6 +88,8 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         if not needs_pooler:
             drop_pooler(self.encoder)
         adopt(self.encoder)
+        prepare_mpnet(self.encoder)
+        prepare_deberta(self.encoder)
         if self.config.adapter is not None:
             prepare_layers(self.encoder)
         use_faster_layers(self.encoder)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .adapters import AdapterPass
 from .configuration_mtbert import TaskSpec
+from .encoder_call import call_encoder
 from .encoder_support import depends_on_padding, first_position, pool, position_ids
 from .errors import InputError
 from .forward_arguments import task_names
@@ -86,14 +87,15 @@ class PaddedModel(nn.Module):
         adapter = model.adapters[name] if name in model.adapters else None  # noqa: SIM401 (a ModuleDict has no get)
         layout: Any = PaddedLayout(mask)
         whole: Any = (0, None)
-        extra: dict[str, Any] = {} if adapter is None else {"adapters": AdapterPass(((adapter, whole, layout),))}
+        adapters = None if adapter is None else AdapterPass(((adapter, whole, layout),))
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if token_type_ids is not None:
-            extra["token_type_ids"] = token_type_ids
+            inputs["token_type_ids"] = token_type_ids
         if self.table_begins is not None and "position_ids" in signature(model.encoder.forward).parameters:
             # The encoder would slice its table, and quantisers take the end of the table for a limit of the length.
             places = torch.ones_like(input_ids).cumsum(1) - 1
-            extra["position_ids"] = position_ids(model.encoder.config, input_ids, places) + self.table_begins
-        states = model.encoder(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
+            inputs["position_ids"] = position_ids(model.encoder.config, input_ids, places) + self.table_begins
+        states = call_encoder(model.encoder, inputs, adapters=adapters).last_hidden_state
         if adapter is not None:
             states = adapter.on_top(states.flatten(0, 1), layout).view_as(states)
         return tuple(self._logits(task, states, mask) for task in self.tasks)

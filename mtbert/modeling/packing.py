@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -27,15 +27,20 @@ from .kernel import kernel_attention, uses_kernel
 
 PACKED_ATTENTION = "mtbert_packed"
 
-# Families whose layers pass keyword arguments on to the attention interface. A test checks packed = padded for each.
+# Families whose attention is not transformers' attention interface, but has classes for packed batches of its own.
+_OWN_ATTENTION = {"deberta-v2", "mpnet"}
+# Families whose layers pass keyword arguments on to the attention interface, and those of _OWN_ATTENTION. A test checks
+# packed = padded for each.
 PACKED_FAMILIES = {
     "albert",
     "bert",
     "camembert",
+    "deberta-v2",
     "distilbert",
     "electra",
     "ernie",
     "modernbert",
+    "mpnet",
     "roberta",
     "xlm-roberta",
 }
@@ -247,6 +252,16 @@ class _FromSlots(torch.autograd.Function):
         return slots.index_copy_(0, scatter, gradient), None
 
 
+def to_buckets(states: Tensor, layout: PackedLayout) -> list[Tensor]:
+    """Pad packed states `(tokens, heads, size)` within the buckets: `(count, heads, length, size)` for each."""
+    slots = _ToSlots.apply(states, layout.gather, layout.scatter)
+    parts = slots.split([bucket.count * bucket.length for bucket in layout.buckets])
+    return [
+        part.unflatten(0, (bucket.count, bucket.length)).transpose(1, 2)
+        for part, bucket in zip(parts, layout.buckets, strict=True)
+    ]
+
+
 def packed_attention(
     query: Tensor,
     key: Tensor,
@@ -255,6 +270,7 @@ def packed_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     window: int | None = None,
+    added: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Scaled dot-product attention of each sequence over itself.
 
@@ -264,6 +280,8 @@ def packed_attention(
         dropout: dropout probability of the attention weights.
         scaling: factor on the scores; None: size^(-1/2).
         window: largest distance, in tokens, that is attended to; None: no limit.
+        added: for each bucket, what is added to its scores, `(count or 1, heads, length, length)`, -inf on padding; it
+            takes the place of the buckets' masks. Not with a window.
 
     Returns:
         `(tokens, heads, size)`.
@@ -272,14 +290,12 @@ def packed_attention(
         return layout.attend(query, key, value)
     if not layout.lengths:
         return value
-    if uses_kernel(query.device, query.dtype, query.shape[-1], dropout):
+    if added is None and uses_kernel(query.device, query.dtype, query.shape[-1], dropout):
         return kernel_attention(query, key, value, layout.cu_seqlens, max(layout.lengths), scaling, window)
-    slots = [_ToSlots.apply(states, layout.gather, layout.scatter) for states in (query, key, value)]
-    outputs, first = [], 0
-    for bucket in layout.buckets:
-        last = first + bucket.count * bucket.length
-        q, k, v = (s[first:last].unflatten(0, (bucket.count, bucket.length)).transpose(1, 2) for s in slots)
-        mask = bucket.mask
+    parts = zip(layout.buckets, *(to_buckets(states, layout) for states in (query, key, value)), strict=True)
+    outputs = []
+    for number, (bucket, q, k, v) in enumerate(parts):
+        mask = bucket.mask if added is None else added[number]
         if window is not None and bucket.length > window + 1:
             position = torch.arange(bucket.length, device=query.device)
             near = (position[:, None] - position[None, :]).abs() <= window
@@ -288,7 +304,6 @@ def packed_attention(
             mask = near
         output = _attend(q, k, v, mask, dropout, scaling)
         outputs.append(output.transpose(1, 2).flatten(0, 1))
-        first = last
     return _FromSlots.apply(torch.cat(outputs) if len(outputs) > 1 else outputs[0], layout.scatter)
 
 
@@ -297,14 +312,19 @@ def _attend(
 ) -> Tensor:
     """Attention of padded sequences `(count, heads, length, size)`; `mask` leaves at least one key for every query.
 
-    On CPUs PyTorch's kernel does not support dropout, and its fallback draws random numbers slowly and computes half
-    precision in fp32. With dropout, products, softmax (in fp32) and dropout are therefore written out here.
+    A mask is true where keys are attended to, or is added to the scores.
+
+    On CPUs PyTorch's kernel supports no dropout and no gradient of a mask, and its fallback draws random numbers slowly
+    and computes half precision in fp32. There products, softmax (in fp32) and dropout are therefore written out here.
     """
-    if dropout == 0 or query.device.type != "cpu":
+    learnt = mask is not None and mask.requires_grad
+    if query.device.type != "cpu" or (dropout == 0 and not learnt):
+        if mask is not None and mask.dtype is not torch.bool:
+            mask = mask.to(query.dtype)  # under autocast it is in fp32
         return nn.functional.scaled_dot_product_attention(query, key, value, mask, dropout_p=dropout, scale=scaling)
     scores = query * (query.shape[-1] ** -0.5 if scaling is None else scaling) @ key.transpose(-1, -2)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf)
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask
     weights = torch.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32))
     return faster_dropout(weights, dropout).to(value.dtype) @ value
 
@@ -340,13 +360,27 @@ AttentionInterface.register(PACKED_ATTENTION, packed_attention_forward)
 AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
 
 
+def has_own_attention(encoder: PreTrainedModel) -> bool:
+    """Whether an encoder's attention can be packed, but is not transformers' attention interface.
+
+    Its padded passes compute the same whatever the attention implementation, which is eager by default.
+    """
+    return encoder.config.model_type in _OWN_ATTENTION
+
+
 def is_packed(encoder: PreTrainedModel) -> bool:
     """Whether the encoder's current attention implementation separates the sequences of a packed row.
 
     `set_attn_implementation` and the config can change it at any time. With any other implementation the sequences of a
     packed row would attend to each other.
     """
-    return encoder.config.model_type in PACKED_FAMILIES and encoder.config._attn_implementation == PACKED_ATTENTION
+    return _can_pack(encoder.config) and encoder.config._attn_implementation == PACKED_ATTENTION
+
+
+def _can_pack(config: PreTrainedConfig) -> bool:
+    # the convolution of DeBERTa's largest models would mix the ends of neighbouring texts
+    convolution = config.model_type == "deberta-v2" and getattr(config, "conv_kernel_size", 0) > 0
+    return config.model_type in PACKED_FAMILIES and not convolution
 
 
 def enable_packing(encoder: PreTrainedModel) -> None:
@@ -354,11 +388,13 @@ def enable_packing(encoder: PreTrainedModel) -> None:
 
     An encoder with another attention implementation than the default (`eager`, …) keeps it.
     """
-    if encoder.config.model_type not in PACKED_FAMILIES:
+    config = encoder.config
+    if not _can_pack(config):
+        which = " with a convolution" if config.model_type in PACKED_FAMILIES else ""
         warnings.warn(
-            f"{encoder.config.model_type} encoders are computed with padding; padding-free encoding works for: "
+            f"{config.model_type} encoders{which} are computed with padding; padding-free encoding works for: "
             f"{', '.join(sorted(PACKED_FAMILIES))}",
             stacklevel=2,
         )
-    elif encoder.config._attn_implementation == "sdpa":
-        encoder.config._attn_implementation = PACKED_ATTENTION
+    elif config._attn_implementation == ("eager" if has_own_attention(encoder) else "sdpa"):
+        config._attn_implementation = PACKED_ATTENTION

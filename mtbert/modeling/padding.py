@@ -15,9 +15,10 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from .adapters import AdapterPass
 from .device_copies import to_device
+from .encoder_call import call_encoder
 from .encoder_support import depends_on_padding, position_ids, shortest_input
 from .errors import InputError
-from .packing import PACKED_FAMILIES, PackedLayout, is_packed
+from .packing import PACKED_FAMILIES, PackedLayout, has_own_attention, is_packed
 
 
 def padded_index(layout: PackedLayout, first: int, last: int) -> tuple[Tensor, Tensor]:
@@ -53,8 +54,9 @@ def encode(
     Raises:
         ValueError: if the encoder does not return a wanted output.
     """
-    packed = is_packed(encoder)
-    if wanted.get("output_attentions") and (packed or encoder.config._attn_implementation != "eager"):
+    weights, own = wanted.get("output_attentions"), has_own_attention(encoder)
+    packed = is_packed(encoder) and not (weights and own)  # padded passes give them
+    if weights and not own and encoder.config._attn_implementation != "eager":
         raise InputError(
             "output_attentions is for eager attention alone, but the encoder's is "
             f"{encoder.config._attn_implementation!r}; call model.set_attn_implementation('eager') first"
@@ -84,8 +86,8 @@ def _packed(
     # transformers passes a mask of four dimensions on unchanged; packed attention ignores it
     no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=layout.starts.device)
     positions = position_ids(encoder.config, inputs.get("input_ids"), layout.position_ids)
-    extra = {} if adapters is None else {"adapters": adapters}
-    output = encoder(**inputs, attention_mask=no_mask, position_ids=positions, layout=layout, **extra, **wanted)
+    values = {**inputs, **wanted, "attention_mask": no_mask, "position_ids": positions}
+    output = call_encoder(encoder, values, layout=layout, adapters=adapters)
     return _of_tokens(output, lambda states: states.squeeze(0))
 
 
@@ -113,8 +115,9 @@ def _padded(
     if depends_on_padding(encoder.config) and layout.lengths:
         return _by_length(encoder, inputs, layout)
     alone = layout.starts.device.type == "cpu" and not (dist.is_available() and dist.is_initialized())
-    if encoder.config.model_type not in PACKED_FAMILIES and alone and layout.buckets and not wanted:
-        return _in_buckets(encoder, inputs, layout)  # adapters are for families that can be packed
+    cheap = encoder.config.model_type not in PACKED_FAMILIES or has_own_attention(encoder)
+    if cheap and alone and layout.buckets and not wanted:
+        return _in_buckets(encoder, inputs, layout, adapters)
     index, mask = padded_index(layout, 0, len(layout.lengths))
     sequence = torch.repeat_interleave(
         torch.arange(len(layout.lengths), device=mask.device),
@@ -122,8 +125,7 @@ def _padded(
         output_size=sum(layout.lengths),
     )
     places = sequence * mask.shape[1] + layout.position_ids.squeeze(0)
-    extra = {} if adapters is None else {"adapters": replace(adapters, tokens=places)}
-    output = _pass(encoder, inputs, index, mask, **extra, **wanted)
+    output = _pass(encoder, inputs, index, mask, adapters and replace(adapters, tokens=places), **wanted)
     return _of_tokens(output, lambda states: states.flatten(0, 1).index_select(0, places))
 
 
@@ -138,15 +140,34 @@ def _of_tokens(output: Any, tokens: Callable[[Tensor], Tensor]) -> BaseModelOutp
     )
 
 
-def _in_buckets(encoder: PreTrainedModel, inputs: Mapping[str, Tensor], layout: PackedLayout) -> BaseModelOutput:
+def _in_buckets(
+    encoder: PreTrainedModel, inputs: Mapping[str, Tensor], layout: PackedLayout, adapters: AdapterPass | None
+) -> BaseModelOutput:
     hidden, first = [], 0
     for bucket in layout.buckets:
         last = first + bucket.count * bucket.length
         index = layout.gather[first:last].view(bucket.count, bucket.length)
         mask = torch.ones_like(index, dtype=torch.bool) if bucket.mask is None else bucket.mask[:, 0, 0]
-        hidden.append(_pass(encoder, inputs, index, mask).last_hidden_state.flatten(0, 1))
+        own = adapters and _adapters_of_bucket(adapters, layout, index)
+        hidden.append(_pass(encoder, inputs, index, mask, own).last_hidden_state.flatten(0, 1))
         first = last
     return BaseModelOutput(torch.cat(hidden).index_select(0, layout.scatter))
+
+
+def _adapters_of_bucket(adapters: AdapterPass, layout: PackedLayout, index: Tensor) -> AdapterPass:
+    """The adapters of a bucket's sequences, which may be of several tasks.
+
+    Args:
+        index: `(count, length)`, index of the packed token at each position of the bucket.
+    """
+    sequences = torch.searchsorted(layout.starts, index[:, 0].contiguous())
+    rows = sequences.argsort()  # the tasks' sequences one after the other
+    members = sequences[rows].tolist()
+    plan = [(s.task_id, sum(s.sequences[0] <= m < s.sequences[1] for m in members), 1) for s in layout.segments]
+    own = PackedLayout.build([layout.lengths[member] for member in members], plan)
+    tokens = torch.repeat_interleave(rows * index.shape[1], own.cu_seqlens.diff()) + own.position_ids.squeeze(0)
+    parts = zip(adapters.parts, own.segments, strict=True)
+    return AdapterPass(tuple((part[0], s.tokens, own.part(s)) for part, s in parts), tokens)
 
 
 def _by_length(encoder: PreTrainedModel, inputs: Mapping[str, Tensor], layout: PackedLayout) -> BaseModelOutput:
@@ -164,14 +185,22 @@ def _by_length(encoder: PreTrainedModel, inputs: Mapping[str, Tensor], layout: P
     return BaseModelOutput(torch.cat(hidden).index_select(0, order))
 
 
-def _pass(encoder: PreTrainedModel, inputs: Mapping[str, Tensor], index: Tensor, mask: Tensor, **extra: Any) -> Any:
+def _pass(
+    encoder: PreTrainedModel,
+    inputs: Mapping[str, Tensor],
+    index: Tensor,
+    mask: Tensor,
+    adapters: AdapterPass | None = None,
+    **wanted: Any,
+) -> Any:
     """Run the encoder on padded inputs.
 
     Args:
         index: `(n, length)`, index of the packed token at each position.
         mask: `(n, length)`, true on real tokens.
+        adapters: those of the n sequences.
     """
     values = {key: value.squeeze(0)[index] for key, value in inputs.items()}
     if "input_ids" in values:
         values["input_ids"] = torch.where(mask, values["input_ids"], encoder.config.pad_token_id or 0)
-    return encoder(**values, attention_mask=mask.long(), **extra)
+    return call_encoder(encoder, {**values, **wanted, "attention_mask": mask.long()}, adapters=adapters)

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForSequenceClassification
 
 FOLDER = str(Path(__file__).resolve().parents[2] / "benchmarks")
-NAMES = ("mtbert", "raw_packed", "padded", "grouped", "padded_128", "tasknet")
+NAMES = ("mtbert", "raw_packed", "padded", "grouped", "padded_128", "tasknet", "bucketed")
 BATCH, STEPS = 4, 3
 
 

@@ -13,7 +13,10 @@ from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.modeling.task_spec import TaskSpec
 
-FAMILIES = ("bert", "camembert", "distilbert", "electra", "ernie", "modernbert", "roberta", "xlm-roberta")
+FAMILIES = (
+    *("bert", "camembert", "deberta-v2", "distilbert", "electra", "ernie", "modernbert", "mpnet", "roberta"),
+    "xlm-roberta",
+)
 PARALLEL = {
     "pal": {"type": "pal", "size": 12, "heads": 3},
     "pal without GELU": {"type": "pal", "size": 12, "heads": 3, "activation": "identity", "layers": [0, 2]},

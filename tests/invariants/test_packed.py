@@ -16,7 +16,7 @@ from mtbert.modeling.packing import PACKED_FAMILIES, PackedLayout, packed_attent
 from mtbert.modeling.routing import encode_packed
 from mtbert.modeling.task_spec import TaskSpec
 
-PADDED_FAMILIES = ("mpnet", "deberta-v2")
+PADDED_FAMILIES = ("megatron-bert", "squeezebert")
 
 # lengths of the encoder inputs of each task: cls, mean and max pooling, and a Siamese one with two inputs a row
 LENGTHS = {

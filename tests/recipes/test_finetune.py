@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from transformers import AutoModel, MPNetConfig
+from transformers import AutoModel, MegatronBertConfig
 
 from mtbert.modeling.task_spec import TaskSpec
 from mtbert.runs import finetuning
@@ -34,9 +34,9 @@ def recipe(tmp_path, monkeypatch, encoder_dir) -> Path:
 @pytest.fixture
 def other_encoder(tmp_path_factory, tokenizer) -> str:
     """An encoder of a family that adapters do not fit."""
-    folder = str(tmp_path_factory.mktemp("mpnet"))
+    folder = str(tmp_path_factory.mktemp("megatron"))
     sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    AutoModel.from_config(MPNetConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
+    AutoModel.from_config(MegatronBertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -74,7 +74,10 @@ CASES = {
         ["--model.adapter={type: pal, layers: [0, 7]}"],
         r"^adapter.layers has \[7\], but the encoder's layers are 0 to 1; name those$",
     ),
-    "a family": (["--encoder=OTHER", "--model.adapter={}"], r"^adapter: mpnet encoders work without adapters only; wi"),
+    "a family": (
+        ["--encoder=OTHER", "--model.adapter={}"],
+        r"^adapter: megatron-bert encoders work without adapt",
+    ),
     "peft's type": (["--peft.type=zork"], r"^peft.type is 'zork', but must be one of: .*lora"),
     "peft's modules": (
         ["--peft.target_modules=[zork]"],
