@@ -59,7 +59,8 @@ _NO_FUNCTION = (
 # Keys of a peft config that do not change the outputs.
 _OF_A_PLACE = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
 # Names that records of earlier versions lack → the value that such a run had.
-_LATER = {"training.max_tokens_per_step": None}
+_LATER = {"training.max_tokens_per_step": None, "schedule.resample": False}
+_LATER_OF_METHODS = {"smart": {"scale": "range"}, "surgery": {"reduction": "sum"}}  # the same of a method's settings
 _READ = ("input_ids", "token_type_ids", *LENGTHS, "label", TEACHER)  # the columns of encoded data
 _ROWS = 20_000  # rows that are hashed at a time
 _LINES, _WIDTH = 6, 200  # in a message: lines for one name, and characters of a value
@@ -233,7 +234,11 @@ def _as_read(record: Record) -> Record:
 def _read_record(folder: Path) -> Record:
     """A checkpoint's record; if it has none, the model's record from its config.json; else empty."""
     if (folder / FILE).is_file():
-        return _LATER | _as_read(read_json(folder / FILE, remedy="", limited=False))
+        record = _LATER | _as_read(read_json(folder / FILE, remedy="", limited=False))
+        for section, settings in _LATER_OF_METHODS.items():
+            if isinstance(record.get(section), dict):
+                record[section] = settings | record[section]
+        return record
     config = folder / "config.json"
     if config.is_file() and read_json(config, remedy="").get("model_type") == MtBertConfig.model_type:
         return _as_read(model_record(MtBertConfig.from_pretrained(folder)))

@@ -51,7 +51,7 @@ def training_record(trainer: TaskTrainer) -> Record:
         weights = model.encoder.named_parameters()
         weights = [(name, parameter) for name, parameter in weights if not (inside and parameter.requires_grad)]
         record["encoder.weights_hash"] = weights_hash(weights)
-    for key in ("name", "mixed", "temperature"):
+    for key in ("name", "mixed", "temperature", "resample"):
         record[f"schedule.{key}"] = getattr(plan.schedule, key)
     record["schedule.steps_per_epoch"] = plan.steps_per_epoch
     record["optimizer"] = trainer.settings.optimizer

@@ -101,6 +101,10 @@ REFUSED = {
             "schedule.mixed was true and is false",
         ],
     ),
+    "fresh samples": (
+        {"schedule": replace(SCHEDULE, resample=True)},
+        ["schedule.resample was false and is true"],
+    ),
     "another schedule": (
         {"schedule": Schedule("temperature", mixed=True, steps_per_epoch=3, temperature=2.0)},
         [

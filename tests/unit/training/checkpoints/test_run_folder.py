@@ -7,7 +7,7 @@ import pytest
 from mtbert import MtBertTrainingArguments
 from mtbert.errors import CheckpointError
 from mtbert.files import temporary_name
-from mtbert.training.checkpoints.resume_record import check_record, write_record
+from mtbert.training.checkpoints.resume_record import FILE, check_record, write_record
 from mtbert.training.checkpoints.run_folder import choose_checkpoint, save_arguments, save_run
 from mtbert.training.checkpoints.sealing import seal
 from mtbert.training.checkpoints.stages import Stages
@@ -144,3 +144,17 @@ def test_a_record_that_an_earlier_version_wrote_with_a_token_is_the_same_run(tmp
     record = {"training.optim_args": f"key=hf_{LETTERS}"}
     (tmp_path / "resume_record.json").write_text(json.dumps(record))
     check_record(tmp_path, record)
+
+
+def test_settings_that_came_later_had_their_default_in_records_without_them(tmp_path):
+    settings = {"schedule.resample": False, "smart": {"weight": 1.0, "scale": "range"}, "surgery": {"reduction": "sum"}}
+    earlier = {"smart": {"weight": 1.0}, "surgery": {}}
+    (tmp_path / FILE).write_text(json.dumps(earlier))
+    check_record(tmp_path, settings)
+    for key, value in (
+        ("schedule.resample", True),
+        ("smart", {"weight": 1.0, "scale": "labels"}),
+        ("surgery", {"reduction": "mean"}),
+    ):
+        with pytest.raises(CheckpointError, match=key):
+            check_record(tmp_path, settings | {key: value})
