@@ -33,6 +33,7 @@ from ...modeling.checkpoint_loading import read_json
 from ...modeling.configuration_mtbert import MtBertConfig
 from ...modeling.display import masked
 from ...modeling.tokenization import LENGTHS
+from ..methods import method_classes
 
 Record = dict[str, Any]
 
@@ -59,8 +60,7 @@ _NO_FUNCTION = (
 # Keys of a peft config that do not change the outputs.
 _OF_A_PLACE = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
 # Names that records of earlier versions lack → the value that such a run had.
-_LATER = {"training.max_tokens_per_step": None, "schedule.resample": False}
-_LATER_OF_METHODS = {"smart": {"scale": "range"}, "surgery": {"reduction": "sum"}}  # the same of a method's settings
+_LATER: Record = {"training.max_tokens_per_step": None, "schedule.resample": False}
 _READ = ("input_ids", "token_type_ids", *LENGTHS, "label", TEACHER)  # the columns of encoded data
 _ROWS = 20_000  # rows that are hashed at a time
 _LINES, _WIDTH = 6, 200  # in a message: lines for one name, and characters of a value
@@ -234,10 +234,10 @@ def _as_read(record: Record) -> Record:
 def _read_record(folder: Path) -> Record:
     """A checkpoint's record; if it has none, the model's record from its config.json; else empty."""
     if (folder / FILE).is_file():
-        record = _LATER | _as_read(read_json(folder / FILE, remedy="", limited=False))
-        for section, settings in _LATER_OF_METHODS.items():
-            if isinstance(record.get(section), dict):
-                record[section] = settings | record[section]
+        record: Record = _LATER | _as_read(read_json(folder / FILE, remedy="", limited=False))
+        for method in method_classes():
+            if method.later and isinstance(record.get(method.section), dict):
+                record[method.section] = {**method.later, **record[method.section]}
         return record
     config = folder / "config.json"
     if config.is_file() and read_json(config, remedy="").get("model_type") == MtBertConfig.model_type:

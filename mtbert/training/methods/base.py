@@ -116,6 +116,7 @@ class Method(TrainerCallback):
     Attributes:
         section: the recipe key of the method, and its name in `MtBertTrainer.methods`.
         settings: settings of the method; a resumed run must have equal ones.
+        later: settings that came with later versions → their value in runs of earlier ones, whose records lack them.
         absent_record: the value that stands for `record()` in a run without the method.
         measured: prefixes of the names that `logs` returns.
         files: names of the files that `save` writes.
@@ -125,6 +126,7 @@ class Method(TrainerCallback):
 
     section: ClassVar[str]
     absent_record: ClassVar[Any] = None
+    later: ClassVar[Mapping[str, Any]] = {}
     measured: ClassVar[tuple[str, ...]] = ()
     files: ClassVar[tuple[str, ...]] = ()
     changes_losses: ClassVar[bool] = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -225,6 +225,7 @@ class SmartPenalty(Penalty):
 
     section = "smart"
     measured = ("smart_",)
+    later: ClassVar[Mapping[str, Any]] = {"scale": RANGE}
     counts_skipped = True
 
     def attach(self, trainer: TaskTrainer) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -184,6 +184,7 @@ class GradientSurgery(Method):
 
     section = "surgery"
     measured = ("conflicts", "cos_", "gradient_norm_")
+    later: ClassVar[Mapping[str, Any]] = {"reduction": "sum"}
     averages_gradients = True
 
     def attach(self, trainer: TaskTrainer) -> None:
