@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -184,14 +184,19 @@ class FairTable:
 
     def rate(self, row: Row) -> float | None:
         """Return the learning rate that the pilots of a row chose, from their file; None if there is no valid one."""
-        row = self._pilots_of(row)
+        chosen = self.pilots(self._pilots_of(row)).get("chosen")
+        return None if chosen is None else float(chosen)
+
+    def pilots(self, row: Row) -> dict[str, Any]:
+        """Return the file of a row's own pilots: `rates` (rate → score) and, once all have ended, `chosen`.
+
+        Empty if there is none, or it is of other settings.
+        """
         file = self.results / PILOTS / f"{row.name}.json"
         if not file.is_file():
-            return None
+            return {}
         values = read_json(file, "remove it, and the pilots are run again", limited=False)
-        if values.get("settings") != row.model_key:
-            return None
-        return float(values["chosen"])
+        return values if values.get("settings") == row.model_key else {}
 
     def _pilots_of(self, row: Row) -> Row:
         while row.rate_of is not None:
@@ -206,19 +211,30 @@ class FairTable:
             return self._run_pilots(row, threads) if chosen is None else chosen
 
     def _run_pilots(self, row: Row, threads: int) -> float:
-        tried: dict[float, float] = {}
-        for rate in row.first_rates:
-            tried[rate] = self._pilot(row, rate, threads)
-        best = max(tried, key=lambda rate: tried[rate])
-        beyond = best * PILOT_FACTOR if best == max(tried) else best / PILOT_FACTOR
-        tried[beyond] = self._pilot(row, beyond, threads)
-        chosen = max(tried, key=lambda rate: tried[rate])
+        tried = {float(rate): score for rate, score in self.pilots(row).get("rates", {}).items()}
+
+        def best_of(rates: Sequence[float]) -> float:
+            for rate in rates:
+                if rate not in tried:
+                    tried[rate] = self._pilot(row, rate, threads)
+                    self._save_pilots(row, tried)
+            return max(rates, key=lambda rate: tried[rate])
+
+        first = row.first_rates
+        better = best_of(first)
+        beyond = better * PILOT_FACTOR if better == max(first) else better / PILOT_FACTOR
+        chosen = best_of((*first, beyond))
+        self._save_pilots(row, tried, chosen)
+        return chosen
+
+    def _save_pilots(self, row: Row, tried: Mapping[float, float], chosen: float | None = None) -> None:
+        """Write the file of a row's pilots after each of them, so that none is run again."""
         file = self.results / PILOTS / f"{row.name}.json"
         rates = {f"{rate:g}": score for rate, score in sorted(tried.items())}
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {"row": row.name, "settings": row.model_key, "score": SCORE, "rates": rates, "chosen": chosen})
-        self._commit(file, f"Pilots of {row.name}: learning rate {chosen:g}")
-        return chosen
+        done = f"{len(tried)} of 3" if chosen is None else f"learning rate {chosen:g}"
+        self._commit(file, f"Pilots of {row.name}: {done}")
 
     def _pilot(self, row: Row, rate: float, threads: int) -> float:
         keys, pretrained = row.overrides(rate, STEPS)

@@ -21,9 +21,8 @@ from ..evaluation.run_tables import AVERAGES, table
 from ..evaluation.table_curves import write_curves
 from ..evaluation.table_files import main_keys, spread, write
 from ..files import write_json, write_text
-from ..modeling.checkpoint_loading import read_json
 from ..modeling.decoding import decisions
-from .fair import PILOTS, FairTable, Row
+from .fair import FairTable, Row
 from .result_files import Result
 
 TITLE = "table"
@@ -206,10 +205,9 @@ def pilot_rates(fair: FairTable) -> dict[str, dict[str, Any]]:
     """Return the pilots of each model: row → `rates` (rate → held-out overall score) and `chosen`."""
     found = {}
     for row in fair.wanted:
-        file = fair.results / PILOTS / f"{row.name}.json"
-        if file.is_file() and fair.rate(row) is not None:
-            values = read_json(file, "remove it, and the pilots are run again", limited=False)
-            found[row.name] = {"rates": values["rates"], "chosen": values["chosen"]}
+        pilots = fair.pilots(row)
+        if pilots.get("chosen") is not None:
+            found[row.name] = {"rates": pilots["rates"], "chosen": pilots["chosen"]}
     return found
 
 

@@ -205,7 +205,8 @@ def commit_file(file: Path, subject: str) -> None:
     Raises:
         InputError: git refuses.
     """
-    for command in (["add", "--", file.name], ["commit", "--quiet", "--message", subject, "--", file.name]):
-        done = subprocess.run(["git", "-C", str(file.parent), *command], capture_output=True, text=True)
+    for words in (["add", "--", file.name], ["commit", "--quiet", "--message", subject, "--", file.name]):
+        command = ["git", "-C", str(file.parent), *words]
+        done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
-            raise InputError(f"{file} was not committed: git {command[0]}: {(done.stderr or done.stdout).strip()}")
+            raise InputError(f"{file} was not committed: git {words[0]}: {(done.stderr or done.stdout).strip()}")
