@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.models.deberta_v2.modeling_deberta_v2 import DebertaV2Encoder, DisentangledSelfAttention
 
+from .device_copies import to_device
 from .encoder_call import given
 from .packing import PackedLayout, packed_attention, to_buckets
 
@@ -52,7 +53,7 @@ class _PackedEncoder(DebertaV2Encoder):
         distances: Any = super().get_rel_pos(torch.empty(1, longest, 0))  # on the CPU: no wait for a GPU below
         number = (distances + span).clamp(0, 2 * span - 1)
         first, last = int(number.min()), int(number.max()) + 1
-        return _PackedPositions(layout, first, last, (number - first).to(hidden_states.device))
+        return _PackedPositions(layout, first, last, to_device(number - first, hidden_states.device))
 
 
 class _PackedSelfAttention(DisentangledSelfAttention):

@@ -65,6 +65,8 @@ WAYS = {
     "class weights, accumulation without clipping": Way(tasks=WEIGHTS, arguments={**TWICE, "max_grad_norm": 0.0}),
     "modernbert": Way(family="modernbert", layers=2),
     "by length": Way(family="fnet"),
+    "mpnet": Way(family="mpnet"),
+    "deberta": Way(family="deberta-v2"),
     "an attention head": Way(specs=(ATTENTION,), family="roberta"),
     "an adapter on first tokens": Way(adapter=PAL | {"type": "pal_top"}, specs=(TaskSpec("stars", labels=3),)),
     "an optimizer of each task": Way(Schedule("round_robin"), optimizer=OptimizerSettings(per_task="separate")),
@@ -72,7 +74,7 @@ WAYS = {
     "pcgrad and adapters": Way(methods=(Surgery(),), adapter=PAL),
     "distillation": Way(methods=(Distillation(("a teacher",)),)),
     # what waits, and says so; transformers asks whether a padded batch has padding
-    "padded": Way(family="mpnet", reads={"padding.py:_pass": 1}),
+    "padded": Way(family="squeezebert", reads={"encoder_call.py:call_encoder": 1}),
     "mgda": Way(methods=(Surgery("mgda"),), reads={"surgery.py:weights": 1}),
     "smart": Way(methods=(Smart(),), arguments=TWICE, reads={"smart.py:penalties": 2}),
     "skipping": Way(arguments={"on_nonfinite": "skip"}, reads={"finite_steps.py:_judge": 1}),
