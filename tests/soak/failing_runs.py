@@ -133,7 +133,7 @@ def prepared_run(campaign: Campaign, output: Path, changes: dict[str, Any]) -> C
     model = finetune.MtBertForMultiTask.from_encoder(campaign.encoder, [recipe.tasks["stars"].spec("stars")])
     once(recipe.tasks["stars"].spec("stars"), raw["stars"].splits, tokenizer, model.config.encoder)
     finetune.check_model = lambda *_: None
-    finetune.MtBertForMultiTask.from_encoder = lambda *_: copy.deepcopy(model)
+    finetune.MtBertForMultiTask.from_encoder = lambda *_, **__: copy.deepcopy(model)
     score_task(recipe.tasks["stars"].spec("stars"), np.eye(3), np.arange(3))  # loads the metrics
     return lambda: finetune.train(recipe)
 

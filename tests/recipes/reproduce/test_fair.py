@@ -175,8 +175,8 @@ def test_pilots_that_have_ended_are_not_run_again(finished, monkeypatch, tmp_pat
     args, *_ = finished
     table = FairTable(planned(args), Protocol.read(args.protocol), tmp_path)
     row, run = table.rows["E6"], []
-    monkeypatch.setattr(FairTable, "_pilot", lambda table, row, rate, threads: run.append(rate) or rate)
-    table._save_pilots(row, {2e-4: 0.5})
+    monkeypatch.setattr(FairTable, "_pilot", lambda table, row, rate, threads: run.append(rate) or 1 + rate)
+    table._save_pilots(row, {2e-4: 1.0002})
     assert table.rate(row) is None and table.choose_rate(row, 1) == 8e-4
     assert run == [5e-5, 8e-4] and table.rate(row) == 8e-4
     assert table.choose_rate(row, 1) == 8e-4 and len(run) == 2
