@@ -230,8 +230,8 @@ def search(argv: Sequence[str]) -> argparse.Namespace:
 def reproduce(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of `mtbert reproduce`; `more` are keys of the recipes, such as --all_tasks.pooling mean."""
     parser = make_parser("reproduce")
-    rows = "rows, folder/name, or files; also A1-A12 and commas; fair without any: those of its protocol"
-    parser.add_argument("rows", nargs="*", help=rows)
+    rows = "rows, folder/name, or files; also A1-A12 and commas; under the fair budget also all, those of its protocol"
+    parser.add_argument("rows", nargs="+", help=rows)
     parser.add_argument("--encoder", required=True, help="folder or hub name")
     parser.add_argument("--data_dir", required=True, help="folder of the data files")
     parser.add_argument("--seeds", help="default: 1,2,3; under the fair budget, those of its protocol")
@@ -264,8 +264,6 @@ def reproduce(argv: Sequence[str]) -> argparse.Namespace:
     args, more = parser.parse_known_args(argv)
     check_keys(parser, args, more)
     args.more = more
-    if not args.rows and args.budget != "fair":
-        parser.error("name the rows to run, such as A4 or compare/pal")
     if args.seeds is None:
         args.seeds = "1,2,3"
     elif args.budget == "fair":

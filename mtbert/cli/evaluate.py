@@ -189,7 +189,7 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
             task.name: encode_dataset(task, raw[task.name], tokenizer, model.config.encoder, split)[0]
             for task in with_rows
         }
-        with recording(model.heads) as recorded:
+        with recording(model.heads.items()) as recorded:
             predicted: Any = trainer.predict(encoded)
     tasks = {}
     for task in with_rows:

@@ -37,7 +37,7 @@ from .labels import (
 )
 from .spec import DataSpec
 from .splits import check_kind, check_rows
-from .tokenize import KEPT, encode_dataset
+from .tokenize import GROUP, KEPT, encode_dataset
 
 BATCH = 10_000
 LISTS = ("input_ids", "attention_mask", "token_type_ids")
@@ -56,7 +56,8 @@ def prepare(
 
     Args:
         split: `train`, `eval` or `test`.
-        dataset: columns `text` (and `text_pair`), or `input_ids`; the labels are in `label` or `labels`.
+        dataset: columns `text` (and `text_pair`), or `input_ids`; the labels are in `label` or `labels`. For training
+            there may be a column `group` (see `GroupWeights`).
         tokenizer: the encoder's tokenizer; None if all data sets are tokenised already.
         where: the data set's name in error messages.
 
@@ -75,6 +76,9 @@ def prepare(
         raise InputError("processing_class is missing; give the tokenizer that goes with the encoder")
     columns = ("text", "text_pair")[: task.texts]
     checked, report = check_rows(task, split, dataset, DataSpec(text=columns), where)
+    if split == "train" and GROUP in dataset.column_names:
+        groups = dataset.with_format(None)[GROUP][:]
+        checked = checked.add_column(GROUP, [groups[row - 1] for row in checked["row"]])
     encoded, cut = encode_dataset(task, checked, tokenizer, encoder, split)
     lines = report.lines() if report.left_out else []
     line = cut.line()
@@ -112,7 +116,7 @@ def check_tokenised(
 
     Returns:
         `input_ids`, `token_type_ids` and `LENGTHS` without padding, `label` in the form of `check_rows`, and `row`,
-        `id` and `teacher` unchanged. All rows are kept, those without a label (null or -100) too.
+        `id`, `group` and `teacher` unchanged. All rows are kept, those without a label (null or -100) too.
 
     Raises:
         ValueError: lists all problems: inputs that are empty, too long, padded without a mask or have gaps in their

@@ -12,7 +12,8 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ..modeling import tokenization
 from ..modeling.task_spec import TaskSpec
 
-KEPT = ("label", "row", "id")
+GROUP = "group"  # the column with the name of a row's group, for weights by group
+KEPT = ("label", "row", "id", GROUP)
 READ = ("name", "texts", "pair", "separator", "token_types", "max_length")  # the fields of a task that encoding reads
 
 
@@ -57,7 +58,7 @@ def encode_dataset(
 
     Returns:
         The split with `input_ids`, with `token_type_ids` and the columns `LENGTHS` if the task needs them, and with
-        `label`, `row` and `id` unchanged; and a report on truncated inputs.
+        `label`, `row`, `id` and `group` unchanged; and a report on truncated inputs.
     """
     kept = {name: feature for name, feature in dataset.features.items() if name in KEPT}
     columns = {"input_ids": Sequence(Value("int32")), "truncated": Value("int32")}

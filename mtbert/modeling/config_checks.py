@@ -49,6 +49,8 @@ def _fits(hint: Any, value: Any) -> bool:
     kinds = get_args(hint)
     if get_origin(hint) is tuple:
         return isinstance(value, list | tuple) and all(_fits(kinds[0], item) for item in value)  # of any length
+    if get_origin(hint) is dict:
+        return isinstance(value, dict) and all(_fits(kinds[1], item) for item in value.values())
     if kinds:
         return any(_fits(kind, value) for kind in kinds)
     if isinstance(value, bool) or hint is bool:
@@ -63,6 +65,8 @@ def _describe(hint: Any) -> str:
     kinds = get_args(hint)
     if get_origin(hint) is tuple:
         return "a list of " + {str: "texts", int: "integers", float: "numbers"}.get(kinds[0], "values")
+    if get_origin(hint) is dict:
+        return "a mapping to " + {str: "texts", int: "integers", float: "numbers"}.get(kinds[1], "values")
     if kinds:
         return " or ".join(map(_describe, kinds))
     return "a mapping" if is_dataclass(hint) else WORDS.get(hint, str(hint))

@@ -27,7 +27,9 @@ from .result_files import Result, commit_file, result_of, settings_hash
 from .row_runs import Run, run_threads
 from .table_plan import CONFIGS, TablePlan, find_rows, row_settings
 
+ALL = "all"  # in place of rows: those of the protocol
 HALF = "-half"  # suffix of a row's name: the same row with half the steps
+EVALUATED = 4  # epochs from one dev evaluation of the first seed to the next
 PILOTS = "pilots"  # subfolder of their result files
 SCORE = "eval_overall"  # chooses the learning rate
 
@@ -61,8 +63,8 @@ class Protocol:
         """
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
         try:
-            lists = {key: value if key == "same_rate" else tuple(value) for key, value in values.items()}
-            return cls(**lists)
+            fields: dict[str, Any] = {k: v if k == "same_rate" else tuple(v) for k, v in values.items()}
+            return cls(**fields)
         except (AttributeError, TypeError) as error:
             raise InputError(f"{file} is no protocol of the fair budget: {error}") from error
 
@@ -104,14 +106,19 @@ class Row:
         return load(self.path, [*self.overrides(learning_rate, steps)[0], *more])
 
     @cached_property
+    def unrated(self) -> Recipe:
+        """The recipe with a learning rate of 1."""
+        return self.recipe(1.0)
+
+    @cached_property
     def model_key(self) -> str:
         """Hash of everything but the learning rate: rows with equal ones are one group of runs."""
-        return settings_hash(self.recipe(1.0))
+        return settings_hash(self.unrated)
 
     @property
     def first_rates(self) -> tuple[float, float]:
         """The learning rates of the first two pilots."""
-        recipe = self.recipe(1.0)
+        recipe = self.unrated
         heads_alone = recipe.peft is not None or (recipe.model.freeze_encoder and not recipe.stages)
         return HEAD_PILOT_RATES if heads_alone else PILOT_RATES
 
@@ -120,7 +127,8 @@ class FairTable:
     """The rows of a table under the fair budget, their pilots and runs.
 
     Args:
-        plan: the table; its `learning_rate` and `seeds` do not matter. Its `rows` are those to run; none: all.
+        plan: the table; its `learning_rate` and `seeds` do not matter. Its `rows` are those to run; `all`: those of
+            the protocol.
         protocol: what is run and compared.
         results: folder of the result files.
         commit: whether each new result file is committed to the git repository that holds it.
@@ -128,7 +136,7 @@ class FairTable:
 
     def __init__(self, plan: TablePlan, protocol: Protocol, results: Path, commit: bool = False):
         self.plan, self.protocol, self.results, self.commit = plan, protocol, results, commit
-        wanted = self._paths(plan.rows or protocol.rows)
+        wanted = self._paths(protocol.rows if plan.rows == (ALL,) else plan.rows)
         paths = self._paths(protocol.rows) | wanted  # groups do not depend on what is wanted
         self.rows = {name: self._row(name, path) for name, path in paths.items()}
         self.wanted = [self.rows[name] for name in wanted]
@@ -162,7 +170,7 @@ class FairTable:
         problems = []
         for row in self.rows.values():
             try:
-                row.recipe(1e-4)
+                row.model_key  # noqa: B018  # it loads the recipe
             except RecipeError as error:
                 problems.append(f"{row.name}: {error}")
         if problems:
@@ -273,9 +281,9 @@ class FairTable:
         keys, pretrained = row.overrides(rate)
         settings = settings_hash(load(row.path, keys))
         keys += ["--training.seed", str(seed)]
-        if seed == self.protocol.seeds[0]:  # gives the learning curves: five evaluations
+        if seed == self.protocol.seeds[0]:  # gives the dev curves, of three points
             steps = load(row.path, keys).schedule.steps_per_epoch
-            keys += ["--training.eval_strategy", "steps", "--training.eval_steps", str(2 * (steps or 1))]
+            keys += ["--training.eval_strategy", "steps", "--training.eval_steps", str(EVALUATED * (steps or 1))]
         folder = self.plan.output / "fair" / row.name / f"seed-{seed}-{settings}"
         run = Run(row.name, row.path, seed, folder, keys, self.plan.mixed_precision, pretrained=pretrained)
         with pretraining.setdefault(pretrained.parent if pretrained else folder, threading.Lock()):

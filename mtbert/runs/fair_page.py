@@ -107,7 +107,7 @@ def differences(fair: FairTable, done: Sequence[Result]) -> dict[tuple[str, str]
         if first in by_row and second in by_row:
             sides = [predictions(fair.rows[row], by_row[row], dev) for row in (first, second)]
             tasks = sides[0][1].keys() & sides[1][1].keys()
-            both = {name: dev[name][0] for name in fair.rows[first].recipe(1.0).tasks if name in tasks}
+            both = {name: dev[name][0] for name in fair.rows[first].unrated.tasks if name in tasks}
             found[first, second] = row_difference(sides[0][0], sides[1][0], both)
     return found
 
@@ -125,7 +125,7 @@ def predictions(
     Raises:
         InputError: a result has other dev rows than the data.
     """
-    recipe = row.recipe(1.0)
+    recipe = row.unrated
     specs = {name: task.spec(name) for name, task in recipe.tasks.items()}
     keys = main_keys(results[0].scores, list(specs))
     for name, task in recipe.tasks.items():

@@ -167,9 +167,7 @@ class StepLosses:
         """
         for method in self.methods:
             method.before_forward(inputs)
-        passed = {key: value for key, value in inputs.items() if key not in ("labelled", "rows", TEACHER)}
-        outputs = model(**passed, return_dict=True)
-        changed = self._weigh_classes(inputs, outputs)
+        outputs, changed = self.forward(model, inputs)
         for method in self.methods:
             method.change_rows(inputs, changed)
         rows = counts if self.own_means else counts.sum()
@@ -182,15 +180,17 @@ class StepLosses:
             losses[name] = scales[number] * total
         return losses, outputs
 
-    def _weigh_classes(self, inputs: Mapping[str, Any], outputs: Any) -> Any:
-        """A copy of the outputs whose row losses have class weights and smoothed labels."""
-        losses = dict(outputs.row_losses)
+    def forward(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[MtBertOutput, Any]:
+        """The outputs of one pass, and a copy of them whose row losses have class weights and smoothed labels."""
+        passed = {key: value for key, value in inputs.items() if key not in ("labelled", "rows", TEACHER)}
+        outputs = model(**passed, return_dict=True)
+        losses = dict(outputs.row_losses or {})
         for name, settings in self.settings.items():
             weights = self.class_weights.get(name)
             if name in losses and (settings.label_smoothing or weights is not None):
                 task, logits = self.tasks[self._numbers[name]], outputs.task_logits[name]
                 losses[name] = row_losses(task, logits, inputs["labels"][name], weights, settings.label_smoothing)
-        return replace(outputs, row_losses=losses, labelled=dict(outputs.labelled))
+        return outputs, replace(outputs, row_losses=losses, labelled=dict(outputs.labelled or {}))
 
     # ---- the log ----
 

@@ -29,7 +29,7 @@ TASKS = ("one", "two")
 RUNS = {
     "every task in a step": {
         "schedule": {"name": "simultaneous", "steps_per_epoch": 2},
-        **{"surgery": {}, "smart": {}, "proximal": {}, "averaging": {}},
+        **{"surgery": {}, "rdrop": {}, "smart": {}, "proximal": {}, "simcse": {}, "averaging": {}},
         "model": {"adapter": {"type": "low_rank", "size": 4}},
     },
     "a task a step": {

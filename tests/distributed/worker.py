@@ -33,7 +33,10 @@ from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
 from mtbert.training.checkpoints.stages import Stages
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation, add_targets
+from mtbert.training.methods.group_weights import GroupWeights
 from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.rdrop import RDrop
+from mtbert.training.methods.simcse import SimCSE
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.surgery import Surgery
 from mtbert.training.methods.uncertainty import LossSettings
@@ -76,6 +79,26 @@ CASES = {
     },
     # noise, and so the penalty, differs between one process and two, at this radius by less than the bounds
     "smart": {"schedule": Schedule("annealed", steps_per_epoch=4), "smart": Smart(radius=5e-5, step_size=1.0)},
+    "groups": {
+        "schedule": Schedule("annealed", mixed=True, steps_per_epoch=4),
+        "grouped": True,
+        "own": {"methods": [GroupWeights(power=0.5)]},
+    },
+    "rdrop": {  # the penalty is 0 without dropout; the second pass has its share of every gradient
+        "schedule": Schedule("annealed", mixed=True, steps_per_epoch=4),
+        "accumulation": 2,
+        "own": {"methods": [RDrop()]},
+    },
+    "rdrop sharded": {
+        "schedule": Schedule("annealed", mixed=True, steps_per_epoch=4),
+        "own": {"methods": [RDrop()]},
+        "args": {"shard_encoder": True},
+    },
+    "simcse": {  # negatives are of a micro-batch, of which a step has as many with any number of processes
+        "schedule": Schedule("annealed", mixed=True, steps_per_epoch=4),
+        "micro_batches": 4,
+        "own": {"methods": [SimCSE()]},
+    },
     "evaluated before": {"schedule": Schedule("annealed", steps_per_epoch=4), "evaluate_before": True},
     "averaged": {"schedule": Schedule("annealed", steps_per_epoch=4), "averaging": Averaging("ema", 0.5)},
     "separate": {
@@ -178,7 +201,7 @@ def teach(trainer: MtBertTrainer, data: Path, results: Path) -> None:
 def run_case(name: str, data: Path, results: Path, processes: int) -> None:
     """Train one case and write what came out of it."""
     case = CASES[name]
-    accumulation = case.get("accumulation", 1)
+    accumulation = case.get("accumulation", case.get("micro_batches", processes) // processes)
     model = make_model(name, data)
     start = {key: value.clone().contiguous() for key, value in model.state_dict().items()}
     distillation = Distillation((str(data / "teacher"),), case["taught"]) if "taught" in case else None
@@ -205,6 +228,10 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
     splits = {split: {each.name: load_from_disk(str(each)) for each in (data / split).iterdir()} for split in SPLITS}
     if case.get("few_rows"):  # fewer than processes
         splits["train"] |= {name: splits["train"][name].select(range(rows)) for name, rows in FEW_ROWS.items()}
+    if case.get("grouped"):
+        for task in ("stars", "close"):
+            groups = ["small" if row % 5 == 0 else "large" for row in range(len(splits["train"][task]))]
+            splits["train"][task] = splits["train"][task].add_column("group", groups)
     stages = Stages(args, 2 if case.get("heads_first") else 0)
     for frozen in (True, False) if case.get("heads_first") else (False,):
         if "peft" not in case:

@@ -8,6 +8,8 @@ import torch
 from mtbert.data.sampling import Schedule
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.rdrop import RDrop
+from mtbert.training.methods.simcse import SimCSE
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.surgery import METHODS, Surgery
 from mtbert.training.methods.uncertainty import LossSettings
@@ -28,6 +30,8 @@ RUNS = {
     "mixed": (MIXED, {}, SGD),
     **{method: (MIXED, {"surgery": Surgery(method, c=0.5 if method == "cagrad" else None)}, SGD) for method in METHODS},
     "smart": (MIXED, {"smart": Smart(radius=1e-2, step_size=1e-1)}, SGD),
+    "rdrop": (MIXED, {"methods": [RDrop()]}, SGD),
+    "simcse": (MIXED, {"methods": [SimCSE()]}, SGD),
     "proximal": (MIXED, {"proximal": Proximal()}, SGD),
     "averaging": (MIXED, {"averaging": Averaging(decay=0.5)}, SGD),
     "uncertainty": (MIXED, {"loss": LossSettings("uncertainty")}, SGD),
@@ -39,7 +43,7 @@ RUNS = {
     ),
 }
 ADAPTERS = ({"type": "pal", "size": 8, "heads": 2}, {"type": "low_rank", "size": 8}, {"type": "houlsby", "size": 8})
-_UNLIKE = ("smart",)  # draws its noise for each micro-batch
+_UNLIKE = ("smart", "simcse")  # noise and negatives are of a micro-batch
 
 
 def train(make_trainer, model, folder, run, batch: int, accumulation: int, checkpointing: bool):

@@ -13,6 +13,8 @@ from forked import start, wait
 from mtbert.data.sampling import SCHEDULES, Schedule
 from mtbert.training.arguments import TaskTraining
 from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.rdrop import RDrop
+from mtbert.training.methods.simcse import SimCSE
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.surgery import Surgery
 from mtbert.training.methods.uncertainty import LossSettings
@@ -79,7 +81,10 @@ def test_a_sequential_run_with_uneven_last_steps_resumes(assert_resumes):
     assert_resumes(Schedule("sequential"), (9, 10, 15), 20, save_steps=1)
 
 
-@pytest.mark.parametrize("own", [{"surgery": Surgery()}, {"smart": Smart(), "proximal": Proximal()}], ids=str)
+OWN = ({"surgery": Surgery()}, {"smart": Smart(), "proximal": Proximal()}, {"methods": [RDrop(2.0), SimCSE()]})
+
+
+@pytest.mark.parametrize("own", OWN, ids=str)
 def test_the_log_after_a_resume_covers_what_came_before_it(assert_resumes, own):
     """Steps 3, 6 and 9 lie between logs, which are written after 4, 8 and 12."""
     schedule = Schedule("annealed", mixed=True, steps_per_epoch=STEPS)

@@ -15,7 +15,10 @@ from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
 from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArguments, TrainingArguments
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation
+from mtbert.training.methods.group_weights import GroupWeights
 from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.rdrop import RDrop
+from mtbert.training.methods.simcse import SimCSE
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.surgery import Surgery
 from mtbert.training.methods.uncertainty import LossSettings
@@ -110,6 +113,10 @@ KEYS = {
     "loss.weighting": ("uncertainty", {}),
     "loss.learning_rate": (0.3, {"loss.weighting": "uncertainty"}),
     "peft": ({"r": 2, "target_modules": ["query"]}, {}),
+    "group_weights.columns": ({"sst": "source"}, {"group_weights.columns": {"sst": "age"}}),
+    "group_weights.power": (0.5, {"group_weights.columns": {"sst": "age"}}),
+    "rdrop": ({}, {}),
+    "rdrop.weight": (3.0, {"rdrop.weight": 1.0}),
     "smart": ({}, {}),
     "smart.weight": (3.0, {"smart.weight": 1.0}),
     "smart.steps": (2, {"smart.steps": 1}),
@@ -124,6 +131,10 @@ KEYS = {
     "proximal.decay": (0.5, {"proximal.decay": 0.9, "proximal.switch": 1.0}),
     "proximal.late_decay": (0.5, {"proximal.late_decay": 0.9}),
     "proximal.switch": (1.0, {"proximal.switch": 0.0}),
+    "simcse": ({}, {}),
+    "simcse.weight": (3.0, {"simcse.weight": 1.0}),
+    "simcse.temperature": (0.5, {"simcse.temperature": 0.05}),
+    "simcse.tasks": (["sst", "sts"], {"simcse.weight": 1.0}),
     "averaging.type": ("swa", {"averaging.type": "ema", "averaging.start": 0.0}),
     "averaging.decay": (0.5, {"averaging.type": "ema"}),
     "averaging.start": (0.7, {"averaging.type": "ema"}),
@@ -216,8 +227,9 @@ def run(finetune, encoder_dir, course_dir, tmp_path_factory):
 def _runs(finetune, encoder_dir, course_dir, tmp_path_factory):
     lines = {split: (course_dir / f"ids-sst-{split}.csv").read_text().splitlines() for split in ("train", "dev")}
     for split, (header, *rows) in lines.items():
-        rows = [f"{row}\t{(i * 3) % 5}" for i, row in enumerate(rows)]
-        (course_dir / f"ids-sst-{split}.csv").write_text("\n".join([f"{header}\tsentiment2", *rows]) + "\n")
+        rows = [f"{row}\t{(i * 3) % 5}\t{'old' if i % 4 else 'new'}\t{i // 8}" for i, row in enumerate(rows)]
+        header = f"{header}\tsentiment2\tage\tsource"
+        (course_dir / f"ids-sst-{split}.csv").write_text("\n".join([header, *rows]) + "\n")
     done, folders = {}, {}
 
     def teacher(seed: str) -> str:
@@ -272,7 +284,8 @@ def test_no_key_is_without_a_test():
     known |= under("averaging.", Averaging) | under("distillation.", Distillation)
     known |= under("optimizer.", OptimizerSettings) | under("loss.", LossSettings)
     known |= under("tasks.*.data.", DataSpec) | under("tasks.*.head.", HeadSpec)
-    known |= under("smart.", Smart) | under("proximal.", Proximal)
+    known |= under("rdrop.", RDrop) | under("smart.", Smart) | under("proximal.", Proximal)
+    known |= under("group_weights.", GroupWeights) | under("simcse.", SimCSE)
     own = {each.name for each in fields(MtBertTrainingArguments)} - {each.name for each in fields(TrainingArguments)}
     known |= {f"training.{name}" for name in own}
     own = {each.name for each in fields(PretrainingArguments)} - {each.name for each in fields(TrainingArguments)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -61,11 +61,11 @@ class TokenWeights:
 
 
 @contextmanager
-def recording(heads: Mapping[str, nn.Module]) -> Iterator[dict[str, list[np.ndarray]]]:
+def recording(heads: Iterable[tuple[str, nn.Module]]) -> Iterator[dict[str, list[np.ndarray]]]:
     """Within, record the attention weights of the heads that have them; the model's outputs are unchanged.
 
     Args:
-        heads: task name → its head, which peft may have wrapped.
+        heads: names of tasks with their heads, which peft may have wrapped.
 
     Yields:
         Task name → weights of the rows of all passes so far, one after the other, shape (longest row of the pass,)
@@ -73,7 +73,7 @@ def recording(heads: Mapping[str, nn.Module]) -> Iterator[dict[str, list[np.ndar
     """
     weights: dict[str, list[np.ndarray]] = {}
     handles = []
-    for name, head in heads.items():
+    for name, head in heads:
         for module in head.modules():
             if isinstance(module, AttentionHead):
                 note = partial(_note, weights.setdefault(name, []))

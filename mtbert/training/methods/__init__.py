@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 # Modules are imported on first use, so that the command line knows the sections without importing torch.
 REGISTRY: dict[str, str | type] = {
     "distillation": "distillation:Distillation",
+    "group_weights": "group_weights:GroupWeights",
+    "rdrop": "rdrop:RDrop",
     "smart": "smart:Smart",
     "proximal": "proximal:Proximal",
+    "simcse": "simcse:SimCSE",
     "loss": "uncertainty:LossSettings",
     "surgery": "surgery:Surgery",
     "averaging": "averaging:Averaging",

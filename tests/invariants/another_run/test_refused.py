@@ -26,6 +26,8 @@ from mtbert.training.checkpoints.resume_record import FILE
 from mtbert.training.checkpoints.sealing import CheckpointError
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.rdrop import RDrop
+from mtbert.training.methods.simcse import SimCSE
 from mtbert.training.methods.smart import Smart
 from mtbert.training.methods.surgery import Surgery
 from mtbert.training.methods.uncertainty import LossSettings
@@ -105,6 +107,7 @@ REFUSED = {
     ),
     "methods": (
         {
+            "methods": [RDrop(), SimCSE()],
             "smart": Smart(),
             "proximal": Proximal(decay=0.9, late_decay=0.9),
             "averaging": Averaging(),
@@ -112,6 +115,8 @@ REFUSED = {
             "loss": LossSettings("uncertainty"),
         },
         [
+            'rdrop was null and is {"weight": 1.0}',
+            'simcse was null and is {"weight": 1.0, "temperature": 0.05, "tasks": null}',
             'smart was null and is {"weight": 1.0',
             'proximal was null and is {"weight": 1.0',
             'averaging was null and is {"type": "ema"',

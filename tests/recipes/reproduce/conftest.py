@@ -39,7 +39,8 @@ def make_run(tmp_path):
     """A function: row, seed, … → a finished Run with made-up scores and files."""
 
     def make(row="A1", seed=1, values=(0.5, 0.6), schedule="annealed", adapter=None, failed="", **changes):
-        settings = {key: changes.pop(key) for key in ("surgery", "smart", "proximal", "stages") if key in changes}
+        parts = ("surgery", "rdrop", "smart", "proximal", "stages")
+        settings = {key: changes.pop(key) for key in parts if key in changes}
         folder = tmp_path / "made" / row / f"seed-{seed}"
         run = Run(row, tmp_path / f"{row}.yaml", seed, folder, [], "no", failed)
         run.path.write_text("# Its sentence.\n# accelerate launch x\n")

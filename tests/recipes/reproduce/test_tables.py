@@ -41,6 +41,7 @@ def test_a_run_in_which_all_acted_raises_no_doubt(make_run):
         ({"surgery": {"method": "pcgrad"}, "measured": {"conflicts": 0.0}}, "gradients never conflicted"),
         ({"stages": [{}, {"surgery": {"method": "mgda"}}]}, "gradients never conflicted"),
         ({"smart": {"weight": 1.0}, "measured": {"smart_sst": 1e-7}}, "smart of sts is within rounding"),
+        ({"rdrop": {"weight": 1.0}, "measured": {"rdrop_sts": 1e-4}}, "rdrop of sst is within rounding"),
         (
             {"proximal": {"weight": 1.0}, "measured": {"proximal_sst": 1e-7, "proximal_sts": 1e-15}},
             "proximal of sts is within rounding",

@@ -12,6 +12,8 @@ from mtbert.modeling.packing import PackedLayout
 from mtbert.training import memory
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.proximal import Proximal
+from mtbert.training.methods.rdrop import RDrop
+from mtbert.training.methods.simcse import SimCSE
 from mtbert.training.methods.smart import Smart
 from mtbert.training.optimizers import OptimizerSettings
 
@@ -95,7 +97,8 @@ def test_every_part_is_counted(make_trainer):
     surgery = parts_of(make_trainer(mixed, together, surgery=Surgery()))
     assert surgery["gradients"] == size + 3 * (encoder - words)
     assert surgery["activations"] < plain["activations"]  # one task at a time
-    assert parts_of(make_trainer(mixed, together, smart=Smart()))["activations"] > 1.5 * plain["activations"]
+    for method in (RDrop(), SimCSE(), Smart()):
+        assert parts_of(make_trainer(mixed, together, methods=[method]))["activations"] > 1.5 * plain["activations"]
     checkpointed = parts_of(make_trainer(mixed, {**together, "gradient_checkpointing": True}))
     assert checkpointed["activations"] < plain["activations"]
     bigger = parts_of(make_trainer(mixed, {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 16}))

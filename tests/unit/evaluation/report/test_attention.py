@@ -39,7 +39,7 @@ def test_weights_are_those_of_the_head_s_matrices_for_each_row(trainer, tokenize
     model, raw = trainer.model, splits((ROWS, ROWS, 3), seed=5, specs=TASKS)
     encoded = {task.name: encode_dataset(task, raw[task.name], tokenizer, model.config.encoder)[0] for task in TASKS}
     plain = trainer.predict(encoded).predictions
-    with recording(model.heads) as recorded:
+    with recording(model.heads.items()) as recorded:
         noted = trainer.predict(encoded).predictions
     assert set(recorded) == {"stars", "close"}
     assert all(np.array_equal(plain[name], noted[name]) for name in plain)  # not even rounded otherwise
@@ -67,7 +67,7 @@ def test_weights_are_those_of_the_head_s_matrices_for_each_row(trainer, tokenize
             keys = (states @ weight[32:64].T + bias[32:64]).reshape(-1, 4, 8)
             expected = softmax(np.einsum("hd,lhd->hl", query, keys) / np.sqrt(8)).mean(0)
             assert found.weights[row] == pytest.approx(expected, abs=1e-5)
-    with recording({}) as none:
+    with recording(()) as none:
         trainer.predict({"stars": encoded["stars"]})
     assert none == {} and len(recorded["stars"]) == ROWS  # nothing is recorded after the end
 

@@ -44,8 +44,11 @@ else:
 """
 VALUES = {
     "distillation": {"teachers": ["t"]},
+    "group_weights": {"columns": {"a": "source"}},
+    "rdrop": {"weight": 1.0},
     "smart": {"weight": 1.0},
     "proximal": {"weight": 1.0},
+    "simcse": {"tasks": ["a"]},
     "loss": {"weighting": "uncertainty"},
     "surgery": {"method": "pcgrad"},
     "averaging": {"type": "ema"},
