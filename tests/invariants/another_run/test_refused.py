@@ -132,7 +132,10 @@ REFUSED = {
             'loss.weighting was "fixed" and is "uncertainty"',
         ],
     ),
-    "surgery": ({"surgery": Surgery()}, ['surgery was null and is {"method": "pcgrad", "c": null, "reduction": "sum"}']),
+    "surgery": (
+        {"surgery": Surgery()},
+        ['surgery was null and is {"method": "pcgrad", "c": null, "reduction": "sum"}'],
+    ),
     "seed": (settings(seed=4), ["training.seed was 3 and is 4", "training.data_seed was 3 and is 4"]),
     "seed of the data": (settings(data_seed=4), ["training.data_seed was 3 and is 4"]),
     "batch": (settings(per_device_train_batch_size=8), [BATCH]),
