@@ -49,7 +49,7 @@ def to_markdown(entries: list[dict[str, Any]], about: dict[str, Any]) -> str:
     names = list(dict.fromkeys(name for entry in entries for name in entry["scores"]))
     rates = ["learning rate"] if any("learning_rate" in entry for entry in entries) else []
     heading = ["row", "what", *names, "published", *rates, "trained parameters", "steps", "seconds", "notes"]
-    lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
+    lines = [markdown_row(heading), "|" + "---|" * len(heading)]
     for entry in entries:
         published = published_cell(entry["published"], entry.get("published_test", {}))
         same = [f"the run of {entry['same_as']}"] if entry["same_as"] else []
@@ -60,9 +60,19 @@ def to_markdown(entries: list[dict[str, Any]], about: dict[str, Any]) -> str:
             cells.append("" if rate is None else f"{rate:g}")
         cells += [f"{entry['trainable']:,}" if entry["trainable"] is not None else "", str(entry["steps"] or "")]
         cells += [f"{mean(entry['seconds']):.0f}" if entry["seconds"] else "", notes]
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
-    made = [f"- {key}: {json.dumps(value) if isinstance(value, dict) else value}" for key, value in about.items()]
-    return "\n".join(lines + ["", *made]) + "\n"
+        lines.append(markdown_row(cells))
+    return "\n".join([*lines, "", about_lines(about)]) + "\n"
+
+
+def markdown_row(cells: Sequence[str]) -> str:
+    """Format cells as a row of a markdown table."""
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def about_lines(about: Mapping[str, Any]) -> str:
+    """Format what the runs of a table have in common as a markdown list."""
+    shown = {key: json.dumps(value) if isinstance(value, dict) else value for key, value in about.items()}
+    return "\n".join(f"- {key}: {value}" for key, value in shown.items())
 
 
 def write(entries: list[dict[str, Any]], about: dict[str, Any], folder: Path, title: str) -> None:

@@ -45,8 +45,8 @@ def fair_budget(path: Path, more: list[str], learning_rate: float, steps: int = 
         epochs = recipe.pretraining_arguments().num_train_epochs
         texts = EPOCHS * FAIR_STEPS * BATCH * TEXTS_PER_EXAMPLE
         keys["pretraining.steps_per_epoch"] = round(texts / epochs / BATCH)
-    own_rate = {"training.learning_rate"}
-    return as_overrides(keys | stage_keys(recipe, {key: value for key, value in keys.items() if key not in own_rate}))
+    without_rate = {key: value for key, value in keys.items() if key != "training.learning_rate"}
+    return as_overrides(keys | stage_keys(recipe, without_rate))
 
 
 def pilot_keys(recipe: Recipe) -> list[str]:

@@ -101,9 +101,9 @@ class Row:
 
         return row_settings(self.path, self.plan, budget)
 
-    def recipe(self, learning_rate: float, steps: int | None = None, more: tuple[str, ...] = ()) -> Recipe:
+    def recipe(self, learning_rate: float) -> Recipe:
         """Return the recipe of a run."""
-        return load(self.path, [*self.overrides(learning_rate, steps)[0], *more])
+        return load(self.path, self.overrides(learning_rate)[0])
 
     @cached_property
     def unrated(self) -> Recipe:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -14,12 +14,13 @@ import numpy as np
 from ..data.splits import load_task
 from ..errors import InputError
 from ..evaluation.metrics import labelled_rows
+from ..evaluation.published import published_cell
 from ..evaluation.report.figures import score_by_rate
 from ..evaluation.report.write import write_figure
 from ..evaluation.row_differences import DevTask, findings_table, row_difference
 from ..evaluation.run_tables import AVERAGES, table
 from ..evaluation.table_curves import write_curves
-from ..evaluation.table_files import main_keys, spread, write
+from ..evaluation.table_files import about_lines, main_keys, markdown_row, spread, write
 from ..files import write_json, write_text
 from ..modeling.decoding import decisions
 from .fair import FairTable, Row
@@ -28,6 +29,15 @@ from .result_files import Result
 TITLE = "table"
 BEGIN, END = "<!-- begin: fair table -->", "<!-- end: fair table -->"
 Predictions = dict[int, dict[str, np.ndarray]]  # seed → task → predictions of labelled dev rows
+
+
+@dataclass(frozen=True)
+class DevRows:
+    """The dev rows of a task: those with a label, their positions in the split, and the number of all rows."""
+
+    task: DevTask
+    labelled: np.ndarray
+    count: int
 
 
 def results_of(fair: FairTable) -> list[Result]:
@@ -102,26 +112,24 @@ def differences(fair: FairTable, done: Sequence[Result]) -> dict[tuple[str, str]
     for result in done:
         by_row.setdefault(result.row, []).append(result)
     pairs = {(finding["rows"][0], finding["rows"][1]) for finding in fair.protocol.findings}
-    dev: dict[str, tuple[DevTask, np.ndarray]] = {}
+    dev: dict[str, DevRows] = {}
     found = {}
     for first, second in sorted(pairs):
         if first in by_row and second in by_row:
             sides = [predictions(fair.rows[row], by_row[row], dev) for row in (first, second)]
             tasks = sides[0][1].keys() & sides[1][1].keys()
-            both = {name: dev[name][0] for name in fair.rows[first].unrated.tasks if name in tasks}
+            both = {name: dev[name].task for name in fair.rows[first].unrated.tasks if name in tasks}
             found[first, second] = row_difference(sides[0][0], sides[1][0], both)
     return found
 
 
-def predictions(
-    row: Row, results: Sequence[Result], dev: dict[str, tuple[DevTask, np.ndarray]]
-) -> tuple[Predictions, dict[str, DevTask]]:
+def predictions(row: Row, results: Sequence[Result], dev: dict[str, DevRows]) -> tuple[Predictions, dict[str, DevTask]]:
     """Return the predictions of a row's results, and the dev rows of its tasks.
 
     Args:
         row: the row.
         results: its results.
-        dev: task → its dev rows, and the positions of those with a label; what is missing is read and added.
+        dev: task → its dev rows; what is missing is read and added.
 
     Raises:
         InputError: a result has other dev rows than the data.
@@ -135,20 +143,20 @@ def predictions(
             labels = np.asarray(split.with_format("numpy")["label"][:], dtype=np.float64)
             labelled = np.flatnonzero(labelled_rows(specs[name], labels))
             metric = keys[name].removeprefix(f"eval_{name}_")
-            dev[name] = DevTask(metric, labels[labelled]), np.concatenate([labelled, [len(labels)]])
+            dev[name] = DevRows(DevTask(metric, labels[labelled]), labelled, len(labels))
     by_seed: Predictions = {}
     for result in results:
         by_seed[result.seed] = {}
         for name, logits in result.logits.items():
-            *labelled, count = dev[name][1]
+            count = dev[name].count
             if len(logits) != count:
                 raise InputError(
                     f"the result of {row.name} with seed {result.seed} has {len(logits):,} dev rows of {name}, but the "
                     f"data in {recipe.data_dir} has {count:,}; give the data that the runs had"
                 )
-            rows = logits[np.asarray(labelled, dtype=np.int64)].astype(np.float64)
+            rows = logits[dev[name].labelled].astype(np.float64)
             by_seed[result.seed][name] = np.asarray(decisions(specs[name], rows), dtype=np.float64)
-    return by_seed, {name: dev[name][0] for name in specs}
+    return by_seed, {name: dev[name].task for name in specs}
 
 
 # ---- text and figures ----
@@ -166,7 +174,7 @@ def what_holds(findings: Sequence[Mapping[str, Any]]) -> str:
         ]
         seeds = max((values["seeds"] for values in finding["differences"].values()), default="")
         rows = " − ".join(finding["rows"])
-        lines.append(f"| {finding['finding']} | {rows} | {finding['verdict']} | {'; '.join(cells)} | {seeds} |")
+        lines.append(markdown_row([finding["finding"], rows, finding["verdict"], "; ".join(cells), str(seeds)]))
     lacking = [finding["finding"] for finding in findings if finding["verdict"] not in order]
     if lacking:
         lines += ["", f"Not run yet: {'; '.join(lacking)}."]
@@ -179,26 +187,23 @@ def page_table(entries: Sequence[Mapping[str, Any]]) -> str:
     tasks = [name for name in dict.fromkeys(name for entry in done for name in entry["scores"]) if name not in AVERAGES]
     names = [*tasks, "overall"]
     heading = ["row", "what", *names, "published", "learning rate", "seeds", "steps", "seconds", "notes"]
-    lines = ["| " + " | ".join(heading) + " |", "|" + "---|" * len(heading)]
+    lines = [markdown_row(heading), "|" + "---|" * len(heading)]
     for entry in done:
         group = [other["row"] for other in entries if other["same_as"] == entry["row"]]
-        figures = " ".join(f"{name} {value}" for name, value in entry["published"].items())
         cells = [", ".join([entry["row"], *group]), entry["what"].split(". ")[0].rstrip(".")]
         cells += [spread(entry["scores"].get(name, [])) for name in names]
-        cells += [figures, f"{entry['learning_rate']:g}", str(len(entry["seeds"])), str(entry["steps"])]
+        cells += [
+            published_cell(entry["published"], {}),
+            f"{entry['learning_rate']:g}",
+            str(len(entry["seeds"])),
+            str(entry["steps"]),
+        ]
         cells += [f"{mean(entry['seconds']):.0f}", "; ".join(entry["doubts"])]
-        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+        lines.append(markdown_row(cells))
     lacking = [entry["row"] for entry in entries if not entry["seeds"]]
     if lacking:
         lines += ["", f"Not run yet: {', '.join(lacking)}."]
     return "\n".join(lines)
-
-
-def about_lines(about: Mapping[str, Any]) -> str:
-    """Format what the runs have in common as a list."""
-    return "\n".join(
-        f"- {key}: {json.dumps(value) if isinstance(value, dict) else value}" for key, value in about.items()
-    )
 
 
 def pilot_rates(fair: FairTable) -> dict[str, dict[str, Any]]:

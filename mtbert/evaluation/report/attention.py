@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from scipy.special import entr
 
+from .distances import evenly
 from .rows import TaskRows
 from .token_weights import TokenWeights
 
@@ -45,7 +46,7 @@ def attention_shares(rows: TaskRows, examples: int = EXAMPLES) -> dict[str, Any]
 
 def _examples(rows: TaskRows, attention: TokenWeights, count: int) -> list[dict[str, Any]]:
     table = []
-    for i in np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int)):
+    for i in evenly(len(rows), count):
         tokens = attention.to_tokens(attention.ids[i].tolist())
         table.append(rows.example(i, tokens=tokens, weights=attention.weights[i].tolist()))
     return table

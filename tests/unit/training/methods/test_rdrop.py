@@ -9,6 +9,7 @@ import torch
 from datasets import List, Value
 from torch.distributions import Bernoulli, kl_divergence
 from torch.nn import functional
+from two_passes import first_batch, loss_of
 
 from mtbert.data.collation import TEACHER
 from mtbert.data.sampling import Schedule
@@ -31,17 +32,6 @@ def trainer_of(make_trainer):
         )
 
     return make
-
-
-def first_batch(trainer) -> dict:
-    return next(iter(trainer.get_train_dataloader()))
-
-
-def loss_of(trainer, inputs, seed: int = 5) -> torch.Tensor:
-    """The loss of a micro-batch, with the dropout masks of a seed."""
-    torch.manual_seed(seed)
-    trainer.model.train()
-    return trainer.compute_loss(trainer.model, inputs)
 
 
 def kl(task, logits, others) -> torch.Tensor:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.nn import functional
+from two_passes import first_batch, loss_of
 
 import mtbert
 from mtbert.data.sampling import Schedule
@@ -28,17 +29,6 @@ def trainer_of(make_trainer, splits):
         return make_trainer(model, **given | settings)
 
     return make
-
-
-def first_batch(trainer) -> dict:
-    return next(iter(trainer.get_train_dataloader()))
-
-
-def loss_of(trainer, inputs, seed: int = 5) -> torch.Tensor:
-    """The loss of a micro-batch, with the dropout masks of a seed."""
-    torch.manual_seed(seed)
-    trainer.model.train()
-    return trainer.compute_loss(trainer.model, inputs)
 
 
 def texts_of(inputs) -> list[list[int]]:
