@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..errors import FileInTheWayError, InputError
 from ..files import writing_file
+from ..modeling.answers import Prediction, fitted_names
 from ..modeling.decoding import answer_columns, decisions, label_names, probabilities
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.prediction import text_logits
@@ -75,17 +76,27 @@ def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list[Any
     """Decode logits, shape `(rows, num_labels)`, to columns of a prediction file.
 
     Returns:
-        `<task>`: the score of a regression, the name of the class, or the names of all labels with a probability above
-        one half, joined by `|`. `<task>:<label>`: the probability of each label.
+        `<task>`: the score of a regression, the name of the class, or the names of all given labels, joined by `|`.
+        `<task>:<label>`: the probability of each label. `<task>.set` (labels joined by `|`) or `<task>.low` and
+        `<task>.high`, if a coverage was fitted; `<task>.abstain` (`true` or `false`), if the task may abstain.
     """
     chosen = decisions(task, logits)
     if task.kind.numeric:
-        return {task.name: _shortest(chosen)}
-    names = label_names(task, chosen)
-    if task.kind.several:
-        names = ["|".join(row) for row in names]
-    table = answer_columns(task, names, probabilities(task, logits.astype(np.float64)))
-    return {name: values if isinstance(values, list) else _shortest(values) for name, values in table.items()}
+        table: dict[str, Any] = {task.name: chosen}
+    else:
+        names = label_names(task, chosen)
+        table = answer_columns(task, names, probabilities(task, logits.astype(np.float64)))
+    table |= Prediction.of(task, logits).fitted_columns()
+    return {name: _cells(values) for name, values in table.items()}
+
+
+def _cells(values: Any) -> list[Any]:
+    """The cells of a column: texts, lists of labels joined by `|`, or the shortest numbers."""
+    if isinstance(values, list):
+        return ["|".join(value) if isinstance(value, list) else value for value in values]
+    if values.dtype == bool:
+        return [str(value).lower() for value in values.tolist()]
+    return _shortest(values)
 
 
 def _shortest(values: np.ndarray) -> list[float]:
@@ -156,12 +167,13 @@ class PredictionFile:
     def _names(self) -> list[str]:
         names = [self.id or "row"]
         for task in self.tasks:
-            names += [task.name, *(f"{task.name}:{label}" for label in task.classes)]
+            names += [task.name, *(f"{task.name}:{label}" for label in task.classes), *fitted_names(task)]
         return names
 
     def _schema(self) -> pa.Schema:
         kinds = {self.id or "row": pa.string() if self.id else pa.int64()}
         kinds |= {task.name: pa.string() for task in self.tasks if not task.kind.numeric}
+        kinds |= {f"{task.name}.{suffix}": pa.string() for task in self.tasks for suffix in ("set", "abstain")}
         return pa.schema([(name, kinds.get(name, pa.float64())) for name in self._names()])
 
     def __enter__(self) -> PredictionFile:

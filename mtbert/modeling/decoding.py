@@ -1,5 +1,6 @@
-"""Decoding: turn a task's logits into classes, probabilities, scores and label names.
+"""Decoding: turn a task's logits into classes, probabilities, scores, label names, sets and intervals.
 
+This is the one rule of prediction, pipeline, files, reports, export and server. A task's `calibration` changes it.
 Each function computes in the precision of its logits.
 """
 
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .calibration import above
 from .errors import InputError
 from .task_spec import TaskSpec
 
@@ -35,7 +37,12 @@ def decisions(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
             f"task {task.name!r}: {bad} of {len(logits)} rows have logits that are not finite: the training has "
             "diverged; lower the learning rate, clip gradients, or leave float16 for bfloat16 or float32"
         )
-    return task.kind.decisions(_tensor(logits)).numpy()
+    if task.calibration is None or task.calibration.thresholds is None:
+        return task.kind.decisions(_tensor(logits)).numpy()
+    of_labels = probabilities(task, logits)
+    if task.kind.several:
+        return above(of_labels, task.calibration.thresholds).astype(np.int64)
+    return above(of_labels[:, 1:], task.calibration.thresholds)[:, 0].astype(np.int64)
 
 
 def probabilities(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
@@ -44,7 +51,40 @@ def probabilities(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
     Args:
         logits: `(rows, num_labels)`.
     """
-    return task.kind.probabilities(_tensor(np.asarray(logits))).numpy()
+    logits = np.asarray(logits)
+    if task.calibration is not None and task.calibration.temperature != 1:
+        logits = logits / np.asarray(task.calibration.temperature, dtype=logits.dtype)
+    return task.kind.probabilities(_tensor(logits)).numpy()
+
+
+def confidence(task: TaskSpec, of_labels: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Probability of each decision: `(rows,)`, for a multi-label task `(rows, labels)`.
+
+    Args:
+        of_labels: `probabilities` of a classification.
+        chosen: its `decisions`.
+    """
+    if task.kind.several:
+        return np.where(chosen == 1, of_labels, 1 - of_labels)
+    return np.take_along_axis(of_labels, chosen[:, None], axis=1)[:, 0]
+
+
+def in_sets(task: TaskSpec, of_labels: np.ndarray) -> np.ndarray:
+    """Which labels the set of each row holds, `(rows, labels)` of bool; for a regression its interval, `(rows, 2)`.
+
+    Args:
+        of_labels: `probabilities`, or a regression's scores `(rows,)`.
+
+    Raises:
+        InputError: the task has no fitted coverage.
+    """
+    if task.calibration is None or task.calibration.quantile is None:
+        raise InputError(f"task {task.name!r} has no fitted coverage; fit one: mtbert calibrate CHECKPOINT")
+    quantile = task.calibration.quantile
+    if not task.kind.numeric:
+        return np.asarray(of_labels >= 1 - quantile)
+    ends = np.stack([of_labels - quantile, of_labels + quantile], axis=1)
+    return ends if task.range is None else ends.clip(*task.range)
 
 
 def answer_columns(task: TaskSpec, answers: list[Any], of_labels: np.ndarray) -> dict[str, Any]:
@@ -63,5 +103,14 @@ def answer_columns(task: TaskSpec, answers: list[Any], of_labels: np.ndarray) ->
 def label_names(task: TaskSpec, chosen: np.ndarray) -> list[str] | list[list[str]]:
     """Label names of a classification's `decisions`: one for each row, or a list for rows of a multi-label task."""
     if task.kind.several:
-        return [[name for name, on in zip(task.classes, row, strict=True) if on] for row in chosen]
+        return label_sets(task, chosen)
     return [task.classes[class_id] for class_id in chosen]
+
+
+def label_sets(task: TaskSpec, members: np.ndarray) -> list[list[str]]:
+    """Names of the labels that each row holds.
+
+    Args:
+        members: which labels, `(rows, labels)`.
+    """
+    return [[name for name, on in zip(task.classes, row, strict=True) if on] for row in members]

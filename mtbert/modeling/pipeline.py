@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import Pipeline
 
+from .answers import Prediction
 from .encoder_loading import load_tokenizer
 from .errors import InputError, InputTypeError
 from .forward_arguments import given_tasks
-from .prediction import Prediction, cut_rows, is_one, predict_rows, warn_of_cuts
+from .prediction import cut_rows, is_one, predict_rows, warn_of_cuts
 from .text_rows import as_row, is_row, iterate_rows
 
 if TYPE_CHECKING:
@@ -120,8 +121,12 @@ def answers(prediction: Prediction, top_k: int | None = 1) -> list[Any]:
     """Labels and scores of each row of a prediction; see the pipeline's `top_k`."""
     if prediction.task.kind.numeric:
         return [{"score": score} for score in prediction.scores.tolist()]
+    classes = prediction.task.classes
+    if top_k == 1 and not prediction.task.kind.several:
+        chosen = zip(prediction.labels, prediction.confidence.tolist(), strict=True)
+        return [{"label": label, "score": score} for label, score in chosen]
     rows = []
     for row in prediction.scores:
-        best = [{"label": prediction.task.classes[i], "score": float(row[i])} for i in (-row).argsort(kind="stable")]
+        best = [{"label": classes[i], "score": float(row[i])} for i in (-row).argsort(kind="stable")]
         rows.append(best[0] if top_k == 1 else best[:top_k])
     return rows

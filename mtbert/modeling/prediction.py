@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from itertools import chain
 from types import MethodType
 from typing import Any
@@ -16,8 +14,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from .decoding import answer_columns, decisions, label_names, probabilities
-from .errors import InputError, UnknownTaskError, deprecated
+from .answers import Prediction
+from .errors import InputError
 from .forward_arguments import task_names
 from .packed_batches import TaskPart, collect_logits, pack_parts
 from .task_model import TaskModel
@@ -26,70 +24,6 @@ from .text_rows import Row, as_rows
 from .tokenization import LENGTHS, encode_texts, has_token_types, length_limit
 
 BATCH_TOKENS = 8192
-SHOWN = 5  # the repr of a Prediction shows so many answers
-
-
-@dataclass(frozen=True, repr=False)
-class Prediction:
-    """Predictions of one task for some rows.
-
-    Attributes:
-        task: the task.
-        logits: the model's logits, `(rows, num_labels)`, fp32.
-        scores: probabilities `(rows, labels)`, which sum to 1 except for a multi-label task; for a regression scores
-            `(rows,)` on its scale.
-        truncated: `(rows,)`, number of tokens that were cut off each row; None if unknown.
-    """
-
-    task: TaskSpec
-    logits: np.ndarray
-    scores: np.ndarray
-    truncated: np.ndarray | None = None
-
-    @classmethod
-    def of(cls, task: TaskSpec, logits: np.ndarray, truncated: np.ndarray | None = None) -> Prediction:
-        """Make a Prediction from logits `(rows, num_labels)`."""
-        return cls(task, logits, probabilities(task, logits), truncated)
-
-    @property
-    def labels(self) -> list[Any]:
-        """For each row the most probable label, the labels above ½ of a multi-label task, or a regression's score."""
-        if self.task.kind.numeric:
-            return self.scores.tolist()
-        return label_names(self.task, decisions(self.task, self.logits))
-
-    def __len__(self) -> int:
-        return len(self.logits)
-
-    def __getitem__(self, name: str) -> Prediction:
-        """Deprecated: this Prediction, by its task's name. `predict(rows, tasks="NAME")` used to return a dict."""
-        if name != self.task.name:
-            raise UnknownTaskError(f"no task {name!r}: this is the Prediction of {self.task.name!r}")
-        deprecated('predict(..., tasks="NAME")["NAME"]', 'predict(..., tasks="NAME") or tasks=["NAME"]', since="0.2")
-        return self
-
-    def __repr__(self) -> str:
-        if not np.isfinite(self.logits).all():
-            return f"Prediction of {self.task.name!r} for {len(self):,} rows, some of which are not finite"
-        first = ", ".join(f"{label:.4g}" if isinstance(label, float) else repr(label) for label in self.labels[:SHOWN])
-        more = ", …" if len(self) > SHOWN else ""
-        return f"Prediction of {self.task.name!r} for {len(self):,} rows: {first}{more}"
-
-    def to_dict(self) -> dict[str, list[Any]]:
-        """Columns with one value for each row, as in the files that `mtbert predict` writes.
-
-        Returns:
-            `<task>`: the label, a list of labels for a multi-label task, or a regression's score; `<task>:<label>`: the
-            probability of each label.
-        """
-        table = answer_columns(self.task, self.labels, self.scores)
-        return {name: values if isinstance(values, list) else values.tolist() for name, values in table.items()}
-
-    def to_pandas(self) -> Any:
-        """`to_dict` as a `pandas.DataFrame` with a row for each input."""
-        return import_module("pandas").DataFrame(
-            self.to_dict()
-        )  # not a plain import: a checkpoint's code must load without pandas
 
 
 def predict(

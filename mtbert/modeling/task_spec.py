@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from .calibration import Calibration
 from .config_checks import make_plain, type_problems
 from .display import brief, brief_names
 from .errors import InputError, Problem, refuse
@@ -242,6 +243,7 @@ class TaskSpec:
         max_length: longest input in tokens, special ones included; longer inputs are cut. None: the encoder's limit.
         adapter: whether this task uses the model's adapter, if there is one; false: the shared encoder only.
         head: the head (a HeadSpec or its fields as a mapping).
+        calibration: what `mtbert calibrate` fitted (a Calibration or its fields); None: nothing.
     """
 
     name: str
@@ -257,6 +259,7 @@ class TaskSpec:
     max_length: int | None = None
     adapter: bool = True
     head: HeadSpec = field(default_factory=HeadSpec)
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
         too_long = limit_problems(("labels",), "labels", _count(self.labels), "has", " names")
@@ -267,6 +270,8 @@ class TaskSpec:
         where = f"task {self.name[:SHOWN]!r}…" if long else f"task {brief(self.name)}"
         set_field = lambda key, value: object.__setattr__(self, key, value)  # noqa: E731 (a frozen dataclass)
         set_field("head", _build(HeadSpec, f"{where}: head", self.head))
+        if self.calibration is not None:
+            set_field("calibration", _build(Calibration, f"{where}: calibration", self.calibration))
         if isinstance(self.labels, (str, bool)):
             raise InputError(f"{where}: labels is {self.labels!r}, but must be a list of names, or their number")
         if isinstance(self.labels, int):
@@ -328,15 +333,7 @@ class TaskSpec:
         if self.range is not None and not (len(self.range) == 2 and self.range[0] < self.range[1]):
             problems.append(Problem(("range",), f"is {brief(self.range)}, but must be (lowest, highest)"))
         if self.head.output == "sigmoid" and (not regression or self.range is None):
-            problems.append(
-                Problem(
-                    (
-                        "head",
-                        "output",
-                    ),
-                    "'sigmoid' needs a regression with a range to scale to",
-                )
-            )
+            problems.append(Problem(("head", "output"), "'sigmoid' needs a regression with a range to scale to"))
         if self.head.type == "cosine" and not (regression and self.siamese and self.range is not None):
             problems.append(Problem((), ": a cosine head needs a regression with a range, texts: 2 and pair: siamese"))
         if self.head.type == "attention" and self.apart:
@@ -345,6 +342,9 @@ class TaskSpec:
             )
         if self.separator is not None and self.siamese:
             problems.append(Problem(("separator",), "stands between two texts of one input; use pair: cross"))
+        if self.calibration is not None:
+            fields_of = self.calibration.problems(self.kind, len(self.classes))
+            problems += [problem.under("calibration") for problem in fields_of]
         return problems
 
     @property
@@ -379,7 +379,9 @@ class TaskSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
-        values = asdict(self)
+        values = asdict(self) | {"calibration": self.calibration and self.calibration.to_dict()}
+        if self.calibration is None:
+            del values["calibration"]  # as written by versions that had none
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod

@@ -100,7 +100,8 @@ class TaskRecipe:
         Raises:
             ValueError: with everything that is wrong with it, one problem a line.
         """
-        shared = {key: getattr(self, key) for key in known_fields(TaskSpec) if key not in ("name", "texts")}
+        not_keys = ("name", "texts", "calibration")  # `mtbert calibrate` fits the last, after training
+        shared = {key: getattr(self, key) for key in known_fields(TaskSpec) if key not in not_keys}
         return TaskSpec(name=name, texts=len(self.data.text), **shared)
 
     def training(self) -> TaskTraining:

@@ -202,7 +202,10 @@ class TestRoundTrips:
     @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
     def test_to_dict_and_back_through_json(self, spec):
         values = spec.to_dict()
-        assert list(values) == [field.name for field in dataclasses.fields(TaskSpec)]
+        fields = [field.name for field in dataclasses.fields(TaskSpec)]
+        assert list(values) == [
+            name for name in fields if name != "calibration"
+        ]  # which is left out where there is none
         assert TaskSpec.from_dict(json.loads(json.dumps(values))) == spec
         assert json.loads(json.dumps(values)) == values
 
