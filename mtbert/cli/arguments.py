@@ -65,7 +65,7 @@ def training(command: str, argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser(command, usage=f"mtbert {command} RECIPE.yaml [--KEY VALUE]... [options]")
     parser.add_argument("recipe", metavar="RECIPE.yaml", help="recipe file; `mtbert recipes` lists those of mtbert")
     parser.add_argument("--help-keys", action="store_true", help="list all keys of a recipe, with their defaults")
-    parser.add_argument("--num_processes", type=int, metavar="N", help="N processes: each on a GPU, or all on the CPU")
+    _add_processes(parser)
     parser.add_argument("--mixed_precision", choices=PRECISIONS, help="numbers to compute with (default: no, fp32)")
     if {"-h", "--help"} & set(argv):
         parser.parse_args(["--help"])
@@ -85,12 +85,21 @@ def training(command: str, argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"one recipe is needed, but there are {positional}; write RECIPE.yaml [--KEY VALUE]...")
     check_keys(parser, args, recipe_keys)
     check_recipe(parser, args.recipe)
+    check_processes(parser, args)
+    args.recipe_arguments = args.process_arguments = [args.recipe, *recipe_keys]
+    return args
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num_processes", type=int, metavar="N", help="N processes: each on a GPU, or all on the CPU")
+
+
+def check_processes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit with an error if `--num_processes` is no number of processes, or a launcher says how many there are."""
     if args.num_processes is not None and args.num_processes < 1:
         parser.error(f"--num_processes is {args.num_processes}, but must be 1 or more")
     if args.num_processes is not None and is_launched():
         parser.error("--num_processes is given, but a launcher has started this process and says how many; drop one")
-    args.recipe_arguments = [args.recipe, *recipe_keys]
-    return args
 
 
 def check_keys(parser: argparse.ArgumentParser, args: argparse.Namespace, more: Sequence[str]) -> None:
@@ -186,7 +195,9 @@ def predict(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--text_pair", default="text_pair", help="column of a pair's second text (default: text_pair)")
     parser.add_argument("--id", help="column that names the rows in the output (default: their number)")
     parser.add_argument("--batch_size", type=int, default=64, help="rows in one pass of the encoder (default: 64)")
-    parser.add_argument("--chunk_size", type=int, default=2048, help="rows in memory at a time (default: 2048)")
+    chunk = "rows in memory at a time, which one process predicts (default: 2048)"
+    parser.add_argument("--chunk_size", type=int, default=2048, help=chunk)
+    _add_processes(parser)
     parser.add_argument("--input_format", choices=INPUT_FORMATS, help="default: by the suffix, or by the first line")
     separator = "character between the fields of a csv or tsv file, such as ';', '|' or tab"
     parser.add_argument("--separator", help=separator)
@@ -201,7 +212,18 @@ def predict(argv: Sequence[str]) -> argparse.Namespace:
     if problem:
         parser.error(f"--output is {args.output[:100]!r}, which {problem}")
     at_least(parser, args, 1, "batch_size", "chunk_size")
+    check_processes(parser, args)
+    if args.num_processes is not None and args.file == "-":
+        parser.error("standard input can be read by one process; give a file, or drop --num_processes")
+    args.process_arguments = without_processes(argv)
     return args
+
+
+def without_processes(argv: Sequence[str]) -> list[str]:
+    """Return the arguments but for `--num_processes`."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_processes(parser)
+    return parser.parse_known_args(argv)[1]
 
 
 def search(argv: Sequence[str]) -> argparse.Namespace:

@@ -61,9 +61,10 @@ def launch(command: str, args: argparse.Namespace) -> int:
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    from ..recipe import Recipe
+    if command in TRAINS:
+        from ..recipe import Recipe
 
-    Recipe.from_cli(args.recipe_arguments)  # reports errors once instead of in every process
+        Recipe.from_cli(args.recipe_arguments)  # reports errors once instead of in every process
     count = torch.cuda.device_count()
     if 0 < count < args.num_processes:
         asked = f"--num_processes is {args.num_processes}"
@@ -71,8 +72,8 @@ def launch(command: str, args: argparse.Namespace) -> int:
     config = "ddp.yaml" if count else "cpu_two_processes.yaml"
     # mtbert's config file, so that accelerate does not read the user's default config, which is for other programs
     words = ["--config_file", str(folder() / "accelerate" / config), "--num_processes", str(args.num_processes)]
-    words += ["--mixed_precision", args.mixed_precision or "no", "--main_process_port", "0"]
-    words += ["--module", f"mtbert.cli.{command}", *args.recipe_arguments]
+    words += ["--mixed_precision", getattr(args, "mixed_precision", None) or "no", "--main_process_port", "0"]
+    words += ["--module", f"mtbert.cli.{command}", *args.process_arguments]
     launch_args = launch_command_parser().parse_args(words)
     try:
         launch_command(launch_args)
