@@ -23,6 +23,7 @@ from .course_files import CourseFile, course_files
 
 FILE_FORMATS = ("csv", "jsonl", "parquet", "cs224n")
 STDOUT = "-"
+ARROW_TYPES = {str: pa.string(), float: pa.float64()}
 
 
 def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list[Any]]:
@@ -41,6 +42,13 @@ def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list[Any
         table = answer_columns(task, names, probabilities(task, logits.astype(np.float64)))
     table |= Prediction.of(task, logits).fitted_columns()
     return {name: _cells(values) for name, values in table.items()}
+
+
+def column_types(task: TaskSpec) -> dict[str, type]:
+    """Name → type (`str` or `float`) of each of the `prediction_columns`."""
+    types: dict[str, type] = {task.name: float if task.kind.numeric else str}
+    types |= {f"{task.name}:{label}": float for label in task.classes}
+    return types | {name: float if name.endswith((".low", ".high")) else str for name in fitted_names(task)}
 
 
 def _cells(values: Any) -> list[Any]:
@@ -118,16 +126,13 @@ class PredictionFile:
         return problems
 
     def _names(self) -> list[str]:
-        names = [self.id or "row"]
-        for task in self.tasks:
-            names += [task.name, *(f"{task.name}:{label}" for label in task.classes), *fitted_names(task)]
-        return names
+        return [self.id or "row", *(name for task in self.tasks for name in column_types(task))]
 
     def _schema(self) -> pa.Schema:
-        kinds = {self.id or "row": pa.string() if self.id else pa.int64()}
-        kinds |= {task.name: pa.string() for task in self.tasks if not task.kind.numeric}
-        kinds |= {f"{task.name}.{suffix}": pa.string() for task in self.tasks for suffix in ("set", "abstain")}
-        return pa.schema([(name, kinds.get(name, pa.float64())) for name in self._names()])
+        types = {self.id or "row": pa.string() if self.id else pa.int64()}
+        for task in self.tasks:
+            types |= {name: ARROW_TYPES[kind] for name, kind in column_types(task).items()}
+        return pa.schema(list(types.items()))
 
     def __enter__(self) -> PredictionFile:
         with ExitStack() as self.stack:  # if opening a file fails, those already open are closed
