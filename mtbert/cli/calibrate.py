@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..evaluation.calibration import Goals
+from ..modeling.calibration_card import summary
 from ..modeling.display import display
-from ..runs.calibration import choose_tasks, fit_calibrations, remove_calibrations, summary, write_calibrations
+from ..runs.calibration import choose_tasks, fit_calibrations, remove_calibrations, write_calibrations
 from ..runs.evaluation import find_recipe
 from . import arguments
 from .main import run as run_command

@@ -33,6 +33,7 @@ from ..evaluation.report import (
     read_run,
     write_report,
 )
+from ..modeling.calibration_file import figures_of
 from ..modeling.encoder_loading import load_tokenizer
 from ..modeling.task_spec import TaskSpec
 from ..recipe import Recipe
@@ -45,7 +46,10 @@ from .main import run as run_command
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A run with its predictions: rows and main metric by task, plan, pre-training's losses, notes for the report."""
+    """A run with its predictions: rows and main metric by task, plan, pre-training's losses, notes for the report.
+
+    `decisions` are the figures of calibrated tasks (see `figures_of`).
+    """
 
     run: RunLog
     tasks: dict[str, TaskRows]
@@ -53,6 +57,7 @@ class Evaluated:
     plan: Plan | StagedPlan | None
     pretraining: dict[str, Any] | None
     notes: tuple[str, ...]
+    decisions: dict[str, dict[str, Any]]
 
 
 def make_plan(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Plan:
@@ -137,6 +142,20 @@ def read_groups(
     return groups, notes
 
 
+def notes_on_calibration(tasks: Sequence[TaskSpec], decisions: dict[str, dict[str, Any]], split: str) -> list[str]:
+    """Return sentences on calibrated tasks: those whose scores are of the rows that their thresholds were fitted on."""
+    calibrated = [task.name for task in tasks if task.calibration is not None]
+    fitted_here = [name for name in calibrated if name in decisions and decisions[name]["split"] == split]
+    unknown = [name for name in calibrated if name not in decisions]
+    notes = []
+    if fitted_here:
+        names = ", ".join(fitted_here)
+        notes.append(f"Calibrated on these rows, so that scores with thresholds are too good: {names}; see Decisions.")
+    if unknown:
+        notes.append(f"Calibrated, but without figures beside the checkpoint: {', '.join(unknown)}.")
+    return notes
+
+
 def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], show_texts: bool = True) -> Evaluated:
     """Load a run's model and data, and predict every row of a split."""
     if not show_texts:
@@ -171,7 +190,9 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
     pretraining = read_pretraining(folder, recipe)
     if recipe.pretraining is not None and pretraining is None:
         notes.append("The log of the pre-training is not there, so that its losses are not shown.")
-    return Evaluated(run, tasks, metrics, plan, pretraining, tuple(notes))
+    decisions = figures_of(with_rows, folder)
+    notes += notes_on_calibration(with_rows, decisions, split)
+    return Evaluated(run, tasks, metrics, plan, pretraining, tuple(notes), decisions)
 
 
 def main(argv: Sequence[str]) -> Path:
@@ -186,6 +207,8 @@ def main(argv: Sequence[str]) -> Path:
 
     a = evaluated[args.run]
     numbers = analyse_run(a.tasks, a.metrics, a.run, a.plan, args.examples, a.pretraining)
+    for name, figures in a.decisions.items():
+        numbers["tasks"][name]["decisions"] = figures
     numbers["run"] = {
         "name": str(args.run),
         "against": str(args.against) if args.against else None,

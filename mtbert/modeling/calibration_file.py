@@ -68,8 +68,13 @@ def figures_text(figures: dict[str, dict[str, Any]]) -> str:
     return json.dumps({"tasks": figures}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def save_figures(model: TaskModel, folder: str | os.PathLike[str]) -> None:
-    """Take the figures of a model's calibration along from its checkpoint into a folder."""
+def figures_of_model(model: TaskModel) -> dict[str, dict[str, Any]]:
+    """Task name → figures of its calibration, from the checkpoint that a model was loaded from."""
     source = source_of(model)
     where = {key: value for key, value in source.items() if key != "encoder"}
-    write_figures(folder, figures_of(model.tasks, source["encoder"], **where) if source else {})
+    return figures_of(model.tasks, source["encoder"], **where) if source else {}
+
+
+def save_figures(model: TaskModel, folder: str | os.PathLike[str]) -> None:
+    """Take the figures of a model's calibration along from its checkpoint into a folder."""
+    write_figures(folder, figures_of_model(model))

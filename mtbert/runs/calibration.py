@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..data.splits import load_task
 from ..errors import CheckpointError, FileInTheWayError, InputError
 from ..evaluation.calibration import Goals, calibrate_task
@@ -208,34 +206,3 @@ def remove_calibrations(folder: Path, names: Sequence[str] | None, output: Path 
     if not calibrated:
         raise InputError(f"{folder} is not calibrated{' for ' + ', '.join(chosen) if names else ''}; nothing to remove")
     return write_calibrations(folder, output, dict.fromkeys(calibrated), {}), calibrated
-
-
-def summary(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(what, figure) of a task's calibration, for the terminal and the model card."""
-    fitted = figures["calibration"]
-    lines = []
-    if "nll" in figures:
-        ece = {side: figures["reliability"][side]["ece"] for side in ("before", "after")}
-        lines.append(("temperature", f"{fitted['temperature']:.3f}"))
-        lines.append(("log loss", f"{figures['nll']['before']:.4f} → {figures['nll']['after']:.4f}"))
-        lines.append(("calibration error (ECE)", f"{ece['before']:.4f} → {ece['after']:.4f}"))
-    for name, label in figures.get("thresholds", {}).items():
-        if label["threshold"] is not None:
-            f1 = " → ".join(_number(label[side]["f1"]) for side in ("without", "with"))
-            rates = f"precision {_number(label['with']['precision'])}, recall {_number(label['with']['recall'])}"
-            lines.append((f"threshold of {name!r}", f"{label['threshold']:.3f}: F1 {f1}, {rates}"))
-    if "sets" in figures:
-        sets = figures["sets"]
-        lines.append((f"sets at {sets['asked']:g}", f"hold {sets['covered']:.3f}, {sets['mean_size']:.2f} labels each"))
-    if "intervals" in figures:
-        sets = figures["intervals"]
-        lines.append((f"intervals at {sets['asked']:g}", f"hold {sets['covered']:.3f}, {sets['mean_width']:.3f} wide"))
-    if "abstention" in figures:
-        rest = figures["abstention"]
-        text = f"{rest['share']:.3f} of rows; accuracy {_number(rest['accuracy_of_all'])} → "
-        lines.append((f"abstains below {fitted['abstain_below']:.3f}", text + _number(rest["accuracy_of_rest"])))
-    return lines
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or np.isnan(value) else f"{value:.3f}"

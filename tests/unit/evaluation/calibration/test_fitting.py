@@ -27,7 +27,7 @@ STARS = TaskSpec("stars", labels=("bad", "fair", "good"))
 SPAM = TaskSpec("spam", "binary_classification", labels=("no", "yes"))
 TWO = TaskSpec("two", labels=("no", "yes"))
 TAGS = TaskSpec("tags", "multi_label_classification", labels=("a", "b"))
-SCORE = TaskSpec("score", range=(0, 5))
+SCORE = TaskSpec("score")
 
 
 def sample(task, rows, seed=0, heat=2.5):
@@ -35,7 +35,7 @@ def sample(task, rows, seed=0, heat=2.5):
     random = np.random.default_rng(seed)
     logits = random.normal(0, 2, (rows, task.num_labels))
     if task.kind.numeric:
-        return logits, np.clip(logits[:, 0] + random.normal(0, 0.5, rows), 0, 5)
+        return logits, logits[:, 0] + random.normal(0, 0.5, rows)
     if task.kind.exclusive:
         cumulated = np.exp(log_softmax(logits, axis=1)).cumsum(axis=1)
         return logits * heat, (random.random(rows)[:, None] > cumulated).sum(axis=1).clip(max=task.num_labels - 1)
