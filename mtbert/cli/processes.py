@@ -12,7 +12,12 @@ from ..runs.bundled import folder
 # environment variables by which accelerate detects that a launcher has started this process
 OF_LAUNCHERS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 TRAINS = ("finetune", "pretrain")
-ON_ONE_DEVICE = (*TRAINS, "evaluate", "search")  # `reproduce` uses all GPUs; the other commands use one anyway
+ON_ONE_DEVICE = (
+    *TRAINS,
+    "calibrate",
+    "evaluate",
+    "search",
+)  # `reproduce` uses all GPUs; the other commands use one anyway
 
 
 def is_launched() -> bool:

@@ -1,5 +1,8 @@
 """Ensembles of checkpoints: mean probabilities for classification, mean scores for regression.
 
+The probabilities of calibrated members are calibrated. Thresholds, sets and abstention are not used: each was fitted
+for one member's probabilities, and would be wrong for their mean.
+
 Each member encodes the texts with its own tokenizer. Members may differ in everything except a task's problem type,
 number of texts, labels and range, which define the meaning of its logits.
 """
@@ -20,6 +23,7 @@ from ..data.collation import LengthSortedSteps, MultiTaskDataset
 from ..data.tokenize import encode_dataset
 from ..errors import InputError
 from ..modeling.configuration_mtbert import MtBertConfig
+from ..modeling.decoding import scaled
 from ..modeling.encoder_loading import load_config, load_tokenizer
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.packed_batches import collect_logits
@@ -162,7 +166,8 @@ def predict_members(
         batch_size: largest number of rows per batch.
 
     Returns:
-        Member → task name → logits `(rows, num_labels)`, for the tasks that the member has and `splits` contains.
+        Member → task name → logits `(rows, num_labels)`, divided by the member's fitted temperature, for the tasks that
+        the member has and `splits` contains.
 
     Raises:
         ValueError: see `check_members`.
@@ -172,7 +177,10 @@ def predict_members(
     for folder in folders:
         model, tokenizer = load_member(folder, device)
         names = [name for name in splits if folder in members.get(name, ())]
-        logits[folder] = {n: task_logits(model, tokenizer, n, splits[n], batch_size).cpu().numpy() for n in names}
+        logits[folder] = {}
+        for name in names:
+            of_task = task_logits(model, tokenizer, name, splits[name], batch_size).cpu().numpy()
+            logits[folder][name] = scaled(model.tasks[model.task_id(name)], of_task)
     return logits
 
 

@@ -15,6 +15,8 @@ from .calibration import above
 from .errors import InputError
 from .task_spec import TaskSpec
 
+ROUNDING = 1e-6  # what fp32 may take from a probability: equal rows must not fall out of their sets
+
 
 def _tensor(logits: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(logits if logits.flags.writeable and logits.flags.c_contiguous else logits.copy())
@@ -51,10 +53,15 @@ def probabilities(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
     Args:
         logits: `(rows, num_labels)`.
     """
+    return task.kind.probabilities(_tensor(scaled(task, logits))).numpy()
+
+
+def scaled(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
+    """Logits divided by the task's fitted temperature, in their precision; without one, the logits themselves."""
     logits = np.asarray(logits)
-    if task.calibration is not None and task.calibration.temperature != 1:
-        logits = logits / np.asarray(task.calibration.temperature, dtype=logits.dtype)
-    return task.kind.probabilities(_tensor(logits)).numpy()
+    if task.calibration is None or task.calibration.temperature == 1:
+        return logits
+    return logits / np.asarray(task.calibration.temperature, dtype=logits.dtype)
 
 
 def confidence(task: TaskSpec, of_labels: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -82,7 +89,7 @@ def in_sets(task: TaskSpec, of_labels: np.ndarray) -> np.ndarray:
         raise InputError(f"task {task.name!r} has no fitted coverage; fit one: mtbert calibrate CHECKPOINT")
     quantile = task.calibration.quantile
     if not task.kind.numeric:
-        return np.asarray(of_labels >= 1 - quantile)
+        return np.asarray(of_labels >= 1 - quantile - ROUNDING)
     ends = np.stack([of_labels - quantile, of_labels + quantile], axis=1)
     return ends if task.range is None else ends.clip(*task.range)
 

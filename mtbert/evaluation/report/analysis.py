@@ -9,6 +9,7 @@ import numpy as np
 
 from ...data.sampling import Plan
 from ...errors import InputError
+from ...modeling.decoding import confidence as confidence_of
 from ..metrics import all_metrics, averages, score_task
 from . import attention, classification, comparison, course, distances, regression, slices
 from .rows import TaskRows
@@ -82,7 +83,7 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
         analysis["classes"] = _decisions(
             rows, everyone, rows.labels, rows.predicted, rows.probabilities, task.classes, examples
         )
-        confidence = rows.probabilities[everyone, rows.predicted]
+        confidence = confidence_of(task, rows.probabilities, rows.predicted)
         analysis["calibration"] = classification.calibration(confidence, rows.right)
     near = distances.within_one(rows)
     if near is not None:
@@ -157,7 +158,7 @@ def _multi_label(rows: TaskRows, examples: int) -> dict[str, Any]:
         true, predicted = rows.labels[labelled, column].astype(np.int64), rows.predicted[labelled, column]
         labels[name] = _decisions(rows, labelled, true, predicted, both, (f"not {name}", name), examples)
     present = ~np.isnan(rows.labels)
-    confidence = np.maximum(rows.probabilities, 1 - rows.probabilities)[present]
+    confidence = confidence_of(rows.task, rows.probabilities, rows.predicted)[present]
     calibration = classification.calibration(confidence, (rows.predicted == rows.labels)[present])
     return {"labels": labels, "calibration": calibration}
 
