@@ -38,7 +38,8 @@ def decisions(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
             "diverged; lower the learning rate, clip gradients, or leave float16 for bfloat16 or float32"
         )
     if task.calibration is None or task.calibration.thresholds is None:
-        return task.kind.decisions(_tensor(logits)).numpy()
+        # a temperature moves the median of an ordinal task, and no other decision
+        return task.kind.decisions(_tensor(_tempered(task, logits) if task.kind.ordered else logits)).numpy()
     of_labels = probabilities(task, logits)
     if task.kind.several:
         return above(of_labels, task.calibration.thresholds).astype(np.int64)
@@ -51,10 +52,13 @@ def probabilities(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
     Args:
         logits: `(rows, num_labels)`.
     """
-    logits = np.asarray(logits)
-    if task.calibration is not None and task.calibration.temperature != 1:
-        logits = logits / np.asarray(task.calibration.temperature, dtype=logits.dtype)
-    return task.kind.probabilities(_tensor(logits)).numpy()
+    return task.kind.probabilities(_tensor(_tempered(task, np.asarray(logits)))).numpy()
+
+
+def _tempered(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
+    if task.calibration is None or task.calibration.temperature == 1:
+        return logits
+    return logits / np.asarray(task.calibration.temperature, dtype=logits.dtype)
 
 
 def confidence(task: TaskSpec, of_labels: np.ndarray, chosen: np.ndarray) -> np.ndarray:
