@@ -264,6 +264,7 @@ def _task(task: TaskSpec) -> dict[str, Any]:
     answers = {
         "regression": f"a score{low_high}",
         "multi_label_classification": f"any of {len(task.classes)} labels",
+        "ordinal_classification": f"one of {len(task.classes)} labels, in their order",
     }.get(task.kind.name, f"one of {len(task.classes)} labels")
     ways = {"cross": "in one input", "siamese": "each alone", "both": "each alone and in one input"}
     reads = "one text" if task.texts == 1 else f"two texts, {ways[task.pair]}"

@@ -137,14 +137,17 @@ def combine(task: TaskSpec, members: Sequence[np.ndarray]) -> np.ndarray:
         members: logits of each member, `(rows, num_labels)`.
 
     Returns:
-        `(rows, num_labels)` float64: log of the mean softmax; log p / (1 − p) of the mean sigmoid p of a binary or
-        multi-label classification; the mean score of a regression.
+        `(rows, num_labels)` float64: log of the mean softmax; the logits whose probabilities are the mean of an ordinal
+        task; log p / (1 − p) of the mean sigmoid p of a binary or multi-label classification; the mean score of a
+        regression.
     """
     stacked = np.stack(members).astype(np.float64)
     if task.kind.numeric:
         return stacked.mean(axis=0)
     if task.kind.exclusive:
-        return logsumexp(log_softmax(stacked, axis=-1), axis=0) - np.log(len(stacked))
+        of_classes = task.kind.class_logits(torch.from_numpy(stacked)).numpy()
+        mean = logsumexp(log_softmax(of_classes, axis=-1), axis=0) - np.log(len(stacked))
+        return task.kind.logits_of(torch.from_numpy(mean)).numpy()
     yes, no = -np.logaddexp(0, -stacked), -np.logaddexp(0, stacked)
     return logsumexp(yes, axis=0) - logsumexp(no, axis=0)
 

@@ -40,7 +40,8 @@ def decisions(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
             "diverged; lower the learning rate, clip gradients, or leave float16 for bfloat16 or float32"
         )
     if task.calibration is None or task.calibration.thresholds is None:
-        return task.kind.decisions(_tensor(logits)).numpy()
+        # a temperature moves the median of an ordinal task, and no other decision
+        return task.kind.decisions(_tensor(scaled(task, logits) if task.kind.ordered else logits)).numpy()
     of_labels = probabilities(task, logits)
     if task.kind.several:
         return above(of_labels, task.calibration.thresholds).astype(np.int64)

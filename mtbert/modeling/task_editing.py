@@ -120,6 +120,8 @@ def _plain_model(model: TaskModel, spec: TaskSpec) -> PreTrainedModel:
             f"{where}: a plain {family} model cannot compute a {spec.head.type} head with output {spec.head.output} "
             f"on {'several inputs' if spec.apart else 'one input'}; linear heads on one input of BERT can be taken out"
         )
+    if spec.kind.ordered:
+        raise InputError(f"{where}: a plain {family} model has no decoding of an ordinal task's logits")
     if spec.pooling != "pooler":
         raise InputError(
             f"{where}: a plain {family} model's head reads another pooling than {spec.pooling!r}; train it with "

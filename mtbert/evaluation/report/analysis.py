@@ -62,7 +62,7 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
         - `problem_type`, `main` (the main metric), `rows`, and `scores` by every metric that suits the task;
         - for a single-label or binary classification: `classes` (see `_decisions`) and `calibration`;
         - for a multi-label classification: `labels` (label → as `classes`) and `calibration` over all decisions;
-        - for a regression: `points`, `outliers` and `signed_error` (see `signed_errors`);
+        - for a regression: `points` and `outliers`; for it and an ordinal task `signed_error` (see `signed_errors`);
         - `within_one`, the shares of rows that are right or nearly so (see `within_one`), for tasks that have them;
         - `worst`, `length`, for pairs `length_difference`, and `groups` (column → result of `by_group`);
         - `attention`, for a head that has one (see `attention_shares`).
@@ -85,6 +85,8 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
         )
         confidence = confidence_of(task, rows.probabilities, rows.predicted)
         analysis["calibration"] = classification.calibration(confidence, rows.right)
+    if task.kind.ordered:
+        analysis["signed_error"] = distances.signed_errors(rows)
     near = distances.within_one(rows)
     if near is not None:
         analysis["within_one"] = near

@@ -89,6 +89,7 @@ def _task(name: str, task: Mapping[str, Any], run: Mapping[str, Any]) -> list[Se
             "(Leys et al., 2013). Such labels may be wrong; or the model is."
         )
         parts.append(Section(f"{name}: predicted against true", 3, (note,), (picture, outliers)))
+    if "signed_error" in task:
         parts.append(_signed_errors(name, task["signed_error"]))
     parts.append(Section(f"{name}: worst errors", 3, items=(example_table("Largest losses", task["worst"], most),)))
     parts.append(_lengths(name, task))
@@ -106,7 +107,7 @@ def _within_one(shares: Mapping[str, float]) -> Table:
 
 def _signed_errors(name: str, found: Mapping[str, Any]) -> Section:
     picture = Picture(f"{name}.signed_error", figures.signed_errors(found, LENGTHS, f"{name}: signed error"), "")
-    notes = ["The signed error is predicted − true: above 0, the model's scores are too high."]
+    notes = ["The signed error is predicted − true: above 0, the model's scores, or ranks, are too high."]
     left_out = found["length"]["points_left_out"]
     if left_out:
         shown_rows = len(found["length"]["points"]["length"])

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from scipy.special import log_expit, log_softmax
 
@@ -144,7 +145,8 @@ class TaskRows:
         if self.regression:
             return self.errors**2
         if self.task.kind.exclusive:
-            return -log_softmax(scaled(self.task, self.logits), axis=1)[np.arange(len(self)), self.labels]
+            of_classes = self.task.kind.class_logits(torch.from_numpy(scaled(self.task, self.logits))).numpy()
+            return -log_softmax(of_classes, axis=1)[np.arange(len(self)), self.labels]
         labels = self.labels if self.multi_label else self.labels[:, None]
         labelled = ~np.isnan(labels)
         logits = scaled(self.task, self.logits)
