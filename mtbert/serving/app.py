@@ -199,12 +199,6 @@ def no_key() -> Response:
     return problem(401, "send a key: Authorization: Bearer KEY", **{"www-authenticate": "Bearer"})
 
 
-async def explain(request: Request, error: Exception) -> Response:
-    """The framework's errors, worded as ours."""
-    assert isinstance(error, HTTPException)
-    return problem(error.status_code, error.detail, **dict(error.headers or {}))
-
-
 async def no_icon(request: Request) -> Response:
     """The icon that browsers ask for: there is none."""
     return Response(status_code=204)
