@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import difflib
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import RecipeError
 from ..files import path_problem
 from ..recipe.yaml_layers import split_argv
 from ..runs import budget, bundled
 from ..training.methods import sections
+from . import parsers_serving
+from .parsing import add_imports, at_least, make_parser
 from .processes import is_launched
 
 COMMANDS = {
@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "score a run and write a report",
     "predict": "predict raw rows with a checkpoint",
     "calibrate": "fit temperatures, thresholds, sets and intervals on held-out rows",
+    "serve": "serve all heads of a checkpoint over HTTP",
     "search": "search for the values of a recipe's keys with the best score",
     "reproduce": "run rows of the reports with several seeds and write one table",
     "ensemble": "average the predictions of checkpoints, or their weights (--weights)",
@@ -43,18 +44,6 @@ INPUT_FORMATS = ("csv", "tsv", "json", "parquet", "cs224n", "text")
 OUTPUT_FORMATS = ("csv", "jsonl", "parquet", "cs224n")
 QUOTING = ("double", "backslash", "none")
 POOLINGS = ("cls", "mean", "max")  # poolings that do not need the encoder's pooler
-
-
-def make_parser(command: str, file: str | None = None, **options: Any) -> argparse.ArgumentParser:
-    """Create a parser whose description is the docstring of the command's file; the file is read, not imported."""
-    source = Path(__file__).with_name(f"{file or command}.py").read_text(encoding="utf-8")
-    return argparse.ArgumentParser(
-        prog=f"mtbert {command}",
-        description=ast.get_docstring(ast.parse(source)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        **options,
-    )
 
 
 def training(command: str, argv: Sequence[str]) -> argparse.Namespace:
@@ -130,14 +119,6 @@ def check_recipe(parser: argparse.ArgumentParser, recipe: str) -> None:
     parser.error(f"there is no file {recipe[:300]!r}; {remedy}")
 
 
-def at_least(parser: argparse.ArgumentParser, args: argparse.Namespace, least: int, *names: str) -> None:
-    """Exit with an error if an argument is smaller than `least`."""
-    for name in names:
-        value = getattr(args, name)
-        if value < least:
-            parser.error(f"--{name} is {value}, but must be {least} or more")
-
-
 def finetune(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of `mtbert finetune`."""
     return training("finetune", argv)
@@ -148,16 +129,10 @@ def pretrain(argv: Sequence[str]) -> argparse.Namespace:
     return training("pretrain", argv)
 
 
-def _add_imports(parser: argparse.ArgumentParser) -> None:
-    """The option of commands that read what a run has saved, which names modules and never imports them."""
-    what = "modules or .py files that register parts of your own, such as heads; imported first"
-    parser.add_argument("--imports", nargs="+", default=[], metavar="MODULE", help=what)
-
-
 def evaluate(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of `mtbert evaluate`; `changes` are the recipe's keys that the command line sets."""
     parser = make_parser("evaluate")
-    _add_imports(parser)
+    add_imports(parser)
     parser.add_argument("run", type=Path, help="folder of a run, or of one of its checkpoints")
     parser.add_argument("--against", type=Path, help="another run or checkpoint, scored on the same rows and compared")
     parser.add_argument("--split", choices=("train", "dev", "test"), default="dev", help="default: %(default)s")
@@ -185,7 +160,7 @@ def evaluate(argv: Sequence[str]) -> argparse.Namespace:
 def predict(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of `mtbert predict`."""
     parser = make_parser("predict")
-    _add_imports(parser)
+    add_imports(parser)
     parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder that finetune wrote, or a hub name")
     parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="rows; - or nothing: standard input")
     parser.add_argument("--output", required=True, help="file to write; -: standard output")
@@ -337,7 +312,7 @@ def ensemble(argv: Sequence[str]) -> argparse.Namespace:
     if "--weights" in argv:
         return average([word for word in argv if word != "--weights"], "ensemble --weights")
     parser = make_parser("ensemble")
-    _add_imports(parser)
+    add_imports(parser)
     parser.add_argument("checkpoints", nargs="+", help="folders of checkpoints")
     weights = "average the weights into one checkpoint; `mtbert ensemble --weights --help` lists its options"
     parser.add_argument("--weights", action="store_true", help=weights)
@@ -355,7 +330,7 @@ def ensemble(argv: Sequence[str]) -> argparse.Namespace:
 def average(argv: Sequence[str], command: str = "average") -> argparse.Namespace:
     """Parse the arguments of `mtbert ensemble --weights` and of recipes/average.py."""
     parser = make_parser(command, "average")
-    _add_imports(parser)
+    add_imports(parser)
     parser.add_argument("checkpoints", nargs="+", help="folders of checkpoints")
     out = "folder of the new checkpoint; it must not exist"
     parser.add_argument("--out", "--output", type=Path, required=True, help=out)
@@ -404,6 +379,7 @@ PARSERS = {
     "evaluate": evaluate,
     "predict": predict,
     "calibrate": calibrate,
+    "serve": parsers_serving.serve,
     "search": search,
     "reproduce": reproduce,
     "ensemble": ensemble,

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -174,7 +173,7 @@ def _template(tokenizer: PreTrainedTokenizerBase, pair: bool) -> tuple[int, int,
         ValueError: if the tokenizer makes no token of any text.
     """
     backend = _private(tokenizer)
-    for text in chain(("a 1 .",), tokenizer.all_special_tokens, backend.get_vocab()):
+    for text in _words(tokenizer):
         parts = backend.encode(text, text if pair else None).sequence_ids
         if 0 in parts:
             break
@@ -185,6 +184,13 @@ def _template(tokenizer: PreTrainedTokenizerBase, pair: bool) -> tuple[int, int,
         return first, 0, len(parts) - first - parts.count(0)
     between = parts.index(1) - first - parts.count(0)
     return first, between, parts.count(None) - first - between
+
+
+def _words(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Texts to try; the vocabulary, whose copy takes long, comes last and only if it is asked for."""
+    yield "a 1 ."
+    yield from tokenizer.all_special_tokens
+    yield from tokenizer.get_vocab()
 
 
 def half_character(text: str) -> int | None:
