@@ -16,6 +16,7 @@ from ..files import path_problem
 from ..recipe.yaml_layers import split_argv
 from ..runs import budget, bundled
 from ..training.methods import sections
+from . import parsers_export
 from .processes import is_launched
 
 COMMANDS = {
@@ -23,6 +24,7 @@ COMMANDS = {
     "pretrain": "pre-train an encoder further on a recipe's texts (masked-language modelling)",
     "evaluate": "score a run and write a report",
     "predict": "predict raw rows with a checkpoint",
+    "export": "export a checkpoint to onnxruntime or OpenVINO, in fp32 or int8",
     "search": "search for the values of a recipe's keys with the best score",
     "reproduce": "run rows of the reports with several seeds and write one table",
     "ensemble": "average the predictions of checkpoints, or their weights (--weights)",
@@ -176,7 +178,9 @@ def predict(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of `mtbert predict`."""
     parser = make_parser("predict")
     _add_imports(parser)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder that finetune wrote, or a hub name")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a folder that finetune or export wrote, or a hub name"
+    )
     parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="rows; - or nothing: standard input")
     parser.add_argument("--output", required=True, help="file to write; -: standard output")
     tasks = parser.add_mutually_exclusive_group()
@@ -346,6 +350,7 @@ PARSERS = {
     "pretrain": pretrain,
     "evaluate": evaluate,
     "predict": predict,
+    "export": lambda argv: parsers_export.export(argv, make_parser),
     "search": search,
     "reproduce": reproduce,
     "ensemble": ensemble,

@@ -14,7 +14,7 @@ from . import processes
 from .arguments import COMMANDS, PARSERS
 
 # Commands that read files which mtbert did not write. Errors that libraries raise about these are shown as one message.
-READS_FILES_OF_OTHERS = ("ensemble", "evaluate", "predict", "unlabelled_texts")
+READS_FILES_OF_OTHERS = ("ensemble", "evaluate", "export", "predict", "unlabelled_texts")
 LIGHT = ("encoder", "recipes")  # commands that do not need torch
 
 

@@ -30,6 +30,7 @@ from ..data.streaming import RowSource
 from ..errors import InputError
 from ..evaluation.course_files import saved_label_columns
 from ..evaluation.prediction_files import PredictionFile, Predictor
+from ..export import ExportedModel, is_export
 from ..files import refuse_same_file
 from ..modeling import encoder_loading
 from ..modeling.configuration_mtbert import MtBertConfig
@@ -80,7 +81,7 @@ def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
         raise InputError(f"{checkpoint} {what}: {str(error) or type(error).__name__}") from error
 
 
-def choose_tasks(names: str, model: MtBertForMultiTask) -> list[str]:
+def choose_tasks(names: str, model: MtBertForMultiTask | ExportedModel) -> list[str]:
     """Return the task names of `--tasks`.
 
     Raises:
@@ -99,9 +100,13 @@ def choose_tasks(names: str, model: MtBertForMultiTask) -> list[str]:
 def main(argv: list[str]) -> None:
     """Predict all rows, and print their number on standard error."""
     args = arguments.predict(argv)
-    model = load(args.checkpoint, args.encoder, args.device)
+    exported = is_export(args.checkpoint)
+    if exported and (args.device not in (None, "cpu") or args.encoder):
+        raise InputError(f"{args.checkpoint} is an exported model, which runs on the CPU; drop --device and --encoder")
+    model: Any = ExportedModel(args.checkpoint) if exported else load(args.checkpoint, args.encoder, args.device)
     chosen = choose_tasks(args.tasks, model)
-    predictor = Predictor(model, load_tokenizer(args.checkpoint), chosen, args.batch_size)
+    tokenizer = None if exported else load_tokenizer(args.checkpoint)
+    predictor = Predictor(model, tokenizer, chosen, args.batch_size)
     pairs = any(task.texts == 2 for task in predictor.tasks)
     text = (args.text, args.text_pair) if pairs else (args.text,)
     source = RowSource(args.file, text, args.id, args.input_format, args.chunk_size, args.separator, args.quoting)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import FileInTheWayError, InputError
+from ..export import ExportedModel
 from ..files import writing_file
 from ..modeling.answers import Prediction, fitted_names
 from ..modeling.decoding import answer_columns, decisions, label_names, probabilities
@@ -35,8 +36,8 @@ class Predictor:
     packed without padding if the encoder supports it.
 
     Args:
-        model: the model; it is set to evaluation mode.
-        tokenizer: the checkpoint's tokenizer.
+        model: the model, which is set to evaluation mode, or an exported one.
+        tokenizer: the checkpoint's tokenizer; an exported model has its own.
         tasks: names of tasks.
         batch_size: number of rows in one pass of the encoder.
 
@@ -46,8 +47,8 @@ class Predictor:
 
     def __init__(
         self,
-        model: MtBertForMultiTask,
-        tokenizer: PreTrainedTokenizerBase,
+        model: MtBertForMultiTask | ExportedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
         tasks: Sequence[str],
         batch_size: int = 64,
     ):
@@ -64,9 +65,12 @@ class Predictor:
             texts: first or only texts.
             pairs: second texts; None if no task takes two.
         """
-        logits, truncated = text_logits(
-            self.model, self.tasks, self.tokenizer, texts, pairs, batch_rows=self.batch_size
-        )
+        if isinstance(self.model, ExportedModel):
+            logits, truncated = self.model.text_logits(self.tasks, texts, pairs, self.batch_size)
+        else:
+            logits, truncated = text_logits(
+                self.model, self.tasks, self.tokenizer, texts, pairs, batch_rows=self.batch_size
+            )
         for name, tokens in truncated.items():
             self.cut[name] += int(np.count_nonzero(tokens))
         return logits
