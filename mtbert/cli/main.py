@@ -14,7 +14,7 @@ from . import processes
 from .arguments import COMMANDS, PARSERS
 
 # Commands that read files which mtbert did not write. Errors that libraries raise about these are shown as one message.
-READS_FILES_OF_OTHERS = ("calibrate", "ensemble", "evaluate", "predict", "serve", "unlabelled_texts")
+READS_FILES_OF_OTHERS = ("calibrate", "ensemble", "evaluate", "export", "predict", "serve", "unlabelled_texts")
 # command → packages of the extra of the same name that it needs
 EXTRAS = {"search": ("optuna",), "serve": ("starlette", "uvicorn", "prometheus_client", "pydantic")}
 LIGHT = ("encoder", "recipes")  # commands that do not need torch

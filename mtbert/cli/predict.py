@@ -39,6 +39,7 @@ from ..errors import InputError
 from ..evaluation.course_files import saved_label_columns
 from ..evaluation.prediction_files import PredictionFile
 from ..evaluation.text_scorer import Chunk, SharedScorer, TextScorer
+from ..export import ExportedModel, is_export
 from ..files import refuse_same_file
 from ..modeling import encoder_loading
 from ..modeling.configuration_mtbert import MtBertConfig
@@ -90,7 +91,7 @@ def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
         raise InputError(f"{checkpoint} {what}: {str(error) or type(error).__name__}") from error
 
 
-def choose_tasks(names: str, model: MtBertForMultiTask) -> list[str]:
+def choose_tasks(names: str, model: MtBertForMultiTask | ExportedModel) -> list[str]:
     """Return the task names of `--tasks`.
 
     Raises:
@@ -130,9 +131,13 @@ def main(argv: list[str]) -> None:
     shared = is_launched() and int(os.environ.get("WORLD_SIZE", 1)) > 1
     if shared:
         join_processes(args)
-    model = load(args.checkpoint, args.encoder, args.device)
+    exported = is_export(args.checkpoint)
+    if exported and (args.device not in (None, "cpu") or args.encoder):
+        raise InputError(f"{args.checkpoint} is an exported model, which runs on the CPU; drop --device and --encoder")
+    model: Any = ExportedModel(args.checkpoint) if exported else load(args.checkpoint, args.encoder, args.device)
     chosen = choose_tasks(args.tasks, model)
-    scorer = TextScorer(model, load_tokenizer(args.checkpoint), chosen, args.batch_size)
+    tokenizer = None if exported else load_tokenizer(args.checkpoint)
+    scorer = TextScorer(model, tokenizer, chosen, args.batch_size)
     pairs = any(task.texts == 2 for task in scorer.tasks)
     text = (args.text, args.text_pair) if pairs else (args.text,)
     source = RowSource(args.file, text, args.id, args.input_format, args.chunk_size, args.separator, args.quoting)

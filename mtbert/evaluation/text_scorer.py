@@ -11,6 +11,7 @@ import torch
 from torch import distributed
 from transformers import PreTrainedTokenizerBase
 
+from ..export import ExportedModel
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.prediction import text_logits
 
@@ -24,8 +25,8 @@ class TextScorer:
     packed without padding if the encoder supports it.
 
     Args:
-        model: the model; it is set to evaluation mode.
-        tokenizer: the checkpoint's tokenizer.
+        model: the model, which is set to evaluation mode, or an exported one.
+        tokenizer: the checkpoint's tokenizer; an exported model has its own.
         tasks: names of tasks.
         batch_size: number of rows in one pass of the encoder.
 
@@ -35,8 +36,8 @@ class TextScorer:
 
     def __init__(
         self,
-        model: MtBertForMultiTask,
-        tokenizer: PreTrainedTokenizerBase,
+        model: MtBertForMultiTask | ExportedModel,
+        tokenizer: PreTrainedTokenizerBase | None,
         tasks: Sequence[str],
         batch_size: int = 64,
     ):
@@ -53,9 +54,12 @@ class TextScorer:
             texts: first or only texts.
             pairs: second texts; None if no task takes two.
         """
-        logits, truncated = text_logits(
-            self.model, self.tasks, self.tokenizer, texts, pairs, batch_rows=self.batch_size
-        )
+        if isinstance(self.model, ExportedModel):
+            logits, truncated = self.model.text_logits(self.tasks, texts, pairs, self.batch_size)
+        else:
+            logits, truncated = text_logits(
+                self.model, self.tasks, self.tokenizer, texts, pairs, batch_rows=self.batch_size
+            )
         for name, tokens in truncated.items():
             self.cut[name] += int(np.count_nonzero(tokens))
         return logits
@@ -80,7 +84,7 @@ class SharedScorer:
         self.scorer = scorer
         self.processes, self.process = distributed.get_world_size(), distributed.get_rank()
         nccl = distributed.get_backend() == "nccl"
-        self.device = scorer.model.device if nccl else torch.device("cpu")
+        self.device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
 
     def chunks(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, dict[str, np.ndarray]]]:
         """Yield each chunk with its logits in the first process; compute, but yield nothing, in the others."""

@@ -96,6 +96,39 @@ def encode_texts(
     return columns | lengths
 
 
+def encoding_rules(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedConfig) -> dict[str, Any]:
+    """What `encode_texts` does for a task, as JSON-ready values for programs without transformers.
+
+    Returns:
+        `inputs`: the inputs of a row, in order, of `first`, `second` (one text alone) and `pair` (both in one input);
+        `single` and `pair`: numbers of special tokens before, between and after the texts of such an input (None: there
+        is no such input); `separator`: token ids between the texts in place of the tokenizer's, or None; `token_types`:
+        whether the second text has token type 1; `max_length` in tokens; `cut_left`: whether the beginning of a long
+        text is cut off, not its end.
+
+    Raises:
+        ValueError: as `encode_texts` does.
+    """
+    encode_texts(task, tokenizer, encoder, ["a"], ["a"] if task.texts == 2 else None)  # raises what it would raise
+    inputs = ["first", "second"] if task.apart else []
+    if not task.siamese:
+        inputs.append("first" if task.texts == 1 else "pair")
+    return {
+        "inputs": inputs,
+        "single": list(_template(tokenizer, False)) if "first" in inputs else None,
+        "pair": list(_template(tokenizer, True)) if "pair" in inputs else None,
+        "separator": separator_ids(task, tokenizer),
+        "token_types": "pair" in inputs and task.token_types and has_token_types(encoder),
+        "max_length": length_limit(task, tokenizer, encoder),
+        "cut_left": tokenizer.truncation_side == "left",
+    }
+
+
+def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The `tokenizers.Tokenizer` that `encode_texts` encodes with, which neither truncates nor pads."""
+    return _private(tokenizer)
+
+
 def _encode(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
