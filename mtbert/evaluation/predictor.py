@@ -11,6 +11,8 @@ import torch
 from ..data.json_rows import check_texts
 from ..data.labels import clean_text
 from ..errors import InputError
+from ..export import ExportedModel, is_export
+from ..export.exported_model import exported_tasks
 from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.encoder_loading import load_config, load_tokenizer
 from ..modeling.forward_arguments import task_names
@@ -27,7 +29,7 @@ class Predictor:
     once for all Predictors of the same checkpoint, tasks, batch size and device.
 
     Args:
-        checkpoint: a folder that all workers can read, or a hub name.
+        checkpoint: a folder that all workers can read, also one that `mtbert export` wrote; or a hub name.
         tasks: a name, several names, or `all`.
         text: column of the text, or of a pair's first text.
         text_pair: column of a pair's second text; not read if no task takes two.
@@ -60,6 +62,8 @@ class Predictor:
 
     @cached_property
     def _specs(self) -> tuple[TaskSpec, ...]:
+        if is_export(self.checkpoint):
+            return exported_tasks(self.checkpoint)
         config = load_config(self.checkpoint)
         if not isinstance(config, MtBertConfig):
             raise InputError(f"{self.checkpoint} is a checkpoint of {config.model_type}, not of mtbert")
@@ -104,6 +108,8 @@ class Predictor:
 
 @lru_cache(maxsize=4)
 def _scorer(checkpoint: str, tasks: tuple[str, ...], batch_size: int, device: str | None) -> TextScorer:
+    if is_export(checkpoint):
+        return TextScorer(ExportedModel(checkpoint), None, tasks, batch_size)
     model = MtBertForMultiTask.from_pretrained(checkpoint)
     model = model.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))
     return TextScorer(model, load_tokenizer(checkpoint), tasks, batch_size)

@@ -27,6 +27,11 @@ def is_export(folder: str | os.PathLike[str]) -> bool:
     return Path(folder, DECISIONS).is_file()
 
 
+def exported_tasks(folder: str | os.PathLike[str]) -> tuple[TaskSpec, ...]:
+    """The tasks of an exported folder, without loading its graphs."""
+    return tuple(_task(name, entry) for name, entry in _read(Path(folder))["tasks"].items())
+
+
 class ExportedModel:
     """An exported model, with the prediction methods of `MtBertForMultiTask`.
 
