@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,24 @@ def summary(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         text = f"{rest['share']:.3f} of rows; accuracy {_number(rest['accuracy_of_all'])}"
         lines.append((f"abstains below {fitted['abstain_below']:.3f}", f"{text} → {_number(rest['accuracy_of_rest'])}"))
     return lines
+
+
+def read_all(figures: Mapping[str, Any]) -> None:
+    """Read every figure that the card and the report show; raise the error of the first that is not as it should be."""
+    json.dumps(figures, allow_nan=False)
+    summary(figures)
+    numbers = [figures["rows"], figures["seed"]]
+    for label in figures.get("thresholds", {}).values():
+        numbers += [label["rows"], *label["curve"]["precision"], *label["curve"]["recall"]]
+        numbers += [label[side][rate] for side in ("without", "with") for rate in ("precision", "recall", "f1")]
+    for side in ("before", "after") if "reliability" in figures else ():
+        numbers += [row[key] for row in figures["reliability"][side]["bins"] for key in ("confidence", "accuracy")]
+    numbers += [float(size) for size in figures["sets"]["sizes"]] if "sets" in figures else []
+    texts = [figures["split"], figures["approximate"], *figures["notes"], *map(str, figures["folds"])]
+    if not all(isinstance(value, int | float | None) for value in numbers):
+        raise TypeError("a figure is no number")
+    if not all(isinstance(text, str | None) for text in texts):
+        raise TypeError("a note is no text")
 
 
 def decisions_text(tasks: Sequence[TaskSpec], figures: Mapping[str, Mapping[str, Any]]) -> str:

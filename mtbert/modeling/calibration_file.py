@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers.utils import cached_file
 
+from .calibration_card import read_all
 from .checkpoint_loading import read_json
 from .errors import InputError
 from .own_tokenizer import source_of
@@ -35,23 +36,26 @@ def figures_of(tasks: Sequence[TaskSpec], source: str | os.PathLike[str], **wher
         return {}
     file: Any = Path(source, where.get("subfolder") or "", FILE)
     if not os.path.isdir(source):
-        missing_is_none = ("missing_entries", "connection_errors", "gated_repo")
-        file = cached_file(
-            source, FILE, **where, **{f"_raise_exceptions_for_{name}": False for name in missing_is_none}
-        )
+        try:
+            file = cached_file(source, FILE, **where)
+        except OSError:  # the hub has no such file, or cannot be reached
+            return {}
     if file is None or not Path(file).is_file():
         return {}
+    figures = {}
     try:
-        entries = read_json(Path(file), "calibrate the checkpoint again (--overwrite)").get("tasks")
-    except InputError as error:
-        warnings.warn(f"the figures of the calibration are left out: {error}", stacklevel=2)
+        entries: Any = read_json(Path(file), remedy="").get("tasks")
+        for name, fitted in calibrated.items():
+            if name in entries and entries[name]["calibration"] == fitted:
+                read_all(entries[name])
+                figures[name] = entries[name]
+    except (InputError, LookupError, TypeError, ValueError, AttributeError) as error:
+        again = "calibrate the checkpoint again (--overwrite)"
+        warnings.warn(
+            f"{file} does not hold the figures of a calibration, and is left out: {error!r}; {again}", stacklevel=2
+        )
         return {}
-    entries = entries if isinstance(entries, dict) else {}
-    return {
-        name: entries[name]
-        for name, fitted in calibrated.items()
-        if isinstance(entries.get(name), dict) and entries[name].get("calibration") == fitted
-    }
+    return figures
 
 
 def write_figures(folder: str | os.PathLike[str], figures: dict[str, dict[str, Any]]) -> None:

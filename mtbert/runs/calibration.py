@@ -40,7 +40,7 @@ def choose_tasks(folder: Path, names: Sequence[str] | None, overwrite: bool) -> 
     """
     tasks = _tasks(folder)
     known = [task.name for task in tasks]
-    chosen = list(names or known)
+    chosen = known if names in (None, ["all"]) else list(names or ())
     unknown = [name for name in chosen if name not in known]
     if unknown:
         raise InputError(f"--tasks has {unknown}, but the checkpoint's tasks are: {', '.join(known)}")
@@ -149,6 +149,10 @@ def write_calibrations(
     if (folder / CHECKSUMS).is_file() and (damaged := damage(folder, ())):
         raise CheckpointError(f"{folder} is damaged ({damaged}); take another copy")
     if output is None:
+        if (folder / "config.json").is_symlink():  # such as a hub's cache, whose files others share
+            raise InputError(
+                f"{folder}/config.json is a link, and would change elsewhere; give another folder: --output"
+            )
         _write(folder, calibrations, figures)
         return folder
     if output.exists():

@@ -17,6 +17,7 @@ from mtbert.cli import arguments
 from mtbert.errors import CheckpointError, InputError
 from mtbert.evaluation.prediction_files import Predictor, prediction_columns
 from mtbert.modeling.calibration import Calibration
+from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.pipeline import MultiTaskTextClassificationPipeline
 from mtbert.runs.calibration import chose_checkpoint, write_calibrations
 from mtbert.runs.evaluation import find_recipe
@@ -207,7 +208,7 @@ def test_figures_of_another_calibration_are_left_out(calibrated, tmp_path):
     write_calibrations(folder, None, {"spam": Calibration(3.0)}, {})
     assert set(json.loads((folder / "calibration.json").read_text())["tasks"]) == {"stars", "tags", "score"}
     (folder / "calibration.json").write_text("[")
-    with pytest.warns(UserWarning, match="the figures of the calibration are left out"):
+    with pytest.warns(UserWarning, match="does not hold the figures of a calibration, and is left out"):
         MtBertForMultiTask.from_pretrained(folder).save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved" / "calibration.json").exists()
 
@@ -252,6 +253,26 @@ def test_a_split_that_chose_nothing_and_goals(copy, calibrate, capsys):
     calibrate.main([str(copy), "--overwrite", "--tasks", "spam", "--precision", "0.999"])
     out = capsys.readouterr().out
     assert "no threshold for 'yes': no threshold reaches a precision of 0.999" in out or "threshold of 'yes'" in out
+
+
+def test_a_run_with_peft(trained, finetune, calibrate, tmp_path):
+    words = ["--training.output_dir", str(tmp_path / "lora"), "--peft.r", "2", "--peft.target_modules", "[query]"]
+    finetune.main([str(trained.parent / "recipe.yaml"), "--training.max_steps", "1", *words])
+    calibrate.main([str(tmp_path / "lora")])
+    tasks = MtBertConfig.from_pretrained(tmp_path / "lora").task_specs
+    assert tasks[0].calibration.thresholds is not None and tasks[3].calibration.quantile > 0
+    encoder = json.loads((tmp_path / "lora" / "recipe.json").read_text())["encoder"]
+    model = importlib.import_module("mtbert.cli.predict").load(str(tmp_path / "lora"), encoder, "cpu")
+    assert tuple(model.tasks) == tasks
+
+
+def test_a_link_is_not_written_through(copy, calibrate, tmp_path):
+    (copy / "config.json").rename(tmp_path / "blob")
+    (copy / "config.json").symlink_to(tmp_path / "blob")
+    with pytest.raises(InputError, match="is a link, and would change elsewhere; give another folder: --output"):
+        calibrate.main([str(copy), "--tasks", "score"])
+    calibrate.main([str(copy), "--tasks", "score", "--output", str(tmp_path / "out")])
+    assert "calibration" not in (tmp_path / "blob").read_text()
 
 
 def test_other_data_of_a_task(copy, calibrate, tmp_path):

@@ -13,12 +13,14 @@ from huggingface_hub import ModelCard
 from scipy.special import expit, softmax
 
 from mtbert import MtBertForMultiTask
+from mtbert.evaluation.course_files import CourseFile
 from mtbert.evaluation.ensemble import combine, load_member, predict_members, task_logits
 from mtbert.evaluation.report import TaskRows, analyse_task
 from mtbert.evaluation.soup import mean_of
 from mtbert.model_card import model_card
 from mtbert.modeling import hub_upload
 from mtbert.modeling.calibration_card import BEGIN, END, RULE
+from mtbert.modeling.calibration_file import figures_of
 from mtbert.modeling.decoding import decisions
 from mtbert.training.peft import wrap
 
@@ -144,7 +146,12 @@ def test_a_push_puts_figures_and_rule_beside_the_model(save, calibrated, tasks, 
     monkeypatch.setattr(hub_upload, "upload", upload)
     folder = Path(save("one", calibrated))
     entry = {"calibration": calibrated[2].calibration.to_dict(), "rows": 80, "split": "dev", "notes": ["few | rows"]}
-    entry |= {"approximate": None, "intervals": {"asked": 0.9, "covered": 0.91, "mean_width": 1.5}}
+    entry |= {
+        "seed": 0,
+        "folds": [],
+        "approximate": None,
+        "intervals": {"asked": 0.9, "covered": 0.91, "mean_width": 1.5},
+    }
     (folder / "calibration.json").write_text(json.dumps({"tasks": {"close": entry, "gone": {}}}))
     (folder / "README.md").write_text(str(model_card(MtBertForMultiTask(load_config(folder, tasks)), "ada/tasks")))
     MtBertForMultiTask.from_pretrained(folder).push_to_hub("ada/tasks")
@@ -163,6 +170,36 @@ def load_config(folder, tasks):
     config = MtBertForMultiTask.from_pretrained(folder).config
     config.tasks = [task.to_dict() for task in tasks]
     return config
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"rows": "many"},
+        {"notes": 3},
+        {"intervals": {}},
+        {"intervals": []},
+        {"folds": 1},
+        {"split": 5},
+        {"nll": {}},
+        {"x": float("nan")},
+    ],
+    ids=str,
+)
+def test_malformed_figures_are_left_out_with_a_warning(save, calibrated, damage):
+    folder = Path(save("one", calibrated))
+    entry = {"calibration": calibrated[2].calibration.to_dict(), "rows": 80, "split": "dev", "notes": [], "seed": 0}
+    entry |= {"approximate": None, "folds": []}
+    (folder / "calibration.json").write_text(json.dumps({"tasks": {"close": entry}}))
+    assert figures_of(calibrated, folder) == {"close": entry}
+    (folder / "calibration.json").write_text(json.dumps({"tasks": {"close": entry | damage}}))
+    with pytest.warns(UserWarning, match="does not hold the figures of a calibration, and is left out"):
+        assert figures_of(calibrated, folder) == {}
+
+
+def test_course_files_decide_by_the_threshold(calibrated):
+    logits = np.log(np.array([[0.15], [0.25], [0.9]]) / (1 - np.array([[0.15], [0.25], [0.9]]))) * 0.5
+    assert CourseFile(calibrated[1]).values(logits) == ["0.0", "1.0", "1.0"]
 
 
 def test_a_report_s_reliability_is_of_the_decision_with_thresholds(calibrated):
