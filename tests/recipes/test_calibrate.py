@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 from mtbert import MtBertForMultiTask
 from mtbert.cli import arguments
 from mtbert.errors import CheckpointError, InputError
-from mtbert.evaluation.prediction_files import Predictor, prediction_columns
+from mtbert.evaluation.prediction_files import prediction_columns
+from mtbert.evaluation.text_scorer import TextScorer
 from mtbert.modeling.calibration import Calibration
 from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.pipeline import MultiTaskTextClassificationPipeline
@@ -160,7 +161,7 @@ def test_answers_follow_the_calibration_and_logits_do_not_change(trained, calibr
     expected = ["yes" if value >= fitted.thresholds[0] else "no" for value in p]
     tokenizer = AutoTokenizer.from_pretrained(calibrated)
     pipe = MultiTaskTextClassificationPipeline(model, tokenizer)
-    logits = Predictor(model, tokenizer, ["spam", "tags"])(texts)
+    logits = TextScorer(model, tokenizer, ["spam", "tags"])(texts)
     assert spam.labels == expected
     assert [answer["label"] for answer in pipe(texts, tasks="spam")] == expected
     assert prediction_columns(spam.task, logits["spam"])["spam"] == expected

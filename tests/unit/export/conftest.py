@@ -62,7 +62,6 @@ def exported(make_exported):
 
 
 ADAPTED = (
-    TaskSpec("stars", labels=3, pooling="mean", calibration=CALIBRATED),
     TaskSpec("near", range=(0, 5), texts=2, pair="siamese", head={"output": "sigmoid"}),
     TaskSpec("shared", labels=2, adapter=False),
 )
