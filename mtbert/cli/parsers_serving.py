@@ -19,7 +19,7 @@ WHAT = {
     "timeout": "seconds that a request waits for its answer; longer: 503",
     "body_timeout": "seconds in which a body must have arrived; longer: 408",
     "gather_ms": "milliseconds that a request waits for others, to share a pass of the encoder",
-    "batch_tokens": "tokens of one pass of the encoder",
+    "batch_tokens": "tokens of one pass of the encoder; a GPU takes more, such as 8192",
 }
 
 

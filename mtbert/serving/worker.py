@@ -17,6 +17,7 @@ from .served_model import ServedModel
 
 # The share of the model's time that a lane is sure of while jobs of shorter lanes wait.
 SHARE = 0.1
+AHEAD = 0.01  # seconds of a share that a lane can have used up before it is due, as its batch gives way at layers only
 FAILED = "the model failed on this request; the server's log has the kind of error"
 NOT_FINITE = "the model's output for an input is not finite: its training diverged, or its precision is too low"
 logger = logging.getLogger("mtbert.serving")
@@ -124,7 +125,7 @@ class Worker:
         """Count the time since the last call for the lane that runs, and what it owes to the longer ones that wait."""
         seconds, lane = clock.seconds(), clock.running[-1]
         with self._changed:
-            self._owed[lane] = max(0.0, self._owed[lane] - seconds)
+            self._owed[lane] = max(-AHEAD, self._owed[lane] - seconds)
             for longer in range(lane + 1, len(self._owed)):
                 wait = longer in clock.running or self.lanes.waiting(longer)
                 self._owed[longer] = self._owed[longer] + SHARE * seconds if wait else 0.0
