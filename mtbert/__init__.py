@@ -81,8 +81,8 @@ if "surgery" in REGISTRY:
 _SCRIPTS = tuple(
     f"{name}.py"
     for name in (
-        *("average", "ensemble", "evaluate_run", "finetune", "get_encoder", "predict", "pretrain", "reproduce"),
-        *("search", "unlabelled_texts"),
+        *("average", "calibrate", "ensemble", "evaluate_run", "finetune", "get_encoder", "predict", "pretrain"),
+        *("reproduce", "search", "unlabelled_texts"),
     )
 )
 

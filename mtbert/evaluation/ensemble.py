@@ -176,7 +176,7 @@ def predict_members(
         ValueError: see `check_members`.
     """
     members = check_members(folders, tasks)
-    logits = {}
+    logits: dict[str, dict[str, np.ndarray]] = {}
     for folder in folders:
         model, tokenizer = load_member(folder, device)
         names = [name for name in splits if folder in members.get(name, ())]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from .answers import Prediction
+from .answers import Prediction as Prediction  # also imported from here
 from .errors import InputError
 from .forward_arguments import task_names
 from .packed_batches import TaskPart, collect_logits, pack_parts

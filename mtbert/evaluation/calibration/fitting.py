@@ -112,12 +112,12 @@ def fit_temperature(task: TaskSpec, logits: np.ndarray, labels: np.ndarray) -> t
     def loss(log_temperature: float) -> float:
         return float(log_losses(bare, logits / math.exp(log_temperature), labels).mean())
 
-    grid = np.linspace(*np.log(TEMPERATURES), 41)
+    low, high = TEMPERATURES
+    grid = np.linspace(math.log(low), math.log(high), 41)
     losses = [loss(value) for value in grid]
     best = int(np.argmin(losses))
     flat = max(losses) - min(losses) < 1e-9
     if flat or best in (0, len(grid) - 1):
-        low, high = TEMPERATURES
         why = "every row is right, the logits are constant, or the model is no better than chance"
         return 1.0, f"the loss has no minimum at a temperature from {low:g} to {high:g} ({why})"
     found = minimize_scalar(loss, bounds=(grid[best - 1], grid[best + 1]), method="bounded", options={"xatol": 1e-7})
