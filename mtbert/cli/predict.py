@@ -16,8 +16,8 @@ one process.
 `--format cs224n` writes the CS224N default project's submission files; with several tasks, --output is then a folder.
 The label column that the run's recipe.json names for a task chooses its file: sentiment, is_duplicate or similarity. If
 there is no recipe.json or the column has another name, the task's name chooses: sst, cfimdb, para or sts. Otherwise the
-problem type does: single_label_classification writes sentiment, binary_classification paraphrase, regression
-similarity. The file of each task is printed.
+problem type does: single_label_classification and ordinal_classification write sentiment, binary_classification
+paraphrase, regression similarity. The file of each task is printed.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from mtbert.data.sampling import Schedule, Step
 from mtbert.errors import InputError
 from mtbert.modeling import heads
 from mtbert.modeling.task_spec import TaskSpec
-from mtbert.training.methods.distillation import Distillation, distilled_losses
+from mtbert.training.methods import teacher_cache
+from mtbert.training.methods.distillation import Distillation, add_targets, distilled_losses, soft_targets
 from mtbert.training.methods.divergences import divergence
 from mtbert.training.methods.rdrop import RDrop
 from mtbert.training.methods.smart import Smart
@@ -105,8 +106,6 @@ class TestOrdinal:
 
     @pytest.mark.parametrize("temperature", [1.0, 3.0])
     def test_distillation_is_the_divergence_from_the_mean_of_the_teachers(self, temperature):
-        from mtbert.training.methods.distillation import soft_targets
-
         logits, teachers = drawn(URGENCY)[0].float(), torch.randn(2, 24, 3)
         targets = soft_targets(URGENCY, list(teachers), temperature)
         assert targets.shape == (24, 3)
@@ -313,6 +312,21 @@ def test_a_correlation_is_refused_on_several_processes(trainer_of, monkeypatch):
 def test_a_loss_function_of_ones_own_takes_the_place_of_all(trainer_of):
     with pytest.raises(InputError, match="label_smoothing and loss of the task 'close'"):
         trainer_of({"close": TaskTraining(loss="smooth_l1")}, compute_loss_func=lambda *args, **kwargs: 0)
+
+
+def test_a_copy_of_the_student_teaches_an_ordinal_task_nothing(
+    trainer_of, make_model, tokenizer, specs, splits, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(teacher_cache, "memory_folder", lambda: tmp_path / "memories")
+    make_model(specs, **STILL).save_pretrained(tmp_path / "teacher")
+    tokenizer.save_pretrained(tmp_path / "teacher")
+    distillation = Distillation((str(tmp_path / "teacher"),), weight=1.0)
+    trainer = trainer_of(methods=[distillation], max_grad_norm=0.0)
+    trainer.train_dataset = add_targets(distillation, trainer, splits((12, 8, 9, 7, 11), specs=specs))
+    assert len(trainer.train_dataset["urgency"][0]["teacher"]) == 3
+    trainer.train()
+    first = next(logs for logs in trainer.state.log_history if "loss" in logs)
+    assert first["loss"] < 1e-6 and first["grad_norm"] < 1e-4
 
 
 def test_distillation_mixes_rows_with_the_tasks_own_loss(trainer_of):
