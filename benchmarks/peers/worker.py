@@ -81,8 +81,9 @@ def _openvino(args: argparse.Namespace, model_class: Any) -> Any:
         rows.mkdir(exist_ok=True)
         lines = [json.dumps({"text": text}) for text in json.loads(Path(args.texts).read_text(encoding="utf-8"))]
         (rows / "train.jsonl").write_text("\n".join(lines), encoding="utf-8")
-        config = OVQuantizationConfig(num_samples=len(lines))
-        where = {"dataset_name": str(rows), "dataset_split": "train", "column_name": "text"}
+        config = OVQuantizationConfig(num_samples=min(len(lines), 64))  # of 384 tokens each, which takes long
+        where = {"dataset_name": str(rows), "dataset_config_name": "default"}
+        where |= {"dataset_split": "train", "column_name": "text"}
         export_static_quantized_openvino_model(model, config, str(plain), **where)
     name = f"openvino/{next(iter(plain.glob('openvino/*q*.xml'))).name}"
     return model_class(str(plain), backend="openvino", model_kwargs={**settings, "file_name": name})

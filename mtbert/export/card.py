@@ -24,7 +24,7 @@ def write_card(file: Path, name: str, model: Any, engine: str, quantised: Quanti
         engine: `onnx` or `openvino`.
         quantised: what int8 changed; None: the graphs are fp32.
     """
-    kind = "fp32" if quantised is None else f"int8 ({quantised.precision})"
+    kind = "fp32" if quantised is None else quantised.precision
     lines = [f"# {markdown(name)}, exported for {_INSTALL[engine]} in {kind}", ""]
     lines += ["```", f"pip install {_INSTALL[engine]} tokenizers numpy", *_calls(model), "```", ""]
     lines += ["`mtbert predict FOLDER FILE`, `mtbert serve FOLDER` and `mtbert.export.ExportedModel(FOLDER)` take the"]
@@ -79,5 +79,6 @@ def int8_section(quantised: Quantised) -> list[str]:
             f"| {code(head.task)} | {head.metric} | {head.rows:,} | {head.fp32:.4f} | {head.int8:.4f} "
             f"| {head.lost:+.2f} | {interval} |"
         )
-    lines += ["", "Left in fp32:", *(f"- {code(part)}: {why}" for part, why in quantised.kept.items())]
-    return [*lines, "", "Tried:", *(f"- {note}" for note in quantised.tried)]
+    lines += ["", "Left in fp32, beside embeddings, norms, attention's products of states, poolers and heads:", ""]
+    lines += [f"- {code(part)}: {why}" for part, why in quantised.kept.items()] or ["- nothing"]
+    return [*lines, "", "Tried:", "", *(f"- {markdown(note)}" for note in quantised.tried)]

@@ -1,5 +1,8 @@
 """Tiny models with every kind of head and layout, exported once a session."""
 
+import subprocess
+import sys
+
 import pytest
 from transformers import AutoTokenizer, set_seed
 
@@ -71,3 +74,23 @@ ADAPTED = (
 def adapted(make_exported):
     """A model with adapters, and its folder: one graph for each task that has one, one for the others."""
     return make_exported(ADAPTED, adapter=AdapterSpec("pal", size=12, heads=3, init="published"))
+
+
+ALONE = """
+import runpy, sys
+sys.modules.update(dict.fromkeys(%r))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+BLOCKED = ("torch", "transformers", "mtbert", "datasets", "onnx", "scipy", "huggingface_hub")
+
+
+@pytest.fixture(scope="session")
+def run_example():
+    """A function that runs a folder's example in a process in which packages cannot be imported."""
+
+    def run(folder, *arguments, blocked=BLOCKED):
+        command = [sys.executable, "-c", ALONE % (blocked,), str(folder / "example.py"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd="/")
+
+    return run

@@ -1,8 +1,6 @@
 """An exported folder answers as the model does: mtbert's class, the example's, and the example in a process alone."""
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -110,21 +108,7 @@ def test_threads_may_predict_at_the_same_time(exported):
     np.testing.assert_allclose(np.stack(apart), alone, atol=1e-5)
 
 
-ALONE = """
-import runpy, sys
-sys.modules.update(dict.fromkeys(%r))
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-BLOCKED = ("torch", "transformers", "mtbert", "datasets", "onnx", "scipy", "huggingface_hub")
-
-
-def run_example(folder, *arguments, blocked=BLOCKED):
-    command = [sys.executable, "-c", ALONE % (blocked,), str(folder / "example.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd="/")
-
-
-def test_the_example_runs_without_torch_transformers_and_mtbert(exported):
+def test_the_example_runs_without_torch_transformers_and_mtbert(exported, run_example):
     model, folder = exported
     done = run_example(folder, "the cat", "", "--pair", "a dog", "the cat", "--pair", "", "")
     assert done.returncode == 0 and not done.stderr, done.stderr
