@@ -42,9 +42,11 @@ def load_model(checkpoint: str, tasks: str, device: str | None, encoder: str | N
     if served_model.exported(checkpoint):
         if device is not None or encoder is not None:
             raise InputError("--device and --encoder are for checkpoints; an exported graph runs on the processor")
-        model = served_model.load_exported(checkpoint)
+        model = served_model.load_exported(checkpoint, torch.get_num_threads())
     else:
         module, tokenizer = load(checkpoint, encoder, device), load_tokenizer(checkpoint)
+        if not tokenizer.is_fast:
+            raise InputError(f"{checkpoint} has a slow tokenizer; save one with a fast version (tokenizer.json)")
         model = served_model.ServedModel(served_model.TorchModel(module, tokenizer), tokenizer.backend_tokenizer)
     model.choose(choose_tasks(tasks, model))
     model.warm_up()

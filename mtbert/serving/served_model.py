@@ -113,12 +113,20 @@ def exported(folder: str) -> bool:
     return bool({".onnx", ".xml"} & files) and ".safetensors" not in files
 
 
-def load_exported(folder: str) -> ServedModel:
-    """Load a folder that `mtbert export` wrote; raise InputError if this version of mtbert cannot."""
+def load_exported(folder: str, threads: int | None = None) -> ServedModel:
+    """Load a folder that `mtbert export` wrote.
+
+    Args:
+        folder: the folder.
+        threads: threads of a pass; None: all cores.
+
+    Raises:
+        InputError: the folder is not complete, or this version of mtbert cannot run it.
+    """
     if find_spec("mtbert.export") is None:
         raise InputError(f"{folder} holds an exported graph, which this version cannot run; give a checkpoint")
     file = Path(folder, "tokenizer.json")
     if not file.is_file():
         raise InputError(f"{folder} has no tokenizer.json; export the checkpoint again")
-    model = import_module("mtbert.export").ExportedModel(folder)
+    model = import_module("mtbert.export").ExportedModel(folder, threads)
     return ServedModel(model, Tokenizer.from_file(str(file)))
