@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from mtbert.modeling.errors import InputTypeError
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
-from mtbert.modeling.prediction import Prediction
+from mtbert.modeling.answers import Prediction
 from mtbert.modeling.task_spec import TaskSpec
 
 
