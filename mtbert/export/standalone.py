@@ -250,6 +250,7 @@ def _largest(x: np.ndarray) -> np.ndarray:
     return x.argmax(axis=1)
 
 
+ROUNDING = 1e-6  # what fp32 may take from a probability
 # kind of a task → probabilities `(rows, labels)` from logits (of a regression: scores), and decisions from logits
 PROBABILITIES: dict[str, Any] = {
     "single_label_classification": _softmax,
@@ -308,7 +309,8 @@ def _label(task: Mapping[str, Any], fitted: Mapping[str, Any], row: np.ndarray, 
         return {"labels": on, "confidence": confidence, "probabilities": table}
     answer = {"label": names[chosen], "confidence": float(row[chosen]), "probabilities": table}
     if fitted.get("quantile") is not None:
-        answer["set"] = [name for name, p in zip(names, row, strict=True) if p >= 1 - fitted["quantile"]]
+        least = 1 - fitted["quantile"] - ROUNDING
+        answer["set"] = [name for name, p in zip(names, row, strict=True) if p >= least]
     if fitted.get("abstain_below") is not None:
         answer["abstain"] = bool(row[chosen] < fitted["abstain_below"])
     return answer
