@@ -23,13 +23,13 @@ from ..modeling.calibration_card import summary
 from ..modeling.display import display
 from ..runs.calibration import choose_tasks, fit_calibrations, remove_calibrations, write_calibrations
 from ..runs.evaluation import find_recipe
-from . import arguments
+from . import parsers_calibration
 from .main import run as run_command
 
 
 def main(argv: Sequence[str]) -> Path:
     """Fit and write the calibration, or remove it; return the folder of the checkpoint."""
-    args = arguments.calibrate(argv)
+    args = parsers_calibration.calibrate(argv)
     if args.remove:
         folder, tasks = remove_calibrations(args.checkpoint, args.tasks, args.output)
         print(display(f"{folder} has no calibration of {', '.join(tasks)} any more"))

@@ -13,7 +13,7 @@ import yaml
 from transformers import AutoTokenizer
 
 from mtbert import MtBertForMultiTask
-from mtbert.cli import arguments
+from mtbert.cli import parsers_calibration
 from mtbert.errors import CheckpointError, InputError
 from mtbert.evaluation.prediction_files import prediction_columns
 from mtbert.evaluation.text_scorer import TextScorer
@@ -316,5 +316,5 @@ def test_refuses_a_damaged_checkpoint_and_an_existing_folder(copy, calibrate, tm
 )  # fmt: skip
 def test_wrong_arguments(words, capsys):
     with pytest.raises(SystemExit) as end:
-        arguments.calibrate(["run", *words])
+        parsers_calibration.calibrate(["run", *words])
     assert end.value.code == 2
