@@ -48,7 +48,7 @@ def load_model(checkpoint: str, tasks: str, device: str | None, encoder: str | N
         if not tokenizer.is_fast:
             raise InputError(f"{checkpoint} has a slow tokenizer; save one with a fast version (tokenizer.json)")
         model = served_model.ServedModel(served_model.TorchModel(module, tokenizer), tokenizer.backend_tokenizer)
-    model.choose(choose_tasks(tasks, model))
+    model.choose(choose_tasks(tasks, model.model))
     model.warm_up()
     return model
 

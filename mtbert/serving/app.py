@@ -142,8 +142,8 @@ class Service:
         """Wait for all answers; return 503 if they take too long, 499 if the client has gone, else None."""
         if not futures:
             return None
-        answered = asyncio.gather(*futures)
-        gone = asyncio.ensure_future(_until_gone(request))
+        answered: asyncio.Future[Any] = asyncio.gather(*futures)
+        gone: asyncio.Future[Any] = asyncio.ensure_future(_until_gone(request))
         try:
             first = asyncio.FIRST_COMPLETED
             await asyncio.wait({answered, gone}, timeout=self.limits.timeout, return_when=first)

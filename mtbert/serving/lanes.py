@@ -131,8 +131,12 @@ class Lanes:
         return next((lane for lane, jobs in enumerate(self._jobs[:before]) if jobs), None)
 
     def oldest(self) -> float:
-        """When the oldest waiting job that is first of its key arrived; infinity if none waits."""
-        return min((jobs[0].arrived for lane in self._jobs for jobs in lane.values()), default=float("inf"))
+        """When the oldest waiting job arrived; infinity if none waits."""
+        return min(map(self.oldest_of, range(len(self._jobs))))
+
+    def oldest_of(self, lane: int) -> float:
+        """When the oldest job that waits in a lane arrived; infinity if none does."""
+        return min((job.arrived for jobs in self._jobs[lane].values() for job in jobs), default=float("inf"))
 
     def full(self) -> bool:
         """Whether the waiting jobs are enough for a batch."""
@@ -145,7 +149,8 @@ class Lanes:
             The pieces; none if only dropped jobs waited.
         """
         key, jobs = self._jobs[lane].popitem(last=False)
-        pieces, left, unfinished = [], self.batch_tokens, deque[Job]()
+        pieces: list[Piece] = []
+        left, unfinished = self.batch_tokens, deque[Job]()
         while jobs:
             job = jobs.popleft()
             last = self._fitting(job, left, first=not pieces)

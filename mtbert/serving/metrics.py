@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -28,7 +29,7 @@ class Metrics:
         self._latency = Histogram("mtbert_request_seconds", latency, ["route"], buckets=SECONDS, registry=registry)
         self._queue = Gauge("mtbert_queue_tokens", "Tokens that wait for the model", ["lane"], registry=registry)
         self.active = Gauge("mtbert_requests_in_progress", "Requests that are being answered", registry=registry)
-        sizes = {"buckets": COUNTS, "registry": registry}
+        sizes: dict[str, Any] = {"buckets": COUNTS, "registry": registry}
         self._rows = Histogram("mtbert_batch_rows", "Rows of a pass of the encoder", **sizes)
         self._tokens = Histogram("mtbert_batch_tokens", "Tokens of a pass of the encoder", **sizes)
         passes = "Seconds of a pass, with those of the shorter texts that it let pass"
@@ -39,7 +40,7 @@ class Metrics:
     def watch(self, lanes: Lanes) -> None:
         """Show the numbers of waiting tokens of these lanes."""
         for lane, name in enumerate(NAMES):
-            self._queue.labels(name).set_function(lambda lane=lane: lanes.tokens[lane])
+            self._queue.labels(name).set_function(partial(_waiting, lanes, lane))
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """Count an answered request."""
@@ -64,3 +65,7 @@ class Metrics:
         """The metrics and their content type, in the format that a client accepts."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
+
+
+def _waiting(lanes: Lanes, lane: int) -> float:
+    return lanes.tokens[lane]

@@ -42,7 +42,7 @@ def describe(limits: Limits, keys: bool) -> dict[str, Any]:
     answers = {"type": "array", "items": prediction, "description": "One for each input, in their order"}
     response = {"type": "object", "required": ["predictions"], "properties": {"predictions": answers}}
     error = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-    security = {"security": [{"key": []}]} if keys else {}
+    security: dict[str, Any] = {"security": [{"key": []}]} if keys else {}
     predict = {
         "summary": "Answer texts and pairs with the heads of the model",
         "operationId": "predict",

@@ -58,10 +58,10 @@ class ServedModel:
     """
 
     def __init__(self, model: Predicts, tokenizer: Tokenizer):
-        self.model = model
+        self.model: Any = model
         self.tasks = tuple(model.tasks)
         self.longest = getattr(model, "max_length", None) or LONGEST
-        self._adapters = getattr(model, "adapters", frozenset())
+        self._adapters: frozenset[str] = getattr(model, "adapters", frozenset())
         self._tokenizer = copy.deepcopy(tokenizer)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

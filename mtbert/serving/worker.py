@@ -17,6 +17,7 @@ from .served_model import ServedModel
 
 # The share of the model's time that a lane is sure of while jobs of shorter lanes wait.
 SHARE = 0.1
+LATE = 1.0  # the same for a lane with a job that has waited for half of the time limit: as much as the shorter lanes
 AHEAD = 0.01  # seconds of a share that a lane can have used up before it is due, as its batch gives way at layers only
 FAILED = "the model failed on this request; the server's log has the kind of error"
 NOT_FINITE = "the model's output for an input is not finite: its training diverged, or its precision is too low"
@@ -124,11 +125,13 @@ class Worker:
     def _charge(self, clock: _Clock) -> None:
         """Count the time since the last call for the lane that runs, and what it owes to the longer ones that wait."""
         seconds, lane = clock.seconds(), clock.running[-1]
+        late = time.perf_counter() - self.limits.timeout / 2
         with self._changed:
             self._owed[lane] = max(-AHEAD, self._owed[lane] - seconds)
             for longer in range(lane + 1, len(self._owed)):
                 wait = longer in clock.running or self.lanes.waiting(longer)
-                self._owed[longer] = self._owed[longer] + SHARE * seconds if wait else 0.0
+                share = LATE if self.lanes.oldest_of(longer) < late else SHARE
+                self._owed[longer] = self._owed[longer] + share * seconds if wait else 0.0
 
     def _run_batch(self, lane: int, pieces: list[Piece]) -> None:
         clock = self._local.clock

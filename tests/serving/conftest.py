@@ -41,8 +41,8 @@ def checkpoint(model, tokenizer, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(checkpoint, tmp_path_factory) -> Served:
-    """A server with default settings."""
-    with serving(checkpoint, tmp_path_factory.mktemp("server") / "log") as running:
+    """A server with default settings, but for a time limit that a busy machine keeps, too."""
+    with serving(checkpoint, tmp_path_factory.mktemp("server") / "log", "--timeout", 300) as running:
         yield running
 
 

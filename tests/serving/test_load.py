@@ -42,7 +42,7 @@ async def ask_all(url: str, requests: list[tuple[dict, list[dict]]]) -> list[str
     waiting, wrong = iter(requests), []
 
     async def client() -> None:
-        async with httpx.AsyncClient(base_url=url, timeout=120, verify=False) as web:
+        async with httpx.AsyncClient(base_url=url, timeout=300, verify=False) as web:
             for body, answers in waiting:
                 response = await web.post("/predict", json=body)
                 found = response.json().get("predictions") if response.status_code == 200 else None

@@ -112,6 +112,34 @@ def test_a_long_job_ends_however_many_short_ones_come(run):
     assert all(each.wait()["label"] == "good" for each in shorts)
 
 
+def shorts_before(late: bool) -> int:
+    """Number of short jobs, of which each pass brings another, that come before a long one has its answer.
+
+    Args:
+        late: whether another long job has waited for more than half of the time limit.
+    """
+    shorts, long, other = [Asked("short", 10)], Asked("long", 500), Asked("long", 500)
+    other.arrived -= 40 * late
+
+    def before(rows, number):
+        if rows[0][0] == "short" and not long.event.is_set() and len(shorts) < 3000:
+            shorts.append(Asked("short", 10))
+            worker.submit([shorts[-1]])
+        time.sleep(0.001)
+
+    worker = Worker(Layers(8, before), Limits(gather_ms=0, timeout=60), Metrics())
+    worker.submit([long, other, shorts[0]])
+    worker.start()
+    assert long.wait()["label"] == "good"
+    count = len(shorts)
+    worker.stop()
+    return count
+
+
+def test_a_job_that_has_waited_for_long_gets_as_much_time_as_short_ones():
+    assert shorts_before(late=True) < shorts_before(late=False) < 3000
+
+
 def test_jobs_that_wait_share_a_pass_and_keep_their_answers(run):
     hold = threading.Event()
     model = Layers(1, lambda rows, number: hold.wait(60) if rows[0][0] == "first" else None)
