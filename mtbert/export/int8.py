@@ -21,6 +21,7 @@ from .scored_rows import SPLIT, ScoredTask
 
 SAMPLE = 64  # dev rows of each task by which ways of quantising and parts are compared
 RESAMPLES = 1000
+CALIBRATION_TOKENS = 8192  # about so many; a quantiser keeps the states of all of them in memory
 TIMED_ROWS, TIMED_RUNS = 32, 5
 Say = Callable[[str], None]
 Logits = Mapping[str, np.ndarray]
@@ -127,7 +128,7 @@ def _quantiser(folder: Path, graph: TaskGraph, model: Any, rows: Mapping[str, Sc
 def calibration_arrays(
     model: standalone.Model, graph: TaskGraph, rows: Mapping[str, ScoredTask]
 ) -> list[dict[str, np.ndarray]]:
-    """Batches of train rows as the graph takes them, with little padding."""
+    """Batches of train rows as the graph takes them, with little padding; some of them, if there are many tokens."""
     arrays = []
     for names in model.passes(list(graph.outputs)):
         encoding = model.tasks[names[0]]["encoding"]
@@ -137,7 +138,8 @@ def calibration_arrays(
         for chosen in standalone.batches(lengths, len(encoding["inputs"]), standalone.BATCH_TOKENS, None):
             inputs = [one for row in chosen for one in encoded[row]["inputs"]]
             arrays.append(standalone.pad(inputs, model.padding, model.inputs))
-    return arrays
+    tokens = sum(batch["input_ids"].size for batch in arrays)
+    return arrays[:: -(-tokens // CALIBRATION_TOKENS)] if tokens else []  # from long to short rows
 
 
 class Guard:

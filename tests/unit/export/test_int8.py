@@ -47,8 +47,8 @@ class MadeUpGuard(int8.Guard):
         for name, task in self.rows.items():
             logits = np.where(np.arange(len(task.dev))[:, None] % 2 == np.arange(2), 1.0, -1.0)
             for part in parts:
-                count = self.wrong[part].get(name, 0)
-                logits[:: max(1, len(logits) // count)][:count] *= -1 if count else 1
+                if count := self.wrong[part].get(name, 0):
+                    logits[:: len(logits) // count][:count] *= -1
             table[name] = logits if rows is None else logits[rows[name]]
         return table
 
