@@ -263,8 +263,8 @@ class Guard:
             result = bootstrap(exact, rounded, task.metric, 0, RESAMPLES)
             sign = 100 if METRICS[task.metric].rises else -100
             ends = sorted(sign * result[end] for end in ("low", "high"))
-            lost = sign * result["difference"]
-            heads.append(HeadLoss(name, task.metric, len(exact), result["a"], result["b"], float(lost), *ends))
+            lost = round(float(sign * result["difference"]), 6)  # a row of 200 is half a point, and no more
+            heads.append(HeadLoss(name, task.metric, len(exact), result["a"], result["b"], lost, *ends))
         return tuple(heads)
 
     def seconds(self, paths: Sequence[Path]) -> list[float]:
