@@ -198,7 +198,7 @@ class Guard:
         try:
             if path is not None:
                 self.model.graphs[self.graph.file] = standalone.Graph(path, torch.get_num_threads())
-            logits = {}
+            logits: dict[str, np.ndarray] = {}
             for name, task in self.rows.items():
                 chosen = task.dev if rows is None else [task.dev[row] for row in rows[name]]
                 logits |= self.model.logits([name], chosen)[0]
