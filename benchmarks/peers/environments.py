@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+REMOVED = "# remove:"  # of a pinned file: a package that others require and do not import here
 
 
 def build(name: str, folder: Path) -> Path:
@@ -33,5 +34,13 @@ def build(name: str, folder: Path) -> Path:
     if done.returncode:
         last = "\n".join(done.stderr.splitlines()[-5:])
         raise RuntimeError(f"the environment of {pins} can not be built:\n{last}")
+    removed = [line.split(":")[1].strip() for line in lines_of(pins) if line.startswith(REMOVED)]
+    if removed:
+        subprocess.run([str(python), "-m", "pip", "uninstall", "--quiet", "--yes", *removed], check=True)
     stamp.write_text(digest, encoding="utf-8")
     return python
+
+
+def lines_of(file: Path) -> list[str]:
+    """Return the lines of a text file."""
+    return file.read_text(encoding="utf-8").splitlines()

@@ -74,7 +74,7 @@ def _openvino(args: argparse.Namespace, model_class: Any) -> Any:
 
     settings = {"device": "CPU", "ov_config": {"INFERENCE_NUM_THREADS": args.threads, "PERFORMANCE_HINT": "LATENCY"}}
     plain = Path(args.work, "plain")
-    if not plain.is_dir():
+    if not list(plain.glob("openvino/*q*.xml")):
         model = model_class(args.encoder, backend="openvino", model_kwargs=settings)
         model.save_pretrained(str(plain))
         rows = Path(args.work, "rows")

@@ -41,7 +41,8 @@ class TextScorer:
         tasks: Sequence[str],
         batch_size: int = 64,
     ):
-        self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
+        self.model, self.batch_size = model.eval(), batch_size
+        self.tokenizer: Any = tokenizer
         self.tasks = tuple(model.tasks[model.task_id(name)] for name in tasks)
         self.cut = {task.name: 0 for task in self.tasks}
 

@@ -62,7 +62,7 @@ class ExportedModel:
         if missing:
             raise InputError(f"{folder} has no {missing[0]}; export the checkpoint again")
         try:
-            self._model = standalone.Model(folder, threads)
+            self._model = standalone.Model(Path(folder), threads)
         except Exception as error:  # the engines raise errors of their own
             raise InputError(f"{folder} can not be loaded: {error}; export the checkpoint again") from error
 

@@ -31,7 +31,8 @@ class TaskGraph:
         file: its file's name in the exported folder.
         outputs: task name → name of its output.
         parts: name of a part of the encoder or adapter → its products with weights, which int8 may quantise. Those of
-            poolers and heads are not among them: they work on one state of a text, and take no time.
+            poolers and heads are not among them: they work on one state of a text, and take no time. Products of an
+            adapter within a layer belong to the layer.
     """
 
     file: str

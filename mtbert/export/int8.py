@@ -21,6 +21,7 @@ from .scored_rows import SPLIT, ScoredTask
 
 SAMPLE = 64  # dev rows of each task by which ways of quantising and parts are compared
 RESAMPLES = 1000
+CALIBRATION_TOKENS = 8192  # about so many; a quantiser keeps the states of all of them in memory
 TIMED_ROWS, TIMED_RUNS = 32, 5
 Say = Callable[[str], None]
 Logits = Mapping[str, np.ndarray]
@@ -127,7 +128,7 @@ def _quantiser(folder: Path, graph: TaskGraph, model: Any, rows: Mapping[str, Sc
 def calibration_arrays(
     model: standalone.Model, graph: TaskGraph, rows: Mapping[str, ScoredTask]
 ) -> list[dict[str, np.ndarray]]:
-    """Batches of train rows as the graph takes them, with little padding."""
+    """Batches of train rows as the graph takes them, with little padding; some of them, if there are many tokens."""
     arrays = []
     for names in model.passes(list(graph.outputs)):
         encoding = model.tasks[names[0]]["encoding"]
@@ -137,7 +138,8 @@ def calibration_arrays(
         for chosen in standalone.batches(lengths, len(encoding["inputs"]), standalone.BATCH_TOKENS, None):
             inputs = [one for row in chosen for one in encoded[row]["inputs"]]
             arrays.append(standalone.pad(inputs, model.padding, model.inputs))
-    return arrays
+    tokens = sum(batch["input_ids"].size for batch in arrays)
+    return arrays[:: -(-tokens // CALIBRATION_TOKENS)] if tokens else []  # from long to short rows
 
 
 class Guard:
@@ -196,7 +198,7 @@ class Guard:
         try:
             if path is not None:
                 self.model.graphs[self.graph.file] = standalone.Graph(path, torch.get_num_threads())
-            logits = {}
+            logits: dict[str, np.ndarray] = {}
             for name, task in self.rows.items():
                 chosen = task.dev if rows is None else [task.dev[row] for row in rows[name]]
                 logits |= self.model.logits([name], chosen)[0]
@@ -261,8 +263,8 @@ class Guard:
             result = bootstrap(exact, rounded, task.metric, 0, RESAMPLES)
             sign = 100 if METRICS[task.metric].rises else -100
             ends = sorted(sign * result[end] for end in ("low", "high"))
-            lost = sign * result["difference"]
-            heads.append(HeadLoss(name, task.metric, len(exact), result["a"], result["b"], float(lost), *ends))
+            lost = round(float(sign * result["difference"]), 6)  # a row of 200 is half a point, and no more
+            heads.append(HeadLoss(name, task.metric, len(exact), result["a"], result["b"], lost, *ends))
         return tuple(heads)
 
     def seconds(self, paths: Sequence[Path]) -> list[float]:

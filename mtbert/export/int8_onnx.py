@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -41,19 +42,24 @@ class OnnxQuantiser:
         self.parts, self._arrays = parts, arrays
         self._scratch = tempfile.TemporaryDirectory()
         self._source = Path(self._scratch.name, "prepared.onnx")
-        self._all = prepare(path, self._source)
+        prepare(path, self._source)
         reduced = [] if has_vnni() else [REDUCED]
-        self.families = [[DYNAMIC + more for more in ("", *reduced)]]
-        self.families.append([f"{STATIC}{how}{more}" for how in ("", PERCENTILE) for more in reduced or [""]])
+        self.families: Sequence[Sequence[str]] = (
+            [DYNAMIC + more for more in ("", *reduced)],
+            [f"{STATIC}{how}{more}" for how in ("", PERCENTILE) for more in ("", *reduced)],
+        )
 
     def __call__(self, way: str, parts: Sequence[str], target: Path) -> None:
         """Write the graph with these parts in int8."""
         from onnxruntime import quantization as q
 
-        chosen = {node for part in parts for node in self.parts[part]}
+        chosen = [node for part in parts for node in self.parts[part]]
+        if not chosen:  # for the quantisers, no name means every node
+            shutil.copyfile(self._source, target)
+            return
         options: dict[str, Any] = {
             "op_types_to_quantize": ["MatMul"],
-            "nodes_to_exclude": [node for node in self._all if node not in chosen],
+            "nodes_to_quantize": chosen,
             "per_channel": True,
             "reduce_range": REDUCED in way,
             "weight_type": q.QuantType.QInt8,
@@ -76,8 +82,8 @@ class OnnxQuantiser:
         )
 
 
-def prepare(path: Path, target: Path) -> list[str]:
-    """Write a graph that the quantisers take without a remark; return the names of its products."""
+def prepare(path: Path, target: Path) -> None:
+    """Write a graph that the quantisers take without a remark."""
     import onnx
     from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
@@ -85,7 +91,6 @@ def prepare(path: Path, target: Path) -> list[str]:
     del model.graph.value_info[:]  # types that the quantisers would not update
     add_pre_process_metadata(model)
     onnx.save(model, str(target))
-    return [node.name for node in model.graph.node if node.op_type == "MatMul"]
 
 
 class _Reader:

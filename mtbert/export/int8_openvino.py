@@ -20,7 +20,7 @@ class OpenVinoQuantiser:
         arrays: calibration batches.
     """
 
-    families = ((STATIC,),)
+    families: Sequence[Sequence[str]] = ((STATIC,),)
 
     def __init__(self, path: Path, parts: Mapping[str, Sequence[str]], arrays: Sequence[dict[str, np.ndarray]]):
         import openvino
