@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ class OnnxQuantiser:
             q.quantize_dynamic(str(self._source), str(target), **options, extra_options={"MatMulConstBOnly": True})
             return
         percentile = PERCENTILE in way
+        if "calibration_cache_path" in signature(q.quantize_static).parameters:  # the scales are measured once
+            options["calibration_cache_path"] = Path(self._scratch.name, f"{percentile}.json")
         q.quantize_static(
             str(self._source),
             str(target),
