@@ -152,10 +152,13 @@ def main(argv: list[str]) -> None:
         return
     sharing = SharedScorer(scorer)
     scored = sharing.chunks(source.chunks())
-    notes = write(target, scored) if sharing.process == 0 else [*scored]
-    cut = sharing.cut()
     if sharing.process == 0:
-        report(target, cut, notes)
+        notes = write(target, scored)
+        report(target, sharing.cut(), notes)
+    else:
+        for _ in scored:  # yields nothing, but computes this process's chunks
+            pass
+        sharing.cut()
     distributed.destroy_process_group()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -80,7 +80,7 @@ class Predictor:
         """Name → type (`str` or `float`) of each column of answers, for engines that ask for a schema."""
         return {name: kind for task in self.tasks for name, kind in column_types(task).items()}
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
+    def __call__(self, batch: Any) -> dict[str, list[Any]]:
         """Return the kept columns of a batch, and those of the answers, one value for each row.
 
         Args:
