@@ -132,14 +132,12 @@ class Contender:
 
     def seconds(self, texts: list[str], batch: int) -> float:
         """Return the time that it takes to predict the texts in batches of this size."""
-        assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"texts": texts, "batch": batch}) + "\n")
         self.process.stdin.flush()
         return float(self._answer()["seconds"])
 
     def close(self) -> None:
         """End the process."""
-        assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
 
