@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .display import display
+from .errors import InputTypeError
 from .task_spec import TaskSpec
 
 BEGIN, END = "<!-- decisions -->", "<!-- end of decisions -->"
@@ -64,9 +65,9 @@ def read_all(figures: Mapping[str, Any]) -> None:
     numbers += [float(size) for size in figures["sets"]["sizes"]] if "sets" in figures else []
     texts = [figures["split"], figures["approximate"], *figures["notes"], *map(str, figures["folds"])]
     if not all(isinstance(value, int | float | None) for value in numbers):
-        raise TypeError("a figure is no number")
+        raise InputTypeError("a figure is no number")
     if not all(isinstance(text, str | None) for text in texts):
-        raise TypeError("a note is no text")
+        raise InputTypeError("a note is no text")
 
 
 def decisions_text(tasks: Sequence[TaskSpec], figures: Mapping[str, Mapping[str, Any]]) -> str:
