@@ -11,7 +11,6 @@ if TYPE_CHECKING:  # `as` tells type checkers that a name is public
     from .data.sampling import Schedule as Schedule, register_schedule as register_schedule
     from .errors import MtBertError as MtBertError, Problem as Problem
     from .evaluation.own_metrics import register_metric as register_metric
-    from .evaluation.predictor import Predictor as Predictor
     from .modeling.adapters import Adapter as Adapter, register_adapter as register_adapter
     from .modeling.answers import Prediction as Prediction
     from .modeling.configuration_mtbert import MtBertConfig as MtBertConfig
@@ -23,6 +22,7 @@ if TYPE_CHECKING:  # `as` tells type checkers that a name is public
     )
     from .modeling.task_spec import AdapterSpec as AdapterSpec, HeadSpec as HeadSpec, TaskSpec as TaskSpec
     from .runs.finetuning import TrainResult as TrainResult, train as train
+    from .runs.predictor import Predictor as Predictor
     from .training.arguments import MtBertTrainingArguments as MtBertTrainingArguments, TaskTraining as TaskTraining
     from .training.methods import register_method as register_method
     from .training.methods.averaging import Averaging as Averaging
@@ -55,7 +55,7 @@ _MODULES = {
     "MultiTaskSettings": ".training.settings",
     "OptimizerSettings": ".training.optimizers",
     "Prediction": ".modeling.answers",
-    "Predictor": ".evaluation.predictor",
+    "Predictor": ".runs.predictor",
     "Adapter": ".modeling.adapters",
     "Method": ".training.methods.base",
     "Problem": ".errors",

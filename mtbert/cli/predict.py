@@ -38,12 +38,12 @@ from ..data.streaming import STDIN, RowSource
 from ..errors import InputError
 from ..evaluation.course_files import saved_label_columns
 from ..evaluation.prediction_files import PredictionFile
-from ..evaluation.text_scorer import Chunk, SharedScorer, TextScorer
 from ..export import ExportedModel, is_export
 from ..files import refuse_same_file
 from ..modeling import encoder_loading
 from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..runs.text_scorer import Chunk, SharedScorer, TextScorer
 from . import arguments
 from .main import run as run_command
 from .processes import is_launched

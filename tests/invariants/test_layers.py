@@ -1,4 +1,4 @@
-"""Imports run one way: recipes → cli → runs → recipe → training → evaluation → data → modeling."""
+"""Imports run one way: recipes → cli → serving, runs → export → recipe → training → evaluation → data → modeling."""
 
 from __future__ import annotations
 
@@ -23,10 +23,12 @@ ALLOWED = {
     "hub": {"hub", "model_card", "evaluation", "data", "errors", "modeling"},
     "training": {"training", "files", "model_card", "evaluation", "data", "errors", "modeling"},
     "recipe": {"recipe", "files", "training", "model_card", "evaluation", "data", "errors", "modeling"},
-    "runs": {"runs", "__version__", "recipe", "files", "hub", "training", "model_card", "evaluation", "data"}
+    "export": {"export", "__version__", "recipe", "files", "model_card", "evaluation", "data", "errors", "modeling"},
+    "serving": {"serving", "__version__", "errors", "modeling"},  # an exported folder's model is imported by name
+    "runs": {"runs", "__version__", "export", "recipe", "files", "hub", "training", "model_card", "evaluation", "data"}
     | {"errors", "modeling"},
-    "cli": {"cli", "runs", "__version__", "recipe", "files", "hub", "training", "model_card", "evaluation", "data"}
-    | {"errors", "modeling"},
+    "cli": {"cli", "serving", "runs", "__version__", "export", "recipe", "files", "hub", "training", "model_card"}
+    | {"evaluation", "data", "errors", "modeling"},
     "__main__": {"cli"},
 }
 # transformers itself needs the last three

@@ -16,12 +16,12 @@ from mtbert import MtBertForMultiTask
 from mtbert.cli import parsers_calibration
 from mtbert.errors import CheckpointError, InputError
 from mtbert.evaluation.prediction_files import prediction_columns
-from mtbert.evaluation.text_scorer import TextScorer
 from mtbert.modeling.calibration import Calibration
 from mtbert.modeling.configuration_mtbert import MtBertConfig
 from mtbert.modeling.pipeline import MultiTaskTextClassificationPipeline
 from mtbert.runs.calibration import chose_checkpoint, write_calibrations
 from mtbert.runs.evaluation import find_recipe
+from mtbert.runs.text_scorer import TextScorer
 from mtbert.training.checkpoints.sealing import damage
 
 WORDS = "a an the cat dog bird fish house tree runs sleeps eats flies is was not very good bad fine old new".split()  # noqa: SIM905

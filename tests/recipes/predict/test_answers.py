@@ -19,7 +19,7 @@ from scipy.special import expit, softmax
 
 from mtbert import MtBertForMultiTask, TaskSpec
 from mtbert.data.streaming import RowSource
-from mtbert.evaluation.text_scorer import TextScorer
+from mtbert.runs.text_scorer import TextScorer
 
 
 def one_by_one(model, tokenizer, task: TaskSpec, rows: pd.DataFrame) -> np.ndarray:

@@ -16,7 +16,7 @@ from predicted_tasks import SPECS
 from mtbert.cli import arguments
 from mtbert.data.streaming import RowSource
 from mtbert.evaluation.prediction_files import PredictionFile
-from mtbert.evaluation.text_scorer import TextScorer
+from mtbert.runs.text_scorer import TextScorer
 from mtbert.training.peft import wrap
 
 

@@ -12,7 +12,7 @@ from predicted_tasks import SPECS
 
 from mtbert import MtBertForMultiTask, Predictor
 from mtbert.evaluation.prediction_files import prediction_columns
-from mtbert.evaluation.text_scorer import TextScorer
+from mtbert.runs.text_scorer import TextScorer
 
 TEXTS = [" the cat sleeps ", "a dog", "", "the bird flies and the fish was very good"]
 PAIRS = ["a cat", "the dog runs", "old tree", ""]

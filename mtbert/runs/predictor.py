@@ -11,6 +11,7 @@ import torch
 from ..data.json_rows import check_texts
 from ..data.labels import clean_text
 from ..errors import InputError
+from ..evaluation.prediction_files import column_types, prediction_columns
 from ..export import ExportedModel, is_export
 from ..export.exported_model import exported_tasks
 from ..modeling.configuration_mtbert import MtBertConfig
@@ -18,7 +19,6 @@ from ..modeling.encoder_loading import load_config, load_tokenizer
 from ..modeling.forward_arguments import task_names
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.task_spec import TaskSpec
-from .prediction_files import column_types, prediction_columns
 from .text_scorer import TextScorer
 
 
