@@ -32,8 +32,8 @@ COMMANDS = {
 }
 # top-level keys of a recipe
 SECTIONS = (
-    *("encoder", "data_dir", "tasks", "all_tasks", "schedule", "model", "peft", "optimizer", "training", "stages"),
-    *("card", "pretraining", "base", "imports"),
+    *("encoder", "data_dir", "tasks", "all_tasks", "leaks", "schedule", "model", "peft", "optimizer", "training"),
+    *("stages", "card", "pretraining", "base", "imports"),
     *sections(),
 )
 PRECISIONS = ("no", "bf16", "fp16")

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from .splits import LoadedTask
 
 SHORTEST = 3  # words of a phrase
 HELD_OUT = ("dev", "test")
@@ -241,3 +247,34 @@ def _near(rows: np.ndarray, held: np.ndarray, related: pd.DataFrame) -> np.ndarr
     near[1]["side"] = 1 - near[1]["side"]
     both = near[0].merge(near[1], on=["number", "row", "side"])
     return np.isin(np.arange(len(rows)), both["number"])
+
+
+def with_leaks(tasks: Mapping[str, LoadedTask], drop: bool) -> dict[str, LoadedTask]:
+    """Put the leaks between all tasks into the reports of their train splits.
+
+    Args:
+        tasks: task name → its splits.
+        drop: whether these train rows are dropped.
+
+    Raises:
+        InputError: a task would have no train rows.
+    """
+    by_task: dict[str, list[Leak]] = {}
+    for leak in find_leaks({name: loaded.splits for name, loaded in tasks.items()}):
+        by_task.setdefault(leak.task, []).append(leak)
+    changed = dict(tasks)
+    for name, leaks in by_task.items():
+        splits, left = tasks[name].splits, None
+        if drop:
+            numbers = np.unique(np.concatenate([leak.rows for leak in leaks]))
+            kept = np.flatnonzero(~np.isin(np.asarray(splits["train"].with_format(None)["row"][:]), numbers))
+            left = len(kept)
+            if not left:
+                raise InputError(f"task {name!r}: leaks: drop leaves no train row; each stands in a held-out split")
+            splits = DatasetDict({**splits, "train": splits["train"].select(kept)})
+        reports = [
+            replace(report, leaks=tuple(leaks), without_leaks=left) if report.split == "train" else report
+            for report in tasks[name].reports
+        ]
+        changed[name] = replace(tasks[name], splits=splits, reports=tuple(reports))
+    return changed

@@ -9,6 +9,8 @@ import pytest
 from datasets import Dataset
 
 from mtbert.data.leaks import Leak, WordTexts, containing, find_leaks
+from mtbert.recipe import RecipeError, load_recipe
+from mtbert.recipe.preflight import load_data
 
 WORDS = ["a", "good", "film"]
 
@@ -135,3 +137,44 @@ def test_many_rows_with_one_opening():
     tasks = {"a": {"train": split(*train, "what is the")}, "b": {"dev": split(*held, "number 7 of all")}}
     (leak,) = find_leaks(tasks)
     assert (leak.same, leak.phrases) == ((), (8, count + 1))
+
+
+class TestRecipes:
+    """`leaks: report | drop`."""
+
+    @pytest.fixture
+    def recipe(self, tmp_path, encoder_dir):
+        (tmp_path / "a-train.csv").write_text("text,label\nthe cat runs,0\na dog eats meat,1\nold tree,0\n")
+        (tmp_path / "b-train.csv").write_text("text,label\na bird,0\nthe fish,1\n")
+        (tmp_path / "b-dev.csv").write_text("text,label\nold tree,0\nso the cat runs away,1\n")
+        data = {name: {"train": f"{name}-train.csv"} for name in "ab"}
+        data["b"]["dev"] = "b-dev.csv"
+        tasks = {name: {"labels": ["0", "1"], "data": {**data[name], "text": "text"}} for name in "ab"}
+        training = {"output_dir": str(tmp_path / "out")}
+        return {"encoder": encoder_dir, "data_dir": str(tmp_path), "tasks": tasks, "training": training}
+
+    def test_report(self, recipe):
+        loaded = load_data(load_recipe(recipe))
+        assert len(loaded["a"].splits["train"]) == 3
+        line = "warning: a train: 2 of 3 rows give away a row of b dev: 1 have its text, 1 share a phrase with it"
+        assert f"{line} (rows 1, 3); leaks: drop trains without them" in loaded["a"].reports[0].lines()
+        assert len(loaded["b"].reports[0].lines()) == 1
+
+    def test_drop(self, recipe):
+        loaded = load_data(load_recipe({**recipe, "leaks": "drop"}))
+        assert loaded["a"].splits["train"]["text"][:] == ["a dog eats meat"]
+        assert "a train: 1 rows are left without these (leaks: drop)" in loaded["a"].reports[0].lines()
+        assert not any("warning" in line for line in loaded["a"].reports[0].lines())
+
+    def test_no_row_left(self, recipe, tmp_path):
+        (tmp_path / "a-train.csv").write_text("text,label\nthe cat runs,0\n")
+        with pytest.raises(RecipeError, match="task 'a': leaks: drop leaves no train row"):
+            load_data(load_recipe({**recipe, "leaks": "drop"}))
+
+    def test_another_value(self, recipe):
+        with pytest.raises(RecipeError, match="leaks is text 'keep', but must be report or drop"):
+            load_recipe({**recipe, "leaks": "keep"})
+
+    def test_not_in_a_stage(self, recipe):
+        with pytest.raises(RecipeError, match="every stage trains on the same data"):
+            load_recipe({**recipe, "stages": [{"leaks": "drop"}, {}]})
