@@ -74,6 +74,7 @@ golden-store: venv  ## write the losses anew that make test compares with (tests
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/golden/ways_stored.py
 
 soak: venv  ## kill runs at random points and at every file operation, damage every file, try malformed inputs, look for leaks (hours)
+	$(BIN)/python -m pip install --quiet --editable '.[engines]' --constraint constraints.txt
 	HF_HUB_OFFLINE=1 MTBERT_SOAK=20 MTBERT_MALFORMED=1000 MTBERT_SOAK_STEPS=2000 MTBERT_ALL_CASES=1 \
 	  $(BIN)/python -m pytest tests/soak tests/malformed tests/invariants/test_leak.py tests/invariants/test_families.py \
 	  tests/distributed $(PYTEST_ARGS)

@@ -11,7 +11,9 @@ if TYPE_CHECKING:  # `as` tells type checkers that a name is public
     from .data.sampling import Schedule as Schedule, register_schedule as register_schedule
     from .errors import MtBertError as MtBertError, Problem as Problem
     from .evaluation.own_metrics import register_metric as register_metric
+    from .evaluation.predictor import Predictor as Predictor
     from .modeling.adapters import Adapter as Adapter, register_adapter as register_adapter
+    from .modeling.answers import Prediction as Prediction
     from .modeling.configuration_mtbert import MtBertConfig as MtBertConfig
     from .modeling.heads import register_head as register_head
     from .modeling.modeling_mtbert import (
@@ -19,7 +21,6 @@ if TYPE_CHECKING:  # `as` tells type checkers that a name is public
         MtBertOutput as MtBertOutput,
         MtBertPreTrainedModel as MtBertPreTrainedModel,
     )
-    from .modeling.prediction import Prediction as Prediction
     from .modeling.task_spec import AdapterSpec as AdapterSpec, HeadSpec as HeadSpec, TaskSpec as TaskSpec
     from .runs.finetuning import TrainResult as TrainResult, train as train
     from .training.arguments import MtBertTrainingArguments as MtBertTrainingArguments, TaskTraining as TaskTraining
@@ -53,7 +54,8 @@ _MODULES = {
     "MtBertTrainingArguments": ".training.arguments",
     "MultiTaskSettings": ".training.settings",
     "OptimizerSettings": ".training.optimizers",
-    "Prediction": ".modeling.prediction",
+    "Prediction": ".modeling.answers",
+    "Predictor": ".evaluation.predictor",
     "Adapter": ".modeling.adapters",
     "Method": ".training.methods.base",
     "Problem": ".errors",
@@ -79,8 +81,8 @@ if "surgery" in REGISTRY:
 _SCRIPTS = tuple(
     f"{name}.py"
     for name in (
-        *("average", "ensemble", "evaluate_run", "finetune", "get_encoder", "predict", "pretrain", "reproduce"),
-        *("search", "unlabelled_texts"),
+        *("average", "calibrate", "ensemble", "evaluate_run", "finetune", "get_encoder", "predict", "pretrain"),
+        *("reproduce", "search", "unlabelled_texts"),
     )
 )
 

@@ -15,6 +15,8 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from .errors import Problem
+from .modeling.calibration_card import decisions_text
+from .modeling.calibration_file import figures_of_model
 from .modeling.configuration_mtbert import MtBertConfig
 from .modeling.display import display, each_text, masked
 from .modeling.hub_upload import is_path
@@ -103,6 +105,7 @@ def model_card(
         energy: energy of the training, as `mtbert.evaluation.energy.read_energy` returns it.
     """
     config: MtBertConfig = model.config
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
     recipe = each_text(display, dict(recipe or {}))
     settings = recipe.pop("card", None) or {}
     if license is None:
@@ -147,6 +150,7 @@ def model_card(
         hidden_size=config.hidden_size,
         adapter=config.adapter_spec,
         peft=hasattr(model, "peft_config"),
+        decisions=decisions_text(tasks, figures_of_model(inner)),
         tasks=[_task(task) for task in tasks],
         data={code(task): description for task, description in descriptions.items() if description},
         results=[(task.name if task else "all", metric, value) for task, metric, value in scores],
@@ -155,6 +159,7 @@ def model_card(
         versions=", ".join([f"Python {platform.python_version()}", *(f"{lib} {version(lib)}" for lib in LIBRARIES)]),
         max_length=getattr(config.encoder, "max_position_embeddings", None) or "the tokenizer's number of",
         shorter=any(task.max_length for task in tasks),
+        uncalibrated=[f"`{task.name}`" for task in tasks if task.calibration is None and not task.kind.numeric],
         open_ended=[f"`{task.name}`" for task in tasks if _unbounded(task)],
         license=markdown(license_name or license or ""),
         energy=energy or {},
@@ -259,6 +264,7 @@ def _task(task: TaskSpec) -> dict[str, Any]:
     answers = {
         "regression": f"a score{low_high}",
         "multi_label_classification": f"any of {len(task.classes)} labels",
+        "ordinal_classification": f"one of {len(task.classes)} labels, in their order",
     }.get(task.kind.name, f"one of {len(task.classes)} labels")
     ways = {"cross": "in one input", "siamese": "each alone", "both": "each alone and in one input"}
     reads = "one text" if task.texts == 1 else f"two texts, {ways[task.pair]}"

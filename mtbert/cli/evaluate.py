@@ -9,7 +9,6 @@ name, such as `--data_dir DIR`. The model computes in fp32 unless the recipe or 
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from datasets import Dataset
-from peft import PeftModel
 
 from ..data.sampling import Plan
 from ..data.splits import LoadedTask, load_column, load_task
-from ..data.tokenize import encode_dataset
 from ..errors import InputError
 from ..evaluation.metrics import default_metrics
 from ..evaluation.report import (
@@ -34,29 +31,25 @@ from ..evaluation.report import (
     compare_runs,
     pretraining_losses,
     read_run,
-    recording,
     write_report,
 )
-from ..modeling.configuration_mtbert import MtBertConfig
+from ..modeling.calibration_file import figures_of
 from ..modeling.encoder_loading import load_tokenizer
-from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.task_spec import TaskSpec
-from ..recipe import Recipe, load_recipe
-from ..training.arguments import MtBertTrainingArguments
+from ..recipe import Recipe
+from ..runs.evaluation import find_recipe, load_model, predict_split
 from ..training.checkpoints.run_folder import PRETRAINING
-from ..training.distributed.machine import share_cores
-from ..training.peft import load_adapter
 from ..training.settings import PLAN_ARGUMENTS
-from ..training.trainer import MtBertTrainer
 from . import arguments
 from .main import run as run_command
-
-OF_EVALUATION = ("per_device_eval_batch_size", "use_cpu", "bf16", "fp16", "tf32", "cpu_threads", "seed")
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A run with its predictions: rows and main metric by task, plan, pre-training's losses, notes for the report."""
+    """A run with its predictions: rows and main metric by task, plan, pre-training's losses, notes for the report.
+
+    `decisions` are the figures of calibrated tasks (see `figures_of`).
+    """
 
     run: RunLog
     tasks: dict[str, TaskRows]
@@ -64,29 +57,7 @@ class Evaluated:
     plan: Plan | StagedPlan | None
     pretraining: dict[str, Any] | None
     notes: tuple[str, ...]
-
-
-def find_recipe(folder: Path, given: Path | None, changes: Sequence[str]) -> Recipe:
-    """Load the recipe of a run or checkpoint: `given`, or the recipe.json in the folder or in its parent folder."""
-    if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}")
-    candidates = [given] if given else [folder / "recipe.json", folder.resolve().parent / "recipe.json"]
-    for path in candidates:
-        if path.is_file():
-            return load_recipe(path, ["--training.output_dir", str(folder), *changes])
-    raise InputError(f"{folder} has no recipe.json, which a run leaves at its end; name its recipe with --recipe")
-
-
-def load_model(folder: Path, recipe: Recipe) -> MtBertForMultiTask | PeftModel:
-    """Load the model of a run; for a run with peft, the encoder is that of the recipe."""
-    if recipe.peft is None:
-        return MtBertForMultiTask.from_pretrained(folder)
-    tasks = MtBertConfig.from_pretrained(folder).task_specs
-    part = recipe.model
-    model = MtBertForMultiTask.from_encoder(
-        recipe.encoder, tasks, part.adapter, part.packed, attention_dropout=part.attention_dropout
-    )
-    return load_adapter(model, folder)
+    decisions: dict[str, dict[str, Any]]
 
 
 def make_plan(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Plan:
@@ -171,6 +142,20 @@ def read_groups(
     return groups, notes
 
 
+def notes_on_calibration(tasks: Sequence[TaskSpec], decisions: dict[str, dict[str, Any]], split: str) -> list[str]:
+    """Return sentences on calibrated tasks: those whose scores are of the rows that their thresholds were fitted on."""
+    calibrated = [task.name for task in tasks if task.calibration is not None]
+    fitted_here = [name for name in calibrated if name in decisions and decisions[name]["split"] == split]
+    unknown = [name for name in calibrated if name not in decisions]
+    notes = []
+    if fitted_here:
+        names = ", ".join(fitted_here)
+        notes.append(f"Calibrated on these rows, so that scores with thresholds are too good: {names}; see Decisions.")
+    if unknown:
+        notes.append(f"Calibrated, but without figures beside the checkpoint: {', '.join(unknown)}.")
+    return notes
+
+
 def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], show_texts: bool = True) -> Evaluated:
     """Load a run's model and data, and predict every row of a split."""
     if not show_texts:
@@ -188,17 +173,9 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
     if lacking:
         notes.append(f"Without a {split} split, and so without scores: {', '.join(lacking)}.")
 
-    settings = {key: recipe.training[key] for key in OF_EVALUATION if key in recipe.training}
-    with tempfile.TemporaryDirectory() as scratch:
-        args = MtBertTrainingArguments(output_dir=scratch, report_to="none", **settings)
-        share_cores(args)
-        trainer = MtBertTrainer(model, args, processing_class=tokenizer)
-        encoded: Any = {
-            task.name: encode_dataset(task, raw[task.name], tokenizer, model.config.encoder, split)[0]
-            for task in with_rows
-        }
-        with recording(model.heads.items()) as recorded:
-            predicted: Any = trainer.predict(encoded)
+    encoded, predicted, recorded = predict_split(
+        model, tokenizer, recipe, {t.name: raw[t.name] for t in with_rows}, split
+    )
     tasks = {}
     for task in with_rows:
         name = task.name
@@ -213,7 +190,9 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
     pretraining = read_pretraining(folder, recipe)
     if recipe.pretraining is not None and pretraining is None:
         notes.append("The log of the pre-training is not there, so that its losses are not shown.")
-    return Evaluated(run, tasks, metrics, plan, pretraining, tuple(notes))
+    decisions = figures_of(with_rows, folder)
+    notes += notes_on_calibration(with_rows, decisions, split)
+    return Evaluated(run, tasks, metrics, plan, pretraining, tuple(notes), decisions)
 
 
 def main(argv: Sequence[str]) -> Path:
@@ -228,6 +207,8 @@ def main(argv: Sequence[str]) -> Path:
 
     a = evaluated[args.run]
     numbers = analyse_run(a.tasks, a.metrics, a.run, a.plan, args.examples, a.pretraining)
+    for name, figures in a.decisions.items():
+        numbers["tasks"][name]["decisions"] = figures
     numbers["run"] = {
         "name": str(args.run),
         "against": str(args.against) if args.against else None,

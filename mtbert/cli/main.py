@@ -14,7 +14,9 @@ from . import processes
 from .arguments import COMMANDS, PARSERS
 
 # Commands that read files which mtbert did not write. Errors that libraries raise about these are shown as one message.
-READS_FILES_OF_OTHERS = ("ensemble", "evaluate", "predict", "unlabelled_texts")
+READS_FILES_OF_OTHERS = ("calibrate", "ensemble", "evaluate", "export", "predict", "serve", "unlabelled_texts")
+# command → packages of the extra of the same name that it needs
+EXTRAS = {"search": ("optuna",), "serve": ("starlette", "uvicorn", "prometheus_client", "pydantic")}
 LIGHT = ("encoder", "recipes")  # commands that do not need torch
 
 
@@ -48,8 +50,9 @@ def run(command: str, argv: Sequence[str] | None = None) -> int:
     args = PARSERS[command](argv)
     if command in LIGHT:
         return import_module(f".{command}", __package__).main(argv) or 0
-    if command == "search" and find_spec("optuna") is None:
-        sys.exit("mtbert search needs optuna; install it with: pip install 'mtbert[search]'")
+    absent = [package for package in EXTRAS.get(command, ()) if find_spec(package) is None]
+    if absent:
+        sys.exit(f"mtbert {command} needs {', '.join(absent)}; install it with: pip install 'mtbert[{command}]'")
     processes.set_precision(args)
     from ..hub import register
     from ..modeling.display import display

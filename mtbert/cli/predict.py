@@ -10,32 +10,43 @@ Standard input is json lines, or one text per line. Rows keep their order and no
 prediction, too. Blank lines are skipped, except where each line is a text. The output has the id (or the row's number,
 from 1), the prediction of each task, and the probability of each label in a column task:label.
 
+With `--num_processes N`, or under `accelerate launch`, N processes share the chunks of the input; the file is that of
+one process.
+
 `--format cs224n` writes the CS224N default project's submission files; with several tasks, --output is then a folder.
 The label column that the run's recipe.json names for a task chooses its file: sentiment, is_duplicate or similarity. If
 there is no recipe.json or the column has another name, the task's name chooses: sst, cfimdb, para or sts. Otherwise the
-problem type does: single_label_classification writes sentiment, binary_classification paraphrase, regression
-similarity. The file of each task is printed.
+problem type does: single_label_classification and ordinal_classification write sentiment, binary_classification
+paraphrase, regression similarity. The file of each task is printed.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from argparse import Namespace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import distributed
 from transformers import PreTrainedTokenizerBase
 
-from ..data.streaming import RowSource
+from ..data.streaming import STDIN, RowSource
 from ..errors import InputError
 from ..evaluation.course_files import saved_label_columns
-from ..evaluation.prediction_files import PredictionFile, Predictor
+from ..evaluation.prediction_files import PredictionFile
+from ..evaluation.text_scorer import Chunk, SharedScorer, TextScorer
+from ..export import ExportedModel, is_export
 from ..files import refuse_same_file
 from ..modeling import encoder_loading
 from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from . import arguments
 from .main import run as run_command
+from .processes import is_launched
 
 
 def load(checkpoint: str, encoder: str | None, device: str | None) -> MtBertForMultiTask:
@@ -80,7 +91,7 @@ def load_tokenizer(checkpoint: str) -> PreTrainedTokenizerBase:
         raise InputError(f"{checkpoint} {what}: {str(error) or type(error).__name__}") from error
 
 
-def choose_tasks(names: str, model: MtBertForMultiTask) -> list[str]:
+def choose_tasks(names: str, model: MtBertForMultiTask | ExportedModel) -> list[str]:
     """Return the task names of `--tasks`.
 
     Raises:
@@ -96,30 +107,76 @@ def choose_tasks(names: str, model: MtBertForMultiTask) -> list[str]:
     return chosen
 
 
+def join_processes(args: Namespace) -> None:
+    """Join the processes of a launcher: choose this one's device, and its share of the cores.
+
+    Raises:
+        InputError: several processes would read standard input.
+    """
+    from accelerate import PartialState
+
+    from ..training.distributed.machine import cores_of_process
+
+    if args.file == STDIN:
+        raise InputError("standard input can be read by one process, but a launcher started several; give a file")
+    state = PartialState(cpu=args.device == "cpu")
+    args.device = args.device or str(state.device)
+    if state.device.type == "cpu":
+        torch.set_num_threads(cores_of_process())
+
+
 def main(argv: list[str]) -> None:
     """Predict all rows, and print their number on standard error."""
     args = arguments.predict(argv)
-    model = load(args.checkpoint, args.encoder, args.device)
+    shared = is_launched() and int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if shared:
+        join_processes(args)
+    exported = is_export(args.checkpoint)
+    if exported and (args.device not in (None, "cpu") or args.encoder):
+        raise InputError(f"{args.checkpoint} is an exported model, which runs on the CPU; drop --device and --encoder")
+    model: Any = ExportedModel(args.checkpoint) if exported else load(args.checkpoint, args.encoder, args.device)
     chosen = choose_tasks(args.tasks, model)
-    predictor = Predictor(model, load_tokenizer(args.checkpoint), chosen, args.batch_size)
-    pairs = any(task.texts == 2 for task in predictor.tasks)
+    tokenizer = None if exported else load_tokenizer(args.checkpoint)
+    scorer = TextScorer(model, tokenizer, chosen, args.batch_size)
+    pairs = any(task.texts == 2 for task in scorer.tasks)
     text = (args.text, args.text_pair) if pairs else (args.text,)
     source = RowSource(args.file, text, args.id, args.input_format, args.chunk_size, args.separator, args.quoting)
     source.kind()
     label_columns = saved_label_columns(args.checkpoint) if args.format == "cs224n" else {}
-    target = PredictionFile(args.output, predictor.tasks, args.format, args.id, args.overwrite, label_columns)
+    target = PredictionFile(args.output, scorer.tasks, args.format, args.id, args.overwrite, label_columns)
     for path in target.paths:
         refuse_same_file([args.file, *Path(args.checkpoint).glob("*")], path)
+    if not shared:
+        notes = write(target, scorer.chunks(source.chunks()))
+        report(target, scorer.cut, notes)
+        return
+    sharing = SharedScorer(scorer)
+    scored = sharing.chunks(source.chunks())
+    if sharing.process == 0:
+        notes = write(target, scored)
+        report(target, sharing.cut(), notes)
+    else:
+        for _ in scored:  # yields nothing, but computes this process's chunks
+            pass
+        sharing.cut()
+    distributed.destroy_process_group()
+
+
+def write(target: PredictionFile, scored: Iterable[tuple[Chunk, dict[str, np.ndarray]]]) -> list[str]:
+    """Write all chunks; return notes on their rows."""
+    empty = 0
     with target as output:
-        empty = 0
-        for chunk in source.chunks():
-            output.write(chunk, predictor(chunk["text"], chunk.get("text_pair")))
+        for chunk, logits in scored:
+            output.write(chunk, logits)
             empty += sum(not text for key in ("text", "text_pair") for text in chunk.get(key, ()))
-    notes = [f"{output.rows:,} rows"]
-    notes += [f"{count:,} cut for task {name}" for name, count in predictor.cut.items() if count]
-    notes += [f"{empty:,} texts were empty"] if empty else []
-    notes += [f"{file.task.name}: {file.heading}" for file in target.course_files]
-    print("; ".join(notes), file=sys.stderr)
+    return [f"{empty:,} texts were empty"] if empty else []
+
+
+def report(target: PredictionFile, cut: Mapping[str, int], notes: list[str]) -> None:
+    """Print the number of rows, of truncated ones by task, and further notes on standard error."""
+    cuts = [f"{count:,} cut for task {name}" for name, count in cut.items() if count]
+    headings = [f"{file.task.name}: {file.heading}" for file in target.course_files]
+    print("; ".join([f"{target.rows:,} rows", *cuts, *notes, *headings]), file=sys.stderr)
 
 
 if __name__ == "__main__":

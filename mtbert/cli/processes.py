@@ -12,7 +12,12 @@ from ..runs.bundled import folder
 # environment variables by which accelerate detects that a launcher has started this process
 OF_LAUNCHERS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 TRAINS = ("finetune", "pretrain")
-ON_ONE_DEVICE = (*TRAINS, "evaluate", "search")  # `reproduce` uses all GPUs; the other commands use one anyway
+ON_ONE_DEVICE = (
+    *TRAINS,
+    "calibrate",
+    "evaluate",
+    "search",
+)  # `reproduce` uses all GPUs; the other commands use one anyway
 
 
 def is_launched() -> bool:
@@ -61,9 +66,10 @@ def launch(command: str, args: argparse.Namespace) -> int:
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    from ..recipe import Recipe
+    if command in TRAINS:
+        from ..recipe import Recipe
 
-    Recipe.from_cli(args.recipe_arguments)  # reports errors once instead of in every process
+        Recipe.from_cli(args.recipe_arguments)  # reports errors once instead of in every process
     count = torch.cuda.device_count()
     if 0 < count < args.num_processes:
         asked = f"--num_processes is {args.num_processes}"
@@ -71,8 +77,8 @@ def launch(command: str, args: argparse.Namespace) -> int:
     config = "ddp.yaml" if count else "cpu_two_processes.yaml"
     # mtbert's config file, so that accelerate does not read the user's default config, which is for other programs
     words = ["--config_file", str(folder() / "accelerate" / config), "--num_processes", str(args.num_processes)]
-    words += ["--mixed_precision", args.mixed_precision or "no", "--main_process_port", "0"]
-    words += ["--module", f"mtbert.cli.{command}", *args.recipe_arguments]
+    words += ["--mixed_precision", getattr(args, "mixed_precision", None) or "no", "--main_process_port", "0"]
+    words += ["--module", f"mtbert.cli.{command}", *args.process_arguments]
     launch_args = launch_command_parser().parse_args(words)
     try:
         launch_command(launch_args)

@@ -104,6 +104,11 @@ def reader_of(task: TaskSpec, rows: Dataset, column: str, minus_one: bool, where
     return LabelReader.of_checked(task)
 
 
+def clean_text(value: Any) -> str:
+    """A text as training and prediction read it: without white space around it; a missing one is empty."""
+    return "" if value is None or value != value else str(value).strip()
+
+
 def check_batch(
     batch: dict[str, list[Any]],
     indices: list[int],
@@ -117,7 +122,7 @@ def check_batch(
     status = np.zeros(len(indices), dtype=np.uint16)
     out: dict[str, list[Any]] = {}
     for k, (column, key) in enumerate(zip(text, ("text", "text_pair"), strict=False)):
-        out[key] = ["" if value is None or value != value else str(value).strip() for value in batch[column]]
+        out[key] = [clean_text(value) for value in batch[column]]
         for i, value in enumerate(out[key]):
             if not value:
                 status[i] |= EMPTY[k]

@@ -1,5 +1,8 @@
 """Ensembles of checkpoints: mean probabilities for classification, mean scores for regression.
 
+The probabilities of calibrated members are calibrated. Thresholds, sets and abstention are not used: each was fitted
+for one member's probabilities, and would be wrong for their mean.
+
 Each member encodes the texts with its own tokenizer. Members may differ in everything except a task's problem type,
 number of texts, labels and range, which define the meaning of its logits.
 """
@@ -20,6 +23,7 @@ from ..data.collation import LengthSortedSteps, MultiTaskDataset
 from ..data.tokenize import encode_dataset
 from ..errors import InputError
 from ..modeling.configuration_mtbert import MtBertConfig
+from ..modeling.decoding import scaled
 from ..modeling.encoder_loading import load_config, load_tokenizer
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.packed_batches import collect_logits
@@ -133,14 +137,17 @@ def combine(task: TaskSpec, members: Sequence[np.ndarray]) -> np.ndarray:
         members: logits of each member, `(rows, num_labels)`.
 
     Returns:
-        `(rows, num_labels)` float64: log of the mean softmax; log p / (1 − p) of the mean sigmoid p of a binary or
-        multi-label classification; the mean score of a regression.
+        `(rows, num_labels)` float64: log of the mean softmax; the logits whose probabilities are the mean of an ordinal
+        task; log p / (1 − p) of the mean sigmoid p of a binary or multi-label classification; the mean score of a
+        regression.
     """
     stacked = np.stack(members).astype(np.float64)
     if task.kind.numeric:
         return stacked.mean(axis=0)
     if task.kind.exclusive:
-        return logsumexp(log_softmax(stacked, axis=-1), axis=0) - np.log(len(stacked))
+        of_classes = task.kind.class_logits(torch.from_numpy(stacked)).numpy()
+        mean = logsumexp(log_softmax(of_classes, axis=-1), axis=0) - np.log(len(stacked))
+        return task.kind.logits_of(torch.from_numpy(mean)).numpy()
     yes, no = -np.logaddexp(0, -stacked), -np.logaddexp(0, stacked)
     return logsumexp(yes, axis=0) - logsumexp(no, axis=0)
 
@@ -162,17 +169,21 @@ def predict_members(
         batch_size: largest number of rows per batch.
 
     Returns:
-        Member → task name → logits `(rows, num_labels)`, for the tasks that the member has and `splits` contains.
+        Member → task name → logits `(rows, num_labels)`, divided by the member's fitted temperature, for the tasks that
+        the member has and `splits` contains.
 
     Raises:
         ValueError: see `check_members`.
     """
     members = check_members(folders, tasks)
-    logits = {}
+    logits: dict[str, dict[str, np.ndarray]] = {}
     for folder in folders:
         model, tokenizer = load_member(folder, device)
         names = [name for name in splits if folder in members.get(name, ())]
-        logits[folder] = {n: task_logits(model, tokenizer, n, splits[n], batch_size).cpu().numpy() for n in names}
+        logits[folder] = {}
+        for name in names:
+            of_task = task_logits(model, tokenizer, name, splits[name], batch_size).cpu().numpy()
+            logits[folder][name] = scaled(model.tasks[model.task_id(name)], of_task)
     return logits
 
 

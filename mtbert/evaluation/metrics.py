@@ -130,6 +130,20 @@ class Matthews(TaskMetric):
         return self._or_undefined("matthews", lambda: sk.matthews_corrcoef(y, x), _varied(x) and _varied(y))
 
 
+class OrdinalAgreement(TaskMetric):
+    """Agreement on classes that have an order; their ids are ranks.
+
+    qwk is Cohen's kappa with quadratic weights: 1 − Σ (x − y)² / its expectation for independent x and y, in
+    [-1, 1]. It is undefined if both sides are constant and equal. within_one is the share of rows with |x − y| ≤ 1.
+    """
+
+    def _score(self, x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+        x, y = self._class_ids(x, y)
+        known = np.arange(min(x.min(), y.min()), max(x.max(), y.max()) + 1)  # with those that occur on neither side
+        kappa = lambda: sk.cohen_kappa_score(y, x, labels=known, weights="quadratic")  # noqa: E731
+        return self._or_undefined("qwk", kappa, len(known) > 1) | {"within_one": float((np.abs(x - y) <= 1).mean())}
+
+
 class Pearson(TaskMetric):
     """Pearson correlation, in [-1, 1]; undefined if either side is constant or has fewer than 2 rows."""
 
@@ -147,6 +161,7 @@ class Spearman(TaskMetric):
 class RegressionErrors(TaskMetric):
     """Errors of a regression: mse, rmse, mae, medae (the median absolute error), msle, r2 and explained_variance.
 
+    mae is also that of the class ids of an ordinal task, in ranks.
     msle is the mean of (ln(1 + x) − ln(1 + y))². It is NaN, and `msle_undefined` is 1, if a prediction or reference is
     −1 or less; 0, the value of other undefined scores, would be its best value. r2 and explained_variance are undefined
     if the references are constant.
@@ -187,19 +202,21 @@ class MetricSpec:
 
 
 _SINGLE, _BINARY, _MULTI = "single_label_classification", "binary_classification", "multi_label_classification"
-_REGRESSION = ("regression",)
+_REGRESSION, _ORDINAL = ("regression",), "ordinal_classification"
 
 METRICS: dict[str, MetricSpec] = {
-    "accuracy": MetricSpec(Accuracy, (_SINGLE, _BINARY, _MULTI)),
+    "accuracy": MetricSpec(Accuracy, (_SINGLE, _BINARY, _MULTI, _ORDINAL)),
     "f1": MetricSpec(F1, (_SINGLE, _BINARY)),
-    "f1_macro": MetricSpec(lambda: F1("macro"), (_SINGLE, _BINARY, _MULTI)),
-    "f1_micro": MetricSpec(lambda: F1("micro"), (_SINGLE, _BINARY, _MULTI)),
-    "matthews": MetricSpec(Matthews, (_SINGLE, _BINARY), correlation=True),
+    "f1_macro": MetricSpec(lambda: F1("macro"), (_SINGLE, _BINARY, _MULTI, _ORDINAL)),
+    "f1_micro": MetricSpec(lambda: F1("micro"), (_SINGLE, _BINARY, _MULTI, _ORDINAL)),
+    "matthews": MetricSpec(Matthews, (_SINGLE, _BINARY, _ORDINAL), correlation=True),
+    "qwk": MetricSpec(OrdinalAgreement, (_ORDINAL,), correlation=True),
+    "within_one": MetricSpec(OrdinalAgreement, (_ORDINAL,)),
     "pearson": MetricSpec(Pearson, _REGRESSION, correlation=True),
     "spearman": MetricSpec(Spearman, _REGRESSION, correlation=True),
     "mse": MetricSpec(RegressionErrors, _REGRESSION, rises=False),
     "rmse": MetricSpec(RegressionErrors, _REGRESSION, rises=False),
-    "mae": MetricSpec(RegressionErrors, _REGRESSION, rises=False),
+    "mae": MetricSpec(RegressionErrors, (*_REGRESSION, _ORDINAL), rises=False),
     "medae": MetricSpec(RegressionErrors, _REGRESSION, rises=False),
     "msle": MetricSpec(RegressionErrors, _REGRESSION, rises=False),
     "r2": MetricSpec(RegressionErrors, _REGRESSION),
@@ -211,6 +228,7 @@ _DEFAULTS = {
     _BINARY: ("accuracy", "f1"),
     "regression": ("pearson", "spearman", "mse"),
     _MULTI: ("f1_micro", "f1_macro"),
+    _ORDINAL: ("qwk", "mae", "within_one", "accuracy", "f1_macro"),
 }
 
 
@@ -222,7 +240,7 @@ def default_metrics(task: TaskSpec) -> tuple[str, ...]:
 def all_metrics(task: TaskSpec) -> tuple[str, ...]:
     """Return the names of all metrics that can score a task, its default metrics first."""
     names = [name for name, spec in METRICS.items() if task.problem_type in spec.problem_types]
-    if task.kind.exclusive and task.num_labels != 2:
+    if "f1" in names and len(task.classes) != 2:
         names.remove("f1")
     return tuple(dict.fromkeys((*default_metrics(task), *names)))
 
@@ -235,11 +253,11 @@ def check_metric(task: TaskSpec, name: str) -> list[Problem]:
     if name not in METRICS:
         reason = "which is unknown"
     elif task.problem_type not in METRICS[name].problem_types:
-        reason = f"which cannot score a {task.problem_type}"
+        reason = f"which cannot score {task.kind.with_article}"
     elif not METRICS[name].rises:
         reason = "of which lower is better, but the averages and the best checkpoint need a score that rises"
     else:
-        reason = f"which needs 2 classes, but the task has {task.num_labels}"
+        reason = f"which needs 2 classes, but the task has {len(task.classes)}"
     return [Problem(("metric",), f"is {name!r}, {reason}; use one of: {', '.join(usable)}")]
 
 
@@ -350,7 +368,7 @@ def averages(main: dict[str, tuple[str, float]]) -> dict[str, float]:
 
     Returns:
         `raw_mean`, the mean of the values, and `overall`, the mean with each correlation r (pearson, spearman,
-        matthews) mapped to (1 + r) / 2, so that every task's score is in [0, 1]. Empty without tasks.
+        matthews, qwk) mapped to (1 + r) / 2, so that every task's score is in [0, 1]. Empty without tasks.
 
     Raises:
         ValueError: a metric is unknown, or lower values of it are better.

@@ -11,7 +11,9 @@ from ..errors import InputError
 from ..modeling.problem_types import PROBLEM_TYPES
 from .metrics import METRICS, MetricSpec, TaskMetric
 
-_BUILT_IN = tuple(METRICS)
+# names that came after `register_metric`, so that programs may have registered their own under them
+_LATER = ("qwk", "within_one")
+_BUILT_IN = tuple(name for name in METRICS if name not in _LATER)
 
 
 class OwnMetric(TaskMetric):
@@ -47,6 +49,8 @@ def register_metric(
         problem_types: the problem types that the metric can score.
         rises: whether higher is better; only such a metric can be averaged or choose the best checkpoint.
 
+    A metric named `qwk` or `within_one` takes the place of mtbert's, and scores ordinal tasks, too.
+
     Raises:
         InputError: the name is taken or has other characters, or a problem type is unknown.
     """
@@ -57,4 +61,6 @@ def register_metric(
         raise InputError(f"metric {name!r}: problem_types has {unknown}; known ones: {', '.join(PROBLEM_TYPES)}")
     if name in _BUILT_IN:
         raise InputError(f"there is a metric {name!r} already; give another name")
-    METRICS[name] = MetricSpec(partial(OwnMetric, name, score), tuple(problem_types), rises)
+    replaced = METRICS[name].problem_types if name in _LATER else ()
+    suits = tuple(dict.fromkeys((*problem_types, *replaced)))
+    METRICS[name] = MetricSpec(partial(OwnMetric, name, score), suits, rises)

@@ -1,4 +1,4 @@
-"""Predict raw texts with a checkpoint, decode the logits, and write prediction files."""
+"""Decode logits and write prediction files."""
 
 from __future__ import annotations
 
@@ -13,63 +13,17 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from transformers import PreTrainedTokenizerBase
 
 from ..errors import FileInTheWayError, InputError
 from ..files import writing_file
 from ..modeling.answers import Prediction, fitted_names
 from ..modeling.decoding import answer_columns, decisions, label_names, probabilities
-from ..modeling.modeling_mtbert import MtBertForMultiTask
-from ..modeling.prediction import text_logits
 from ..modeling.task_spec import TaskSpec
 from .course_files import CourseFile, course_files
 
 FILE_FORMATS = ("csv", "jsonl", "parquet", "cs224n")
 STDOUT = "-"
-
-
-class Predictor:
-    """Computes a model's logits for raw texts, for several tasks at once.
-
-    Tasks whose inputs are encoded alike share one pass of the encoder. The rows of a call are sorted by length, and
-    packed without padding if the encoder supports it.
-
-    Args:
-        model: the model; it is set to evaluation mode.
-        tokenizer: the checkpoint's tokenizer.
-        tasks: names of tasks.
-        batch_size: number of rows in one pass of the encoder.
-
-    Attributes:
-        cut: task name → number of its rows so far that were truncated.
-    """
-
-    def __init__(
-        self,
-        model: MtBertForMultiTask,
-        tokenizer: PreTrainedTokenizerBase,
-        tasks: Sequence[str],
-        batch_size: int = 64,
-    ):
-        self.model, self.tokenizer, self.batch_size = model.eval(), tokenizer, batch_size
-        self.tasks = tuple(model.tasks[model.task_id(name)] for name in tasks)
-        self.cut = {task.name: 0 for task in self.tasks}
-
-    def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-        """Return task name → logits `(rows, num_labels)` in fp32, in the rows' order.
-
-        The scores of a regression are on its scale.
-
-        Args:
-            texts: first or only texts.
-            pairs: second texts; None if no task takes two.
-        """
-        logits, truncated = text_logits(
-            self.model, self.tasks, self.tokenizer, texts, pairs, batch_rows=self.batch_size
-        )
-        for name, tokens in truncated.items():
-            self.cut[name] += int(np.count_nonzero(tokens))
-        return logits
+ARROW_TYPES = {str: pa.string(), float: pa.float64()}
 
 
 def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list[Any]]:
@@ -88,6 +42,13 @@ def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list[Any
         table = answer_columns(task, names, probabilities(task, logits.astype(np.float64)))
     table |= Prediction.of(task, logits).fitted_columns()
     return {name: _cells(values) for name, values in table.items()}
+
+
+def column_types(task: TaskSpec) -> dict[str, type]:
+    """Name → type (`str` or `float`) of each of the `prediction_columns`."""
+    types: dict[str, type] = {task.name: float if task.kind.numeric else str}
+    types |= {f"{task.name}:{label}": float for label in task.classes}
+    return types | {name: float if name.endswith((".low", ".high")) else str for name in fitted_names(task)}
 
 
 def _cells(values: Any) -> list[Any]:
@@ -165,16 +126,13 @@ class PredictionFile:
         return problems
 
     def _names(self) -> list[str]:
-        names = [self.id or "row"]
-        for task in self.tasks:
-            names += [task.name, *(f"{task.name}:{label}" for label in task.classes), *fitted_names(task)]
-        return names
+        return [self.id or "row", *(name for task in self.tasks for name in column_types(task))]
 
     def _schema(self) -> pa.Schema:
-        kinds = {self.id or "row": pa.string() if self.id else pa.int64()}
-        kinds |= {task.name: pa.string() for task in self.tasks if not task.kind.numeric}
-        kinds |= {f"{task.name}.{suffix}": pa.string() for task in self.tasks for suffix in ("set", "abstain")}
-        return pa.schema([(name, kinds.get(name, pa.float64())) for name in self._names()])
+        types = {self.id or "row": pa.string() if self.id else pa.int64()}
+        for task in self.tasks:
+            types |= {name: ARROW_TYPES[kind] for name, kind in column_types(task).items()}
+        return pa.schema(list(types.items()))
 
     def __enter__(self) -> PredictionFile:
         with ExitStack() as self.stack:  # if opening a file fails, those already open are closed

@@ -2,12 +2,13 @@
 
 Inference costs as much as with one member, while an ensemble costs as much as all of them. The paper averages runs that
 start from the same weights: here, the same encoder and the same seed for the heads. The mean may score lower than its
-members, so evaluate it.
+members, so evaluate it. It has no calibration: those of the members were fitted for their weights.
 """
 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,10 +16,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..errors import InputError
+from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..modeling.task_editing import drop_calibration
 from .ensemble import load_member, member_config
 
-OWN = ("_name_or_path", "transformers_version", "dtype")  # keys of a config that may differ
+OWN = ("_name_or_path", "transformers_version", "dtype", "calibration")  # keys of a config that may differ
 
 
 def mean_of(folders: Sequence[str]) -> tuple[MtBertForMultiTask, PreTrainedTokenizerBase, dict[str, float]]:
@@ -84,7 +87,14 @@ def _mean(folders: Sequence[str]) -> tuple[MtBertForMultiTask, PreTrainedTokeniz
     configs = [member_config(folder) for folder in folders]
     for folder, config in zip(folders[1:], configs[1:], strict=True):
         _check_alike(folders[0], configs[0].to_dict(), folder, config.to_dict())
+    calibrated = [folder for folder, config in zip(folders, configs, strict=True) if _is_calibrated(config)]
+    if calibrated:
+        names = ", ".join(calibrated)
+        warnings.warn(
+            f"the mean has no calibration; that of {names} is dropped: mtbert calibrate the mean", stacklevel=2
+        )
     mean, tokenizer = load_member(folders[0], "cpu")
+    drop_calibration(mean)
     mean.float()
     weights = mean.state_dict()
     for number, folder in enumerate(folders[1:], 2):
@@ -99,6 +109,10 @@ def _mean(folders: Sequence[str]) -> tuple[MtBertForMultiTask, PreTrainedTokeniz
     if bad := [name for name, value in weights.items() if not value.isfinite().all()]:
         raise InputError(f"{bad[0]} and {len(bad) - 1} other weights of the mean are not finite: a member's are not")
     return mean, tokenizer
+
+
+def _is_calibrated(config: MtBertConfig) -> bool:
+    return any(task.calibration is not None for task in config.task_specs)
 
 
 def _norm(weights: dict[str, torch.Tensor]) -> float:

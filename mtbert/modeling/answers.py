@@ -39,7 +39,7 @@ class Prediction:
 
     @property
     def labels(self) -> list[Any]:
-        """For each row the most probable label, the labels above ½ of a multi-label task, or a regression's score.
+        """For each row the most probable label (the median of an ordinal task), the labels above ½, or the score.
 
         Fitted thresholds of the task take the place of ½.
         """

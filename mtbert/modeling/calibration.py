@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .problem_types import ProblemType
 
 
+LEAST = 1e-4  # lowest temperature
+
+
 @dataclass(frozen=True)
 class Calibration:
     """The decision rule of a task; every field that is None leaves the answers as they are without it.
@@ -53,6 +56,9 @@ class Calibration:
             return problems
         if not self.temperature > 0:
             problems.append(Problem(("temperature",), f"is {self.temperature}, but must be positive"))
+        elif not LEAST <= self.temperature <= 1 / LEAST:  # logits divided by it would not be finite, or all alike
+            limits = f"must be from {LEAST:g} to {1 / LEAST:g}"
+            problems.append(Problem(("temperature",), f"is {self.temperature}, but {limits}"))
         if kind.numeric and self.temperature != 1:
             problems.append(Problem(("temperature",), f"is {self.temperature}, but a regression has none; drop it"))
         if self.thresholds is not None:

@@ -15,6 +15,8 @@ from .calibration import above
 from .errors import InputError
 from .task_spec import TaskSpec
 
+ROUNDING = 1e-6  # what fp32 may take from a probability: equal rows must not fall out of their sets
+
 
 def _tensor(logits: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(logits if logits.flags.writeable and logits.flags.c_contiguous else logits.copy())
@@ -38,7 +40,8 @@ def decisions(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
             "diverged; lower the learning rate, clip gradients, or leave float16 for bfloat16 or float32"
         )
     if task.calibration is None or task.calibration.thresholds is None:
-        return task.kind.decisions(_tensor(logits)).numpy()
+        # a temperature moves the median of an ordinal task, and no other decision
+        return task.kind.decisions(_tensor(scaled(task, logits) if task.kind.ordered else logits)).numpy()
     of_labels = probabilities(task, logits)
     if task.kind.several:
         return above(of_labels, task.calibration.thresholds).astype(np.int64)
@@ -51,10 +54,15 @@ def probabilities(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
     Args:
         logits: `(rows, num_labels)`.
     """
+    return task.kind.probabilities(_tensor(scaled(task, logits))).numpy()
+
+
+def scaled(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
+    """Logits divided by the task's fitted temperature, in their precision; without one, the logits themselves."""
     logits = np.asarray(logits)
-    if task.calibration is not None and task.calibration.temperature != 1:
-        logits = logits / np.asarray(task.calibration.temperature, dtype=logits.dtype)
-    return task.kind.probabilities(_tensor(logits)).numpy()
+    if task.calibration is None or task.calibration.temperature == 1:
+        return logits
+    return logits / np.asarray(task.calibration.temperature, dtype=logits.dtype)
 
 
 def confidence(task: TaskSpec, of_labels: np.ndarray, chosen: np.ndarray) -> np.ndarray:
@@ -82,7 +90,7 @@ def in_sets(task: TaskSpec, of_labels: np.ndarray) -> np.ndarray:
         raise InputError(f"task {task.name!r} has no fitted coverage; fit one: mtbert calibrate CHECKPOINT")
     quantile = task.calibration.quantile
     if not task.kind.numeric:
-        return np.asarray(of_labels >= 1 - quantile)
+        return np.asarray(of_labels >= 1 - quantile - ROUNDING)
     ends = np.stack([of_labels - quantile, of_labels + quantile], axis=1)
     return ends if task.range is None else ends.clip(*task.range)
 

@@ -172,8 +172,8 @@ def as_labels(task: TaskSpec, labels: Tensor, rows: int, check_values: bool = Tr
         if kind.numeric:  # scores beyond the range are allowed
             wrong = values.isinf()
         elif kind.exclusive:
-            allowed = f"be whole numbers from 0 to {task.num_labels - 1}"
-            wrong = (values < 0) | (values >= task.num_labels) | (values != values.floor())
+            allowed = f"be whole numbers from 0 to {len(task.classes) - 1}"
+            wrong = (values < 0) | (values >= len(task.classes)) | (values != values.floor())
         else:
             allowed, wrong = "be 0 or 1", (values != 0) & (values != 1)
         wrong &= ~values.isnan()
@@ -196,8 +196,8 @@ def labelled(task: TaskSpec, labels: Tensor) -> Tensor:
 def row_losses(task: TaskSpec, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Each row's loss in fp32, 0 where the label is missing, and the mask of labelled rows; both `(rows,)`.
 
-    The loss is cross-entropy, binary cross-entropy on one logit, the mean binary cross-entropy over labels, or the
-    squared error, by problem type.
+    The loss is cross-entropy, binary cross-entropy on one logit, the mean binary cross-entropy over labels, the squared
+    error, or that of `ordinal.row_losses`, by problem type.
 
     Args:
         logits: `(rows, num_labels)`; a regression's are on its scale already (`to_scores`).

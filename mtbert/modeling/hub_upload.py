@@ -23,6 +23,8 @@ from huggingface_hub.errors import (
 from transformers import PreTrainedTokenizerBase
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from .calibration_card import decisions_text, with_decisions
+from .calibration_file import figures_of_model
 from .errors import PushError
 from .pipeline import PIPELINE_TASK, MultiTaskTextClassificationPipeline
 
@@ -224,7 +226,9 @@ def _card(model: MtBertForMultiTask, repo_id: str) -> ModelCard:
     """The README.md of the checkpoint, or a new card."""
     written = Path(model.name_or_path or "", "README.md")
     if model.name_or_path and written.is_file():
-        return ModelCard.load(written)
+        card = ModelCard.load(written)
+        card.text = with_decisions(card.text, decisions_text(model.tasks, figures_of_model(model)))
+        return card
     if model.make_card is not None:
         return model.make_card(model, repo_id)
     try:

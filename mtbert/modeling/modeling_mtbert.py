@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .adapted_layers import prepare_layers
 from .adapters import make_adapter
+from .calibration_file import save_figures
 from .configuration_mtbert import MtBertConfig, list_tasks
 from .cpu_layers import use_faster_layers
 from .deberta_attention import prepare_deberta
@@ -252,7 +253,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
     def save_pretrained(  # type: ignore[override]  # the rest is given by name
         self, save_directory: str | os.PathLike[str], is_main_process: bool = True, **kwargs: Any
     ) -> None:
-        """Save weights, config and the tokenizer, if the model has one; see `PreTrainedModel.save_pretrained`.
+        """Save weights, config, tokenizer and the figures of a calibration; see `PreTrainedModel.save_pretrained`.
 
         A tokenizer in the folder is replaced, unless the model was made from an encoder and its tokenizer has not been
         used in training or prediction.
@@ -260,6 +261,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
         super().save_pretrained(save_directory, is_main_process=is_main_process, **kwargs)
         if is_main_process:
             save_tokenizer(self, save_directory)
+            save_figures(self, save_directory)
 
     def push_to_hub(  # type: ignore[override]  # the rest is given by name
         self, repo_id: str, **kwargs: Any

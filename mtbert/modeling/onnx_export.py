@@ -8,8 +8,11 @@ after the other (three for `pair: both`); a row of any other task is one sequenc
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from inspect import signature
 from itertools import count
@@ -29,6 +32,13 @@ from .task_model import TaskModel
 from .tokenization import has_token_types
 
 OPSET = 18
+
+# What PyTorch's exporter says of every model, and no user can change.
+_EXPECTED_WARNINGS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"# The axis name: \w+ will not be used, since it shares the same shape constraints",
+)
+_EXPECTED_LOG = ("torch.onnx._internal.exporter._registration", "torchvision is not installed. Skipping ")
 
 _PADDED = "a graph takes padded inputs, and this family's states change with padding"
 _NOT_EXPORTED = {"longformer": "its layers look at the values of the attention mask, which a graph can not"}
@@ -57,7 +67,8 @@ class PaddedLayout:
     def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Scaled dot-product attention of each sequence over itself, `(tokens, heads, size)` each."""
         q, k, v = (projection.unflatten(0, self.mask.shape).transpose(1, 2) for projection in (query, key, value))
-        mask = self.mask[:, None, None, :]
+        length = self.mask.shape[1]
+        mask = self.mask[:, None, None, :].expand(-1, -1, length, -1)  # onnxruntime's attention takes whole masks only
         return nn.functional.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(0, 1)
 
 
@@ -148,13 +159,43 @@ def _check_adapters(model: TaskModel, names: Sequence[str]) -> None:
         )
 
 
-def export_onnx(model: TaskModel, file: str | os.PathLike[str], tasks: str | Sequence[str] | None = None) -> list[str]:
+@contextmanager
+def _without_expected_messages() -> Iterator[None]:
+    """Hide the warnings and log lines of PyTorch's exporter that say nothing about the model, and no others."""
+    name, beginning = _EXPECTED_LOG
+    logger = logging.getLogger(name)
+    hide = lambda record: not record.getMessage().startswith(beginning)  # noqa: E731 (removed below)
+    logger.addFilter(hide)
+    try:
+        with warnings.catch_warnings():
+            for message in _EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", message)
+            yield
+    finally:
+        logger.removeFilter(hide)
+
+
+def refuse_family(model: TaskModel) -> None:
+    """Raise InputError, with the reason, if models of this family of encoders cannot be exported."""
+    kind = model.config.encoder.model_type
+    reason = _NOT_EXPORTED.get(kind) or (depends_on_padding(model.config.encoder) and _PADDED)
+    if reason:
+        raise InputError(f"{kind!r} can not be exported: {reason}; predict with torch, or train another encoder")
+
+
+def export_onnx(
+    model: TaskModel,
+    file: str | os.PathLike[str],
+    tasks: str | Sequence[str] | None = None,
+    opset: int = OPSET,
+) -> list[str]:
     """Write a model as one ONNX file.
 
     Args:
         model: the model; with adapters, only one task can be exported at a time.
         file: the file to write; weights beyond 2 GB go into `<file>.data` beside it.
         tasks: a name, several names, or `"all"`; None: all.
+        opset: version of ONNX's operators; from 23 on a graph has one operator for the whole of attention.
 
     Returns:
         The names of the graph's outputs, in the order of the tasks: the names of the tasks, or `NAME_logits` for a task
@@ -166,10 +207,7 @@ def export_onnx(model: TaskModel, file: str | os.PathLike[str], tasks: str | Seq
     """
     names = task_names("all" if tasks is None else tasks, model.tasks)
     _check_adapters(model, names)
-    kind = model.config.encoder.model_type
-    reason = _NOT_EXPORTED.get(kind) or (depends_on_padding(model.config.encoder) and _PADDED)
-    if reason:
-        raise InputError(f"{kind!r} can not be exported: {reason}; predict with torch, or train another encoder")
+    refuse_family(model)
     padded = PaddedModel(model, names)
     inputs = {"input_ids": torch.ones(4, 8, dtype=torch.long), "attention_mask": torch.ones(4, 8, dtype=torch.long)}
     inputs["attention_mask"][1:, 5:] = 0
@@ -179,18 +217,20 @@ def export_onnx(model: TaskModel, file: str | os.PathLike[str], tasks: str | Seq
     dynamic = {0: torch.export.Dim("sequences"), 1: torch.export.Dim("length")}
     was_training = model.training
     try:
-        program: Any = torch.onnx.export(
-            padded.eval(),
-            (),
-            kwargs=inputs,
-            input_names=list(inputs),
-            dynamic_shapes=dict.fromkeys(inputs, dynamic),
-            opset_version=OPSET,
-            dynamo=True,
-            verbose=False,
-        )
+        with _without_expected_messages():
+            program: Any = torch.onnx.export(
+                padded.eval(),
+                (),
+                kwargs=inputs,
+                input_names=list(inputs),
+                dynamic_shapes=dict.fromkeys(inputs, dynamic),
+                opset_version=opset,
+                dynamo=True,
+                verbose=False,
+            )
     except Exception as error:  # the exporter raises many types, with messages of many lines
         first_line = str(error.__cause__ or error).strip().partition("\n")[0]
+        kind = model.config.encoder.model_type
         raise InputError(f"{kind!r} can not be exported: {first_line}; predict with torch") from error
     finally:
         model.train(was_training)
@@ -200,6 +240,10 @@ def export_onnx(model: TaskModel, file: str | os.PathLike[str], tasks: str | Seq
         # the tensor has its own; a quantiser that transposes it does not update these
         weight.shape = weight.type = None
         weight.metadata_props.clear()
+    for node in program.model.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():  # a quantiser that changes a node does not update these
+                value.shape = None
     program.save(os.fspath(file), external_data=False)
     return outputs
 

@@ -35,7 +35,9 @@ class MultiTaskTextClassificationPipeline(Pipeline):
             rows), an answer is a dict from task names to answers. Its alias is `task`, or `task_name` in
             `pipeline(...)`.
         top_k: number of labels in an answer, the most probable first; None: all labels. With 1 an answer is
-            `{"label": str, "score": probability}`, else a list of these. A regression's is `{"score": number}`.
+            `{"label": str, "score": probability}`, else a list of these. A regression's is `{"score": number}`. Of a
+            task with thresholds, each entry of a list has `given`: whether the label is one of the answer's. Answers
+            that are no list also have `set` (or `low` and `high`) and `abstain`, as far as they were fitted.
         batch_size: number of rows that are encoded at a time.
     """
 
@@ -119,14 +121,29 @@ def _counts(value: Any) -> bool:
 
 def answers(prediction: Prediction, top_k: int | None = 1) -> list[Any]:
     """Labels and scores of each row of a prediction; see the pipeline's `top_k`."""
-    if prediction.task.kind.numeric:
-        return [{"score": score} for score in prediction.scores.tolist()]
-    classes = prediction.task.classes
-    if top_k == 1 and not prediction.task.kind.several:
+    task = prediction.task
+    if task.kind.numeric:
+        return _with_fitted([{"score": score} for score in prediction.scores.tolist()], prediction)
+    if top_k == 1 and not task.kind.several:
         chosen = zip(prediction.labels, prediction.confidence.tolist(), strict=True)
-        return [{"label": label, "score": score} for label, score in chosen]
+        return _with_fitted([{"label": label, "score": score} for label, score in chosen], prediction)
     rows = []
-    for row in prediction.scores:
-        best = [{"label": classes[i], "score": float(row[i])} for i in (-row).argsort(kind="stable")]
+    given = prediction.labels if task.calibration is not None and task.calibration.thresholds is not None else None
+    for number, row in enumerate(prediction.scores):
+        best: list[dict[str, Any]] = []
+        for i in (-row).argsort(kind="stable"):
+            best.append({"label": task.classes[i], "score": float(row[i])})
+            if given is not None:
+                of_row = given[number] if task.kind.several else [given[number]]
+                best[-1]["given"] = task.classes[i] in of_row
         rows.append(best[0] if top_k == 1 else best[:top_k])
+    return rows
+
+
+def _with_fitted(rows: list[dict[str, Any]], prediction: Prediction) -> list[dict[str, Any]]:
+    """Add what a fitted coverage and `abstain_below` say of each row: `set`, or `low` and `high`, and `abstain`."""
+    for name, values in prediction.fitted_columns().items():
+        key = name.removeprefix(f"{prediction.task.name}.")
+        for row, value in zip(rows, values if isinstance(values, list) else values.tolist(), strict=True):
+            row[key] = value
     return rows

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from .answers import Prediction
+from .answers import Prediction as Prediction  # also imported from here
 from .errors import InputError
 from .forward_arguments import task_names
 from .packed_batches import TaskPart, collect_logits, pack_parts
@@ -54,9 +54,9 @@ def predict_rows(
     batch_tokens: int = BATCH_TOKENS,
 ) -> dict[str, Prediction]:
     """Task name → its Prediction for the rows; does not warn of truncated rows."""
-    specs = _specs(model, tasks, rows)
+    specs = fitting_tasks(model, tasks, rows)
     for spec in specs:
-        _check_rows(spec, rows)
+        check_rows(spec, rows)
     tokenizer = model.tokenizer if tokenizer is None else tokenizer
     texts = [text for text, _ in rows]
     pairs: list[Any] = [pair for _, pair in rows]
@@ -196,7 +196,7 @@ def _with_views(value: Any, views: Mapping[nn.Module, nn.Module]) -> Any:
     return value
 
 
-def _specs(model: TaskModel, tasks: str | Sequence[str] | None, rows: list[Row]) -> list[TaskSpec]:
+def fitting_tasks(model: Any, tasks: str | Sequence[str] | None, rows: list[Row]) -> list[TaskSpec]:
     """The requested tasks; `all`: the tasks that take as many texts as the rows have."""
     if tasks == "all":
         count = 1 if all(pair is None for _, pair in rows) else 2
@@ -210,7 +210,7 @@ def _specs(model: TaskModel, tasks: str | Sequence[str] | None, rows: list[Row])
     return [model.tasks[model.task_id(name)] for name in names]
 
 
-def _check_rows(spec: TaskSpec, rows: list[Row]) -> None:
+def check_rows(spec: TaskSpec, rows: list[Row]) -> None:
     """Raise InputError if rows have another number of texts than the task takes."""
     wrong = [number for number, (_, pair) in enumerate(rows) if (pair is None) != (spec.texts == 1)]
     if wrong:

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .ordinal import log_probabilities, logits_of, ranks, row_losses
+
 IGNORED = -100  # a missing class label, as everywhere in transformers; a missing float label is nan
+
+
+def _same(logits: Tensor) -> Tensor:
+    return logits
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,11 @@ class ProblemType:
             `(rows,)`.
         decisions: logits `(rows, num_labels)` → class ids `(rows,)`, 0 and 1 `(rows, num_labels)`, or scores `(rows,)`.
         numeric: whether labels are scores, not classes.
-        exclusive: whether a row has one class out of several logits, so that probabilities are a softmax.
+        exclusive: whether a row has one class out of those that the logits tell apart.
+        ordered: whether the classes have an order, so that a decision is a median.
+        class_logits: of an exclusive type: logits `(…, num_labels)` → `(…, classes)`, whose softmax is the
+            probabilities.
+        logits_of: the inverse of `class_logits`, up to a constant for each row.
         several: whether a row may have several labels.
         label_dtype: type of checked labels.
         labels_are: description of a row's labels for error messages.
@@ -38,14 +48,28 @@ class ProblemType:
     decisions: Callable[[Tensor], Tensor]
     numeric: bool = False
     exclusive: bool = False
+    ordered: bool = False
+    class_logits: Callable[[Tensor], Tensor] = _same
+    logits_of: Callable[[Tensor], Tensor] = _same
     several: bool = False
     label_dtype: str = "int64"
     labels_are: str = "of 0 and 1"
 
     @property
+    def with_article(self) -> str:
+        """The name with its article, for messages."""
+        return f"{'an' if self.name[0] in 'aeiou' else 'a'} {self.name}"
+
+    @property
     def binary(self) -> bool:
         """Whether one logit decides between two classes."""
         return not (self.numeric or self.exclusive or self.several)
+
+    def logits(self, classes: int) -> int:
+        """Number of logits of a task with this number of classes."""
+        if not (self.exclusive or self.several):
+            return 1
+        return classes - 1 if self.ordered else classes
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
@@ -102,4 +126,15 @@ MULTI_LABEL = ProblemType(
     several=True,
     label_dtype="float32",
 )
-PROBLEM_TYPES = {kind.name: kind for kind in (SINGLE_LABEL, BINARY, REGRESSION, MULTI_LABEL)}
+ORDINAL = ProblemType(
+    "ordinal_classification",
+    losses=row_losses,
+    probabilities=lambda logits: log_probabilities(logits).exp(),
+    decisions=ranks,
+    exclusive=True,
+    ordered=True,
+    class_logits=log_probabilities,
+    logits_of=logits_of,
+    labels_are="one id a row",
+)
+PROBLEM_TYPES = {kind.name: kind for kind in (SINGLE_LABEL, BINARY, REGRESSION, MULTI_LABEL, ORDINAL)}

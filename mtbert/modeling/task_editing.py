@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -32,6 +34,9 @@ def add_task(model: TaskModel, spec: TaskSpec | Mapping[str, Any]) -> None:
     """
     spec = TaskSpec.from_dict(spec)
     refuse_reserved([spec.name])
+    if spec.calibration is not None:
+        warnings.warn(f"task {spec.name!r}: its calibration is dropped, because its head is new", stacklevel=3)
+        spec = replace(spec, calibration=None)
     if spec.name in model.heads:
         raise InputError(f"task {spec.name!r} exists already; remove_task it first, or choose another name")
     if spec.pooling == "pooler" and not has_pooler(model.encoder):
@@ -65,6 +70,14 @@ def remove_task(model: TaskModel, name: str) -> None:
 def _set_tasks(model: Any, tasks: list[dict[str, Any]]) -> None:
     model.config.tasks = tasks
     model.tasks = model.config.task_specs
+
+
+def drop_calibration(model: Any) -> list[str]:
+    """Remove the calibration of every task, which is that of these weights only; return the tasks that had one."""
+    names = [task.name for task in model.tasks if task.calibration is not None]
+    if names:
+        _set_tasks(model, [replace(task, calibration=None).to_dict() for task in model.tasks])
+    return names
 
 
 def extract_task(model: TaskModel, name: str, to: str | None = None) -> PreTrainedModel:
@@ -107,6 +120,8 @@ def _plain_model(model: TaskModel, spec: TaskSpec) -> PreTrainedModel:
             f"{where}: a plain {family} model cannot compute a {spec.head.type} head with output {spec.head.output} "
             f"on {'several inputs' if spec.apart else 'one input'}; linear heads on one input of BERT can be taken out"
         )
+    if spec.kind.ordered:
+        raise InputError(f"{where}: a plain {family} model has no decoding of an ordinal task's logits")
     if spec.pooling != "pooler":
         raise InputError(
             f"{where}: a plain {family} model's head reads another pooling than {spec.pooling!r}; train it with "

@@ -14,8 +14,9 @@ from .config_checks import make_plain, type_problems
 from .display import brief, brief_names
 from .errors import InputError, Problem, refuse
 from .limits import limit_problems, name_problems
+from .ordinal import in_order
 from .own_parts import ADAPTERS as own_adapters, HEADS as own_heads
-from .problem_types import PROBLEM_TYPES, ProblemType
+from .problem_types import ORDINAL, PROBLEM_TYPES, ProblemType
 
 POOLINGS = ("cls", "pooler", "mean", "max")
 PAIRS = ("cross", "siamese", "both")
@@ -185,14 +186,9 @@ class AdapterSpec:
             problems.append(Problem(("heads",), f"is {self.heads}, but must be 1 or more"))
         elif self.heads is not None and size >= 1 and size % self.heads:
             below = size - size % self.heads
-            fitting = [str(near) for near in (below, below + self.heads) if near]
-            problems.append(
-                Problem(
-                    ("size",),
-                    f"is {self.size}, which {self.heads} heads do not divide; the nearest sizes that fit: "
-                    f"{' and '.join(fitting)}",
-                )
-            )
+            fitting = [str(size) for size in (below, below + self.heads) if size]
+            near = f"the nearest sizes that fit: {' and '.join(fitting)}"
+            problems.append(Problem(("size",), f"is {self.size}, which {self.heads} heads do not divide; {near}"))
         if self.layers is not None and (not self.layers or len(set(self.layers)) < len(self.layers)):
             problems.append(Problem(("layers",), f"is {list(self.layers)}, but must name one layer or more, each once"))
         if self.type in TOP_ADAPTERS and self.layers is not None:
@@ -227,10 +223,12 @@ class TaskSpec:
 
     Attributes:
         name: name of the task; letters, digits, `_` and `-`.
-        problem_type: one of transformers' names or `binary_classification` (one logit). None: a single-label
-            classification if there are `labels`, else a regression.
+        problem_type: one of transformers' names, `binary_classification` (one logit) or `ordinal_classification` (see
+            `ordinal`). None: a single-label classification if there are `labels`, else a regression.
+        ordinal: whether the labels have an order, such as 1 to 5: CORN (Shi, Cao and Raschka, 2021) with a logit less
+            than labels, whose answer is the median; the same as `problem_type: ordinal_classification`.
         labels: class names in id order, or their number; two for `binary_classification`, whose logit is that of the
-            second class; None for a regression.
+            second class; from lowest to highest for an ordinal task; None for a regression.
         range: (lowest, highest) score of a regression.
         texts: 1 for sentences, 2 for pairs.
         pair: how two texts are encoded: `cross` (one input), `siamese` (each on its own, by the same encoder) or `both`
@@ -260,6 +258,7 @@ class TaskSpec:
     adapter: bool = True
     head: HeadSpec = field(default_factory=HeadSpec)
     calibration: Calibration | None = None
+    ordinal: bool = False
 
     def __post_init__(self) -> None:
         too_long = limit_problems(("labels",), "labels", _count(self.labels), "has", " names")
@@ -287,7 +286,10 @@ class TaskSpec:
             if isinstance(getattr(self, key), Iterable) and not isinstance(getattr(self, key), str):
                 set_field(key, tuple(getattr(self, key)))
         if self.problem_type is None:
-            set_field("problem_type", "regression" if self.labels is None else "single_label_classification")
+            default = "regression" if self.labels is None else "single_label_classification"
+            set_field("problem_type", ORDINAL.name if self.ordinal else default)
+        if self.ordinal is False and PROBLEM_TYPES.get(str(self.problem_type)) is ORDINAL:
+            set_field("ordinal", True)
         refuse(self.problems(), f"{where}: ")
 
     def problems(self) -> list[Problem]:
@@ -316,10 +318,14 @@ class TaskSpec:
         if self.problem_type not in PROBLEM_TYPES:
             return problems
         regression = self.kind.numeric
+        if self.ordinal and not self.kind.ordered:
+            problems.append(Problem(("ordinal",), f"is true, but problem_type is {self.problem_type!r}; drop either"))
+        if self.kind.ordered and not in_order(self.classes):
+            problems.append(Problem(("labels",), f"{brief_names(self.classes)} are numbers that are not in order"))
         if regression and self.labels is not None:
             problems.append(Problem(("labels",), "are for classifications; a regression has a range"))
         if not regression and self.range is not None:
-            problems.append(Problem(("range",), f"is for regressions; a {self.problem_type} has labels"))
+            problems.append(Problem(("range",), f"is for regressions; {self.kind.with_article} has labels"))
         if not regression and not self.labels:
             problems.append(Problem(("labels",), "are missing; give the class names in id order, or their number"))
         if len(set(self.classes)) != len(self.classes):
@@ -374,14 +380,15 @@ class TaskSpec:
 
     @property
     def num_labels(self) -> int:
-        """Number of logits: classes, or 1 for `binary_classification` and `regression`."""
-        return len(self.classes) if self.kind.exclusive or self.kind.several else 1
+        """Number of logits: classes, one less for ordinal tasks, 1 for `binary_classification` and `regression`."""
+        return self.kind.logits(len(self.classes))
 
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON-ready values."""
         values = asdict(self) | {"calibration": self.calibration and self.calibration.to_dict()}
         if self.calibration is None:
             del values["calibration"]  # as written by versions that had none
+        del values["ordinal"]  # problem_type says it
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     @classmethod

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from itertools import chain
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -97,6 +96,39 @@ def encode_texts(
     return columns | lengths
 
 
+def encoding_rules(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedConfig) -> dict[str, Any]:
+    """What `encode_texts` does for a task, as JSON-ready values for programs without transformers.
+
+    Returns:
+        `inputs`: the inputs of a row, in order, of `first`, `second` (one text alone) and `pair` (both in one input);
+        `single` and `pair`: numbers of special tokens before, between and after the texts of such an input (None: there
+        is no such input); `separator`: token ids between the texts in place of the tokenizer's, or None; `token_types`:
+        whether the second text has token type 1; `max_length` in tokens; `cut_left`: whether the beginning of a long
+        text is cut off, not its end.
+
+    Raises:
+        ValueError: as `encode_texts` does.
+    """
+    encode_texts(task, tokenizer, encoder, ["a"], ["a"] if task.texts == 2 else None)  # raises what it would raise
+    inputs = ["first", "second"] if task.apart else []
+    if not task.siamese:
+        inputs.append("first" if task.texts == 1 else "pair")
+    return {
+        "inputs": inputs,
+        "single": list(_template(tokenizer, False)) if "first" in inputs else None,
+        "pair": list(_template(tokenizer, True)) if "pair" in inputs else None,
+        "separator": separator_ids(task, tokenizer),
+        "token_types": "pair" in inputs and task.token_types and has_token_types(encoder),
+        "max_length": length_limit(task, tokenizer, encoder),
+        "cut_left": tokenizer.truncation_side == "left",
+    }
+
+
+def plain_tokenizer(tokenizer: PreTrainedTokenizerBase) -> Any:
+    """The `tokenizers.Tokenizer` that `encode_texts` encodes with, which neither truncates nor pads."""
+    return _private(tokenizer)
+
+
 def _encode(
     tokenizer: PreTrainedTokenizerBase,
     texts: Sequence[str],
@@ -174,7 +206,7 @@ def _template(tokenizer: PreTrainedTokenizerBase, pair: bool) -> tuple[int, int,
         ValueError: if the tokenizer makes no token of any text.
     """
     backend = _private(tokenizer)
-    for text in chain(("a 1 .",), tokenizer.all_special_tokens, backend.get_vocab()):
+    for text in _words(tokenizer):
         parts = backend.encode(text, text if pair else None).sequence_ids
         if 0 in parts:
             break
@@ -185,6 +217,13 @@ def _template(tokenizer: PreTrainedTokenizerBase, pair: bool) -> tuple[int, int,
         return first, 0, len(parts) - first - parts.count(0)
     between = parts.index(1) - first - parts.count(0)
     return first, between, parts.count(None) - first - between
+
+
+def _words(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Texts to try; the vocabulary, whose copy takes long, comes last and only if it is asked for."""
+    yield "a 1 ."
+    yield from tokenizer.all_special_tokens
+    yield from tokenizer.get_vocab()
 
 
 def half_character(text: str) -> int | None:

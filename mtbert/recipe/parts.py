@@ -11,7 +11,8 @@ from ..modeling.task_spec import AdapterSpec, HeadSpec, TaskSpec
 from .fields import documentation, known_fields
 
 if TYPE_CHECKING:
-    from ..training.arguments import MtBertTrainingArguments, PretrainingArguments, TaskTraining
+    from ..training.arguments import MtBertTrainingArguments, PretrainingArguments
+    from ..training.objective import TaskTraining
 
 
 class ReadRecipe(Protocol):
@@ -74,6 +75,7 @@ class TaskRecipe:
 
     data: DataSpec = field(default_factory=DataSpec)
     problem_type: str | None = None
+    ordinal: bool = False
     labels: tuple[str, ...] | int | None = None
     range: tuple[float, float] | None = None
     pair: str = TaskSpec.pair
@@ -93,6 +95,9 @@ class TaskRecipe:
     class_weights: tuple[float, ...] | str | None = None
     label_smoothing: float = 0.0
     balanced: bool = False
+    loss: str | None = None
+    focal_gamma: float = 2.0
+    smooth_l1_beta: float = 1.0
 
     def spec(self, name: str) -> TaskSpec:
         """What the model has to know of the task.
@@ -106,14 +111,14 @@ class TaskRecipe:
 
     def training(self) -> TaskTraining:
         """How the task is trained."""
-        from ..training.arguments import TaskTraining
+        from ..training.objective import TaskTraining
 
         return TaskTraining(**{entry.name: getattr(self, entry.name) for entry in fields(TaskTraining)})
 
     @staticmethod
     def documentation() -> dict[str, str]:
         """Name → text of every field."""
-        from ..training.arguments import TaskTraining
+        from ..training.objective import TaskTraining
 
         return documentation(TaskSpec) | documentation(TaskTraining) | documentation(TaskRecipe)
 

@@ -21,6 +21,9 @@ TASK_KEYS = (
     "class_weights",
     "label_smoothing",
     "balanced",
+    "loss",
+    "focal_gamma",
+    "smooth_l1_beta",
 )
 # Keys that a stage may set, with all that is below them; `*` stands for a task's name.
 STAGE_KEYS: tuple[str, ...] = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -13,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TrainerCallb
 
 from ..data.splits import LoadedTask
 from ..data.tokenize import encode_splits
+from ..modeling.calibration_file import FILE as FIGURES
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.task_spec import TaskSpec
 from ..recipe import Recipe, check_model, check_stages, load_data, load_recipe, load_tokenizer
@@ -210,6 +212,7 @@ def _save(recipe: Recipe, trainer: MtBertTrainer, scores: dict[str, float], move
     trainer.save_model()
     trainer.save_state()
     if trainer.is_world_process_zero():
+        Path(folder, FIGURES).unlink(missing_ok=True)  # of a calibration of the weights before
         record = run_record(trainer, movement)
         save_run(folder, recipe=recipe.to_dict(), scores=scores, record=record)
         if trainer.args.save_logits and trainer.last_logits is not None:

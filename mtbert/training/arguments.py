@@ -12,11 +12,11 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.trainer_utils import IntervalStrategy
 
 from ..errors import InputError, Problem, refuse
-from ..modeling.display import brief, each_text, masked
-from ..modeling.limits import limit_problems
+from ..modeling.display import each_text, masked
 from .distributed.feasible import range_problems
 from .distributed.process_group import join_processes, refuse_sharding, take_over_fsdp
 from .finite_steps import SKIP, STOP
+from .objective import TaskTraining as TaskTraining
 
 OWN_LOADER = "the trainer has its own data loader, which does not read it"
 OWN_EVALUATION = "the trainer scores whole splits task by task in its own loop, which does not read it"
@@ -140,67 +140,6 @@ def refuse_arguments(args: TrainingArguments) -> None:
         if not is_default_config and (value or None) != (defaults[key] or None):
             problems.append(Problem((key,), f"is {value!r}, which is refused: {REFUSED_TRAINING[key]}"))
     refuse([*problems, *range_problems(vars(args))])
-
-
-@dataclass(frozen=True)
-class TaskTraining:
-    """How one task is trained; the checkpoint does not depend on these settings.
-
-    Attributes:
-        weight: w_t, the factor on the task's loss, positive.
-        batch_size: rows of this task in each step that holds it; None: the run's.
-        examples_per_epoch: N_t, the number of rows that an epoch takes at random from this task; None: all.
-        metric: the main metric, which enters the averages; None: accuracy, f1_micro or pearson, by problem type.
-        learning_rate: learning rate in steps of this task, positive; the rates of all parts of the model are multiplied
-            by its ratio to the run's. Needs `optimizer.per_task`. None: the run's.
-        weight_decay: weight decay in steps of this task, 0 or more; needs `optimizer.per_task`. None: the run's.
-        class_weights: a number for each class, the factor on the losses of its rows (for a multi-label task on each
-            label's positives); only the ratios matter, because they are scaled to a mean of 1 over the training labels.
-            `balanced`: inverse to the classes' frequencies. Evaluations and the logged `loss_<task>` are without them.
-        label_smoothing: s in [0, 1), the share of the target that is spread over all classes; evaluations and the
-            logged `loss_<task>` are without it.
-        balanced: draw every class of the task equally often.
-    """
-
-    weight: float = 1.0
-    batch_size: int | None = None
-    examples_per_epoch: int | None = None
-    metric: str | None = None
-    learning_rate: float | None = None
-    weight_decay: float | None = None
-    class_weights: tuple[float, ...] | str | None = None
-    label_smoothing: float = 0.0
-    balanced: bool = False
-
-    def problems(self) -> list[Problem]:
-        """Return a `Problem` for each invalid field."""
-        problems = []
-        if self.weight <= 0:
-            problems.append(
-                Problem(("weight",), f"is {self.weight}, but must be positive; to leave a task out, drop it")
-            )
-        for key in ("batch_size", "examples_per_epoch"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                problems.append(Problem((key,), f"is {value}, but must be 1 or more"))
-            problems += limit_problems((key,), "batch_rows" if key == "batch_size" else "epoch_rows", value or 0)
-        if self.learning_rate is not None and self.learning_rate <= 0:
-            problems.append(Problem(("learning_rate",), f"is {self.learning_rate}, but must be positive"))
-        if self.weight_decay is not None and self.weight_decay < 0:
-            problems.append(Problem(("weight_decay",), f"is {self.weight_decay}, but must be 0 or more"))
-        weights = self.class_weights
-        if isinstance(weights, str) and weights != "balanced":
-            problems.append(
-                Problem(("class_weights",), f"is {brief(weights)}, but must be a list of numbers or balanced")
-            )
-        if isinstance(weights, tuple | list) and min(weights, default=0) <= 0:
-            shown = brief(list(weights))
-            problems.append(Problem(("class_weights",), f"is {shown}, but must have positive numbers only"))
-        if not 0 <= self.label_smoothing < 1:
-            problems.append(
-                Problem(("label_smoothing",), f"is {self.label_smoothing}, but must be 0 or more and below 1")
-            )
-        return problems
 
 
 class OwnArguments:

@@ -1,4 +1,4 @@
-"""Per-task training losses of a micro-batch: class weights, label smoothing, the methods' changes, logged means.
+"""Per-task training losses of a micro-batch: the tasks' settings, the methods' changes, logged means.
 
 Evaluation does not use them: its losses are plain means.
 """
@@ -6,7 +6,7 @@ Evaluation does not use them: its losses are plain means.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,19 +18,109 @@ from torch import Tensor, nn
 from ..data.collation import TEACHER
 from ..data.sampling import Schedule
 from ..errors import Problem
+from ..modeling.display import brief
 from ..modeling.heads import labelled
+from ..modeling.limits import limit_problems
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
 from ..modeling.problem_types import IGNORED
 from ..modeling.task_spec import TaskSpec
-from .arguments import TaskTraining
+from .methods import task_losses
 from .methods.base import Method
+from .methods.task_losses import COSINE, FOCAL, LOSSES, SMOOTH_L1, loss_problems
 
 BALANCED = "balanced"
 
 
+@dataclass(frozen=True)
+class TaskTraining:
+    """How one task is trained; the checkpoint does not depend on these settings.
+
+    Attributes:
+        weight: w_t, the factor on the task's loss, positive.
+        batch_size: rows of this task in each step that holds it; None: the run's.
+        examples_per_epoch: N_t, the number of rows that an epoch takes at random from this task; None: all.
+        metric: the main metric, which enters the averages; None: accuracy, f1_micro, qwk or pearson, by type.
+        learning_rate: learning rate in steps of this task, positive; the rates of all parts of the model are multiplied
+            by its ratio to the run's. Needs `optimizer.per_task`. None: the run's.
+        weight_decay: weight decay in steps of this task, 0 or more; needs `optimizer.per_task`. None: the run's.
+        class_weights: a number for each class, the factor on the losses of its rows (for a multi-label task on each
+            label's positives); only the ratios matter, because they are scaled to a mean of 1 over the training labels.
+            `balanced`: inverse to the classes' frequencies. Evaluations and the logged `loss_<task>` are without them.
+        label_smoothing: s in [0, 1), the share of the target that is spread over all classes; evaluations and the
+            logged `loss_<task>` are without it.
+        balanced: draw every class of the task equally often.
+        loss: loss in training; evaluations and the logged `loss_<task>` keep that of the problem type. `focal` for
+            classifications (Lin et al., 2017; `class_weights` are its α). For regressions `smooth_l1`; `cosine`, for
+            cosine heads: the squared error of the cosine to the score scaled to [0, 1], CosineSimilarityLoss of
+            sentence-transformers; `correlation`: 1 − Pearson's correlation over the task's rows of a step. None: the
+            problem type's own.
+        focal_gamma: γ of `focal`, 0 or more; rows of which the model is sure count the less, the larger it is.
+        smooth_l1_beta: β of `smooth_l1`, 0 or more, in units of the scores: smaller errors are squared, larger ones
+            not; 0 is the absolute error.
+    """
+
+    weight: float = 1.0
+    batch_size: int | None = None
+    examples_per_epoch: int | None = None
+    metric: str | None = None
+    learning_rate: float | None = None
+    weight_decay: float | None = None
+    class_weights: tuple[float, ...] | str | None = None
+    label_smoothing: float = 0.0
+    balanced: bool = False
+    loss: str | None = None
+    focal_gamma: float = 2.0
+    smooth_l1_beta: float = 1.0
+
+    def problems(self) -> list[Problem]:
+        """Return a `Problem` for each invalid field."""
+        problems = []
+        if self.weight <= 0:
+            problems.append(
+                Problem(("weight",), f"is {self.weight}, but must be positive; to leave a task out, drop it")
+            )
+        for key in ("batch_size", "examples_per_epoch"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                problems.append(Problem((key,), f"is {value}, but must be 1 or more"))
+            problems += limit_problems((key,), "batch_rows" if key == "batch_size" else "epoch_rows", value or 0)
+        if self.learning_rate is not None and self.learning_rate <= 0:
+            problems.append(Problem(("learning_rate",), f"is {self.learning_rate}, but must be positive"))
+        if self.weight_decay is not None and self.weight_decay < 0:
+            problems.append(Problem(("weight_decay",), f"is {self.weight_decay}, but must be 0 or more"))
+        weights = self.class_weights
+        if isinstance(weights, str) and weights != "balanced":
+            problems.append(
+                Problem(("class_weights",), f"is {brief(weights)}, but must be a list of numbers or balanced")
+            )
+        if isinstance(weights, tuple | list) and min(weights, default=0) <= 0:
+            shown = brief(list(weights))
+            problems.append(Problem(("class_weights",), f"is {shown}, but must have positive numbers only"))
+        if not 0 <= self.label_smoothing < 1:
+            problems.append(
+                Problem(("label_smoothing",), f"is {self.label_smoothing}, but must be 0 or more and below 1")
+            )
+        return [*problems, *self._loss_problems()]
+
+    def _loss_problems(self) -> list[Problem]:
+        problems = []
+        if self.loss is not None and self.loss not in LOSSES:
+            problems.append(Problem(("loss",), f"is {brief(self.loss)}, but must be one of: {', '.join(LOSSES)}"))
+        if self.loss == FOCAL and self.label_smoothing:
+            reason = f"is {self.label_smoothing}, but loss is focal, which takes one label a row; drop one of them"
+            problems.append(Problem(("label_smoothing",), reason))
+        for key, loss, default in (("focal_gamma", FOCAL, 2.0), ("smooth_l1_beta", SMOOTH_L1, 1.0)):
+            value = getattr(self, key)
+            if not value >= 0:
+                problems.append(Problem((key,), f"is {value}, but must be 0 or more"))
+            elif value != default and self.loss != loss:
+                problems.append(Problem((key,), f"is {value}, but is for loss: {loss}; set that, or drop it"))
+        return problems
+
+
 def check_losses(task: TaskSpec, settings: TaskTraining) -> list[Problem]:
     """Return a `Problem` for each setting that does not suit the task's problem type."""
-    problems, weights = [], settings.class_weights
+    problems, weights = loss_problems(task, settings.loss), settings.class_weights
     if task.kind.numeric:
         for key, is_set in (
             ("class_weights", weights is not None),
@@ -41,7 +131,7 @@ def check_losses(task: TaskSpec, settings: TaskTraining) -> list[Problem]:
                 problems.append(Problem((key,), f"is {getattr(settings, key)}, but a regression has no classes"))
         return problems
     if isinstance(weights, tuple | list):
-        expected = 2 if task.kind.binary else task.num_labels
+        expected = len(task.classes)
         if len(weights) != expected:
             problems.append(Problem(("class_weights",), f"has {len(weights)} numbers, but must have {expected}"))
     if settings.balanced and task.kind.several:
@@ -71,7 +161,7 @@ def class_weights(task: TaskSpec, given: tuple[float, ...] | str, labels: np.nda
                 pairs[label, 1] = weights[1] / weights[0]
         return pairs / pairs[np.arange(task.num_labels), present.astype(np.int64)].mean() if present.size else pairs
     present = present.astype(np.int64)
-    count = 2 if task.kind.binary else task.num_labels
+    count = len(task.classes)
     weights = _balanced(present, count) if given == BALANCED else np.asarray(given, dtype=np.float64)
     return weights / weights[present].mean() if present.size else weights
 
@@ -88,7 +178,8 @@ def row_losses(task: TaskSpec, logits: Tensor, labels: Tensor, weights: Tensor |
     """Each row's cross-entropy in fp32 with weighted classes and smoothed labels, 0 where the label is missing.
 
     As in `torch.nn.functional.cross_entropy`: −Σ_c w_c t_c log p_c with t_c = (1 − s) [c = y] + s / K. A binary task
-    with one logit z has the class logits 0 and z; the loss of a multi-label row is the mean of that over its labels.
+    with one logit z has the class logits 0 and z; the loss of a multi-label row is the mean of that over its labels; an
+    ordinal task has the probabilities p_c of its K classes.
 
     Args:
         logits: `(rows, num_labels)`.
@@ -101,7 +192,12 @@ def row_losses(task: TaskSpec, logits: Tensor, labels: Tensor, weights: Tensor |
     if task.kind.exclusive:
         target = torch.where(mask, labels, IGNORED).long()
         return nn.functional.cross_entropy(
-            logits, target, weights, ignore_index=IGNORED, reduction="none", label_smoothing=smoothing
+            task.kind.class_logits(logits),
+            target,
+            weights,
+            ignore_index=IGNORED,
+            reduction="none",
+            label_smoothing=smoothing,
         )
     several = task.kind.several
     hard = torch.where(mask[:, None] if several else mask, labels, 0).float()
@@ -110,6 +206,33 @@ def row_losses(task: TaskSpec, logits: Tensor, labels: Tensor, weights: Tensor |
     of_zero, of_one = (1.0, 1.0) if weights is None else weights.unbind(-1)
     losses = -of_one * soft * nn.functional.logsigmoid(z) - of_zero * (1 - soft) * nn.functional.logsigmoid(-z)
     return torch.where(mask, losses.mean(-1) if several else losses, 0.0)
+
+
+def training_losses(
+    task: TaskSpec, logits: Tensor, labels: Tensor, weights: Tensor | None, settings: TaskTraining
+) -> Tensor:
+    """Each row's loss in training in fp32, by the settings; 0 where the label is missing: `(rows,)`.
+
+    Args:
+        logits: `(rows, num_labels)`; a regression's are on its scale.
+        labels: `(rows,)`, or `(rows, num_labels)` for a multi-label task.
+        weights: the result of `class_weights`; None: 1.
+    """
+    if settings.loss is None:
+        return row_losses(task, logits, labels, weights, settings.label_smoothing)
+    mask, logits = labelled(task, labels), logits.float()
+    known = torch.where(mask[:, None] if task.kind.several else mask, labels, 0).float()
+    scores = logits.squeeze(-1)
+    if settings.loss == FOCAL:
+        weights = None if weights is None else weights.to(logits)
+        losses = task_losses.focal(task, logits, known, weights, settings.focal_gamma)
+    elif settings.loss == SMOOTH_L1:
+        losses = task_losses.smooth_l1(scores, known, settings.smooth_l1_beta)
+    elif settings.loss == COSINE:
+        losses = task_losses.cosine(scores, known, *(task.range or (0.0, 1.0)))
+    else:
+        losses = task_losses.correlation(scores, known, mask)
+    return torch.where(mask, losses, 0.0)
 
 
 class StepLosses:
@@ -181,15 +304,15 @@ class StepLosses:
         return losses, outputs
 
     def forward(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[MtBertOutput, Any]:
-        """The outputs of one pass, and a copy of them whose row losses have class weights and smoothed labels."""
+        """The outputs of one pass, and a copy of them whose row losses are those of the tasks' settings."""
         passed = {key: value for key, value in inputs.items() if key not in ("labelled", "rows", TEACHER)}
         outputs = model(**passed, return_dict=True)
         losses = dict(outputs.row_losses or {})
         for name, settings in self.settings.items():
             weights = self.class_weights.get(name)
-            if name in losses and (settings.label_smoothing or weights is not None):
+            if name in losses and (settings.loss or settings.label_smoothing or weights is not None):
                 task, logits = self.tasks[self._numbers[name]], outputs.task_logits[name]
-                losses[name] = row_losses(task, logits, inputs["labels"][name], weights, settings.label_smoothing)
+                losses[name] = training_losses(task, logits, inputs["labels"][name], weights, settings)
         return outputs, replace(outputs, row_losses=losses, labelled=dict(outputs.labelled or {}))
 
     # ---- the log ----

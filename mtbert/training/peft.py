@@ -32,6 +32,7 @@ from ..modeling.checkpoint_loading import read_json
 from ..modeling.hub_upload import create, finish_repository, upload
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.own_tokenizer import save_tokenizer
+from ..modeling.task_editing import drop_calibration
 
 
 def peft_config(settings: Mapping[str, Any], model: MtBertForMultiTask) -> PeftConfig:
@@ -241,6 +242,8 @@ def _merge_layers(module: nn.Module, where: str) -> None:
 def trainable(model: Any) -> Any:
     """Check that a model's trained weights are saved and load again; return the model, adopted if it is a peft model.
 
+    A calibration is dropped with a warning, because training changes the weights that it was fitted for.
+
     Raises:
         ValueError: for a model that peft changed in other ways than `get_peft_model(model, config)`, or that has no
             trained weight.
@@ -259,6 +262,12 @@ def trainable(model: Any) -> Any:
     frozen = [name for name, head in model.heads.items() if not any(p.requires_grad for p in head.parameters())]
     if frozen:
         warnings.warn(f"the heads of {frozen} are frozen, and stay as they are (requires_grad is False)", stacklevel=3)
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
+    if calibrated := drop_calibration(inner):
+        again = "fit it again afterwards: mtbert calibrate"
+        warnings.warn(
+            f"training changes the weights: the calibration of {calibrated} is dropped; {again}", stacklevel=3
+        )
     return model
 
 

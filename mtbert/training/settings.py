@@ -20,12 +20,12 @@ from ..errors import InputError, refuse
 from ..modeling.config_checks import type_problems
 from ..modeling.display import brief, brief_names
 from ..modeling.task_spec import TaskSpec
-from .arguments import MtBertTrainingArguments, TaskTraining
+from .arguments import MtBertTrainingArguments
 from .methods import REGISTRY, settings_class
 from .methods.base import Method, TaskTrainer
 from .methods.chain import Methods
 from .methods.rules import refuse_combinations, trainer_run
-from .objective import check_losses
+from .objective import TaskTraining, check_losses
 from .optimizers import OptimizerSettings
 
 Settings = TypeVar("Settings")
@@ -214,10 +214,10 @@ def refuse_given_parts(settings: MultiTaskSettings, methods: Methods, optimizer:
         raise InputError("optimizers has one already made; drop it, or the settings optimizer and loss")
     changing = [name for name, method in methods.items() if method.changes_losses]
     tasks = settings.tasks.items()
-    weighing = [name for name, task in tasks if task.class_weights is not None or task.label_smoothing]
+    weighing = [name for name, task in tasks if task.loss or task.class_weights is not None or task.label_smoothing]
     weighing += [name for name, task in tasks if task.weight != 1]
     if compute_loss_func is not None and (changing or weighing):
-        drop = [*changing, *(f"weight, class_weights and label_smoothing of the task {n!r}" for n in weighing)]
+        drop = [*changing, *(f"weight, class_weights, label_smoothing and loss of the task {n!r}" for n in weighing)]
         raise InputError(f"compute_loss_func takes the place of all losses; drop it, or: {', '.join(drop)}")
 
 

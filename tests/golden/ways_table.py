@@ -185,6 +185,16 @@ PACKED: dict[str, Way] = {
             "topics": {"class_weights": [1, 2, 3], "examples_per_epoch": 12},
         },
     ),
+    "losses of tasks": Way(
+        {"schedule": {"name": "simultaneous"}},
+        per_task={
+            "stars": {"loss": "focal", "class_weights": "balanced"},
+            "same": {"loss": "focal", "focal_gamma": 0.5},
+            "close": {"loss": "correlation"},
+            "topics": {"loss": "focal"},
+        },
+    ),
+    "ordinal": Way({"schedule": {"name": "simultaneous"}}, {**TASKS, "stars": {**TASKS["stars"], "ordinal": True}}),
     "averaging ema": Way({"averaging": {"type": "ema", "decay": 0.8}}),
     "averaging swa": Way({"averaging": {"type": "swa", "start": 0.0}}),
     "distillation": Way(

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...data.sampling import Plan
 from ...errors import InputError
+from ...modeling.decoding import confidence as confidence_of
 from ..metrics import all_metrics, averages, score_task
 from . import attention, classification, comparison, course, distances, regression, slices
 from .rows import TaskRows
@@ -61,7 +62,7 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
         - `problem_type`, `main` (the main metric), `rows`, and `scores` by every metric that suits the task;
         - for a single-label or binary classification: `classes` (see `_decisions`) and `calibration`;
         - for a multi-label classification: `labels` (label → as `classes`) and `calibration` over all decisions;
-        - for a regression: `points`, `outliers` and `signed_error` (see `signed_errors`);
+        - for a regression: `points` and `outliers`; for it and an ordinal task `signed_error` (see `signed_errors`);
         - `within_one`, the shares of rows that are right or nearly so (see `within_one`), for tasks that have them;
         - `worst`, `length`, for pairs `length_difference`, and `groups` (column → result of `by_group`);
         - `attention`, for a head that has one (see `attention_shares`).
@@ -82,8 +83,10 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
         analysis["classes"] = _decisions(
             rows, everyone, rows.labels, rows.predicted, rows.probabilities, task.classes, examples
         )
-        confidence = rows.probabilities[everyone, rows.predicted]
+        confidence = confidence_of(task, rows.probabilities, rows.predicted)
         analysis["calibration"] = classification.calibration(confidence, rows.right)
+    if task.kind.ordered:
+        analysis["signed_error"] = distances.signed_errors(rows)
     near = distances.within_one(rows)
     if near is not None:
         analysis["within_one"] = near
@@ -157,7 +160,7 @@ def _multi_label(rows: TaskRows, examples: int) -> dict[str, Any]:
         true, predicted = rows.labels[labelled, column].astype(np.int64), rows.predicted[labelled, column]
         labels[name] = _decisions(rows, labelled, true, predicted, both, (f"not {name}", name), examples)
     present = ~np.isnan(rows.labels)
-    confidence = np.maximum(rows.probabilities, 1 - rows.probabilities)[present]
+    confidence = confidence_of(rows.task, rows.probabilities, rows.predicted)[present]
     calibration = classification.calibration(confidence, (rows.predicted == rows.labels)[present])
     return {"labels": labels, "calibration": calibration}
 

@@ -26,7 +26,7 @@ def within_one(rows: TaskRows) -> dict[str, float] | None:
     """Compute the shares of rows that are right, or nearly so; None if the task has no such measure, or no rows.
 
     Returns:
-        For a single-label classification with ordered classes (`are_ordered`): `exactly_right`, `one_class_away`,
+        For an ordinal task, or single labels with ordered classes (`are_ordered`): `exactly_right`, `one_class_away`,
         `further_away` (they sum to 1), and `within_one_class`, the sum of the first two. For a regression whose range
         is wider than 2: `within_one_point`, the share of rows with |predicted − label| ≤ 1 on the task's scale. In a
         narrower range the middle is within one point of every label.
@@ -36,7 +36,8 @@ def within_one(rows: TaskRows) -> dict[str, float] | None:
     if rows.regression:
         low, high = rows.task.range or (0, 0)
         return {"within_one_point": float((rows.errors <= 1).mean())} if high - low > 2 else None
-    if not (rows.task.kind.exclusive and are_ordered(rows.task.classes)):
+    kind = rows.task.kind
+    if not (kind.ordered or (kind.exclusive and are_ordered(rows.task.classes))):
         return None
     away = np.abs(rows.predicted - rows.labels)
     right, near = float((away == 0).mean()), float((away == 1).mean())
@@ -49,7 +50,7 @@ def within_one(rows: TaskRows) -> dict[str, float] | None:
 
 
 def signed_errors(rows: TaskRows) -> dict[str, Any]:
-    """Compute a regression's signed error, predicted − label, by length in words.
+    """Compute the signed error, predicted − label, of a regression, or in ranks of an ordinal task, by length in words.
 
     Returns:
         `length` (words of the row's texts together) and for pairs `length_difference` (absolute): the result of

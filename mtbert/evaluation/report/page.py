@@ -2,86 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
-from matplotlib.figure import Figure
 
 from ..metrics import METRICS
 from . import figures
+from .decisions import decision_section
+from .parts import Picture, Section, Table, as_table, example_table, shown
 
 LENGTHS = {"length": "length in words", "length_difference": "difference of a pair's lengths in words"}
-TEXT_SHOWN = 300  # characters of a text that a table shows; the JSON file has the whole text
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; numbers, and the headings of numeric columns, are right-aligned."""
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Any, ...], ...]
-
-    @property
-    def numeric(self) -> tuple[bool, ...]:
-        """For each column, whether it holds only numbers and empty cells."""
-        cells = zip(*self.rows, strict=True)
-        return tuple(all(not isinstance(cell, str) or not cell for cell in column) for column in cells)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure with its name and caption. The name of a task's figure begins with `<task>.` and is thus unique."""
-
-    name: str
-    figure: Figure
-    caption: str
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading of level 2 or 3, followed by notes, then by tables and figures."""
-
-    title: str
-    level: int = 2
-    notes: tuple[str, ...] = ()
-    items: tuple[Table | Picture, ...] = ()
-
-
-def shown(value: Any) -> str:
-    """Format a cell: three decimals, commas between thousands, an en dash for an undefined value."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    if isinstance(value, (bool, str)):
-        return str(value)
-    if isinstance(value, int | np.integer):
-        return f"{value:,}"
-    return f"{value:.3f}" if abs(value) >= 5e-4 or value == 0 else f"{value:.1e}"
-
-
-def _table(caption: str, rows: Iterable[Mapping[str, Any]]) -> Table:
-    """Create a table whose columns are the keys of its rows, in order of first occurrence."""
-    rows = list(rows)
-    columns = tuple(dict.fromkeys(key for row in rows for key in row))
-    headings = (c.upper() if c in ("a", "b") else c.replace("_", " ") for c in columns)  # the runs are called A and B
-    return Table(caption, tuple(headings), tuple(_cells(row, columns) for row in rows))
-
-
-def _cells(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[Any, ...]:
-    cells = []
-    for column in columns:
-        value = row.get(column, "")
-        long = isinstance(value, str) and len(value) > TEXT_SHOWN
-        cells.append(f"{value[:TEXT_SHOWN]} …" if long else value)
-    return tuple(cells)
-
-
-def _examples(caption: str, rows: Sequence[Mapping[str, Any]], most: int) -> Table:
-    count = f"{len(rows):,}" + (f", the first {most} shown" if len(rows) > most else "")
-    return _table(f"{caption} ({count})", rows[:most])
 
 
 def sections(numbers: Mapping[str, Any]) -> list[Section]:
@@ -118,7 +47,7 @@ def _overview(numbers: Mapping[str, Any]) -> Section:
     notes.append(
         "overall is the mean over tasks with every correlation r as (1 + r)/2; raw_mean takes them as they are."
     )
-    return Section("Scores", notes=tuple(notes), items=(_table(f"Scores of the {run['split']} split", rows),))
+    return Section("Scores", notes=tuple(notes), items=(as_table(f"Scores of the {run['split']} split", rows),))
 
 
 def _undefined(name: str, scores: Mapping[str, float]) -> list[str]:
@@ -138,7 +67,7 @@ def _task(name: str, task: Mapping[str, Any], run: Mapping[str, Any]) -> list[Se
         return [Section(f"Task {name}", notes=("No row has a label.",))]
     most, items = run["examples"], []
     scores = [{"metric": key, "score": value} for key, value in task["scores"].items() if key in METRICS]
-    items.append(_table("Scores by every metric that suits the task", scores))
+    items.append(as_table("Scores by every metric that suits the task", scores))
     if "within_one" in task:
         items.append(_within_one(task["within_one"]))
     parts = [Section(f"Task {name}", notes=tuple(_undefined(name, task["scores"])), items=tuple(items))]
@@ -149,17 +78,20 @@ def _task(name: str, task: Mapping[str, Any], run: Mapping[str, Any]) -> list[Se
         parts.append(_classes(f"{name}, label {label}", f"{name}.{label}", decisions, most, out_of_sample))
     if "calibration" in task:
         parts.append(_calibration(name, task["calibration"]))
+    if "decisions" in task:
+        parts.append(decision_section(name, task["decisions"]))
     if "points" in task:
         points = task["points"]
         picture = Picture(f"{name}.scatter", figures.scatter(points["label"], points["predicted"], name), "")
-        outliers = _examples("Residuals beyond 3 robust standard deviations", task["outliers"], most)
+        outliers = example_table("Residuals beyond 3 robust standard deviations", task["outliers"], most)
         note = (
             "z is the residual's distance from the median residual in units of 1.4826 · the median absolute deviation "
             "(Leys et al., 2013). Such labels may be wrong; or the model is."
         )
         parts.append(Section(f"{name}: predicted against true", 3, (note,), (picture, outliers)))
+    if "signed_error" in task:
         parts.append(_signed_errors(name, task["signed_error"]))
-    parts.append(Section(f"{name}: worst errors", 3, items=(_examples("Largest losses", task["worst"], most),)))
+    parts.append(Section(f"{name}: worst errors", 3, items=(example_table("Largest losses", task["worst"], most),)))
     parts.append(_lengths(name, task))
     if "attention" in task:
         parts.append(_attention(name, task["attention"]))
@@ -168,19 +100,19 @@ def _task(name: str, task: Mapping[str, Any], run: Mapping[str, Any]) -> list[Se
 
 def _within_one(shares: Mapping[str, float]) -> Table:
     if "within_one_point" in shares:
-        return _table("Near the label", [{"": "|predicted − true| ≤ 1", "share of rows": shares["within_one_point"]}])
+        return as_table("Near the label", [{"": "|predicted − true| ≤ 1", "share of rows": shares["within_one_point"]}])
     rows = [{"": key.replace("_", " "), "share of rows": share} for key, share in shares.items()]
-    return _table("Near the label, where the order of the classes has a meaning", rows)
+    return as_table("Near the label, where the order of the classes has a meaning", rows)
 
 
 def _signed_errors(name: str, found: Mapping[str, Any]) -> Section:
     picture = Picture(f"{name}.signed_error", figures.signed_errors(found, LENGTHS, f"{name}: signed error"), "")
-    notes = ["The signed error is predicted − true: above 0, the model's scores are too high."]
+    notes = ["The signed error is predicted − true: above 0, the model's scores, or ranks, are too high."]
     left_out = found["length"]["points_left_out"]
     if left_out:
         shown_rows = len(found["length"]["points"]["length"])
         notes.append(f"The points are {shown_rows:,} rows, evenly chosen; {left_out:,} are left out. Means are of all.")
-    tables = [_table(f"Mean signed error by {LENGTHS[key]}", measure["bins"]) for key, measure in found.items()]
+    tables = [as_table(f"Mean signed error by {LENGTHS[key]}", measure["bins"]) for key, measure in found.items()]
     return Section(f"{name}: signed error by length", 3, tuple(notes), (picture, *tables))
 
 
@@ -190,12 +122,12 @@ def _classes(title: str, file: str, found: Mapping[str, Any], most: int, out_of_
         figures.confusion(found["counts"], found["rates"], found["names"], title),
         "Left: rows. Right: share of each true class; a class without rows is grey.",
     )
-    items: list[Table | Picture] = [picture, _table("Each class against the rest", found["per_class"])]
+    items: list[Table | Picture] = [picture, as_table("Each class against the rest", found["per_class"])]
     for key in ("false_positives", "false_negatives"):
         for name, rows in found[key].items():
             if rows:
-                items.append(_table(f"{key.replace('_', ' ').capitalize()} of {name!r}, the surest first", rows))
-    items.append(_examples("Suspected wrong labels, the lowest self-confidence first", found["suspects"], most))
+                items.append(as_table(f"{key.replace('_', ' ').capitalize()} of {name!r}, the surest first", rows))
+    items.append(example_table("Suspected wrong labels, the lowest self-confidence first", found["suspects"], most))
     note = (
         "Suspected labels by confident learning (Northcutt, Jiang and Chuang, 2021): another class reaches its own "
         "threshold, the mean probability that the model gives it where it is the label. Self-confidence is the "
@@ -213,7 +145,7 @@ def _calibration(name: str, found: Mapping[str, Any]) -> Section:
         "The model is too sure where the bars stay below the diagonal."
     )
     picture = Picture(f"{name}.reliability", figures.reliability(found, name), caption)
-    return Section(f"{name}: calibration", 3, items=(picture, _table("Bins", found["bins"])))
+    return Section(f"{name}: calibration", 3, items=(picture, as_table("Bins", found["bins"])))
 
 
 def _lengths(name: str, task: Mapping[str, Any]) -> Section:
@@ -226,7 +158,7 @@ def _lengths(name: str, task: Mapping[str, Any]) -> Section:
             caption = f"Spearman's correlation of {what} and error: {rank}."
             figure = figures.by_length(by_length, f"{name}: error by {what.partition(' in ')[0]}", what, error)
             items.append(Picture(f"{name}.{key}", figure, caption))
-            items.append(_table(f"Rows by {what}", by_length["bins"]))
+            items.append(as_table(f"Rows by {what}", by_length["bins"]))
     return Section(f"{name}: error by length", 3, items=tuple(items))
 
 
@@ -240,7 +172,7 @@ def _attention(name: str, found: Mapping[str, Any]) -> Section:
         {"": what, "weight": found[key], "with equal weights": found["uniform"][key]} for key, what in names.items()
     ]
     rows.append({"": "entropy", "weight": found["entropy"], "with equal weights": 1.0})
-    items: list[Table | Picture] = [_table(f"Mean over {found['rows']:,} rows", rows)]
+    items: list[Table | Picture] = [as_table(f"Mean over {found['rows']:,} rows", rows)]
     if found["examples"]:
         figure = figures.attention(found["examples"], f"{name}: weights of the head's attention")
         items.append(Picture(f"{name}.attention", figure, "Evenly chosen rows; report.json has all their weights."))
@@ -263,7 +195,7 @@ def _group(name: str, column: str, found: Mapping[str, Any], metric: str) -> Sec
         notes.append(f"{metric} is undefined and stands as 0 in: {', '.join(undefined)}; no gap counts it.")
     rows = [{key: cell for key, cell in group.items() if not key.endswith("_undefined")} for group in found["groups"]]
     picture = Picture(f"{name}.by.{column}", figures.groups(found, value, f"{name}: {value} by {column}"), "")
-    items = (picture, _table(f"Groups of {column}", rows), _table("Gaps between groups", found["gaps"]))
+    items = (picture, as_table(f"Groups of {column}", rows), as_table("Gaps between groups", found["gaps"]))
     return Section(f"{name}: groups by {column}", 3, tuple(notes), items)
 
 
@@ -281,7 +213,7 @@ def _training(numbers: Mapping[str, Any]) -> list[Section]:
         if point
     ]
     if rows:
-        items.append(_table("Where the dev score is best", rows))
+        items.append(as_table("Where the dev score is best", rows))
     if not items:
         notes.append("The run's trainer_state.json holds no course.")
     parts = [Section("Training", notes=tuple(notes), items=tuple(items))]
@@ -324,7 +256,7 @@ def _sampling(table: Sequence[Mapping[str, Any]]) -> Section:
         "Sampled rows are counted whenever the run logs, and count for the epoch in which they are logged; where logs "
         "do not fall on the ends of epochs, planned and sampled rows differ by less than one logging interval."
     )
-    items = (Picture("sampling", figures.sampling(table, tasks), ""), _table("Rows of each epoch", rows))
+    items = (Picture("sampling", figures.sampling(table, tasks), ""), as_table("Rows of each epoch", rows))
     return Section("What was sampled", 3, (note,), items)
 
 
@@ -349,7 +281,7 @@ def _cost(cost: Mapping[str, Any]) -> Section:
         notes.append("Energy and emissions as estimated by codecarbon during training.")
     else:
         notes.append("Energy was not measured; install codecarbon and add it to training.report_to to have it.")
-    return Section("Time and energy", 3, tuple(notes), (_table("Cost", rows),))
+    return Section("Time and energy", 3, tuple(notes), (as_table("Cost", rows),))
 
 
 def _comparison(found: Mapping[str, Any], run: Mapping[str, Any]) -> list[Section]:
@@ -370,10 +302,10 @@ def _comparison(found: Mapping[str, Any], run: Mapping[str, Any]) -> list[Sectio
     ]
     if found["left_out"]:
         notes.append(f"Not compared, since not in both runs or without labels: {', '.join(found['left_out'])}.")
-    items = (_table("Differences", rows), Picture("differences", figures.differences(forest), ""))
+    items = (as_table("Differences", rows), Picture("differences", figures.differences(forest), ""))
     result = [Section("Comparison of two runs", notes=tuple(notes), items=items)]
     for name, task in found["tasks"].items():
         rows = [{**row, "better": {"a": "A", "b": "B"}.get(row["better"], "neither")} for row in task["flips"]]
-        table = _examples("Rows that differ, the largest change first", rows, 2 * run["examples"])
+        table = example_table("Rows that differ, the largest change first", rows, 2 * run["examples"])
         result.append(Section(f"{name}: what flipped", 3, items=(table,)))
     return result

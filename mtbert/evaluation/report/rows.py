@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from scipy.special import log_expit, log_softmax
 
-from ...modeling.decoding import decisions, probabilities
+from ...modeling.decoding import decisions, probabilities, scaled
 from ...modeling.task_spec import TaskSpec
 from ..metrics import IGNORE_INDEX, labelled_rows
 from .token_weights import TokenWeights
@@ -144,10 +145,12 @@ class TaskRows:
         if self.regression:
             return self.errors**2
         if self.task.kind.exclusive:
-            return -log_softmax(self.logits, axis=1)[np.arange(len(self)), self.labels]
+            of_classes = self.task.kind.class_logits(torch.from_numpy(scaled(self.task, self.logits))).numpy()
+            return -log_softmax(of_classes, axis=1)[np.arange(len(self)), self.labels]
         labels = self.labels if self.multi_label else self.labels[:, None]
         labelled = ~np.isnan(labels)
-        losses = -log_expit(np.where(labels == 1, self.logits, -self.logits))
+        logits = scaled(self.task, self.logits)
+        losses = -log_expit(np.where(labels == 1, logits, -logits))
         return np.where(labelled, losses, 0).sum(axis=1) / labelled.sum(axis=1)
 
     @cached_property

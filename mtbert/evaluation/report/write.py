@@ -23,7 +23,8 @@ from ...files import refuse_path, write_text, writing_file, writing_folder
 from ...modeling.display import display, each_text, masked
 from . import figures
 from .course import pretraining_losses, read_run
-from .page import Picture, Section, sections, shown
+from .page import sections
+from .parts import Picture, Section, shown
 
 HTML, NUMBERS, FIGURES = "report.html", "report.json", "figures"
 DPI = 110

@@ -61,6 +61,7 @@ _NO_FUNCTION = (
 _OF_A_PLACE = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
 # Names that records of earlier versions lack → the value that such a run had.
 _LATER: Record = {"training.max_tokens_per_step": None, "schedule.resample": False}
+_LATER_OF_TASKS: Record = {"loss": None, "focal_gamma": 2.0, "smooth_l1_beta": 1.0}
 _READ = ("input_ids", "token_type_ids", *LENGTHS, "label", TEACHER)  # the columns of encoded data
 _ROWS = 20_000  # rows that are hashed at a time
 _LINES, _WIDTH = 6, 200  # in a message: lines for one name, and characters of a value
@@ -235,6 +236,8 @@ def _read_record(folder: Path) -> Record:
     """A checkpoint's record; if it has none, the model's record from its config.json; else empty."""
     if (folder / FILE).is_file():
         record: Record = _LATER | _as_read(read_json(folder / FILE, remedy="", limited=False))
+        for name in record.get("tasks", ()):
+            record = {f"tasks.{name}.{key}": value for key, value in _LATER_OF_TASKS.items()} | record
         for method in method_classes():
             if method.later and isinstance(record.get(method.section), dict):
                 record[method.section] = {**method.later, **record[method.section]}

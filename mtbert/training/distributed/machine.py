@@ -21,8 +21,13 @@ def share_cores(args: MtBertTrainingArguments | PretrainingArguments) -> None:
     `accelerate launch` gives a process on a CPU one thread, whatever the number of cores.
     """
     if args.device.type == "cpu" and args.cpu_threads is None:
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        args.cpu_threads = max(1, len(os.sched_getaffinity(0)) // processes)
+        args.cpu_threads = cores_of_process()
+
+
+def cores_of_process() -> int:
+    """This process's share of the cores that the processes of this machine may use."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return max(1, len(os.sched_getaffinity(0)) // processes)
 
 
 def set_up_process(args: MtBertTrainingArguments) -> None:

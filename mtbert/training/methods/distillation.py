@@ -5,6 +5,7 @@ student's logits z, the logits v_k of K teachers and a temperature T, the distil
 
 - T² · KL(q ‖ softmax(z / T)) with q = 1/K Σ_k softmax(v_k / T) for a single-label task (section 2; T² keeps the size of
   the gradient);
+- the same of the distributions over the classes of an ordinal task, from z / T and v_k / T;
 - the same of Bernoulli distributions for a binary task, and its mean over labels for a multi-label task;
 - the squared error to the teachers' mean score for a regression.
 
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from ...data.collation import TEACHER
 from ...errors import InputError, Problem
 from ...modeling.heads import labelled
+from ...modeling.ordinal import exceedances, probabilities_of
 from ...modeling.task_spec import TaskSpec
 from ..checkpoints.resume_record import teacher_hash
 from .base import Method, TaskTrainer
@@ -106,6 +108,8 @@ RULES = (
 def soft_targets(task: TaskSpec, logits: Sequence[Tensor], temperature: float) -> Tensor:
     """Mean of the teachers' probabilities at the temperature, or of a regression's scores, `(rows, num_labels)`.
 
+    Those of an ordinal task are P(y > k), `ordinal.exceedances`.
+
     Args:
         logits: each teacher's, `(rows, num_labels)`.
     """
@@ -113,6 +117,8 @@ def soft_targets(task: TaskSpec, logits: Sequence[Tensor], temperature: float) -
     if task.kind.numeric:
         return stacked.mean(0)
     scaled = stacked / temperature
+    if task.kind.ordered:
+        return exceedances(scaled).mean(0)
     probabilities = scaled.softmax(-1) if task.kind.exclusive else scaled.sigmoid()
     return probabilities.mean(0)
 
@@ -129,7 +135,9 @@ def distilled_losses(task: TaskSpec, logits: Tensor, targets: Tensor, temperatur
         return nn.functional.mse_loss(logits, targets, reduction="none").squeeze(-1)
     scaled = logits / temperature
     if task.kind.exclusive:
-        divergence = nn.functional.kl_div(scaled.log_softmax(-1), targets, reduction="none").sum(-1)
+        targets = probabilities_of(targets) if task.kind.ordered else targets
+        student = task.kind.class_logits(scaled).log_softmax(-1)
+        divergence = nn.functional.kl_div(student, targets, reduction="none").sum(-1)
     else:
         yes = nn.functional.kl_div(nn.functional.logsigmoid(scaled), targets, reduction="none")
         no = nn.functional.kl_div(nn.functional.logsigmoid(-scaled), 1 - targets, reduction="none")

@@ -13,7 +13,8 @@ RANGE, LABELS = SCALES = ("range", "labels")
 def divergence(task: TaskSpec, logits: Tensor, other: Tensor, scale: str = RANGE) -> Tensor:
     """ℓ_s of each row, at least 0 and symmetric: `(rows,)` in fp32, or fp64 for inputs in fp64.
 
-    - Single label: the symmetrised Kullback-Leibler divergence KL(P‖Q) + KL(Q‖P) = Σ_i (p_i − q_i)(log p_i − log q_i).
+    - Single label and ordinal: the symmetrised Kullback-Leibler divergence of the distributions over the classes,
+      KL(P‖Q) + KL(Q‖P) = Σ_i (p_i − q_i)(log p_i − log q_i).
     - One logit: the same of two Bernoulli distributions, (σ(a) − σ(b))(a − b).
     - Multi-label: the mean of that over the labels, like the task's loss.
     - Regression: ((a − b) / (highest − lowest))², so that it does not depend on the scale; (a − b)² without a range,
@@ -36,6 +37,6 @@ def divergence(task: TaskSpec, logits: Tensor, other: Tensor, scale: str = RANGE
         low, high = task.range if task.range and scale == RANGE else (0.0, 1.0)
         return ((a - b).squeeze(-1) / (high - low)).square()
     if task.kind.exclusive:
-        a, b = a.log_softmax(-1), b.log_softmax(-1)
+        a, b = (task.kind.class_logits(logits).log_softmax(-1) for logits in (a, b))
         return ((a.exp() - b.exp()) * (a - b)).sum(-1)
     return ((a.sigmoid() - b.sigmoid()) * (a - b)).mean(-1)

@@ -24,6 +24,7 @@ from ...errors import InputError, Problem
 from ...modeling.display import brief
 from ...modeling.task_spec import TaskSpec
 from .base import Method, TaskTrainer
+from .rules import ANY_TASK, Rule, Run, correlates
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -73,6 +74,22 @@ class GroupWeights:
     def build(self) -> GroupWeigher | None:
         """Build the method; None with a power of 0."""
         return GroupWeigher(self) if self.power else None
+
+
+def _weighs(run: Run) -> bool:
+    """Whether the rows of the task in question have groups."""
+    columns, task = run.value("group_weights.columns"), run.tasks[ANY_TASK]
+    return not columns or any(run.tasks.get(name) is task for name in columns)
+
+
+RULES = (
+    Rule(
+        "group_weights: of the task",
+        "tasks.*.loss: correlation",
+        lambda run: run.has("group_weights") and correlates(run) and _weighs(run),
+        "a correlation of all rows has no losses of single rows to weigh; leave the task out, or set another loss",
+    ),
+)
 
 
 def weights_of_groups(counts: np.ndarray, power: float) -> np.ndarray:

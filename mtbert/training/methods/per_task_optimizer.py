@@ -18,7 +18,7 @@ from .base import Method, PeakMemory, Reduce, TaskTrainer
 from .rules import Rule, with_shares
 
 if TYPE_CHECKING:
-    from ..arguments import TaskTraining
+    from ..objective import TaskTraining
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -17,12 +18,13 @@ from ...modeling.display import shortened
 from ..distributed.process_group import FP16_WITH_SHARES, fsdp_is_asked_for
 from ..optimizers import GROUPED, OptimizerSettings
 from . import REGISTRY, method_module
+from .task_losses import CORRELATION
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from ...modeling.modeling_mtbert import MtBertForMultiTask
-    from ..arguments import TaskTraining
+    from ..objective import TaskTraining
 
 ANY_TASK = "*"
 
@@ -114,6 +116,17 @@ def _metric(run: Run) -> str:
     return str(run.value("training.metric_for_best_model"))
 
 
+def correlates(run: Run) -> bool:
+    """Whether the loss of the task in question is a correlation over its rows of a micro-batch."""
+    return bool(run.value("tasks.*.loss") == CORRELATION)
+
+
+def _processes(run: Run) -> int:
+    return max(int(os.environ.get("WORLD_SIZE", "1")), run.value("training.world_size") or 1)
+
+
+_CORRELATION = "tasks.*.loss: correlation"
+_WHOLE_STEP = "a correlation is over all of a task's rows in a step, which one pass must hold"
 _ERRORS = ("_mse", "_rmse", "_mae", "loss")
 _BEST = "training.load_best_model_at_end: true"
 _RECOMPUTE = "a frozen encoder keeps no activations, so nothing can be saved by computing them again"
@@ -262,6 +275,27 @@ RULES: tuple[Rule, ...] = (
         "tasks.*.balanced: true",
         lambda run: run.value("tasks.*.balanced") and run.has("tasks.*.class_weights"),
         "both change how much a class counts; take one of them",
+    ),
+    Rule(
+        "training.gradient_accumulation_steps: 2 or more",
+        _CORRELATION,
+        lambda run: correlates(run) and (run.value("training.gradient_accumulation_steps") or 1) > 1,
+        f"{_WHOLE_STEP}; set gradient_accumulation_steps: 1, or another loss",
+    ),
+    Rule(
+        "training: several processes",
+        _CORRELATION,
+        lambda run: correlates(run) and _processes(run) > 1,
+        f"{_WHOLE_STEP}; launch one process, or set another loss",
+    ),
+    Rule(
+        "tasks.*.batch_size: 1, its own or the run's",
+        _CORRELATION,
+        lambda run: (
+            correlates(run)
+            and (run.value("tasks.*.batch_size") or run.value("training.per_device_train_batch_size")) == 1
+        ),
+        "one row has no correlation; set a larger one, or another loss",
     ),
     with_shares("peft", "it trains so few weights that there is nothing to share out"),
     with_shares("training.fp16", FP16_WITH_SHARES),

@@ -64,6 +64,12 @@ RULES = (
         PLAIN_OPTIMIZERS,
     ),
     Rule(
+        "loss.weighting: uncertainty",
+        "tasks.*.loss: any",
+        lambda run: run.value("loss.weighting") == UNCERTAINTY and run.has("tasks.*.loss"),
+        "the weights follow from the likelihoods of the problem types' own losses; drop one of them",
+    ),
+    Rule(
         "loss.weighting: fixed",
         "loss.learning_rate: a number",
         lambda run: run.value("loss.weighting") == FIXED and run.has("loss.learning_rate"),

@@ -19,7 +19,7 @@ from scipy.special import expit, softmax
 
 from mtbert import MtBertForMultiTask, TaskSpec
 from mtbert.data.streaming import RowSource
-from mtbert.evaluation.prediction_files import Predictor
+from mtbert.evaluation.text_scorer import TextScorer
 
 
 def one_by_one(model, tokenizer, task: TaskSpec, rows: pd.DataFrame) -> np.ndarray:
@@ -49,10 +49,10 @@ def one_by_one(model, tokenizer, task: TaskSpec, rows: pd.DataFrame) -> np.ndarr
 @pytest.mark.parametrize("settings", [{}, {"adapter": {"size": 12}}, {"packed": False}], ids=str)
 def test_logits_are_the_model_s_own_row_by_row(make_model, tokenizer, rows, settings):
     model = make_model(SPECS, **settings).eval()
-    predictor = Predictor(model, tokenizer, [task.name for task in reversed(SPECS)], batch_size=7)
+    scorer = TextScorer(model, tokenizer, [task.name for task in reversed(SPECS)], batch_size=7)
     passes = []
     model.encoder.register_forward_hook(lambda *_: passes.append(1))
-    found = predictor(rows["text"], rows["text_pair"])
+    found = scorer(rows["text"], rows["text_pair"])
     assert len(passes) == 5 * math.ceil(41 / 7)  # stars and topics share a pass, so do same and alike
     assert list(found) == [task.name for task in reversed(SPECS)]
     for task in SPECS:
@@ -61,10 +61,8 @@ def test_logits_are_the_model_s_own_row_by_row(make_model, tokenizer, rows, sett
         np.testing.assert_allclose(found[task.name], expected, atol=2e-5, err_msg=task.name)
         texts = [rows["text"], rows["text_pair"]] if task.texts == 2 else [rows["text"]]
         given = texts[0] if task.texts == 1 else list(zip(*texts, strict=True))
-        assert predictor.cut[task.name] == np.count_nonzero(
-            model.predict(given, task.name, tokenizer=tokenizer).truncated
-        )
-    assert sum(predictor.cut.values()) >= 30
+        assert scorer.cut[task.name] == np.count_nonzero(model.predict(given, task.name, tokenizer=tokenizer).truncated)
+    assert sum(scorer.cut.values()) >= 30
 
 
 def write(rows: pd.DataFrame, path: Path) -> None:
@@ -103,8 +101,8 @@ def test_every_format_holds_what_the_logits_say(predict, checkpoint, tokenizer, 
     )
     found, model = read(output), MtBertForMultiTask.from_pretrained(checkpoint).eval()
     assert found["key"].tolist() == rows["key"].tolist()
-    predictor = Predictor(model, tokenizer, [task.name for task in SPECS])
-    logits = predictor(rows["text"], rows["text_pair"])
+    scorer = TextScorer(model, tokenizer, [task.name for task in SPECS])
+    logits = scorer(rows["text"], rows["text_pair"])
     assert found["stars"].astype(str).tolist() == logits["stars"].argmax(1).astype(str).tolist()
     stars = found[["stars:0", "stars:1", "stars:2"]].to_numpy()
     np.testing.assert_allclose(stars, softmax(logits["stars"], axis=1), atol=1e-5)
@@ -125,8 +123,8 @@ def test_the_course_s_files_are_what_its_code_writes(predict, checkpoint, tokeni
     columns = ["--text", "sentence1", "--text_pair", "sentence2"]
     predict.main([*command, *columns, "--tasks", "stars,same,close", "--output", str(tmp_path / "all")])
     rows = pd.read_csv(path, sep="\t")
-    predictor = Predictor(MtBertForMultiTask.from_pretrained(checkpoint), tokenizer, ["stars", "same", "close"])
-    logits = predictor(rows["sentence1"], rows["sentence2"])
+    scorer = TextScorer(MtBertForMultiTask.from_pretrained(checkpoint), tokenizer, ["stars", "same", "close"])
+    logits = scorer(rows["sentence1"], rows["sentence2"])
     expected = {
         "stars": ("Predicted_Sentiment", logits["stars"].argmax(1)),
         "same": ("Predicted_Is_Paraphrase", torch.tensor(logits["same"]).sigmoid().round().flatten().numpy()),
@@ -164,7 +162,7 @@ def test_three_rows_are_three_answers(predict, checkpoint, tokenizer, tmp_path, 
     output = tmp_path / "out.csv"
     command = [checkpoint, str(tmp_path / name), "--tasks", "stars", "--id", "key", "--output", str(output), *form]
     predict.main(command)
-    logits = Predictor(MtBertForMultiTask.from_pretrained(checkpoint), tokenizer, ["stars"])([second, ""])["stars"]
+    logits = TextScorer(MtBertForMultiTask.from_pretrained(checkpoint), tokenizer, ["stars"])([second, ""])["stars"]
     found = read(output)
     assert found["key"].tolist() == ["a", "b", "c"]
     np.testing.assert_allclose(found[["stars:0", "stars:1", "stars:2"]][1:], softmax(logits, axis=1), atol=1e-5)
@@ -184,7 +182,7 @@ def lines(capsys) -> list[dict]:
 
 def test_standard_input_and_output(predict, checkpoint, tokenizer, monkeypatch, capsys):
     model = MtBertForMultiTask.from_pretrained(checkpoint).eval()
-    expected = Predictor(model, tokenizer, ["alike"])(["the cat", "a dog"], ["a cat", "the dog"])["alike"][:, 0]
+    expected = TextScorer(model, tokenizer, ["alike"])(["the cat", "a dog"], ["a cat", "the dog"])["alike"][:, 0]
     rows = [{"text": "the cat", "text_pair": "a cat", "n": 7}, {"text": "a dog", "text_pair": "the dog", "n": 8}]
     feed(monkeypatch, "\n\n".join(json.dumps(row) for row in rows))
     predict.main([checkpoint, "--tasks", "alike", "--output", "-", "--format", "jsonl", "--id", "n"])
@@ -195,7 +193,7 @@ def test_standard_input_and_output(predict, checkpoint, tokenizer, monkeypatch, 
     predict.main([checkpoint, "-", "--tasks", "stars", "--output", "-", "--format", "jsonl"])
     found = lines(capsys)
     assert [row["row"] for row in found] == [1, 2, 3]
-    expected = Predictor(model, tokenizer, ["stars"])(["the cat", "", "last"])["stars"]
+    expected = TextScorer(model, tokenizer, ["stars"])(["the cat", "", "last"])["stars"]
     assert [row["stars"] for row in found] == [str(each) for each in expected.argmax(1)]
 
 

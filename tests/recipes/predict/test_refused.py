@@ -15,7 +15,8 @@ from predicted_tasks import SPECS
 
 from mtbert.cli import arguments
 from mtbert.data.streaming import RowSource
-from mtbert.evaluation.prediction_files import PredictionFile, Predictor
+from mtbert.evaluation.prediction_files import PredictionFile
+from mtbert.evaluation.text_scorer import TextScorer
 from mtbert.training.peft import wrap
 
 
@@ -179,7 +180,7 @@ def test_a_checkpoint_of_peft_needs_its_encoder(predict, make_model, tokenizer, 
         predict.load(folder, None, "cpu")
     loaded = predict.load(folder, encoder_dir, "cpu")
     assert isinstance(loaded, PeftModel)
-    found = [Predictor(each, tokenizer, ["stars"])(rows["text"])["stars"] for each in (model, loaded)]
+    found = [TextScorer(each, tokenizer, ["stars"])(rows["text"])["stars"] for each in (model, loaded)]
     np.testing.assert_array_equal(*found)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mtbert.cli import arguments
+from mtbert.cli import arguments, parsing
 from mtbert.cli.main import main
 from mtbert.data.delimited import QUOTING
 from mtbert.data.streaming import KINDS, STDIN
@@ -121,7 +121,7 @@ def test_what_arguments_repeats_is_what_the_library_has():
     assert arguments.OUTPUT_FORMATS == FILE_FORMATS
     assert arguments.QUOTING == QUOTING
     assert tuple(each for each in POOLINGS if each != "pooler") == arguments.POOLINGS
-    assert set(arguments.SECTIONS) == {*known_fields(Recipe), *sections(), "all_tasks", "base"}
+    assert set(parsing.SECTIONS) == {*known_fields(Recipe), *sections(), "all_tasks", "base"}
     assert arguments.predict(["x", "--output", "y"]).file == STDIN
 
 

@@ -19,6 +19,8 @@ STARS = TaskSpec("stars", labels=("1", "2", "3"))
 YES = TaskSpec("yes", "binary_classification", labels=("yes", "no"))
 NO = TaskSpec("no", "binary_classification", labels=("no", "yes"))
 TRUE = TaskSpec("true", labels=("true", "false"))
+URGENCY = TaskSpec("urgency", ordinal=True, labels=("1", "2", "3", "4", "5"))
+LEVELS = TaskSpec("levels", ordinal=True, labels=("low", "middle", "high"))
 SCORE = TaskSpec("score", range=(0, 5))
 
 
@@ -46,6 +48,12 @@ def read(task, labels, feature=None, **kwargs):
         (TaskSpec("t", labels=("9007199254740993", "9007199254740992")), [9007199254740993], [0]),
         (TaskSpec("t", labels=("1", "1.0")), ["1.0", "1"], [1, 0]),
         (TaskSpec("t", labels=("nan", "eng")), ["nan", "eng", "0"], [0, 1, 0]),
+        # labels with an order
+        (URGENCY, [5, 1, 3], [4, 0, 2]),
+        (URGENCY, [5.0, 1.0], [4, 0]),
+        (URGENCY, ["4", " 2.0 "], [3, 1]),
+        (LEVELS, ["high", "low", "middle"], [2, 0, 1]),
+        (LEVELS, [2, 0, 1], [2, 0, 1]),
         # true and false go by what they mean
         (YES, [True, False], [0, 1]),
         (NO, [True, False], [1, 0]),
@@ -156,6 +164,9 @@ def test_two_readings_are_refused(task, cells, readings):
         (TWO, ["[" * 3000]),
         (THREE, [[0, 1]] + [[0, 1, 0]] + [[2]]),
         (SCORE, [[1.0, 2.0]]),
+        (URGENCY, [0, 1]),
+        (URGENCY, [6, 1]),
+        (URGENCY, [2.5, 1]),
         (SCORE, [{"a": 1.0}]),
     ],
 )

@@ -15,6 +15,7 @@ from mtbert.evaluation.metrics import (
     METRICS,
     Accuracy,
     Matthews,
+    OrdinalAgreement,
     Pearson,
     RegressionErrors,
     all_metrics,
@@ -25,6 +26,7 @@ from mtbert.evaluation.metrics import (
     score_task,
     score_tasks,
 )
+from mtbert.evaluation.own_metrics import register_metric
 from mtbert.modeling.decoding import decisions
 from mtbert.modeling.problem_types import PROBLEM_TYPES
 from mtbert.modeling.task_spec import TaskSpec
@@ -35,6 +37,7 @@ TASKS = {
     "binary": TaskSpec("paraphrase", problem_type="binary_classification", labels=2),
     "regression": TaskSpec("similarity", range=(0, 5)),
     "multi": TaskSpec("topics", problem_type="multi_label_classification", labels=4),
+    "ordinal": TaskSpec("urgency", ordinal=True, labels=4),
 }
 
 
@@ -73,6 +76,25 @@ class TestMetricClasses:
         assert F1("micro").compute(**given) == {"f1_micro": pytest.approx(np.mean(x == y))}
         expected = covariance(x, y) / np.sqrt(covariance(x, x) * covariance(y, y))
         assert Matthews().compute(**given) == {"matthews": pytest.approx(expected)}
+
+    @pytest.mark.parametrize("classes", [2, 5])
+    def test_ordinal_agreement_follows_its_formulas(self, rng, classes):
+        """Weighted kappa by its matrices (Cohen, 1968); classes that do not occur count in the distances."""
+        x, y = rng.integers(0, classes, 200), rng.integers(0, classes, 200)
+        x[x == 1], y[y == 1] = 0, 0
+        squares = (np.arange(classes)[:, None] - np.arange(classes)) ** 2
+        observed = np.array([[np.sum((y == i) & (x == j)) for j in range(classes)] for i in range(classes)])
+        expected = observed.sum(1)[:, None] * observed.sum(0) / 200
+        found = OrdinalAgreement().compute(predictions=x, references=y)
+        if classes == 2:
+            assert found == {"qwk": 0.0, "qwk_undefined": 1.0, "within_one": 1.0}  # all are of class 0
+        else:
+            kappa = 1 - (squares * observed).sum() / (squares * expected).sum()
+            assert found == {"qwk": pytest.approx(kappa), "within_one": pytest.approx(np.mean(abs(x - y) <= 1))}
+
+    def test_a_kappa_without_agreement_beyond_chance_is_0(self):
+        assert OrdinalAgreement().compute(predictions=[2, 2, 2], references=[0, 1, 4])["qwk"] == 0
+        assert OrdinalAgreement().compute(predictions=[0, 1, 4], references=[0, 1, 4])["qwk"] == 1
 
     def test_binary_f1_is_of_class_one_and_compute_may_override_the_average(self, rng):
         x, y = rng.integers(0, 2, 50), rng.integers(0, 2, 50)
@@ -161,6 +183,30 @@ print(json.dumps([spec.build().compute(**given)[name] for name, spec in METRICS.
         assert len(json.loads(result.stdout)) == len(METRICS)
 
 
+class TestOwnMetrics:
+    @pytest.fixture(autouse=True)
+    def _table_as_it_was(self):
+        before = dict(METRICS)
+        yield
+        METRICS.clear()
+        METRICS.update(before)
+
+    def test_one_for_ordinal_tasks(self, rng):
+        register_metric("bias", lambda x, y: np.mean(x - y), ["ordinal_classification"])
+        logits, labels = rng.normal(size=(30, 3)), rng.integers(0, 4, 30)
+        scores = score_task(TASKS["ordinal"], logits, labels, "bias")
+        assert scores["bias"] == pytest.approx(np.mean(decisions(TASKS["ordinal"], logits) - labels))
+        assert check_metric(TASKS["single"], "bias") != []
+
+    def test_one_whose_name_came_to_be_built_in_takes_its_place(self, rng):
+        register_metric("within_one", lambda x, y: 0.25, ["single_label_classification"])
+        for name in ("single", "ordinal"):
+            logits = rng.normal(size=(9, TASKS[name].num_labels))
+            assert score_task(TASKS[name], logits, rng.integers(0, 4, 9), "within_one")["within_one"] == 0.25
+        with pytest.raises(ValueError, match="there is a metric 'accuracy' already"):
+            register_metric("accuracy", lambda x, y: 0.5)
+
+
 class TestMetricsOfATask:
     def test_every_kind_of_task_has_defaults_that_suit_it(self):
         assert {task.problem_type for task in TASKS.values()} == set(PROBLEM_TYPES)
@@ -186,6 +232,9 @@ class TestMetricsOfATask:
             ("single", "pearson", "metric is 'pearson', which cannot score a single_label_classification"),
             ("regression", "accuracy", "cannot score a regression; use one of: pearson, spearman, r2"),
             ("multi", "matthews", "cannot score a multi_label_classification"),
+            ("single", "qwk", "cannot score a single_label_classification"),
+            ("ordinal", "f1", "cannot score an ordinal_classification; use one of: accuracy, f1_macro"),
+            ("ordinal", "mae", "lower is better, but the averages and the best checkpoint need a score that rises"),
             ("regression", "mse", "lower is better, but the averages and the best checkpoint need a score that rises"),
             ("single", "f1", "'f1', which needs 2 classes, but the task has 5; use one of: accuracy, f1_macro"),
             ("binary", "acc", "'acc', which is unknown; use one of: accuracy, f1, f1_macro, f1_micro, matthews"),
@@ -207,6 +256,7 @@ class TestPredictions:
             ("binary", [[-0.1], [0.0], [0.1]], [0, 0, 1]),
             ("regression", [[2.5], [-1.0]], [2.5, -1.0]),
             ("multi", [[1, -1, 0, 2]], [[1, 0, 0, 1]]),
+            ("ordinal", [[-1, 9, 9], [1, 0, 9], [9, 9, 0.1]], [0, 1, 3]),
         ],
     )
     def test_they_are_what_the_logits_say(self, task, logits, expected):

@@ -14,9 +14,9 @@ from predicted_tasks import MORE, PAL
 from texts_alone import PAIRS, TEXTS
 from transformers import AutoTokenizer
 
+from mtbert.modeling.answers import Prediction
 from mtbert.modeling.errors import InputTypeError
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
-from mtbert.modeling.prediction import Prediction
 from mtbert.modeling.task_spec import TaskSpec
 
 

@@ -63,6 +63,18 @@ def test_every_problem_is_told_at_once(write):
         ("--tasks.sst.class_weights=[1, 0]", "tasks.sst.class_weights is [1, 0], but must have positive numbers only"),
         ("--tasks.sts.balanced=true", "tasks.sts.balanced is True, but a regression has no classes"),
         ("--tasks.sst.label_smoothing=1", "tasks.sst.label_smoothing is 1, but must be 0 or more and below 1"),
+        (
+            "--tasks.sst.loss=hinge",
+            "tasks.sst.loss is 'hinge', but must be one of: focal, cosine, correlation, smooth_l1",
+        ),
+        ("--tasks.sst.loss=smooth_l1", "tasks.sst.loss is 'smooth_l1', which is for regressions"),
+        ("--tasks.sts.loss=focal", "tasks.sts.loss is 'focal', but a regression has no classes"),
+        ("--tasks.sts.loss=cosine", "tasks.sts.loss is 'cosine', but the head is linear, which computes no cosine"),
+        ("--tasks.sst.focal_gamma=1", "tasks.sst.focal_gamma is 1, but is for loss: focal; set that, or drop it"),
+        ("--tasks.sts.smooth_l1_beta=2", "tasks.sts.smooth_l1_beta is 2, but is for loss: smooth_l1"),
+        ("--tasks.sst.ordinal=1", "tasks.sst.ordinal is 1, but must be true or false"),
+        ("--tasks.sst={ordinal: true, problem_type: regression, labels: null}", "tasks.sst.ordinal is true, but"),
+        ("--tasks.sst={ordinal: true, labels: ['2', '9', '5']}", "tasks.sst.labels ['2', '9', '5'] are numbers that"),
         ("--loss.weighting=learned", "loss.weighting is 'learned', but must be fixed or uncertainty"),
         ("--optimizer.per_task=all", "optimizer.per_task is 'all', but must be separate, rates or null"),
         ("--encoder=", "encoder is empty; give a folder, or a name on the hub"),
@@ -209,6 +221,12 @@ SETTINGS = {  # the conflict of a row → overrides that make it
     ],
     "optimizer.layer_decay: a number": [["--model.freeze_encoder=true", "--optimizer.layer_decay=0.9"]],
     "optimizer.adapter_learning_rate: a number": [["--optimizer.adapter_learning_rate=1e-3"]],
+    "tasks.*.loss: correlation": [
+        ["--tasks.sts.loss=correlation", "--training.gradient_accumulation_steps=2"],
+        ["--tasks.sts.loss=correlation", "--training.per_device_train_batch_size=1"],
+        ["--tasks.sts.loss=correlation", "--group_weights.columns={sts: first}"],
+    ],
+    "tasks.*.loss: any": [["--tasks.sts.loss=smooth_l1", "--loss.weighting=uncertainty"]],
     "training.resume_from_checkpoint: a folder": [["--stages=[{}]", "--training.resume_from_checkpoint=out/stage-1"]],
     "surgery.method: any": [
         ["--surgery.method=pcgrad", "--schedule.name=simultaneous", "--tasks.sst=null"],
@@ -228,11 +246,15 @@ SETTINGS = {  # the conflict of a row → overrides that make it
 
 
 @pytest.mark.parametrize("rule", COMBINATIONS, ids=lambda rule: f"{rule.when} + {rule.conflict}")
-def test_every_combination_is_refused_with_its_reason(write, rule):
+def test_every_combination_is_refused_with_its_reason(write, rule, monkeypatch):
+    cases = SETTINGS[rule.conflict]
+    if rule.when == "training: several processes":
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        cases = [["--tasks.sts.loss=correlation"]]
     section, _, name = rule.conflict.partition(":")[0].partition(".")
     if section == "training" and name not in known_fields(training_arguments_class()):
         pytest.skip(f"this version of transformers has no {name}")
-    told = ["".join(problems("good.yaml", *overrides)) for overrides in SETTINGS[rule.conflict]]
+    told = ["".join(problems("good.yaml", *overrides)) for overrides in cases]
     key = rule.conflict.partition(":")[0].replace("*", "sts")
     expected = f"which does not go with {rule.when}: {rule.reason}"
     assert any(re.fullmatch(rf"[\w .:]*: {re.escape(key)} is .*, {re.escape(expected)}", line) for line in told), told
@@ -264,6 +286,10 @@ def test_every_combination_is_refused_with_its_reason(write, rule):
         ["--tasks.sst.class_weights=balanced", "--tasks.sst.label_smoothing=0.1"],
         ["--tasks.sst.class_weights=[1, 2.5]", "--loss.weighting=uncertainty", "--loss.learning_rate=0.01"],
         ["--stages=[{}]", "--training.resume_from_checkpoint=true"],
+        ["--tasks.sst.ordinal=true", "--tasks.sst.loss=focal", "--tasks.sst.focal_gamma=0", "--tasks.sst.metric=qwk"],
+        ["--tasks.sts.loss=correlation", "--group_weights.columns={sst: label}", "--smart={}", "--rdrop={}"],
+        ["--tasks.sts.loss=smooth_l1", "--training.gradient_accumulation_steps=2"],
+        ["--stages=[{tasks: {sts: {loss: correlation}}}, {tasks: {sts: {loss: smooth_l1, smooth_l1_beta: 0.5}}}]"],
     ],
 )
 def test_combinations_that_work(write, overrides):

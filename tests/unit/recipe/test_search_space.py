@@ -80,3 +80,12 @@ def test_a_file_that_can_not_be_read(tmp_path):
     assert read_space(tmp_path / "space.yaml")[1] == [f"{tmp_path / 'space.yaml'}: cannot be read: no UTF-8 text"]
     with pytest.raises(RecipeError):
         load_recipe(tmp_path / "space.yaml")
+
+
+def test_losses_and_the_order_of_labels_are_searched(load):
+    origins = {"tasks.sst.loss": "space.yaml:1", "tasks.sst.ordinal": "space.yaml:2"}
+    space = {"tasks.sst.loss": Dimension("categorical", choices=[None, "focal"])}
+    space["tasks.sst.ordinal"] = Dimension("categorical", choices=[False, True])
+    assert check_space(space, origins, load) == []
+    (line,) = check_space({"tasks.sst.loss": Dimension("categorical", choices=["smooth_l1"])}, origins, load)
+    assert line.startswith("space.yaml:1: tasks.sst.loss is 'smooth_l1', which is for regressions")

@@ -14,8 +14,10 @@ PER_TASK = {"optimizer": {"per_task": "rates"}, "schedule": "round_robin"}
 SHARED = {"schedule": "simultaneous"}
 SMART = {"smart": {}}
 SURGERY = {"surgery": "pcgrad"}
+CORRELATION = {"task": "two", "task_training": {"two": {"loss": "correlation"}}}
 STOPPING = {"early_stopping_patience": 2}
-# Rule, as `when + conflict` → the trainer's arguments; `args` are training arguments, `model` makes the model.
+# Rule, as `when + conflict` → arguments of a trainer; `args` are training arguments, `model` makes the model, `task`
+# is that of the conflict (`one` where there is none).
 CASES = {
     "schedule.name: round_robin, sequential or simultaneous + schedule.mixed: true": {
         "schedule": {"name": "sequential", "mixed": True}
@@ -86,6 +88,19 @@ CASES = {
     "tasks.*.class_weights: balanced or numbers + tasks.*.balanced: true": {
         "task_training": {"one": {"class_weights": [1, 2, 3], "balanced": True}}
     },
+    "training.gradient_accumulation_steps: 2 or more + tasks.*.loss: correlation": CORRELATION
+    | {"args": {"gradient_accumulation_steps": 2}},
+    "training: several processes + tasks.*.loss: correlation": None,  # tests/unit/training/methods/test_task_losses.py
+    "tasks.*.batch_size: 1, its own or the run's + tasks.*.loss: correlation": {
+        "task": "two",
+        "task_training": {"two": {"loss": "correlation", "batch_size": 1}},
+    },
+    "group_weights: of the task + tasks.*.loss: correlation": CORRELATION
+    | {"group_weights": {"columns": {"two": "group"}}},
+    "loss.weighting: uncertainty + tasks.*.loss: any": {
+        "loss": "uncertainty",
+        "task_training": {"one": {"loss": "focal"}},
+    },
     "surgery: a method + schedule.mixed: false": SURGERY | {"schedule": "sqrt"},
     "surgery: a method + schedule.name: round_robin or sequential": SURGERY | {"schedule": "round_robin"},
     "tasks: one + surgery.method: any": SURGERY | SHARED | {"model": "one task"},
@@ -141,13 +156,13 @@ def test_there_is_a_case_for_every_rule():
 @pytest.mark.parametrize("rule", [rule for rule in all_rules() if CASES.get(name_of(rule))], ids=name_of)
 def test_the_trainer_refuses_what_a_recipe_refuses(rule, model_of, tmp_path):
     case = dict(CASES[name_of(rule)])
-    model, values = model_of(case.pop("model", None)), case.pop("args", {})
+    model, values, task = model_of(case.pop("model", None)), case.pop("args", {}), case.pop("task", "one")
     values["shard_encoder"] = rule.when == "training.shard_encoder: true"
     args = MtBertTrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **values)
     with pytest.raises(ValueError) as error:
         MtBertTrainer(model, args, **case)
     section, _, key = rule.key.partition(".")
-    argument = {"training": "args", "tasks": "task_training['one']"}.get(section, section)
+    argument = {"training": "args", "tasks": f"task_training[{task!r}]"}.get(section, section)
     subject = ".".join(filter(None, [argument, key.removeprefix("*.")]))
     (line,) = [line for line in str(error.value).splitlines() if line.startswith(f"{subject} is ")]
     assert line.endswith(f", which does not go with {rule.when}: {rule.reason}")
@@ -169,6 +184,12 @@ def test_rules_of_schedules(name, mixed, temperature):
     expected = ["schedule.mixed"] if mixed and name not in SAMPLED else []
     expected += ["schedule.temperature"] if (name == "temperature") != (temperature is not None) else []
     assert broken == expected
+
+
+def test_groups_of_other_tasks_do_not_weigh_a_correlation(model_of, tmp_path):
+    args = MtBertTrainingArguments(str(tmp_path), use_cpu=True, report_to="none")
+    groups = {"columns": {"one": "group"}}
+    MtBertTrainer(model_of(None), args, task_training={"two": {"loss": "correlation"}}, group_weights=groups)
 
 
 def test_a_run_is_read_by_keys():

@@ -1,6 +1,7 @@
 """The folder of a run."""
 
 import json
+import warnings
 
 import pytest
 
@@ -148,11 +149,15 @@ def test_a_record_that_an_earlier_version_wrote_with_a_token_is_the_same_run(tmp
 
 def test_settings_that_came_later_had_their_default_in_records_without_them(tmp_path):
     settings = {"schedule.resample": False, "smart": {"weight": 1.0, "scale": "range"}, "surgery": {"reduction": "sum"}}
-    earlier = {"smart": {"weight": 1.0}, "surgery": {}}
+    settings |= {"tasks": ["a"], "tasks.a.loss": None, "tasks.a.focal_gamma": 2.0, "tasks.a.smooth_l1_beta": 1.0}
+    earlier = {"smart": {"weight": 1.0}, "surgery": {}, "tasks": ["a"]}
     (tmp_path / FILE).write_text(json.dumps(earlier))
-    check_record(tmp_path, settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_record(tmp_path, settings)
     for key, value in (
         ("schedule.resample", True),
+        ("tasks.a.loss", "focal"),
         ("smart", {"weight": 1.0, "scale": "labels"}),
         ("surgery", {"reduction": "mean"}),
     ):

@@ -12,7 +12,8 @@ BINARY = TaskSpec("binary", "binary_classification", labels=2)
 MULTI = TaskSpec("multi", "multi_label_classification", labels=4)
 SCORE = TaskSpec("score", range=(1, 6))
 FREE = TaskSpec("free", "regression")
-TASKS = (SINGLE, BINARY, MULTI, SCORE, FREE)
+ORDINAL = TaskSpec("ordinal", ordinal=True, labels=4)
+TASKS = (SINGLE, BINARY, MULTI, SCORE, FREE, ORDINAL)
 every_task = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 
 
@@ -25,9 +26,13 @@ def reference(task, a, b):
     if task.problem_type == "regression":
         width = task.range[1] - task.range[0] if task.range else 1
         return ((a[:, 0] - b[:, 0]) / width) ** 2
-    kind = Categorical if task is SINGLE else Bernoulli
+    kind = Categorical if task in (SINGLE, ORDINAL) else Bernoulli
+    if task is ORDINAL:  # P(y = k) = P(y > k − 1) (1 − σ(z_k))
+        above = [torch.cat([torch.ones(7, 1), z.sigmoid().cumprod(1)], dim=1) for z in (a, b)]
+        a, b = (p * torch.cat([1 - z.sigmoid(), torch.ones(7, 1)], dim=1) for p, z in zip(above, (a, b), strict=True))
+        a, b = a.log(), b.log()
     both = kl_divergence(kind(logits=a), kind(logits=b)) + kl_divergence(kind(logits=b), kind(logits=a))
-    return both if task is SINGLE else both.mean(-1)
+    return both if kind is Categorical else both.mean(-1)
 
 
 @every_task

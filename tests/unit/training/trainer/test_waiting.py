@@ -58,11 +58,14 @@ class Way:
 
 ATTENTION = TaskSpec("stars", labels=3, head={"type": "attention", "attention_heads": 4})
 WEIGHTS = {"stars": TaskTraining(class_weights=(1.0, 2.0, 3.0), label_smoothing=0.1)}
+ORDERED = (TaskSpec("stars", ordinal=True, labels=3), TaskSpec("close", range=(0, 5), texts=2))
+LOSSES = {"stars": TaskTraining(loss="focal"), "close": TaskTraining(loss="correlation")}
 TWICE = {"gradient_accumulation_steps": 2}
 WAYS = {
     "one task a step": Way(Schedule("proportional")),
     "mixed steps, adapters": Way(Schedule("proportional", mixed=True), adapter=PAL),
     "class weights, accumulation without clipping": Way(tasks=WEIGHTS, arguments={**TWICE, "max_grad_norm": 0.0}),
+    "losses of tasks, one of them ordinal": Way(specs=ORDERED, tasks=LOSSES),
     "modernbert": Way(family="modernbert", layers=2),
     "by length": Way(family="fnet"),
     "mpnet": Way(family="mpnet"),

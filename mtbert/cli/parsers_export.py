@@ -1,0 +1,35 @@
+"""The arguments of `mtbert export`; imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from .parsing import add_imports, make_parser
+
+ENGINES = ("onnx", "openvino")
+
+
+def export(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments of `mtbert export`."""
+    parser = make_parser("export")
+    add_imports(parser)
+    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="a folder that finetune wrote, or a hub name")
+    parser.add_argument("--to", choices=ENGINES, required=True, help="what runs the graphs")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace an exported folder")
+    parser.add_argument("--int8", action="store_true", help="quantise the encoder to 8 bits")
+    int8 = parser.add_argument_group("with --int8")
+    lost = "most points (hundredths of the main metric) that a head may lose on dev rows (default: %(default)s)"
+    int8.add_argument("--max_loss", type=float, default=0.5, help=lost)
+    int8.add_argument("--rows", type=int, default=1024, help="most dev rows of a task (default: %(default)s)")
+    int8.add_argument("--recipe", type=Path, help="names the data; default: recipe.json of the checkpoint")
+    int8.add_argument("--data_dir", help="folder of the data files; default: the recipe's")
+    args = parser.parse_args(argv)
+    if not (math.isfinite(args.max_loss) and args.max_loss >= 0):
+        parser.error(f"--max_loss is {args.max_loss}, but must be 0 or more")
+    if args.rows < 1:
+        parser.error(f"--rows is {args.rows}, but must be 1 or more")
+    return args

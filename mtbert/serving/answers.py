@@ -1,0 +1,50 @@
+"""Turn predictions into the answers of the server, by the same rule as `predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..modeling.answers import Prediction, fitted_names
+
+Answer = dict[str, Any]
+
+
+def answers(prediction: Prediction) -> list[Answer | None]:
+    """The answer of each row as JSON-ready values; None where the model's logits are not finite.
+
+    Returns:
+        Classifications: `label` (or `labels`, a list, where a row may have several), `confidence` (for each label,
+        where there may be several) and `probabilities`. Regressions: `score`. Where the task was calibrated so:
+        `set` or `interval`, and `abstained`. `truncated`, the number of tokens that were cut off, where there are any.
+    """
+    finite = np.isfinite(prediction.logits).all(axis=1)
+    if not finite.all():
+        logits = np.where(finite[:, None], prediction.logits, 0).astype(prediction.logits.dtype)
+        prediction = Prediction.of(prediction.task, logits, prediction.truncated)
+    columns = _columns(prediction)
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    if prediction.truncated is not None:
+        for row, cut in zip(rows, prediction.truncated.tolist(), strict=True):
+            row |= {"truncated": cut} if cut else {}
+    return [row if fine else None for row, fine in zip(rows, finite.tolist(), strict=True)]
+
+
+def _columns(prediction: Prediction) -> dict[str, Iterable[Any]]:
+    task = prediction.task
+    fitted = {name.rpartition(".")[2] for name in fitted_names(task)}
+    if task.kind.numeric:
+        columns: dict[str, Iterable[Any]] = {"score": prediction.scores.tolist()}
+        return columns | ({"interval": map(list, prediction.sets)} if "low" in fitted else {})
+    named = lambda values: [dict(zip(task.classes, row, strict=True)) for row in values.tolist()]  # noqa: E731
+    several = task.kind.several
+    columns = {"labels" if several else "label": prediction.labels}
+    columns["confidence"] = named(prediction.confidence) if several else prediction.confidence.tolist()
+    columns["probabilities"] = named(prediction.probabilities)
+    if "set" in fitted:
+        columns["set"] = prediction.sets
+    if "abstain" in fitted:
+        columns["abstained"] = prediction.abstained.tolist()
+    return columns
