@@ -17,6 +17,7 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..data.leaks import with_leaks
 from ..data.sampling import Plan
 from ..data.splits import LoadedTask, load_column, load_task
 from ..errors import InputError
@@ -164,6 +165,8 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
     model = load_model(folder, recipe)
     in_recipe = [task for task in model.tasks if task.name in recipe.tasks]
     data = {task.name: load_task(task, recipe.tasks[task.name].data, recipe.data_dir) for task in in_recipe}
+    if recipe.leaks == "drop":  # the plan is that of the rows that were trained on
+        data = with_leaks(data, drop=True)
     raw = {task.name: data[task.name].splits[split] for task in in_recipe if split in data[task.name].splits}
     lacking = [task.name for task in model.tasks if task.name not in raw]
     if not raw:

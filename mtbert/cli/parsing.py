@@ -15,8 +15,8 @@ from ..training.methods import sections
 
 # top-level keys of a recipe
 SECTIONS = (
-    *("encoder", "data_dir", "tasks", "all_tasks", "schedule", "model", "peft", "optimizer", "training", "stages"),
-    *("card", "pretraining", "base", "imports"),
+    *("encoder", "data_dir", "tasks", "all_tasks", "leaks", "schedule", "model", "peft", "optimizer", "training"),
+    *("stages", "card", "pretraining", "base", "imports"),
     *sections(),
 )
 

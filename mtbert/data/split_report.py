@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .labels import SHOWN
+from .leaks import Leak
 from .readers import SHORT
 
 
@@ -28,6 +29,8 @@ class SplitReport:
         untagged: numbers of the rows of a multi-label task that were left out because their label cell is empty.
         drawn: number of rows drawn from the usable ones, and the seed of the draw; None: all are used.
         share: with `dev_share`, number of the rows that are this split's, and the seed of their draw.
+        leaks: train rows that give away rows of the held-out splits of any task.
+        without_leaks: number of rows that are left when these are dropped; None: they are kept.
         short: numbers of the rows of a csv or tsv file that have fewer fields than its header.
     """
 
@@ -42,6 +45,8 @@ class SplitReport:
     drawn: tuple[int, int] | None = None
     share: tuple[int, int] | None = None
     short: tuple[int, ...] = ()
+    leaks: tuple[Leak, ...] = ()
+    without_leaks: int | None = None
 
     def lines(self) -> list[str]:
         """Return the report as sentences for the log."""
@@ -69,12 +74,24 @@ class SplitReport:
             f"{where}: {len(rows):,} of {self.kept:,} rows have the text of a row of {other} ({_rows(rows)}); {what}"
             for other, rows in self.shared.items()
         ]
+        lines += [self._leak_line(leak) for leak in self.leaks]
+        if self.without_leaks is not None:
+            lines.append(f"{self.task} {self.split}: {self.without_leaks:,} rows are left without these (leaks: drop)")
         if self.short:
             lines.append(
                 f"{where}: {len(self.short):,} of {self.read:,} rows have fewer fields than the header "
                 f"({_rows(self.short)}), {SHORT}"
             )
         return lines
+
+    def _leak_line(self, leak: Leak) -> str:
+        counts = [f"{len(leak.same):,} have its text"] if leak.same else []
+        counts += [f"{len(leak.phrases):,} share a phrase with it"] if leak.phrases else []
+        start = f"{self.task} {self.split}: {len(leak.rows):,} of {self.kept:,} rows give away a row of {leak.other} "
+        line = f"{start}{leak.split}: {', '.join(counts)} ({_rows(leak.rows)})"
+        if self.without_leaks is not None:
+            return line
+        return f"warning: {line}; leaks: drop trains without them"
 
 
 def _rows(rows: tuple[int, ...]) -> str:

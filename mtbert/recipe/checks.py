@@ -23,6 +23,8 @@ def check(recipe: ReadRecipe, report: Report) -> None:
         report.add(Problem(("encoder",), "is empty; give a folder, or a name on the hub"))
     if not recipe.tasks and not report.broken(("tasks",)):
         report.add(Problem(("tasks",), ": there are none; give at least one, as a name with its settings"))
+    if recipe.leaks not in ("report", "drop") and not report.broken(("leaks",)):
+        report.add(Problem(("leaks",), f"is {shown(recipe.leaks, 'leaks')}, but must be report or drop"))
     _check_training(recipe, report)
     if recipe.pretraining is not None and not report.broken(("pretraining",)):
         _check_pretraining(recipe.pretraining, report)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..data.leaks import with_leaks
 from ..data.splits import LoadedTask, load_task
-from ..errors import RecipeError
+from ..errors import InputError, RecipeError
 from ..modeling import encoder_loading
 from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.encoder_support import attention_dropout
@@ -51,7 +52,12 @@ def load_data(recipe: Recipe) -> dict[str, LoadedTask]:
             problems += str(error).splitlines()
     if problems:
         raise RecipeError(problems)
-    return loaded_tasks
+    if len(loaded_tasks) == 1 and recipe.leaks == "report":
+        return loaded_tasks
+    try:
+        return with_leaks(loaded_tasks, recipe.leaks == "drop")
+    except InputError as error:
+        raise RecipeError([str(error)]) from error
 
 
 def check_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -41,6 +41,8 @@ class Recipe:
         encoder: the pretrained encoder: a folder, or a name on the hub.
         data_dir: the folder that relative names of data files begin at; None: the current one.
         tasks: name → TaskRecipe, at least one. `null` drops a task of the base.
+        leaks: train rows that give away a dev or test row of any task, by the same text or pair, or a phrase of three
+            words or more: `report` (count them, with several tasks) or `drop` (train without them).
         schedule: how steps are shared out among the tasks.
         model: what is done with the encoder.
         peft: a method of peft on the encoder: `type` (lora if absent) and its config's fields; null: none.
@@ -60,6 +62,7 @@ class Recipe:
     encoder: str
     data_dir: str | None = None
     tasks: dict[str, TaskRecipe] = field(default_factory=dict)
+    leaks: str = "report"
     schedule: Schedule = field(default_factory=Schedule)
     model: ModelRecipe = field(default_factory=ModelRecipe)
     peft: dict[str, Any] | None = None
@@ -305,7 +308,8 @@ def help_text() -> str:
     pretraining = pretraining_arguments_class()
     masked = {entry.name: " ".join(entry.metadata.get("help", "").split()) for entry in fields(pretraining)}
     masked |= documentation(pretraining) | {name: f"Refused: {why}." for name, why in REFUSED_PRETRAINING.items()}
-    nested = [entry.name for entry in fields(Recipe) if entry.name not in ("encoder", "data_dir", "stages", "imports")]
+    plain = ("encoder", "data_dir", "leaks", "stages", "imports")
+    nested = [entry.name for entry in fields(Recipe) if entry.name not in plain]
     base = ("base", "text", "in files only", "Another recipe, relative to this file, whose settings lie under these.")
     common = ("all_tasks.KEY", "as tasks.NAME.KEY", "", "Put under every task; a task's own value wins.")
     groups: dict[str, list[tuple[str, str, str, str]]] = {

@@ -44,6 +44,7 @@ _ONE_TASK = f"a task is the same in every stage, but for its {', '.join(TASK_KEY
 REFUSED_IN_STAGES: dict[str, str] = {
     "encoder": _ONE_MODEL,
     "data_dir": "every stage trains on the same data",
+    "leaks": "every stage trains on the same data",
     "model": _ONE_MODEL,
     "peft": _ONE_MODEL,
     "pretraining": "it comes before all stages",

@@ -57,6 +57,7 @@ KEYS = {
     "tasks.sst.data.sample_seed": (1, {"tasks.sst.data.sample": 5, "schedule.name": "round_robin"}),
     "tasks.sst.data.train": ("ids-sst-dev.csv", {}),
     "tasks.sst.data.dev": ("ids-sst-train.csv", {}),
+    "leaks": ("drop", {}),
     "tasks.sst.problem_type": ("multi_label_classification", {}),
     "tasks.sst.labels": (6, {}),
     "tasks.sts.range": ([0, 10], {"tasks.sts.head.output": "sigmoid"}),
