@@ -234,6 +234,7 @@ def run(finetune, encoder_dir, course_dir, tmp_path_factory):
 
 def _runs(finetune, encoder_dir, course_dir, tmp_path_factory):
     lines = {split: (course_dir / f"ids-sst-{split}.csv").read_text().splitlines() for split in ("train", "dev")}
+    lines["dev"].append(lines["train"][1])  # a leak
     for split, (header, *rows) in lines.items():
         rows = [f"{row}\t{(i * 3) % 5}\t{'old' if i % 4 else 'new'}\t{i // 8}" for i, row in enumerate(rows)]
         header = f"{header}\tsentiment2\tage\tsource"
