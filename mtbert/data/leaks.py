@@ -237,7 +237,7 @@ def _near(rows: np.ndarray, held: np.ndarray, related: pd.DataFrame) -> np.ndarr
     """
     related = related[related["held"].isin(held.ravel()) & related["train"].isin(rows.ravel())]
     if rows.shape[1] == 1 or held.shape[1] == 1:
-        return np.isin(rows, related["train"]).any(axis=1)
+        return np.asarray(np.isin(rows, related["train"]).any(axis=1))
     sides = pd.DataFrame({"held": held.T.ravel(), "row": np.tile(np.arange(len(held)), 2)})
     sides["side"] = np.repeat([0, 1], len(held))
     near = []

@@ -180,7 +180,9 @@ class Guard:
             )
             self.say(tried[-1])
         way, _, heads, kept, path = options[best]
-        self.say(f"{label}taken: {way}" + "".join(f"\n  {part} stays in fp32: {why}" for part, why in kept.items()))
+        self.say(f"{label}taken: {way}")
+        for part, why in kept.items():
+            self.say(f"  {part} stays in fp32: {why}")
         for head in heads:
             self.say(
                 f"  {head.task}: {head.metric} {head.fp32:.4f} in fp32, {head.int8:.4f} in int8, {head.lost:+.2f} "
