@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Hashable, Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +11,7 @@ from tokenizers import Tokenizer
 from torch import nn
 
 from ..errors import InputError
+from ..export import ExportedModel
 from ..modeling.answers import Prediction
 from ..modeling.prediction import predict_rows
 from ..modeling.task_spec import TaskSpec
@@ -121,12 +120,9 @@ def load_exported(folder: str, threads: int | None = None) -> ServedModel:
         threads: threads of a pass; None: all cores.
 
     Raises:
-        InputError: the folder is not complete, or this version of mtbert cannot run it.
+        InputError: the folder is not complete, is of a newer version, or its engine is not installed.
     """
-    if find_spec("mtbert.export") is None:
-        raise InputError(f"{folder} holds an exported graph, which this version cannot run; give a checkpoint")
     file = Path(folder, "tokenizer.json")
     if not file.is_file():
         raise InputError(f"{folder} has no tokenizer.json; export the checkpoint again")
-    model = import_module("mtbert.export").ExportedModel(folder, threads)
-    return ServedModel(model, Tokenizer.from_file(str(file)))
+    return ServedModel(ExportedModel(folder, threads), Tokenizer.from_file(str(file)))

@@ -24,7 +24,7 @@ ALLOWED = {
     "training": {"training", "files", "model_card", "evaluation", "data", "errors", "modeling"},
     "recipe": {"recipe", "files", "training", "model_card", "evaluation", "data", "errors", "modeling"},
     "export": {"export", "__version__", "recipe", "files", "model_card", "evaluation", "data", "errors", "modeling"},
-    "serving": {"serving", "__version__", "errors", "modeling"},  # an exported folder's model is imported by name
+    "serving": {"serving", "__version__", "export", "errors", "modeling"},
     "runs": {"runs", "__version__", "export", "recipe", "files", "hub", "training", "model_card", "evaluation", "data"}
     | {"errors", "modeling"},
     "cli": {"cli", "serving", "runs", "__version__", "export", "recipe", "files", "hub", "training", "model_card"}

@@ -15,7 +15,7 @@ from ...modeling.task_spec import TaskSpec
 from ..report.classification import calibration as reliability
 from ..report.distances import evenly
 from ..report.rows import TaskRows
-from .fitting import Goals, binary_parts, fit, log_losses, threshold_problems
+from .fitting import Goals, at_or_above, binary_parts, fit, log_losses, threshold_problems
 from .folds import make_folds, strata, text_groups
 
 MOST_POINTS = 200  # of a stored curve
@@ -216,12 +216,9 @@ def _rates(given: np.ndarray, positive: np.ndarray) -> dict[str, float | None]:
 
 
 def _curve(scores: np.ndarray, positive: np.ndarray) -> dict[str, list[float]]:
-    order = np.argsort(-scores, kind="stable")
-    ordered = scores[order]
-    ends = np.flatnonzero(np.append(ordered[1:] < ordered[:-1], True)[: len(ordered)])
-    hits = np.cumsum(positive[order])[ends]
-    kept = evenly(len(ends), MOST_POINTS)
-    curves = {"threshold": ordered[ends], "precision": hits / (ends + 1), "recall": hits / max(1, positive.sum())}
+    values, given, hits = at_or_above(scores, positive)
+    kept = evenly(len(values), MOST_POINTS)
+    curves = {"threshold": values, "precision": hits / given, "recall": hits / max(1, positive.sum())}
     return {key: np.round(values[kept], 6).tolist() for key, values in curves.items()}
 
 

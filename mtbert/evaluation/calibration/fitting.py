@@ -165,7 +165,7 @@ def fit_threshold(scores: np.ndarray, positive: np.ndarray, goals: Goals) -> tup
         positive: whether each row bears it.
         goals: precision or recall to meet; without either, F1 is maximised.
     """
-    values, given, hits = _at_or_above(scores, positive)
+    values, given, hits = at_or_above(scores, positive)
     precision, recall = hits / given, hits / max(1, positive.sum())
     if goals.precision is not None:
         meets, order = precision >= goals.precision, np.lexsort((precision, recall))
@@ -205,7 +205,7 @@ def conformal_quantile(scores: np.ndarray, coverage: float) -> tuple[float | Non
 
 def fit_abstention(confidences: np.ndarray, right: np.ndarray, accuracy: float) -> tuple[float | None, str]:
     """The lowest confidence such that the rows at or above it have at least this accuracy, and why there is none."""
-    values, kept, hits = _at_or_above(confidences, right)
+    values, kept, hits = at_or_above(confidences, right)
     meets = (hits / kept >= accuracy) & (kept >= LEAST_KEPT)
     if meets.any():
         return _just_below(values, int(np.flatnonzero(meets)[-1])), ""
@@ -219,7 +219,7 @@ def fit_abstention(confidences: np.ndarray, right: np.ndarray, accuracy: float) 
     )
 
 
-def _at_or_above(scores: np.ndarray, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def at_or_above(scores: np.ndarray, hit: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distinct scores in descending order; the number of rows at or above each, and of those that are a `hit`."""
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order]
