@@ -37,8 +37,8 @@ def serve(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--allowed_hosts", nargs="+", metavar="NAME", help=hosts)
     parser.add_argument("--device", help="such as cuda or cpu (default: a GPU if there is one)")
     parser.add_argument("--encoder", help="for a checkpoint of peft: the encoder that it was trained on")
-    workers = "batches that the model runs at a time, of one copy of its weights (default: %(default)s)"
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help=workers)
+    workers = "batches that run at a time, of one copy of the weights (default: one a core, at most 4; on a GPU 1)"
+    parser.add_argument("--workers", type=int, metavar="N", help=workers)
     threads = "threads of each batch on a CPU (default: all cores, shared among the batches)"
     parser.add_argument("--threads", type=int, metavar="N", help=threads)
     group = parser.add_argument_group("limits")
@@ -49,7 +49,7 @@ def serve(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not 0 <= args.port < 2**16:
         parser.error(f"--port is {args.port}, but must be 0 to {2**16 - 1}")
-    at_least(parser, args, 1, "workers", *([] if args.threads is None else ["threads"]))
+    at_least(parser, args, 1, *(name for name in ("workers", "threads") if getattr(args, name) is not None))
     try:
         args.limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
     except InputError as error:

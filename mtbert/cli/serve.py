@@ -26,6 +26,8 @@ from . import arguments
 from .main import run as run_command
 from .predict import choose_tasks, load, load_tokenizer
 
+MOST_WORKERS = 4  # the threads of one Python process take turns between the layers
+
 
 def load_model(checkpoint: str, tasks: str, device: str | None, encoder: str | None) -> served_model.ServedModel:
     """Load a checkpoint, or a folder that `mtbert export` wrote.
@@ -53,12 +55,19 @@ def load_model(checkpoint: str, tasks: str, device: str | None, encoder: str | N
     return model
 
 
+def choose_workers(device: str | None) -> int:
+    """Batches to run at a time: on a CPU, passes of one thread each do more than one pass of several threads."""
+    on_gpu = not device.startswith("cpu") if device else torch.cuda.is_available()
+    return 1 if on_gpu else min(torch.get_num_threads(), MOST_WORKERS)
+
+
 def main(argv: list[str]) -> None:
     """Serve until SIGTERM or SIGINT."""
     args = arguments.PARSERS["serve"](argv)
     keys, hosts = Keys.read(args.api_key_file), allowed_hosts(args.host, args.allowed_hosts)
     bound = listen(args.host, args.port)
-    torch.set_num_threads(args.threads or max(1, torch.get_num_threads() // args.workers))
+    workers = args.workers or choose_workers("cpu" if served_model.exported(args.checkpoint) else args.device)
+    torch.set_num_threads(args.threads or max(1, torch.get_num_threads() // workers))
     model = load_model(args.checkpoint, args.tasks, args.device, args.encoder)
     if not keys and not is_local(args.host):
         print(f"anyone who reaches {args.host} may ask; --api_key_file asks for a key", file=sys.stderr)
@@ -66,7 +75,7 @@ def main(argv: list[str]) -> None:
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     names = ", ".join(task.name for task in model.tasks)
     serve(
-        Service(model, args.limits, keys, args.workers),
+        Service(model, args.limits, keys, workers),
         bound,
         hosts,
         lambda: print(f"serving {names} at {address}", flush=True),
