@@ -32,7 +32,7 @@ def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list[Any
     Returns:
         `<task>`: the score of a regression, the name of the class, or the names of all given labels, joined by `|`.
         `<task>:<label>`: the probability of each label. `<task>.set` (labels joined by `|`) or `<task>.low` and
-        `<task>.high`, if a coverage was fitted; `<task>.abstain` (`true` or `false`), if the task may abstain.
+        `<task>.high`, if a coverage was fitted; `<task>.abstained` (`true` or `false`), if the task may abstain.
     """
     chosen = decisions(task, logits)
     if task.kind.numeric:

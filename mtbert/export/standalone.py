@@ -273,7 +273,7 @@ def decide(task: Mapping[str, Any], logits: np.ndarray) -> list[dict[str, Any]]:
     Returns:
         `label`, or `labels` of a multi-label task; `confidence`, the probability of the label, or of each label's
         decision; `probabilities`. Of a regression: `score`. If the task was calibrated: `set`, the labels at its
-        coverage, or `interval`; `abstain`, whether the confidence is too low.
+        coverage, or `interval`; `abstained`, whether the confidence is too low.
     """
     fitted, kind = task["calibration"] or {}, task["kind"]
     scaled = logits / np.float32(fitted.get("temperature", 1))
@@ -312,7 +312,7 @@ def _label(task: Mapping[str, Any], fitted: Mapping[str, Any], row: np.ndarray, 
         least = 1 - fitted["quantile"] - ROUNDING
         answer["set"] = [name for name, p in zip(names, row, strict=True) if p >= least]
     if fitted.get("abstain_below") is not None:
-        answer["abstain"] = bool(row[chosen] < fitted["abstain_below"])
+        answer["abstained"] = bool(row[chosen] < fitted["abstain_below"])
     return answer
 
 

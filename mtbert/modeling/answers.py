@@ -104,7 +104,7 @@ class Prediction:
         Returns:
             `<task>`: the label, a list of labels for a multi-label task, or a regression's score; `<task>:<label>`: the
             probability of each label. `<task>.set` (a list of labels), or `<task>.low` and `<task>.high`, if a coverage
-            was fitted; `<task>.abstain` (a bool), if the task may abstain.
+            was fitted; `<task>.abstained` (a bool), if the task may abstain.
         """
         table = answer_columns(self.task, self.labels, self.scores) | self.fitted_columns()
         return {name: values if isinstance(values, list) else values.tolist() for name, values in table.items()}
@@ -118,8 +118,8 @@ class Prediction:
             values |= {f"{self.task.name}.low": low, f"{self.task.name}.high": high}
         if f"{self.task.name}.set" in names:
             values[f"{self.task.name}.set"] = self.sets
-        if f"{self.task.name}.abstain" in names:
-            values[f"{self.task.name}.abstain"] = self.abstained
+        if f"{self.task.name}.abstained" in names:
+            values[f"{self.task.name}.abstained"] = self.abstained
         return values
 
     def to_pandas(self) -> Any:
@@ -135,5 +135,5 @@ def fitted_names(task: TaskSpec) -> list[str]:
     if fitted is not None and fitted.quantile is not None:
         suffixes += ["low", "high"] if task.kind.numeric else ["set"]
     if fitted is not None and fitted.abstain_below is not None:
-        suffixes.append("abstain")
+        suffixes.append("abstained")
     return [f"{task.name}.{suffix}" for suffix in suffixes]

@@ -37,7 +37,7 @@ class MultiTaskTextClassificationPipeline(Pipeline):
         top_k: number of labels in an answer, the most probable first; None: all labels. With 1 an answer is
             `{"label": str, "score": probability}`, else a list of these. A regression's is `{"score": number}`. Of a
             task with thresholds, each entry of a list has `given`: whether the label is one of the answer's. Answers
-            that are no list also have `set` (or `low` and `high`) and `abstain`, as far as they were fitted.
+            that are no list also have `set` (or `low` and `high`) and `abstained`, as far as they were fitted.
         batch_size: number of rows that are encoded at a time.
     """
 
@@ -141,7 +141,7 @@ def answers(prediction: Prediction, top_k: int | None = 1) -> list[Any]:
 
 
 def _with_fitted(rows: list[dict[str, Any]], prediction: Prediction) -> list[dict[str, Any]]:
-    """Add what a fitted coverage and `abstain_below` say of each row: `set`, or `low` and `high`, and `abstain`."""
+    """Add what a fitted coverage and `abstain_below` say of each row: `set`, or `low` and `high`, and `abstained`."""
     for name, values in prediction.fitted_columns().items():
         key = name.removeprefix(f"{prediction.task.name}.")
         for row, value in zip(rows, values if isinstance(values, list) else values.tolist(), strict=True):

@@ -45,6 +45,6 @@ def _columns(prediction: Prediction) -> dict[str, Iterable[Any]]:
     columns["probabilities"] = named(prediction.probabilities)
     if "set" in fitted:
         columns["set"] = prediction.sets
-    if "abstain" in fitted:
+    if "abstained" in fitted:
         columns["abstained"] = prediction.abstained.tolist()
     return columns

@@ -16,7 +16,7 @@ from .metrics import Metrics
 from .served_model import ServedModel
 
 # The share of the model's time that a lane is sure of while jobs of shorter lanes wait.
-SHARE = 0.2
+SHARE = 0.1
 LATE = 1.0  # the same for a lane with a job that has waited for half of the time limit: as much as the shorter lanes
 AHEAD = 0.01  # seconds of a share that a lane can have used up before it is due, as its batch gives way at layers only
 FAILED = "the model failed on this request; the server's log has the kind of error"

@@ -50,7 +50,7 @@ def check_example(answer, row, task):
     given = list(confidence.values()) if isinstance(confidence, dict) else confidence
     assert given == pytest.approx(np.asarray(task.confidence[row]).tolist(), abs=1e-4)
     assert answer.get("set") == columns.get(f"{name}.set")
-    assert answer.get("abstain") == columns.get(f"{name}.abstain")
+    assert answer.get("abstained") == columns.get(f"{name}.abstained")
 
 
 class Columns:

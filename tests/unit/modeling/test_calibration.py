@@ -90,8 +90,8 @@ class TestFiles:
         spec = task(calibration={"coverage": 0.9, "quantile": 0.8, "abstain_below": 0.7})
         columns = prediction_columns(spec, LOGITS)
         assert columns["mood.set"] == ["low|high", "middle|high", "high"]
-        assert columns["mood.abstain"] == ["true", "true", "false"]
-        assert Prediction.of(spec, LOGITS).to_dict()["mood.abstain"] == [True, True, False]
+        assert columns["mood.abstained"] == ["true", "true", "false"]
+        assert Prediction.of(spec, LOGITS).to_dict()["mood.abstained"] == [True, True, False]
 
     def test_have_no_further_columns_without(self):
         assert list(prediction_columns(task(), LOGITS)) == ["mood", "mood:low", "mood:middle", "mood:high"]
