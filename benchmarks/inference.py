@@ -44,7 +44,8 @@ EXPORTS = {
     "openvino-int8": ("--to", "openvino", "--int8"),
 }
 WORDS = {"short": (6, 18), "long": (90, 160)}
-BATCHES = {1: 24, 32: 64, 256: 256}  # batch size → texts of a timing
+BATCHES = {"short": {1: 24, 32: 64, 256: 256}, "long": {1: 8, 32: 32, 256: 256}}  # batch size → texts of a timing
+WARM_UP = 32  # texts of a first call that is not timed
 TEN = 10
 
 
@@ -78,7 +79,7 @@ def make_texts(smoke: bool) -> dict[str, list[str]]:
     texts: dict[str, list[str]] = {}
     for kind, (least, most) in WORDS.items():
         place, texts[kind] = 0, []
-        for number in range(4 if smoke else max(BATCHES.values())):
+        for number in range(4 if smoke else max(BATCHES[kind].values())):
             count = least + number * 7 % (most - least + 1)
             chosen = [lines[(place + i) % len(lines)] for i in range(count)]
             texts[kind].append(" ".join(chosen))
@@ -166,12 +167,10 @@ def time_all(contenders: list[Contender], texts: dict[str, list[str]], rounds: i
     """Time the contenders in turns; return a row for each kind of texts and batch size."""
     rows = []
     for kind, own in texts.items():
-        for batch, count in BATCHES.items():
-            chosen = own[: min(count, len(own))]
-            if kind == "long" and batch == 1:
-                chosen = chosen[: count // 2]
-            for contender in contenders:  # a call first that is not timed
-                contender.seconds(chosen, batch)
+        for batch, count in BATCHES[kind].items():
+            chosen = own[:count]
+            for contender in contenders:
+                contender.seconds(chosen[:WARM_UP], batch)
             times: dict[str, list[float]] = {contender.name: [] for contender in contenders}
             for _ in range(rounds):
                 for contender in contenders:
@@ -207,7 +206,7 @@ def ten_heads(args: argparse.Namespace, encoder: Path, texts: dict[str, list[str
             models["int8", count] = ExportedModel(folder, args.threads[-1])
     rows = []
     for precision in ("fp32", "int8"):
-        for batch, count in BATCHES.items():
+        for batch, count in BATCHES["short"].items():
             chosen = texts["short"][:count]
             ratios = []
             for _ in range(args.rounds + 1):

@@ -6,6 +6,7 @@ import gc
 import importlib.util
 import os
 import sys
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 
@@ -47,6 +48,18 @@ def pytest_collection_modifyitems(config, items):
     left_out = [item for item in items if item.get_closest_marker("soak")]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print the minutes of each folder of tests; CONTRIBUTING.md states their shares."""
+    seconds: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                folder, *below = report.nodeid.split("::")[0].split("/")[:-1] or ["."]
+                seconds["/".join([folder, *below[:1]])] += report.duration
+    times = ", ".join(f"{folder} {value / 60:.1f}" for folder, value in seconds.most_common())
+    terminalreporter.write_line(f"minutes of tests, one after another: {times or 'none'}")
 
 
 @pytest.fixture(scope="session")
