@@ -83,6 +83,7 @@ def load_source(
     for task, (spec, of_task) in tasks.items():
         loaded[task] = load_task(spec, of_task, data_dir, checked[task].__getitem__)
     _check_aligned(name, {task: each.splits for task, each in loaded.items()})
+    _check_labelled(name, loaded)
     return loaded
 
 
@@ -110,6 +111,18 @@ def _check_aligned(name: str, splits: Mapping[str, Mapping[str, Dataset]]) -> No
                 raise InputError(
                     f"sources.{name}: the {split} rows of the tasks {first[0]!r} and {task!r} are not the same; give "
                     "each split a file, or set schedule.draw: task"
+                )
+
+
+def _check_labelled(name: str, loaded: Mapping[str, LoadedTask]) -> None:
+    """Raise InputError if a task has no label in its train or dev rows, such as those of a small share."""
+    for task, each in loaded.items():
+        for split in ("train", "dev"):
+            if split in each.splits and not labelled_mask(each.splits[split]).any():
+                left = f"{len(each.splits[split]):,} {split} rows that are left"
+                raise InputError(
+                    f"sources.{name}: none of the {left} has a label of task {task!r}; give more rows (sample, "
+                    "dev_share, leaks), or drop the task"
                 )
 
 
@@ -146,6 +159,8 @@ def with_leaks_of_units(loaded: Mapping[str, LoadedTask], sources: Sources, drop
             kept = np.flatnonzero(np.isin(splits["train"].with_format(None)["row"][:], rows))
             train = splits["train"] if len(kept) == len(splits["train"]) else splits["train"].select(kept)
             changed[task] = replace(loaded[task], splits=DatasetDict({**splits, "train": train}))
+        if unit.is_shared:
+            _check_labelled(unit.name, {task: changed[task] for task in unit.tasks})
     return {task: changed[task] for task in loaded}
 
 

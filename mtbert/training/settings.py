@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
@@ -119,8 +120,19 @@ class MultiTaskSettings:
         return plan.lasting(args.num_train_epochs, args.max_steps)
 
 
-def read_drawing(trainer: TaskTrainer) -> tuple[dict[int, BalancedRows], TokenBudget | None, Sources]:
-    """What a trainer's plan reads from its encoded training rows: rows by class, and tokens, where settings need them.
+def plan_of(trainer: TaskTrainer, drawing: tuple[dict[int, BalancedRows], TokenBudget | None]) -> Plan:
+    """The plan of a trainer's run; `drawing` is what `read_drawing` returned."""
+    train = trainer.train_dataset
+    rows = {name: len(split) for name, split in train.items()}
+    plan: Plan = trainer.settings.plan(rows, trainer.args, *drawing, sources_of(train))
+    return plan
+
+
+def read_drawing(trainer: TaskTrainer) -> Callable[[], Plan]:
+    """Read what a trainer's plan needs of its encoded training rows: rows by class, and tokens, where settings say so.
+
+    Returns:
+        A function that returns the plan.
 
     Raises:
         InputError: a row has more tokens than a step may have.
@@ -130,11 +142,11 @@ def read_drawing(trainer: TaskTrainer) -> tuple[dict[int, BalancedRows], TokenBu
     balanced = balanced_rows(trainer.tasks, trainer.task_training, train)
     balanced = {numbers[task]: rows for task, rows in balanced.items()}
     if args.max_tokens_per_step is None or not train:
-        return balanced, None, sources
+        return partial(plan_of, trainer, (balanced, None))
     lengths = unit_lengths(trainer.tasks, train, trainer.model.config)
     budget = TokenBudget(args.max_tokens_per_step, lengths, sources)
-    trainer.settings.plan({name: len(split) for name, split in train.items()}, args, balanced, budget, sources)
-    return balanced, budget, sources
+    plan_of(trainer, (balanced, budget))
+    return partial(plan_of, trainer, (balanced, budget))
 
 
 METHODS_FORM = "it must be a list of methods or of objects of their settings, or {section of a recipe: settings}"

@@ -146,9 +146,8 @@ class MtBertTrainer(Trainer):
         return MultiTaskDataset(self.tasks, splits, has_token_types(self.encoder_config), self.model.config, training)
 
     def plan(self) -> Plan:
-        """The plan of the run: which tasks' rows each step holds."""
-        rows = {name: len(split) for name, split in self.train_dataset.items()}
-        return self.settings.plan(rows, self.args, *self._drawing)
+        """The plan of the run: which rows each step holds."""
+        return self._drawing()
 
     def resume_record(self) -> dict[str, Any]:
         """Everything that this run's weights, moments and plan depend on, by name."""
