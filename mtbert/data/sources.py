@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import datasets
 import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -198,9 +197,10 @@ def _with_labels_of(encoded: Dataset, rows: Dataset) -> Dataset:
     tokens = encoded.remove_columns([name for name in ("label", TEACHER) if name in encoded.column_names])
     if "label" not in rows.column_names:
         return tokens
-    joined = datasets.concatenate_datasets([rows.select_columns(["label"]).with_format(None), tokens], axis=1)
-    joined.info.description = rows.info.description  # the classes of the labels
-    return joined
+    labels = rows.with_format(None)["label"][:]
+    labelled: Dataset = tokens.add_column("label", labels, feature=rows.features["label"])
+    labelled.info.description = rows.info.description  # the classes of the labels
+    return labelled
 
 
 def encode_tasks(

@@ -47,7 +47,10 @@ def with_source(name: str, task: Any, sources: Mapping[str, DataSpec], report: R
         near = difflib.get_close_matches(source, list(sources), 1)
         hint = f"did you mean {near[0]}? " if near else ""
         has = f"the recipe's sources are: {some(list(sources))}"
-        report.add(Problem((*path, "source"), f"is {shown(source)}, but {hint}{has}"), bad=True)
+        if report.broken(("sources",)):  # which is told already
+            report.bad.add((*path, "source"))
+        else:
+            report.add(Problem((*path, "source"), f"is {shown(source)}, but {hint}{has}"), bad=True)
         return task
     known = [entry.name for entry in fields(DataSpec)]
     for key in (key for key in data if key not in OF_TASKS and key in known):

@@ -76,7 +76,7 @@ def losses_and_gradients(model, schedule, batch, settings, splits):
     model.zero_grad(set_to_none=True)
     by_task, outputs = losses(model, batch, batch["labelled"])
     sum(by_task.values()).backward()
-    totals = {name: float(rows.double().sum()) for name, rows in outputs.row_losses.items()}
+    totals = {name: float(rows.detach().double().sum()) for name, rows in outputs.row_losses.items()}
     return totals, {name: value.grad for name, value in model.named_parameters()}
 
 

@@ -21,7 +21,7 @@ SINGLE = (
 )
 PAIRS = (
     TaskSpec("same", "binary_classification", labels=["no", "yes"], texts=2, dropout=0.0),
-    TaskSpec("near", range=(0, 5), texts=2, pair="siamese", dropout=0.0, head={"type": "cosine"}),
+    TaskSpec("near", range=(0, 5), texts=2, pair="siamese", dropout=0.0, head={"type": "cosine", "layers": 1}),
     TaskSpec("kind", labels=3, texts=2, pair="both", dropout=0.0, head={"type": "mlp", "layers": 1}),
     TaskSpec("far", range=(0, 5), texts=2, pair="siamese", dropout=0.0),
 )

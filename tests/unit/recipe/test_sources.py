@@ -87,7 +87,7 @@ class TestFiles:
             labels = zip(masked[split]["row"][:], masked[split]["label"][:], strict=True)
             assert alone[split]["row"][:] == [row for row, label in labels if label != -100]
 
-    @pytest.mark.parametrize("key", [{"sources.tickets.dev_share": 0.34}, {"sources.tickets.sample": 4}])
+    @pytest.mark.parametrize("key", [{"sources.tickets.dev_share": 0.5}, {"sources.tickets.sample": 4}])
     def test_shares_and_samples_are_of_texts(self, recipe, key):
         loaded = load_data(recipe(key))
         rows = [{split: each.splits[split]["row"][:] for split in each.splits} for each in loaded.values()]
@@ -167,7 +167,7 @@ class TestKeys:
         [
             (
                 {"tasks.queue.data.source": "tikets"},
-                "tasks.queue.data.source: is text 'tikets', but did you mean tickets",
+                "tasks.queue.data.source is text 'tikets', but did you mean tickets",
             ),
             ({"tasks.queue.data.train": "a.csv"}, "tasks.queue.data.train.*write it in sources.tickets.train"),
             ({"tasks.queue.data.dev": None}, "tasks.queue.data.dev.*write it in sources.tickets.dev"),
