@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .training.methods import REGISTRY
 
 if TYPE_CHECKING:  # `as` tells type checkers that a name is public
+    from .data.given_sources import Source as Source
     from .data.sampling import Schedule as Schedule, register_schedule as register_schedule
     from .errors import MtBertError as MtBertError, Problem as Problem
     from .evaluation.own_metrics import register_metric as register_metric
@@ -60,6 +61,7 @@ _MODULES = {
     "Method": ".training.methods.base",
     "Problem": ".errors",
     "Schedule": ".data.sampling",
+    "Source": ".data.given_sources",
     "TaskSpec": ".modeling.task_spec",
     "TaskTraining": ".training.arguments",
     "TrainResult": ".runs.finetuning",

@@ -117,7 +117,7 @@ def model_card(
     texts = {"name": name, "license": license, "license_name": license_name, "language": language, "tags": tags}
     name, license, license_name, language, tags = each_text(display, texts).values()
     written = yaml.safe_dump(without_paths(recipe), sort_keys=False, allow_unicode=True, width=100) if recipe else ""
-    sources = {task: section.get("data") or {} for task, section in (recipe.get("tasks") or {}).items()}
+    sources = {task: _with_source(recipe, section) for task, section in (recipe.get("tasks") or {}).items()}
     if base_model is None:
         base_model = hub_name(recipe.get("encoder"))
     base_model = None if base_model is None else display(base_model)
@@ -243,15 +243,22 @@ def _result(task: TaskSpec, metric: str, value: float, sources: Mapping[str, Map
     )
 
 
+def _with_source(recipe: Mapping[str, Any], task: Mapping[str, Any]) -> dict[str, Any]:
+    """The data of a task, with the keys of the recipe's source that it names."""
+    data = task.get("data") or {}
+    return {**((recipe.get("sources") or {}).get(data.get("source")) or {}), **data}
+
+
 def _data(source: Mapping[str, Any]) -> str:
+    shared = f" (source {code(source['source'])}, column {code(source.get('label'))})" if source.get("source") else ""
     if source.get("hub"):
         more = (markdown(source[key]) for key in ("subset", "revision") if source.get(key))
-        return " ".join([code(source["hub"]), *more])
+        return " ".join([code(source["hub"]), *more]) + shared
     files = [source[split] for split in ("train", "dev", "test") if source.get(split)]
     names: list[str] = []
     for file in files:
         names += [file] if isinstance(file, str) else file
-    return "files " + ", ".join(code(Path(name).name) for name in names) if names else ""
+    return "files " + ", ".join(code(Path(name).name) for name in names) + shared if names else ""
 
 
 def _unbounded(task: TaskSpec) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import mtbert
 from mtbert.recipe.combinations import combination_tables
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,3 +63,25 @@ def test_the_script_for_slurm_is_valid_bash():
     script = ROOT / "recipes" / "slurm" / "finetune.sbatch"
     subprocess.run(["bash", "-n", str(script)], check=True)
     assert "--training.resume_from_checkpoint auto" in script.read_text(encoding="utf-8")
+
+
+def test_the_examples_of_sources_run(encoder_dir, tmp_path, monkeypatch):
+    """The recipe and the Python of docs/sources.md train."""
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "sources.md").read_text(encoding="utf-8")
+    (recipe,) = re.findall(r"^```yaml\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    lines = [
+        "a,it is very bad,technical,3,yes",
+        "b,a good cat,billing,,no",
+        "c,a dog eats,,1,",
+        "d,a bird,billing,2,no",
+    ]
+    rows = [f"{row}{line}" for row in range(5) for line in lines]
+    Path("tickets.csv").write_text("\n".join(["ticket,body,queue,urgency,angry", *rows]) + "\n")
+    Path("recipe.yaml").write_text(recipe.replace("sentence-transformers/all-MiniLM-L6-v2", encoder_dir))
+    result = mtbert.train("recipe.yaml", {"training.max_steps": 2, "training.report_to": "none"})
+    assert list(result.scores)[:1] and result.trainer.plan().names == ("tickets",)
+    names: dict = {}
+    exec(compile(code.replace("sentence-transformers/all-MiniLM-L6-v2", encoder_dir), "docs/sources.md", "exec"), names)
+    assert names["trainer"].state.global_step == 2

@@ -17,13 +17,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..data.splits import load_task
 from ..errors import FileInTheWayError, InputError
 from ..evaluation.ensemble import load_member, score_logits, task_logits
 from ..evaluation.soup import greedy_soup, mean_of
 from ..files import refuse_path, writing_folder
 from ..modeling.display import display
-from ..recipe import load_recipe
+from ..recipe import load_recipe, load_rows
 from ..training.checkpoints.run_folder import save_run
 from . import arguments
 from .main import run as run_command
@@ -35,7 +34,7 @@ def choose(args: argparse.Namespace) -> tuple[list[str], list[dict[str, Any]]]:
     overrides = [f"--{key}={value}" for key, value in settings.items() if value is not None]
     recipe = load_recipe(args.recipe or Path(args.checkpoints[0], "recipe.json"), overrides)
     specs = [task.spec(name) for name, task in recipe.tasks.items()]
-    splits = {spec.name: load_task(spec, recipe.tasks[spec.name].data, recipe.data_dir).splits for spec in specs}
+    splits = {name: loaded.splits for name, loaded in load_rows(recipe, specs).items()}
     rows = {name: task_splits["dev"] for name, task_splits in splits.items() if "dev" in task_splits}
     if not rows:
         raise InputError("--greedy: no task of the recipe has a dev split to choose by; give data.dev, or leave it out")

@@ -23,14 +23,14 @@ from datasets import Dataset
 from rich.console import Console
 
 from ..data.spec import SPLITS, UNLABELLED
-from ..data.splits import file_of, load_task
+from ..data.splits import file_of
 from ..errors import FileInTheWayError
 from ..evaluation.ensemble import combine, predict_members, score_logits
 from ..files import refuse_path, refuse_same_file, write_json, writing_file
 from ..modeling.decoding import decisions, label_names
 from ..modeling.display import display
 from ..modeling.task_spec import TaskSpec
-from ..recipe import load_recipe
+from ..recipe import load_recipe, load_rows
 from ..training.console import print_scores
 from . import arguments
 from .average import average
@@ -88,7 +88,7 @@ def ensemble(args: argparse.Namespace) -> dict[str, dict[str, float]]:
             raise FileInTheWayError(f"{file} exists; give another --output, or --overwrite to replace it")
         refuse_same_file(read, file)
     specs = {name: task.spec(name) for name, task in recipe.tasks.items()}
-    splits = {name: load_task(specs[name], task.data, recipe.data_dir).splits for name, task in recipe.tasks.items()}
+    splits = {name: loaded.splits for name, loaded in load_rows(recipe, specs.values()).items()}
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
 

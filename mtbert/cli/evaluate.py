@@ -17,9 +17,10 @@ from typing import Any
 
 from datasets import Dataset
 
-from ..data.leaks import with_leaks
 from ..data.sampling import Plan
-from ..data.splits import LoadedTask, load_column, load_task
+from ..data.sources import with_leaks_of_units
+from ..data.splits import LoadedTask, load_column
+from ..data.units import TaskSplits
 from ..errors import InputError
 from ..evaluation.metrics import default_metrics
 from ..evaluation.report import (
@@ -37,7 +38,7 @@ from ..evaluation.report import (
 from ..modeling.calibration_file import figures_of
 from ..modeling.encoder_loading import load_tokenizer
 from ..modeling.task_spec import TaskSpec
-from ..recipe import Recipe
+from ..recipe import Recipe, load_rows
 from ..runs.evaluation import find_recipe, load_model, predict_split
 from ..training.checkpoints.run_folder import PRETRAINING
 from ..training.settings import PLAN_ARGUMENTS
@@ -164,9 +165,10 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
     tokenizer = load_tokenizer(folder)
     model = load_model(folder, recipe)
     in_recipe = [task for task in model.tasks if task.name in recipe.tasks]
-    data = {task.name: load_task(task, recipe.tasks[task.name].data, recipe.data_dir) for task in in_recipe}
+    data = load_rows(recipe, in_recipe, masked=True)
+    sources = {name: [task for task in tasks if task in data] for name, tasks in recipe.drawn_sources.items()}
     if recipe.leaks == "drop":  # the plan is that of the rows that were trained on
-        data = with_leaks(data, drop=True)
+        data = with_leaks_of_units(data, sources, drop=True)
     raw = {task.name: data[task.name].splits[split] for task in in_recipe if split in data[task.name].splits}
     lacking = [task.name for task in model.tasks if task.name not in raw]
     if not raw:
@@ -176,9 +178,8 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
     if lacking:
         notes.append(f"Without a {split} split, and so without scores: {', '.join(lacking)}.")
 
-    encoded, predicted, recorded = predict_split(
-        model, tokenizer, recipe, {t.name: raw[t.name] for t in with_rows}, split
-    )
+    rows = TaskSplits({task.name: raw[task.name] for task in with_rows}, sources)
+    encoded, predicted, recorded = predict_split(model, tokenizer, recipe, rows, split)
     tasks = {}
     for task in with_rows:
         name = task.name
@@ -187,7 +188,10 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
         tasks[name] = TaskRows.of(task, raw[name], logits, labels, groups[name], show_texts, weights)
     metrics = {task.name: recipe.tasks[task.name].metric or default_metrics(task)[0] for task in in_recipe}
     run = read_run(folder)
-    plan = plan_run(recipe, data, run.record.get("processes", 1)) if len(data) == len(recipe.tasks) else None
+    is_whole = len(data) == len(recipe.tasks) and not recipe.drawn_sources
+    plan = plan_run(recipe, data, run.record.get("processes", 1)) if is_whole else None
+    if recipe.drawn_sources:
+        notes.append("The schedule draws texts with labels of several tasks, so that its plan is not shown by task.")
     if any(stage.training_value("max_tokens_per_step") is not None for stage in recipe.in_stages()):
         notes.append("Steps were bounded by tokens, so that the plan depends on encoded texts and is not shown.")
     pretraining = read_pretraining(folder, recipe)

@@ -14,11 +14,10 @@ import argparse
 import csv
 import sys
 
-from ..data.splits import load_task
 from ..data.unlabelled import near_pairs, sentences
 from ..errors import FileInTheWayError, InputError
 from ..files import writing_file
-from ..recipe import load_recipe
+from ..recipe import load_recipe, load_rows
 from . import arguments
 from .main import run as run_command
 
@@ -41,7 +40,7 @@ def write_texts(args: argparse.Namespace) -> int:
     if args.task not in recipe.tasks:
         raise InputError(f"--task is {args.task!r}, but the recipe's tasks are: {', '.join(recipe.tasks)}")
     task = recipe.tasks[args.task]
-    splits = load_task(task.spec(args.task), task.data, recipe.data_dir).splits
+    splits = load_rows(recipe, [task.spec(args.task)], masked=True)[args.task].splits
     if len(task.data.text) == 2:
         pairs = {
             name: list(zip(split["text"][:], split["text_pair"][:], strict=True)) for name, split in splits.items()

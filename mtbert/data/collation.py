@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,13 @@ import pyarrow as pa
 import torch
 from datasets import Dataset
 
+from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.packed_batches import TaskPart, pack_parts
 from ..modeling.problem_types import IGNORED
 from ..modeling.task_spec import TaskSpec
 from ..modeling.tokenization import LENGTHS
 from .sampling import Step
+from .units import copies_of, sources_of, tasks_apart, units_of
 
 TEACHER = "teacher"  # the column with the teachers' predictions for a row, and its key in a batch
 
@@ -38,45 +41,132 @@ class MultiTaskDataset(torch.utils.data.Dataset[Any]):
       label or a teacher's prediction and the step is no filler.
     - `rows`: task name → the rows' indices in the task's split.
     - `teacher`: task name → the teachers' predictions, shape `(rows, num_labels)`; only tasks whose data has them.
+
+    A step names rows of units. The rows of a source are encoded once for all of its tasks that read them alike.
+
+    Args:
+        tasks: the tasks, in the order of their ids.
+        splits: task name → encoded rows; `TaskSplits` if some share theirs.
+        token_types: whether the encoder has token types.
+        config: the model's config, which tells the tasks with adapters: these share no encoding; None: there are none.
+        training: whether the units are those of a plan, and a source's batch holds for each of its encodings only the
+            rows that count for one of its tasks, and only the tasks for which one of the rows counts. Otherwise each
+            encoding of a source is a unit, and each of its tasks has all rows.
+
+    Attributes:
+        units: for each unit, its encodings: the ids of the tasks that share one.
     """
 
-    def __init__(self, tasks: Sequence[TaskSpec], splits: Mapping[str, Dataset], token_types: bool):
+    def __init__(
+        self,
+        tasks: Sequence[TaskSpec],
+        splits: Mapping[str, Dataset],
+        token_types: bool,
+        config: MtBertConfig | None = None,
+        training: bool = False,
+    ):
         self.tasks = tuple(tasks)
         self.splits: list[Any] = [
             splits[task.name].with_format("arrow") if task.name in splits else None for task in tasks
         ]
-        self.token_types = token_types
+        self.token_types, self.training = token_types, training
+        ids, by_name = {task.name: number for number, task in enumerate(tasks)}, {task.name: task for task in tasks}
+        self.units: list[tuple[tuple[int, ...], ...]] = []
+        apart = tasks_apart(tasks, config)
+        for unit in units_of(ids, sources_of(splits)):
+            copies = tuple(tuple(ids[name] for name in copy) for copy in copies_of(unit, by_name, apart))
+            self.units += [copies] if training else [(copy,) for copy in copies]
+        shared = [task for unit in self.units if len(self._tasks_of(unit)) > 1 for task in self._tasks_of(unit)]
+        self._targets_only = {task: _targets_of(self.splits[task]) for task in shared}
+
+    @staticmethod
+    def _tasks_of(unit: tuple[tuple[int, ...], ...]) -> list[int]:
+        return [task for copy in unit for task in copy]
+
+    def rows_of_units(self) -> list[Any]:
+        """For each unit, the split of its first task; None if it has no rows."""
+        return [self.splits[unit[0][0]] for unit in self.units]
 
     def __len__(self) -> int:
-        return sum(len(split) for split in self.splits if split is not None)
+        return sum(len(split) for split in self.rows_of_units() if split is not None)
 
     def __getitems__(self, step: Step) -> dict[str, Any]:
+        batch: dict[str, Any] = {"labels": {}, "rows": {}, "labelled": torch.zeros(len(self.tasks))}
         parts = []
-        batch: dict[str, Any] = {"labels": {}, "rows": {}}
-        labelled = np.zeros(len(self.tasks), dtype=np.float32)
-        for task_id, rows in step.parts:
-            task, table = self.tasks[task_id], self.splits[task_id][rows]
-            parts.append(self._part(task_id, table))
-            batch["rows"][task.name] = torch.from_numpy(np.ascontiguousarray(rows))
-            counted = np.zeros(len(rows), dtype=bool)
-            if TEACHER in table.column_names:
-                predictions = _values(table[TEACHER])[0].reshape(-1, task.num_labels).astype(np.float32)
-                if step.filler:
-                    predictions[:] = float("nan")
-                batch.setdefault(TEACHER, {})[task.name] = torch.from_numpy(predictions)
-                counted |= np.isfinite(predictions).all(axis=1)
-            if "label" in table.column_names:
-                labels = self._labels(task, table["label"])
-                if step.filler:
-                    labels[:] = float("nan") if labels.dtype.kind == "f" else IGNORED
-                batch["labels"][task.name] = torch.from_numpy(labels)
-                counted |= self._known(labels)
-            labelled[task_id] = counted.sum()
+        for number, rows in step.parts:
+            unit = self.units[number]
+            if len(self._tasks_of(unit)) == 1:
+                parts.append(self._single(unit[0][0], rows, step.filler, batch))
+            else:
+                parts += self._shared(unit, rows, step.filler, batch)
         if not batch["labels"]:
             del batch["labels"]
+        labelled = batch.pop("labelled")
         batch |= pack_parts(parts, self.token_types)
-        batch["labelled"] = torch.from_numpy(labelled)
+        batch["labelled"] = labelled
         return batch
+
+    def _single(self, task_id: int, rows: np.ndarray, filler: bool, batch: dict[str, Any]) -> TaskPart:
+        """Add rows of one task to a batch."""
+        table = self.splits[task_id][rows]
+        self._add(task_id, rows, *self._targets(task_id, table, len(rows)), filler, batch)
+        return self._part(task_id, table)
+
+    def _shared(
+        self, unit: tuple[tuple[int, ...], ...], rows: np.ndarray, filler: bool, batch: dict[str, Any]
+    ) -> list[TaskPart]:
+        """Add rows of a source to a batch: a part for each of its encodings."""
+        targets = {}
+        for task in self._tasks_of(unit):
+            split = self._targets_only[task]
+            targets[task] = self._targets(task, None if split is None else split[rows], len(rows))
+        chooses = self.training and any(counted.any() for _, counted in targets.values())
+        parts = []
+        for copy in unit:
+            members = [task for task in copy if not chooses or targets[task][1].any()]
+            if not members:
+                continue
+            kept = np.ones(len(rows), dtype=bool)
+            if chooses:
+                kept = np.logical_or.reduce([targets[task][1] for task in members])
+            for task in members:
+                values, counted = targets[task]
+                chosen = {key: array[kept] for key, array in values.items()}
+                self._add(task, rows[kept], chosen, counted[kept], filler, batch)
+            part = self._part(copy[0], self.splits[copy[0]][rows[kept]])
+            parts.append(replace(part, task_id=members[0], also=tuple(members[1:])))
+        return parts
+
+    def _targets(self, task_id: int, table: pa.Table | None, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What rows are trained on, by key of a batch, and the mask `(rows,)` of those that enter the loss."""
+        task, targets, counted = self.tasks[task_id], {}, np.zeros(rows, dtype=bool)
+        columns = [] if table is None else table.column_names
+        if TEACHER in columns:
+            predictions = _values(table[TEACHER])[0].reshape(-1, task.num_labels).astype(np.float32)
+            targets[TEACHER] = predictions
+            counted |= np.isfinite(predictions).all(axis=1)
+        if "label" in columns:
+            targets["labels"] = self._labels(task, table["label"])
+            counted |= known_labels(targets["labels"])
+        return targets, counted
+
+    def _add(
+        self,
+        task_id: int,
+        rows: np.ndarray,
+        targets: Mapping[str, np.ndarray],
+        counted: np.ndarray,
+        filler: bool,
+        batch: dict[str, Any],
+    ) -> None:
+        """Add a task's rows and what they are trained on to a batch; the row of a filler is trained on nothing."""
+        name = self.tasks[task_id].name
+        batch["rows"][name] = torch.from_numpy(np.ascontiguousarray(rows))
+        for key, values in targets.items():
+            if filler:
+                values[:] = float("nan") if values.dtype.kind == "f" else IGNORED
+            batch.setdefault(key, {})[name] = torch.from_numpy(values)
+        batch["labelled"][task_id] = 0 if filler else int(counted.sum())
 
     def _part(self, task_id: int, table: pa.Table) -> TaskPart:
         ids, counts = _values(table["input_ids"])
@@ -92,10 +182,18 @@ class MultiTaskDataset(torch.utils.data.Dataset[Any]):
             return _values(column)[0].reshape(-1, task.num_labels).astype(task.kind.label_dtype)
         return column.to_numpy().astype(task.kind.label_dtype)
 
-    @staticmethod
-    def _known(labels: np.ndarray) -> np.ndarray:
-        missing = np.isnan(labels) if labels.dtype.kind == "f" else labels == IGNORED
-        return ~missing.reshape(len(labels), -1).any(axis=1)
+
+def known_labels(labels: np.ndarray) -> np.ndarray:
+    """Return the mask `(rows,)` of the rows that have a label; a missing one is -100, or nan if labels are floats."""
+    missing = np.isnan(labels) if labels.dtype.kind == "f" else labels == IGNORED
+    known: np.ndarray = ~missing.reshape(len(labels), -1).any(axis=1)
+    return known
+
+
+def _targets_of(split: Dataset) -> Dataset | None:
+    """The columns of a split that its rows are trained on; None if it has none."""
+    columns = [name for name in ("label", TEACHER) if name in split.column_names]
+    return split.select_columns(columns).with_format("arrow") if columns else None
 
 
 class LengthSortedSteps(torch.utils.data.Sampler[Step]):
@@ -130,6 +228,15 @@ def row_lengths(split: Dataset) -> np.ndarray:
         return np.zeros(0, dtype=np.int64)
     column = split.with_format("arrow")[:]["input_ids"]
     return np.concatenate([chunk.value_lengths().to_numpy(zero_copy_only=False) for chunk in column.chunks])
+
+
+def unit_lengths(
+    tasks: Sequence[TaskSpec], splits: Mapping[str, Dataset], config: MtBertConfig | None = None
+) -> list[np.ndarray]:
+    """For each unit of a plan, the tokens of each row in all of its encodings, `(rows,)`; see `MultiTaskDataset`."""
+    by_name, apart = {task.name: task for task in tasks}, tasks_apart(tasks, config)
+    units = [copies_of(unit, by_name, apart) for unit in units_of(by_name, sources_of(splits))]
+    return [np.sum([row_lengths(splits[copy[0]]) for copy in copies], axis=0) for copies in units]
 
 
 def _batches(descending: np.ndarray, rows: int, tokens: int) -> list[int]:

@@ -10,7 +10,7 @@ import ast
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -109,6 +109,12 @@ class LabelReader:
     def of_checked(cls, task: TaskSpec) -> LabelReader:
         """Return a reader for labels in the form that `check_rows` writes: ids, 0/1 vectors or scores."""
         return cls(task.kind.name, task.classes, task.range, unknown=(IGNORED,), form=VECTOR)
+
+    def with_masks(self) -> LabelReader:
+        """A reader for which -100, too, marks a missing label, unless it is a score or a label of the task."""
+        low, high = self.range or (-math.inf, math.inf)
+        is_label = low <= IGNORED <= high if self.kind.numeric else IGNORED in (self.numbers or {})
+        return self if is_label else replace(self, unknown=(*self.unknown, IGNORED))
 
     @property
     def kind(self) -> ProblemType:

@@ -20,6 +20,7 @@ from ..errors import InputError, Problem
 from ..modeling.own_parts import put
 from .balancing import BalancedRows
 from .permutation import permute
+from .units import SOURCE, TASK
 
 SAMPLED = ("proportional", "sqrt", "annealed", "min_annealed", "uniform", "temperature")
 SCHEDULES = (*SAMPLED, "round_robin", "sequential", "simultaneous")
@@ -64,6 +65,8 @@ class Schedule:
         temperature: T of `temperature`, positive; 1 is proportional, large values approach uniform.
         resample: whether each epoch draws a fresh random sample of each task's rows (report D); otherwise it goes on in
             the task's permutation where the last epoch stopped, so that every row comes before any comes again.
+        draw: `source`: the tasks that name a source are drawn together, as one set of texts with all their labels;
+            `task`: each task is drawn by itself, as without sources.
     """
 
     name: str = "annealed"
@@ -71,6 +74,7 @@ class Schedule:
     steps_per_epoch: int | None = None
     temperature: float | None = None
     resample: bool = False
+    draw: str = SOURCE
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid value."""
@@ -80,6 +84,8 @@ class Schedule:
             problems.append(Problem(("name",), f"is {self.name!r}, but must be one of: {names}"))
         if self.steps_per_epoch is not None and self.steps_per_epoch < 1:
             problems.append(Problem(("steps_per_epoch",), f"is {self.steps_per_epoch}, but must be 1 or more"))
+        if self.draw not in (SOURCE, TASK):
+            problems.append(Problem(("draw",), f"is {self.draw!r}, but must be {SOURCE} or {TASK}"))
         if self.temperature is not None and self.temperature <= 0:
             problems.append(Problem(("temperature",), f"is {self.temperature}, but must be positive"))
         return problems

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import Problem
 from .readers import FORMATS, SEPARATOR_NAMES, SUFFIXES, file_format, form_problems
 
 SPLITS = ("train", "dev", "test")
 UNLABELLED = "unlabelled"
+LABEL_KEYS = ("label",)  # the keys that each task of a source has for itself
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class DataSpec:
         quoting: how quotes are written in csv and tsv files: `double` (a quote within quotes is written twice),
             `backslash` (it is written `\\"`, and a backslash `\\\\`) or `none` (quotes are text, as in the files of
             GLUE and SNLI); None: `double`, but a tab-separated file whose quotes may be text is refused.
+        source: the recipe's source whose texts the task reads; all keys but those of the labels are then the source's.
+            None: the task has data of its own.
     """
 
     text: tuple[str, ...] | str = "text"
@@ -63,6 +68,7 @@ class DataSpec:
     sample_seed: int = 0
     separator: str | None = None
     quoting: str | None = None
+    source: str | None = None
 
     def __post_init__(self) -> None:
         columns = (self.text,) if isinstance(self.text, str) else tuple(self.text)
@@ -128,3 +134,10 @@ class DataSpec:
     def format_of(self, name: str | Path) -> str | None:
         """Return the format of the file `name`: `format`, or else that of its suffix; None if both are unknown."""
         return self.format or file_format(name)
+
+
+def task_data(recipe: Mapping[str, Any], task: str) -> DataSpec:
+    """The data of a task of a recipe's tree, with the keys of its source if it names one."""
+    data = recipe["tasks"][task].get("data") or {}
+    source = (recipe.get("sources") or {}).get(data.get("source")) or {}
+    return DataSpec(**{**source, **data})

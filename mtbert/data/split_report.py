@@ -31,6 +31,7 @@ class SplitReport:
         share: with `dev_share`, number of the rows that are this split's, and the seed of their draw.
         leaks: train rows that give away rows of the held-out splits of any task.
         without_leaks: number of rows that are left when these are dropped; None: they are kept.
+        blank: numbers of the kept rows without a label of this task, which are those of a source.
         short: numbers of the rows of a csv or tsv file that have fewer fields than its header.
     """
 
@@ -44,6 +45,7 @@ class SplitReport:
     untagged: tuple[int, ...] = ()
     drawn: tuple[int, int] | None = None
     share: tuple[int, int] | None = None
+    blank: tuple[int, ...] = ()
     short: tuple[int, ...] = ()
     leaks: tuple[Leak, ...] = ()
     without_leaks: int | None = None
@@ -53,6 +55,8 @@ class SplitReport:
         read = f"{self.read:,} row" + ("s" if self.read != 1 else "")
         line = f"{self.task} {self.split}: {read} read from {self.source}, {self.kept:,} kept"
         reasons = [f"{len(rows):,} left out: {why} ({_rows(rows)})" for why, rows in self.left_out.items()]
+        if self.blank:
+            reasons.append(f"{len(self.blank):,} of these have no label of this task ({_rows(self.blank)})")
         if self.drawn:
             rows, seed = self.drawn
             reasons.append(f"{rows:,} of {self.kept:,} rows were drawn (sample_seed {seed})")
@@ -63,9 +67,10 @@ class SplitReport:
 
     def _warnings(self) -> list[str]:
         where, lines = f"warning: {self.task} {self.split}", []
+        left = "count" if self.blank else "were left out"
         if self.untagged:
             lines.append(
-                f"{where}: {len(self.untagged):,} of {self.read:,} rows have an empty label cell and were left out as "
+                f"{where}: {len(self.untagged):,} of {self.read:,} rows have an empty label cell and {left} as "
                 f"not labelled ({_rows(self.untagged)}); if none of the labels is true of such a text, write [] there "
                 "(in json, parquet and Python an empty list, in csv and tsv these two characters)"
             )

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Value
 
-from ..errors import FileError, InputError, InputTypeError, MissingFileError, Problem, ReadError, refuse
+from ..errors import FileError, InputError, MissingFileError, Problem, ReadError, refuse
 from ..modeling.task_spec import TaskSpec
 from .cache import load_hub
+from .dataset_kind import check_kind as check_kind
 from .delimited import separator_hint
 from .duplicates import shared_rows
+from .further_rows import in_both_orders as in_both_orders, with_unlabelled
 from .label_reading import LabelReader
 from .labels import (
     CHECKING_VERSION,
@@ -50,7 +52,12 @@ class LoadedTask:
     reports: tuple[SplitReport, ...]
 
 
-def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None) -> LoadedTask:
+def load_task(
+    task: TaskSpec,
+    data: DataSpec,
+    data_dir: str | Path | None = None,
+    checked: Callable[[str], tuple[Dataset, SplitReport]] | None = None,
+) -> LoadedTask:
     """Load and check the splits that `data` names.
 
     Files are UTF-8 (a byte order mark is skipped). All fields of csv, tsv and course files are strings, so that texts
@@ -64,6 +71,7 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
         task: the task.
         data: the location of its rows.
         data_dir: the folder that file names are relative to; None: the current one.
+        checked: gives the checked rows of a split, and their report; None: they are read (`checked_split`).
 
     Returns:
         A LoadedTask; its splits have the columns that `check_rows` describes.
@@ -80,26 +88,42 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
         name = getattr(data, split)
         if not name:
             continue
-        rows, source = _read_split(task, data, split, data_dir)
-        shown = source if data.hub else name
-        short: tuple[int, ...] = ()
-        if not data.hub and data.format_of(name) in SEPARATORS:
-            short = _short_rows(rows, data, f"task {task.name!r}: data.{split}: {source}")
-        splits[split], report = check_rows(task, split, rows, data, source)
+        splits[split], report = checked(split) if checked else checked_split(task, data, split, data_dir)
         if split == "train" and data.sample is not None:
             where = f"task {task.name!r}: data.sample"
             splits[split], report = _sample(splits[split], report, data.sample, data.sample_seed, where)
-        reports.append(replace(report, source=str(shown), short=short))
+        reports.append(report if data.hub else replace(report, source=name))
     if data.dev_share is not None:
         splits, reports = _split_off_dev(splits, reports, data, f"task {task.name!r}: data.dev_share")
     shared = shared_rows(splits, unordered=data.symmetric)
     reports = [replace(report, shared=shared.get(report.split, {})) for report in reports]
     unlabelled = splits.pop(UNLABELLED, None)
     if unlabelled:
-        splits["train"] = _with_unlabelled(task, splits["train"], unlabelled, reports[0].read)
+        splits["train"] = with_unlabelled(task, splits["train"], unlabelled, reports[0].read)
     if data.symmetric:
         splits["train"] = in_both_orders(splits["train"])
     return LoadedTask(DatasetDict(splits), tuple(reports))
+
+
+def checked_split(
+    task: TaskSpec,
+    data: DataSpec,
+    split: str,
+    data_dir: str | Path | None = None,
+    raw: tuple[Dataset, str] | None = None,
+) -> tuple[Dataset, SplitReport]:
+    """Read a split that `data` names, and check its rows.
+
+    Args:
+        raw: the unchecked rows and their source, which are those of several tasks: a row without a label is kept, with
+            a missing one. None: they are read.
+    """
+    rows, source = read_split(f"task {task.name!r}: data", data, split, data_dir) if raw is None else raw
+    short: tuple[int, ...] = ()
+    if not data.hub and data.format_of(getattr(data, split)) in SEPARATORS:
+        short = _short_rows(rows, data, f"task {task.name!r}: data.{split}: {source}")
+    rows, report = check_rows(task, split, rows, data, source, masks=raw is not None)
+    return rows, replace(report, short=short)
 
 
 def _sample(rows: Dataset, report: SplitReport, count: int, seed: int, where: str) -> tuple[Dataset, SplitReport]:
@@ -139,24 +163,6 @@ def _split_off_dev(
     return splits | parts, [*described, *reports[1:]]
 
 
-def in_both_orders(pairs: Dataset) -> Dataset:
-    """Return checked rows of pairs, followed by the same rows with their texts exchanged."""
-    exchanged = pairs.rename_columns({"text": "text_pair", "text_pair": "text"})
-    return datasets.concatenate_datasets([pairs, exchanged.select_columns(pairs.column_names)])
-
-
-def _with_unlabelled(task: TaskSpec, train: Dataset, more: Dataset, numbered: int) -> Dataset:
-    """Append the rows of `more` to `train`, with missing labels and row numbers that start after `numbered`."""
-    blank = LabelReader(task.kind.name, task.classes).blank
-    columns = {"label": [blank] * len(more), "row": [numbered + row for row in more["row"]]}
-    if "id" not in more.column_names:
-        columns["id"] = [""] * len(more)
-    for name in [name for name in columns if name in train.column_names]:
-        rest = more.remove_columns(name) if name in more.column_names else more
-        more = rest.add_column(name, columns[name], feature=train.features[name])
-    return datasets.concatenate_datasets([train, more.select_columns(train.column_names)])
-
-
 def load_column(
     task: TaskSpec, data: DataSpec, split: str, column: str, data_dir: str | Path | None = None
 ) -> dict[int, str]:
@@ -169,7 +175,7 @@ def load_column(
         ValueError: the split has no such column.
         FileNotFoundError, OSError: as `load_task` does.
     """
-    rows, source = _read_split(task, data, split, data_dir)
+    rows, source = read_split(f"task {task.name!r}: data", data, split, data_dir)
     if column not in rows.column_names:
         near = difflib.get_close_matches(column, rows.column_names, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -179,10 +185,10 @@ def load_column(
     return {i: "" if value is None else str(value) for i, value in enumerate(values, start=1)}
 
 
-def _read_split(task: TaskSpec, data: DataSpec, split: str, data_dir: str | Path | None) -> tuple[Dataset, str]:
-    """Read an unchecked split; return it and its source for messages."""
+def read_split(owner: str, data: DataSpec, split: str, data_dir: str | Path | None) -> tuple[Dataset, str]:
+    """Read an unchecked split; return it and its source for messages, which begin with the owner of the split."""
     name: Any = data.source_of(split)
-    where = f"task {task.name!r}: data.{split}"
+    where = f"{owner}.{split}"
     if data.hub:
         parts = [data.hub]
         parts += [f"{key} {getattr(data, key)}" for key in ("subset", "revision") if getattr(data, key)]
@@ -262,7 +268,7 @@ def _unreadable(dataset: Dataset) -> int:
 
 
 def check_rows(
-    task: TaskSpec, split: str, dataset: Dataset, data: DataSpec, source: str
+    task: TaskSpec, split: str, dataset: Dataset, data: DataSpec, source: str, masks: bool = False
 ) -> tuple[Dataset, SplitReport]:
     """Check every row of a split and convert its columns.
 
@@ -280,6 +286,7 @@ def check_rows(
         dataset: rows with the columns that `data` names; its format and further columns are ignored.
         data: names the columns.
         source: the data set's name in errors and in the report.
+        masks: whether rows without a label are kept, with a missing one; the report names them.
 
     Returns:
         The usable rows in their order, and a report. Columns: `text` (string); `text_pair` (string) for pairs;
@@ -300,6 +307,7 @@ def check_rows(
     dataset = dataset.with_format(None).select_columns(list(columns))
     minus_one = split == "test" or data.hub is not None
     reader = reader_of(task, dataset, data.label, minus_one, where) if labelled else None
+    reader = reader.with_masks() if reader and masks else reader
 
     features = {"text": Value("string"), "text_pair": Value("string")}
     features = {key: features[key] for key in list(features)[: len(data.text)]}
@@ -332,7 +340,7 @@ def check_rows(
         no_label = status & NO_LABEL > 0
         if split == "test" and no_label.all():
             checked = checked.remove_columns("label")
-        reasons = {"no label": no_label, **reasons}
+        reasons = reasons if masks else {"no label": no_label, **reasons}
     if split == "test":
         reasons = {}
     left_out, kept = {}, np.ones(len(status), dtype=bool)
@@ -341,8 +349,12 @@ def check_rows(
         if len(rows):
             left_out[why] = tuple((rows + 1).tolist())
             kept[rows] = False
-    untagged = left_out.get("no label", ()) if task.kind.several else ()
-    report = SplitReport(task.name, split, source, len(status), int(kept.sum()), left_out, untagged=untagged)
+    blank = tuple((np.flatnonzero(kept & no_label) + 1).tolist()) if masks and labelled and split != "test" else ()
+    untagged = (blank or left_out.get("no label", ())) if task.kind.several else ()
+    count = int(kept.sum())
+    report = SplitReport(task.name, split, source, len(status), count, left_out, untagged=untagged, blank=blank)
+    if masks and blank and len(blank) == count:
+        raise InputError(f"{where}: column {data.label!r} has no label in {count:,} usable rows; check it, or the file")
     if not report.kept:
         counts = ", ".join(f"{len(rows):,} {why}" for why, rows in left_out.items())
         raise InputError(f"{where}: no usable row in {report.read:,} ({counts}); check the columns and the file")
@@ -351,20 +363,6 @@ def check_rows(
     if labelled:
         mark_labels(checked, task)
     return checked, report
-
-
-def check_kind(dataset: Any, where: str) -> None:
-    """Raise TypeError if `dataset` is not a `datasets.Dataset`."""
-    if isinstance(dataset, datasets.IterableDataset):
-        raise InputTypeError(
-            f"{where}: a streamed dataset is refused, since the plan needs the size of each task and the sampler "
-            "random access to rows; load it without streaming"
-        )
-    if not isinstance(dataset, Dataset):
-        kind = type(dataset).__name__
-        ways = {"list": "from_list(rows)", "dict": "from_dict(columns)", "DataFrame": "from_pandas(frame)"}
-        remedy = f"; write datasets.Dataset.{ways[kind]}" if kind in ways else ""
-        raise InputTypeError(f"{where}: expected a datasets.Dataset, but got a {kind}{remedy}")
 
 
 def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, where: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -81,14 +81,15 @@ class TokenBudget:
 
     Args:
         tokens: the most tokens of a step, over all processes and micro-batches.
-        lengths: for each task, in the order of their ids, the tokens of each row, shape `(rows,)`.
+        lengths: for each unit, in the order of their ids, the tokens of each row, shape `(rows,)`.
+        sources: source → its tasks, for messages.
 
     Attributes:
         walks, counted, walked: what plans with this budget have computed, for those that come after them.
     """
 
-    def __init__(self, tokens: int, lengths: Sequence[np.ndarray]):
-        self.tokens, self.lengths = tokens, tuple(lengths)
+    def __init__(self, tokens: int, lengths: Sequence[np.ndarray], sources: Mapping[str, Sequence[str]] | None = None):
+        self.tokens, self.lengths, self.sources = tokens, tuple(lengths), sources or {}
         self.means = np.array([row_lengths.mean() if len(row_lengths) else 0.0 for row_lengths in lengths])
         self.longest = [int(row_lengths.argmax()) if len(row_lengths) else None for row_lengths in lengths]
         self.walks: dict[tuple[int, ...], TaskWalk] = {}
@@ -108,12 +109,14 @@ class TokenBudget:
             if row is None or lengths[row] <= share:
                 continue
             least = int(np.ceil(int(lengths[row]) * self.tokens / max(share, 1)))
-            part = "" if share == self.tokens else f", of which {share:,} are the task's in a simultaneous step"
+            kind = "source" if name in self.sources else "task"
+            part = "" if share == self.tokens else f", of which {share:,} are the {kind}'s in a simultaneous step"
+            cut = " and ".join(f"tasks.{task}.max_length" for task in self.sources.get(name, [name]))
             problems.append(
                 Problem(
                     ("training", "max_tokens_per_step"),
-                    f"is {self.tokens:,}{part}, but row {row:,} (from 0) of the task {name!r} has {lengths[row]:,} "
-                    f"tokens; give {least:,} or more, or cut the task's texts with tasks.{name}.max_length",
+                    f"is {self.tokens:,}{part}, but row {row:,} (from 0) of the {kind} {name!r} has {lengths[row]:,} "
+                    f"tokens; give {least:,} or more, or cut the {kind}'s texts with {cut}",
                 )
             )
         return problems

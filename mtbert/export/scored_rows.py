@@ -9,14 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from ..data.splits import load_task
 from ..errors import InputError
 from ..evaluation.metrics import default_metrics
 from ..evaluation.report.distances import evenly
 from ..evaluation.report.rows import TaskRows
 from ..modeling.task_spec import TaskSpec
 from ..modeling.text_rows import Row
-from ..recipe import load_recipe
+from ..recipe import load_recipe, load_rows
 
 CALIBRATION_ROWS = 128  # train rows of each task that scales of activations are measured on
 SPLIT = "dev"
@@ -76,7 +75,7 @@ def read_rows(
     rows = {}
     for task in tasks:
         of_recipe = found.tasks[task.name]
-        splits = load_task(task, of_recipe.data, found.data_dir).splits
+        splits = load_rows(found, [task])[task.name].splits
         for split in ("train", SPLIT):
             if split not in splits or not len(splits[split]):
                 raise InputError(f"task {task.name!r} has no {split} rows, which --int8 needs; name them in {path}")

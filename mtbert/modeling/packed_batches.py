@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ class TaskPart:
         row_lengths: `(rows,)`, number of tokens of each row.
         cuts: lengths of a row's inputs except the last one, `(rows,)` each (`tokenization.LENGTHS`).
         token_types: `(tokens,)`; None: all are 0.
+        also: ids of further tasks that read the same rows, which are encoded once for all of them.
     """
 
     task_id: int
@@ -33,6 +34,7 @@ class TaskPart:
     row_lengths: np.ndarray
     cuts: Sequence[np.ndarray] = ()
     token_types: np.ndarray | None = None
+    also: tuple[int, ...] = ()
 
     @property
     def sequence_lengths(self) -> np.ndarray:
@@ -53,14 +55,20 @@ def pack_parts(parts: Sequence[TaskPart], token_types: bool) -> dict[str, Any]:
         token_types: whether the encoder has token types.
 
     Returns:
-        `input_ids` `(1, tokens)`, `token_type_ids` of the same shape if the encoder has token types, and `layout`.
+        `input_ids` `(1, tokens)`, `token_type_ids` of the same shape if the encoder has token types, and `layout`, in
+        which tasks that read the same rows have equal segments.
     """
     batch: dict[str, Any] = {"input_ids": _row_of([part.tokens for part in parts])}
     if token_types:
         types = [np.zeros_like(part.tokens) if part.token_types is None else part.token_types for part in parts]
         batch["token_type_ids"] = _row_of(types)
     lengths = np.concatenate([part.sequence_lengths for part in parts])
-    return {**batch, "layout": PackedLayout.build(lengths, [part.plan for part in parts])}
+    layout = PackedLayout.build(lengths, [part.plan for part in parts])
+    if any(part.also for part in parts):
+        pairs = zip(layout.segments, parts, strict=True)
+        shared = [replace(segment, task_id=task) for segment, part in pairs for task in (part.task_id, *part.also)]
+        layout = replace(layout, segments=tuple(shared))
+    return {**batch, "layout": layout}
 
 
 def _row_of(values: Sequence[np.ndarray]) -> Tensor:

@@ -78,7 +78,7 @@ class PackedLayout:
 
     Attributes:
         lengths: number of tokens of each sequence.
-        segments: one for each task in the batch, in the order of rows.
+        segments: one for each task in the batch, in the order of rows; tasks may share rows, one after the other.
         position_ids: `(1, tokens)`, counted from 0 in each sequence.
         starts: `(sequences,)`, index of each sequence's first token.
         cu_seqlens: `(sequences + 1,)` int32, the cumulated lengths.

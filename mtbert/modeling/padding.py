@@ -18,7 +18,7 @@ from .device_copies import to_device
 from .encoder_call import call_encoder
 from .encoder_support import depends_on_padding, position_ids, shortest_input
 from .errors import InputError
-from .packing import PACKED_FAMILIES, PackedLayout, has_own_attention, is_packed
+from .packing import PACKED_FAMILIES, PackedLayout, Segment, has_own_attention, is_packed
 
 
 def padded_index(layout: PackedLayout, first: int, last: int) -> tuple[Tensor, Tensor]:
@@ -32,6 +32,15 @@ def padded(hidden: Tensor, layout: PackedLayout, first: int, last: int) -> tuple
     """Padded states `(n, length, hidden)` of sequences first…last, and the mask of real tokens `(n, length)`."""
     index, mask = padded_index(layout, first, last)
     return hidden.index_select(0, index.flatten()).unflatten(0, index.shape), mask
+
+
+def encoded_segments(layout: PackedLayout) -> tuple[Segment, ...]:
+    """The segments of a layout without those that share the sequences of the one before: each sequence once."""
+    segments: list[Segment] = []
+    for segment in layout.segments:
+        if not segments or segment.sequences != segments[-1].sequences or segment.rows[0] == segment.rows[1]:
+            segments.append(segment)
+    return tuple(segments)
 
 
 def encode(
@@ -163,7 +172,8 @@ def _adapters_of_bucket(adapters: AdapterPass, layout: PackedLayout, index: Tens
     sequences = torch.searchsorted(layout.starts, index[:, 0].contiguous())
     rows = sequences.argsort()  # the tasks' sequences one after the other
     members = sequences[rows].tolist()
-    plan = [(s.task_id, sum(s.sequences[0] <= m < s.sequences[1] for m in members), 1) for s in layout.segments]
+    segments = encoded_segments(layout)
+    plan = [(s.task_id, sum(s.sequences[0] <= m < s.sequences[1] for m in members), 1) for s in segments]
     own = PackedLayout.build([layout.lengths[member] for member in members], plan)
     tokens = torch.repeat_interleave(rows * index.shape[1], own.cu_seqlens.diff()) + own.position_ids.squeeze(0)
     parts = zip(adapters.parts, own.segments, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from .errors import InputError
 from .heads import to_scores
 from .outputs import MtBertOutput, add_layers
 from .packing import PackedLayout, Segment
-from .padding import encode, padded
+from .padding import encode, encoded_segments, padded
 from .task_model import TaskModel
 from .task_spec import TaskSpec
 from .tokenization import has_token_types
@@ -92,15 +93,28 @@ def encode_packed(
 
 def _adapter_pass(model: TaskModel, layout: PackedLayout) -> AdapterPass | None:
     """The adapters of the tasks in a batch; None if none of them has one."""
-    names = [model.tasks[segment.task_id].name for segment in layout.segments]
-    if not any(name in model.adapters for name in names):
+    segments = encoded_segments(layout)
+    names = [model.tasks[segment.task_id].name for segment in segments]
+    all_names = [model.tasks[segment.task_id].name for segment in layout.segments]
+    if not any(name in model.adapters for name in all_names):
         return None
+    if len(segments) < len(layout.segments):
+        _refuse_shared(model, layout)
     parts = []
-    for name, segment in zip(names, layout.segments, strict=True):
+    for name, segment in zip(names, segments, strict=True):
         adapter = model.adapters[name] if name in model.adapters else None  # noqa: SIM401 (a ModuleDict has no get)
         part = layout if len(names) == 1 or adapter is None else layout.part(segment)
         parts.append((adapter, segment.tokens, part))
     return AdapterPass(tuple(parts))
+
+
+def _refuse_shared(model: TaskModel, layout: PackedLayout) -> None:
+    """Raise InputError if a task with an adapter, which changes the encoder's states, shares its rows with another."""
+    for segment, other in pairwise(layout.segments):
+        names = [model.tasks[each.task_id].name for each in (segment, other)]
+        shares = segment.sequences == other.sequences and segment.rows[0] < segment.rows[1]
+        if shares and any(name in model.adapters for name in names):
+            raise InputError(f"tasks {names} share rows, but have adapters; give each a copy of the rows")
 
 
 def pool_segment(model: TaskModel, spec: TaskSpec, hidden: Tensor, layout: PackedLayout, segment: Segment) -> Tensor:

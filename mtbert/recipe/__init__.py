@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ..training.methods.rules import Rule
     from .combinations import COMBINATIONS
     from .parts import ModelRecipe, TaskRecipe, pretraining_arguments_class, training_arguments_class
-    from .preflight import check_model, check_stages, load_data, load_tokenizer
+    from .preflight import check_model, check_stages, load_data, load_rows, load_tokenizer
     from .schema import Recipe, help_text, load_recipe
 
 # imported when asked for: the command line splits its arguments without torch
@@ -26,6 +26,7 @@ _MODULES = {
     "check_stages": ".preflight",
     "help_text": ".schema",
     "load_data": ".preflight",
+    "load_rows": ".preflight",
     "load_recipe": ".schema",
     "load_tokenizer": ".preflight",
     "pretraining_arguments_class": ".parts",
@@ -45,6 +46,7 @@ __all__ = [
     "check_stages",
     "help_text",
     "load_data",
+    "load_rows",
     "load_recipe",
     "load_tokenizer",
     "pretraining_arguments_class",

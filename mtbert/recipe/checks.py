@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
+from ..data.spec import LABEL_KEYS
 from ..errors import InputError, Problem
 from ..files import path_problem
 from ..modeling.limits import reserved_problems
@@ -15,6 +16,7 @@ from ..training.objective import check_losses
 from .combinations import COMBINATIONS
 from .fields import Report, defaults, shown
 from .parts import ReadRecipe, TaskRecipe, training_arguments_class
+from .sources import check_sources
 
 
 def check(recipe: ReadRecipe, report: Report) -> None:
@@ -25,6 +27,7 @@ def check(recipe: ReadRecipe, report: Report) -> None:
         report.add(Problem(("tasks",), ": there are none; give at least one, as a name with its settings"))
     if recipe.leaks not in ("report", "drop") and not report.broken(("leaks",)):
         report.add(Problem(("leaks",), f"is {shown(recipe.leaks, 'leaks')}, but must be report or drop"))
+    check_sources(recipe.sources, recipe.tasks, report)
     _check_training(recipe, report)
     if recipe.pretraining is not None and not report.broken(("pretraining",)):
         _check_pretraining(recipe.pretraining, report)
@@ -73,7 +76,8 @@ def _check_pretraining(given: dict[str, Any], report: Report) -> None:
 
 
 def _check_combinations(recipe: ReadRecipe, report: Report) -> None:
-    run = Run(**vars(recipe) | recipe.methods | {"training": defaults(training_arguments_class()) | recipe.training})
+    training = defaults(training_arguments_class()) | recipe.training
+    run = Run(**vars(recipe) | recipe.methods | {"training": training, "sources": recipe.drawn_sources})
     for rule in COMBINATIONS:
         for when, conflict, view in rule.cases(run):
             if not report.broken(when) and not report.broken(conflict) and rule.test(view):
@@ -84,7 +88,9 @@ def _check_task(name: str, task: TaskRecipe, report: Report) -> bool:
     """Note what is wrong with a task; whether its spec could be made and its metric suits it."""
     path, before = ("tasks", name), len(report.lines)
     if not report.broken((*path, "data")):
-        report.add_all(problem.under(*path, "data") for problem in task.data.problems())
+        problems = task.data.problems()  # those of a source's keys are reported with the source
+        own = [problem for problem in problems if task.data.source is None or problem.path[0] in LABEL_KEYS]
+        report.add_all(problem.under(*path, "data") for problem in own)
     training = task.training()
     report.add_all(problem.under(*path) for problem in training.problems())
     if report.broken(path):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..data.spec import DataSpec
+from ..data.units import Sources
 from ..errors import Problem
 from ..modeling.task_spec import AdapterSpec, HeadSpec, TaskSpec
 from .fields import documentation, known_fields
@@ -23,6 +24,13 @@ class ReadRecipe(Protocol):
 
     @property
     def tasks(self) -> dict[str, TaskRecipe]: ...
+
+    @property
+    def sources(self) -> dict[str, DataSpec]: ...
+
+    @property
+    def drawn_sources(self) -> Sources: ...
+
     @property
     def leaks(self) -> str: ...
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..data.leaks import with_leaks
+from ..data.sources import load_source, with_leaks_of_units, without_blanks
 from ..data.splits import LoadedTask, load_task
+from ..data.units import units_of
 from ..errors import InputError, RecipeError
 from ..modeling import encoder_loading
 from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.encoder_support import attention_dropout
 from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..modeling.task_spec import TaskSpec
 from ..modeling.tokenization import length_limit, separator_ids
 from ..training.peft import wrap
 
@@ -44,20 +46,46 @@ def load_data(recipe: Recipe) -> dict[str, LoadedTask]:
     Raises:
         RecipeError: with what is wrong with the data of any task.
     """
-    loaded_tasks, problems = {}, []
-    for name, task in recipe.tasks.items():
+    loaded: dict[str, LoadedTask] = {}
+    problems = []
+    specs = {name: task.spec(name) for name, task in recipe.tasks.items()}
+    for unit in units_of(specs, recipe.drawn_sources):
         try:
-            loaded_tasks[name] = load_task(task.spec(name), task.data, recipe.data_dir)
+            loaded |= load_rows(recipe, [specs[name] for name in unit.tasks], masked=True)
         except (OSError, ValueError) as error:
             problems += str(error).splitlines()
     if problems:
         raise RecipeError(problems)
-    if len(loaded_tasks) == 1 and recipe.leaks == "report":
-        return loaded_tasks
     try:
-        return with_leaks(loaded_tasks, recipe.leaks == "drop")
+        return with_leaks_of_units({name: loaded[name] for name in specs}, recipe.drawn_sources, recipe.leaks == "drop")
     except InputError as error:
         raise RecipeError([str(error)]) from error
+
+
+def load_rows(recipe: Recipe, tasks: Iterable[TaskSpec], masked: bool = False) -> dict[str, LoadedTask]:
+    """The checked splits of some of a recipe's tasks, by name.
+
+    Args:
+        masked: whether the tasks of a source have all of its rows, with missing labels; otherwise train and dev rows
+            without a label of a task are left out of that task.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as `load_task` and `load_source` do.
+    """
+    specs = {task.name: task for task in tasks}
+    loaded: dict[str, LoadedTask] = {}
+    for unit in units_of(recipe.tasks, recipe.drawn_sources):
+        if not any(name in specs for name in unit.tasks):
+            continue
+        given = {name: specs.get(name) or recipe.tasks[name].spec(name) for name in unit.tasks}
+        if not unit.is_shared:
+            (name,) = unit.tasks
+            loaded[name] = load_task(given[name], recipe.tasks[name].data, recipe.data_dir)
+            continue
+        data = {name: (spec, recipe.tasks[name].data) for name, spec in given.items()}
+        for name, of_task in load_source(unit.name, data, recipe.data_dir).items():
+            loaded[name] = of_task if masked else without_blanks(of_task)
+    return {name: loaded[name] for name in specs}
 
 
 def check_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from ..data.sampling import Schedule
 from ..data.spec import DataSpec
+from ..data.units import Sources
 from ..errors import Problem, RecipeError
 from ..model_card import CardSettings
 from ..modeling.limits import beyond
@@ -23,6 +24,7 @@ from .checks import check
 from .fields import NO_KEY, KeyPath, Report, defaults, documentation, help_group, help_rows, known_fields, read_fields
 from .imports import honour_imports
 from .parts import ModelRecipe, TaskRecipe, pretraining_arguments_class, training_arguments_class
+from .sources import drawn_sources, read_sources, with_source, without_sources
 from .stage_keys import split_stages
 from .yaml_layers import COMMAND_LINE, Layer, as_layer, merge, override_all, split_argv
 
@@ -41,6 +43,8 @@ class Recipe:
         encoder: the pretrained encoder: a folder, or a name on the hub.
         data_dir: the folder that relative names of data files begin at; None: the current one.
         tasks: name → TaskRecipe, at least one. `null` drops a task of the base.
+        sources: name → where texts are that several tasks read: the keys of a task's `data`, but for `label`. A task
+            with `data: {source: NAME, label: COLUMN}` reads them; each text is encoded once for all such tasks.
         leaks: train rows that give away a dev or test row of any task, by the same text or pair, or a phrase of three
             words or more: `report` (count them, with several tasks) or `drop` (train without them).
         schedule: how steps are shared out among the tasks.
@@ -62,6 +66,7 @@ class Recipe:
     encoder: str
     data_dir: str | None = None
     tasks: dict[str, TaskRecipe] = field(default_factory=dict)
+    sources: dict[str, DataSpec] = field(default_factory=dict)
     leaks: str = "report"
     schedule: Schedule = field(default_factory=Schedule)
     model: ModelRecipe = field(default_factory=ModelRecipe)
@@ -107,11 +112,16 @@ class Recipe:
         return _resolve(Layer(values), "recipe")
 
     def to_dict(self) -> dict[str, Any]:
-        """The whole tree, defaults included, as JSON-ready values."""
-        tree = asdict(self)
+        """The whole tree, defaults included, as JSON-ready values; a task of a source names it, as in a file."""
+        tree = without_sources(asdict(self))
         methods = tree.pop("methods")
         unset = {section: None for section in sections() if isinstance(REGISTRY[section], str)}
         return _lists(tree | unset | methods)
+
+    @property
+    def drawn_sources(self) -> Sources:
+        """The sources whose tasks are drawn together: source → its tasks."""
+        return drawn_sources(self.tasks, self.schedule.draw)
 
     def in_stages(self) -> tuple[Recipe, ...]:
         """The whole recipe of each stage, in their order; without stages this recipe alone. They are made once."""
@@ -256,8 +266,11 @@ def _resolve(layer: Layer, source: str) -> Recipe:
         if problems := beyond("tasks", len(kept), f"{source}: tasks has", " tasks"):
             raise RecipeError([*report.lines, *problems])
         tree["tasks"] = {n: merge(put_under, task) if isinstance(task, dict) else task for n, task in kept.items()}
+    sources = read_sources(tree.pop("sources", None), report)
+    if isinstance(tasks, dict):
+        tree["tasks"] = {name: with_source(name, task, sources, report) for name, task in tree["tasks"].items()}
     methods = _read_methods(tree, report)
-    recipe = Recipe(**read_fields(Recipe, tree, (), report, sections()), methods=methods)
+    recipe = Recipe(**read_fields(Recipe, tree, (), report, sections()), sources=sources, methods=methods)
     training = read_fields(training_arguments_class(), recipe.training, ("training",), report)
     recipe = replace(recipe, training=training)
     if recipe.pretraining is not None:
@@ -314,6 +327,7 @@ def help_text() -> str:
     common = ("all_tasks.KEY", "as tasks.NAME.KEY", "", "Put under every task; a task's own value wins.")
     groups: dict[str, list[tuple[str, str, str, str]]] = {
         "recipe": [base, *help_rows(Recipe, "", documentation(Recipe), nested), common],
+        "sources.NAME": [("sources.NAME.KEY", "as tasks.NAME.data.KEY", "", "Any of them but source and label.")],
         "tasks.NAME": help_rows(TaskRecipe, "tasks.NAME.", TaskRecipe.documentation(), ("data", "head")),
         "tasks.NAME.data": help_rows(DataSpec, "tasks.NAME.data.", documentation(DataSpec)),
         "tasks.NAME.head": help_rows(HeadSpec, "tasks.NAME.head.", documentation(HeadSpec)),

@@ -45,6 +45,8 @@ REFUSED_IN_STAGES: dict[str, str] = {
     "encoder": _ONE_MODEL,
     "data_dir": "every stage trains on the same data",
     "leaks": "every stage trains on the same data",
+    "sources": "every stage trains on the same data",
+    "schedule.draw": "every stage trains on the same data, in which the tasks of a source share rows or do not",
     "model": _ONE_MODEL,
     "peft": _ONE_MODEL,
     "pretraining": "it comes before all stages",

@@ -52,8 +52,9 @@ def fair_budget(path: Path, more: list[str], learning_rate: float, steps: int = 
 def pilot_keys(recipe: Recipe) -> list[str]:
     """Return the overrides that a pilot adds: a share of the training rows, and not dev, is evaluated."""
     keys: Keys = {"training.seed": PILOT_SEED}
-    for task in recipe.tasks:
-        keys |= {f"tasks.{task}.data.dev": None, f"tasks.{task}.data.dev_share": PILOT_SHARE}
+    for name, task in recipe.tasks.items():
+        data = f"tasks.{name}.data" if task.data.source is None else f"sources.{task.data.source}"
+        keys |= {f"{data}.dev": None, f"{data}.dev_share": PILOT_SHARE}
     return as_overrides(keys)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.splits import load_task
 from ..errors import CheckpointError, FileInTheWayError, InputError
 from ..evaluation.calibration import Goals, calibrate_task
 from ..evaluation.report import TaskRows
@@ -20,7 +19,7 @@ from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.encoder_loading import load_tokenizer
 from ..modeling.task_editing import drop_calibration
 from ..modeling.task_spec import TaskSpec
-from ..recipe import Recipe
+from ..recipe import Recipe, load_rows
 from ..training.checkpoints.run_lock import LOCK
 from ..training.checkpoints.sealing import CHECKSUMS, STATE, damage, seal
 from .evaluation import load_model, predict_split
@@ -80,7 +79,7 @@ def fit_calibrations(
     raw = {}
     for task in tasks:
         if task.name in recipe.tasks:
-            splits = load_task(task, recipe.tasks[task.name].data, recipe.data_dir).splits
+            splits = load_rows(recipe, [task])[task.name].splits
             if split in splits:
                 raw[task.name] = splits[split]
             else:

@@ -11,7 +11,8 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from ..data.tokenize import encode_dataset
+from ..data.sources import encode_tasks, split_of
+from ..data.units import sources_of
 from ..errors import InputError
 from ..evaluation.report import recording
 from ..modeling.configuration_mtbert import MtBertConfig
@@ -59,7 +60,7 @@ def predict_split(
     """Predict rows of several tasks.
 
     Args:
-        raw: task name → checked rows.
+        raw: task name → checked rows; `TaskSplits` if tasks of a source share theirs.
         split: name of the split, for messages.
         left_out: keys of the recipe's training arguments that are not used.
 
@@ -72,11 +73,10 @@ def predict_split(
         args = MtBertTrainingArguments(output_dir=scratch, report_to="none", **settings)
         share_cores(args)
         trainer = MtBertTrainer(model, args, processing_class=tokenizer)
-        encoded: Any = {
-            task.name: encode_dataset(task, raw[task.name], tokenizer, model.config.encoder, split)[0]
-            for task in model.tasks
-            if task.name in raw
-        }
+        sources = {source: [name for name in names if name in raw] for source, names in sources_of(raw).items()}
+        rows = {name: {split: of_task} for name, of_task in raw.items()}
+        encoded_splits, _ = encode_tasks(model.tasks, rows, sources, tokenizer, model.config.encoder)
+        encoded: Any = split_of(encoded_splits, split, sources)
         with recording(model.heads.items()) as recorded:
             predicted = trainer.predict(encoded)
     return encoded, predicted, recorded

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ..data.splits import load_task
 from ..errors import InputError
 from ..evaluation.metrics import labelled_rows
 from ..evaluation.published import published_cell
@@ -23,6 +22,7 @@ from ..evaluation.table_curves import write_curves
 from ..evaluation.table_files import about_lines, main_keys, markdown_row, spread, write
 from ..files import write_json, write_text
 from ..modeling.decoding import decisions
+from ..recipe import load_rows
 from .fair import FairTable, Row
 from .result_files import Result
 
@@ -137,9 +137,9 @@ def predictions(row: Row, results: Sequence[Result], dev: dict[str, DevRows]) ->
     recipe = row.unrated
     specs = {name: task.spec(name) for name, task in recipe.tasks.items()}
     keys = main_keys(results[0].scores, list(specs))
-    for name, task in recipe.tasks.items():
+    for name in recipe.tasks:
         if name not in dev:
-            split = load_task(specs[name], task.data, recipe.data_dir).splits["dev"]
+            split = load_rows(recipe, [specs[name]], masked=True)[name].splits["dev"]  # of which all have logits
             labels = np.asarray(split.with_format("numpy")["label"][:], dtype=np.float64)
             labelled = np.flatnonzero(labelled_rows(specs[name], labels))
             metric = keys[name].removeprefix(f"eval_{name}_")

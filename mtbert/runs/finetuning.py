@@ -12,8 +12,9 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TrainerCallback, TrainerState, set_seed
 
+from ..data.sources import encode_tasks, split_of
 from ..data.splits import LoadedTask
-from ..data.tokenize import encode_splits
+from ..data.units import units_of
 from ..modeling.calibration_file import FILE as FIGURES
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.task_spec import TaskSpec
@@ -119,7 +120,8 @@ def _encoder(
     """Return the encoder to start from: the recipe's, after further pre-training if the recipe has that section."""
     if recipe.pretraining is None:
         return recipe.encoder
-    texts = {name: loaded.splits for name, loaded in raw.items()}
+    firsts = [unit.tasks[0] for unit in units_of(raw, recipe.drawn_sources)]  # the texts of a source once
+    texts = {name: raw[name].splits for name in firsts}
     further = recipe.pretraining_arguments(cpu_threads=args.cpu_threads)
     encoder = pretrain(further, recipe.encoder, texts, tokenizer, until=further.use_epoch)
     set_seed(args.seed)
@@ -147,11 +149,12 @@ def _encode(
 ) -> Splits:
     """Encode all splits, and print the reports on the data and on truncated inputs."""
     with args.main_process_first(desc="encoding"):
-        encoded = {task.name: encode_splits(task, raw[task.name].splits, tokenizer, encoder) for task in _specs(recipe)}
+        splits = {name: loaded.splits for name, loaded in raw.items()}
+        encoded, reports = encode_tasks(_specs(recipe), splits, recipe.drawn_sources, tokenizer, encoder)
     if args.process_index == 0:
         print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())
-        print_lines(report.line() for _, reports in encoded.values() for report in reports)
-    return {name: splits for name, (splits, _) in encoded.items()}
+        print_lines(report.line() for report in reports)
+    return encoded
 
 
 def _make_trainer(
@@ -181,8 +184,8 @@ def _make_trainer(
     return MtBertTrainer(
         model,
         part.training_arguments(cpu_threads=cpu_threads),
-        train_dataset={name: splits["train"] for name, splits in data.items()},
-        eval_dataset={name: splits["dev"] for name, splits in data.items() if "dev" in splits} or None,
+        train_dataset=split_of(data, "train", recipe.drawn_sources),
+        eval_dataset=split_of(data, "dev", recipe.drawn_sources) or None,
         processing_class=tokenizer,
         settings=replace(part.settings(), recipe=recipe.to_dict()),
         methods=part.methods.values(),

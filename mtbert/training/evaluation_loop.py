@@ -23,7 +23,10 @@ TIMES = ("runtime", "samples_per_second", "steps_per_second")  # `speed_metrics`
 
 
 class EvaluationSteps(Sampler[Step]):
-    """Batches of every task's rows, one task after the other; the processes share the rows of each task."""
+    """Batches of every task's rows, one unit after the other; the processes share the rows of each.
+
+    A unit is a task, or the tasks of a source that share an encoding.
+    """
 
     drop_last = False
 
@@ -31,9 +34,9 @@ class EvaluationSteps(Sampler[Step]):
         self.batch_size = batch_size
         self.steps = [
             step
-            for number, split in enumerate(data.splits)
+            for unit, split in enumerate(data.rows_of_units())
             if split is not None
-            for step in LengthSortedSteps(number, split, batch_size, processes, process)
+            for step in LengthSortedSteps(unit, split, batch_size, processes, process)
         ]
 
     def __len__(self) -> int:
@@ -65,7 +68,7 @@ def eval_splits(trainer: TaskTrainer, given: Mapping[str, Dataset] | str | None)
 
 
 def make_loader(trainer: TaskTrainer, splits: Mapping[str, Dataset]) -> DataLoader[Any]:
-    """A loader of all rows of encoded splits, in batches of one task, longest rows first."""
+    """A loader of all rows of encoded splits, in batches of one unit, longest rows first."""
     args = trainer.args
     data = trainer.batches(splits)
     steps = EvaluationSteps(data, args.per_device_eval_batch_size, args.world_size, args.process_index)
@@ -107,7 +110,8 @@ def run_loop(trainer: TaskTrainer, loader: DataLoader[Any], prefix: str) -> Eval
     metrics = _scores(trainer, labelled, labels, losses, prefix) if labelled else {}
     if labelled and trainer.compute_metrics is not None:
         metrics |= _own_scores(trainer, labelled, {name: labels[name] for name in labelled}, prefix, metrics)
-    return EvalLoopOutput(logits, labels, metrics, sum(len(split) for split in splits.values()))
+    rows: Any = loader.dataset  # the texts of a source count once
+    return EvalLoopOutput(logits, labels, metrics, len(rows))
 
 
 def _splits(loader: DataLoader[Any]) -> dict[str, Dataset]:

@@ -20,9 +20,10 @@ import psutil
 import torch
 from transformers import TrainingArguments
 
-from ..data.collation import row_lengths
+from ..data.collation import unit_lengths
 from ..data.sampling import Step, StepSampler
 from ..data.token_plan import TokenPlan
+from ..data.units import describe_sources, sources_of, tasks_apart
 from ..modeling.encoder_support import ATTENTION_DROPOUT
 from ..modeling.packing import PackedLayout
 from .console import print_lines, print_parameters, print_plan
@@ -102,13 +103,13 @@ def longest_step(trainer: TaskTrainer) -> Step:
     If a budget of tokens bounds some steps, its rows are repeated until it has its share of the budget.
     """
     args = trainer.args
-    lengths = [row_lengths(trainer.train_dataset[task.name]) for task in trainer.tasks]
+    lengths = unit_lengths(trainer.tasks, trainer.train_dataset, trainer.model.config)
     plan = trainer.plan()
     sampler = StepSampler.of(plan, args)
     steps = min(LOOKED_AT, max(plan.total_steps, 1) * args.gradient_accumulation_steps)
 
     def tokens(step: Step) -> int:
-        return sum(int(lengths[task][rows].sum()) for task, rows in step.parts)
+        return sum(int(lengths[unit][rows].sum()) for unit, rows in step.parts)
 
     longest = max(islice(sampler, steps), key=tokens)
     if isinstance(plan, TokenPlan) and (plan.mean_batches < plan.task_batches).any():
@@ -157,7 +158,8 @@ def _recomputes(args: TrainingArguments) -> bool:
 
 def _longest_pass(trainer: TaskTrainer) -> PackedLayout:
     """Layout of the largest forward pass: the longest micro-batch, or the part of it that a method passes at once."""
-    layout: PackedLayout = trainer.batches(trainer.train_dataset).__getitems__(longest_step(trainer))["layout"]
+    batches = trainer.batches(trainer.train_dataset, training=True)
+    layout: PackedLayout = batches.__getitems__(longest_step(trainer))["layout"]
     for method in trainer.methods.values():
         layout = method.pass_layout(layout)
     return layout
@@ -290,5 +292,7 @@ def print_beginning(trainer: TaskTrainer) -> None:
     print_start(trainer)
     print_parameters(trainer.model.parameter_table())
     print_plan(trainer.plan())
+    apart = tasks_apart(trainer.tasks, trainer.model.config)
+    print_lines(describe_sources(trainer.tasks, sources_of(trainer.train_dataset), apart))
     print_memory(trainer)
     print_lines(method.describe() for method in trainer.methods.values())

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any, TypeVar, get_type_hints
 
 import numpy as np
 
 from ..data.balancing import BalancedRows, balanced_rows
-from ..data.collation import row_lengths
+from ..data.collation import unit_lengths
 from ..data.given_splits import refuse_unknown
 from ..data.sampling import Plan, Schedule
 from ..data.token_budget import TokenBudget
 from ..data.token_plan import TokenPlan
+from ..data.units import TASK, Sources, sources_of, unit_numbers, units_of
 from ..errors import InputError, refuse
 from ..modeling.config_checks import type_problems
 from ..modeling.display import brief, brief_names
@@ -92,41 +94,59 @@ class MultiTaskSettings:
         args: Any,
         balanced: Mapping[int, BalancedRows] | None = None,
         budget: TokenBudget | None = None,
+        sources: Sources | None = None,
     ) -> Plan:
-        """The plan of a run: which tasks' rows each step holds.
+        """The plan of a run: which units' rows each step holds. A unit is a task, or a source with all its tasks.
 
         Args:
             rows: task → number of its training rows.
             args: the training arguments, or any object with `PLAN_ARGUMENTS` and `world_size`.
-            balanced: index of a task → its rows by class, for tasks whose classes are drawn equally often.
+            balanced: index of a unit → its rows by class, for tasks whose classes are drawn equally often.
             budget: the most tokens of a step, and the tokens of all rows; None: the number of rows alone counts.
+            sources: source → its tasks, which are drawn together; their settings of rows are equal.
 
         Raises:
             InputError: a row has more tokens than a step may have.
         """
         batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         seed = args.data_seed if args.data_seed is not None else args.seed
-        batches = tuple(task.batch_size for task in self.tasks.values())
-        sizes = tuple(task.examples_per_epoch for task in self.tasks.values())
-        names, counts = tuple(self.tasks), tuple(rows[name] for name in self.tasks)
+        units = units_of(self.tasks, sources or {})
+        names, firsts = tuple(unit.name for unit in units), [unit.tasks[0] for unit in units]
+        batches = tuple(self.tasks[first].batch_size for first in firsts)
+        sizes = tuple(self.tasks[first].examples_per_epoch for first in firsts)
+        counts = tuple(rows[first] for first in firsts)
         values = (self.schedule, names, counts, batch, 1, seed, batches, sizes, balanced or {})
         plan = Plan(*values) if budget is None else TokenPlan(*values, budget=budget)
         return plan.lasting(args.num_train_epochs, args.max_steps)
 
 
-def read_drawing(trainer: TaskTrainer) -> tuple[dict[int, BalancedRows], TokenBudget | None]:
-    """What a trainer's plan reads from its encoded training rows: rows by class, and tokens, where settings need them.
+def plan_of(trainer: TaskTrainer, drawing: tuple[dict[int, BalancedRows], TokenBudget | None]) -> Plan:
+    """The plan of a trainer's run; `drawing` is what `read_drawing` returned."""
+    train = trainer.train_dataset
+    rows = {name: len(split) for name, split in train.items()}
+    plan: Plan = trainer.settings.plan(rows, trainer.args, *drawing, sources_of(train))
+    return plan
+
+
+def read_drawing(trainer: TaskTrainer) -> Callable[[], Plan]:
+    """Read what a trainer's plan needs of its encoded training rows: rows by class, and tokens, where settings say so.
+
+    Returns:
+        A function that returns the plan.
 
     Raises:
         InputError: a row has more tokens than a step may have.
     """
-    train, args = trainer.train_dataset or {}, trainer.args
+    train, args, sources = trainer.train_dataset or {}, trainer.args, sources_of(trainer.train_dataset)
+    numbers = list(unit_numbers(list(trainer.task_ids), sources).values())
     balanced = balanced_rows(trainer.tasks, trainer.task_training, train)
+    balanced = {numbers[task]: rows for task, rows in balanced.items()}
     if args.max_tokens_per_step is None or not train:
-        return balanced, None
-    budget = TokenBudget(args.max_tokens_per_step, [row_lengths(train[task.name]) for task in trainer.tasks])
-    trainer.settings.plan({name: len(split) for name, split in train.items()}, args, balanced, budget)
-    return balanced, budget
+        return partial(plan_of, trainer, (balanced, None))
+    lengths = unit_lengths(trainer.tasks, train, trainer.model.config)
+    budget = TokenBudget(args.max_tokens_per_step, lengths, sources)
+    plan_of(trainer, (balanced, budget))
+    return partial(plan_of, trainer, (balanced, budget))
 
 
 METHODS_FORM = "it must be a list of methods or of objects of their settings, or {section of a recipe: settings}"
@@ -222,9 +242,17 @@ def refuse_given_parts(settings: MultiTaskSettings, methods: Methods, optimizer:
 
 
 def refuse_settings(
-    model: Any, settings: MultiTaskSettings, methods: Iterable[Any], args: MtBertTrainingArguments
+    model: Any,
+    settings: MultiTaskSettings,
+    methods: Iterable[Any],
+    args: MtBertTrainingArguments,
+    sources: Sources | None = None,
 ) -> None:
-    """Raise InputError if settings of a run are invalid, alone or in combination."""
+    """Raise InputError if settings of a run are invalid, alone or in combination.
+
+    Args:
+        sources: source → its tasks, of the training rows.
+    """
     refuse(problem.under("schedule") for problem in settings.schedule.problems())
     problems = []
     for task in model.tasks:
@@ -239,7 +267,9 @@ def refuse_settings(
     sections = {"optimizer": settings.optimizer, **with_sections(methods)}
     for section, values in sections.items():
         refuse(problem.under(section) for problem in type_problems(values) or values.problems())
-    refuse_combinations(trainer_run(model, args, settings.tasks, schedule=settings.schedule, **sections))
+    shared = {} if settings.schedule.draw == TASK else {name: of for name, of in (sources or {}).items() if len(of) > 1}
+    sections |= {"schedule": settings.schedule, "sources": shared}
+    refuse_combinations(trainer_run(model, args, settings.tasks, **sections))
 
 
 def with_sections(methods: Iterable[Any]) -> dict[str, Any]:

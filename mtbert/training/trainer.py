@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from ..data.collation import MultiTaskDataset
-from ..data.given_splits import prepare_splits
+from ..data.given_splits import prepare_splits, training_sources
 from ..data.sampling import Plan, StepSampler
 from ..data.step_loader import identity, step_loader
 from ..errors import InputError
@@ -53,7 +53,7 @@ class MtBertTrainer(Trainer):
         args: the training arguments. A step's batch is `per_device_train_batch_size` × processes × accumulation.
         train_dataset: task name → training rows, with the columns `text` (`text_pair`) and `label` or `labels`. In
             place of texts, rows may have `input_ids` and, if padded, `attention_mask`
-            (see `data.given_rows.check_tokenised`).
+            (see `data.given_rows.check_tokenised`). A `Source`, under another name, has the rows of several tasks.
         eval_dataset: task name → evaluation rows in the same form; tasks may be absent.
         processing_class: the tokenizer, saved beside the model.
         settings: schedule, tasks and optimizer; None: the defaults.
@@ -61,10 +61,9 @@ class MtBertTrainer(Trainer):
         stage: the position of this training in a run of several stages; None: it is the whole run.
         kwargs: passed on to `transformers.Trainer`: `callbacks`, `optimizers`, `compute_metrics`, `compute_loss_func`.
             `compute_metrics` is called once for each scored set of rows, with an `EvalPrediction` of all labelled
-            tasks: `predictions` {task: logits (rows, num_labels)} and `label_ids` {task: labels}. The scores it
-            returns are logged as `<prefix>_<name>` beside the built-in ones. `compute_loss_func(outputs, labels,
-            num_items_in_batch)` replaces the sum of the tasks' losses: it gets a MtBertOutput, the labels by task, and
-            `(tasks,)`, the labelled rows of the whole step.
+            tasks: `predictions` {task: logits (rows, num_labels)} and `label_ids` {task: labels}; the scores it returns
+            are logged as `<prefix>_<name>`, too. `compute_loss_func(outputs, labels, num_items_in_batch)` replaces the
+            sum of the tasks' losses: it gets a MtBertOutput, labels by task, and the step's labelled rows, `(tasks,)`.
 
     Attributes:
         methods: section → the method in use.
@@ -105,7 +104,7 @@ class MtBertTrainer(Trainer):
         self.tasks, self.stage, self.last_logits = trained.tasks, stage, None
         self.task_ids: Mapping[str, int] = {task.name: number for number, task in enumerate(self.tasks)}
         self.settings, given = read_settings(self.tasks, settings, methods, kwargs)
-        refuse_settings(trained, self.settings, given, run)
+        refuse_settings(trained, self.settings, given, run, training_sources(self.tasks, train_dataset))
         self.schedule, self.task_training = self.settings.schedule, self.settings.tasks
         self.methods = build_methods(self.settings, given)
         self.args, self.processing_class = run, processing_class  # for `encoded`, before transformers sets them
@@ -136,19 +135,19 @@ class MtBertTrainer(Trainer):
 
     def encoded(self, split: str, datasets: Any) -> dict[str, Dataset] | None:
         """Check and encode each task's rows, unless they are encoded already; `split` is `train`, `eval` or `test`."""
-        encoded, lines = prepare_splits(self.tasks, split, datasets, self.processing_class, self.encoder_config)
+        tokenizer, draw = self.processing_class, self.schedule.draw
+        encoded, lines = prepare_splits(self.tasks, split, datasets, tokenizer, self.encoder_config, draw)
         if self.args.process_index == 0:
             print_lines(lines)
         return encoded
 
-    def batches(self, splits: Mapping[str, Dataset]) -> MultiTaskDataset:
-        """Encoded splits as a data set of batches."""
-        return MultiTaskDataset(self.tasks, splits, has_token_types(self.encoder_config))
+    def batches(self, splits: Mapping[str, Dataset], training: bool = False) -> MultiTaskDataset:
+        """Encoded splits as a data set of batches; see `MultiTaskDataset`."""
+        return MultiTaskDataset(self.tasks, splits, has_token_types(self.encoder_config), self.model.config, training)
 
     def plan(self) -> Plan:
-        """The plan of the run: which tasks' rows each step holds."""
-        rows = {name: len(split) for name, split in self.train_dataset.items()}
-        return self.settings.plan(rows, self.args, *self._drawing)
+        """The plan of the run: which rows each step holds."""
+        return self._drawing()
 
     def resume_record(self) -> dict[str, Any]:
         """Everything that this run's weights, moments and plan depend on, by name."""
@@ -158,7 +157,8 @@ class MtBertTrainer(Trainer):
         if self.train_dataset is None:
             raise InputError("train_dataset is missing; training needs rows for each task")
         self.methods.check_data(self.train_dataset)
-        return step_loader(self.args, self.batches(self.train_dataset), StepSampler.of(self.plan(), self.args))
+        batches = self.batches(self.train_dataset, training=True)
+        return step_loader(self.args, batches, StepSampler.of(self.plan(), self.args))
 
     # ---- a step ----
 

@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 from transformers import set_seed
 
 from mtbert.data.sampling import Schedule
+from mtbert.data.units import TaskSplits
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
 from mtbert.training.checkpoints.stages import Stages
@@ -148,6 +149,12 @@ CASES = {
         "schedule": Schedule("simultaneous", steps_per_epoch=3),
         "args": {"max_tokens_per_step": 90},
     },
+    "source": {  # a step may lack labels of one of its tasks on some process, or on all
+        "schedule": Schedule("annealed", mixed=True, steps_per_epoch=5),
+        "source": True,
+        "accumulation": 2,
+    },
+    "source in pcgrad": {"schedule": Schedule("proportional"), "source": True, "surgery": Surgery()},
     "few rows": {"schedule": Schedule("uniform", mixed=True, steps_per_epoch=5), "few_rows": True},
     "lora": {"schedule": Schedule("annealed", mixed=True, steps_per_epoch=4), "peft": {"r": 2}},
     "pal": {"schedule": Schedule("round_robin", steps_per_epoch=5), "adapter": True},
@@ -207,6 +214,17 @@ def teach(trainer: MtBertTrainer, data: Path, results: Path) -> None:
     trainer.train_dataset = taught
 
 
+def share_texts(rows: dict[str, datasets.Dataset]) -> TaskSplits:
+    """Rows of which two tasks share the texts of the first; each has labels of some."""
+    stars = rows["stars"]
+    several = [[float(row % 2), 1.0, 0.0] if row % 5 < 2 else [float("nan")] * 3 for row in range(len(stars))]
+    single = [-100 if row % 5 == 0 else label for row, label in enumerate(stars["label"][:])]
+    shared = {}
+    for name, labels in {"stars": single, "topics": several}.items():
+        shared[name] = stars.remove_columns("label").add_column("label", labels, feature=rows[name].features["label"])
+    return TaskSplits({**rows, **shared}, {"texts": ("stars", "topics")})
+
+
 def run_case(name: str, data: Path, results: Path, processes: int) -> None:
     """Train one case and write what came out of it."""
     case = CASES[name]
@@ -237,6 +255,8 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
     splits = {split: {each.name: load_from_disk(str(each)) for each in (data / split).iterdir()} for split in SPLITS}
     if case.get("few_rows"):  # fewer than processes
         splits["train"] |= {name: splits["train"][name].select(range(rows)) for name, rows in FEW_ROWS.items()}
+    if case.get("source"):
+        splits = {split: share_texts(rows) for split, rows in splits.items()}
     if case.get("grouped"):
         for task in ("stars", "close"):
             groups = ["small" if row % 5 == 0 else "large" for row in range(len(splits["train"][task]))]

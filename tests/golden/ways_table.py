@@ -35,6 +35,7 @@ class Way:
         recipe: sections of the recipe; they are laid over the common ones.
         tasks: name → TaskSpec's fields.
         per_task: name → further fields of a task in the recipe, which its initial weights do not depend on.
+        shared: name → `data` of a task that names a source of the recipe.
         script: the script that trains.
         dev: whether the tasks have dev splits, on which the trained model is scored.
     """
@@ -42,6 +43,7 @@ class Way:
     recipe: dict[str, Any] = field(default_factory=dict)
     tasks: dict[str, dict[str, Any]] = field(default_factory=lambda: TASKS)
     per_task: dict[str, dict[str, Any]] = field(default_factory=dict)
+    shared: dict[str, dict[str, Any]] = field(default_factory=dict)
     script: str = FINETUNE
     dev: bool = False
 
@@ -65,7 +67,8 @@ class Way:
             start: the folder of what `ways_start` writes.
             steps: most optimizer steps; None: two epochs of three steps.
         """
-        tasks = {name: {**spec, "data": task_data(name, self.dev)} for name, spec in self.specs(dropout).items()}
+        data = {name: self.shared.get(name) or task_data(name, self.dev) for name in self.tasks}
+        tasks = {name: {**spec, "data": data[name]} for name, spec in self.specs(dropout).items()}
         tree = {
             "encoder": f"{start}/encoder",
             "data_dir": f"{start}/data",
@@ -212,6 +215,11 @@ PACKED: dict[str, Way] = {
             ]
         }
     ),
+    "source": Way(
+        {"sources": {"texts": {"train": "stars-train.jsonl"}}},
+        {**TASKS, "mood": {**TASKS["stars"], "pooling": "cls"}},
+        shared={name: {"source": "texts", "label": "label"} for name in ("stars", "mood")},
+    ),
     "frozen encoder": Way({"model": {"freeze_encoder": True}}),
     "peft lora": Way({"peft": {"type": "lora", "r": 2, "target_modules": ["query", "value"]}}),
     "pretraining": Way({"pretraining": {**MASKING, "use_epoch": 1, "keep_epochs": [1]}}),
@@ -252,6 +260,7 @@ PADDED_TOO = (
     "proximal",
     "distillation",
     "peft lora",
+    "source",
     "evaluation",
 )
 # Ways that are scored after training; "evaluation" is scored before and between, too.

@@ -63,14 +63,13 @@ def make_trainer(encoded):
             "seed": 3,
             **settings,
         }
+        data = {"train_dataset": encoded(rows), "eval_dataset": encoded((10, 9, 8, 7), 1)}
         return MtBertTrainer(
             model,
             MtBertTrainingArguments(**values),
-            encoded(rows),
-            encoded((10, 9, 8, 7), 1),
             schedule=schedule,
             task_training=task_training,
-            **(own or {}),
+            **data | (own or {}),
         )
 
     return make

@@ -11,6 +11,7 @@ import pytest
 from forked import start, wait
 
 from mtbert.data.sampling import SCHEDULES, Schedule
+from mtbert.data.units import TaskSplits
 from mtbert.training.arguments import TaskTraining
 from mtbert.training.methods.proximal import Proximal
 from mtbert.training.methods.rdrop import RDrop
@@ -175,3 +176,18 @@ def test_a_run_killed_after_a_checkpoint_resumes(killed_run, make_model, encoded
     ends = [tmp_path / name / "checkpoint-18" for name in ("whole", "killed")]
     assert_same_weights(*ends)
     assert history(ends[0], 2) == history(ends[1], 2)
+
+
+@pytest.mark.parametrize("name", ["annealed mixed", "proportional", "simultaneous"])
+def test_a_run_on_a_source_resumes(name, assert_resumes, encoded):
+    """Two tasks share their texts; each lacks labels of some."""
+
+    def share(rows):
+        stars = rows["stars"]
+        several = [[float(row % 2), 1.0, 0.0] if row % 3 else [float("nan")] * 3 for row in range(len(stars))]
+        topics = stars.remove_columns("label")
+        topics = topics.add_column("label", several, feature=rows["topics"].features["label"])
+        return TaskSplits({**rows, "topics": topics}, {"texts": ("stars", "topics")})
+
+    own = {"train_dataset": share(encoded()), "eval_dataset": share(encoded((10, 9, 8, 7), 1))}
+    assert_resumes(SCHEDULE_CASES[name], (MIDDLE, LATE), own=own)

@@ -47,8 +47,21 @@ BASE = {
     },
 }
 
+FILMS = {key: value for key, value in SST.items() if key != "label"}
+SHARED = {  # two tasks that read the same texts
+    "sources": {"films": FILMS, "others": {**FILMS, "train": "ids-sst-dev.csv"}},
+    "tasks.sst.data": {"source": "films", "label": "sentiment"},
+    "tasks.mood": {"labels": 5, "data": {"source": "films", "label": "sentiment2"}},
+}
+
 # key → (another value, settings that both runs have so that the key can matter)
 KEYS = {
+    "sources": ({"films": {**FILMS, "sample": 9}}, SHARED),
+    "sources.films.train": ("ids-sst-dev.csv", SHARED),
+    "sources.films.dev": ("ids-sst-train.csv", SHARED),
+    "sources.films.sample": (9, SHARED),
+    "tasks.sst.data.source": ("others", SHARED),
+    "schedule.draw": ("task", SHARED),
     "tasks.sst.data.text": ("id", {}),
     "tasks.sst.data.label": ("sentiment2", {}),
     "tasks.sts.data.symmetric": (True, {}),

@@ -8,6 +8,7 @@ from typing import Any
 
 from peft import PeftModel
 
+from ...data.units import sources_of
 from ..methods import method_classes
 from ..methods.base import TaskTrainer
 from .resume_record import (
@@ -54,6 +55,7 @@ def training_record(trainer: TaskTrainer) -> Record:
     for key in ("name", "mixed", "temperature", "resample"):
         record[f"schedule.{key}"] = getattr(plan.schedule, key)
     record["schedule.steps_per_epoch"] = plan.steps_per_epoch
+    record["sources"] = {source: list(tasks) for source, tasks in sources_of(trainer.train_dataset).items()}
     record["optimizer"] = trainer.settings.optimizer
     record |= {
         method_class.section: method_class.absent_record

@@ -13,6 +13,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from ...data.sources import labelled_count
+from ...data.units import sources_of
 from ..methods import method_classes
 from ..methods.base import TaskTrainer
 
@@ -57,7 +59,7 @@ def run_record(trainer: TaskTrainer, movement: Movement) -> dict[str, Any]:
         `seconds` of training over all stages, `steps`, `examples` (epoch → task → rows it was trained on), `losses`
         (task → first and last logged mean), `measured` (means of the methods' logged numbers, and the number of skipped
         steps), `parameters` (rows of `Movement`), `encoder` (family, layers and width), `rows` (split → task → number
-        of rows), and the machine and versions.
+        of rows; of a source, of those with a label), `sources` (source → its tasks), and the machine and versions.
     """
     examples: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     losses: dict[str, list[float]] = {}
@@ -92,7 +94,8 @@ def run_record(trainer: TaskTrainer, movement: Movement) -> dict[str, Any]:
             "layers": getattr(encoder, "num_hidden_layers", None),
             "width": encoder.hidden_size,
         },
-        "rows": {name: {task: len(rows) for task, rows in (split or {}).items()} for name, split in splits.items()},
+        "rows": {name: labelled_count(rows or {}, sources_of(rows)) for name, rows in splits.items()},
+        "sources": {source: list(tasks) for source, tasks in sources_of(trainer.train_dataset).items()},
         "device": torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else args.device.type,
         "processes": args.world_size,
         "threads": torch.get_num_threads(),

@@ -12,6 +12,7 @@ import torch
 from torch import distributed, nn
 from transformers import TrainerCallback
 
+from ...data.units import sources_of
 from ...errors import InputError, TrainingError
 from ..methods.base import TaskTrainer
 
@@ -120,9 +121,11 @@ def watch_gradients(trainer: TaskTrainer) -> GradientCheck:
     args, batches = trainer.args, [settings.batch_size for settings in trainer.task_training.values()]
     shares = args.world_size * args.gradient_accumulation_steps
     find = args.ddp_find_unused_parameters
+    shares_texts = bool(sources_of(trainer.train_dataset))  # a micro-batch may lack labels of one of the tasks
     if find is None:
         find = has_absent_tasks(trainer.schedule, batches, args.per_device_train_batch_size * shares, shares)
         find = find or (len(batches) > 1 and args.max_tokens_per_step is not None)  # a step may have few rows of a task
+        find = find or shares_texts
     trainer.accelerator.ddp_handler.find_unused_parameters = find
     # With a method that averages gradients itself, DistributedDataParallel waits for none.
     averages = any(method.averages_gradients for method in trainer.methods.values())

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from ...data.collation import TEACHER
+from ...data.units import TaskSplits, sources_of, unit_numbers
 from ...errors import InputError, Problem
 from ...modeling.heads import labelled
 from ...modeling.ordinal import exceedances, probabilities_of
@@ -169,12 +170,14 @@ def add_targets(distillation: Distillation, trainer: TaskTrainer, texts: Mapping
 
     taught = check_members(distillation.teachers, trainer.tasks)
     plan, args = trainer.plan(), trainer.args
-    used = {name: plan.taken(trainer.task_ids[name]) for name in taught}
+    sources = sources_of(trainer.train_dataset)
+    numbers, shared = unit_numbers(list(trainer.task_ids), sources), {task for of in sources.values() for task in of}
+    used = {name: plan.taken(numbers[name]) for name in taught}
     for name in taught:
         rows, encoded = len(texts[name]), len(trainer.train_dataset[name])
         if rows != encoded:
             raise InputError(f"task {name!r}: there are {rows} rows of text, but {encoded} to be trained on")
-    for name in trainer.train_dataset.keys() - taught.keys():
+    for name in trainer.train_dataset.keys() - taught.keys() - shared:  # a text of a source may lack a label
         labels = torch.as_tensor(np.asarray(trainer.train_dataset[name].with_format(None)["label"][:]))
         if missing := int((~labelled(trainer.tasks[trainer.task_ids[name]], labels)).sum()):
             raise InputError(
@@ -187,7 +190,7 @@ def add_targets(distillation: Distillation, trainer: TaskTrainer, texts: Mapping
         for name in (name for name, folders in taught.items() if folder in folders):
             rows, batch_size = texts[name].select(used[name]), args.per_device_eval_batch_size
             logits[name].append(teacher_logits(model, tokenizer, name, rows, batch_size, trainer.accelerator))
-    data = dict(trainer.train_dataset)
+    data = TaskSplits(trainer.train_dataset, sources)
     for name in taught:
         task = trainer.tasks[trainer.task_ids[name]]
         column = np.full((len(data[name]), task.num_labels), np.nan, dtype=np.float32)

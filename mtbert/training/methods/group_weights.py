@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...data.spec import DataSpec
+from ...data.sources import labelled_mask
+from ...data.spec import task_data
 from ...data.splits import load_column
 from ...data.tokenize import GROUP
+from ...data.units import TaskSplits, sources_of
 from ...errors import InputError, Problem
 from ...modeling.display import brief
 from ...modeling.task_spec import TaskSpec
@@ -96,11 +98,13 @@ def weights_of_groups(counts: np.ndarray, power: float) -> np.ndarray:
     """w_g = N_g^−p · N / Σ_h N_h^(1 − p), whose mean over rows is 1: `(groups,)`.
 
     Args:
-        counts: N_g, the rows of each group, 1 or more: `(groups,)`.
+        counts: N_g, the rows of each group: `(groups,)`; a group without rows has the weight 0.
         power: p.
     """
-    sizes = counts.astype(np.float64)
-    return sizes**-power * sizes.sum() / (sizes ** (1 - power)).sum()
+    sizes, has_rows = counts.astype(np.float64), counts > 0
+    weights, present = np.zeros(len(sizes)), sizes[has_rows]
+    weights[has_rows] = present**-power * present.sum() / (present ** (1 - power)).sum()
+    return weights
 
 
 def groups_of(rows: Dataset) -> list[str]:
@@ -139,9 +143,9 @@ class GroupWeigher(Method):
         Raises:
             InputError: if a file of training rows, or of texts without labels, lacks the column.
         """
-        recipe, data = trainer.settings.recipe, dict(trainer.train_dataset)
+        recipe, data = trainer.settings.recipe, TaskSplits(trainer.train_dataset, sources_of(trainer.train_dataset))
         for name, column in self.settings.columns.items():
-            spec = DataSpec(**recipe["tasks"][name]["data"])
+            spec = task_data(recipe, name)
             task = trainer.tasks[trainer.task_ids[name]]
             splits = ["train", *(["unlabelled"] if spec.unlabelled else [])]  # whose rows are numbered in this order
             loaded = [load_column(task, spec, split, column, recipe["data_dir"]).values() for split in splits]
@@ -152,14 +156,20 @@ class GroupWeigher(Method):
     def _counted(self, splits: Mapping[str, Dataset]) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Task → names of its groups, each row's index of its group, and the rows of each group.
 
+        The rows of a source that lack a label of the task count for no group.
+
         Raises:
             InputError: if no task has groups, or one that is named lacks them or has a single one.
         """
         counted = {}
+        shared = {task for tasks in sources_of(splits).values() for task in tasks}
         for name in self.settings.columns or splits:
             if GROUP in splits[name].column_names:
-                counted[name] = np.unique(groups_of(splits[name]), return_inverse=True, return_counts=True)
-                names = counted[name][0]
+                names, places, counts = np.unique(groups_of(splits[name]), return_inverse=True, return_counts=True)
+                if name in shared:
+                    counts = np.bincount(places[labelled_mask(splits[name])], minlength=len(names))
+                counted[name] = names, places, counts
+                names = names[counts > 0]
                 if len(names) < 2:
                     raise InputError(
                         f"group_weights: all training rows of task {name!r} are of the group {str(names[0])!r}, so "

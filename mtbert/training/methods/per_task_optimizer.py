@@ -15,7 +15,7 @@ import torch
 from ...errors import InputError
 from ..optimizers import SEPARATE, STATEFUL, moment_bytes
 from .base import Method, PeakMemory, Reduce, TaskTrainer
-from .rules import Rule, with_shares
+from .rules import DRAWN_TOGETHER, Rule, with_shares
 
 if TYPE_CHECKING:
     from ..objective import TaskTraining
@@ -51,6 +51,12 @@ RULES = (
         "schedule.mixed: true",
         lambda run: run.has("optimizer.per_task") and run.value("schedule.mixed"),
         _ONE_TASK,
+    ),
+    Rule(
+        DRAWN_TOGETHER,
+        _PER_TASK,
+        lambda run: run.has("optimizer.per_task") and run.value("sources"),
+        "a step of a source has labels of several tasks, but the optimizer of one; set schedule.draw: task",
     ),
     Rule(
         "optimizer.per_task: null",

@@ -121,10 +121,29 @@ def correlates(run: Run) -> bool:
     return bool(run.value("tasks.*.loss") == CORRELATION)
 
 
+def sharing_texts(run: Run) -> list[Any]:
+    """The settings of the tasks of the source of the task in question, itself included; empty without a source."""
+    task = run.tasks[ANY_TASK]
+    for names in (run.value("sources") or {}).values():
+        members = [run.tasks[name] for name in names if name in run.tasks]
+        if any(member is task for member in members):
+            return members
+    return []
+
+
+def _differs(run: Run, key: str) -> bool:
+    """Whether a key of the task in question is set, but not alike in all tasks of its source."""
+    value = run.value(f"tasks.*.{key}")
+    others = [Run(task=task).value(f"task.{key}") for task in sharing_texts(run)]
+    return value is not None and any(other != value for other in others)
+
+
 def _processes(run: Run) -> int:
     return max(int(os.environ.get("WORLD_SIZE", "1")), run.value("training.world_size") or 1)
 
 
+DRAWN_TOGETHER = "sources: drawn together"
+_ONE_SETTING = "its texts are drawn for all of its tasks; give these the same value, or set schedule.draw: task"
 _CORRELATION = "tasks.*.loss: correlation"
 _WHOLE_STEP = "a correlation is over all of a task's rows in a step, which one pass must hold"
 _ERRORS = ("_mse", "_rmse", "_mae", "loss")
@@ -275,6 +294,24 @@ RULES: tuple[Rule, ...] = (
         "tasks.*.balanced: true",
         lambda run: run.value("tasks.*.balanced") and run.has("tasks.*.class_weights"),
         "both change how much a class counts; take one of them",
+    ),
+    Rule(
+        DRAWN_TOGETHER,
+        "tasks.*.balanced: true",
+        lambda run: run.value("tasks.*.balanced") and sharing_texts(run),
+        "a text has labels of several tasks, and can be drawn by the classes of one only; set schedule.draw: task",
+    ),
+    Rule(
+        DRAWN_TOGETHER,
+        "tasks.*.batch_size: another than of a task of the same source",
+        lambda run: _differs(run, "batch_size"),
+        _ONE_SETTING,
+    ),
+    Rule(
+        DRAWN_TOGETHER,
+        "tasks.*.examples_per_epoch: another than of a task of the same source",
+        lambda run: _differs(run, "examples_per_epoch"),
+        _ONE_SETTING,
     ),
     Rule(
         "training.gradient_accumulation_steps: 2 or more",

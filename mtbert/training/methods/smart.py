@@ -216,6 +216,8 @@ class SmartPenalty(Penalty):
     Precision: the perturbed passes compute in fp32, without autocast. If the clean pass is in mixed precision or
     compiled, f(x) is computed again in fp32; otherwise ℓ_s would measure its rounding errors.
 
+    Sources: a text with labels of several tasks has one δ, which raises the sum of ℓ_s over these tasks.
+
     Gradients: in the ascent f(x) is constant and no gradient reaches the weights; in ℓ_s gradients flow through both
     f(x + δ) and f(x).
 
@@ -255,7 +257,8 @@ class SmartPenalty(Penalty):
 
         def loss(delta: Tensor) -> Tensor:
             divergences = self._divergences(self._logits(inputs, delta), fixed)
-            total: Any = sum(rows.sum() for rows in divergences.values())
+            masks = getattr(outputs, "labelled", None) or {}
+            total: Any = sum((rows * masks.get(name, 1)).sum() for name, rows in divergences.items())
             return total
 
         weight = self.model.get_input_embeddings().weight

@@ -1,7 +1,7 @@
 """Gradient surgery: collect each task's gradient of the shared parameters, and combine them.
 
-A micro-batch is split by task; each part has its own forward and backward, so that no row is encoded twice. Heads and
-per-task adapters keep the gradient of their own task.
+A micro-batch is split by task; each part has its own forward and backward, so that no row is encoded twice, except
+that of a source: once for each of its tasks. Heads and per-task adapters keep the gradient of their own task.
 """
 
 from __future__ import annotations
@@ -122,13 +122,22 @@ RULES = (
     Rule(
         "surgery: a method",
         "schedule.mixed: false",
-        lambda run: run.has("surgery") and run.value("schedule.name") in drawing() and not run.value("schedule.mixed"),
+        lambda run: (
+            run.has("surgery")
+            and run.value("schedule.name") in drawing()
+            and not run.value("schedule.mixed")
+            and not run.value("sources")
+        ),
         f"such a step has one task, and {_NO_CONFLICT}; set schedule.mixed: true, or schedule.name: simultaneous",
     ),
     Rule(
         "surgery: a method",
         "schedule.name: round_robin or sequential",
-        lambda run: run.has("surgery") and run.value("schedule.name") in ("round_robin", "sequential"),
+        lambda run: (
+            run.has("surgery")
+            and run.value("schedule.name") in ("round_robin", "sequential")
+            and not run.value("sources")
+        ),
         f"such a step has one task, and {_NO_CONFLICT}; set schedule.name: simultaneous",
     ),
     Rule(
