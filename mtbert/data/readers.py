@@ -6,7 +6,7 @@ import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +88,25 @@ class RowFile:
     separator: str | None = None
     quoting: str | None = None
 
+    def schema(self, size: int = ROWS) -> pa.Schema:
+        """Return the names and types of the columns: strings, but in parquet; those of json's first `size` rows.
+
+        Raises:
+            ReadError: the file's beginning can not be read.
+        """
+        if self.format == "parquet":
+            with _parquet(self.path) as file:
+                return file.schema_arrow.remove_metadata()
+        with self._open() as file:
+            if self.format == "json":
+                first = next(_json_chunks(file, size), None)
+                names = list(dict.fromkeys(chain.from_iterable(first.rows))) if first else []
+            else:
+                names = self._delimited(file, 1).names
+        return pa.schema([(name, pa.string()) for name in names])
+
     def batches(
-        self, size: int, columns: Sequence[str], check: Callable[[Sequence[str]], None]
+        self, size: int, columns: Sequence[str], check: Callable[[Sequence[str]], None], every: bool = False
     ) -> Iterator[dict[str, list[Any]]]:
         """Yield batches of at most `size` rows, as column name → values.
 
@@ -97,6 +114,7 @@ class RowFile:
             size: number of rows of a batch.
             columns: names of the columns to read. A field that a row of a csv or tsv file lacks is None.
             check: called with the names of all columns of a csv, tsv or parquet file before the first row is read.
+            every: whether to read all columns, those of json with their values unchanged.
 
         Raises:
             ReadError: the file can not be read exactly.
@@ -104,17 +122,18 @@ class RowFile:
         if self.format == "parquet":
             with _parquet(self.path) as file:
                 check(file.schema_arrow.names)
-                for batch in _parquet_batches(file, size, columns):
+                for batch in _parquet_batches(file, size, None if every else columns):
                     yield batch.to_pydict()
         elif self.format == "json":
             with self._open() as file:
-                yield from json_rows.json_batches(_json_chunks(file, size), columns)
+                yield from json_rows.json_batches(_json_chunks(file, size), columns, every)
         else:
             with self._open() as file:
                 rows = self._delimited(file, size)
                 check(rows.names)
+                places = {column: rows.names.index(column) for column in (rows.names if every else columns)}
                 for chunk in rows:
-                    yield {column: chunk[rows.names.index(column)] for column in columns}
+                    yield {column: chunk[place] for column, place in places.items()}
             if rows.short:
                 short = f"{len(rows.short):,} of its rows have fewer fields than the header"
                 warnings.warn(f"{self.path}: {short} (first: row {rows.short[0]:,}), {SHORT}", stacklevel=2)

@@ -251,7 +251,10 @@ def read_file(
         InputError: it can not be read.
     """
     if is_saved(path) and format in (None, SAVED):
-        return _saved(path, where), SAVED
+        try:
+            return saved_rows(path), SAVED
+        except ReadError as error:
+            raise InputError(f"{where}: {error.about(path)}") from error
     if not os.path.isfile(path):
         at = "there is no such file"
         if os.path.isdir(path):
@@ -274,16 +277,20 @@ def read_file(
         raise InputError(f"{where}: {about}") from error
 
 
-def _saved(path: Path, where: str) -> Dataset:
-    """Load a folder of `save_to_disk`; its cache key is its content, as `datasets` has stored it."""
+def saved_rows(path: Path) -> Dataset:
+    """Load a folder of `save_to_disk`; its cache key is its content, as `datasets` has stored it.
+
+    Raises:
+        ReadError: it can not be loaded, or holds several splits.
+    """
     try:
         rows = datasets.load_from_disk(str(path))
     except Exception as error:  # datasets, Arrow and JSON share no base class
-        raise InputError(f"{where}: {path} can not be loaded from the disk: {error}; save it again") from error
+        raise ReadError(f"it can not be loaded from the disk: {error}; save it again") from error
     if not isinstance(rows, Dataset):
         splits = ", ".join(rows)
         first = path / next(iter(rows), "train")
-        raise InputError(f"{where}: {path} holds the splits {splits}; name the folder of one, such as {first}")
+        raise ReadError(f"it holds the splits {splits}; name the folder of one, such as {first}")
     return rows.with_format(None)
 
 
