@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..data.compression import COMPRESSED
 from ..data.labels import listed
 from ..data.readers import file_format
 from ..data.spec import DataSpec
@@ -134,7 +135,7 @@ def _candidates(
         spec = data.get(task.name)
         if spec is None:
             continue
-        like = [name for name in spec.names_of("train") if Path(name).suffix == Path(str(by_flags.file)).suffix]
+        like = [name for name in spec.names_of("train") if _suffix(name) == _suffix(str(by_flags.file))]
         format = flags.format or (spec.format if like or own is None else None)
         kind = format or own
         same_kind = not spec.hub and kind in {spec.format_of(name) for name in spec.names_of("train")}
@@ -147,6 +148,12 @@ def _candidates(
             )
         )
     return list(dict.fromkeys([*ways, by_flags]))
+
+
+def _suffix(name: str) -> str:
+    """The suffix of a file's name before that of its compression."""
+    path = Path(name)
+    return (path.with_suffix("") if path.suffix.lower() in COMPRESSED else path).suffix.lower()
 
 
 def _names(source: RowSource, stdin: StandardInput | None) -> tuple[str, ...]:
