@@ -16,7 +16,7 @@ from datasets import ClassLabel, Features, Value
 
 from ..modeling.problem_types import IGNORED, PROBLEM_TYPES, ProblemType
 from ..modeling.task_spec import TaskSpec
-from .label_cells import number_of, parsed, plain
+from .label_cells import number_of, opened, plain
 
 LIST, VECTOR, MAPPING = "as a list of labels", "as a 0/1 vector", "as a mapping"
 ONE_COLUMN = "as true or false of a label that the column does not name"
@@ -46,7 +46,7 @@ class LabelReader:
             of `|` and `;` that the cell has, else a comma, else white space between 0 and 1.
         empty: what an empty cell of a multi-label task means: `UNKNOWN`, `NONE` of the labels, or None: not said.
         columns: for a task with a 0/1 column for each label their names, in id order; otherwise empty.
-        partial: whether single entries of a 0/1 vector may be missing.
+        partial: whether single entries of a 0/1 vector may be missing, as with `empty: unlabelled`.
     """
 
     problem_type: str
@@ -268,13 +268,11 @@ class LabelReader:
             if self.stored is None and number_of(value) in (0, 1):
                 readings[ONE_COLUMN] = None
         if isinstance(value, str):
-            text = value.strip()
-            mark = self._mark(text)
-            if text[:1] in ("[", "{", "("):
-                inside = parsed(text)
-                readings |= self._several(inside) if isinstance(inside, list | Mapping | frozenset) else {}
+            inside, mark = opened(value), self._mark(value.strip())
+            if inside is not value:
+                readings |= self._several(inside)
             elif mark is not None:
-                readings |= self._parts(text.split(None if mark == " " else mark))
+                readings |= self._parts(value.strip().split(None if mark == " " else mark))
         return readings
 
     def _mark(self, text: str) -> str | None:
@@ -290,12 +288,9 @@ class LabelReader:
 
     def written_as(self, value: Any) -> str | None:
         """Return how a cell of several labels is written: a separator, or `[` or `{` of a list or a mapping."""
-        value = plain(value)
+        value = opened(plain(value))
         if isinstance(value, str):
-            text = value.strip()
-            if text[:1] not in ("[", "{", "("):
-                return self._mark(text)
-            value = parsed(text)
+            return self._mark(value.strip())
         if isinstance(value, Mapping):
             return "{"
         return "[" if isinstance(value, list | frozenset) else None
@@ -316,7 +311,10 @@ class LabelReader:
     def _vector(self, parts: list[Any]) -> list[float] | None:
         """Return a list of 0 or 1 for each label as floats, in id order; None for any other list."""
         numbers: list[Any] = [number_of(part) for part in parts]
-        known = [number for number in numbers if not (self.partial and number is not None and math.isnan(number))]
+        known = numbers
+        if self.partial or self.empty == UNKNOWN:
+            numbers = [math.nan if part is None or part == "" else number_of(part) for part in parts]
+            known = [number for number in numbers if number is None or not math.isnan(number)]
         if self.stored is not None or len(numbers) != len(self.labels) or not set(known) <= {0.0, 1.0}:
             return None
         return numbers

@@ -176,6 +176,13 @@ class TestForms:
         assert read(["art|law", "war", "[]"])[0] == [[1, 1, 0], [0, 0, 1], [0, 0, 0]]
         assert read(["['art', 'law']", "war", "[]"])[0] == [[1, 1, 0], [0, 0, 1], [0, 0, 0]]
 
+    def test_brackets_within_names_and_missing_entries(self):
+        task = TaskSpec("t", MULTI, labels=("(misc)", "law", "[x]"))
+        assert read(["(misc)|law", "[x]"], task=task)[0] == [[1, 1, 0], [0, 0, 1]]
+        assert read([[1, None, 0], [0, 1, 1]], empty="unlabelled")[0] == [[1, None, 0], [0, 1, 1]]
+        with pytest.raises(ValueError, match=r"row 1: \[1, None, 0\]"):
+            read([[1, None, 0], [0, 1, 1]])
+
     def test_a_stated_separator_is_the_only_one(self):
         task = TaskSpec("t", MULTI, labels=("arts, crafts", "R&D; more", "law"))
         assert read(["arts, crafts|law", "R&D; more"], task=task, label_separator="|")[0] == [[1, 0, 1], [0, 1, 0]]
