@@ -164,7 +164,8 @@ def _names(source: RowSource, stdin: StandardInput | None) -> tuple[str, ...]:
 
 
 def _recipe_columns(task: TaskSpec, data: Mapping[str, DataSpec]) -> tuple[str, ...]:
-    return tuple(data[task.name].text) if task.name in data else (TEXT, TEXT_PAIR)[: task.texts]
+    columns = tuple(data[task.name].text) if task.name in data else ()
+    return columns if len(columns) == task.texts else (TEXT, TEXT_PAIR)[: task.texts]
 
 
 def _fitted(

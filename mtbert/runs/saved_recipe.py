@@ -11,6 +11,7 @@ from ..data.spec import DataSpec
 from ..errors import InputError
 from ..modeling.checkpoint_loading import read_json
 
+OF_FILES = ("id", "format", "separator", "quoting")
 KEYS = tuple(field.name for field in fields(DataSpec))
 
 
@@ -56,11 +57,11 @@ def saved_data(checkpoint: str | Path) -> SavedData | None:
         }
         try:
             data[name] = DataSpec(**{key: value for key, value in values.items() if key in KEYS})
-            problems = data[name].problems()
         except TypeError as error:
             raise InputError(f"{path}: the data of task {name!r} can not be read: {error}; {remedy}") from error
-        if problems:
-            raise InputError(f"{path}: tasks.{name}.data.{problems[0]}; {remedy}")
+        texts = (*data[name].text, *filter(None, (getattr(data[name], key) for key in OF_FILES)))
+        if odd := [value for value in texts if not isinstance(value, str)]:
+            raise InputError(f"{path}: tasks.{name}.data has {odd[0]!r} in place of a name; {remedy}")
     data_dir = tree.get("data_dir")
     return SavedData(path, data, data_dir if isinstance(data_dir, str) else None)
 
