@@ -38,10 +38,11 @@ class StandardInput:
 
     def columns(self, format: str | None) -> tuple[str, ...]:
         """Return the columns of the first row; none if there is no row, or if it can not be read."""
-        for line in self.lines:
-            self.seen.append(line)
-            if line.strip():
+        while not (self.seen and self.seen[-1].strip()):
+            line = next(self.lines, None)
+            if line is None:
                 break
+            self.seen.append(line)
         first = self.seen[-1] if self.seen else b""
         if format == "text" or (format is None and not first.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")):
             return TEXT

@@ -244,6 +244,9 @@ class PredictionFile:
             return
         columns = {self.id or ROW: names}
         if self.kept is not None:
+            if more := [column for column in rows["kept"] if column not in self.kept.names and column != self.id]:
+                why = f"from row {rows['row'][0]:,} on, rows have {more[0]!r}, which the first row lacks"
+                raise InputError(f"{why}; write it there, too, or drop --keep_columns")
             as_written = {"jsonl": json_value, "parquet": lambda value: value}.get(str(self.format), cell_text)
             columns |= {name: list(map(as_written, rows["kept"][column])) for column, name in self.kept.names.items()}
         for task in self.tasks:

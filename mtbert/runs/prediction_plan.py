@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.compression import COMPRESSED
+from ..data.delimited import separator_hint
 from ..data.labels import listed
 from ..data.readers import file_format
 from ..data.spec import DataSpec
@@ -113,6 +114,8 @@ def plan_prediction(
         names = _names(best.source, stdin)
         near = [name for name in difflib.get_close_matches(wanted[0], names, 1) if name not in wanted]
         hint = f"did you mean {near[0]!r}? " if near else ""
+        if separator := separator_hint(names):
+            hint = f"{separator}; "
         flag = "--text and --text_pair" if first.texts == 2 else "--text"
         absent = next(name for name in wanted if name not in names)
         raise InputError(
