@@ -92,26 +92,25 @@ def plan_prediction(
         columns = {task.name: flags.columns(task) for task in tasks}
         return PredictionPlan(_source(by_flags, columns, flags.id), columns)
     failed: ReadError | None = None
-    plans = []
+    plans: list[tuple[PredictionPlan, tuple[str, ...]]] = []
     for candidate in _candidates(by_flags, tasks, data, flags):
         try:
             names = _names(candidate, stdin)
         except ReadError as error:
             failed = failed or error
             continue
-        plans.append(_fitted(candidate, names, tasks, data, flags))
-        if len(plans[-1].columns) == len(tasks):
+        plans.append((_fitted(candidate, names, tasks, data, flags), names))
+        if len(plans[-1][0].columns) == len(tasks):
             break
     if not plans:
         raise failed or InputError(f"{file} can not be read")
-    best = max(plans, key=lambda plan: len(plan.columns))  # the first of several
+    best, names = max(plans, key=lambda plan: (len(plan[0].columns), len(plan[1])))  # the first of several
     left_out = [task for task in tasks if task.name not in best.columns]
     if not left_out:
         return best
     if given or not every_task or not best.columns:
         first = left_out[0]
         wanted = flags.columns(first) if given else _recipe_columns(first, data)
-        names = _names(best.source, stdin)
         near = [name for name in difflib.get_close_matches(wanted[0], names, 1) if name not in wanted]
         hint = f"did you mean {near[0]!r}? " if near else ""
         if separator := separator_hint(names):

@@ -157,7 +157,6 @@ class TestForms:
                 ["art|law", "law|war", "art;law"],
                 r"row 3: 'art;law'; these are separated by ';', 2 other rows are separated by '\|'; write all in one "
                 "form, or name the separator: label_separator",
-                "name the separator: label_separator",
             ),
             (
                 ["['art']", "['art', 'law']", "art, law"],
