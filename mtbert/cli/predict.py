@@ -218,7 +218,7 @@ def write(target: PredictionFile, scored: Iterable[tuple[Chunk, dict[str, np.nda
     with target as output:
         for chunk, logits in scored:
             output.write(chunk, logits)
-            empty += sum(not text for key in ("text", "text_pair") for text in chunk.get(key, ()))
+            empty += sum(not text for texts in chunk["texts"].values() for text in texts)
     return [f"{empty:,} texts were empty"] if empty else []
 
 

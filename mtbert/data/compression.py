@@ -26,7 +26,7 @@ ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that zip knows: the same rows g
 
 
 class Zstd(io.RawIOBase):
-    """Bytes of a zstd file; raises EOFError where it is damaged."""
+    """Bytes of a zstd file; raises ReadError where it is damaged."""
 
     def __init__(self, path: str | Path):
         self.stream = pa.CompressedInputStream(pa.OSFile(os.fspath(path)), "zstd")
@@ -38,7 +38,7 @@ class Zstd(io.RawIOBase):
         try:
             data = self.stream.read(len(buffer))
         except OSError as error:
-            raise EOFError(str(error)) from error
+            raise ReadError(f"its compressed bytes are damaged ({error}); write the file again") from error
         buffer[: len(data)] = data
         return len(data)
 
