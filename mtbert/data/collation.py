@@ -184,9 +184,12 @@ class MultiTaskDataset(torch.utils.data.Dataset[Any]):
 
 
 def known_labels(labels: np.ndarray) -> np.ndarray:
-    """Return the mask `(rows,)` of the rows that have a label; a missing one is -100, or nan if labels are floats."""
+    """Return the mask `(rows,)` of the rows that have a label; a missing one is -100, or nan if labels are floats.
+
+    A row of a multi-label task has one unless all of its entries are missing.
+    """
     missing = np.isnan(labels) if labels.dtype.kind == "f" else labels == IGNORED
-    known: np.ndarray = ~missing.reshape(len(labels), -1).any(axis=1)
+    known: np.ndarray = ~missing.reshape(len(labels), -1).all(axis=1)
     return known
 
 

@@ -6,8 +6,6 @@ A cell may have several readings: `[0, 1]` is two ids or a 0/1 vector. `LabelRea
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,11 +16,12 @@ from datasets import ClassLabel, Features, Value
 
 from ..modeling.problem_types import IGNORED, PROBLEM_TYPES, ProblemType
 from ..modeling.task_spec import TaskSpec
+from .label_cells import number_of, opened, plain
 
 LIST, VECTOR, MAPPING = "as a list of labels", "as a 0/1 vector", "as a mapping"
 ONE_COLUMN = "as true or false of a label that the column does not name"
 FLOAT32_MAX = 3.4028234663852886e38
-LONGEST_TEXT = 100_000  # most characters of a list or mapping that is written as text
+UNKNOWN, NONE = "unlabelled", "none"  # what an empty cell means
 TRUE, FALSE = {"true", "yes", "t", "y", "on"}, {"false", "no", "f", "n", "off"}
 
 Label = int | float | list[float]
@@ -43,6 +42,11 @@ class LabelReader:
         truth: (id of false, id of true) if the two classes are named so, else None.
         unknown: numbers that mark a missing label.
         form: how numbers of a multi-label column are read, `LIST` or `VECTOR`; None: not decided yet.
+        separator: the only text that separates several labels of a cell, a space for any white space; None: the first
+            of `|` and `;` that the cell has, else a comma, else white space between 0 and 1.
+        empty: what an empty cell of a multi-label task means: `UNKNOWN`, `NONE` of the labels, or None: not said.
+        columns: for a task with a 0/1 column for each label their names, in id order; otherwise empty.
+        partial: whether single entries of a 0/1 vector may be missing, as with `empty: unlabelled`.
     """
 
     problem_type: str
@@ -54,9 +58,21 @@ class LabelReader:
     truth: tuple[int, int] | None = None
     unknown: tuple[int, ...] = ()
     form: str | None = None
+    separator: str | None = None
+    empty: str | None = None
+    columns: tuple[str, ...] = ()
+    partial: bool = False
 
     @classmethod
-    def of(cls, task: TaskSpec, features: Features, column: str, minus_one: bool) -> LabelReader:
+    def of(
+        cls,
+        task: TaskSpec,
+        features: Features,
+        column: str,
+        minus_one: bool,
+        separator: str | None = None,
+        empty: str | None = None,
+    ) -> LabelReader:
         """Return a reader for `task`'s labels in `column`.
 
         Numbers are ids, unless one of the task's labels is a number: then 2, 2.0, "2" and "2.0" all mean the class
@@ -66,6 +82,7 @@ class LabelReader:
 
         Args:
             minus_one: whether -1 marks a missing label, provided that -1 is no label or score of the task.
+            separator, empty: as in the class.
         """
         feature = features.get(column)
         feature = getattr(feature, "feature", feature)
@@ -93,6 +110,8 @@ class LabelReader:
             names=_index((label.strip(), i) for i, label in enumerate(labels)),
             numbers=numbers,
             truth=truth,
+            separator=separator,
+            empty=empty,
             unknown=(-1,) if minus_one and not several and -1 not in (numbers or ()) else (),
         )
         if stored is not None:
@@ -108,7 +127,7 @@ class LabelReader:
     @classmethod
     def of_checked(cls, task: TaskSpec) -> LabelReader:
         """Return a reader for labels in the form that `check_rows` writes: ids, 0/1 vectors or scores."""
-        return cls(task.kind.name, task.classes, task.range, unknown=(IGNORED,), form=VECTOR)
+        return cls(task.kind.name, task.classes, task.range, unknown=(IGNORED,), form=VECTOR, partial=True)
 
     def with_masks(self) -> LabelReader:
         """A reader for which -100, too, marks a missing label, unless it is a score or a label of the task."""
@@ -139,8 +158,9 @@ class LabelReader:
         elif self.numbers is None:
             names += f" (or their ids, 0 to {len(self.labels) - 1})"
         if self.several:
+            marks = "'|', ';' or ','" if self.separator is None else repr(self.separator)
             return (
-                f"a list of different names, or names separated by '|', ';' or ',', out of: {names}; or 0 or 1 for "
+                f"a list of different names, or names separated by {marks}, out of: {names}; or 0 or 1 for "
                 "each label, as a list or a mapping; [] says that none is true"
             )
         return f"one of: {names}"
@@ -158,7 +178,7 @@ class LabelReader:
         Such values are None, NaN, an empty string, the numbers in `unknown`, and a list or mapping whose values are
         all None, NaN or -100.
         """
-        value = _plain(value)
+        value = plain(value)
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return True
         if isinstance(value, str) and not value.strip():
@@ -170,7 +190,7 @@ class LabelReader:
 
     def readings(self, value: Any) -> Mapping[str, Label | None]:
         """Return every reading of a cell: description → class id, score or 0/1 vector; None for an unusable reading."""
-        value = _plain(value)
+        value = plain(value)
         if self.stored is not None and isinstance(value, int):
             value = self.stored[value] if 0 <= value < len(self.stored) else None
         if self.kind.numeric:
@@ -254,14 +274,32 @@ class LabelReader:
             if self.stored is None and number_of(value) in (0, 1):
                 readings[ONE_COLUMN] = None
         if isinstance(value, str):
-            text = value.strip()
-            separator = next((mark for mark in "|;" if mark in text), ",")
-            if text[:1] in ("[", "{", "("):
-                parsed = _parsed(text)
-                readings |= self._several(parsed) if isinstance(parsed, list | Mapping | frozenset) else {}
-            elif separator in text:
-                readings |= self._parts(text.split(separator))
+            inside, mark = opened(value), self._mark(value.strip())
+            if inside is not value:
+                readings |= self._several(inside)
+            elif mark is not None:
+                readings |= self._parts(value.strip().split(None if mark == " " else mark))
         return readings
+
+    def _mark(self, text: str) -> str | None:
+        """Return what separates the labels of a text; None if nothing does."""
+        if self.separator is not None:
+            parted = len(text.split()) > 1 if self.separator == " " else self.separator in text
+            return self.separator if parted else None
+        mark = next((mark for mark in "|;," if mark in text), None)
+        digits = text.split()
+        if mark is None and len(digits) > 1 and len(digits) == len(self.labels) and set(digits) <= {"0", "1"}:
+            return " "
+        return mark
+
+    def written_as(self, value: Any) -> str | None:
+        """Return how a cell of several labels is written: a separator, or `[` or `{` of a list or a mapping."""
+        value = opened(plain(value))
+        if isinstance(value, str):
+            return self._mark(value.strip())
+        if isinstance(value, Mapping):
+            return "{"
+        return "[" if isinstance(value, list | frozenset) else None
 
     def _parts(self, parts: list[Any] | frozenset[Any]) -> dict[str, list[float] | None]:
         """Return the readings of a list: as names or ids of labels, or as 0 or 1 for each label."""
@@ -279,7 +317,11 @@ class LabelReader:
     def _vector(self, parts: list[Any]) -> list[float] | None:
         """Return a list of 0 or 1 for each label as floats, in id order; None for any other list."""
         numbers: list[Any] = [number_of(part) for part in parts]
-        if self.stored is not None or len(numbers) != len(self.labels) or not set(numbers) <= {0.0, 1.0}:
+        known = numbers
+        if self.partial or self.empty == UNKNOWN:
+            numbers = [math.nan if part is None or part == "" else number_of(part) for part in parts]
+            known = [number for number in numbers if number is None or not math.isnan(number)]
+        if self.stored is not None or len(numbers) != len(self.labels) or not set(known) <= {0.0, 1.0}:
             return None
         return numbers
 
@@ -307,39 +349,6 @@ class LabelReader:
         if self.range is not None and not self.range[0] <= number <= self.range[1]:
             return None
         return number
-
-
-def number_of(value: Any) -> float | None:
-    """Return the number that a value is or spells, or None."""
-    if isinstance(value, str) and "_" in value:  # float() reads 1_000
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _plain(value: Any) -> Any:
-    """Convert numpy values to Python's, tuples to lists and sets to frozensets."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, set | frozenset):
-        return frozenset(value)
-    return value
-
-
-def _parsed(text: str) -> Any:
-    """Parse a list, mapping or set in JSON or Python syntax; return None for any other text."""
-    if len(text) > LONGEST_TEXT:
-        return None
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return _plain(read(text))
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return None
 
 
 def _index(pairs: Iterable[tuple[Any, int]]) -> dict[Any, tuple[int, ...]]:

@@ -14,10 +14,11 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ..errors import InputError
 from ..modeling.task_spec import TaskSpec
 from .collation import TEACHER, known_labels
+from .cut_splits import cut_rows
 from .leaks import with_leaks
-from .spec import SPLITS, UNLABELLED, DataSpec
+from .spec import DataSpec
 from .split_report import SplitReport
-from .splits import LoadedTask, checked_split, load_task, read_split
+from .splits import LoadedTask, checked_split, load_task, named_splits, read_split
 from .tokenize import EncodingReport, encode_dataset
 from .units import Sources, TaskSplits, Unit, copies_of, units_of
 
@@ -65,9 +66,7 @@ def load_source(
         raise InputError(f"sources.{name}: its tasks take different numbers of texts ({of}); give them sources apart")
     data = next(iter(tasks.values()))[1]
     checked: dict[str, dict[str, Checked]] = {task: {} for task in tasks}
-    for split in (*SPLITS, UNLABELLED):
-        if not getattr(data, split):
-            continue
+    for split in named_splits(data):
         raw, problems = read_split(f"sources.{name}", data, split, data_dir), []
         for task, (spec, of_task) in tasks.items():
             try:
@@ -78,9 +77,11 @@ def load_source(
             raise InputError("\n".join(problems))
         if split in ("train", "dev"):
             leave_out_blank(split, checked)
+    specs = [spec for spec, _ in tasks.values()]
+    cut = cut_rows(specs, [of_task["train"][0] for of_task in checked.values()], data.cuts) if data.cuts else None
     loaded = {}
     for task, (spec, of_task) in tasks.items():
-        loaded[task] = load_task(spec, of_task, data_dir, checked[task].__getitem__)
+        loaded[task] = load_task(spec, of_task, data_dir, checked[task], cut)
     _check_aligned(name, {task: each.splits for task, each in loaded.items()})
     _check_labelled(name, loaded)
     return loaded
