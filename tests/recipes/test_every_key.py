@@ -52,6 +52,7 @@ SHARED = {  # two tasks that read the same texts
     "sources": {"films": FILMS, "others": {**FILMS, "train": "ids-sst-dev.csv"}},
     "tasks.sst.data": {"source": "films", "label": "sentiment"},
     "tasks.mood": {"labels": 5, "data": {"source": "films", "label": "sentiment2"}},
+    "schedule.name": "round_robin",
 }
 
 MULTI = "multi_label_classification"
@@ -282,7 +283,7 @@ def _runs(finetune, encoder_dir, course_dir, tmp_path_factory):
             for path, value in settings.items():
                 if path == "distillation.teachers":
                     value = [teacher(each) for each in value]
-                put(tree, path, value)
+                put(tree, path, json.loads(json.dumps(value)))  # a copy, which further settings may change
             (folder / "recipe.yaml").write_text(yaml.safe_dump(tree))
             finetune.main([str(folder / "recipe.yaml")])
             state = json.loads((folder / "out" / "trainer_state.json").read_text())["log_history"]

@@ -71,7 +71,7 @@ def run(finetune, encoder_dir, tmp_path_factory) -> Path:
             "cpu_threads": 1,
         },
     }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     finetune.main([str(folder / "recipe.yaml")])
     return folder / "run"
 

@@ -139,7 +139,18 @@ def test_refused_training_arguments(write, key):
     assert load_recipe("good.yaml", [f"--training.{key}={text}"]).training_value(key) == default
 
 
+SHARED = ["--sources={s: {text: body, train: a.csv}}"]  # both tasks read the texts of one source
+SHARED += [f"--tasks.{task}.data{rest}" for task in ("sst", "sts") for rest in ("=null", ".source=s", ".label=x")]
 SETTINGS = {  # the conflict of a row → overrides that make it
+    "tasks.*.batch_size: another than of a task of the same source": [[*SHARED, "--tasks.sts.batch_size=2"]],
+    "tasks.*.examples_per_epoch: another than of a task of the same source": [
+        [*SHARED, "--tasks.sts.examples_per_epoch=2"]
+    ],
+    "optimizer.per_task: separate or rates": [
+        [*SHARED, "--schedule.name=round_robin", "--optimizer.per_task=rates"],
+        ["--schedule.name=simultaneous", "--optimizer.per_task=rates"],
+        ["--schedule.mixed=true", "--optimizer.per_task=rates"],
+    ],
     "model.freeze_encoder: true": [
         ["--peft={type: lora}", "--model.freeze_encoder=true"],
         ["--surgery.method=pcgrad", "--schedule.name=simultaneous", "--model.freeze_encoder=true"],
@@ -204,6 +215,7 @@ SETTINGS = {  # the conflict of a row → overrides that make it
     "loss.learning_rate: a number": [["--loss.learning_rate=0.1"]],
     "distillation: null": [["--tasks.sst.data.unlabelled=more.csv"]],
     "tasks.*.balanced: true": [
+        [*SHARED, "--tasks.sts.range=null", "--tasks.sts.labels=2", "--tasks.sts.balanced=true"],
         [
             *("--tasks.sts.range=null", "--tasks.sts.labels=2", "--tasks.sts.balanced=true"),
             *("--tasks.sts.data.unlabelled=more.csv", "--distillation={teachers: [a]}"),
