@@ -140,7 +140,12 @@ class TestKeys:
     def test_a_run_leaves_a_recipe_that_loads_again(self, recipe):
         chosen = recipe({"tasks.queue.weight": 2.0})
         tree = json.loads(json.dumps(chosen.to_dict()))
-        assert tree["tasks"]["queue"]["data"] == {"source": "tickets", "label": "queue"}
+        assert tree["tasks"]["queue"]["data"] == {
+            "source": "tickets",
+            "label": "queue",
+            "label_separator": None,
+            "empty": None,
+        }
         assert Recipe.from_dict(tree) == chosen
         changed = load_recipe(tree, {"sources.tickets.train": "other.csv"})
         assert {task.data.train for task in changed.tasks.values()} == {"other.csv"}
