@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ..errors import RecipeError
+from ..modeling.display import brief
 from ..modeling.limits import beyond, limit
 from .fields import LONGEST, KeyPath, fits, options, shown
 
@@ -199,7 +200,7 @@ def _keep_tasks(under: Layer, over: Layer) -> Layer:
         )
     elif not kept:
         problems.append((("tasks",), f"is an empty list, which keeps none of: {', '.join(known)}; name one or more"))
-    elif unknown := [shown(name) for name in kept if name not in known]:
+    elif unknown := [brief(name) for name in kept if name not in known]:
         message = f"keeps {', '.join(unknown)}, but the base has: {', '.join(known)}; name some of these"
         problems.append((("tasks",), message))
     dropped = {name: None for name in known if name not in kept} if kept else {}

@@ -111,9 +111,9 @@ class FormNumbers:
             first: of its first model alone.
         """
         for results in self.results[name].values():
-            totals = [result.record["parameters"][-1] for result in (results[:1] if first else results)]
-            trained = sum(total["trainable"] for total in totals)
-            return int(trained + max(total["parameters"] - total["trainable"] for total in totals))
+            tables = [result.record["parameters"] for result in (results[:1] if first else results)]
+            trained = sum(table[-1]["trainable"] for table in tables)
+            return int(trained + max(map(_frozen, tables)))
         return None
 
     def seconds(self, name: str) -> float | None:
@@ -150,6 +150,11 @@ class FormNumbers:
     def _predictions(self, name: str) -> Predictions:
         results = [result for found in self.results[name].values() for result in found]
         return predictions_by_seed(results, self._specs, self._dev, str(self._recipe.data_dir))
+
+
+def _frozen(table: Sequence[Mapping[str, Any]]) -> int:
+    """Frozen parameters of a model's encoder. (peft keeps a frozen copy of each head beside the trained one.)"""
+    return sum(row["parameters"] - row["trainable"] for row in table if row["component"] == "encoder")
 
 
 def _seconds(result: Result) -> float:

@@ -350,7 +350,7 @@ class FormTable:
         result.write(file)
         if not self._teaches(model):
             remove_weights(run.output)
-        subject = f"Result of {name} with seed {seed}: overall {run.scores['eval_overall']:.3f}"
+        subject = f"Result of {name} with seed {seed}: overall {result.scores['eval_overall']:.3f}"
         print(subject, flush=True)
         if self.commit:
             with self._git:

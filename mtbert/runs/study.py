@@ -162,7 +162,7 @@ def plan_lines(table: FormTable, seconds: Mapping[str, float] = MappingProxyType
         seconds: task → about how many seconds a step of its rows takes; used until a run has ended.
     """
     lines, left, rates = [], [], dict[str, list[float]]()
-    for form, models in table.forms.items():
+    for form, models in table.models.items():
         runs = [(model, seed) for model in models for seed in table.forms[form].seeds]
         done = 0
         for model, seed in runs:

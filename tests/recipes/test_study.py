@@ -44,7 +44,7 @@ def write(encoder_dir, course_dir, tmp_path_factory):
 
     def make(name: str = "three", **changes) -> str:
         tree = {**TREE, "encoder": encoder_dir, "data_dir": str(course_dir), **changes}
-        (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree))
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
         return str(folder / f"{name}.yaml")
 
     return make
@@ -70,6 +70,7 @@ def in_process():
             started.append(f"{run.row}-{run.seed}")
             keys = [*run.overrides, "--training.output_dir", str(run.output), "--training.disable_tqdm", "true"]
             train(load_recipe(run.path, keys))
+        assert run.finished()
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forms, "execute", execute)

@@ -119,7 +119,7 @@ class AffinityMeter(Method):
         settings: how often, and with how many rows.
 
     Attributes:
-        measured: one dict for each measurement; see `measure`.
+        measurements: one dict for each measurement; see `measure`.
     """
 
     section = "affinity"
@@ -144,7 +144,7 @@ class AffinityMeter(Method):
             )
         self._words = word_embeddings(trainer.model, self.shared)
         self._rows: list[np.ndarray] = []
-        self.measured: list[dict[str, Any]] = []
+        self.measurements: list[dict[str, Any]] = []
 
     def describe(self) -> str:
         """One line for the terminal, with the cost."""
@@ -170,14 +170,14 @@ class AffinityMeter(Method):
                 raise InputError(f"affinity: no training row of task {task.name!r} has a label; drop affinity")
 
     def begin(self) -> None:
-        self.measured = []
+        self.measurements = []
 
     def on_step_begin(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         """Measure, if it is time."""
         step = state.global_step + 1
         if step % self.settings.every == 0 and self._trainer.is_world_process_zero():
             rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-            self.measured.append(self.measure(step, [float(rates.get(id(p), 0.0)) for p in self.shared]))
+            self.measurements.append(self.measure(step, [float(rates.get(id(p), 0.0)) for p in self.shared]))
 
     # ---- a measurement ----
 
@@ -313,10 +313,10 @@ class AffinityMeter(Method):
     def save(self, folder: str) -> None:
         """Write the measurements so far."""
         about = {"tasks": self.names, "every": self.settings.every, "rows": self.settings.rows}
-        write_json(Path(folder, FILE), {**about, "measured": self.measured})
+        write_json(Path(folder, FILE), {**about, "measured": self.measurements})
 
     def load(self, folder: str) -> None:
-        self.measured = read_json(Path(folder, FILE), "start a new run", limited=False)["measured"]
+        self.measurements = read_json(Path(folder, FILE), "start a new run", limited=False)["measured"]
 
     @classmethod
     def refuse_checkpoint(cls, folder: str) -> None:

@@ -70,7 +70,7 @@ def test_a_run_with_it_gives_bit_for_bit_the_same_weights(make_model, make_train
     one, other = map(weights_of, runs)
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
     assert numbers_of(runs[0]) == numbers_of(runs[1])
-    measured = runs[1].methods["affinity"].measured
+    measured = runs[1].methods["affinity"].measurements
     assert [entry["step"] for entry in measured] == [2, 4, 6, 8]
     assert all(np.isfinite(entry["affinity"]).all() and np.isfinite(entry["cosines"]).all() for entry in measured)
 
@@ -217,7 +217,7 @@ def test_a_resumed_run_has_measured_the_same(make_trainer, tmp_path):
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
 
     def plain(trainer):
-        return [{k: v for k, v in entry.items() if k != "seconds"} for entry in trainer.methods["affinity"].measured]
+        return [{k: v for k, v in entry.items() if k != "seconds"} for entry in trainer.methods["affinity"].measurements]
 
     assert plain(again) == plain(whole) and len(plain(whole)) == 4
     written = json.loads((tmp_path / "again" / FILE).read_text())
