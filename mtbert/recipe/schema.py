@@ -42,7 +42,8 @@ class Recipe:
     Attributes:
         encoder: the pretrained encoder: a folder, or a name on the hub.
         data_dir: the folder that relative names of data files begin at; None: the current one.
-        tasks: name → TaskRecipe, at least one. `null` drops a task of the base.
+        tasks: name → TaskRecipe, at least one. `null` drops a task of the base, and a list of names in place of the
+            mapping keeps these tasks of the base alone.
         sources: name → where texts are that several tasks read: the keys of a task's `data`, but for `label`. A task
             with `data: {source: NAME, label: COLUMN}` reads them; each text is encoded once for all such tasks.
         leaks: train rows that give away a dev or test row of any task, by the same text or pair, or a phrase of three

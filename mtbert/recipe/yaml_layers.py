@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ..errors import RecipeError
+from ..modeling.display import brief
 from ..modeling.limits import beyond, limit
 from .fields import LONGEST, KeyPath, fits, options, shown
 
@@ -190,8 +191,28 @@ def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return under | {key: merge(under[key], value) if key in both else value for key, value in over.items()}
 
 
+def _keep_tasks(under: Layer, over: Layer) -> Layer:
+    """`over` with its list of tasks, which keeps those of the base, as a mapping whose nulls drop the others."""
+    kept, tasks = over.tree["tasks"], under.tree.get("tasks")
+    known = [name for name, task in tasks.items() if task is not None] if isinstance(tasks, dict) else []
+    problems = list(over.problems)
+    if not known:
+        problems.append(
+            (("tasks",), "is a list of names, which keeps tasks of the base, but there is no base; map them")
+        )
+    elif not kept:
+        problems.append((("tasks",), f"is an empty list, which keeps none of: {', '.join(known)}; name one or more"))
+    elif unknown := [brief(name) for name in kept if name not in known]:
+        message = f"keeps {', '.join(unknown)}, but the base has: {', '.join(known)}; name some of these"
+        problems.append((("tasks",), message))
+    dropped = {name: None for name in known if name not in kept} if kept else {}
+    return Layer({**over.tree, "tasks": dropped}, over.origins, problems)
+
+
 def merge_layers(under: Layer, over: Layer) -> Layer:
-    """`merge` of two layers; a `null` task drops one that is there."""
+    """`merge` of two layers; a `null` task drops one that is there, and a list of names keeps these alone."""
+    if isinstance(over.tree.get("tasks"), list):
+        over = _keep_tasks(under, over)
 
     def replaced(path: KeyPath) -> bool:
         node = over.tree

@@ -5,7 +5,6 @@ Finished runs and pilots are result files. A table goes on from them, on any mac
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from ..recipe import Recipe, RecipeError
 from .budget import FAIR_STEPS, HEAD_PILOT_RATES, PILOT_FACTOR, PILOT_RATES, STEPS
 from .budget_keys import fair_budget, load, pilot_keys
 from .result_files import Result, commit_file, result_of, settings_hash
-from .row_runs import Run, run_threads
+from .row_runs import Run, execute, remove_weights, run_threads
 from .table_plan import CONFIGS, TablePlan, find_rows, row_settings
 
 ALL = "all"  # in place of rows: those of the protocol
@@ -243,7 +242,7 @@ class FairTable:
         folder = self.plan.output / "fair" / PILOTS / f"{row.name}-{rate:g}-{digest}"
         run = Run(row.name, row.path, 0, folder, keys, self.plan.mixed_precision, pretrained=pretrained)
         execute(run, threads)
-        _remove_weights(run.output)
+        remove_weights(run.output)
         return run.scores[SCORE]
 
     # ---- runs ----
@@ -306,7 +305,7 @@ class FairTable:
             execute(run, threads)
         file = self.file(row, seed)
         result_of(row.name, row.path, seed, settings, run.output).write(file)
-        _remove_weights(run.output)
+        remove_weights(run.output)
         self._commit(file, f"Result of {row.name} with seed {seed}: overall {run.scores[SCORE]:.3f}")
 
     def _commit(self, file: Path, subject: str) -> None:
@@ -314,23 +313,3 @@ class FairTable:
         if self.commit:
             with self._git:
                 commit_file(file, subject)
-
-
-def execute(run: Run, threads: int) -> None:
-    """Run one row in a process of its own, unless it has ended before.
-
-    Raises:
-        InputError: it failed.
-    """
-    if not run.finished():
-        run.execute(None, threads)
-    if run.failed or not run.finished():
-        raise InputError(run.failed or f"no scores in {run.output}")
-
-
-def _remove_weights(folder: Path) -> None:
-    """Remove the weights of a finished run, which take much room; its log and scores stay."""
-    for file in folder.glob("model*.safetensors"):
-        file.unlink()
-    for checkpoint in folder.glob("stage-*"):
-        shutil.rmtree(checkpoint)

@@ -4,40 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
-
 from ..errors import InputError
-from ..evaluation.metrics import labelled_rows
 from ..evaluation.published import published_cell
 from ..evaluation.report.figures import score_by_rate
 from ..evaluation.report.write import write_figure
 from ..evaluation.row_differences import DevTask, findings_table, row_difference
 from ..evaluation.run_tables import AVERAGES, table
 from ..evaluation.table_curves import write_curves
-from ..evaluation.table_files import about_lines, main_keys, markdown_row, spread, write
+from ..evaluation.table_files import about_lines, markdown_row, spread, write
 from ..files import write_json, write_text
-from ..modeling.decoding import decisions
-from ..recipe import load_rows
+from .dev_rows import DevRows, Predictions, predictions_by_seed, read_dev_rows
 from .fair import FairTable, Row
 from .result_files import Result
 
 TITLE = "table"
 BEGIN, END = "<!-- begin: fair table -->", "<!-- end: fair table -->"
-Predictions = dict[int, dict[str, np.ndarray]]  # seed → task → predictions of labelled dev rows
-
-
-@dataclass(frozen=True)
-class DevRows:
-    """The dev rows of a task: those with a label, their positions in the split, and the number of all rows."""
-
-    task: DevTask
-    labelled: np.ndarray
-    count: int
 
 
 def results_of(fair: FairTable) -> list[Result]:
@@ -136,26 +121,8 @@ def predictions(row: Row, results: Sequence[Result], dev: dict[str, DevRows]) ->
     """
     recipe = row.unrated
     specs = {name: task.spec(name) for name, task in recipe.tasks.items()}
-    keys = main_keys(results[0].scores, list(specs))
-    for name in recipe.tasks:
-        if name not in dev:
-            split = load_rows(recipe, [specs[name]], masked=True)[name].splits["dev"]  # of which all have logits
-            labels = np.asarray(split.with_format("numpy")["label"][:], dtype=np.float64)
-            labelled = np.flatnonzero(labelled_rows(specs[name], labels))
-            metric = keys[name].removeprefix(f"eval_{name}_")
-            dev[name] = DevRows(DevTask(metric, labels[labelled]), labelled, len(labels))
-    by_seed: Predictions = {}
-    for result in results:
-        by_seed[result.seed] = {}
-        for name, logits in result.logits.items():
-            count = dev[name].count
-            if len(logits) != count:
-                raise InputError(
-                    f"the result of {row.name} with seed {result.seed} has {len(logits):,} dev rows of {name}, but the "
-                    f"data in {recipe.data_dir} has {count:,}; give the data that the runs had"
-                )
-            rows = logits[dev[name].labelled].astype(np.float64)
-            by_seed[result.seed][name] = np.asarray(decisions(specs[name], rows), dtype=np.float64)
+    read_dev_rows(recipe, results[0].scores, dev)
+    by_seed = predictions_by_seed(results, specs, dev, str(recipe.data_dir))
     return by_seed, {name: dev[name].task for name in specs}
 
 

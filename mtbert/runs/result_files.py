@@ -30,6 +30,8 @@ from ..training.checkpoints.sealing import STATE
 from ..training.methods import REGISTRY, sections, settings_class
 from .bundled import folder as bundled_folder
 
+AFFINITY = "affinity.json"  # as `training.methods.affinity` names it
+
 # Keys that do not change a run's result, or that are stored by themselves.
 _PLACES = (
     *("encoder", "data_dir", "card", "training.output_dir", "training.report_to", "training.disable_tqdm"),
@@ -54,6 +56,7 @@ class Result:
         log: logged dev scores, with their `epoch` and `step`.
         logits: task → dev logits, `(rows, num_labels)`, half precision.
         commit: the commit of the code.
+        affinity: what the method `affinity` measured; empty without it.
         failed: why there is no result; empty if there is one.
     """
 
@@ -67,6 +70,7 @@ class Result:
     log: list[dict[str, float]] = field(default_factory=list, repr=False)
     logits: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     commit: str = ""
+    affinity: dict[str, Any] = field(default_factory=dict, repr=False)
     failed: str = ""
     same_as: Result | None = None
 
@@ -78,6 +82,8 @@ class Result:
         """Write the result file."""
         packed = {name: _packed(rows) for name, rows in self.logits.items()}
         kept = {key: getattr(self, key) for key in ("row", "seed", "settings", "commit", "scores", "log")}
+        if self.affinity:
+            kept["affinity"] = self.affinity
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {**kept, "record": self.record, "recipe": self.recipe, "dev_logits": packed})
 
@@ -96,6 +102,7 @@ class Result:
         try:
             logits = {name: _unpacked(rows) for name, rows in values["dev_logits"].items()}
             kept = {key: values[key] for key in ("scores", "record", "recipe", "log", "commit")}
+            kept["affinity"] = values.get("affinity", {})
             return cls(values["row"], path, values["seed"], values["settings"], logits=logits, **kept)
         except (KeyError, TypeError, ValueError, zlib.error) as error:
             raise InputError(f"{file} is damaged ({error!r}); remove it, and the run is run again") from error
@@ -118,7 +125,9 @@ def result_of(row: str, path: Path, seed: int, settings: str, output: Path) -> R
         if recipe.get(section):
             recipe[section].pop("output_dir", None)
     logits = {name: rows.astype(np.float16) for name, rows in load_file(output / LOGITS).items()}
-    return Result(row, path, seed, settings, recipe, scores, record, dev_log, logits, code_commit())
+    measured = output / AFFINITY
+    affinity = read_json(measured, "run it again", limited=False) if measured.is_file() else {}
+    return Result(row, path, seed, settings, recipe, scores, record, dev_log, logits, code_commit(), affinity)
 
 
 def _packed(rows: np.ndarray) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import torch
 from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from .. import __version__
+from ..errors import InputError
 from ..modeling.checkpoint_loading import read_json
 from ..modeling.display import masked
 from ..training.checkpoints.run_folder import PRETRAINING
@@ -132,6 +133,27 @@ def head() -> str:
 def run_threads(jobs: int) -> int:
     """Return the number of CPU threads of each of `jobs` runs at a time."""
     return max(1, len(os.sched_getaffinity(0)) // jobs)
+
+
+def execute(run: Run, threads: int) -> None:
+    """Run one row in a process of its own, unless it has ended before.
+
+    Raises:
+        InputError: it failed.
+    """
+    if not run.finished():
+        run.execute(None, threads)
+    if run.failed or not run.finished():
+        raise InputError(run.failed or f"no scores in {run.output}")
+
+
+def remove_weights(folder: Path) -> None:
+    """Remove the weights of a finished run, which take much room; its log and scores stay."""
+    for pattern in ("model*.safetensors", "adapter_model*.safetensors"):
+        for file in folder.glob(pattern):
+            file.unlink()
+    for checkpoint in folder.glob("stage-*"):
+        shutil.rmtree(checkpoint)
 
 
 def execute_all(runs: list[Run], jobs: int) -> None:

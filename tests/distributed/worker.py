@@ -32,6 +32,7 @@ from mtbert.data.units import TaskSplits
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
 from mtbert.training.checkpoints.stages import Stages
+from mtbert.training.methods.affinity import Affinity
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation, add_targets
 from mtbert.training.methods.group_weights import GroupWeights
@@ -99,6 +100,10 @@ CASES = {
         "schedule": Schedule("annealed", mixed=True, steps_per_epoch=4),
         "micro_batches": 4,
         "own": {"methods": [SimCSE()]},
+    },
+    "affinity": {  # the first process measures while the other waits
+        "schedule": Schedule("annealed", mixed=True, steps_per_epoch=4),
+        "own": {"methods": [Affinity(every=2, rows=3)]},
     },
     "evaluated before": {"schedule": Schedule("annealed", steps_per_epoch=4), "evaluate_before": True},
     "averaged": {"schedule": Schedule("annealed", steps_per_epoch=4), "averaging": Averaging("ema", 0.5)},

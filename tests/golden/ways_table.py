@@ -207,6 +207,8 @@ PACKED: dict[str, Way] = {
         },
         per_task={"stars": {"data": {"unlabelled": "stars-unlabelled.jsonl"}}},
     ),
+    "distillation annealed": Way({"distillation": {"weight": 1.0, "final_weight": 0.0, "temperature": 1.0}}),
+    "affinity": Way({"affinity": {"every": 2, "rows": 2}}),
     "stages": Way(
         {
             "stages": [

@@ -13,6 +13,7 @@ from mtbert.model_card import CardSettings
 from mtbert.modeling.task_spec import AdapterSpec, HeadSpec
 from mtbert.recipe import ModelRecipe, Recipe, TaskRecipe
 from mtbert.training.arguments import MtBertTrainingArguments, PretrainingArguments, TrainingArguments
+from mtbert.training.methods.affinity import Affinity
 from mtbert.training.methods.averaging import Averaging
 from mtbert.training.methods.distillation import Distillation
 from mtbert.training.methods.group_weights import GroupWeights
@@ -176,6 +177,7 @@ KEYS = {
     "distillation.weight": (0.9, {"distillation.teachers": ["seed 7"]}),
     "tasks.sst.data.unlabelled": ("ids-sst-test-student.csv", {"distillation.teachers": ["seed 7"]}),
     "distillation.temperature": (5.0, {"distillation.teachers": ["seed 7"]}),
+    "distillation.final_weight": (0.0, {"distillation.teachers": ["seed 7"]}),
     "stages": ([{"model": {"freeze_encoder": True}}, {}], {"stages": [{}, {}]}),
     "pretraining": ({"num_train_epochs": 1, "learning_rate": 0.01}, {}),
     "pretraining.mask_probability": (0.5, {"pretraining.num_train_epochs": 1, "pretraining.learning_rate": 0.01}),
@@ -236,6 +238,9 @@ ELSEWHERE = {
     "training.cpu_threads": "tests/unit/training/distributed/test_machine.py: the same numbers, faster",
     "training.shard_encoder": "tests/distributed/test_many_processes.py: the same numbers, in less memory",
     "training.on_nonfinite": "tests/invariants/test_numerics.py: whether a run ends at a broken row",
+    "affinity": "tests/unit/training/methods/test_affinity.py: a run with it gives the same numbers",
+    "affinity.every": "tests/unit/training/methods/test_affinity.py: what is measured, and written to a file",
+    "affinity.rows": "as above",
     "imports": "tests/recipes/test_extending.py: what is imported trains",
     **{f"card.{each.name}": "tests/unit/test_model_card.py: what the card says" for each in fields(CardSettings)},
     "model.packed": "tests/invariants/test_packed.py: the same numbers, faster",
@@ -322,7 +327,7 @@ def test_no_key_is_without_a_test():
     known |= under("optimizer.", OptimizerSettings) | under("loss.", LossSettings)
     known |= under("tasks.*.data.", DataSpec) | under("tasks.*.head.", HeadSpec)
     known |= under("rdrop.", RDrop) | under("smart.", Smart) | under("proximal.", Proximal)
-    known |= under("group_weights.", GroupWeights) | under("simcse.", SimCSE)
+    known |= under("group_weights.", GroupWeights) | under("simcse.", SimCSE) | under("affinity.", Affinity)
     own = {each.name for each in fields(MtBertTrainingArguments)} - {each.name for each in fields(TrainingArguments)}
     known |= {f"training.{name}" for name in own}
     own = {each.name for each in fields(PretrainingArguments)} - {each.name for each in fields(TrainingArguments)}

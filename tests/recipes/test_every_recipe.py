@@ -16,6 +16,7 @@ RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if path.name != "base.
 REPEATS = {
     *(f"cs224n/{name}.yaml" for name in ("A4", "A5", "A6", "A8", "A9", "A11", "A12", "B2", "B3", "C1", "E1-full")),
     *(f"cs224n/{name}.yaml" for name in ("E2-full", "E2-last", "E3", "E4", "E6", "E8", "E9", "best_base_both")),
+    *(f"wide/{name}.yaml" for name in ("annealed", "low_rank", "sentences", "pairs")),
 }
 
 
@@ -39,9 +40,10 @@ def test_every_recipe_that_is_left_out_is_there():
 
 
 @pytest.mark.parametrize("path", map(with_marks, RECIPES))
-def test_recipe_trains_two_steps(path, finetune, encoder_dir, course_dir, tmp_path, monkeypatch):
-    folder = tmp_path / "run"
+def test_recipe_trains_two_steps(path, finetune, encoder_dir, course_dir, wide_dir, tmp_path, monkeypatch):
+    folder, wide = tmp_path / "run", path.parent.name == "wide"
     data_dir = CONFIGS.parent / "sample_data" if path.name == "quickstart.yaml" else course_dir
+    data_dir = wide_dir if wide else data_dir
     overrides = {
         "encoder": encoder_dir,
         "data_dir": data_dir,
@@ -62,9 +64,10 @@ def test_recipe_trains_two_steps(path, finetune, encoder_dir, course_dir, tmp_pa
     if "distillation" in recipe.methods:  # by what the recipe that it inherits from trains
         monkeypatch.setattr("mtbert.training.methods.teacher_cache.memory_folder", lambda: tmp_path / "memories")
         teacher = {**overrides, "training.output_dir": tmp_path / "teacher"}
-        finetune.main([str(path.parent / "best.yaml"), *(f"--{key}={value}" for key, value in teacher.items())])
+        teaching = path.parent / ("all.yaml" if wide else "best.yaml")
+        finetune.main([str(teaching), *(f"--{key}={value}" for key, value in teacher.items())])
         overrides |= {"distillation.teachers": [str(tmp_path / "teacher")]}
-        overrides |= {"tasks.sst.data.unlabelled": "ids-sst-test-student.csv"}
+        overrides |= {} if wide else {"tasks.sst.data.unlabelled": "ids-sst-test-student.csv"}
     finetune.main([str(path), *(f"--{key}={value}" for key, value in overrides.items())])
     before = load_file(f"{encoder_dir}/model.safetensors")
     if recipe.peft is not None:

@@ -226,18 +226,23 @@ def groups(found: Mapping[str, Any], value: str, title: str) -> Figure:
     return figure
 
 
+def heat_map(axes: Axes, matrix: Any, tasks: Sequence[str], limit: float, label: str, digits: int = 2) -> None:
+    """Draw a value for each pair of tasks, with its number, on a scale from −`limit` to `limit`."""
+    values = np.asarray(matrix, dtype=np.float64)
+    image = axes.imshow(values, cmap="cividis", vmin=-limit, vmax=limit)
+    axes.figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+    for (i, j), value in np.ndenumerate(values):
+        text = "–" if np.isnan(value) else f"{value:.{digits}f}"
+        axes.text(j, i, text, ha="center", va="center", color="black" if value > 0 else "white")
+    axes.set_facecolor("#777777")
+    axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right")
+    axes.set_yticks(range(len(tasks)), tasks)
+
+
 def cosines(found: Mapping[str, Any]) -> Figure:
     """Draw the mean cosine of each pair of tasks' gradients, and the cosines by step."""
     figure, (left, right) = _panels(2, 5.4, 4)
-    matrix, tasks = np.asarray(found["cosines"], dtype=np.float64), found["tasks"]
-    image = left.imshow(matrix, cmap="cividis", vmin=-1, vmax=1)
-    figure.colorbar(image, ax=left, label="cosine", shrink=0.8)
-    for (i, j), value in np.ndenumerate(matrix):
-        text = "–" if np.isnan(value) else f"{value:.2f}"
-        left.text(j, i, text, ha="center", va="center", color="black" if value > 0 else "white")
-    left.set_facecolor("#777777")
-    left.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right")
-    left.set_yticks(range(len(tasks)), tasks)
+    heat_map(left, found["cosines"], found["tasks"], 1.0, "cosine")
     left.set(title="Gradients: mean cosine", xlabel="task", ylabel="task")
     for (pair, course), style in zip(found["course"].items(), _styles()):
         _line(right, course, pair, style, "step")

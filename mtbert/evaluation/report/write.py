@@ -82,12 +82,21 @@ def write_report(folder: str | Path, numbers: Mapping[str, Any], overwrite: bool
 
 
 def write_figure(
-    folder: str | Path, name: str, numbers: Mapping[str, Any], draw: Callable[[Mapping[str, Any]], Figure]
+    folder: str | Path,
+    name: str,
+    numbers: Mapping[str, Any],
+    draw: Callable[[Mapping[str, Any]], Figure],
+    kind: str = "png",
 ) -> None:
-    """Write numbers as `<name>.json`, and what `draw` makes of them as `<name>.png`; existing files are replaced."""
+    """Write numbers as `<name>.json`, and what `draw` makes of them as `<name>.<kind>`; existing files are replaced.
+
+    Args:
+        kind: `png`, or `svg`: then words stay words, which a reader can search and copy.
+    """
     write_text(Path(folder, f"{name}.json"), _json(numbers))
-    with rc_context({"text.parse_math": False}), writing_file(Path(folder, f"{name}.png"), "wb") as file:
-        _save(draw(each_text(display, numbers)), file)
+    settings = {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": name}
+    with rc_context(settings), writing_file(Path(folder, f"{name}.{kind}"), "wb") as file:
+        _save(draw(each_text(display, numbers)), file, kind)
 
 
 def write_pretraining_losses(folder: str | Path) -> None:
@@ -128,8 +137,9 @@ def _png(picture: Picture) -> bytes:
     return stream.getvalue()
 
 
-def _save(figure: Figure, file: IO[bytes]) -> None:
-    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+def _save(figure: Figure, file: IO[bytes], kind: str = "png") -> None:
+    metadata = {"Software": None} if kind == "png" else {"Date": None}  # equal numbers give equal files
+    figure.savefig(file, format=kind, dpi=DPI, metadata=metadata)
 
 
 def _file(name: str) -> str:

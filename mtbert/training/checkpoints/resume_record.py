@@ -60,7 +60,12 @@ _NO_FUNCTION = (
 # Keys of a peft config that do not change the outputs.
 _OF_A_PLACE = ("base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping")
 # Names that records of earlier versions lack → the value that such a run had.
-_LATER: Record = {"training.max_tokens_per_step": None, "schedule.resample": False, "sources": {}}
+_LATER: Record = {
+    "training.max_tokens_per_step": None,
+    "schedule.resample": False,
+    "sources": {},
+    "affinity": None,
+}
 _LATER_OF_TASKS: Record = {"loss": None, "focal_gamma": 2.0, "smooth_l1_beta": 1.0}
 _READ = ("input_ids", "token_type_ids", *LENGTHS, "label", TEACHER)  # the columns of encoded data
 _ROWS = 20_000  # rows that are hashed at a time

@@ -23,6 +23,7 @@ REGISTRY: dict[str, str | type] = {
     "surgery": "surgery:Surgery",
     "averaging": "averaging:Averaging",
     "optimizer.per_task": "per_task_optimizer:PerTask",
+    "affinity": "affinity:Affinity",
 }
 
 

@@ -9,8 +9,9 @@ student's logits z, the logits v_k of K teachers and a temperature T, the distil
 - the same of Bernoulli distributions for a binary task, and its mean over labels for a multi-label task;
 - the squared error to the teachers' mean score for a regression.
 
-With single-task teachers this is the distillation of Clark et al. (2019, BAM!); with a teacher of the student's own
-shape, born-again training; with additional texts without labels, a transfer set (Hinton et al., section 3).
+With single-task teachers this is the distillation of Clark et al. (2019, BAM!), and with `final_weight` their teacher
+annealing; with a teacher of the student's own shape, born-again training; with additional texts without labels, a
+transfer set (Hinton et al., section 3).
 
 The teachers' predictions are computed once, for the rows that the run's plan takes, and stored as a column of the data.
 """
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -48,12 +49,27 @@ class Distillation:
             name, whose problem type, labels and range must be equal; a task without a teacher is trained on its labels
             alone.
         weight: λ, the weight of the distilled loss in a row's loss, in [0, 1].
+        final_weight: λ at the end of the training, to which it moves in equal steps from `weight` at the start, in
+            [0, 1]; null: λ stays. With weight 1 and final_weight 0 it is teacher annealing (Clark et al., 2019,
+            section 3.2): the run begins with the teachers and ends with the labels.
         temperature: T, positive; divides the logits of a classification, the teachers' and the student's.
     """
 
     teachers: tuple[str, ...] = ()
     weight: float = 0.5
     temperature: float = 2.0
+    final_weight: float | None = None
+
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether λ at a given step depends on the number of steps of the run."""
+        return self.final_weight is not None
+
+    def weight_at(self, step: int, steps: int) -> float:
+        """λ in step number `step`, from 0, of a training of `steps` steps."""
+        if self.final_weight is None:
+            return self.weight
+        return self.weight + (self.final_weight - self.weight) * step / max(1, steps - 1)
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid field."""
@@ -65,8 +81,9 @@ class Distillation:
                     f"is {list(self.teachers)}, but must be folders of checkpoints, one or more, each once",
                 )
             )
-        if not 0 <= self.weight <= 1:
-            problems.append(Problem(("weight",), f"is {self.weight}, but must be in [0, 1]"))
+        for key, value in (("weight", self.weight), ("final_weight", self.final_weight)):
+            if value is not None and not 0 <= value <= 1:
+                problems.append(Problem((key,), f"is {value}, but must be in [0, 1]"))
         if self.temperature <= 0:
             problems.append(Problem(("temperature",), f"is {self.temperature}, but must be positive"))
         return problems
@@ -212,10 +229,11 @@ class Distiller(Method):
     """
 
     section = "distillation"
+    later: ClassVar[Mapping[str, Any]] = {"final_weight": None}
     changes_losses = True
 
     def attach(self, trainer: TaskTrainer) -> None:
-        self.tasks = trainer.tasks
+        self._trainer, self.tasks = trainer, trainer.tasks
         self.teachers = [teacher_hash(folder) for folder in self.settings.teachers]
 
     def record(self) -> dict[str, Any]:
@@ -235,6 +253,9 @@ class Distiller(Method):
 
     def change_rows(self, inputs: Mapping[str, Any], outputs: Any) -> None:
         targets = inputs.get(TEACHER, {})
+        weight_now = self.settings.weight
+        if self.settings.final_weight is not None:
+            weight_now = self.settings.weight_at(self._trainer.state.global_step, self._trainer.state.max_steps)
         for task in self.tasks:
             if task.name not in outputs.row_losses or task.name not in targets:
                 continue
@@ -242,6 +263,6 @@ class Distiller(Method):
             has_target = target.isfinite().all(dim=-1)
             logits, target = outputs.task_logits[task.name], target.where(has_target[:, None], 0.5)
             distilled = distilled_losses(task, logits, target, self.settings.temperature)
-            weight = torch.where(has_label, self.settings.weight, 1.0).where(has_target, 0.0)
+            weight = torch.where(has_label, weight_now, 1.0).where(has_target, 0.0)
             outputs.row_losses[task.name] = (1 - weight) * outputs.row_losses[task.name] + weight * distilled
             outputs.labelled[task.name] = has_label | has_target

@@ -112,6 +112,11 @@ def is_frozen_whole(run: Run) -> bool:
     return run.value("model.freeze_encoder") and not run.value("model.train_layer_norms")
 
 
+def updates_while_backward(run: Run) -> bool:
+    """Whether the optimizer changes weights in the middle of a backward pass."""
+    return str(run.value("training.optim")).rpartition(".")[2].lower().endswith(("lomo", "layerwise"))
+
+
 def _metric(run: Run) -> str:
     return str(run.value("training.metric_for_best_model"))
 

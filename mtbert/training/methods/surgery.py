@@ -23,7 +23,8 @@ from ...modeling.own_parts import put
 from . import gramian_weights
 from .base import Method, PeakMemory, Reduce, TaskTrainer
 from .gradient_sums import gramian, same_rows, weighted_sum
-from .rules import Rule, is_frozen_whole, with_shares
+from .rules import Rule, is_frozen_whole, updates_while_backward, with_shares
+from .shared_gradients import shared_and_own, sparse_gradient, word_embeddings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -155,15 +156,11 @@ RULES = (
     Rule(
         "surgery: a method",
         "training.optim: lomo, adalomo, or a layerwise one",
-        lambda run: run.has("surgery") and _updates_while_backward(str(run.value("training.optim"))),
+        lambda run: run.has("surgery") and updates_while_backward(run),
         "it updates the weights in the middle of a task's backward pass, before there are gradients to combine",
     ),
     with_shares("surgery.method", "it combines whole gradients of each task"),
 )
-
-
-def _updates_while_backward(optimizer: str) -> bool:
-    return optimizer.rpartition(".")[2].lower().endswith(("lomo", "layerwise"))
 
 
 def parts_by_task(inputs: Mapping[str, Any], tasks: Sequence[TaskSpec]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -201,15 +198,10 @@ class GradientSurgery(Method):
         model, self.tasks = trainer.model, trainer.tasks
         self.seed, self.processes = trainer.args.seed, trainer.args.world_size
         self.names = [task.name for task in self.tasks]
-        of_tasks = {id(p) for kind, _, module in model.parts() if kind != "encoder" for p in module.parameters()}
-        trained = [p for p in model.parameters() if p.requires_grad]
-        self.shared: list[nn.Parameter] = [p for p in trained if id(p) not in of_tasks]
-        self.own: list[nn.Parameter] = [p for p in trained if id(p) in of_tasks]
+        self.shared, self.own = shared_and_own(model)
         if not self.shared:
             raise InputError("surgery: no parameter that the tasks share is trained; unfreeze the encoder, or drop it")
-        words = model.encoder.get_input_embeddings()  # a step reads few of its rows
-        sparse = isinstance(words, nn.Embedding) and any(words.weight is p for p in self.shared)
-        self._words = words if sparse and trainer.args.device.type == "cpu" else None
+        self._words = word_embeddings(model, self.shared) if trainer.args.device.type == "cpu" else None
         self.begin()
 
     def describe(self) -> str:
@@ -249,21 +241,10 @@ class GradientSurgery(Method):
         gradients = self._gradients.setdefault(task, [None] * len(self.shared))
         for parameter, gradient in zip(self.shared, gradients, strict=True):
             parameter.grad = gradient
-        with self._sparse_words():
+        with sparse_gradient(self._words):
             yield
         for place, parameter in enumerate(self.shared):
             gradients[place], parameter.grad = parameter.grad, None
-
-    @contextmanager
-    def _sparse_words(self) -> Iterator[None]:
-        if self._words is None:
-            yield
-            return
-        before, self._words.sparse = self._words.sparse, True
-        try:
-            yield
-        finally:
-            self._words.sparse = before
 
     def combine(self, accelerator: Accelerator, step: int) -> None:
         """Set the gradients of the shared parameters to the combination of the collected ones, averaged over processes.

@@ -52,8 +52,51 @@ def test_scores_of_resamples_are_those_of_the_libraries(metric, labels, score):
         np.testing.assert_allclose(found[number], expected, rtol=1e-9)
 
 
+BINARY = (CLASSES > 0).astype(float)
+SEVERAL = (RANDOM.random((80, 4)) < [0.5, 0.3, 0.1, 0.0]).astype(float)
+
+
+@pytest.mark.parametrize(
+    ("metric", "labels", "score"),
+    [
+        ("matthews", BINARY, sk.matthews_corrcoef),
+        ("matthews", CLASSES, sk.matthews_corrcoef),
+        ("f1", BINARY, sk.f1_score),
+        ("f1_macro", CLASSES, lambda y, x: sk.f1_score(y, x, average="macro")),
+        ("f1_micro", CLASSES, lambda y, x: sk.f1_score(y, x, average="micro")),
+        ("f1_micro", SEVERAL, lambda y, x: sk.f1_score(y, x, average="micro", zero_division=0)),
+        ("f1_macro", SEVERAL, lambda y, x: sk.f1_score(y, x, average="macro", zero_division=0)),
+        ("accuracy", SEVERAL, sk.accuracy_score),
+    ],
+)
+def test_counted_scores_of_resamples_are_those_of_the_library(metric, labels, score):
+    rolled = np.roll(labels, 3, axis=0)
+    mask = np.random.default_rng(1).random((2, *labels.shape)) < 0.3
+    predicted = np.where(mask, rolled, labels)
+    weights = RANDOM.multinomial(80, np.full(80, 1 / 80), size=6)
+    weights[5] = 0
+    weights[5, np.flatnonzero(labels.reshape(80, -1)[:, 0] == 0)[:3]] = 2  # a resample without some classes
+    found = scores_by_seed(metric, predicted, labels, weights)
+    for number, row in enumerate(weights):
+        chosen = np.repeat(np.arange(80), row)
+        expected = [score(labels[chosen], of_seed[chosen]) for of_seed in predicted]
+        np.testing.assert_allclose(found[number], expected, atol=1e-12)
+
+
+def test_the_raw_mean_has_an_interval_too():
+    a, b = guesses(0.9, 0.2), guesses(0.4, 2.0, key=1)
+    table = row_difference(a, b, TASKS, means=("raw_mean", "overall"))
+    assert list(table) == ["raw_mean", "overall", "mood", "close"]
+    assert table["raw_mean"]["difference"] == pytest.approx(
+        (table["mood"]["difference"] + table["close"]["difference"]) / 2
+    )
+    assert table["raw_mean"]["low"] < table["raw_mean"]["difference"] < table["raw_mean"]["high"]
+    assert table["overall"] == row_difference(a, b, TASKS)["overall"]
+
+
 def test_an_undefined_correlation_is_0():
-    assert scores_by_seed("pearson", np.ones((1, 4)), np.arange(4.0), np.ones((1, 4), dtype=int)).tolist() == [[0.0]]
+    for metric in ("pearson", "matthews"):
+        assert scores_by_seed(metric, np.ones((1, 4)), np.arange(4.0), np.ones((1, 4), dtype=int)).tolist() == [[0.0]]
 
 
 def test_equal_rows_do_not_differ():

@@ -185,6 +185,39 @@ def test_a_problem_names_the_file_that_sets_the_key(write):
     assert len(found) == 5
 
 
+def test_a_list_of_names_keeps_these_tasks_of_the_base(write):
+    path = write("x.yaml", "base: good.yaml\ntasks: [sts]\n")
+    assert list(load_recipe(path).tasks) == ["sts"]
+    for overrides in (["--tasks", "[sst]"], ["--tasks=[sst]"], {"tasks": ["sst"]}):
+        recipe = load_recipe("good.yaml", overrides)
+        assert list(recipe.tasks) == ["sst"] and recipe.tasks["sst"] == load_recipe("good.yaml").tasks["sst"]
+    both = load_recipe("good.yaml", ["--tasks", "[sts, sst]", "--tasks.sst.weight", "2"])
+    assert list(both.tasks) == list(load_recipe("good.yaml").tasks) and both.tasks["sst"].weight == 2
+    assert list(load_recipe(write("y.yaml", "base: x.yaml\ntraining: {seed: 1}\n")).tasks) == ["sts"]
+    assert Recipe.from_dict(load_recipe(path).to_dict()) == load_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--tasks=[sts, stt]", "tasks keeps 'stt', but the base has: sst, sts; name some of these"),
+        ("--tasks=[]", "tasks is an empty list, which keeps none of: sst, sts; name one or more"),
+        ("--tasks=[1]", "tasks keeps 1, but the base has: sst, sts; name some of these"),
+        ("--tasks=[{sst: 1}]", "tasks keeps {'sst': 1}, but the base has"),
+    ],
+)
+def test_a_list_of_tasks_names_those_of_the_base(write, override, message):
+    assert message in only_problem("good.yaml", override)
+
+
+def test_a_list_of_tasks_needs_a_base(write):
+    path = write("x.yaml", "encoder: e\ntasks: [sst]\ntraining: {output_dir: o}\n")
+    assert only_problem(path).startswith("x.yaml:2: tasks is a list of names, which keeps tasks of the base, but there")
+    write("middle.yaml", "base: good.yaml\ntasks: {sst: null}\n")
+    path = write("top.yaml", "base: middle.yaml\ntasks: [sst]\n")
+    assert "tasks keeps 'sst', but the base has: sts" in only_problem(path)
+
+
 def test_a_task_redefined_after_a_null_forgets_its_old_lines(write):
     write("middle.yaml", "base: good.yaml\ntasks: {sst: null}\n")
     path = write("top.yaml", "base: middle.yaml\ntasks:\n  sst: {labels: 2}\n")

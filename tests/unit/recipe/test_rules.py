@@ -86,6 +86,9 @@ def test_every_problem_is_told_at_once(write):
             "distillation.teachers is [], but must be folders of checkpoints, one or more, each once",
         ),
         ("--distillation={teachers: [a], weight: 2}", "distillation.weight is 2, but must be in [0, 1]"),
+        ("--distillation={teachers: [a], final_weight: -1}", "distillation.final_weight is -1, but must be in [0, 1]"),
+        ("--affinity.every=0", "affinity.every is 0, but must be 1 or more"),
+        ("--affinity.rows=0", "affinity.rows is 0, but must be 1 or more"),
         ("--distillation={teachers: [a], temperature: 0}", "distillation.temperature is 0, but must be positive"),
         (
             "--card.license=Apache 2.0",
@@ -152,6 +155,7 @@ SETTINGS = {  # the conflict of a row → overrides that make it
         ["--schedule.mixed=true", "--optimizer.per_task=rates"],
     ],
     "model.freeze_encoder: true": [
+        ["--affinity={}", "--model.freeze_encoder=true"],
         ["--peft={type: lora}", "--model.freeze_encoder=true"],
         ["--surgery.method=pcgrad", "--schedule.name=simultaneous", "--model.freeze_encoder=true"],
     ],
@@ -199,7 +203,8 @@ SETTINGS = {  # the conflict of a row → overrides that make it
     "schedule.mixed: false": [["--surgery.method=pcgrad"]],
     "schedule.name: round_robin or sequential": [["--surgery.method=pcgrad", "--schedule.name=sequential"]],
     "training.optim: lomo, adalomo, or a layerwise one": [
-        ["--surgery.method=pcgrad", "--schedule.name=simultaneous", "--training.optim=adalomo"]
+        ["--surgery.method=pcgrad", "--schedule.name=simultaneous", "--training.optim=adalomo"],
+        ["--affinity={}", "--training.optim=lomo"],
     ],
     "schedule.name: simultaneous": [["--optimizer.per_task=separate", "--schedule.name=simultaneous"]],
     "tasks.*.learning_rate: a number": [["--tasks.sts.learning_rate=1e-4"]],
@@ -240,6 +245,8 @@ SETTINGS = {  # the conflict of a row → overrides that make it
     ],
     "tasks.*.loss: any": [["--tasks.sts.loss=smooth_l1", "--loss.weighting=uncertainty"]],
     "training.resume_from_checkpoint: a folder": [["--stages=[{}]", "--training.resume_from_checkpoint=out/stage-1"]],
+    "affinity.every: a number": [["--affinity={}", "--tasks.sst=null"]],
+    "affinity.every: any": [["--affinity={}", "--training.shard_encoder=true"]],
     "surgery.method: any": [
         ["--surgery.method=pcgrad", "--schedule.name=simultaneous", "--tasks.sst=null"],
         ["--surgery.method=pcgrad", "--schedule.name=simultaneous", "--training.shard_encoder=true"],

@@ -325,6 +325,39 @@ def test_a_resumed_student_is_the_uninterrupted_one(make_trainer, save_teacher, 
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
+@pytest.mark.parametrize(("step", "expected"), [(0, 1.0), (1, 0.75), (2, 0.5), (4, 0.0)])
+def test_the_weight_moves_in_equal_steps(step, expected):
+    settings = Distillation(("a",), 1.0, final_weight=0.0)
+    assert settings.weight_at(step, 5) == pytest.approx(expected) and settings.depends_on_length
+    assert Distillation(("a",), 0.3).weight_at(step, 5) == 0.3 and not Distillation(("a",)).depends_on_length
+    assert Distillation(("a",), 0.2, final_weight=0.8).weight_at(0, 1) == 0.2  # a run of one step
+
+
+def test_each_step_of_annealing_has_its_own_weight(make_trainer, save_teacher):
+    trainer = make_trainer(Distillation((save_teacher("teacher", 0.1),), 1.0, final_weight=0.0))
+    batch = MultiTaskDataset(trainer.tasks, trainer.train_dataset, True).__getitems__(Step(((0, np.arange(5)),)))
+    trainer.state.max_steps, losses = 3, []
+    for step in range(3):
+        trainer.state.global_step = step
+        trainer.model.eval()
+        losses.append(float(trainer.losses(trainer.model, batch, batch["labelled"])[0]["stars"]))
+    plain = make_trainer(name="plain")
+    plain.model.eval()
+    own = float(plain.losses(plain.model, batch, batch["labelled"])[0]["stars"])
+    assert losses[2] == pytest.approx(own) and losses[0] != pytest.approx(own)
+    assert losses[1] == pytest.approx((losses[0] + losses[2]) / 2)
+
+
+def test_a_resumed_annealed_student_is_the_uninterrupted_one(make_trainer, save_teacher, tmp_path):
+    settings = Distillation((save_teacher("teacher", 0.1),), weight=1.0, final_weight=0.0)
+    whole = make_trainer(settings, "whole", save_strategy="steps", save_steps=1)
+    whole.train()
+    resumed = make_trainer(settings, "resumed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-1"))
+    one, other = weights_of(whole), weights_of(resumed)
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
 def test_wrong_settings():
     assert Distillation(("a", "b"), 1.0, 4.0).problems() == []
     assert list(map(str, Distillation(("a", "a"), -0.1, 0.0).problems())) == [

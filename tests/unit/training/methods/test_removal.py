@@ -53,6 +53,7 @@ VALUES = {
     "surgery": {"method": "pcgrad"},
     "averaging": {"type": "ema"},
     "optimizer.per_task": "separate",
+    "affinity": {"every": 10},
 }
 
 

@@ -1,0 +1,100 @@
+"""The dev rows of a recipe's tasks, and the decisions of stored results on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..errors import InputError
+from ..evaluation.metrics import IGNORE_INDEX, labelled_rows
+from ..evaluation.row_differences import DevTask
+from ..evaluation.table_files import main_keys
+from ..modeling.decoding import decisions
+from ..modeling.task_spec import TaskSpec
+from ..recipe import Recipe, load_rows
+from .result_files import Result
+
+Predictions = dict[int, dict[str, np.ndarray]]  # seed → task → predictions of labelled dev rows
+
+
+@dataclass(frozen=True)
+class DevRows:
+    """The dev rows of a task.
+
+    Attributes:
+        task: its main metric and labels.
+        labelled: positions of the rows with a label in the split.
+        count: number of all rows of the split.
+        known: of a multi-label task: which entries of its labelled rows are known, `(rows, labels)`; the others count
+            as 0 on both sides, which F1 ignores.
+    """
+
+    task: DevTask
+    labelled: np.ndarray
+    count: int
+    known: np.ndarray | None = None
+
+
+def read_dev_rows(recipe: Recipe, scores: Mapping[str, float], dev: dict[str, DevRows]) -> None:
+    """Read the dev rows of a recipe's tasks that are missing in `dev`, and add them there.
+
+    Args:
+        recipe: names the tasks and their data.
+        scores: scores of a run of the recipe, whose names tell each task's main metric.
+        dev: task → its dev rows.
+    """
+    specs = {name: task.spec(name) for name, task in recipe.tasks.items()}
+    keys = main_keys(scores, list(specs))
+    for name in recipe.tasks:
+        if name in dev or name not in keys:
+            continue
+        split = load_rows(recipe, [specs[name]], masked=True)[name].splits["dev"]  # all rows: each has logits
+        labels = np.asarray(split.with_format("numpy")["label"][:], dtype=np.float64)
+        labelled = np.flatnonzero(labelled_rows(specs[name], labels))
+        metric, count, known = keys[name].removeprefix(f"eval_{name}_"), len(labels), None
+        labels = labels[labelled]
+        if specs[name].kind.several:
+            known = ~(np.isnan(labels) | (labels == IGNORE_INDEX))
+            labels = np.where(known, labels, 0.0)
+        dev[name] = DevRows(DevTask(metric, labels), labelled, count, known)
+
+
+def decided(
+    result: Result, specs: Mapping[str, TaskSpec], dev: Mapping[str, DevRows], place: str
+) -> dict[str, np.ndarray]:
+    """The decisions of a result on each task's labelled dev rows, as float64.
+
+    Args:
+        specs: the tasks.
+        dev: task → its dev rows.
+        place: names the data, for the message.
+
+    Raises:
+        InputError: the result has other dev rows than the data.
+    """
+    answers = {}
+    for name, logits in result.logits.items():
+        count = dev[name].count
+        if len(logits) != count:
+            raise InputError(
+                f"the result of {result.row} with seed {result.seed} has {len(logits):,} dev rows of {name}, but the "
+                f"data in {place} has {count:,}; give the data that the runs had"
+            )
+        rows = logits[dev[name].labelled].astype(np.float64)
+        answers[name] = np.asarray(decisions(specs[name], rows), dtype=np.float64)
+        known = dev[name].known
+        if known is not None:
+            answers[name] = np.where(known, answers[name], 0.0)
+    return answers
+
+
+def predictions_by_seed(
+    results: Sequence[Result], specs: Mapping[str, TaskSpec], dev: Mapping[str, DevRows], place: str
+) -> Predictions:
+    """The decisions of several results, by seed; results of one seed answer different tasks."""
+    by_seed: Predictions = {}
+    for result in results:
+        by_seed.setdefault(result.seed, {}).update(decided(result, specs, dev, place))
+    return by_seed

@@ -1,0 +1,326 @@
+"""Twelve heads over one encoder: their recipes, the parameters that these have, and the page of invented results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from transformers import BertConfig
+
+from mtbert.cli.arguments import reproduce as arguments_of
+from mtbert.cli.reproduce import main, planned
+from mtbert.data.splits import load_task
+from mtbert.modeling.configuration_mtbert import MtBertConfig
+from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+from mtbert.recipe import load_recipe
+from mtbert.runs import bundled, form_page, forms
+from mtbert.runs.finetuning import train
+from mtbert.runs.forms import Budget, FormProtocol, FormTable
+from mtbert.runs.result_files import Result
+from mtbert.training.peft import wrap
+
+TASKS = ["cola", "sst2", "mrpc", "rte", "trec_coarse", "trec_fine", "sick_relatedness", "sick_entailment", "emotions"]
+TASKS += ["sst", "para", "sts"]
+MINILM = BertConfig(vocab_size=30522, hidden_size=384, num_hidden_layers=6, num_attention_heads=12)
+MINILM.intermediate_size = 1536
+
+
+def recipe_of(name: str, *more: str):
+    return load_recipe(bundled.recipes()[f"wide/{name}"], ["--training.output_dir", "unused", *more])
+
+
+def parameters(name: str, *more: str) -> tuple[int, int]:
+    """Parameters of a recipe's model on an encoder of MiniLM's size: all, and those that are trained."""
+    recipe = recipe_of(name, *more)
+    specs = [task.spec(task_name) for task_name, task in recipe.tasks.items()]
+    with torch.device("meta"):
+        model = MtBertForMultiTask(MtBertConfig(encoder=MINILM, tasks=specs, adapter=recipe.model.adapter))
+        model = model if recipe.peft is None else wrap(model, recipe.peft)
+    counts = [(p.numel(), p.requires_grad) for p in model.parameters()]
+    return sum(count for count, _ in counts), sum(count for count, trained in counts if trained)
+
+
+def test_the_recipes_have_the_twelve_tasks():
+    for name in ("all", "annealed", "pal", "low_rank", "lora", "distilled", "best"):
+        assert list(recipe_of(name).tasks) == TASKS, name
+    grouped = [*recipe_of("sentences").tasks, *recipe_of("pairs").tasks]
+    assert sorted(grouped) == sorted(TASKS) and len(grouped) == 12
+    kinds = {task.spec(name).problem_type for name, task in recipe_of("all").tasks.items()}
+    assert len(kinds) == 4 and recipe_of("all").tasks["cola"].metric == "matthews"
+    assert sum(len(task.data.text) == 2 for task in recipe_of("all").tasks.values()) == 6
+
+
+def test_all_adapters_and_heads_have_13_percent_of_the_parameters():
+    one, _ = parameters("all", "--tasks", "[cola]")
+    assert one == 22_565_376 + 385
+    for name in ("pal", "low_rank"):
+        assert parameters(name)[0] / one == pytest.approx(1.13, abs=0.005)
+    lora = [
+        parameters("lora", "--tasks", f"[{task}]")[1] for task in TASKS
+    ]  # peft keeps a frozen copy of each head, too
+    assert (22_565_376 + sum(lora)) / one == pytest.approx(1.13, abs=0.005)
+
+
+def test_the_best_choice_keeps_to_its_bound():
+    assert parameters("best")[0] / parameters("all", "--tasks", "[cola]")[0] <= 1.3
+
+
+def test_labels_and_columns_are_those_of_the_files():
+    folder = Path("/work/shared/data")
+    if not (folder / "wide").is_dir():
+        pytest.skip("needs the data sets, which may not be redistributed")
+    for name, task in recipe_of("all").tasks.items():
+        assert load_task(task.spec(name), task.data, str(folder)).splits["train"].num_rows > 2000
+
+
+# ---- the protocol ----
+
+
+def protocol_of(data_dir: str = "d", encoder: str = "e") -> FormProtocol:
+    given = ["--encoder", encoder, "--data_dir", data_dir]
+    return FormProtocol.read(bundled.folder() / "wide.yaml", lambda path: list(forms.load(path, given).tasks))
+
+
+def test_the_protocol_has_the_budget_and_seeds_of_the_table(tmp_path):
+    protocol = protocol_of()
+    plan = planned(arguments_of(["all", "--budget", "wide", "--encoder", "e", "--data_dir", "d"]))
+    table = FormTable(plan, protocol.forms, protocol.budget, tmp_path)
+    steps = {name: sorted({model.steps for model in models}) for name, models in table.models.items()}
+    assert steps["single"] == steps["lora"] == [600] and steps["grouped"] == [900]
+    assert {name: steps[name] for name in ("proportional", "annealed", "pal", "low_rank", "distilled", "best")} == (
+        dict.fromkeys(("proportional", "annealed", "pal", "low_rank", "distilled", "best"), [1800])
+    )
+    three = [form.name for form in protocol.forms if form.seeds == (1, 2, 3)]
+    assert three == ["single", "proportional", "pal", "best"]
+    assert {form.seeds for form in protocol.forms if form.name not in three} == {(1,)}
+    assert [model.model.name for model in table.models["single"]] == [f"single-{task}" for task in TASKS]
+    for models in table.models.values():
+        for model in models:
+            recipe = model.recipe()
+            epochs = recipe.training["num_train_epochs"]
+            assert recipe.schedule.steps_per_epoch * epochs == model.steps
+            assert recipe.training["per_device_train_batch_size"] == 32 and recipe.training["save_logits"]
+    order = [(model.model.name, seed) for model, seed in table.order()]
+    assert len(order) == len(set(order)) == 3 * (12 + 3) + 2 + 12 + 2 + 1
+    rate = {name: models[0].recipe().training["learning_rate"] for name, models in table.models.items()}
+    assert rate["single"] == 1e-4 and rate["lora"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"against": "singles"}, r"names the form 'singles', but its forms are: single, joint"),
+        ({"steps": "many"}, r"is no protocol of forms"),
+        ({"forms": {"single": {"recipe": "wide/all"}}}, r"the form single has the keys \['recipe'\], but may have"),
+        (
+            {"forms": {"single": {"recipes": ["wide/none"]}}},
+            r"the form single names .*none\.yaml, which does not exist",
+        ),
+        ({"forms": {"single": {"recipes": ["wide/all"], "teachers": "x"}}}, r"names the form 'x'"),
+        ({"forms": None}, r"is no protocol of forms"),
+    ],
+)
+def test_protocols_that_are_refused(tmp_path, changes, message):
+    values = {"steps": 600, "joint": 0.25, "seeds": [1], "against": "single"}
+    values["forms"] = {"single": {"recipes": ["wide/all"], "models": "each"}, "joint": {"recipes": ["wide/all"]}}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(values | changes, sort_keys=False))
+    with pytest.raises(ValueError, match=message):
+        FormProtocol.read(tmp_path / "p.yaml", lambda path: TASKS)
+
+
+def test_forms_answer_the_same_tasks(tmp_path):
+    plan = planned(arguments_of(["all", "--budget", "wide", "--encoder", "e", "--data_dir", "d"]))
+    path = bundled.recipes()["wide/all"]
+    some = forms.Form("some", forms.each_task("some", path, TASKS[:2]), (1,))
+    whole = forms.Form("whole", (forms.Model("whole", path),), (1,))
+    with pytest.raises(ValueError, match=r"whole answers cola, .*, but some answers cola, sst2; forms answer the same"):
+        FormTable(plan, [some, whole], Budget(10), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "1"], "--seeds is for the other budgets; the protocol of the wide budget has its own"),
+        (["--page", "x.md"], "--page is for the fair budget; the wide one writes README.md"),
+    ],
+)
+def test_arguments_that_are_refused(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        arguments_of(["all", "--budget", "wide", *arguments, "--encoder", "e", "--data_dir", "d"])
+    assert message in capsys.readouterr().err
+
+
+def test_commands_are_shown_without_the_folders_of_a_machine():
+    argv = ["all", "--budget", "wide", "--encoder", "/x/y", "--data_dir", "/z", "--jobs", "2", "--commit", "--a.b", "1"]
+    assert form_page.hide_places(argv) == [
+        "all",
+        "--budget",
+        "wide",
+        "--encoder",
+        "ENCODER",
+        "--data_dir",
+        "DATA_DIR",
+        "--a.b",
+        "1",
+    ]
+
+
+# ---- invented results ----
+
+
+@pytest.fixture(scope="module")
+def command(encoder_dir, wide_dir, tmp_path_factory):
+    """A function: further arguments → a command line, whose protocol has three forms of few steps."""
+    folder = tmp_path_factory.mktemp("wide")
+    values = {"steps": 2, "joint": 0.25, "seeds": [1], "against": "single", "forms": {}}
+    values["forms"]["single"] = {"recipes": ["wide/all"], "models": "each", "seeds": [1, 2], "what": "twelve models"}
+    values["forms"]["lora"] = {"recipes": ["wide/lora"], "models": "each"}
+    values["forms"]["joint"] = {"recipes": ["wide/annealed"], "seeds": [1, 2]}
+    values["forms"]["late"] = {"recipes": ["wide/pal"]}
+    (folder / "protocol.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def make(*more: str) -> list[str]:
+        places = ["--encoder", encoder_dir, "--data_dir", str(wide_dir), "--output", str(folder / "runs")]
+        places += ["--results", str(folder / "results"), "--protocol", str(folder / "protocol.yaml")]
+        return ["all", "--budget", "wide", *places, *more]
+
+    return make
+
+
+def invented(table: FormTable, model, seed: int, right: float, random) -> Result:
+    """A result of a model that gives the right answer with this probability."""
+    recipe, logits, scores, heads = model.recipe(), {}, {}, []
+    for name, task in recipe.tasks.items():
+        spec = task.spec(name)
+        labels = np.asarray(
+            load_task(spec, task.data, recipe.data_dir).splits["dev"].with_format("numpy")["label"][:], float
+        )
+        wrong = random.random(len(labels)) > right
+        if spec.kind.numeric:
+            answers = (labels + random.normal(size=len(labels)) * (1.1 - right))[:, None]
+        elif spec.kind.several:
+            answers = np.where(wrong[:, None], 1 - labels, labels) * 2 - 1
+        elif spec.kind.binary:
+            answers = (np.where(wrong, 1 - labels, labels) * 2 - 1)[:, None]
+        else:
+            answers = np.eye(len(spec.classes))[((labels + wrong) % len(spec.classes)).astype(int)]
+        logits[name] = answers.astype(np.float16)
+        metric = task.metric or {"regression": "pearson", "multi_label_classification": "f1_micro"}.get(
+            spec.problem_type, "accuracy"
+        )
+        scores |= {f"eval_{name}_loss": 1.0, f"eval_{name}_{metric}": right, f"eval_{name}_further": right / 2}
+        heads.append({"component": "head", "task": name, "parameters": 10, "trainable": 10})
+    total = 1000 + 10 * len(heads)
+    trained = total if recipe.peft is None else 10 * len(heads) + 20
+    record = {"seconds": 10.0 * len(heads), "steps": model.steps, "device": "cpu"}
+    encoder = {"component": "encoder", "task": "", "parameters": 1000, "trainable": 1000 if recipe.peft is None else 20}
+    record["parameters"] = [
+        encoder,
+        *heads,
+        {"component": "total", "task": "", "parameters": total, "trainable": trained},
+    ]
+    record["examples"] = {"1": dict.fromkeys(recipe.tasks, 64)}
+    record["rows"] = {"dev": {name: len(rows) for name, rows in logits.items()}}
+    scores |= {"eval_overall": right, "eval_runtime": 2.0}
+    name, settings = model.model.name, table.settings(model, seed)
+    return Result(name, model.model.path, seed, settings, recipe.to_dict(), scores, record, [], logits, "c" * 40)
+
+
+@pytest.fixture(scope="module")
+def invented_table(command):
+    """The table with invented results of all forms but one, and its command."""
+    args = arguments_of(command())
+    given = ["--encoder", args.encoder, "--data_dir", args.data_dir]
+    protocol = FormProtocol.read(args.protocol, lambda path: list(forms.load(path, given).tasks))
+    table = FormTable(planned(args), protocol.forms, protocol.budget, args.results)
+    random = np.random.default_rng(0)
+    for model, seed in table.order(("single", "lora", "joint")):
+        right = {"single": 0.6, "lora": 0.3, "joint": 0.95}[model.form.name]
+        invented(table, model, seed, right, random).write(table.file(model, seed))
+    return table, args
+
+
+def test_the_page_is_made_from_result_files_alone(invented_table, command, monkeypatch, capsys):
+    table, args = invented_table
+    monkeypatch.setattr(forms, "execute", lambda *_: pytest.fail("a run began"))
+    assert main(command("--finished_only")) == 0
+    page = (args.results / form_page.PAGE).read_text()
+    found = json.loads((args.results / form_page.NUMBERS).read_text())
+    by_name = {form["form"]: form for form in found["forms"]}
+    assert found["metrics"]["cola"] == "matthews" and found["metrics"]["emotions"] == "f1_micro"
+    assert by_name["single"]["parameters"] == 12 * 1010 and by_name["single"]["ratio"] == pytest.approx(12)
+    assert by_name["joint"]["parameters"] == 1120 and by_name["lora"]["parameters"] == 1000 - 20 + 12 * 30
+    assert by_name["single"]["seconds"] == 120 and by_name["single"]["examples_per_second"] == pytest.approx(6.4)
+    assert by_name["joint"]["seeds"] == [1, 2] and by_name["late"]["seeds"] == []
+    joint = by_name["joint"]["difference"]
+    assert joint["raw_mean"]["seeds"] == 2 and joint["raw_mean"]["low"] > 0 and set(TASKS) <= set(joint)
+    assert by_name["lora"]["difference"]["raw_mean"]["seeds"] == 1 and by_name["single"]["difference"] == {}
+    assert "Not run yet: late." in page and "- runs: 38 of 39" in page
+    assert "| `joint` |" in page and "better" in page and "worse" in page and "twelve models" in page
+    assert "mtbert reproduce all --budget wide --encoder ENCODER" in page and str(args.output) not in page
+    assert "<text" in (args.results / "differences.svg").read_text()
+    before = page
+    assert main(command("--finished_only")) == 0
+    assert (args.results / form_page.PAGE).read_text() == before
+
+
+def test_a_page_without_any_result_says_so(command, tmp_path, capsys):
+    assert main([*command("--finished_only"), "--results", str(tmp_path / "none")]) == 0
+    text = (tmp_path / "none" / form_page.PAGE).read_text()
+    assert "Not run yet: single, lora, joint, late." in text
+
+
+def test_an_unknown_form_is_refused(command):
+    with pytest.raises(
+        ValueError, match=r"there is no form 'paal' in .*; there are: single, lora, joint, late, and all"
+    ):
+        main(["paal", *command("--finished_only")[1:]])
+
+
+def test_results_of_other_settings_do_not_count(invented_table):
+    table, args = invented_table
+    other = planned(arguments_of(["all", "--budget", "wide", "--encoder", args.encoder, "--data_dir", args.data_dir]))
+    other = FormTable(other, list(table.forms.values()), Budget(3, 0.25), args.results)
+    assert table.results_of("joint").keys() == {1, 2} and other.results_of("joint") == {}
+
+
+def test_students_are_taught_by_the_models_of_another_form(encoder_dir, wide_dir, tmp_path, monkeypatch):
+    """Teachers train first, keep their weights, and are trained again where these are gone."""
+    monkeypatch.setattr("mtbert.training.methods.teacher_cache.memory_folder", lambda: tmp_path / "memories")
+    started = []
+
+    def execute(run, threads):
+        if not run.finished():
+            started.append(run.row)
+            keys = [*run.overrides, "--training.output_dir", str(run.output), "--training.disable_tqdm", "true"]
+            train(load_recipe(run.path, keys))
+            assert run.finished()
+
+    monkeypatch.setattr(forms, "execute", execute)
+    path, two = bundled.recipes()["wide/distilled"], ["--tasks", "[sst2, sts]"]
+    alone = forms.each_task("single", bundled.recipes()["wide/all"], ["sst2", "sts"])
+    taught = forms.Form("taught", (forms.Model("taught", path, tuple(two)),), (1,), teachers="single")
+    plan = planned(
+        arguments_of(
+            ["all", "--budget", "wide", "--encoder", encoder_dir, "--data_dir", str(wide_dir)]
+            + ["--output", str(tmp_path / "runs"), "--mixed_precision", "no"]
+        )
+    )
+    table = FormTable(plan, [forms.Form("single", alone, (1,)), taught], Budget(2, 0.5), tmp_path / "results")
+    assert table.run_all(1) == []
+    assert started == ["single-sst2", "single-sts", "taught"]
+    model = table.models["taught"][0]
+    result = table.result(model, 1)
+    assert result.recipe["distillation"]["teachers"] == ["single-sst2-1", "single-sts-1"]
+    assert str(tmp_path) not in table.file(model, 1).read_text()
+    weights = [*(tmp_path / "runs").glob("*/*/run/model.safetensors")]
+    assert sorted(file.parents[2].name for file in weights) == ["single-sst2", "single-sts"]
+    weights[0].unlink()
+    table.file(model, 1).unlink()
+    (tmp_path / "runs" / "taught").rename(tmp_path / "gone")
+    assert table.run_all(1) == []
+    assert started[3:] == [weights[0].parents[2].name, "taught"]
