@@ -6,8 +6,6 @@ A cell may have several readings: `[0, 1]` is two ids or a 0/1 vector. `LabelRea
 
 from __future__ import annotations
 
-import ast
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,11 +16,11 @@ from datasets import ClassLabel, Features, Value
 
 from ..modeling.problem_types import IGNORED, PROBLEM_TYPES, ProblemType
 from ..modeling.task_spec import TaskSpec
+from .label_cells import number_of, parsed, plain
 
 LIST, VECTOR, MAPPING = "as a list of labels", "as a 0/1 vector", "as a mapping"
 ONE_COLUMN = "as true or false of a label that the column does not name"
 FLOAT32_MAX = 3.4028234663852886e38
-LONGEST_TEXT = 100_000  # most characters of a list or mapping that is written as text
 TRUE, FALSE = {"true", "yes", "t", "y", "on"}, {"false", "no", "f", "n", "off"}
 
 Label = int | float | list[float]
@@ -152,7 +150,7 @@ class LabelReader:
         Such values are None, NaN, an empty string, the numbers in `unknown`, and a list or mapping whose values are
         all None, NaN or -100.
         """
-        value = _plain(value)
+        value = plain(value)
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return True
         if isinstance(value, str) and not value.strip():
@@ -164,7 +162,7 @@ class LabelReader:
 
     def readings(self, value: Any) -> Mapping[str, Label | None]:
         """Return every reading of a cell: description → class id, score or 0/1 vector; None for an unusable reading."""
-        value = _plain(value)
+        value = plain(value)
         if self.stored is not None and isinstance(value, int):
             value = self.stored[value] if 0 <= value < len(self.stored) else None
         if self.kind.numeric:
@@ -251,8 +249,8 @@ class LabelReader:
             text = value.strip()
             separator = next((mark for mark in "|;" if mark in text), ",")
             if text[:1] in ("[", "{", "("):
-                parsed = _parsed(text)
-                readings |= self._several(parsed) if isinstance(parsed, list | Mapping | frozenset) else {}
+                inside = parsed(text)
+                readings |= self._several(inside) if isinstance(inside, list | Mapping | frozenset) else {}
             elif separator in text:
                 readings |= self._parts(text.split(separator))
         return readings
@@ -301,39 +299,6 @@ class LabelReader:
         if self.range is not None and not self.range[0] <= number <= self.range[1]:
             return None
         return number
-
-
-def number_of(value: Any) -> float | None:
-    """Return the number that a value is or spells, or None."""
-    if isinstance(value, str) and "_" in value:  # float() reads 1_000
-        return None
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _plain(value: Any) -> Any:
-    """Convert numpy values to Python's, tuples to lists and sets to frozensets."""
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if isinstance(value, set | frozenset):
-        return frozenset(value)
-    return value
-
-
-def _parsed(text: str) -> Any:
-    """Parse a list, mapping or set in JSON or Python syntax; return None for any other text."""
-    if len(text) > LONGEST_TEXT:
-        return None
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return _plain(read(text))
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            continue
-    return None
 
 
 def _index(pairs: Iterable[tuple[Any, int]]) -> dict[Any, tuple[int, ...]]:

@@ -15,7 +15,8 @@ from datasets import ClassLabel, Dataset, List, Value
 from ..errors import InputError
 from ..modeling.problem_types import PROBLEM_TYPES
 from ..modeling.task_spec import TaskSpec
-from .label_reading import LIST, MAPPING, VECTOR, Label, LabelReader, number_of
+from .label_cells import number_of
+from .label_reading import LIST, MAPPING, VECTOR, Label, LabelReader
 
 # Problems of a row, one bit each; a problem of a text has one bit for each text of a pair.
 NO_LABEL, BAD_LABEL, TWO_READINGS = 1, 2, 256

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from datasets import Features
 
-from ..data.label_reading import LabelReader, number_of
+from ..data.label_cells import number_of
+from ..data.label_reading import LabelReader
 from ..errors import InputError
 from ..modeling.checkpoint_loading import read_json
 from ..modeling.decoding import decisions
