@@ -128,7 +128,8 @@ def _holds(folder: Path) -> str:
 def _saved(folder: Path) -> TableFiles | None:
     """The splits of a data set that `save_to_disk` wrote; None for any other folder."""
     if (folder / SAVED_SPLITS).is_file():
-        splits, remarks = {}, []
+        splits: dict[str, tuple[Path, ...]] = {}
+        remarks = []
         for path in sorted(inside for inside in folder.iterdir() if (inside / SAVED[0]).is_file()):
             split = split_of(path.name)[0]
             if split is None or split in splits:

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -106,7 +107,7 @@ def _tokenizer(encoder: str, chosen: bool) -> tuple[PreTrainedTokenizerBase | No
     Raises:
         InputError: the encoder is a folder without them.
     """
-    where = {} if chosen else {"local_files_only": True}
+    where: dict[str, Any] = {} if chosen else {"local_files_only": True}
     try:
         tokenizer = encoder_loading.load_tokenizer(encoder, **where)
         config = encoder_loading.encoder_config(encoder, **where)
