@@ -12,11 +12,12 @@ from ..errors import RecipeError
 from ..files import path_problem
 from ..recipe.yaml_layers import split_argv
 from ..runs import budget, bundled
-from . import parsers_calibration, parsers_export, parsers_serving, parsers_study
+from . import parsers_calibration, parsers_export, parsers_init, parsers_serving, parsers_study
 from .parsing import add_imports, at_least, check_keys, make_parser
 from .processes import is_launched
 
 COMMANDS = {
+    "init": "look at data, and write a commented recipe for it",
     "finetune": "train an encoder for the tasks of a recipe",
     "pretrain": "pre-train an encoder further on a recipe's texts (masked-language modelling)",
     "evaluate": "score a run and write a report",
@@ -342,6 +343,7 @@ def recipes(argv: Sequence[str]) -> argparse.Namespace:
 
 
 PARSERS = {
+    "init": parsers_init.init,
     "finetune": finetune,
     "pretrain": pretrain,
     "evaluate": evaluate,

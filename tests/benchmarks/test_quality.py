@@ -1,0 +1,119 @@
+"""benchmarks/quality.py: rows, scores, budgets, tables and the curve. Contenders are run by hand, on idle cores."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def quality(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "peers"))
+    import quality
+
+    return quality
+
+
+@pytest.fixture
+def data(tmp_path, quality):
+    """The files of the twelve tasks with a few invented rows."""
+    for task in quality.TASKS:
+        cells = {"classes": ["a", "b"], "score": ["1", "2.5"], "several": ["a;b", "b"]}[task.kind]
+        for split in ("train", "dev"):
+            file = tmp_path / task.files.format(split)
+            file.parent.mkdir(exist_ok=True)
+            known = file.read_text().splitlines() if file.is_file() else None
+            if known is None:
+                lines = [task.separator.join([*task.text, task.label])]
+                lines += [task.separator.join([*(f"t{i}" for _ in task.text), cells[i % 2]]) for i in range(4)]
+            else:  # a second label column of the same texts
+                lines = [task.separator.join([known[0], task.label])]
+                lines += [task.separator.join([line, cells[i % 2]]) for i, line in enumerate(known[1:])]
+            file.write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def point(contender, minutes, mean, quality):
+    scores = {task.name: mean for task in quality.TASKS}
+    return {"contender": contender, "minutes": minutes, "cpu_seconds": 60 * minutes, "scores": scores, "steps": 5}
+
+
+def test_all_contenders_read_the_same_rows(quality, data, tmp_path):
+    gold = quality.prepare(data, tmp_path / "rows", smoke=False)
+    assert list(gold) == [task.name for task in quality.TASKS] and len(gold) == 12
+    assert (gold["rte"], gold["sts"], gold["emotions"][0]) == ([0, 1, 0, 1], [1.0, 2.5, 1.0, 2.5], [1.0, 1.0])
+    row = json.loads((tmp_path / "rows/sick_entailment-train.jsonl").read_text().splitlines()[1])
+    assert row == {"text": "t1", "text_pair": "t1", "label": 1}
+    about = {task["name"]: task for task in json.loads((tmp_path / "rows/tasks.json").read_text())}
+    assert about["sts"]["range"] == [0, 5] and about["mrpc"]["texts"] == 2 and about["cola"]["labels"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "gold", "predicted", "expected"),
+    [
+        ("rte", [0, 1, 1, 0], [0, 1, 0, 0], 0.75),
+        ("mrpc", [0, 1, 1, 0], [0, 1, 0, 0], 2 / 3),
+        ("cola", [0, 1, 1, 0], [0, 1, 1, 0], 1.0),
+        ("cola", [0, 1, 1, 0], [0, 0, 0, 0], 0.0),
+        ("sts", [1.0, 2.0, 3.0], [2.0, 4.0, 6.0], 1.0),
+        ("sts", [1.0, 2.0], [1.0, 1.0], 0.0),
+        ("emotions", [[1, 0], [0, 1]], [[1, 0], [0, 0]], 0.5),
+    ],
+)
+def test_scores(quality, name, gold, predicted, expected):
+    task = next(task for task in quality.TASKS if task.name == name)
+    assert quality.score(task, gold, predicted) == pytest.approx(expected)
+
+
+def test_a_training_ends_with_its_time_and_its_rate_falls_to_zero(quality, monkeypatch):
+    import cpu_budget
+
+    seconds = 100.0
+    monkeypatch.setattr(cpu_budget.time, "process_time", lambda: seconds)
+    budget, control = cpu_budget.CpuBudget(until=200.0), SimpleNamespace(should_training_stop=False)
+    optimizer = SimpleNamespace(param_groups=[{"lr": 1.0}, {"lr": 0.5}])
+    budget.on_train_begin(None, None, control)
+    rates = []
+    while not control.should_training_stop:
+        budget.on_step_begin(None, None, control, optimizer=optimizer)
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        seconds += 10
+        budget.on_step_end(None, None, control)
+    assert budget.steps == 10 and [rate for rate, _ in rates[1:]] == pytest.approx([1 - i / 9 for i in range(9)])
+    assert all(half == rate / 2 for rate, half in rates) and rates[0][0] < 0.1
+
+
+def test_a_peer_that_is_ahead_is_named(quality):
+    points = [point("mtbert", 10, 0.5, quality), point("mtbert", 40, 0.7, quality), point("tasknet", 10, 0.6, quality)]
+    assert quality.behind([*points, point("trainers", 40, 0.6, quality)]) == []
+    assert quality.behind([*points, point("trainers", 40, 0.75, quality)]) == [
+        "trainers is ahead at 40: 0.750 and 0.700"
+    ]
+
+
+def test_the_table_and_the_curve_are_made_of_finished_points(quality, tmp_path, capsys):
+    folder = tmp_path / "quality"
+    folder.mkdir()
+    small = point("setfit", 10, 0.4, quality)
+    small["scores"] = dict.fromkeys(quality.SMALLEST, 0.4)
+    for each in (point("trainers", 10, 0.6, quality), point("mtbert", 10, 0.7, quality), small):
+        (folder / f"{each['contender']}-10.json").write_text(json.dumps(each))
+    quality.main(["x", "--encoder", "y", "--results", str(tmp_path), "--finished_only"])
+    page = (tmp_path / "quality.md").read_text()
+    assert page.index("| mtbert | 10 |") < page.index("| trainers | 10 |") < page.index("| setfit | 10 |")
+    curve = (tmp_path / "quality.svg").read_text()
+    assert ">mtbert<" in curve and ">trainers<" in curve and ">setfit<" not in curve
+
+
+def test_setfit_has_its_share_of_the_time(quality, tmp_path, monkeypatch):
+    monkeypatch.setattr(quality.environments, "build", lambda name, folder: Path(name))
+    args = quality.parse(["x", "--encoder", "y", "--work", str(tmp_path)])
+    found = {name: quality.command(args, name, 40, tmp_path / "p.json") for name in quality.CONTENDERS}
+    seconds = {name: float(words[words.index("--seconds") + 1]) for name, words in found.items()}
+    assert seconds == {name: 600.0 if name == "setfit" else 2400.0 for name in quality.CONTENDERS}
+    assert found["mtbert"][0] == sys.executable and found["setfit"][-3:] == list(quality.SMALLEST)
