@@ -12,7 +12,6 @@ from datasets import Value
 from ...data.label_cells import number_of
 from ...data.label_reading import LabelReader
 from ...data.labels import BAD_LABEL, LISTS, TWO_READINGS, VECTORS, judged
-from ...data.spec import DataSpec
 from ...errors import InputError
 from ...modeling.limits import reserved_problems
 from ...modeling.problem_types import PROBLEM_TYPES
@@ -25,7 +24,6 @@ from .readings import SCORES, SEVERAL, LabelCells, Reading, read_labels
 from .tables import Table, check_header, text_problem
 from .wishes import Wishes
 
-SEVERAL_COLUMNS = "empty" in DataSpec.__dataclass_fields__  # a task may have a column for each label
 TAGS = "token_classification"
 MOST_TASKS = 12  # of a table, that are drafted without a comment mark
 FEW = 20  # rows with a label, of a task in a larger table
@@ -140,9 +138,7 @@ def _with_tasks(
     named_labels = set(wishes.label) & {column.name for column in columns}
     rest = [column for column in columns if column.name not in (*draft.text, draft.id)]
     apart = {column.name: _apart(column, draft.more_text, named_labels) for column in rest}
-    marks = mark_columns([column for column in rest if not apart[column.name]])
-    if named_labels or not SEVERAL_COLUMNS:
-        marks = ()
+    marks = () if named_labels else mark_columns([column for column in rest if not apart[column.name]])
     if marks:
         cells = [table.label_cells(name) for name in marks]
         empty = sum(column.empty for column in cells)

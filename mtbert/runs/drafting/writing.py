@@ -8,16 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...data.spec import DataSpec
-from ...recipe import Recipe
-from ...recipe.fields import known_fields
 from .readings import SEVERAL
 from .survey import Leak, Surveyed
-from .tasks import SEVERAL_COLUMNS, TaskDraft
+from .tasks import TaskDraft
 from .yaml_lines import comment, entry, flow, indented, scalar, switched_off
 
-HAS_SOURCES = "sources" in known_fields(Recipe)
-DEV_IN_PER_CENT = not DataSpec(train="a.csv", dev="10%").problems()
 UNEVEN = 0.6  # share of the largest label from which class weights are proposed
 HEADER = (
     "A draft by `mtbert init`: read it, and change what is not so. Lines with ## explain. Lines with one # are YAML "
@@ -79,7 +74,7 @@ def recipe_text(tables: Sequence[Surveyed], leaks: Sequence[Leak], frame: Frame)
 
 def is_source(table: Surveyed) -> bool:
     """Whether several tasks share the table's texts, so that each text is encoded once."""
-    return HAS_SOURCES and len(table.draft.active) > 1
+    return len(table.draft.active) > 1
 
 
 def _source_name(table: Surveyed, tables: Sequence[Surveyed]) -> str:
@@ -136,7 +131,7 @@ def _data(table: Surveyed, frame: Frame) -> dict[str, Any]:
         names = [_below(source, frame.data_dir) if isinstance(source, Path) else source for source in sources]
         data[split] = names[0] if len(names) == 1 else names
     if table.dev_share:
-        data |= {"dev": f"{table.dev_share}%"} if DEV_IN_PER_CENT else {"dev_share": table.dev_share / 100}
+        data["dev"] = f"{table.dev_share}%"
     return data
 
 
@@ -151,7 +146,7 @@ def _data_lines(table: Surveyed, frame: Frame, label: Sequence[str] = ()) -> lis
     """The lines within a table's `data`, with other choices as comments; `label`: those about labels."""
     lines = []
     for key, value in _data(table, frame).items():
-        if key in ("dev", "dev_share") and table.dev_share:
+        if key == "dev" and table.dev_share:
             lines += comment("there is no dev split, so that a share of the train rows is it")
         lines += entry(key, value)
         if key == "text":
@@ -233,7 +228,7 @@ def _about_task(task: TaskDraft, rows: int) -> list[str]:
 def _label_lines(task: TaskDraft, remarks: bool) -> list[str]:
     """The keys of `data` about labels."""
     lines = entry("label", list(task.column) if isinstance(task.column, tuple) else task.column)
-    if task.reading.kind != SEVERAL or not task.empty or not SEVERAL_COLUMNS:
+    if task.reading.kind != SEVERAL or not task.empty:
         return lines
     instead = ""
     if isinstance(task.column, tuple):

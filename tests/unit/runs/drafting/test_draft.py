@@ -22,9 +22,7 @@ from mtbert.recipe.yaml_layers import parse_yaml
 from mtbert.runs.drafting import tables as tables_file
 from mtbert.runs.drafting.facts import suggest_length
 from mtbert.runs.drafting.run import draft
-from mtbert.runs.drafting.tasks import SEVERAL_COLUMNS
 from mtbert.runs.drafting.wishes import Wishes, parse_tasks
-from mtbert.runs.drafting.writing import DEV_IN_PER_CENT, HAS_SOURCES
 
 SHARED = Path(__file__).parents[4].parent / "shared/data"
 WORDS = "a an the cat dog bird fish house tree runs sleeps eats flies is was not very good bad fine old new".split()  # noqa: SIM905
@@ -104,10 +102,8 @@ def test_tickets(drafted, tmp_path):
         assert (task.data.text, task.data.id, task.data.train) == (("body",), "ticket", "tickets.csv")
     assert all(len(splits["dev"]) > 20 and len(splits["train"]) > 200 for splits in made.splits.values())
     tree = yaml.safe_load(made.text)
-    assert ("sources" in tree) == HAS_SOURCES
-    if HAS_SOURCES:
-        assert tree["sources"] == {"tickets": {"text": "body", "id": "ticket", "train": "tickets.csv", "dev": "10%"}}
-        assert tree["tasks"]["queue"]["data"] == {"source": "tickets", "label": "queue"}
+    assert tree["sources"] == {"tickets": {"text": "body", "id": "ticket", "train": "tickets.csv", "dev": "10%"}}
+    assert tree["tasks"]["queue"]["data"] == {"source": "tickets", "label": "queue"}
     empty = sum(not row["queue"] for row in csv.DictReader((tmp_path / "tickets.csv").open()))
     assert f"{empty} of 400 train rows have no label" in made.comments
 
@@ -194,9 +190,6 @@ def test_columns_of_marks(drafted, tmp_path):
     }
     write(tmp_path / "x.csv", columns)
     made = drafted("x.csv")
-    if not SEVERAL_COLUMNS:
-        assert made.kinds() == {"is_a": "binary", "is_b": "binary", "is_c": "binary"}
-        return
     assert made.kinds() == {"x": "multi_label"} and made.tasks["x"].data.label == ("is a", "is b", "is c")
     assert made.splits["x"]["train"]["label"][0] == [0, 0, 0] or made.splits["x"]["train"]["row"][0] != 1
 
@@ -304,10 +297,6 @@ def test_folders_of_save_to_disk(drafted, tmp_path):
     rows = Dataset.from_dict({"text": sentences(30), "label": ["a", "b", "c"] * 10})
     other = Dataset.from_dict({"text": sentences(12, 1), "label": ["a", "b", "c"] * 4})
     DatasetDict({"train": rows, "validation": other}).save_to_disk(str(tmp_path / "saved"))
-    if not DEV_IN_PER_CENT:
-        with pytest.raises(InputError, match="whose suffix is none of"):
-            drafted("saved")
-        return
     made = drafted("saved")
     assert (made.tasks["saved"].data.train, made.tasks["saved"].data.dev) == ("train", "validation")
 
