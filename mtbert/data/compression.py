@@ -112,7 +112,7 @@ class _Open(io.RawIOBase):
 
 
 @contextmanager
-def compressing(file: IO[bytes], name: str | Path) -> Iterator[IO[bytes]]:
+def compressing(file: IO[bytes], name: str | Path) -> Iterator[Any]:
     """Compress what is written to `file`, by the suffix of its name; without such a suffix yield `file` itself.
 
     The same bytes give the same file: no time and no other name is stored. `file` stays open.
