@@ -23,7 +23,7 @@ from datasets import Dataset
 from rich.console import Console
 
 from ..data.spec import SPLITS, UNLABELLED
-from ..data.splits import file_of, load_task
+from ..data.splits import files_of_split, load_task
 from ..errors import FileInTheWayError
 from ..evaluation.ensemble import combine, predict_members, score_logits
 from ..files import refuse_path, refuse_same_file, write_json, writing_file
@@ -78,8 +78,8 @@ def ensemble(args: argparse.Namespace) -> dict[str, dict[str, float]]:
     recipe = load_recipe(path, overrides)
     read = [path]
     for task in recipe.tasks.values():
-        files = (file_of(task.data, split, recipe.data_dir) for split in (*SPLITS, UNLABELLED))
-        read += filter(None, files)
+        for split in (*SPLITS, UNLABELLED):
+            read += files_of_split(task.data, split, recipe.data_dir)
     for checkpoint in args.checkpoints:
         read += Path(checkpoint).glob("*")
     written = ["scores.json", *(f"{name}-{args.predict}.csv" for name in recipe.tasks if args.predict)]

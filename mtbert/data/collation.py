@@ -95,7 +95,7 @@ class MultiTaskDataset(torch.utils.data.Dataset[Any]):
     @staticmethod
     def _known(labels: np.ndarray) -> np.ndarray:
         missing = np.isnan(labels) if labels.dtype.kind == "f" else labels == IGNORED
-        return ~missing.reshape(len(labels), -1).any(axis=1)
+        return ~missing.reshape(len(labels), -1).all(axis=1)
 
 
 class LengthSortedSteps(torch.utils.data.Sampler[Step]):

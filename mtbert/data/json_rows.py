@@ -235,18 +235,35 @@ def json_table(chunk: JsonChunk, features: Features, texts: Sequence[str]) -> pa
     return pa.table(columns)
 
 
-def json_batches(chunks: Iterable[JsonChunk], columns: Sequence[str]) -> Iterator[dict[str, list[Any]]]:
+def json_batches(
+    chunks: Iterable[JsonChunk], columns: Sequence[str], every: bool = False
+) -> Iterator[dict[str, list[Any]]]:
     """Yield the given columns of each chunk, with values as the file writes them.
 
+    Args:
+        columns: columns that each row must have.
+        every: whether to yield all columns, with their values unchanged: those of the first chunk's rows.
+
     Raises:
-        ReadError: a row lacks one of `columns`.
+        ReadError: a row lacks one of `columns`; with `every`, it has a column that no row of the first chunk has.
     """
+    names: dict[str, None] = {}
     for chunk in chunks:
+        if every:
+            names = names or dict.fromkeys(chain.from_iterable(chunk.rows))
+            for i, row in enumerate(chunk.rows):
+                if not row.keys() <= names.keys():
+                    new = next(name for name in row if name not in names)
+                    what = f"has {new!r}, which the first rows lack, so that the output has no such column"
+                    raise ReadError(f"{chunk.place(i)} {what}; write it in the first row, too")
         for i, row in enumerate(chunk.rows):
             for column in columns:
                 if column not in row:
                     raise ReadError(f"{chunk.place(i)} has no {column!r}; it has: {', '.join(row)[:500]}")
-        yield {column: [written(row[column]) for row in chunk.rows] for column in columns}
+        if every:
+            yield {name: [row.get(name) for row in chunk.rows] for name in names}
+        else:
+            yield {column: [written(row[column]) for row in chunk.rows] for column in columns}
 
 
 def check_texts(column: str, values: Sequence[Any], place: Callable[[int], str]) -> None:

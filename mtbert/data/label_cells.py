@@ -39,6 +39,14 @@ def plain(value: Any) -> Any:
     return value
 
 
+def opened(cell: Any) -> Any:
+    """Return a cell, or the list, set or mapping that its text spells in brackets."""
+    if isinstance(cell, str) and cell.strip()[:1] in ("[", "{", "("):
+        inside = parsed(cell.strip())
+        return inside if isinstance(inside, list | dict | frozenset) else cell
+    return cell
+
+
 def parsed(text: str) -> Any:
     """Parse a list, mapping or set in JSON or Python syntax, or a flat array as numpy prints it; else return None."""
     if len(text) > LONGEST_TEXT:

@@ -16,11 +16,12 @@ from datasets import ClassLabel, Features, Value
 
 from ..modeling.problem_types import IGNORED, PROBLEM_TYPES, ProblemType
 from ..modeling.task_spec import TaskSpec
-from .label_cells import number_of, parsed, plain
+from .label_cells import number_of, opened, plain
 
 LIST, VECTOR, MAPPING = "as a list of labels", "as a 0/1 vector", "as a mapping"
 ONE_COLUMN = "as true or false of a label that the column does not name"
 FLOAT32_MAX = 3.4028234663852886e38
+UNKNOWN, NONE = "unlabelled", "none"  # what an empty cell means
 TRUE, FALSE = {"true", "yes", "t", "y", "on"}, {"false", "no", "f", "n", "off"}
 
 Label = int | float | list[float]
@@ -41,6 +42,11 @@ class LabelReader:
         truth: (id of false, id of true) if the two classes are named so, else None.
         unknown: numbers that mark a missing label.
         form: how numbers of a multi-label column are read, `LIST` or `VECTOR`; None: not decided yet.
+        separator: the only text that separates several labels of a cell, a space for any white space; None: the first
+            of `|` and `;` that the cell has, else a comma, else white space between 0 and 1.
+        empty: what an empty cell of a multi-label task means: `UNKNOWN`, `NONE` of the labels, or None: not said.
+        columns: for a task with a 0/1 column for each label their names, in id order; otherwise empty.
+        partial: whether single entries of a 0/1 vector may be missing, as with `empty: unlabelled`.
     """
 
     problem_type: str
@@ -52,9 +58,21 @@ class LabelReader:
     truth: tuple[int, int] | None = None
     unknown: tuple[int, ...] = ()
     form: str | None = None
+    separator: str | None = None
+    empty: str | None = None
+    columns: tuple[str, ...] = ()
+    partial: bool = False
 
     @classmethod
-    def of(cls, task: TaskSpec, features: Features, column: str, minus_one: bool) -> LabelReader:
+    def of(
+        cls,
+        task: TaskSpec,
+        features: Features,
+        column: str,
+        minus_one: bool,
+        separator: str | None = None,
+        empty: str | None = None,
+    ) -> LabelReader:
         """Return a reader for `task`'s labels in `column`.
 
         Numbers are ids, unless one of the task's labels is a number: then 2, 2.0, "2" and "2.0" all mean the class
@@ -64,6 +82,7 @@ class LabelReader:
 
         Args:
             minus_one: whether -1 marks a missing label, provided that -1 is no label or score of the task.
+            separator, empty: as in the class.
         """
         feature = features.get(column)
         feature = getattr(feature, "feature", feature)
@@ -91,6 +110,8 @@ class LabelReader:
             names=_index((label.strip(), i) for i, label in enumerate(labels)),
             numbers=numbers,
             truth=truth,
+            separator=separator,
+            empty=empty,
             unknown=(-1,) if minus_one and not several and -1 not in (numbers or ()) else (),
         )
         if stored is not None:
@@ -106,7 +127,7 @@ class LabelReader:
     @classmethod
     def of_checked(cls, task: TaskSpec) -> LabelReader:
         """Return a reader for labels in the form that `check_rows` writes: ids, 0/1 vectors or scores."""
-        return cls(task.kind.name, task.classes, task.range, unknown=(IGNORED,), form=VECTOR)
+        return cls(task.kind.name, task.classes, task.range, unknown=(IGNORED,), form=VECTOR, partial=True)
 
     @property
     def kind(self) -> ProblemType:
@@ -131,8 +152,9 @@ class LabelReader:
         elif self.numbers is None:
             names += f" (or their ids, 0 to {len(self.labels) - 1})"
         if self.several:
+            marks = "'|', ';' or ','" if self.separator is None else repr(self.separator)
             return (
-                f"a list of different names, or names separated by '|', ';' or ',', out of: {names}; or 0 or 1 for "
+                f"a list of different names, or names separated by {marks}, out of: {names}; or 0 or 1 for "
                 "each label, as a list or a mapping; [] says that none is true"
             )
         return f"one of: {names}"
@@ -246,14 +268,32 @@ class LabelReader:
             if self.stored is None and number_of(value) in (0, 1):
                 readings[ONE_COLUMN] = None
         if isinstance(value, str):
-            text = value.strip()
-            separator = next((mark for mark in "|;" if mark in text), ",")
-            if text[:1] in ("[", "{", "("):
-                inside = parsed(text)
-                readings |= self._several(inside) if isinstance(inside, list | Mapping | frozenset) else {}
-            elif separator in text:
-                readings |= self._parts(text.split(separator))
+            inside, mark = opened(value), self._mark(value.strip())
+            if inside is not value:
+                readings |= self._several(inside)
+            elif mark is not None:
+                readings |= self._parts(value.strip().split(None if mark == " " else mark))
         return readings
+
+    def _mark(self, text: str) -> str | None:
+        """Return what separates the labels of a text; None if nothing does."""
+        if self.separator is not None:
+            parted = len(text.split()) > 1 if self.separator == " " else self.separator in text
+            return self.separator if parted else None
+        mark = next((mark for mark in "|;," if mark in text), None)
+        digits = text.split()
+        if mark is None and len(digits) > 1 and len(digits) == len(self.labels) and set(digits) <= {"0", "1"}:
+            return " "
+        return mark
+
+    def written_as(self, value: Any) -> str | None:
+        """Return how a cell of several labels is written: a separator, or `[` or `{` of a list or a mapping."""
+        value = opened(plain(value))
+        if isinstance(value, str):
+            return self._mark(value.strip())
+        if isinstance(value, Mapping):
+            return "{"
+        return "[" if isinstance(value, list | frozenset) else None
 
     def _parts(self, parts: list[Any] | frozenset[Any]) -> dict[str, list[float] | None]:
         """Return the readings of a list: as names or ids of labels, or as 0 or 1 for each label."""
@@ -271,7 +311,11 @@ class LabelReader:
     def _vector(self, parts: list[Any]) -> list[float] | None:
         """Return a list of 0 or 1 for each label as floats, in id order; None for any other list."""
         numbers: list[Any] = [number_of(part) for part in parts]
-        if self.stored is not None or len(numbers) != len(self.labels) or not set(numbers) <= {0.0, 1.0}:
+        known = numbers
+        if self.partial or self.empty == UNKNOWN:
+            numbers = [math.nan if part is None or part == "" else number_of(part) for part in parts]
+            known = [number for number in numbers if number is None or not math.isnan(number)]
+        if self.stored is not None or len(numbers) != len(self.labels) or not set(known) <= {0.0, 1.0}:
             return None
         return numbers
 

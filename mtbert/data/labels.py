@@ -16,13 +16,18 @@ from ..errors import InputError
 from ..modeling.problem_types import PROBLEM_TYPES
 from ..modeling.task_spec import TaskSpec
 from .label_cells import number_of
-from .label_reading import LIST, MAPPING, VECTOR, Label, LabelReader
+from .label_columns import read_cells, wrong_cells
+from .label_forms import is_empty
+from .label_reading import LIST, MAPPING, NONE, VECTOR, Label, LabelReader
 
 # Problems of a row, one bit each; a problem of a text has one bit for each text of a pair.
 NO_LABEL, BAD_LABEL, TWO_READINGS = 1, 2, 256
 EMPTY, NUL = (4, 8), (16, 32)
 # A row of a multi-label task whose only reading is a list of labels, or a 0/1 vector; it decides the ambiguous rows.
 LISTS, VECTORS = 512, 1024
+# How a row with several labels is written; a column must be written in one way.
+WRITTEN = {"|": 64, ";": 128, ",": 2048, " ": 4096, "[": 8192, "{": 16384}
+UNCLEAR = 32768  # an empty cell among columns of labels, whose meaning is not said
 SHOWN = 5
 NAMES = 20  # most names that an error message lists
 MARK = "labels checked by mtbert: "
@@ -30,7 +35,7 @@ MARK = "labels checked by mtbert: "
 # Each function that checks rows in `Dataset.map` has this version as an argument, because `map` caches its result under
 # the function's name and arguments. Raise it by 1 if the same rows now give other texts, labels or bits, so that rows
 # checked by an earlier version are not reused; tests/unit/data/test_reading_versions.py fails until you do.
-CHECKING_VERSION = 1
+CHECKING_VERSION = 2
 
 
 def label_feature(problem_type: str) -> Value | List:
@@ -41,7 +46,11 @@ def label_feature(problem_type: str) -> Value | List:
 
 def judged(reader: LabelReader, value: Any) -> tuple[Label, int]:
     """Read a label cell; return the checked label, and the bits of its problem or of its only reading."""
+    if reader.columns:
+        return _judged_columns(reader, value)
     if reader.missing(value):
+        if reader.empty == NONE and reader.several and is_empty(value):
+            return [0.0] * len(reader.labels), 0
         return reader.blank, NO_LABEL
     readings = reader.readings(value)
     label = next(iter(readings.values()), None)
@@ -49,11 +58,25 @@ def judged(reader: LabelReader, value: Any) -> tuple[Label, int]:
         return reader.blank, TWO_READINGS
     if label is None:
         return reader.blank, BAD_LABEL
-    if reader.several and list(readings) == [VECTOR]:
-        return label, VECTORS
-    if isinstance(label, list) and any(label) and not readings.keys() & {VECTOR, MAPPING}:
-        return label, LISTS
-    return label, 0
+    if not reader.several:
+        return label, 0
+    written = 0
+    if readings.keys() & {LIST, VECTOR, MAPPING} and (any(label) or VECTOR in readings):
+        mark = reader.written_as(value)
+        written = 0 if mark is None else WRITTEN.get(mark, WRITTEN["|"])  # a stated separator is the only one
+    if list(readings) == [VECTOR]:
+        return label, VECTORS | written
+    if any(label) and not readings.keys() & {VECTOR, MAPPING}:
+        return label, LISTS | written
+    return label, written
+
+
+def _judged_columns(reader: LabelReader, cells: Sequence[Any]) -> tuple[Label, int]:
+    label, empty = read_cells(reader, cells)
+    if label is None:
+        return reader.blank, BAD_LABEL
+    bits = UNCLEAR if empty and reader.empty is None else 0
+    return label, bits | (NO_LABEL if empty == len(label) and reader.empty != NONE else 0)
 
 
 def read_decided(
@@ -88,7 +111,15 @@ def marked_labels(rows: Dataset) -> list[str] | None:
     return json.loads(description.removeprefix(MARK)) or []
 
 
-def reader_of(task: TaskSpec, rows: Dataset, column: str, minus_one: bool, where: str) -> LabelReader:
+def reader_of(
+    task: TaskSpec,
+    rows: Dataset,
+    column: str,
+    minus_one: bool,
+    where: str,
+    separator: str | None = None,
+    empty: str | None = None,
+) -> LabelReader:
     """Return a reader for the labels in a column; `check_rows` may have converted them already.
 
     Raises:
@@ -96,7 +127,7 @@ def reader_of(task: TaskSpec, rows: Dataset, column: str, minus_one: bool, where
     """
     checked = marked_labels(rows)
     if checked is None or rows.features[column] != label_feature(task.kind.name):
-        return LabelReader.of(task, rows.features, column, minus_one)
+        return LabelReader.of(task, rows.features, column, minus_one, separator, empty)
     if checked != list(task.classes):
         raise InputError(
             f"{where}: column {column!r} holds ids of the classes {listed(checked)}, but the task's labels are "
@@ -114,7 +145,7 @@ def check_batch(
     batch: dict[str, list[Any]],
     indices: list[int],
     text: tuple[str, ...],
-    label: str,
+    label: str | tuple[str, ...],
     id: str | None,
     reader: LabelReader | None,
     version: int,
@@ -131,7 +162,8 @@ def check_batch(
                 status[i] |= NUL[k]
     if reader is not None:
         out["label"] = []
-        for i, value in enumerate(batch[label]):
+        cells = batch[label] if isinstance(label, str) else zip(*(batch[name] for name in reader.columns), strict=True)
+        for i, value in enumerate(cells):
             checked_label, bits = judged(reader, value)
             status[i] |= bits
             out["label"].append(checked_label)
@@ -142,28 +174,57 @@ def check_batch(
 
 
 def wrong_rows(
-    dataset: Dataset, text: tuple[str, ...], label: str, reader: LabelReader | None, status: np.ndarray, where: str
+    dataset: Dataset,
+    text: tuple[str, ...],
+    label: str,
+    reader: LabelReader | None,
+    status: np.ndarray,
+    where: str,
+    place: Callable[[int], str] = lambda row: f"row {row + 1:,}",
 ) -> list[str]:
-    """Return one sentence for each column and rule that rows of a split break, with the first such rows."""
-    kinds = []
-    if reader:
+    """Return one sentence for each column and rule that rows of a split break, with the first such rows.
+
+    Args:
+        place: number of a row from 0 → its name.
+    """
+    kinds, sentences = [], []
+    if reader and reader.columns:
+        bad, unclear = status & BAD_LABEL > 0, status & UNCLEAR > 0
+        sentences = wrong_cells(dataset, reader, bad, unclear, place, where)
+    elif reader:
         kinds.append((label, BAD_LABEL, f"labels must be {reader.accepted}{_advice(dataset, label, reader, status)}"))
         kinds.append((label, TWO_READINGS, _both_readings(dataset, label, reader, status)))
-        if (status & LISTS).any():
+        if (status & LISTS).any() and (status & VECTORS).any():
             kinds.append((label, VECTORS, "these are 0/1 vectors, others lists of labels; write all in one form"))
+        else:
+            kinds += [(label, bits, rule) for bits, rule in _mixture(status, reader.separator)]
     for column, nul in zip(text, NUL, strict=False):
         kinds.append((column, nul, "NUL characters are refused; remove them"))
-    sentences = []
     for column, bit, rule in kinds:
         rows = np.flatnonzero(status & bit)
         if not len(rows):
             continue
         feature = dataset.features[column]
-        values = [f"row {i + 1:,}: {_short(dataset[int(i)][column], feature)}" for i in rows[:SHOWN]]
+        values = [f"{place(i)}: {_short(dataset[i][column], feature)}" for i in rows[:SHOWN].tolist()]
         more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
         count = f"{len(rows):,} row{'s' if len(rows) > 1 else ''}"
         sentences.append(f"{where}: column {column!r} is wrong in {count}: {'; '.join(values)}{more}; {rule}")
     return sentences
+
+
+def _mixture(status: np.ndarray, separator: str | None) -> list[tuple[int, str]]:
+    """Return the bits of all ways but the most frequent in which rows are written, and the rule; empty for one way."""
+    counts = {mark: int(np.count_nonzero(status & bit)) for mark, bit in WRITTEN.items()}
+    used = sorted((mark for mark in counts if counts[mark]), key=lambda mark: -counts[mark])
+    if len(used) < 2:
+        return []
+    names = {"[": "lists", "{": "mappings", " ": "separated by white space"}
+    most, *others = (names.get(mark, f"separated by {separator or mark!r}") for mark in used)
+    remedy = "write all in one form"
+    if sum(mark not in names for mark in used) > 1:
+        remedy += ", or name the separator: label_separator"
+    rule = f"these are {' or '.join(others)}, {counts[used[0]]:,} other rows are {most}; {remedy}"
+    return [(sum(WRITTEN[mark] for mark in used[1:]), rule)]
 
 
 def _both_readings(dataset: Dataset, label: str, reader: LabelReader, status: np.ndarray) -> str:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import hashlib
-import lzma
-import os
 import warnings
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import datasets
 import pyarrow as pa
@@ -27,16 +21,16 @@ from ..errors import Problem, ReadError
 from . import json_rows
 from .bounds import BoundedStream
 from .cache import content_key
+from .compression import COMPRESSED, intact, open_file
 from .delimited import QUOTING, DelimitedRows, Dialect
 
-FORMATS = ("csv", "tsv", "json", "parquet", "cs224n")
+SAVED = "saved"  # a folder of `save_to_disk`
+FORMATS = ("csv", "tsv", "json", "parquet", "cs224n", SAVED)
 SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
-COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
 SEPARATORS = {"csv": ",", "tsv": "\t", "cs224n": "\t"}
 SEPARATOR_NAMES: dict[str | None, str | None] = {"tab": "\t", "\\t": "\t"}
 BLOCK = 1 << 20  # bytes
 ROWS = 2000  # rows of a table; more make Python's garbage collector slow
-DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, zipfile.BadZipFile, RuntimeError)
 SHORT = "so that their last are empty; if a text of theirs is cut at a line break, put it in quotes"
 BROKEN_PARQUET = (OSError, ValueError, KeyError, NotImplementedError)
 # Part of the cache key of a file's rows. Raise it by 1 if the same file now gives other rows, columns or types, or is
@@ -78,48 +72,6 @@ def lacks(column: str) -> str:
     )
 
 
-def open_file(path: str | Path) -> BoundedStream:
-    """Open a file for reading; decompress gzip, bzip2, xz and zip files, which are detected by their first bytes.
-
-    Raises:
-        ReadError: a zip archive does not hold exactly one file. While reading: a line or the unpacked file exceeds its
-            limit.
-    """
-    with open(path, "rb") as file:
-        head = file.read(10)
-    unpackers: dict[bytes, Callable[..., Any]] = {
-        b"\x1f\x8b": gzip.open,
-        b"BZh" + head[3:4] + b"1AY&SY": bz2.open,
-        b"\xfd7zXZ\0": lzma.open,
-        b"PK\3\4": _only_member,
-        b"PK\5\6": _only_member,
-    }
-    for start, unpack in unpackers.items():
-        if head.startswith(start):
-            return BoundedStream(unpack(path), os.path.getsize(path))
-    return BoundedStream(open(path, "rb"))
-
-
-def _only_member(path: str | Path) -> IO[bytes]:
-    try:
-        archive = zipfile.ZipFile(path)
-        names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
-        if len(names) == 1:
-            return archive.open(names[0])
-    except DAMAGED as error:
-        raise ReadError(f"it is a zip archive that can not be read ({error}); write it again") from error
-    archive.close()
-    raise ReadError(f"it is a zip archive of {len(names)} files; give an archive of one file, or the file itself")
-
-
-def intact(parts: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the parts of a file unchanged; raise ReadError if its compressed bytes are damaged."""
-    try:
-        yield from parts
-    except DAMAGED as error:
-        raise ReadError(f"its compressed bytes are damaged ({error}); write the file again") from error
-
-
 @dataclass(frozen=True)
 class RowFile:
     """A file of rows.
@@ -136,8 +88,25 @@ class RowFile:
     separator: str | None = None
     quoting: str | None = None
 
+    def schema(self, size: int = ROWS) -> pa.Schema:
+        """Return the names and types of the columns: strings, but in parquet; those of json's first `size` rows.
+
+        Raises:
+            ReadError: the file's beginning can not be read.
+        """
+        if self.format == "parquet":
+            with _parquet(self.path) as file:
+                return file.schema_arrow.remove_metadata()
+        with self._open() as file:
+            if self.format == "json":
+                first = next(_json_chunks(file, size), None)
+                names = list(dict.fromkeys(chain.from_iterable(first.rows))) if first else []
+            else:
+                names = self._delimited(file, 1).names
+        return pa.schema([(name, pa.string()) for name in names])
+
     def batches(
-        self, size: int, columns: Sequence[str], check: Callable[[Sequence[str]], None]
+        self, size: int, columns: Sequence[str], check: Callable[[Sequence[str]], None], every: bool = False
     ) -> Iterator[dict[str, list[Any]]]:
         """Yield batches of at most `size` rows, as column name → values.
 
@@ -145,6 +114,7 @@ class RowFile:
             size: number of rows of a batch.
             columns: names of the columns to read. A field that a row of a csv or tsv file lacks is None.
             check: called with the names of all columns of a csv, tsv or parquet file before the first row is read.
+            every: whether to read all columns, those of json with their values unchanged.
 
         Raises:
             ReadError: the file can not be read exactly.
@@ -152,38 +122,45 @@ class RowFile:
         if self.format == "parquet":
             with _parquet(self.path) as file:
                 check(file.schema_arrow.names)
-                for batch in _parquet_batches(file, size, columns):
+                for batch in _parquet_batches(file, size, None if every else columns):
                     yield batch.to_pydict()
         elif self.format == "json":
-            with open_file(self.path) as file:
-                yield from json_rows.json_batches(_json_chunks(file, size), columns)
+            with self._open() as file:
+                yield from json_rows.json_batches(_json_chunks(file, size), columns, every)
         else:
-            with open_file(self.path) as file:
+            with self._open() as file:
                 rows = self._delimited(file, size)
                 check(rows.names)
+                places = {column: rows.names.index(column) for column in (rows.names if every else columns)}
                 for chunk in rows:
-                    yield {column: chunk[rows.names.index(column)] for column in columns}
+                    yield {column: chunk[place] for column, place in places.items()}
             if rows.short:
                 short = f"{len(rows.short):,} of its rows have fewer fields than the header"
                 warnings.warn(f"{self.path}: {short} (first: row {rows.short[0]:,}), {SHORT}", stacklevel=2)
 
-    def dataset(self, texts: Sequence[str]) -> Dataset:
+    def dataset(self, texts: Sequence[str], features: Features | None = None) -> Dataset:
         """Return all rows and columns, memory-mapped from a cache whose key is the file's content.
 
         Args:
             texts: text and id columns of a json file, whose values become strings as written in the file. All columns
                 of a csv or tsv file are strings.
+            features: types of the columns of a json file, which other files have, too; None: those of its values.
 
         Raises:
             ReadError: the file can not be read exactly.
         """
         texts = sorted(texts) if self.format == "json" else []
         parts = (READING_VERSION, content_key([self.path]), self.format, self.separator, self.quoting, texts)
-        key = hashlib.sha256(repr(parts).encode()).hexdigest()
+        if features is not None:
+            return _cached(_Builder(self.tables(texts, False, features), _key(*parts, features.to_dict())))
         try:
-            return _cached(_Builder(self, texts, key))
+            return _cached(_Builder(self.tables(texts, False), _key(*parts)))
         except _Unfit:
-            return _cached(_Builder(self, texts, key, whole=True))
+            return _cached(_Builder(self.tables(texts, True), _key(*parts)))
+
+    def _open(self) -> BoundedStream:
+        suffix = "csv" if self.format == "cs224n" else self.format
+        return open_file(self.path, lambda name: file_format(name) == suffix)
 
     def _delimited(self, file: BoundedStream, size: int = ROWS) -> DelimitedRows:
         separator = self.separator or SEPARATORS[self.format]
@@ -192,12 +169,13 @@ class RowFile:
         dialect = Dialect(separator, self.quoting, doubtful)
         return DelimitedRows(intact(iter(lambda: file.read(BLOCK), b"")), dialect, size)
 
-    def tables(self, texts: Sequence[str], whole: bool) -> Iterator[Features | pa.Table]:
+    def tables(self, texts: Sequence[str], whole: bool, given: Features | None = None) -> Iterator[Features | pa.Table]:
         """Yield the columns' types, then tables of rows.
 
         Args:
             texts: see `dataset`.
             whole: whether to derive the types of a json file from all its rows instead of its first ones.
+            given: the types of a json file, if they are known.
 
         Raises:
             _Unfit: later rows of a json file need other types.
@@ -212,30 +190,34 @@ class RowFile:
                 for batch in _parquet_batches(file, ROWS, None):
                     yield pa.Table.from_batches([batch]).cast(features.arrow_schema)
         elif self.format == "json":
-            yield from self._json_tables(texts, whole)
+            yield from self._json_tables(texts, whole, given)
         else:
-            with open_file(self.path) as file:
+            with self._open() as file:
                 rows = self._delimited(file)
                 features = Features({name: Value("string") for name in rows.names})
                 yield features
                 for chunk in rows:
                     yield pa.table([pa.array(column, pa.string()) for column in chunk], features.arrow_schema)
 
-    def _json_tables(self, texts: Sequence[str], whole: bool) -> Iterator[Features | pa.Table]:
+    def _json_tables(self, texts: Sequence[str], whole: bool, given: Features | None) -> Iterator[Features | pa.Table]:
         kinds = json_rows.Kinds()
-        with open_file(self.path) as file:
+        with self._open() as file:
             for chunk in islice(_json_chunks(file), None if whole else 1):
                 kinds.add(chunk.rows)
         if not kinds.values:
             raise ReadError(f"it can not be read as json: there is no row; {json_rows.REMEDY}")
-        features = kinds.features(texts)
+        features = given or kinds.features(texts)
         yield features
-        with open_file(self.path) as file:
+        with self._open() as file:
             for chunk in _json_chunks(file):
                 kinds.add(chunk.rows)
-                if kinds.features(texts) != features:
+                if given is None and kinds.features(texts) != features:
                     raise _Unfit
                 yield json_rows.json_table(chunk, features, texts)
+
+
+def _key(*parts: Any) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 class _Unfit(Exception):
@@ -245,8 +227,8 @@ class _Unfit(Exception):
 class _Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]  # datasets has no types
     """Writes the rows of a file to the cache of `datasets`, once for each key."""
 
-    def __init__(self, source: RowFile, texts: Sequence[str], key: str, whole: bool = False):
-        self.parts = source.tables(texts, whole)
+    def __init__(self, parts: Iterator[Features | pa.Table], key: str):
+        self.parts: Any = parts
         super().__init__(dataset_name="rows", hash=key)
 
     def _info(self) -> datasets.DatasetInfo:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from .labels import SHOWN
 from .leaks import Leak
 from .readers import SHORT
+from .row_files import Parts
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class SplitReport:
         leaks: train rows that give away rows of the held-out splits of any task.
         without_leaks: number of rows that are left when these are dropped; None: they are kept.
         short: numbers of the rows of a csv or tsv file that have fewer fields than its header.
+        cut: of splits that are cut by hashes: number of the rows that are this split's, and split → share of each.
+        scarce: labels of which a split that was cut off has no row → their number of rows in all.
+        parts: the files; rows are numbered over all of them. None: one.
     """
 
     task: str
@@ -47,18 +51,25 @@ class SplitReport:
     short: tuple[int, ...] = ()
     leaks: tuple[Leak, ...] = ()
     without_leaks: int | None = None
+    cut: tuple[int, dict[str, float]] | None = None
+    scarce: dict[str, int] = field(default_factory=dict)
+    parts: Parts | None = None
 
     def lines(self) -> list[str]:
         """Return the report as sentences for the log."""
         read = f"{self.read:,} row" + ("s" if self.read != 1 else "")
         line = f"{self.task} {self.split}: {read} read from {self.source}, {self.kept:,} kept"
-        reasons = [f"{len(rows):,} left out: {why} ({_rows(rows)})" for why, rows in self.left_out.items()]
+        reasons = [f"{len(rows):,} left out: {why} ({self._rows(rows)})" for why, rows in self.left_out.items()]
         if self.drawn:
             rows, seed = self.drawn
             reasons.append(f"{rows:,} of {self.kept:,} rows were drawn (sample_seed {seed})")
         if self.share:
             rows, seed = self.share
             reasons.append(f"{rows:,} of these are the {self.split} split (dev_share, sample_seed {seed})")
+        if self.cut:
+            rows, shares = self.cut
+            named = " and ".join(f"{split} {100 * share:.4g}%" for split, share in shares.items())
+            reasons.append(f"{rows:,} of these are the {self.split} split ({named}, by the hashes of the texts)")
         return ["; ".join([line, *reasons]), *self._warnings()]
 
     def _warnings(self) -> list[str]:
@@ -66,21 +77,31 @@ class SplitReport:
         if self.untagged:
             lines.append(
                 f"{where}: {len(self.untagged):,} of {self.read:,} rows have an empty label cell and were left out as "
-                f"not labelled ({_rows(self.untagged)}); if none of the labels is true of such a text, write [] there "
-                "(in json, parquet and Python an empty list, in csv and tsv these two characters)"
+                f"not labelled ({self._rows(self.untagged)}); if none of the labels is true of such a text, write "
+                "empty: none under data, or [] there (in json, parquet and Python an empty list, in csv and tsv these "
+                "two characters); empty: unlabelled leaves such rows out without this warning"
             )
         what = "their scores say little about new texts; remove them from one of the two"
         lines += [
-            f"{where}: {len(rows):,} of {self.kept:,} rows have the text of a row of {other} ({_rows(rows)}); {what}"
+            f"{where}: {len(rows):,} of {self.kept:,} rows have the text of a row of {other} ({self._rows(rows)}); "
+            f"{what}"
             for other, rows in self.shared.items()
         ]
         lines += [self._leak_line(leak) for leak in self.leaks]
         if self.without_leaks is not None:
             lines.append(f"{self.task} {self.split}: {self.without_leaks:,} rows are left without these (leaks: drop)")
+        if self.scarce:
+            labels = [f"{name!r} ({count:,})" for name, count in self.scarce.items()]
+            more = f" and {len(labels) - SHOWN:,} more" if len(labels) > SHOWN else ""
+            cut_off = " or ".join(self.cut[1] if self.cut else ())
+            lines.append(
+                f"{where}: {cut_off} has no row of the labels {', '.join(labels[:SHOWN])}{more}, which have too few "
+                "rows (in brackets), or rows that share texts; name a file, or give a larger share"
+            )
         if self.short:
             lines.append(
                 f"{where}: {len(self.short):,} of {self.read:,} rows have fewer fields than the header "
-                f"({_rows(self.short)}), {SHORT}"
+                f"({self._rows(self.short)}), {SHORT}"
             )
         return lines
 
@@ -88,12 +109,13 @@ class SplitReport:
         counts = [f"{len(leak.same):,} have its text"] if leak.same else []
         counts += [f"{len(leak.phrases):,} share a phrase with it"] if leak.phrases else []
         start = f"{self.task} {self.split}: {len(leak.rows):,} of {self.kept:,} rows give away a row of {leak.other} "
-        line = f"{start}{leak.split}: {', '.join(counts)} ({_rows(leak.rows)})"
+        line = f"{start}{leak.split}: {', '.join(counts)} ({self._rows(leak.rows)})"
         if self.without_leaks is not None:
             return line
         return f"warning: {line}; leaks: drop trains without them"
 
-
-def _rows(rows: tuple[int, ...]) -> str:
-    more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
-    return f"row{'s' if len(rows) > 1 else ''} {', '.join(f'{row:,}' for row in rows[:SHOWN])}{more}"
+    def _rows(self, rows: tuple[int, ...]) -> str:
+        places = (self.parts or Parts(("",), (self.read,))).place
+        more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
+        shown = ", ".join(places(row - 1).removeprefix("row ") for row in rows[:SHOWN])
+        return f"row{'s' if len(rows) > 1 else ''} {shown}{more}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,20 @@ import datasets
 import numpy as np
 from datasets import Dataset, DatasetDict, Features, Value
 
-from ..errors import FileError, InputError, InputTypeError, MissingFileError, Problem, ReadError, refuse
+from ..errors import FileError, InputError, InputTypeError, refuse
 from ..modeling.task_spec import TaskSpec
 from .cache import load_hub
 from .delimited import separator_hint
 from .duplicates import shared_rows
-from .label_reading import LabelReader
+from .held_out import cut_off, sample, split_off_dev
+from .label_columns import columns_reader
+from .label_forms import is_empty
+from .label_reading import NONE, LabelReader
 from .labels import (
     CHECKING_VERSION,
     EMPTY,
     NO_LABEL,
+    UNCLEAR,
     check_batch,
     label_feature,
     listed,
@@ -30,8 +33,7 @@ from .labels import (
     reader_of,
     wrong_rows,
 )
-from .permutation import draw
-from .readers import SEPARATORS, RowFile, lacks
+from .row_files import Parts, files_of, read_files, refuse_overlap
 from .spec import SPLITS, UNLABELLED, DataSpec
 from .split_report import SplitReport
 
@@ -73,70 +75,38 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
         OSError: a hub dataset can not be loaded.
         ValueError: `data` contradicts itself or `task`, a file can not be read, or rows are wrong (see `check_rows`).
     """
+    where = f"task {task.name!r}"
     problems = [problem.under("data") for problem in data.problems()]
-    refuse([*problems, *_mismatch(task, data)], f"task {task.name!r}: ")
+    refuse([*problems, *data.problems_with(task)], f"{where}: ")
+    scored = [split for split in _named(data) if split != UNLABELLED and not data.hub]
+    files = {split: files_of_split(data, split, data_dir, where) for split in scored}
+    refuse_overlap(files, {split: data.source_of(split) or () for split in scored}, where)
     splits, reports = {}, []
-    for split in (*SPLITS, UNLABELLED):
-        name = getattr(data, split)
-        if not name:
-            continue
-        rows, source = _read_split(task, data, split, data_dir)
-        shown = source if data.hub else name
-        short: tuple[int, ...] = ()
-        if not data.hub and data.format_of(name) in SEPARATORS:
-            short = _short_rows(rows, data, f"task {task.name!r}: data.{split}: {source}")
-        splits[split], report = check_rows(task, split, rows, data, source)
+    for split in _named(data):
+        read = read_split(task, data, split, data_dir)
+        source = read.parts.shown
+        splits[split], report = check_rows(task, split, read.rows, data, source, read.parts)
+        shown = source if data.hub or len(read.parts.names) > 1 else data.names_of(split)[0]
+        reports.append(replace(report, source=shown, short=read.short, parts=read.parts))
+        if split == "train" and data.cuts:
+            splits, reports = cut_off(task, splits, reports, data)
         if split == "train" and data.sample is not None:
-            where = f"task {task.name!r}: data.sample"
-            splits[split], report = _sample(splits[split], report, data.sample, data.sample_seed, where)
-        reports.append(replace(report, source=str(shown), short=short))
+            splits[split], reports[0] = sample(
+                splits[split], reports[0], data.sample, data.sample_seed, f"{where}: data.sample"
+            )
     if data.dev_share is not None:
-        splits, reports = _split_off_dev(splits, reports, data, f"task {task.name!r}: data.dev_share")
+        splits, reports = split_off_dev(splits, reports, data, f"{where}: data.dev_share")
+    order = (*SPLITS, UNLABELLED)
+    splits = {split: splits[split] for split in order if split in splits}
     shared = shared_rows(splits, unordered=data.symmetric)
     reports = [replace(report, shared=shared.get(report.split, {})) for report in reports]
+    reports.sort(key=lambda report: order.index(report.split))
     unlabelled = splits.pop(UNLABELLED, None)
     if unlabelled:
         splits["train"] = _with_unlabelled(task, splits["train"], unlabelled, reports[0].read)
     if data.symmetric:
         splits["train"] = in_both_orders(splits["train"])
     return LoadedTask(DatasetDict(splits), tuple(reports))
-
-
-def _sample(rows: Dataset, report: SplitReport, count: int, seed: int, where: str) -> tuple[Dataset, SplitReport]:
-    """Draw `count` rows without replacement; return them in their order, and a report that says so.
-
-    Raises:
-        ValueError: there are fewer rows.
-    """
-    if count > len(rows):
-        raise InputError(
-            f"{where} is {count:,}, but {report.source} has only {len(rows):,} usable rows; give at most as many, or "
-            "null for all"
-        )
-    return rows.select(draw(count, len(rows), seed)), replace(report, drawn=(count, seed))
-
-
-def _split_off_dev(
-    splits: dict[str, Dataset], reports: list[SplitReport], data: DataSpec, where: str
-) -> tuple[dict[str, Dataset], list[SplitReport]]:
-    """Move a random share of the training rows to a dev split, both in their order; the reports say so.
-
-    Raises:
-        ValueError: training or dev would have no row.
-    """
-    rows, report = splits["train"], reports[0]
-    share: Any = data.dev_share  # a number
-    count = round(share * len(rows))
-    if not 0 < count < len(rows):
-        raise InputError(
-            f"{where} is {share}, which makes {count:,} dev rows of {len(rows):,} usable rows of {report.source}; "
-            "training and dev need one row each"
-        )
-    dev = draw(count, len(rows), data.sample_seed)
-    train = np.setdiff1d(np.arange(len(rows)), dev, assume_unique=True)
-    parts = {"train": rows.select(train), "dev": rows.select(dev)}
-    described = [replace(report, split=split, share=(len(part), data.sample_seed)) for split, part in parts.items()]
-    return splits | parts, [*described, *reports[1:]]
 
 
 def in_both_orders(pairs: Dataset) -> Dataset:
@@ -169,36 +139,56 @@ def load_column(
         ValueError: the split has no such column.
         FileNotFoundError, OSError: as `load_task` does.
     """
-    rows, source = _read_split(task, data, split, data_dir)
+    read = read_split(task, data, split, data_dir)
+    rows = read.rows
     if column not in rows.column_names:
         near = difflib.get_close_matches(column, rows.column_names, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        where = f"task {task.name!r}, {split} split, {source}"
+        where = f"task {task.name!r}, {split} split, {read.parts.shown}"
         raise InputError(f"{where}: no column {column!r}; the columns are {listed(rows.column_names)}{hint}")
     values = rows.with_format(None)[column][:]
     return {i: "" if value is None else str(value) for i, value in enumerate(values, start=1)}
 
 
-def _read_split(task: TaskSpec, data: DataSpec, split: str, data_dir: str | Path | None) -> tuple[Dataset, str]:
-    """Read an unchecked split; return it and its source for messages."""
-    name: Any = data.source_of(split)
+@dataclass(frozen=True)
+class ReadSplit:
+    """Rows as they were read, unchecked; their files, and the numbers of those that lack their last fields."""
+
+    rows: Dataset
+    parts: Parts
+    short: tuple[int, ...] = ()
+
+
+def _named(data: DataSpec) -> list[str]:
+    """The splits that are read from files or a hub, not cut from the training rows."""
+    return [split for split in (*SPLITS, UNLABELLED) if getattr(data, split) and split not in data.cuts]
+
+
+def read_split(task: TaskSpec, data: DataSpec, split: str, data_dir: str | Path | None) -> ReadSplit:
+    """Read an unchecked split; a dev or test split that is cut from the training rows is read with all of these.
+
+    Raises:
+        FileNotFoundError, OSError, ValueError: as `load_task` does.
+    """
     where = f"task {task.name!r}: data.{split}"
     if data.hub:
         parts = [data.hub]
         parts += [f"{key} {getattr(data, key)}" for key in ("subset", "revision") if getattr(data, key)]
-        return _read_hub(data.hub, data, name, where), f"{', '.join(parts)}, split {name}"
-    path = _place(name, data_dir)
-    return _read_file(path, data, data_dir, where), str(path)
+        name = data.names_of(split)[0]
+        rows = _read_hub(data.hub, data, name, where)
+        return ReadSplit(rows, Parts((f"{', '.join(parts)}, split {name}",), (len(rows),)))
+    paths = files_of_split(data, split, data_dir, f"task {task.name!r}")
+    texts = [*data.text, *([data.id] if data.id else [])]
+    return ReadSplit(*read_files(paths, texts, data.format, data.separator, data.quoting, data_dir, where))
 
 
-def file_of(data: DataSpec, split: str, data_dir: str | Path | None) -> Path | None:
-    """Return the path of a split's file; None if the data set is on a hub or has no such split."""
-    name = data.source_of(split)
-    return None if data.hub or not name else _place(name, data_dir)
+def files_of_split(data: DataSpec, split: str, data_dir: str | Path | None, where: str = "") -> list[Path]:
+    """Return the paths of a split's files; none if the data set is on a hub or has no such split.
 
-
-def _place(name: str, data_dir: str | Path | None) -> Path:
-    return Path(data_dir or ".").expanduser() / Path(name).expanduser()
+    Raises:
+        ValueError, FileNotFoundError: as `row_files.files_of` does.
+    """
+    return [] if data.hub else files_of(data.names_of(split), data_dir, f"{where}: data.{split}")
 
 
 def _read_hub(hub: str, data: DataSpec, split: str, where: str) -> Dataset:
@@ -213,44 +203,6 @@ def _read_hub(hub: str, data: DataSpec, split: str, where: str) -> Dataset:
         ) from error
 
 
-def _read_file(path: Path, data: DataSpec, data_dir: str | Path | None, where: str) -> Dataset:
-    if not os.path.isfile(path):
-        at = "it is a folder" if os.path.isdir(path) else "there is no such file"
-        if not os.path.isdir(path.parent):
-            at = f"there is no folder {path.parent}"
-        elif near := difflib.get_close_matches(path.name, sorted(p.name for p in path.parent.iterdir()), 1):
-            at += f"; the nearest name in that folder is {near[0]!r}"
-        raise MissingFileError(f"{where}: {path}: {at} (relative names begin at data_dir, which is {data_dir})")
-    if not path.stat().st_size:
-        raise InputError(f"{where}: {path} is empty")
-    kind = str(data.format_of(path))
-    try:
-        rows = RowFile(path, kind, data.separator, data.quoting).dataset([*data.text, *([data.id] if data.id else [])])
-    except ReadError as error:
-        about = error.about(path) if str(error).startswith("it ") else f"{path} can not be read as {kind}: {error}"
-        raise InputError(f"{where}: {about}") from error
-    if not len(rows):
-        raise InputError(f"{where}: {path} can not be read as {kind}: no row after the header")
-    return rows
-
-
-def _short_rows(rows: Dataset, data: DataSpec, where: str) -> tuple[int, ...]:
-    """Return the numbers of the rows of a csv or tsv file that lack their last fields.
-
-    Raises:
-        ValueError: a text or an id is among these fields.
-    """
-    for column in [*data.text, *([data.id] if data.id else [])]:
-        short = _without(rows, column) if column in rows.column_names else ()
-        if short:
-            raise InputError(f"{where}: row {short[0]:,} {lacks(column)}")
-    return _without(rows, rows.column_names[-1])
-
-
-def _without(rows: Dataset, column: str) -> tuple[int, ...]:
-    return tuple((np.flatnonzero(rows.data.column(column).is_null()) + 1).tolist())
-
-
 def _unreadable(dataset: Dataset) -> int:
     """Return the number, from 1, of the first row with a text that is not UTF-8."""
     for row in range(len(dataset)):
@@ -262,7 +214,7 @@ def _unreadable(dataset: Dataset) -> int:
 
 
 def check_rows(
-    task: TaskSpec, split: str, dataset: Dataset, data: DataSpec, source: str
+    task: TaskSpec, split: str, dataset: Dataset, data: DataSpec, source: str, parts: Parts | None = None
 ) -> tuple[Dataset, SplitReport]:
     """Check every row of a split and convert its columns.
 
@@ -280,6 +232,7 @@ def check_rows(
         dataset: rows with the columns that `data` names; its format and further columns are ignored.
         data: names the columns.
         source: the data set's name in errors and in the report.
+        parts: the files of the rows, for errors that name the file of a row; None: one.
 
     Returns:
         The usable rows in their order, and a report. Columns: `text` (string); `text_pair` (string) for pairs;
@@ -295,11 +248,20 @@ def check_rows(
     if split == UNLABELLED and isinstance(dataset, Dataset) and data.id not in dataset.column_names:
         data = replace(data, id=None)
     _check_dataset(task, split, dataset, data, where)
-    labelled = data.label in dataset.column_names and split != UNLABELLED
-    columns = dict.fromkeys([*data.text, *([data.label] if labelled else []), *([data.id] if data.id else [])])
+    labelled = split != UNLABELLED and all(column in dataset.column_names for column in data.label_columns)
+    if labelled and split == "test" and data.empty == NONE:  # labels that are kept secret are none
+        labelled = not all(
+            is_empty(cell) for column in data.label_columns for cell in dataset.with_format(None)[column]
+        )
+    label_columns = data.label_columns if labelled else ()
+    columns = dict.fromkeys([*data.text, *label_columns, *([data.id] if data.id else [])])
     dataset = dataset.with_format(None).select_columns(list(columns))
-    minus_one = split == "test" or data.hub is not None
-    reader = reader_of(task, dataset, data.label, minus_one, where) if labelled else None
+    reader = None
+    if labelled and isinstance(data.label, str):
+        minus_one = split == "test" or data.hub is not None
+        reader = reader_of(task, dataset, data.label, minus_one, where, data.label_separator, data.empty)
+    elif labelled:
+        reader = columns_reader(task, dataset, label_columns, data.empty, where)
 
     features = {"text": Value("string"), "text_pair": Value("string")}
     features = {key: features[key] for key in list(features)[: len(data.text)]}
@@ -324,7 +286,10 @@ def check_rows(
         checked, status, reader = read_decided(read, reader)
     except UnicodeDecodeError as error:  # Arrow reads texts of JSON and parquet without decoding them
         raise InputError(f"{where}: row {_unreadable(dataset):,} is no UTF-8 ({error.reason}); write it so") from error
-    problems = wrong_rows(dataset, tuple(data.text), data.label, reader, status, where)
+    if split == "test":  # a row whose cells are all empty is one to predict
+        status = np.where(status & NO_LABEL, status & ~np.uint16(UNCLEAR), status)
+    place = (parts or Parts((source,), (len(status),))).place
+    problems = wrong_rows(dataset, tuple(data.text), str(data.label), reader, status, where, place)
     if problems:
         raise InputError("\n".join(problems))
     reasons = {f"empty text in {column}": status & bit > 0 for column, bit in zip(data.text, EMPTY, strict=False)}
@@ -341,7 +306,7 @@ def check_rows(
         if len(rows):
             left_out[why] = tuple((rows + 1).tolist())
             kept[rows] = False
-    untagged = left_out.get("no label", ()) if task.kind.several else ()
+    untagged = left_out.get("no label", ()) if task.kind.several and data.empty is None else ()
     report = SplitReport(task.name, split, source, len(status), int(kept.sum()), left_out, untagged=untagged)
     if not report.kept:
         counts = ", ".join(f"{len(rows):,} {why}" for why, rows in left_out.items())
@@ -369,12 +334,14 @@ def check_kind(dataset: Any, where: str) -> None:
 
 def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, where: str) -> None:
     check_kind(dataset, where)
-    refuse(_mismatch(task, data), f"task {task.name!r}: ")
+    refuse(data.problems_with(task), f"task {task.name!r}: ")
     columns = dataset.column_names
-    needed = [*(("text", column) for column in data.text), ("label", data.label)]
+    may_lack = split in ("test", UNLABELLED) and not any(column in columns for column in data.label_columns)
+    labels = () if may_lack or split == UNLABELLED else data.label_columns
+    needed = [*(("text", column) for column in data.text), *(("label", column) for column in labels)]
     needed += [("id", data.id)] if data.id else []
     for key, column in needed:
-        if column not in columns and not (key == "label" and split in ("test", UNLABELLED)):
+        if column not in columns:
             near = difflib.get_close_matches(column, columns, 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             if separator := separator_hint(columns):
@@ -388,10 +355,3 @@ def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, whe
             )
     if not len(dataset):
         raise InputError(f"{where}: no usable row, since it has none at all")
-
-
-def _mismatch(task: TaskSpec, data: DataSpec) -> list[Problem]:
-    if len(data.text) == task.texts:
-        return []
-    columns = f"data.text names {len(data.text)}: {list(data.text)}; give as many columns as texts"
-    return [Problem(("texts",), f"is {task.texts}, but {columns}")]

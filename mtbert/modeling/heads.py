@@ -185,18 +185,24 @@ def as_labels(task: TaskSpec, labels: Tensor, rows: int, check_values: bool = Tr
     return values
 
 
-def labelled(task: TaskSpec, labels: Tensor) -> Tensor:
-    """Mask of the rows that have a label, `(rows,)` bool. A missing label is -100, or nan if labels are floats."""
+def known_labels(task: TaskSpec, labels: Tensor) -> Tensor:
+    """Mask of the labels that are not missing, in their shape. A missing one is -100, or nan if labels are floats."""
     missing = labels.isnan() if labels.is_floating_point() else labels == IGNORED
     if labels.is_floating_point() and not task.kind.numeric:
         missing = missing | (labels == IGNORED)
-    return ~missing.any(dim=-1) if task.kind.several else ~missing
+    return ~missing
+
+
+def labelled(task: TaskSpec, labels: Tensor) -> Tensor:
+    """Mask of the rows that have a label, `(rows,)` bool; of a multi-label task at least one."""
+    known = known_labels(task, labels)
+    return known.any(dim=-1) if task.kind.several else known
 
 
 def row_losses(task: TaskSpec, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Each row's loss in fp32, 0 where the label is missing, and the mask of labelled rows; both `(rows,)`.
 
-    The loss is cross-entropy, binary cross-entropy on one logit, the mean binary cross-entropy over labels, the squared
+    The loss is cross-entropy, binary cross-entropy on one logit, its mean over the labels that are known, the squared
     error, or that of `ordinal.row_losses`, by problem type.
 
     Args:

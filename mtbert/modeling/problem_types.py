@@ -82,9 +82,18 @@ def _binary_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tenso
     return nn.functional.binary_cross_entropy_with_logits(logits.squeeze(-1), target, reduction="none")
 
 
+def known_mean(losses: Tensor, known: Tensor) -> Tensor:
+    """Mean of each row's losses over its known labels: `(rows, labels)` and their mask → `(rows,)`; 0 without any."""
+    count = known.sum(-1)
+    of_known = torch.where(known, losses, 0.0).sum(-1) / count.clamp(min=1)
+    return torch.where(count == known.shape[-1], losses.mean(-1), of_known)
+
+
 def _mean_binary_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    target = torch.where(mask[:, None], labels, 0).float()
-    return nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none").mean(-1)
+    known = ~(labels.isnan() | (labels == IGNORED)) & mask[:, None]
+    target = torch.where(known, labels, 0).float()
+    losses = nn.functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return known_mean(losses, known)
 
 
 def _squared_error(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:

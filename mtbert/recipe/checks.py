@@ -95,7 +95,7 @@ def _check_task(name: str, task: TaskRecipe, report: Report) -> bool:
         problems = error.values or [Problem((), f": {error}")]
         problems = [problem for problem in problems if problem.path != ("texts",)]  # data.text has its line already
     else:
-        problems = [*check_losses(spec, training), *reserved_problems(name)]
+        problems = [*check_losses(spec, training), *reserved_problems(name), *task.data.problems_with(spec)]
         if task.metric is not None:
             from ..evaluation.metrics import check_metric  # importing evaluate takes seconds
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..data.spec import DataSpec
 from ..errors import Problem
+from ..modeling.problem_types import MULTI_LABEL
 from ..modeling.task_spec import AdapterSpec, HeadSpec, TaskSpec
 from .fields import documentation, known_fields
 
@@ -109,6 +110,10 @@ class TaskRecipe:
         """
         not_keys = ("name", "texts", "calibration")  # `mtbert calibrate` fits the last, after training
         shared = {key: getattr(self, key) for key in known_fields(TaskSpec) if key not in not_keys}
+        if not isinstance(self.data.label, str):  # a column for each label
+            shared["labels"] = self.data.label if self.labels is None else self.labels
+            if self.problem_type is None and not self.ordinal:
+                shared["problem_type"] = MULTI_LABEL.name
         return TaskSpec(name=name, texts=len(self.data.text), **shared)
 
     def training(self) -> TaskTraining:

@@ -134,6 +134,8 @@ def parse_yaml(text: str, source: str) -> tuple[Any, dict[KeyPath, str]]:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         details = (getattr(error, "context", None), getattr(error, "problem", None))
         what = ", ".join(part for part in details if part) or str(error).splitlines()[0]
+        if what.startswith("while scanning an alias"):
+            what += "; put a text that begins with * in quotes, such as '*.csv'"
         raise RecipeError([f"{source}{f':{mark.line + 1}' if mark else ''}: no valid YAML: {what}"]) from error
     except RecursionError as error:
         raise RecipeError([f"{source}: no valid YAML: {TOO_DEEP}"]) from error

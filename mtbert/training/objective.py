@@ -19,10 +19,10 @@ from ..data.collation import TEACHER
 from ..data.sampling import Schedule
 from ..errors import Problem
 from ..modeling.display import brief
-from ..modeling.heads import labelled
+from ..modeling.heads import known_labels, labelled
 from ..modeling.limits import limit_problems
 from ..modeling.modeling_mtbert import MtBertForMultiTask, MtBertOutput
-from ..modeling.problem_types import IGNORED
+from ..modeling.problem_types import IGNORED, known_mean
 from ..modeling.task_spec import TaskSpec
 from .methods import task_losses
 from .methods.base import Method
@@ -152,14 +152,16 @@ def class_weights(task: TaskSpec, given: tuple[float, ...] | str, labels: np.nda
     """
     present = labels[labelled(task, torch.from_numpy(labels)).numpy()]
     if task.kind.several:
+        known = known_labels(task, torch.from_numpy(present)).numpy()
         pairs = np.ones((task.num_labels, 2))
         if given != BALANCED:
             pairs[:, 1] = given
         else:
             for label, column in enumerate(present.T):
-                weights = _balanced(column.astype(np.int64), 2)
+                weights = _balanced(column[known[:, label]].astype(np.int64), 2)
                 pairs[label, 1] = weights[1] / weights[0]
-        return pairs / pairs[np.arange(task.num_labels), present.astype(np.int64)].mean() if present.size else pairs
+        chosen = pairs[np.arange(task.num_labels), np.where(known, present, 0).astype(np.int64)]
+        return pairs / chosen[known].mean() if present.size else pairs
     present = present.astype(np.int64)
     count = len(task.classes)
     weights = _balanced(present, count) if given == BALANCED else np.asarray(given, dtype=np.float64)
@@ -200,12 +202,13 @@ def row_losses(task: TaskSpec, logits: Tensor, labels: Tensor, weights: Tensor |
             label_smoothing=smoothing,
         )
     several = task.kind.several
-    hard = torch.where(mask[:, None] if several else mask, labels, 0).float()
+    known = known_labels(task, labels)
+    hard = torch.where(known, labels, 0).float()
     soft = hard * (1 - smoothing) + smoothing / 2
     z = logits if several else logits.squeeze(-1)
     of_zero, of_one = (1.0, 1.0) if weights is None else weights.unbind(-1)
     losses = -of_one * soft * nn.functional.logsigmoid(z) - of_zero * (1 - soft) * nn.functional.logsigmoid(-z)
-    return torch.where(mask, losses.mean(-1) if several else losses, 0.0)
+    return torch.where(mask, known_mean(losses, known) if several else losses, 0.0)
 
 
 def training_losses(
@@ -221,17 +224,18 @@ def training_losses(
     if settings.loss is None:
         return row_losses(task, logits, labels, weights, settings.label_smoothing)
     mask, logits = labelled(task, labels), logits.float()
-    known = torch.where(mask[:, None] if task.kind.several else mask, labels, 0).float()
+    known = known_labels(task, labels)
+    filled = torch.where(known, labels, 0).float()
     scores = logits.squeeze(-1)
     if settings.loss == FOCAL:
         weights = None if weights is None else weights.to(logits)
-        losses = task_losses.focal(task, logits, known, weights, settings.focal_gamma)
+        losses = task_losses.focal(task, logits, filled, weights, settings.focal_gamma, known)
     elif settings.loss == SMOOTH_L1:
-        losses = task_losses.smooth_l1(scores, known, settings.smooth_l1_beta)
+        losses = task_losses.smooth_l1(scores, filled, settings.smooth_l1_beta)
     elif settings.loss == COSINE:
-        losses = task_losses.cosine(scores, known, *(task.range or (0.0, 1.0)))
+        losses = task_losses.cosine(scores, filled, *(task.range or (0.0, 1.0)))
     else:
-        losses = task_losses.correlation(scores, known, mask)
+        losses = task_losses.correlation(scores, filled, mask)
     return torch.where(mask, losses, 0.0)
 
 

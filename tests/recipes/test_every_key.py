@@ -47,6 +47,7 @@ BASE = {
     },
 }
 
+MULTI = "multi_label_classification"
 # key → (another value, settings that both runs have so that the key can matter)
 KEYS = {
     "tasks.sst.data.text": ("id", {}),
@@ -55,6 +56,17 @@ KEYS = {
     "tasks.sst.data.sample": (5, {}),
     "tasks.sst.data.dev_share": (0.5, {"tasks.sst.data.dev_share": 0.25, "tasks.sst.data.dev": None}),
     "tasks.sst.data.sample_seed": (1, {"tasks.sst.data.sample": 5, "schedule.name": "round_robin"}),
+    "tasks.sst.data.empty": ("none", {"tasks.sst.problem_type": MULTI, "tasks.sst.data.label": "tags"}),
+    "tasks.sst.data.label_separator": (
+        ";",
+        {
+            "tasks.sst.problem_type": MULTI,
+            "tasks.sst.labels": ["a;b", "c", "a", "b|c"],
+            "tasks.sst.data.label": "marks",
+            "tasks.sst.data.label_separator": "|",
+        },
+    ),
+    "tasks.para.data.dev": ("25%", {"tasks.para.data.dev": "50%"}),
     "tasks.sst.data.train": ("ids-sst-dev.csv", {}),
     "tasks.sst.data.dev": ("ids-sst-train.csv", {}),
     "leaks": ("drop", {}),
@@ -237,7 +249,9 @@ def _runs(finetune, encoder_dir, course_dir, tmp_path_factory):
     lines["dev"].append(lines["train"][1])  # a leak
     for split, (header, *rows) in lines.items():
         rows = [f"{row}\t{(i * 3) % 5}\t{'old' if i % 4 else 'new'}\t{i // 8}" for i, row in enumerate(rows)]
-        header = f"{header}\tsentiment2\tage\tsource"
+        tags, marks = ("0|1", "2", ""), ("a;b|c", "c", "a")
+        rows = [f"{row}\t{tags[i % 3]}\t{marks[i % 3]}" for i, row in enumerate(rows)]
+        header = f"{header}\tsentiment2\tage\tsource\ttags\tmarks"
         (course_dir / f"ids-sst-{split}.csv").write_text("\n".join([header, *rows]) + "\n")
     done, folders = {}, {}
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import Problem
+from ...modeling.problem_types import known_mean
 from ...modeling.task_spec import TaskSpec
 
 FOCAL, COSINE, CORRELATION, SMOOTH_L1 = "focal", "cosine", "correlation", "smooth_l1"
@@ -32,7 +33,14 @@ def loss_problems(task: TaskSpec, loss: str | None) -> list[Problem]:
     return [Problem(("loss",), f"is {loss!r}, {why}")] if why else []
 
 
-def focal(task: TaskSpec, logits: Tensor, labels: Tensor, weights: Tensor | None, gamma: float) -> Tensor:
+def focal(
+    task: TaskSpec,
+    logits: Tensor,
+    labels: Tensor,
+    weights: Tensor | None,
+    gamma: float,
+    known: Tensor | None = None,
+) -> Tensor:
     """Focal loss −w_y (1 − p_y)^γ log p_y of each row (Lin et al., 2017, equation 5), the w_y being their α: `(rows,)`.
 
     p_y is the probability of the label, also of an ordinal task's; for a multi-label task that of each label's being
@@ -43,6 +51,7 @@ def focal(task: TaskSpec, logits: Tensor, labels: Tensor, weights: Tensor | None
         labels: `(rows,)`, or `(rows, num_labels)` of 0 and 1; without missing ones.
         weights: class weights as `objective.class_weights` returns them; None: 1.
         gamma: γ, 0 or more; 0 is the cross-entropy.
+        known: mask of the labels of a multi-label task that are not missing, `(rows, num_labels)`; None: all.
     """
     if task.kind.exclusive:
         chosen = labels.long()
@@ -52,7 +61,9 @@ def focal(task: TaskSpec, logits: Tensor, labels: Tensor, weights: Tensor | None
     of_zero, of_one = (1.0, 1.0) if weights is None else weights.unbind(-1)
     losses = _focused(nn.functional.logsigmoid(torch.where(labels == 1, z, -z)), gamma)
     losses = losses * torch.where(labels == 1, of_one, of_zero)
-    return losses.mean(-1) if task.kind.several else losses
+    if not task.kind.several:
+        return losses
+    return losses.mean(-1) if known is None else known_mean(losses, known)
 
 
 def _focused(log_p: Tensor, gamma: float) -> Tensor:

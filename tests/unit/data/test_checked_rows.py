@@ -53,7 +53,7 @@ def labels_of(task: TaskSpec, labels: list, split: str = "train", **spec) -> lis
         (STS, ["0", "5.0", "2.25"], [0.0, 5.0, 2.25]),
         (STS, [0, 5], [0.0, 5.0]),
         (TaskSpec("t", "regression"), [-1e6, 1.0], [-1e6, 1.0]),
-        (TOPICS, ["art|war", "law", "art, law", "2"], [[1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1]]),
+        (TOPICS, ["art, war", "law", "art, law", "2"], [[1, 0, 1], [0, 1, 0], [1, 1, 0], [0, 0, 1]]),
         (TOPICS, [["art"], [], ["war", "law"]], [[1, 0, 0], [0, 0, 0], [0, 1, 1]]),
         (TOPICS, [[0, 2], [1]], [[1, 0, 1], [0, 1, 0]]),
     ],

@@ -116,7 +116,7 @@ class TestBatches:
             splits[name] = rows.remove_columns("label").add_column("label", labels, feature=feature)
         step = Step(((0, np.arange(4)), (2, np.arange(3)), (3, np.arange(4))))
         batch = MultiTaskDataset(tasks, splits, True).__getitems__(step)
-        assert batch["labelled"].tolist() == [2, 0, 2, 2]
+        assert batch["labelled"].tolist() == [2, 0, 2, 3]  # a row that lacks one of its labels counts
 
     def test_splits_without_labels(self, tasks, encoded):
         unlabelled = {name: split.remove_columns("label") for name, split in encoded.items()}

@@ -77,7 +77,7 @@ def read(task, labels, feature=None, **kwargs):
         (TWO, [[0, 1], [1]], [[1, 1], [0, 1]]),
         (TWO, [["law"], ["law", "art"], []], [[0, 1], [1, 1], [0, 0]]),
         (TWO, [["0", "1"], ["1", "1"]], [[0, 1], [1, 1]]),
-        (TWO, ["0,1", "0,0", "1|0"], [[0, 1], [0, 0], [1, 0]]),
+        (TWO, ["0,1", "0,0", "1,0"], [[0, 1], [0, 0], [1, 0]]),
         (TWO, ["[0, 1]", "[0, 0]", "[]"], [[0, 1], [0, 0], [0, 0]]),
         (TWO, ["['law']", '["art", "law"]', "{'art'}"], [[0, 1], [1, 1], [1, 0]]),
         (TWO, [{"law": 1, "art": 0}, {"law": 0, "art": 0}], [[0, 1], [0, 0]]),
@@ -246,8 +246,9 @@ def test_a_row_without_tags_is_told_and_an_empty_list_is_none_of_the_labels(tmp_
     assert loaded.reports[0].untagged == (2, 5, 8, 11)
     assert loaded.reports[0].lines()[1] == (
         "warning: two train: 4 of 12 rows have an empty label cell and were left out as not labelled (rows 2, 5, 8, 11)"
-        "; if none of the labels is true of such a text, write [] there (in json, parquet and Python an empty list, in "
-        "csv and tsv these two characters)"
+        "; if none of the labels is true of such a text, write empty: none under data, or [] there (in json, parquet "
+        "and Python an empty list, in csv and tsv these two characters); empty: unlabelled leaves such rows out "
+        "without this warning"
     )
 
 

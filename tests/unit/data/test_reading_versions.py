@@ -19,7 +19,7 @@ from mtbert.modeling.task_spec import TaskSpec
 # in mtbert/data/readers.py, so that rows read by earlier versions are not used, and write both here.
 STORED_READING = (1, "8bbfe3fe0eaf3a42a257ed07751e7f5dea09f498075c925790321aef19949995")
 # The same of what `check_batch` and `_strip_batch` make of `COLUMNS`, and of CHECKING_VERSION in mtbert/data/labels.py.
-STORED_CHECKING = (1, "a0aade359e90bb40a8f515c44fd9f33271cb8e2b999f0f4d87b9156c00559d8c")
+STORED_CHECKING = (2, "382a9dfb4b72ada8f7d695dab870321ec957438e3f20c292924efe15dca529e2")
 
 CSV = 'text,label\n"a ""cat"", asleep",1\n5" pipe,NA\nfirst\rhalf,007\n"two\nlines",\n\n a dog ,1e5\n'
 JSON = [

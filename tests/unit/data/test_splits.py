@@ -37,7 +37,7 @@ def write(folder: Path, text: str, name: str = "train.csv") -> DataSpec:
         ({"format": "xls"}, "format is 'xls', but must be one of: csv, tsv, json, parquet, cs224n"),
         ({"format": "csv", "hub": "glue"}, "format is 'csv', but is for files"),
         ({"train": "a.txt"}, "train is 'a.txt', whose suffix is none of .csv"),
-        ({"dev": "dev"}, "dev is 'dev', whose suffix"),
+        ({"dev": "dev.d"}, "dev is 'dev.d', whose suffix"),
     ],
 )
 def test_spec_contradictions(values, problem):

@@ -1,0 +1,127 @@
+"""Cut dev and test splits from training rows by hashes of their texts (`dev: 10%`).
+
+Within each label the rows with the smallest hashes are cut off, so that the split does not depend on the order of the
+rows, and a row that is added or removed moves few others. Rows that share a text are a group and stay together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from datasets import Dataset
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from ..modeling.task_spec import TaskSpec
+
+BINS = 10  # of the scores of a regression: tenths of the rows
+COLUMNS = ("text", "text_pair")
+NONE_OF_THEM = "none of the labels"
+
+
+def cut(
+    texts: Sequence[Sequence[str]], strata: Sequence[int] | np.ndarray, shares: Mapping[str, float]
+) -> dict[str, np.ndarray]:
+    """Choose the rows of each split that is cut off.
+
+    Groups of rows that are connected by equal texts are taken in the order of their smallest hash. A group is taken if
+    it fits: in no stratum are then more rows taken than `round(share · rows)`, and each stratum keeps a row.
+
+    Args:
+        texts: the columns of texts, each `(rows,)`; two for pairs.
+        strata: number of the stratum of each row, such as its label, `(rows,)`.
+        shares: split → share of the rows, in the order in which the splits are cut.
+
+    Returns:
+        Split → positions of its rows, ascending. No row is in two splits.
+    """
+    strata = np.asarray(strata, dtype=np.int64)
+    of_rows = strata.tolist()
+    group, first_hash = _groups(texts)
+    order = sorted(range(len(first_hash)), key=first_hash.__getitem__)
+    members: list[list[int]] = [[] for _ in first_hash]
+    for row, number in enumerate(group.tolist()):
+        members[number].append(row)
+    counts = np.bincount(strata, minlength=int(strata.max(initial=-1)) + 1)
+    free = counts - 1  # rows that may be cut off
+    taken = np.zeros(len(first_hash), dtype=bool)
+    parts = {}
+    for split, share in shares.items():
+        left = np.minimum(np.floor(share * counts + 0.5).astype(np.int64), free)
+        rows: list[int] = []
+        for number in order:
+            if not left.any():
+                break
+            if taken[number]:
+                continue
+            own = Counter(of_rows[row] for row in members[number])
+            if all(count <= left[stratum] for stratum, count in own.items()):
+                for stratum, count in own.items():
+                    left[stratum] -= count
+                    free[stratum] -= count
+                taken[number] = True
+                rows += members[number]
+        parts[split] = np.sort(np.array(rows, dtype=np.int64))
+    return parts
+
+
+def _groups(texts: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[bytes]]:
+    """Return the number of each row's group, `(rows,)`, and the smallest hash of a text of each group."""
+    numbers = {text: i for i, text in enumerate(dict.fromkeys(text for column in texts for text in column))}
+    of_rows = [np.array([numbers[text] for text in column], dtype=np.int64) for column in texts]
+    count = len(numbers)
+    first, last = of_rows[0], of_rows[-1]
+    links = coo_array((np.ones(len(first), dtype=np.int8), (first, last)), shape=(count, count))
+    groups, of_text = connected_components(links, directed=False)
+    smallest: list[bytes] = [b"\xff" * 17] * groups
+    for text, number in numbers.items():
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        smallest[of_text[number]] = min(smallest[of_text[number]], digest)
+    return of_text[first], smallest
+
+
+def strata_of(task: TaskSpec, labels: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Return the stratum of each row, `(rows,)`, and the names of the strata.
+
+    A stratum is a class; of a regression a tenth of the rows by score, equal scores together; a row of a multi-label
+    task is in that of its rarest label, or of none.
+
+    Args:
+        labels: checked labels, `(rows,)`, or `(rows, labels)` of 0, 1 and nan for a multi-label task.
+    """
+    if task.kind.numeric:
+        edges = np.unique(np.quantile(labels, np.linspace(0, 1, BINS + 1)[1:-1])) if len(labels) else np.zeros(0)
+        numbers = np.searchsorted(edges, labels, side="right")
+        return numbers, [f"scores of tenth {i + 1}" for i in range(len(edges) + 1)]
+    if not task.kind.several:
+        return labels.astype(np.int64), list(task.classes)
+    given = np.nan_to_num(labels) == 1
+    totals = given.sum(axis=0)
+    ranked = np.argsort(totals, kind="stable")  # the rarest first
+    numbers = np.where(given.any(axis=1), ranked[given[:, ranked].argmax(axis=1)], len(task.classes))
+    return numbers, [*task.classes, NONE_OF_THEM]
+
+
+def cut_rows(
+    task: TaskSpec, rows: Dataset, shares: Mapping[str, float]
+) -> tuple[dict[str, np.ndarray], dict[str, int]]:
+    """Cut splits from checked training rows.
+
+    Returns:
+        Split → positions of its rows; and the labels (names of strata) of which a split has none, with their number of
+        rows in all.
+    """
+    plain = rows.with_format(None)
+    labels = np.asarray(plain["label"][:], dtype=np.float64)
+    strata, names = strata_of(task, labels)
+    parts = cut([plain[column][:] for column in COLUMNS if column in rows.column_names], strata, shares)
+    counts = np.bincount(strata, minlength=len(names))
+    scarce = {
+        name: int(counts[i])
+        for i, name in enumerate(names)
+        if counts[i] and any(not (strata[part] == i).any() for part in parts.values())
+    }
+    return parts, scarce
