@@ -33,8 +33,9 @@ COMMANDS = {
 }
 PRECISIONS = ("no", "bf16", "fp16")
 # copies of the library's values, whose modules import torch; a test compares them
-INPUT_FORMATS = ("csv", "tsv", "json", "parquet", "cs224n", "text")
-OUTPUT_FORMATS = ("csv", "jsonl", "parquet", "cs224n")
+INPUT_FORMATS = ("csv", "tsv", "json", "parquet", "cs224n", "saved", "text")
+OUTPUT_FORMATS = ("csv", "tsv", "jsonl", "parquet", "cs224n")
+SPLITS = ("train", "dev", "test")
 QUOTING = ("double", "backslash", "none")
 POOLINGS = ("cls", "mean", "max")  # poolings that do not need the encoder's pooler
 
@@ -140,14 +141,23 @@ def predict(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "checkpoint", metavar="CHECKPOINT", help="a folder that finetune or export wrote, or a hub name"
     )
-    parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="rows; - or nothing: standard input")
+    parser.add_argument("file", metavar="FILE", nargs="?", help="rows; - or nothing: standard input")
+    split = "predict this split of the run's recipe in place of FILE"
+    parser.add_argument("--split", choices=SPLITS, help=split)
+    parser.add_argument("--data_dir", help="with --split: folder of the data files (default: the recipe's)")
     parser.add_argument("--output", required=True, help="file to write; -: standard output")
     tasks = parser.add_mutually_exclusive_group()
     tasks.add_argument("--tasks", default="all", help="names, separated by commas (default: all)")
     tasks.add_argument("--task", dest="tasks", default=argparse.SUPPRESS, help="another name of --tasks")
-    parser.add_argument("--text", default="text", help="column of the text, or of a pair's first (default: text)")
-    parser.add_argument("--text_pair", default="text_pair", help="column of a pair's second text (default: text_pair)")
-    parser.add_argument("--id", help="column that names the rows in the output (default: their number)")
+    parser.add_argument("--text", help="column of the text, or of a pair's first (default: the recipe's, else text)")
+    second = "column of a pair's second text (default: the recipe's, else text_pair)"
+    parser.add_argument("--text_pair", help=second)
+    names = "column that names the rows in the output (default: the recipe's, else their number; '': their number)"
+    parser.add_argument("--id", help=names)
+    parser.add_argument("--no_recipe", action="store_true", help="do not look at the run's recipe.json")
+    parser.add_argument("--keep_columns", action="store_true", help="write the columns of the input, too")
+    defuse = "put an apostrophe before cells of csv and tsv that a spreadsheet would run as formulas"
+    parser.add_argument("--defuse_formulas", action="store_true", help=defuse)
     parser.add_argument("--batch_size", type=int, default=64, help="rows in one pass of the encoder (default: 64)")
     chunk = "rows in memory at a time, which one process predicts (default: 2048)"
     parser.add_argument("--chunk_size", type=int, default=2048, help=chunk)
@@ -167,7 +177,15 @@ def predict(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"--output is {args.output[:100]!r}, which {problem}")
     at_least(parser, args, 1, "batch_size", "chunk_size")
     check_processes(parser, args)
-    if args.num_processes is not None and args.file == "-":
+    of_file = ("text", "text_pair", "input_format", "separator", "quoting", "no_recipe")
+    given = [name for name in of_file if getattr(args, name)]
+    if args.split is not None and (args.file is not None or given):
+        what = f"--{given[0]}" if given else f"FILE {args.file[:100]!r}"
+        parser.error(f"--split reads the rows that the recipe names; drop it, or {what}")
+    if args.data_dir is not None and args.split is None:
+        parser.error("--data_dir is for --split; FILE begins at the current folder")
+    args.file = "-" if args.file is None else args.file
+    if args.num_processes is not None and args.file == "-" and args.split is None:
         parser.error("standard input can be read by one process; give a file, or drop --num_processes")
     args.process_arguments = without_processes(argv)
     return args

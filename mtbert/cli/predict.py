@@ -1,14 +1,20 @@
 """Predict raw rows with a checkpoint, for all its tasks or some; memory does not grow with the number of rows.
 
+    mtbert predict runs/tickets new.csv --output answers.csv.gz --keep_columns
+    mtbert predict runs/tickets --split test --output answers.parquet
     mtbert predict runs/quickstart reviews.csv --tasks sentiment --text review --output out.csv
-    mtbert predict runs/E6 quora-test.csv --input_format cs224n --tasks para --text sentence1 \\
-      --text_pair sentence2 --id id --format cs224n --output para-test-output.csv
+    mtbert predict runs/E6 quora-test.csv --tasks para --format cs224n --output para-test-output.csv
     echo "What a day." | mtbert predict runs/quickstart --tasks sentiment --format jsonl --output -
 
-FILE is csv, tsv, json (lines), jsonl or parquet, compressed (.gz, .bz2, .xz, .zip) or not, and is read as in training.
-Standard input is json lines, or one text per line. Rows keep their order and none is left out; an empty text gets a
-prediction, too. Blank lines are skipped, except where each line is a text. The output has the id (or the row's number,
-from 1), the prediction of each task, and the probability of each label in a column task:label.
+FILE is csv, tsv, json (lines), jsonl or parquet, compressed (.gz, .bz2, .xz, .zst, .zip) or not, a pattern such as
+'new-*.csv', or a folder of datasets' save_to_disk, and is read as in training. Standard input is json lines, or one
+text per line. Rows keep their order and none is left out; an empty text gets a prediction, too. Blank lines are
+skipped, except where each line is a text. The output has the id (or the row's number, from 1), the prediction of each
+task, and the probability of each label in a column task:label. Its name says its format and compression: out.csv.gz.
+
+Where the run's recipe.json is beside the checkpoint, it says which columns hold the texts and the ids, and how csv
+files are written; the options below come first. Tasks whose columns FILE lacks are left out, with a note, unless
+--tasks names them. With `--split test` the rows are those of the recipe's split, in place of FILE.
 
 With `--num_processes N`, or under `accelerate launch`, N processes share the chunks of the input; the file is that of
 one process.
@@ -25,24 +31,29 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import distributed
 from transformers import PreTrainedTokenizerBase
 
-from ..data.streaming import STDIN, RowSource
+from ..data.streaming import STDIN, RowSource, StandardInput, TableSource
 from ..errors import InputError
 from ..evaluation.course_files import saved_label_columns
-from ..evaluation.prediction_files import PredictionFile
+from ..evaluation.prediction_files import KeptColumns, PredictionFile
 from ..export import ExportedModel, is_export
 from ..files import refuse_same_file
 from ..modeling import encoder_loading
 from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..modeling.task_spec import TaskSpec
+from ..runs.predicted_splits import plan_split
+from ..runs.prediction_plan import Flags, PredictionPlan, plan_prediction
+from ..runs.saved_recipe import saved_data
 from ..runs.text_scorer import Chunk, SharedScorer, TextScorer
 from . import arguments
 from .main import run as run_command
@@ -117,7 +128,7 @@ def join_processes(args: Namespace) -> None:
 
     from ..training.distributed.machine import cores_of_process
 
-    if args.file == STDIN:
+    if args.file == STDIN and args.split is None:
         raise InputError("standard input can be read by one process, but a launcher started several; give a file")
     state = PartialState(cpu=args.device == "cpu")
     args.device = args.device or str(state.device)
@@ -137,21 +148,28 @@ def main(argv: list[str]) -> None:
     model: Any = ExportedModel(args.checkpoint) if exported else load(args.checkpoint, args.encoder, args.device)
     chosen = choose_tasks(args.tasks, model)
     tokenizer = None if exported else load_tokenizer(args.checkpoint)
-    scorer = TextScorer(model, tokenizer, chosen, args.batch_size)
-    pairs = any(task.texts == 2 for task in scorer.tasks)
-    text = (args.text, args.text_pair) if pairs else (args.text,)
-    source = RowSource(args.file, text, args.id, args.input_format, args.chunk_size, args.separator, args.quoting)
-    source.kind()
+    tasks = [model.tasks[model.task_id(name)] for name in chosen]
+    stdin = StandardInput() if args.file == STDIN and args.split is None else None
+    plan = make_plan(args, tasks, stdin)
+    source = plan.source
+    scorer = TextScorer(model, tokenizer, list(plan.columns), args.batch_size, plan.columns)
+    kept = KeptColumns.of(columns_of(source, stdin), scorer.tasks, source.id) if args.keep_columns else None
     label_columns = saved_label_columns(args.checkpoint) if args.format == "cs224n" else {}
-    target = PredictionFile(args.output, scorer.tasks, args.format, args.id, args.overwrite, label_columns)
+    target = PredictionFile(
+        args.output, scorer.tasks, args.format, source.id, args.overwrite, label_columns, kept, args.defuse_formulas
+    )
     for path in target.paths:
-        refuse_same_file([args.file, *Path(args.checkpoint).glob("*")], path)
+        refuse_same_file([*source.files(), *Path(args.checkpoint).glob("*")], path)
+    if not shared or distributed.get_rank() == 0:
+        for note in [*plan.notes, *renamed(kept)]:
+            print(f"note: {note}", file=sys.stderr)
+    chunks = source.chunks(stdin)
     if not shared:
-        notes = write(target, scorer.chunks(source.chunks()))
+        notes = write(target, scorer.chunks(chunks))
         report(target, scorer.cut, notes)
         return
     sharing = SharedScorer(scorer)
-    scored = sharing.chunks(source.chunks())
+    scored = sharing.chunks(chunks)
     if sharing.process == 0:
         notes = write(target, scored)
         report(target, sharing.cut(), notes)
@@ -162,21 +180,69 @@ def main(argv: list[str]) -> None:
     distributed.destroy_process_group()
 
 
+def make_plan(args: Namespace, tasks: Sequence[TaskSpec], stdin: StandardInput | None) -> PredictionPlan:
+    """Choose the rows and the columns: those of the flags, else those of the recipe beside the checkpoint.
+
+    Raises:
+        ValueError: there is no recipe with the split that `--split` names; or as `plan_prediction` and `plan_split` do.
+    """
+    every_task, size, keep = args.tasks == "all", args.chunk_size, args.keep_columns
+    saved = None if args.no_recipe else saved_data(args.checkpoint)
+    if args.split is not None:
+        if saved is None:
+            raise InputError(f"--split needs the recipe.json of a run beside {args.checkpoint}; give a file instead")
+        return plan_split(tasks, saved, args.split, args.id, every_task, size, keep, args.data_dir)
+    flags = Flags(args.text, args.text_pair, args.id, args.input_format, args.separator, args.quoting)
+    return plan_prediction(args.file, tasks, saved.data if saved else {}, flags, every_task, size, keep, stdin)
+
+
+def columns_of(source: RowSource | TableSource, stdin: StandardInput | None) -> pa.Schema:
+    """Return the names and types of the columns of the rows."""
+    schema = source.schema()
+    if schema is None and stdin is not None:
+        names = stdin.columns(source.kind()) if isinstance(source, RowSource) else ()
+        return pa.schema([(name, pa.string()) for name in names])
+    return schema
+
+
+def renamed(kept: KeptColumns | None) -> list[str]:
+    """Return a sentence if kept columns have other names in the output."""
+    changed = kept.renamed if kept is not None else {}
+    pairs = ", ".join(f"{column!r} is {name!r}" for column, name in changed.items())
+    return [f"columns of the input that have names of answers: {pairs}"] if changed else []
+
+
 def write(target: PredictionFile, scored: Iterable[tuple[Chunk, dict[str, np.ndarray]]]) -> list[str]:
     """Write all chunks; return notes on their rows."""
     empty = 0
     with target as output:
         for chunk, logits in scored:
             output.write(chunk, logits)
-            empty += sum(not text for key in ("text", "text_pair") for text in chunk.get(key, ()))
+            empty += sum(not text for texts in chunk["texts"].values() for text in texts)
     return [f"{empty:,} texts were empty"] if empty else []
 
 
 def report(target: PredictionFile, cut: Mapping[str, int], notes: list[str]) -> None:
     """Print the number of rows, of truncated ones by task, and further notes on standard error."""
+    for line in cut_warnings(target.tasks, cut, target.rows):
+        print(line, file=sys.stderr)
     cuts = [f"{count:,} cut for task {name}" for name, count in cut.items() if count]
     headings = [f"{file.task.name}: {file.heading}" for file in target.course_files]
     print("; ".join([f"{target.rows:,} rows", *cuts, *notes, *headings]), file=sys.stderr)
+
+
+def cut_warnings(tasks: Sequence[TaskSpec], cut: Mapping[str, int], rows: int) -> list[str]:
+    """Return a warning for each number of rows whose texts were cut, with the tasks that it is true of."""
+    tasks_by_cut: dict[tuple[int, int | None], list[str]] = {}
+    for task in tasks:
+        if cut.get(task.name):
+            tasks_by_cut.setdefault((cut[task.name], task.max_length), []).append(task.name)
+    lines = []
+    for (count, length), names in tasks_by_cut.items():
+        limit = f"max_length, {length:,} tokens" if length else "the longest input that the encoder takes"
+        share = f"{count:,} of {rows:,} rows were cut at {limit}"
+        lines.append(f"warning: {share} (task{'s' if len(names) > 1 else ''} {', '.join(names)})")
+    return lines
 
 
 if __name__ == "__main__":

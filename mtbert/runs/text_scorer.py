@@ -14,8 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from ..export import ExportedModel
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.prediction import text_logits
+from ..modeling.task_spec import TaskSpec
 
-Chunk = Mapping[str, list[Any]]
+Chunk = Mapping[str, Any]
 
 
 class TextScorer:
@@ -29,6 +30,8 @@ class TextScorer:
         tokenizer: the checkpoint's tokenizer; an exported model has its own.
         tasks: names of tasks.
         batch_size: number of rows in one pass of the encoder.
+        columns: task name → its text columns, for chunks in which tasks read different ones; None: all tasks read
+            `text` and `text_pair`.
 
     Attributes:
         cut: task name → number of its rows so far that were truncated.
@@ -40,11 +43,15 @@ class TextScorer:
         tokenizer: PreTrainedTokenizerBase | None,
         tasks: Sequence[str],
         batch_size: int = 64,
+        columns: Mapping[str, Sequence[str]] | None = None,
     ):
         self.model, self.batch_size = model.eval(), batch_size
         self.tokenizer: Any = tokenizer
         self.tasks = tuple(model.tasks[model.task_id(name)] for name in tasks)
         self.cut = {task.name: 0 for task in self.tasks}
+        self.groups: dict[tuple[str, ...], list[TaskSpec]] = {}
+        for task in self.tasks if columns is not None else ():
+            self.groups.setdefault(tuple((columns or {})[task.name]), []).append(task)
 
     def __call__(self, texts: Sequence[str], pairs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
         """Return task name → logits `(rows, num_labels)` in fp32, in the rows' order.
@@ -55,20 +62,33 @@ class TextScorer:
             texts: first or only texts.
             pairs: second texts; None if no task takes two.
         """
+        return self._logits(self.tasks, texts, pairs)
+
+    def of_chunk(self, chunk: Chunk) -> dict[str, np.ndarray]:
+        """Return task name → logits `(rows, num_labels)` for a chunk as `RowSource.chunks` yields it."""
+        if not self.groups:
+            return self(chunk["text"], chunk.get("text_pair"))
+        logits = {}
+        for columns, tasks in self.groups.items():
+            texts = [chunk["texts"][column] for column in columns]
+            logits |= self._logits(tasks, texts[0], texts[1] if len(texts) > 1 else None)
+        return {task.name: logits[task.name] for task in self.tasks}
+
+    def _logits(
+        self, tasks: Sequence[TaskSpec], texts: Sequence[str], pairs: Sequence[str] | None
+    ) -> dict[str, np.ndarray]:
         if isinstance(self.model, ExportedModel):
-            logits, truncated = self.model.text_logits(self.tasks, texts, pairs, self.batch_size)
+            logits, truncated = self.model.text_logits(tasks, texts, pairs, self.batch_size)
         else:
-            logits, truncated = text_logits(
-                self.model, self.tasks, self.tokenizer, texts, pairs, batch_rows=self.batch_size
-            )
+            logits, truncated = text_logits(self.model, tasks, self.tokenizer, texts, pairs, batch_rows=self.batch_size)
         for name, tokens in truncated.items():
             self.cut[name] += int(np.count_nonzero(tokens))
         return logits
 
     def chunks(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, dict[str, np.ndarray]]]:
-        """Yield each chunk, columns `text` and `text_pair` (of pairs), with its logits."""
+        """Yield each chunk with its logits."""
         for chunk in chunks:
-            yield chunk, self(chunk["text"], chunk.get("text_pair"))
+            yield chunk, self.of_chunk(chunk)
 
 
 class SharedScorer:
@@ -108,8 +128,7 @@ class SharedScorer:
     def _own(self, turn: Sequence[Chunk]) -> dict[str, np.ndarray]:
         if self.process >= len(turn):
             return {}
-        chunk = turn[self.process]
-        return self.scorer(chunk["text"], chunk.get("text_pair"))
+        return self.scorer.of_chunk(turn[self.process])
 
     def _send(self, logits: Mapping[str, np.ndarray]) -> None:
         for values in logits.values():

@@ -119,9 +119,9 @@ def test_a_failure_leaves_no_output_and_nothing_is_overwritten_unasked(predict, 
 @pytest.mark.parametrize(
     ("path", "settings", "message"),
     [
-        ("out.txt", {}, "the suffix of out.txt says no format; give one of: csv, jsonl, parquet, cs224n"),
+        ("out.txt", {}, "the suffix of out.txt says no format; give one of: csv, tsv, jsonl, parquet, cs224n"),
         ("out.csv", {"format": "xml"}, "format is 'xml'; give one of"),
-        ("-", {"format": "parquet"}, "standard output can be csv or jsonl, not parquet"),
+        ("-", {"format": "parquet"}, "standard output can be csv, tsv or jsonl, not parquet"),
         ("out", {"format": "cs224n"}, "name its column with --id"),
         ("out", {"format": "cs224n", "id": "key"}, "task 'topics' is a multi_label_classification, which the course"),
         ("out.csv", {"id": "stars"}, "two columns would have one name"),
