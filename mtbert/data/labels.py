@@ -58,7 +58,7 @@ def judged(reader: LabelReader, value: Any) -> tuple[Label, int]:
         return reader.blank, TWO_READINGS
     if label is None:
         return reader.blank, BAD_LABEL
-    if not reader.several:
+    if not isinstance(label, list):
         return label, 0
     written = 0
     if readings.keys() & {LIST, VECTOR, MAPPING} and (any(label) or VECTOR in readings):

@@ -167,7 +167,10 @@ def read_files(
         MissingFileError: a file does not exist.
         InputError: a file can not be read, or has other columns than the first.
     """
-    parts, kinds, short, before = [], [], [], 0
+    parts: list[Dataset] = []
+    kinds: list[str] = []
+    short: list[int] = []
+    before = 0
     for path in paths:
         rows, kind = read_file(path, texts, format, separator, quoting, data_dir, where)
         if kinds and kind != kinds[0]:

@@ -52,9 +52,9 @@ def saved_data(checkpoint: str | Path) -> SavedData | None:
     data = {}
     for name, task in tasks.items():
         values = _mapping(_mapping(task).get("data"))
-        values = _mapping(sources.get(values.get("source"))) | {
-            key: value for key, value in values.items() if value is not None or "source" not in values
-        }
+        if "source" in values:  # the source's keys, and those that the task sets
+            own = {key: value for key, value in values.items() if value is not None}
+            values = {**_mapping(sources.get(str(values["source"]))), **own}
         try:
             data[name] = DataSpec(**{key: value for key, value in values.items() if key in KEYS})
         except TypeError as error:

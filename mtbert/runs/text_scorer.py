@@ -68,7 +68,7 @@ class TextScorer:
         """Return task name → logits `(rows, num_labels)` for a chunk as `RowSource.chunks` yields it."""
         if not self.groups:
             return self(chunk["text"], chunk.get("text_pair"))
-        logits = {}
+        logits: dict[str, np.ndarray] = {}
         for columns, tasks in self.groups.items():
             texts = [chunk["texts"][column] for column in columns]
             logits |= self._logits(tasks, texts[0], texts[1] if len(texts) > 1 else None)
