@@ -222,6 +222,7 @@ def share_texts(rows: dict[str, datasets.Dataset]) -> TaskSplits:
     shared = {}
     for name, labels in {"stars": single, "topics": several}.items():
         shared[name] = stars.remove_columns("label").add_column("label", labels, feature=rows[name].features["label"])
+        shared[name].info.description = rows[name].info.description  # the classes of the labels
     return TaskSplits({**rows, **shared}, {"texts": ("stars", "topics")})
 
 
