@@ -137,8 +137,12 @@ class MultiTaskDataset(torch.utils.data.Dataset[Any]):
             parts.append(replace(part, task_id=members[0], also=tuple(members[1:])))
         return parts
 
-    def _targets(self, task_id: int, table: pa.Table | None, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """What rows are trained on, by key of a batch, and the mask `(rows,)` of those that enter the loss."""
+    def _targets(self, task_id: int, table: Any, rows: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """What rows are trained on, by key of a batch, and the mask `(rows,)` of those that enter the loss.
+
+        Args:
+            table: the columns of the rows; None: they have neither labels nor teachers' predictions.
+        """
         task, targets, counted = self.tasks[task_id], {}, np.zeros(rows, dtype=bool)
         columns = [] if table is None else table.column_names
         if TEACHER in columns:

@@ -227,6 +227,7 @@ def share_texts(rows: dict[str, datasets.Dataset]) -> TaskSplits:
     shared = {}
     for name, labels in {"stars": single, "topics": several}.items():
         shared[name] = stars.remove_columns("label").add_column("label", labels, feature=rows[name].features["label"])
+        shared[name].info.description = rows[name].info.description  # the classes of the labels
     return TaskSplits({**rows, **shared}, {"texts": ("stars", "topics")})
 
 
@@ -261,7 +262,7 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
     if case.get("few_rows"):  # fewer than processes
         splits["train"] |= {name: splits["train"][name].select(range(rows)) for name, rows in FEW_ROWS.items()}
     if case.get("source"):
-        splits = {split: share_texts(rows) for split, rows in splits.items()}
+        splits["train"] = share_texts(splits["train"])
     if case.get("grouped"):
         for task in ("stars", "close"):
             groups = ["small" if row % 5 == 0 else "large" for row in range(len(splits["train"][task]))]

@@ -187,6 +187,7 @@ def test_a_run_on_a_source_resumes(name, assert_resumes, encoded):
         several = [[float(row % 2), 1.0, 0.0] if row % 3 else [float("nan")] * 3 for row in range(len(stars))]
         topics = stars.remove_columns("label")
         topics = topics.add_column("label", several, feature=rows["topics"].features["label"])
+        topics.info.description = rows["topics"].info.description  # the classes of the labels
         return TaskSplits({**rows, "topics": topics}, {"texts": ("stars", "topics")})
 
     own = {"train_dataset": share(encoded()), "eval_dataset": share(encoded((10, 9, 8, 7), 1))}
