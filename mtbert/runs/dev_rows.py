@@ -54,7 +54,8 @@ def read_dev_rows(recipe: Recipe, scores: Mapping[str, float], dev: dict[str, De
         split = load_task(specs[name], task.data, recipe.data_dir).splits["dev"]
         labels = np.asarray(split.with_format("numpy")["label"][:], dtype=np.float64)
         labelled = np.flatnonzero(labelled_rows(specs[name], labels))
-        metric, count, known = keys[name].removeprefix(f"eval_{name}_"), len(labels), None
+        metric, count = keys[name].removeprefix(f"eval_{name}_"), len(labels)
+        known: np.ndarray | None = None
         labels = labels[labelled]
         if specs[name].kind.several:
             known = ~(np.isnan(labels) | (labels == IGNORE_INDEX))
