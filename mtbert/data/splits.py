@@ -89,18 +89,10 @@ def load_task(
     where = f"task {task.name!r}"
     problems = [problem.under("data") for problem in data.problems()]
     refuse([*problems, *data.problems_with(task)], f"{where}: ")
-<<<<<<< ours
     named = named_splits(data)
-    refuse_overlap(
-        {} if data.hub else {split: files_of_split(data, split, data_dir, f"{where}: data") for split in named},
-        {split: data.source_of(split) for split in named},
-        where,
-    )
-=======
-    scored = [split for split in _named(data) if split != UNLABELLED and not data.hub]
-    files = {split: files_of_split(data, split, data_dir, where) for split in scored}
+    scored = [split for split in named if split != UNLABELLED and not data.hub]
+    files = {split: files_of_split(data, split, data_dir, f"{where}: data") for split in scored}
     refuse_overlap(files, {split: data.source_of(split) or () for split in scored}, where)
->>>>>>> theirs
     splits, reports = {}, []
     for split in named:
         splits[split], report = checked[split] if checked else checked_split(task, data, split, data_dir)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,7 @@ from .metrics import METRICS, averages, scorer
 
 RESAMPLES = 2000
 OVERALL, RAW_MEAN = "overall", "raw_mean"
-_COUNTED = {
+_COUNTED: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] = {
     "matthews": resampled_scores.matthews,
     "f1": partial(resampled_scores.f1, "binary"),
     "f1_macro": partial(resampled_scores.f1, "macro"),

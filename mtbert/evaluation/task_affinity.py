@@ -80,7 +80,7 @@ def suggest_groups(runs: Sequence[Mapping[str, Any]], most: int) -> dict[str, An
         suggestion, `why_not`.
     """
     names, measured = list(runs[0]["tasks"]), stacked(runs, "affinity")
-    undecided = {"by_models": [], "suggested": [], "difference": None, "low": None, "high": None}
+    undecided: dict[str, Any] = {"by_models": [], "suggested": [], "difference": None, "low": None, "high": None}
     if len(names) > MOST_TASKS:
         return undecided | {"verdict": "undecided", "why_not": f"groups are searched for at most {MOST_TASKS} tasks"}
     off_diagonal = ~np.eye(len(names), dtype=bool)

@@ -53,7 +53,8 @@ def read_dev_rows(recipe: Recipe, scores: Mapping[str, float], dev: dict[str, De
         split = load_rows(recipe, [specs[name]], masked=True)[name].splits["dev"]  # all rows: each has logits
         labels = np.asarray(split.with_format("numpy")["label"][:], dtype=np.float64)
         labelled = np.flatnonzero(labelled_rows(specs[name], labels))
-        metric, count, known = keys[name].removeprefix(f"eval_{name}_"), len(labels), None
+        metric, count = keys[name].removeprefix(f"eval_{name}_"), len(labels)
+        known: np.ndarray | None = None
         labels = labels[labelled]
         if specs[name].kind.several:
             known = ~(np.isnan(labels) | (labels == IGNORE_INDEX))

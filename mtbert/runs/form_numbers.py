@@ -82,7 +82,7 @@ class FormNumbers:
 
     def _scores(self, results: Sequence[Result]) -> dict[str, float]:
         """Task → its main score, in the order of the tasks, and the averages."""
-        found = {}
+        found: dict[str, float] = {}
         for result in results:
             keys = main_keys(result.scores, list(result.recipe["tasks"]))
             found |= {task: result.scores[key] for task, key in keys.items()}

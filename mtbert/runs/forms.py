@@ -205,7 +205,8 @@ class FormTable:
         self._check()
 
     def _check(self) -> None:
-        problems, answered = [], {}
+        problems: list[str] = []
+        answered: dict[str, list[str]] = {}
         for name, models in self.models.items():
             try:
                 answered[name] = [task for model in models for task in model.tasks]

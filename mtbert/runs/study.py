@@ -161,7 +161,9 @@ def plan_lines(table: FormTable, seconds: Mapping[str, float] = MappingProxyType
         table: the forms.
         seconds: task → about how many seconds a step of its rows takes; used until a run has ended.
     """
-    lines, left, rates = [], [], dict[str, list[float]]()
+    lines: list[str] = []
+    left: list[tuple[str, ModelRuns]] = []
+    rates: dict[str, list[float]] = {}
     for form, models in table.models.items():
         runs = [(model, seed) for model in models for seed in table.forms[form].seeds]
         done = 0

@@ -57,7 +57,7 @@ def seconds_per_step(
     with torch.device("meta"):
         config = encoder_loading.encoder_config(recipe.encoder)
         specs = [task.spec(name) for name, task in recipe.tasks.items()]
-        model = MtBertForMultiTask(MtBertConfig(encoder=config, tasks=specs))
+        model = MtBertForMultiTask(MtBertConfig(encoder=config, tasks=specs, adapter=None))
     parameters, speed = model.num_parameters(exclude_embeddings=True), products_per_second()
     tokens = mean_tokens(recipe, data, tokenizer)
     return {name: OVERHEAD * 6 * parameters * BATCH * count / speed for name, count in tokens.items()}

@@ -229,8 +229,9 @@ def groups(found: Mapping[str, Any], value: str, title: str) -> Figure:
 def heat_map(axes: Axes, matrix: Any, tasks: Sequence[str], limit: float, label: str, digits: int = 2) -> None:
     """Draw a value for each pair of tasks, with its number, on a scale from −`limit` to `limit`."""
     values = np.asarray(matrix, dtype=np.float64)
+    figure: Any = axes.figure
     image = axes.imshow(values, cmap="cividis", vmin=-limit, vmax=limit)
-    axes.figure.colorbar(image, ax=axes, label=label, shrink=0.8)
+    figure.colorbar(image, ax=axes, label=label, shrink=0.8)
     for (i, j), value in np.ndenumerate(values):
         text = "–" if np.isnan(value) else f"{value:.{digits}f}"
         axes.text(j, i, text, ha="center", va="center", color="black" if value > 0 else "white")

@@ -94,7 +94,7 @@ def write_figure(
         kind: `png`, or `svg`: then words stay words, which a reader can search and copy.
     """
     write_text(Path(folder, f"{name}.json"), _json(numbers))
-    settings = {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": name}
+    settings: Any = {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": name}
     with rc_context(settings), writing_file(Path(folder, f"{name}.{kind}"), "wb") as file:
         _save(draw(each_text(display, numbers)), file, kind)
 

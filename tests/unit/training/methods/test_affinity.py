@@ -217,8 +217,9 @@ def test_a_resumed_run_has_measured_the_same(make_trainer, tmp_path):
     again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
 
     def plain(trainer):
-        measured = trainer.methods["affinity"].measurements
-        return [{k: v for k, v in entry.items() if k != "seconds"} for entry in measured]
+        return [
+            {k: v for k, v in entry.items() if k != "seconds"} for entry in trainer.methods["affinity"].measurements
+        ]
 
     assert plain(again) == plain(whole) and len(plain(whole)) == 4
     written = json.loads((tmp_path / "again" / FILE).read_text())
