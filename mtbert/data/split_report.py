@@ -29,6 +29,8 @@ class SplitReport:
         untagged: numbers of the rows of a multi-label task that were left out because their label cell is empty.
         drawn: number of rows drawn from the usable ones, and the seed of the draw; None: all are used.
         share: with `dev_share`, number of the rows that are this split's, and the seed of their draw.
+        fold: number of the rows that are this split's, the fold that is held out, and the number of folds.
+        of_held_out: number of rows that were dropped, because they have a text of a held-out row of any task.
         leaks: train rows that give away rows of the held-out splits of any task.
         without_leaks: number of rows that are left when these are dropped; None: they are kept.
         short: numbers of the rows of a csv or tsv file that have fewer fields than its header.
@@ -47,6 +49,8 @@ class SplitReport:
     short: tuple[int, ...] = ()
     leaks: tuple[Leak, ...] = ()
     without_leaks: int | None = None
+    fold: tuple[int, int, int] | None = None
+    of_held_out: int = 0
 
     def lines(self) -> list[str]:
         """Return the report as sentences for the log."""
@@ -59,6 +63,12 @@ class SplitReport:
         if self.share:
             rows, seed = self.share
             reasons.append(f"{rows:,} of these are the {self.split} split (dev_share, sample_seed {seed})")
+        if self.fold:
+            rows, fold, folds = self.fold
+            side = "the held-out fold" if self.split == "dev" else "the folds without"
+            reasons.append(f"{rows:,} of these are {side} {fold} of {folds} (0 to {folds - 1})")
+        if self.of_held_out:
+            reasons.append(f"{self.of_held_out:,} dropped, which have a text of a held-out row")
         return ["; ".join([line, *reasons]), *self._warnings()]
 
     def _warnings(self) -> list[str]:

@@ -16,7 +16,9 @@ from ..errors import FileError, InputError, InputTypeError, MissingFileError, Pr
 from ..modeling.task_spec import TaskSpec
 from .cache import load_hub
 from .delimited import separator_hint
+from .drawn_rows import draw_sample, split_off_dev
 from .duplicates import shared_rows
+from .folds import hold_out
 from .label_reading import LabelReader
 from .labels import (
     CHECKING_VERSION,
@@ -30,7 +32,6 @@ from .labels import (
     reader_of,
     wrong_rows,
 )
-from .permutation import draw
 from .readers import SEPARATORS, RowFile, lacks
 from .spec import SPLITS, UNLABELLED, DataSpec
 from .split_report import SplitReport
@@ -88,10 +89,12 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
         splits[split], report = check_rows(task, split, rows, data, source)
         if split == "train" and data.sample is not None:
             where = f"task {task.name!r}: data.sample"
-            splits[split], report = _sample(splits[split], report, data.sample, data.sample_seed, where)
+            splits[split], report = draw_sample(splits[split], report, data.sample, data.sample_seed, where)
         reports.append(replace(report, source=str(shown), short=short))
     if data.dev_share is not None:
-        splits, reports = _split_off_dev(splits, reports, data, f"task {task.name!r}: data.dev_share")
+        splits, reports = split_off_dev(splits, reports, data, f"task {task.name!r}: data.dev_share")
+    if data.folds is not None:
+        splits, reports = hold_out(splits, reports, data, f"task {task.name!r}: data.folds")
     shared = shared_rows(splits, unordered=data.symmetric)
     reports = [replace(report, shared=shared.get(report.split, {})) for report in reports]
     unlabelled = splits.pop(UNLABELLED, None)
@@ -100,43 +103,6 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
     if data.symmetric:
         splits["train"] = in_both_orders(splits["train"])
     return LoadedTask(DatasetDict(splits), tuple(reports))
-
-
-def _sample(rows: Dataset, report: SplitReport, count: int, seed: int, where: str) -> tuple[Dataset, SplitReport]:
-    """Draw `count` rows without replacement; return them in their order, and a report that says so.
-
-    Raises:
-        ValueError: there are fewer rows.
-    """
-    if count > len(rows):
-        raise InputError(
-            f"{where} is {count:,}, but {report.source} has only {len(rows):,} usable rows; give at most as many, or "
-            "null for all"
-        )
-    return rows.select(draw(count, len(rows), seed)), replace(report, drawn=(count, seed))
-
-
-def _split_off_dev(
-    splits: dict[str, Dataset], reports: list[SplitReport], data: DataSpec, where: str
-) -> tuple[dict[str, Dataset], list[SplitReport]]:
-    """Move a random share of the training rows to a dev split, both in their order; the reports say so.
-
-    Raises:
-        ValueError: training or dev would have no row.
-    """
-    rows, report = splits["train"], reports[0]
-    share: Any = data.dev_share  # a number
-    count = round(share * len(rows))
-    if not 0 < count < len(rows):
-        raise InputError(
-            f"{where} is {share}, which makes {count:,} dev rows of {len(rows):,} usable rows of {report.source}; "
-            "training and dev need one row each"
-        )
-    dev = draw(count, len(rows), data.sample_seed)
-    train = np.setdiff1d(np.arange(len(rows)), dev, assume_unique=True)
-    parts = {"train": rows.select(train), "dev": rows.select(dev)}
-    described = [replace(report, split=split, share=(len(part), data.sample_seed)) for split, part in parts.items()]
-    return splits | parts, [*described, *reports[1:]]
 
 
 def in_both_orders(pairs: Dataset) -> Dataset:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..data.folds import without_held_out
 from ..data.leaks import with_leaks
 from ..data.splits import LoadedTask, load_task
 from ..errors import InputError, RecipeError
@@ -52,9 +53,11 @@ def load_data(recipe: Recipe) -> dict[str, LoadedTask]:
             problems += str(error).splitlines()
     if problems:
         raise RecipeError(problems)
-    if len(loaded_tasks) == 1 and recipe.leaks == "report":
-        return loaded_tasks
     try:
+        folded = [name for name, task in recipe.tasks.items() if task.data.folds is not None]
+        loaded_tasks = without_held_out(loaded_tasks, folded)
+        if len(loaded_tasks) == 1 and recipe.leaks == "report":
+            return loaded_tasks
         return with_leaks(loaded_tasks, recipe.leaks == "drop")
     except InputError as error:
         raise RecipeError([str(error)]) from error
