@@ -243,7 +243,7 @@ class FairTable:
         folder = self.plan.output / "fair" / PILOTS / f"{row.name}-{rate:g}-{digest}"
         run = Run(row.name, row.path, 0, folder, keys, self.plan.mixed_precision, pretrained=pretrained)
         execute(run, threads)
-        _remove_weights(run.output)
+        remove_weights(run.output)
         return run.scores[SCORE]
 
     # ---- runs ----
@@ -306,7 +306,7 @@ class FairTable:
             execute(run, threads)
         file = self.file(row, seed)
         result_of(row.name, row.path, seed, settings, run.output).write(file)
-        _remove_weights(run.output)
+        remove_weights(run.output)
         self._commit(file, f"Result of {row.name} with seed {seed}: overall {run.scores[SCORE]:.3f}")
 
     def _commit(self, file: Path, subject: str) -> None:
@@ -328,7 +328,7 @@ def execute(run: Run, threads: int) -> None:
         raise InputError(run.failed or f"no scores in {run.output}")
 
 
-def _remove_weights(folder: Path) -> None:
+def remove_weights(folder: Path) -> None:
     """Remove the weights of a finished run, which take much room; its log and scores stay."""
     for file in folder.glob("model*.safetensors"):
         file.unlink()

@@ -54,6 +54,8 @@ class Result:
         log: logged dev scores, with their `epoch` and `step`.
         logits: task → dev logits, `(rows, num_labels)`, half precision.
         commit: the commit of the code.
+        fold: of a run whose dev rows are a fold: `fold`, `folds`, `steps`, and `rows`, task → hash of its held-out
+            rows; empty for other runs.
         failed: why there is no result; empty if there is one.
     """
 
@@ -67,6 +69,7 @@ class Result:
     log: list[dict[str, float]] = field(default_factory=list, repr=False)
     logits: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     commit: str = ""
+    fold: dict[str, Any] = field(default_factory=dict)
     failed: str = ""
     same_as: Result | None = None
 
@@ -79,6 +82,7 @@ class Result:
         packed = {name: _packed(rows) for name, rows in self.logits.items()}
         kept = {key: getattr(self, key) for key in ("row", "seed", "settings", "commit", "scores", "log")}
         file.parent.mkdir(parents=True, exist_ok=True)
+        kept |= {"fold": self.fold} if self.fold else {}
         write_json(file, {**kept, "record": self.record, "recipe": self.recipe, "dev_logits": packed})
 
     @classmethod
@@ -96,6 +100,7 @@ class Result:
         try:
             logits = {name: _unpacked(rows) for name, rows in values["dev_logits"].items()}
             kept = {key: values[key] for key in ("scores", "record", "recipe", "log", "commit")}
+            kept["fold"] = values.get("fold", {})
             return cls(values["row"], path, values["seed"], values["settings"], logits=logits, **kept)
         except (KeyError, TypeError, ValueError, zlib.error) as error:
             raise InputError(f"{file} is damaged ({error!r}); remove it, and the run is run again") from error
