@@ -12,7 +12,7 @@ from ..files import path_problem
 from ..recipe.yaml_layers import split_argv
 from ..runs import bundled
 from . import parsers_calibration, parsers_export, parsers_serving
-from .parsers_tables import reproduce, search
+from .parsers_tables import reproduce as reproduce, search as search
 from .parsing import PRECISIONS, add_imports, at_least, check_keys, make_parser
 from .processes import is_launched
 

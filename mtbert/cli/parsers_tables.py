@@ -39,6 +39,9 @@ def search(argv: Sequence[str]) -> argparse.Namespace:
     check_folds(parser, args)
     args.overrides = tuple(more)
     if args.folds is None:
+        for option in ("seeds", "results", "finished_only", "commit", "page"):
+            if getattr(args, option):
+                parser.error(f"--{option} is for --folds; give --folds K, or drop it")
         return args
     if args.keep != parser.get_default("keep") or args.prune_after != parser.get_default("prune_after"):
         parser.error("--keep and --prune_after are for searches on dev; with --folds no weights stay, --halving prunes")
@@ -53,7 +56,9 @@ def reproduce(argv: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments of `mtbert reproduce`; `more` are keys of the recipes, such as --all_tasks.pooling mean."""
     parser = make_parser("reproduce")
     rows = "rows, folder/name, or files; also A1-A12 and commas; under the fair budget also all, those of its protocol"
-    parser.add_argument("rows", nargs="*", help=rows)
+    parser.set_defaults(rows=[])
+    if not any(word.partition("=")[0] == "--candidates" for word in argv):  # else rows would take values of keys
+        parser.add_argument("rows", nargs="+", help=rows)
     parser.add_argument("--encoder", required=True, help="folder or hub name")
     parser.add_argument("--data_dir", required=True, help="folder of the data files")
     parser.add_argument("--seeds", help="default: 1,2,3; under the fair budget, those of its protocol")
@@ -89,13 +94,17 @@ def reproduce(argv: Sequence[str]) -> argparse.Namespace:
         args.budget = "published" if uses_folds(args) else "small"
     if uses_folds(args):
         return _reproduce_folds(parser, args)
-    if not args.rows:
-        parser.error("there are no rows; name some, such as A4, or give --folds and --candidates FILE")
     for option in ("baseline", "score"):
         if getattr(args, option) is not None:
             parser.error(f"--{option} is for --folds; give --folds K, or drop it")
-    if args.results is None:
+    if args.results is None and args.budget == "fair":
         args.results = Path("recipes/results/fair")
+    if args.budget != "fair":
+        for option in ("finished_only", "page"):
+            if getattr(args, option):
+                parser.error(f"--{option} is for --folds and --budget fair; give one of them, or drop it")
+        if args.commit and args.results is None:
+            parser.error("--commit is given, but without --results, the folder of the result files, there are none")
     if args.seeds is None:
         args.seeds = "1,2,3"
     elif args.budget == "fair":
@@ -106,10 +115,6 @@ def reproduce(argv: Sequence[str]) -> argparse.Namespace:
 
 
 def _reproduce_folds(parser: argparse.ArgumentParser, args: argparse.Namespace) -> argparse.Namespace:
-    if args.rows and args.candidates is not None:
-        parser.error(f"there are rows, {args.rows}, and --candidates; give one of them")
-    if not args.rows and args.candidates is None:
-        parser.error("there are no candidates; name rows, or give --candidates FILE")
     if args.budget == "fair":
         parser.error("--budget is fair, which has a protocol of its own; with --folds it is small or published")
     if args.curves or args.protocol is not None:
@@ -150,10 +155,12 @@ def uses_folds(args: argparse.Namespace) -> bool:
 
 def check_folds(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Check the options of folds, and make `steps` the list of the rounds' steps, or None; exit with an error."""
+    if not uses_folds(args):
+        for name in ("first_folds", "steps", "halving"):
+            if getattr(args, name) is not None:
+                parser.error(f"--{name} is for --folds; give --folds K, or drop it")
     if args.steps is not None and args.halving is not None:
-        parser.error(
-            f"--steps is {args.steps} and --halving {args.halving}; give one: the last round has the most steps"
-        )
+        parser.error(f"--steps is {args.steps} and --halving is {args.halving}; give one of them")
     if args.folds is not None and args.folds < 2:
         parser.error(f"--folds is {args.folds}, but must be 2 or more")
     for name in ("steps", "halving"):
@@ -167,10 +174,6 @@ def check_folds(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
             args.steps = numbers
     if args.first_folds is not None and args.first_folds < 1:
         parser.error(f"--first_folds is {args.first_folds}, but must be 1 or more")
-    if not uses_folds(args):
-        for name in ("first_folds", "steps", "halving"):
-            if getattr(args, name) is not None:
-                parser.error(f"--{name} is for --folds; give --folds K, or drop it")
 
 
 def whole_numbers(parser: argparse.ArgumentParser, name: str, text: str) -> list[int]:

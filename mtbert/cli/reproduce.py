@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -36,7 +38,9 @@ from ..runs.fair_page import write_page
 from ..runs.fold_page import CHOSEN, to_markdown as to_markdown_page, write_report
 from ..runs.fold_plan import FoldPlan
 from ..runs.fold_table import FoldTable
-from ..runs.row_runs import execute_all
+from ..runs.kept_runs import LOGITS, execute_kept
+from ..runs.result_files import Result
+from ..runs.row_runs import Run, execute_all
 from ..runs.table_plan import TablePlan, plan_runs
 from ..training.methods import method_classes
 from . import arguments
@@ -114,8 +118,14 @@ def main(argv: list[str]) -> int:
         return by_folds(args)
     if args.budget == "fair":
         return fair(args)
-    runs = plan_runs(planned(args))
-    execute_all(runs, args.jobs)
+    plan = planned(args)
+    runs: Sequence[Run | Result]
+    if args.results is None:
+        runs = started = plan_runs(plan)
+        execute_all(started, args.jobs)
+    else:
+        kept = plan_runs(replace(plan, overrides=(*plan.overrides, *LOGITS)))
+        runs = execute_kept(kept, args.jobs, args.results, args.commit)
     entries = table(runs, PUBLISHED, method_classes())
     about = environment(runs, ["mtbert", "reproduce", *argv])
     write(entries, about, args.output, args.title)

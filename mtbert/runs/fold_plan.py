@@ -56,5 +56,5 @@ class FoldPlan:
 
     @property
     def level(self) -> float:
-        """Confidence of the decisions of each round: the rounds share 5 %."""
+        """Confidence of the decisions of each round; the rounds share the probability of an error."""
         return 1 - (1 - LEVEL) / len(self.budgets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,14 @@ def load_fold_rows(recipe: Recipe, folds: int, used: Sequence[int]) -> dict[int,
     problems: list[str] = []
     for name, task in recipe.tasks.items():
         spec = task.spec(name)
-        train_only = {"dev": None, "dev_share": None, "test": None, "unlabelled": None, "folds": None, "fold": None}
+        train_only: dict[str, Any] = {
+            "dev": None,
+            "dev_share": None,
+            "test": None,
+            "unlabelled": None,
+            "folds": None,
+            "fold": None,
+        }
         seed = task.data.sample_seed if task.data.sample is not None else 0
         data = replace(task.data, **train_only, symmetric=False, sample_seed=seed)
         try:

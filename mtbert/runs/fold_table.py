@@ -74,6 +74,7 @@ class FoldTable:
     ):
         self.plan, self.folds, self.results, self.commit, self.budget = plan, folds, results, commit, budget
         self.candidates: dict[str, Candidate] = {}
+        # candidate, steps, fold → overrides but for the seed, folder of the pre-trained encoder, hash
         self._settings: dict[tuple[str, int | None, int], tuple[list[str], Path | None, str]] = {}
         self._recipes: dict[str, Recipe] = {}
         self._rows: dict[int, dict[str, FoldRows]] | None = None
@@ -119,13 +120,17 @@ class FoldTable:
 
     def _check(self, candidate: Candidate) -> list[str]:
         for steps in self.folds.budgets:
+            keys = self._keys(candidate, steps)
+            recipe = load(candidate.path, keys)
             for fold in range(self.folds.first_folds or self.folds.folds):
-                self._settings[candidate.name, steps, fold] = self._run_settings(candidate, steps, fold)
-        recipe = load(candidate.path, self._keys(candidate, self.folds.budgets[-1]))
+                given = (*keys, *as_overrides(fold_keys(recipe, self.folds.folds, fold)))
+                settings, pretrained = row_settings(candidate.path, replace(self.plan, overrides=given))
+                digest = settings_hash(load(candidate.path, settings))
+                self._settings[candidate.name, steps, fold] = settings, pretrained, digest
         self._recipes[candidate.name] = recipe
         problems = same_rows_problems(candidate.name, recipe, self._recipes.get(self.baseline, recipe))
         where = f"candidate {candidate.name!r}"
-        if recipe.distillation is not None:
+        if any(part.distillation is not None for part in recipe.in_stages()):
             problems.append(
                 f"{where}: distillation.teachers were trained on held-out rows, so that its scores would be too high; "
                 "choose without distillation, and distil the chosen recipe"
@@ -158,18 +163,6 @@ class FoldTable:
             raise InputError("schedule.steps_per_epoch is null, so that its length is not known; set it")
         return keys + as_overrides(steps_keys(recipe, max(1, round(full * steps / longest))))
 
-    def _run_settings(self, candidate: Candidate, steps: int | None, fold: int) -> tuple[list[str], Path | None, str]:
-        """Return overrides but for the seed, the folder of the pre-trained encoder or None, and the settings' hash."""
-        keys = self._keys(candidate, steps)
-        recipe = load(candidate.path, keys)
-        keys += as_overrides(fold_keys(recipe, self.folds.folds, fold))
-        settings, pretrained = row_settings(candidate.path, replace(self.plan, overrides=tuple(keys)))
-        return settings, pretrained, settings_hash(load(candidate.path, settings))
-
-    def recipe(self, name: str) -> Recipe:
-        """Return a candidate's recipe with its full length, without folds."""
-        return self._recipes[name]
-
     def chosen_tree(self, name: str) -> dict[str, Any]:
         """Return a candidate as a recipe file holds it, with its full length, over its recipe as `base`."""
         candidate = self.candidates[name]
@@ -177,6 +170,8 @@ class FoldTable:
         tree = override_tree(row_settings(candidate.path, replace(self.plan, overrides=tuple(keys)))[0])
         for place in {"encoder", "data_dir"} - candidate.changes.keys():
             tree.pop(place)
+        if tree.get("pretraining"):
+            tree["pretraining"].pop("output_dir", None)
         return {"base": os.path.relpath(candidate.path, self.results), **tree}
 
     @property
@@ -233,7 +228,7 @@ class FoldTable:
 
     def execute(self, names: Sequence[str], steps: int | None, jobs: int) -> list[str]:
         """Run everything that has no result, `jobs` runs at a time; write each result at once; return what failed."""
-        of_run = {}
+        of_run: dict[Path, tuple[Run, str, Cell]] = {}
         for cell in self.folds.cells:
             for name in names:
                 if self.result(name, steps, cell) is None:

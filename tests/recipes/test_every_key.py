@@ -47,6 +47,8 @@ BASE = {
     },
 }
 
+FOLD = {"tasks.sst.data.dev": None, "tasks.sst.data.folds": 2, "tasks.sst.data.fold": 0}
+
 # key → (another value, settings that both runs have so that the key can matter)
 KEYS = {
     "tasks.sst.data.text": ("id", {}),
@@ -54,6 +56,8 @@ KEYS = {
     "tasks.sts.data.symmetric": (True, {}),
     "tasks.sst.data.sample": (5, {}),
     "tasks.sst.data.dev_share": (0.5, {"tasks.sst.data.dev_share": 0.25, "tasks.sst.data.dev": None}),
+    "tasks.sst.data.folds": (3, {**FOLD, "tasks.sst.data.folds": 2}),
+    "tasks.sst.data.fold": (1, {**FOLD, "tasks.sst.data.fold": 0}),
     "tasks.sst.data.sample_seed": (1, {"tasks.sst.data.sample": 5, "schedule.name": "round_robin"}),
     "tasks.sst.data.train": ("ids-sst-dev.csv", {}),
     "tasks.sst.data.dev": ("ids-sst-train.csv", {}),
