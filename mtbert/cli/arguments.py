@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import RecipeError
 from ..files import path_problem
 from ..recipe.yaml_layers import split_argv
-from ..runs import budget, bundled
+from ..runs import bundled
 from . import parsers_calibration, parsers_export, parsers_init, parsers_serving, parsers_study
-from .parsing import add_imports, at_least, check_keys, make_parser
+from .parsers_tables import reproduce as reproduce, search as search
+from .parsing import PRECISIONS, add_imports, at_least, check_keys, make_parser
 from .processes import is_launched
 
 COMMANDS = {
@@ -33,13 +33,11 @@ COMMANDS = {
     "encoder": "print the folder of a pretrained encoder from PyPI",
     "recipes": "list the recipes that come with mtbert, or write one",
 }
-PRECISIONS = ("no", "bf16", "fp16")
 # copies of the library's values, whose modules import torch; a test compares them
 INPUT_FORMATS = ("csv", "tsv", "json", "parquet", "cs224n", "saved", "text")
 OUTPUT_FORMATS = ("csv", "tsv", "jsonl", "parquet", "cs224n")
 SPLITS = ("train", "dev", "test")
 QUOTING = ("double", "backslash", "none")
-POOLINGS = ("cls", "mean", "max")  # poolings that do not need the encoder's pooler
 
 
 def training(command: str, argv: Sequence[str]) -> argparse.Namespace:
@@ -198,82 +196,6 @@ def without_processes(argv: Sequence[str]) -> list[str]:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     _add_processes(parser)
     return parser.parse_known_args(argv)[1]
-
-
-def search(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the arguments of `mtbert search`; `overrides` are the recipe's keys that the command line sets."""
-    parser = make_parser("search")
-    parser.add_argument("recipe", type=Path, help="recipe file")
-    parser.add_argument("--space", type=Path, required=True, help="YAML: key → type, low, high, log, step, choices")
-    parser.add_argument("--metric", default="eval_overall", help="score of the dev splits (default: eval_overall)")
-    direction = "default: minimize for losses and errors, else maximize"
-    parser.add_argument("--direction", choices=("maximize", "minimize"), help=direction)
-    parser.add_argument("--study", type=Path, default=Path("runs/search/study.db"), help="sqlite file of the studies")
-    parser.add_argument("--name", help="name of the study, and of its folder next to the file (default: the recipe's)")
-    parser.add_argument("--trials", type=int, default=20, metavar="N", help="how many trials to add (default: 20)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the sampler of values, not of the runs")
-    prune = "number of trials before pruning starts; -1: no pruning"
-    parser.add_argument("--prune_after", type=int, default=5, metavar="N", help=prune)
-    keep = "trials whose weights are kept; scores and logs always are"
-    parser.add_argument("--keep", choices=("best", "all"), default="best", help=keep)
-    args, more = parser.parse_known_args(argv)
-    check_keys(parser, args, more)
-    at_least(parser, args, 0, "trials")
-    args.overrides = tuple(more)
-    return args
-
-
-def reproduce(argv: Sequence[str]) -> argparse.Namespace:
-    """Parse the arguments of `mtbert reproduce`; `more` are keys of the recipes, such as --all_tasks.pooling mean."""
-    parser = make_parser("reproduce")
-    rows = "rows, folder/name, or files; also A1-A12 and commas; under a budget with a protocol also all, its rows"
-    parser.add_argument("rows", nargs="+", help=rows)
-    parser.add_argument("--encoder", required=True, help="folder or hub name")
-    parser.add_argument("--data_dir", required=True, help="folder of the data files")
-    parser.add_argument("--seeds", help="default: 1,2,3; under a budget with a protocol, those of it")
-    small = f"{budget.EPOCHS} epochs of {budget.STEPS} steps of {budget.BATCH} rows, one rate"
-    fair = f"{budget.EPOCHS} epochs of {budget.FAIR_STEPS} such steps, each row's rate chosen by pilots"
-    wide = "the forms of its protocol, of one model or several, compared with single models"
-    budgets = f"small: {small}; fair: {fair}; wide: {wide}; published: what the recipe says"
-    parser.add_argument("--budget", choices=("small", "fair", "wide", "published"), default="small", help=budgets)
-    parser.add_argument("--learning_rate", type=float, default=2e-4, help="for all rows under the small budget")
-    pooler = "pooling of the rows that use the encoder's pooler, for an encoder without one"
-    parser.add_argument("--instead_of_pooler", choices=POOLINGS, help=pooler)
-    parser.add_argument("--mixed_precision", choices=PRECISIONS, default="bf16")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each has one GPU, or its share of cores")
-    parser.add_argument("--output", type=Path, default=Path("runs/reproduce"), help="folder for runs and tables")
-    curves = (
-        "small budget: evaluate after each epoch, not at the end alone, for dev curves (published: the recipe says)"
-    )
-    parser.add_argument("--curves", action="store_true", help=curves)
-    parser.add_argument("--title", default="table", help="name of the table's files")
-    fair_only = parser.add_argument_group("under the fair and the wide budget")
-    protocol = "its rows, seeds and comparisons; default: the package's fair.yaml or wide.yaml"
-    fair_only.add_argument("--protocol", type=Path, help=protocol)
-    results = "folder of the result files, from which finished runs are read (default: recipes/results/ and the budget)"
-    fair_only.add_argument("--results", type=Path, help=results)
-    fair_only.add_argument("--commit", action="store_true", help="commit each new result file with git")
-    finished = "run nothing: the table, figures and findings of the runs that have a result file"
-    fair_only.add_argument("--finished_only", action="store_true", help=finished)
-    page = "fair budget: markdown file in which the table replaces what is between its two comments `fair table`"
-    fair_only.add_argument("--page", type=Path, help=page)
-    args, more = parser.parse_known_args(argv)
-    check_keys(parser, args, more)
-    args.more = more
-    has_protocol = args.budget in ("fair", "wide")
-    if args.results is None:
-        args.results = Path("recipes/results", args.budget if has_protocol else "fair")
-    if args.page is not None and args.budget == "wide":
-        parser.error("--page is for the fair budget; the wide one writes README.md into the folder of its results")
-    if args.seeds is None:
-        args.seeds = "1,2,3"
-    elif has_protocol:
-        parser.error(f"--seeds is for the other budgets; the protocol of the {args.budget} budget has its own")
-    if not re.fullmatch(r"\d+(,\d+)*", args.seeds):
-        parser.error(f"--seeds is {args.seeds!r}, but must be whole numbers, 0 or more, separated by commas")
-    at_least(parser, args, 1, "jobs")
-    args.seeds = list(dict.fromkeys(int(seed) for seed in args.seeds.split(",")))
-    return args
 
 
 def ensemble(argv: Sequence[str]) -> argparse.Namespace:

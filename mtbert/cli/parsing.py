@@ -13,6 +13,9 @@ from ..errors import RecipeError
 from ..recipe.yaml_layers import split_argv
 from ..training.methods import sections
 
+PRECISIONS = ("no", "bf16", "fp16")
+POOLINGS = ("cls", "mean", "max")  # poolings that do not need the encoder's pooler
+
 # top-level keys of a recipe
 SECTIONS = (
     *("encoder", "data_dir", "tasks", "all_tasks", "leaks", "schedule", "model", "peft", "optimizer", "training"),

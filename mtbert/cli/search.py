@@ -17,6 +17,10 @@ Each trial is a recipe file and a separate run, as by `mtbert finetune`, because
 data, encoding, schedule and adapters. (transformers' `Trainer.hyperparameter_search` changes only the training
 arguments of one trainer, and callbacks such as early stopping keep their state.) Data is encoded again only if a key
 changes the encoding.
+
+With --folds K, dev files are not opened: a trial is scored by K folds of the training rows, and compared with the
+recipe as it is. The table says which trials are better and which are undecided; chosen.yaml is the recipe to go on
+with.
 """
 
 from __future__ import annotations
@@ -26,7 +30,11 @@ import sys
 
 import optuna
 from rich.console import Console
+from rich.markdown import Markdown
 
+from ..runs.fold_page import CHOSEN, to_markdown, write_report
+from ..runs.fold_plan import FoldPlan
+from ..runs.fold_search import fold_search, run_search, search_table
 from ..runs.search import Search, best_of, open_study, optimize, plan, trials_table
 from . import arguments
 from .main import run as run_command
@@ -34,14 +42,37 @@ from .main import run as run_command
 
 def planned(args: argparse.Namespace) -> Search:
     """Check the search that the command line asks for."""
-    return plan(args.recipe, args.space, args.metric, args.direction, args.study, args.name, args.overrides, args.keep)
+    by_folds = args.folds is not None
+    places = (args.study, args.name, args.overrides, args.keep)
+    return plan(args.recipe, args.space, args.metric, args.direction, *places, by_folds)
+
+
+def by_folds(args: argparse.Namespace) -> int:
+    """Add trials that folds score, and write what was decided; return the exit status."""
+    seeds = (1,) if args.seeds is None else tuple(args.seeds)
+    folds = FoldPlan(args.folds, args.first_folds, seeds, tuple(args.steps or ()), args.score)
+    search = fold_search(planned(args), folds)
+    table = search_table(search, folds, args.mixed_precision or "no", args.results, args.commit)
+    study = open_study(search, args.seed)
+    trials = 0 if args.finished_only else args.trials
+    rounds, failed = run_search(search, table, study, trials, args.seed, args.jobs, args.finished_only)
+    if not rounds:
+        print("\n".join(failed), file=sys.stderr)
+        return 1
+    values = write_report(table, rounds, failed, search.name, args.page)
+    Console().print(Markdown(to_markdown(values)))
+    if values["chosen"] is not None:
+        print(f"chosen recipe: {table.results / CHOSEN}")
+    return 1 if failed else 0
 
 
 def main(argv: list[str]) -> int:
     """Add trials to a study and print all its trials; return the exit status."""
     args = arguments.search(argv)
-    search = planned(args)
     optuna.logging.set_verbosity(optuna.logging.ERROR)  # each trial prints a line instead
+    if args.folds is not None:
+        return by_folds(args)
+    search = planned(args)
     pruner = optuna.pruners.NopPruner() if args.prune_after < 0 else optuna.pruners.MedianPruner(args.prune_after)
     study = open_study(search, args.seed, pruner)
     ended = optimize(search, study, args.trials)

@@ -39,6 +39,10 @@ class DataSpec:
             together.
         dev_share: for data without a dev split: share of the training rows, between 0 and 1, that are not trained on
             but are the dev split. They are drawn at random with `sample_seed`.
+        folds: number of folds, 2 or more, into which the texts of the training rows are dealt by their hash; rows that
+            share a text, directly or through other rows, are in the same fold. Excludes `dev` and `dev_share`.
+        fold: with `folds`, the fold, from 0, that is not trained on but is the dev split. No other row with a text of
+            it is trained on either, of any task.
         test: a split to predict; its label column may be absent. `10%` cuts it as for `dev`.
         unlabelled: further training texts, on which the model learns a teacher's predictions only (see
             `distillation`). It has the columns of `text`; its labels are not read.
@@ -89,6 +93,8 @@ class DataSpec:
     source: str | None = None
     label_separator: str | None = None
     empty: str | None = None
+    folds: int | None = None
+    fold: int | None = None
 
     def __post_init__(self) -> None:
         columns = (self.text,) if isinstance(self.text, str) else tuple(self.text)
@@ -147,6 +153,7 @@ class DataSpec:
             problems.append(Problem(("dev_share",), f"is {self.dev_share}, but must be between 0 and 1"))
         elif self.dev_share is not None and self.dev:
             problems.append(Problem(("dev_share",), f"is {self.dev_share}, but dev is {self.dev!r}; drop one of them"))
+        problems += self._fold_problems()
         return problems
 
     def _cut_problems(self) -> list[Problem]:
@@ -218,14 +225,35 @@ class DataSpec:
         """Return the files or patterns of a split, or its name on a hub; empty if it has none."""
         return as_names(self.source_of(split))
 
+    def _fold_problems(self) -> list[Problem]:
+        if self.folds is None and self.fold is None:
+            return []
+        if self.folds is None or self.fold is None:
+            missing, given = ("folds", "fold") if self.folds is None else ("fold", "folds")
+            value = getattr(self, given)
+            return [Problem((missing,), f"is missing, but {given} is {value}; give both or neither")]
+        problems = []
+        if self.folds < 2:
+            problems.append(Problem(("folds",), f"is {self.folds}, but must be 2 or more"))
+        elif not 0 <= self.fold < self.folds:
+            problems.append(
+                Problem(("fold",), f"is {self.fold}, but must be from 0 to {self.folds - 1}, as folds is {self.folds}")
+            )
+        for key in ("dev", "dev_share"):
+            if getattr(self, key):
+                problems.append(
+                    Problem(("folds",), f"is {self.folds}, but {key} is {getattr(self, key)!r}; drop one of them")
+                )
+        return problems
+
     @property
     def has_dev(self) -> bool:
-        """Whether the task has a dev split: of its own, or a share of its training rows."""
-        return bool(self.dev or self.dev_share)
+        """Whether the task has a dev split: of its own, or a share or fold of its training rows."""
+        return bool(self.dev or self.dev_share or self.folds)
 
     def source_of(self, split: str) -> Names | None:
         """Return the files or hub split that a split's rows come from; None if the task has no such split."""
-        of_train = split in self.cuts or (split == "dev" and self.dev_share)
+        of_train = split in self.cuts or (split == "dev" and (self.dev_share or self.folds))
         name: Names | None = getattr(self, "train" if of_train else split)
         return name
 

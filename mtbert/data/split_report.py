@@ -30,6 +30,8 @@ class SplitReport:
         untagged: numbers of the rows of a multi-label task that were left out because their label cell is empty.
         drawn: number of rows drawn from the usable ones, and the seed of the draw; None: all are used.
         share: with `dev_share`, number of the rows that are this split's, and the seed of their draw.
+        fold: number of the rows that are this split's, the fold that is held out, and the number of folds.
+        of_held_out: number of rows that were dropped, because they have a text of a held-out row of any task.
         leaks: train rows that give away rows of the held-out splits of any task.
         without_leaks: number of rows that are left when these are dropped; None: they are kept.
         blank: numbers of the kept rows without a label of this task, which are those of a source.
@@ -56,6 +58,8 @@ class SplitReport:
     cut: tuple[int, dict[str, float]] | None = None
     scarce: dict[str, int] = field(default_factory=dict)
     parts: Parts | None = None
+    fold: tuple[int, int, int] | None = None
+    of_held_out: int = 0
 
     def lines(self) -> list[str]:
         """Return the report as sentences for the log."""
@@ -74,6 +78,12 @@ class SplitReport:
             rows, shares = self.cut
             named = " and ".join(f"{split} {100 * share:.4g}%" for split, share in shares.items())
             reasons.append(f"{rows:,} of these are the {self.split} split ({named}, by the hashes of the texts)")
+        if self.fold:
+            rows, fold, folds = self.fold
+            side = "the held-out fold" if self.split == "dev" else "the folds without"
+            reasons.append(f"{rows:,} of these are {side} {fold} of {folds} (0 to {folds - 1})")
+        if self.of_held_out:
+            reasons.append(f"{self.of_held_out:,} dropped, which have a text of a held-out row")
         return ["; ".join([line, *reasons]), *self._warnings()]
 
     def _warnings(self) -> list[str]:

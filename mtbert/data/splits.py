@@ -17,6 +17,7 @@ from .cache import load_hub
 from .dataset_kind import check_kind as check_kind
 from .delimited import separator_hint
 from .duplicates import shared_rows
+from .folds import hold_out
 from .further_rows import in_both_orders as in_both_orders, with_unlabelled
 from .held_out import cut_off, sample, split_off_dev
 from .label_columns import columns_reader
@@ -105,6 +106,8 @@ def load_task(
             )
     if data.dev_share is not None:
         splits, reports = split_off_dev(splits, reports, data, f"{where}: data.dev_share")
+    if data.folds is not None:
+        splits, reports = hold_out(splits, reports, data, f"{where}: data.folds")
     order = (*SPLITS, UNLABELLED)
     splits = {split: splits[split] for split in order if split in splits}
     shared = shared_rows(splits, unordered=data.symmetric)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ..data.folds import without_held_out
 from ..data.sources import load_source, with_leaks_of_units, without_blanks
 from ..data.splits import LoadedTask, load_task
 from ..data.units import units_of
@@ -57,7 +58,9 @@ def load_data(recipe: Recipe) -> dict[str, LoadedTask]:
     if problems:
         raise RecipeError(problems)
     try:
-        return with_leaks_of_units({name: loaded[name] for name in specs}, recipe.drawn_sources, recipe.leaks == "drop")
+        folded = [name for name, task in recipe.tasks.items() if task.data.folds is not None]
+        kept = without_held_out({name: loaded[name] for name in specs}, folded)
+        return with_leaks_of_units(kept, recipe.drawn_sources, recipe.leaks == "drop")
     except InputError as error:
         raise RecipeError([str(error)]) from error
 

@@ -58,6 +58,36 @@ def pilot_keys(recipe: Recipe) -> list[str]:
     return as_overrides(keys)
 
 
+def total_steps(recipe: Recipe) -> int | None:
+    """Return the number of optimizer steps that a recipe without stages says; None if its data decide."""
+    if recipe.training_value("max_steps") > 0:
+        return int(recipe.training_value("max_steps"))
+    epochs = recipe.training_value("num_train_epochs")
+    return None if recipe.schedule.steps_per_epoch is None else round(recipe.schedule.steps_per_epoch * epochs)
+
+
+def steps_keys(recipe: Recipe, steps: int) -> Keys:
+    """Return the keys of a run of about `steps` steps in the recipe's number of epochs, or in as many as steps."""
+    epochs = min(recipe.training_value("num_train_epochs"), steps)
+    keys: Keys = {
+        "training.max_steps": -1,
+        "training.num_train_epochs": epochs,
+        "schedule.steps_per_epoch": max(1, round(steps / epochs)),
+    }
+    return keys | stage_keys(recipe, keys)
+
+
+def fold_keys(recipe: Recipe, folds: int, fold: int) -> Keys:
+    """Return the keys of a run that is evaluated, once at its end, on a fold of the training rows, and not on dev."""
+    keys = quiet_keys() | {"training.save_logits": True, "training.eval_on_start": False}
+    for task in recipe.tasks:
+        data = {"dev": None, "dev_share": None, "test": None, "folds": folds, "fold": fold}
+        keys |= {f"tasks.{task}.data.{key}": value for key, value in data.items()}
+        if recipe.tasks[task].data.sample is None:
+            keys[f"tasks.{task}.data.sample_seed"] = 0  # without dev_share, it would be for nothing
+    return keys
+
+
 def length_keys(recipe: Recipe, steps: int) -> Keys:
     """Return the keys of a run's length: a step with a batch of every task counts as many."""
     per_step = BATCH * (len(recipe.tasks) if recipe.schedule.name == "simultaneous" else 1)

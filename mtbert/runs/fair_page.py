@@ -70,7 +70,7 @@ def write_page(fair: FairTable, published: Mapping[str, Any], methods: Sequence[
         write_figure(fair.results, f"{TITLE}-rates", {"rates": rates}, lambda numbers: score_by_rate(numbers["rates"]))
     text = "\n".join([what_holds(findings), "", page_table(entries), "", about_lines(about)])
     if page is not None:
-        _replace_between(page, text)
+        replace_between(page, text, BEGIN, END)
     return text
 
 
@@ -183,9 +183,14 @@ def pilot_rates(fair: FairTable) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _replace_between(page: Path, text: str) -> None:
-    old = page.read_text(encoding="utf-8")
-    pattern = re.compile(f"{re.escape(BEGIN)}\n.*?{re.escape(END)}", re.DOTALL)
+def replace_between(page: Path, text: str, begin: str, end: str) -> None:
+    """Replace what is between two lines of a markdown file.
+
+    Raises:
+        InputError: the file lacks these lines.
+    """
+    old = page.read_text(encoding="utf-8") if page.is_file() else ""
+    pattern = re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
     if not pattern.search(old):
-        raise InputError(f"{page} has no lines {BEGIN} and {END}; add them where the table belongs")
-    write_text(page, pattern.sub(lambda _: f"{BEGIN}\n\n{text}\n{END}", old))
+        raise InputError(f"{page} has no lines {begin} and {end}; add them where the table belongs")
+    write_text(page, pattern.sub(lambda _: f"{begin}\n\n{text}\n{end}", old))

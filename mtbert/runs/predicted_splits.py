@@ -76,14 +76,26 @@ def _has(data: DataSpec, split: str) -> bool:
 
 
 def _is_cut(data: DataSpec, split: str) -> bool:
-    cuts = {"dev": data.dev_share is not None or "dev" in data.cuts, "test": "test" in data.cuts}
+    cuts = {
+        "dev": data.dev_share is not None or data.folds is not None or "dev" in data.cuts,
+        "test": "test" in data.cuts,
+    }
     return cuts[split] if split in cuts else any(cuts.values())
 
 
 def _rows_of(data: DataSpec, split: str, source: str | None) -> Any:
     """What two tasks have in common whose splits are the same rows; a source that is drawn is cut for all its tasks."""
     same = (data.names_of(split), data.hub, data.subset, data.revision, data.format, data.separator, data.quoting)
-    drawn = (source or data.label, data.text, data.sample, data.sample_seed, data.dev_share, tuple(data.cuts.items()))
+    drawn = (
+        source or data.label,
+        data.text,
+        data.sample,
+        data.sample_seed,
+        data.dev_share,
+        data.folds,
+        data.fold,
+        tuple(data.cuts.items()),
+    )
     return same, data.id, drawn if _is_cut(data, split) else None
 
 

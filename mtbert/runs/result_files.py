@@ -57,6 +57,8 @@ class Result:
         logits: task → dev logits, `(rows, num_labels)`, half precision.
         commit: the commit of the code.
         affinity: what the method `affinity` measured; empty without it.
+        fold: of a run whose dev rows are a fold: `fold`, `folds`, `steps`, and `rows`, task → hash of its held-out
+            rows; empty for other runs.
         failed: why there is no result; empty if there is one.
     """
 
@@ -71,6 +73,7 @@ class Result:
     logits: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     commit: str = ""
     affinity: dict[str, Any] = field(default_factory=dict, repr=False)
+    fold: dict[str, Any] = field(default_factory=dict)
     failed: str = ""
     same_as: Result | None = None
 
@@ -85,6 +88,7 @@ class Result:
         if self.affinity:
             kept["affinity"] = self.affinity
         file.parent.mkdir(parents=True, exist_ok=True)
+        kept |= {"fold": self.fold} if self.fold else {}
         write_json(file, {**kept, "record": self.record, "recipe": self.recipe, "dev_logits": packed})
 
     @classmethod
@@ -103,6 +107,7 @@ class Result:
             logits = {name: _unpacked(rows) for name, rows in values["dev_logits"].items()}
             kept = {key: values[key] for key in ("scores", "record", "recipe", "log", "commit")}
             kept["affinity"] = values.get("affinity", {})
+            kept["fold"] = values.get("fold", {})
             return cls(values["row"], path, values["seed"], values["settings"], logits=logits, **kept)
         except (KeyError, TypeError, ValueError, zlib.error) as error:
             raise InputError(f"{file} is damaged ({error!r}); remove it, and the run is run again") from error

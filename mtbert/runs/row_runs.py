@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -156,13 +157,16 @@ def remove_weights(folder: Path) -> None:
         shutil.rmtree(checkpoint)
 
 
-def execute_all(runs: list[Run], jobs: int) -> None:
-    """Run all runs that have not ended well before, `jobs` at a time; a failed run does not stop the others."""
+def execute_all(runs: list[Run], jobs: int, ended: Callable[[Run], None] | None = None) -> None:
+    """Run all runs that have not ended well before, `jobs` at a time; a failed run does not stop the others.
+
+    `ended` is called, in one thread at a time, with each of these runs that ends well.
+    """
     waiting = [run for run in runs if run.same_as is None and not run.finished()]
     pretraining = {run.pretrained.parent: threading.Lock() for run in waiting if run.pretrained}
     gpus: list[int | None] = list(range(torch.cuda.device_count())) or [None]
     devices = [gpus[job % len(gpus)] for job in range(jobs)]
-    threads, lock = run_threads(jobs), threading.Lock()
+    threads, lock, ending = run_threads(jobs), threading.Lock(), threading.Lock()
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("runs"), *columns[1:]) as progress, ThreadPoolExecutor(jobs) as pool:
         total = sum(run.same_as is None for run in runs)
@@ -175,6 +179,9 @@ def execute_all(runs: list[Run], jobs: int) -> None:
             try:
                 with nullcontext() if shared is None else pretraining[shared.parent]:  # one writes, the others read
                     run.execute(device, threads)
+                if ended is not None and not run.failed:
+                    with ending:
+                        ended(run)
             except Exception as error:
                 run.failed = masked(repr(error))
             with lock:

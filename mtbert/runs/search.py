@@ -109,6 +109,7 @@ def plan(
     name: str | None,
     overrides: Sequence[str],
     keep: str,
+    by_folds: bool = False,
 ) -> Search:
     """Read and check what a search needs.
 
@@ -121,6 +122,7 @@ def plan(
         name: name of the study; None: the recipe's.
         overrides: keys of the recipe, as on the command line, for every trial.
         keep: the trials whose weights are kept: `best` or `all`.
+        by_folds: whether folds score the trials, so that the metric is none of the dev splits.
 
     Raises:
         RecipeError: lists all problems of recipe, space and metric.
@@ -136,7 +138,7 @@ def plan(
     except RecipeError as error:
         raise RecipeError([*problems, *error.problems]) from error
     problems += check_space(dimensions, origins, lambda values: load_recipe(recipe, [*fixed, *values]))
-    problems += metric_problems(metric, checked)
+    problems += [] if by_folds else metric_problems(metric, checked)
     if problems:
         raise RecipeError(problems)
     direction = direction or ("minimize" if metric.endswith(FALLING) else "maximize")
@@ -265,7 +267,7 @@ def after_trial(search: Search, study: optuna.Study, trial: FrozenTrial) -> None
     )
     best = best_of(study)
     if best is not None:
-        values = {key: _value(search.space, key, value) for key, value in best.params.items()}
+        values = {key: stored_value(search.space, key, value) for key, value in best.params.items()}
         about = f"The best of {len(study.trials)} trials of {search.name}: {search.metric} {best.value:.4f}"
         write_recipe(search, values, "best", about)
     if search.keep == "best":
@@ -274,7 +276,7 @@ def after_trial(search: Search, study: optuna.Study, trial: FrozenTrial) -> None
                 remove_weights(search.folder / f"trial-{other.number:04d}")
 
 
-def _value(space: Mapping[str, Dimension], key: str, stored: Any) -> Any:
+def stored_value(space: Mapping[str, Dimension], key: str, stored: Any) -> Any:
     """Convert a stored parameter of a study to the recipe's value."""
     dimension = space.get(key)
     if dimension is None or dimension.type != "categorical":

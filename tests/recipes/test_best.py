@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mtbert.cli.arguments import evaluate
+from mtbert.cli.arguments import evaluate, reproduce
 from mtbert.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +67,17 @@ def test_the_report_is_of_the_run_and_hides_its_texts(tmp_path):
     options = evaluate(last[2:])
     assert options.output == tmp_path / "base/report" and options.changes == ["--data_dir", "data"]
     assert options.hide_texts
+
+
+@pytest.mark.parametrize("entry", ["small", "base"])
+def test_an_entry_is_chosen_by_folds_before_its_final_runs(tmp_path, entry):
+    *_, choosing, final = commands(tmp_path, f"{entry}.md")
+    options = [reproduce(words[words.index("recipes/reproduce.py") + 1 :]) for words in (choosing, final)]
+    assert options[0].candidates == Path(f"recipes/candidates/{entry}.yaml") and not options[0].rows
+    assert options[1].rows == [str(options[0].results / "chosen.yaml")] and options[1].candidates is None
+    assert (options[1].budget, options[1].seeds, options[1].title) == ("published", [42, 43], entry)
+    assert options[1].output == tmp_path and options[1].results == options[0].results / "final"
+    assert len({each.encoder for each in options}) == 1 and {each.data_dir for each in options} == {"data"}
 
 
 def test_the_folder_of_the_data_is_asked_for():

@@ -57,6 +57,8 @@ SHARED = {  # two tasks that read the same texts
 }
 
 MULTI = "multi_label_classification"
+FOLD = {"tasks.sst.data.dev": None, "tasks.sst.data.folds": 2, "tasks.sst.data.fold": 0}
+
 # key → (another value, settings that both runs have so that the key can matter)
 KEYS = {
     "sources": ({"films": {**FILMS, "sample": 9}}, SHARED),
@@ -70,6 +72,8 @@ KEYS = {
     "tasks.sts.data.symmetric": (True, {}),
     "tasks.sst.data.sample": (5, {}),
     "tasks.sst.data.dev_share": (0.5, {"tasks.sst.data.dev_share": 0.25, "tasks.sst.data.dev": None}),
+    "tasks.sst.data.folds": (3, {**FOLD, "tasks.sst.data.folds": 2}),
+    "tasks.sst.data.fold": (1, {**FOLD, "tasks.sst.data.fold": 0}),
     "tasks.sst.data.sample_seed": (1, {"tasks.sst.data.sample": 5, "schedule.name": "round_robin"}),
     "tasks.sst.data.empty": ("none", {"tasks.sst.problem_type": MULTI, "tasks.sst.data.label": "tags"}),
     "tasks.sst.data.label_separator": (

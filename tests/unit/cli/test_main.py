@@ -120,7 +120,7 @@ def test_what_arguments_repeats_is_what_the_library_has():
     assert arguments.INPUT_FORMATS == KINDS
     assert arguments.OUTPUT_FORMATS == FILE_FORMATS
     assert arguments.QUOTING == QUOTING
-    assert tuple(each for each in POOLINGS if each != "pooler") == arguments.POOLINGS
+    assert tuple(each for each in POOLINGS if each != "pooler") == parsing.POOLINGS
     assert set(parsing.SECTIONS) == {*known_fields(Recipe), *sections(), "all_tasks", "base"}
     assert arguments.predict(["x", "--output", "y"]).file == STDIN
 
