@@ -10,47 +10,21 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 
 from ..errors import InputError
-
-if TYPE_CHECKING:
-    from .splits import LoadedTask
+from .folds import row_keys, without_texts
+from .split_report import Leak as Leak
+from .splits import LoadedTask
 
 SHORTEST = 3  # words of a phrase
 HELD_OUT = ("dev", "test")
 COLUMNS = ("text", "text_pair")
 BASE = np.uint64(0x9E3779B97F4A7C15)  # of the polynomial hashes modulo 2^64; odd, so that it has an inverse
 _WORDS = re.compile(r"\w+")
-
-
-@dataclass(frozen=True)
-class Leak:
-    """Train rows of one task that give away rows of a held-out split.
-
-    Attributes:
-        task: the task whose train rows they are.
-        other: the task of the held-out split; it may be the same.
-        split: `dev` or `test`.
-        same: numbers of the train rows with the text of a held-out row, or its pair in either order.
-        phrases: numbers of further train rows where one of two texts, of at least three words, is a phrase of the
-            other; of pairs, both texts.
-    """
-
-    task: str
-    other: str
-    split: str
-    same: tuple[int, ...]
-    phrases: tuple[int, ...]
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """All of the train rows, in their order."""
-        return tuple(sorted({*self.same, *self.phrases}))
 
 
 @dataclass(frozen=True)
@@ -277,4 +251,35 @@ def with_leaks(tasks: Mapping[str, LoadedTask], drop: bool) -> dict[str, LoadedT
             for report in tasks[name].reports
         ]
         changed[name] = replace(tasks[name], splits=splits, reports=tuple(reports))
+    return changed
+
+
+def without_held_out(tasks: Mapping[str, LoadedTask], folded: Iterable[str]) -> dict[str, LoadedTask]:
+    """Drop the training rows of all tasks that have a text of a held-out fold of any task.
+
+    Args:
+        tasks: task name → its splits.
+        folded: the tasks whose dev split is a fold of their training rows.
+
+    Raises:
+        InputError: a task would have no training row.
+    """
+    held = [row_keys(tasks[name].splits["dev"]).ravel() for name in folded]
+    if not held:
+        return dict(tasks)
+    keys, changed = np.unique(np.concatenate(held)), {}
+    for name, loaded in tasks.items():
+        train = loaded.splits["train"]
+        kept = without_texts(train, keys)
+        if not len(kept):
+            raise InputError(
+                f"task {name!r}: each training row has a text of a held-out row of some task; give more folds, or "
+                "leave the task out"
+            )
+        dropped = len(train) - len(kept)
+        reports = [
+            replace(report, of_held_out=dropped) if report.split == "train" else report for report in loaded.reports
+        ]
+        splits = DatasetDict({**loaded.splits, "train": kept})
+        changed[name] = replace(loaded, splits=splits, reports=tuple(reports)) if dropped else loaded
     return changed

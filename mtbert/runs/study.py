@@ -10,6 +10,7 @@ from types import MappingProxyType
 from ..errors import InputError
 from ..modeling.task_spec import AdapterSpec
 from ..recipe import Recipe, RecipeError, check_model, check_stages, load_data, load_tokenizer
+from ..training.methods import method_classes
 from .budget import BATCH
 from .budget_keys import as_overrides, load
 from .forms import Budget, Form, FormTable, Model, ModelRuns, each_task, optimizer_steps
@@ -111,7 +112,7 @@ def _forms(plan: StudyPlan, recipe: Recipe, every: int) -> list[Form]:
     measured = as_overrides({"affinity.every": every, "affinity.rows": plan.rows})
     plain = without_adapter(recipe)
     schedule = {"schedule.name": "proportional", "schedule.mixed": "false", "schedule.temperature": None}
-    alone = as_overrides({**schedule, "surgery": None, "affinity": None})
+    alone = as_overrides({**schedule, **{kind.section: None for kind in method_classes() if kind.of_several_tasks}})
     single = each_task(ALONE, plan.recipe, list(recipe.tasks), [*plain, *alone])
     forms = [
         Form(ALONE, single, plan.seeds, what="a model of each task"),

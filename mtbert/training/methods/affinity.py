@@ -123,6 +123,7 @@ class AffinityMeter(Method):
     """
 
     section = "affinity"
+    of_several_tasks = True
     files = (FILE,)
 
     def attach(self, trainer: TaskTrainer) -> None:

@@ -122,6 +122,7 @@ class Method(TrainerCallback):
         files: names of the files that `save` writes.
         changes_losses: whether it changes the loss of rows or tasks.
         averages_gradients: whether it averages all gradients over the processes itself.
+        of_several_tasks: whether it compares tasks, so that a run of one task goes without it.
     """
 
     section: ClassVar[str]
@@ -131,6 +132,7 @@ class Method(TrainerCallback):
     files: ClassVar[tuple[str, ...]] = ()
     changes_losses: ClassVar[bool] = False
     averages_gradients: ClassVar[bool] = False
+    of_several_tasks: ClassVar[bool] = False
 
     def __init__(self, settings: Any = None):
         self.settings = settings

@@ -189,6 +189,7 @@ class GradientSurgery(Method):
     """
 
     section = "surgery"
+    of_several_tasks = True
     measured = ("conflicts", "cos_", "gradient_norm_")
     later: ClassVar[Mapping[str, Any]] = {"reduction": "sum"}
     averages_gradients = True
