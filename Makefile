@@ -7,7 +7,7 @@ RUN := runs/quickstart
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help venv encoder quickstart lint types audit format test test-avx2 golden golden-store common soak bench gpu-smoke gpu-bundle clean
+.PHONY: help venv encoder quickstart lint types audit format test test-avx2 docs golden golden-store common soak bench gpu-smoke gpu-bundle clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -67,6 +67,17 @@ test-avx2: venv  ## rehearse a processor without AVX-512: some of the tests with
 	HF_HUB_OFFLINE=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 	  $(BIN)/python -m pytest --quiet $(AVX2_TESTS)
 
+# what the site needs beyond the tests' packages
+DOCS_STAMP := $(VENV)/.docs-installed
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]' --constraint constraints.txt
+	touch $@
+
+docs: $(DOCS_STAMP)  ## build the documentation into build/docs: warnings are errors, and all its links are checked
+	HF_HUB_OFFLINE=1 $(BIN)/python -m sphinx --fresh-env --quiet --fail-on-warning --keep-going docs build/docs
+	$(BIN)/python docs/_extensions/check_site.py build/docs
+
 golden: venv  ## train in every way with the commit BASE and with this tree: all numbers must be the same (WAY='smart': one way)
 	$(BIN)/python tests/golden/compare_trees.py $(or $(BASE),$(error name a commit: make golden BASE=main)) $(if $(WAY),--only "$(WAY)")
 
@@ -78,7 +89,7 @@ soak: venv  ## kill runs at random points and at every file operation, damage ev
 	HF_HUB_OFFLINE=1 MTBERT_SOAK=20 MTBERT_MALFORMED=1000 MTBERT_SOAK_STEPS=2000 MTBERT_ALL_CASES=1 \
 	  $(BIN)/python -m pytest tests/soak tests/malformed tests/invariants/test_leak.py tests/invariants/test_families.py \
 	  tests/distributed $(PYTEST_ARGS)
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m soak tests/golden tests/hub tests/recipes tests/unit $(PYTEST_ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m soak tests/docs tests/golden tests/hub tests/recipes tests/unit $(PYTEST_ARGS)
 
 # the distribution's tests stay in $(VENV)
 COMMON := $(VENV)/common

@@ -312,8 +312,8 @@ def _method_rows(section: str) -> list[tuple[str, str, str, str]]:
     return help_rows(kind, f"{section}.", documentation(kind))
 
 
-def help_text() -> str:
-    """Every key of a recipe: its type, its default and what it does."""
+def help_groups() -> dict[str, list[tuple[str, str, str, str]]]:
+    """Return every group of keys: its title → a row (key, type, default, what it does) for each key."""
     training = training_arguments_class()
     helps = {entry.name: " ".join(entry.metadata.get("help", "").split()) for entry in fields(training)}
     docs = documentation(training) | {name: text.replace("%%", "%") for name, text in helps.items() if text}
@@ -341,5 +341,10 @@ def help_text() -> str:
         "training": help_rows(training, "training.", docs),
         "pretraining": help_rows(pretraining, "pretraining.", masked),
     }
+    return groups
+
+
+def help_text() -> str:
+    """Return what `--help-keys` prints: every key of a recipe, its type, its default and what it does."""
     usage = "usage: RECIPE.yaml [--key value | --key=value]...\nValues are read as YAML: 1e-5, true, null, [a, b]."
-    return "\n\n".join([usage, *(help_group(title, rows) for title, rows in groups.items())])
+    return "\n\n".join([usage, *(help_group(title, rows) for title, rows in help_groups().items())])

@@ -55,7 +55,7 @@ class Served:
 def serving(checkpoint: Path | str, log: Path, *arguments: object) -> Iterator[Served]:
     """A server of a checkpoint on a free port; it is stopped by SIGTERM and must end with status 0."""
     process = start(SCRIPT, checkpoint, "--port", 0, "--device", "cpu", "--threads", 1, *arguments, log=log)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300  # on a busy machine the first one imports everything for minutes
     while not (said := re.search(r"at (http://\S+)", log.read_text() if log.exists() else "")):
         assert process.is_alive() and time.monotonic() < until, log.read_text()
         time.sleep(0.05)
