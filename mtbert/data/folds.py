@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
@@ -19,12 +19,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from ..errors import InputError
+from .loaded_task import LoadedTask
 from .permutation import mix
 from .spec import DataSpec
 from .split_report import SplitReport
-
-if TYPE_CHECKING:
-    from .splits import LoadedTask
 
 COLUMNS = ("text", "text_pair")
 _WORDS = re.compile(r"\w+")

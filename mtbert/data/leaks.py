@@ -10,47 +10,20 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from datasets import Dataset, DatasetDict
 
 from ..errors import InputError
-
-if TYPE_CHECKING:
-    from .splits import LoadedTask
+from .loaded_task import LoadedTask
+from .split_report import Leak as Leak
 
 SHORTEST = 3  # words of a phrase
 HELD_OUT = ("dev", "test")
 COLUMNS = ("text", "text_pair")
 BASE = np.uint64(0x9E3779B97F4A7C15)  # of the polynomial hashes modulo 2^64; odd, so that it has an inverse
 _WORDS = re.compile(r"\w+")
-
-
-@dataclass(frozen=True)
-class Leak:
-    """Train rows of one task that give away rows of a held-out split.
-
-    Attributes:
-        task: the task whose train rows they are.
-        other: the task of the held-out split; it may be the same.
-        split: `dev` or `test`.
-        same: numbers of the train rows with the text of a held-out row, or its pair in either order.
-        phrases: numbers of further train rows where one of two texts, of at least three words, is a phrase of the
-            other; of pairs, both texts.
-    """
-
-    task: str
-    other: str
-    split: str
-    same: tuple[int, ...]
-    phrases: tuple[int, ...]
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """All of the train rows, in their order."""
-        return tuple(sorted({*self.same, *self.phrases}))
 
 
 @dataclass(frozen=True)

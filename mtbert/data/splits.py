@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +32,12 @@ from .labels import (
     reader_of,
     wrong_rows,
 )
+from .loaded_task import LoadedTask as LoadedTask
 from .readers import SEPARATORS, RowFile, lacks
 from .spec import SPLITS, UNLABELLED, DataSpec
 from .split_report import SplitReport
 
 TEXT_DTYPES = ("str", "large_str", "int", "uint", "float", "bool")
-
-
-@dataclass(frozen=True)
-class LoadedTask:
-    """A task's checked splits, by `train`, `dev` and `test`, and a report on each file.
-
-    The rows of `unlabelled` follow the rows of `train`, with missing labels (-100 or nan); their numbers in `row`
-    continue those of the train file.
-    """
-
-    splits: DatasetDict
-    reports: tuple[SplitReport, ...]
 
 
 def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None) -> LoadedTask:
