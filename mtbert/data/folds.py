@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
 from ..errors import InputError
+from .loaded_task import LoadedTask
 from .permutation import mix
 from .spec import DataSpec
 from .split_report import SplitReport
@@ -106,3 +108,34 @@ def without_texts(rows: Dataset, keys: np.ndarray) -> Dataset:
     """Return the rows that have none of the texts with these hashes."""
     seen = np.isin(row_keys(rows), keys).any(axis=1)
     return rows.select(np.flatnonzero(~seen)) if seen.any() else rows
+
+
+def without_held_out(tasks: Mapping[str, LoadedTask], folded: Iterable[str]) -> dict[str, LoadedTask]:
+    """Drop the training rows of all tasks that have a text of a held-out fold of any task.
+
+    Args:
+        tasks: task name → its splits.
+        folded: the tasks whose dev split is a fold of their training rows.
+
+    Raises:
+        InputError: a task would have no training row.
+    """
+    held = [row_keys(tasks[name].splits["dev"]).ravel() for name in folded]
+    if not held:
+        return dict(tasks)
+    keys, changed = np.unique(np.concatenate(held)), {}
+    for name, loaded in tasks.items():
+        train = loaded.splits["train"]
+        kept = without_texts(train, keys)
+        if not len(kept):
+            raise InputError(
+                f"task {name!r}: each training row has a text of a held-out row of some task; give more folds, or "
+                "leave the task out"
+            )
+        dropped = len(train) - len(kept)
+        reports = [
+            replace(report, of_held_out=dropped) if report.split == "train" else report for report in loaded.reports
+        ]
+        splits = DatasetDict({**loaded.splits, "train": kept})
+        changed[name] = replace(loaded, splits=splits, reports=tuple(reports)) if dropped else loaded
+    return changed

@@ -16,9 +16,8 @@ import pandas as pd
 from datasets import Dataset, DatasetDict
 
 from ..errors import InputError
-from .folds import row_keys, without_texts
+from .loaded_task import LoadedTask
 from .split_report import Leak as Leak
-from .splits import LoadedTask
 
 SHORTEST = 3  # words of a phrase
 HELD_OUT = ("dev", "test")
@@ -251,35 +250,4 @@ def with_leaks(tasks: Mapping[str, LoadedTask], drop: bool) -> dict[str, LoadedT
             for report in tasks[name].reports
         ]
         changed[name] = replace(tasks[name], splits=splits, reports=tuple(reports))
-    return changed
-
-
-def without_held_out(tasks: Mapping[str, LoadedTask], folded: Iterable[str]) -> dict[str, LoadedTask]:
-    """Drop the training rows of all tasks that have a text of a held-out fold of any task.
-
-    Args:
-        tasks: task name → its splits.
-        folded: the tasks whose dev split is a fold of their training rows.
-
-    Raises:
-        InputError: a task would have no training row.
-    """
-    held = [row_keys(tasks[name].splits["dev"]).ravel() for name in folded]
-    if not held:
-        return dict(tasks)
-    keys, changed = np.unique(np.concatenate(held)), {}
-    for name, loaded in tasks.items():
-        train = loaded.splits["train"]
-        kept = without_texts(train, keys)
-        if not len(kept):
-            raise InputError(
-                f"task {name!r}: each training row has a text of a held-out row of some task; give more folds, or "
-                "leave the task out"
-            )
-        dropped = len(train) - len(kept)
-        reports = [
-            replace(report, of_held_out=dropped) if report.split == "train" else report for report in loaded.reports
-        ]
-        splits = DatasetDict({**loaded.splits, "train": kept})
-        changed[name] = replace(loaded, splits=splits, reports=tuple(reports)) if dropped else loaded
     return changed

@@ -36,23 +36,12 @@ from .labels import (
     reader_of,
     wrong_rows,
 )
+from .loaded_task import LoadedTask as LoadedTask
 from .row_files import Parts, files_of, read_files, refuse_overlap
 from .spec import SPLITS, UNLABELLED, DataSpec
 from .split_report import SplitReport
 
 TEXT_DTYPES = ("str", "large_str", "int", "uint", "float", "bool")
-
-
-@dataclass(frozen=True)
-class LoadedTask:
-    """A task's checked splits, by `train`, `dev` and `test`, and a report on each file.
-
-    The rows of `unlabelled` follow the rows of `train`, with missing labels (-100 or nan); their numbers in `row`
-    continue those of the train file.
-    """
-
-    splits: DatasetDict
-    reports: tuple[SplitReport, ...]
 
 
 def load_task(

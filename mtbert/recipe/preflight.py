@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..data.leaks import without_held_out
+from ..data.folds import without_held_out
 from ..data.sources import load_source, with_leaks_of_units, without_blanks
 from ..data.splits import LoadedTask, load_task
 from ..data.units import units_of

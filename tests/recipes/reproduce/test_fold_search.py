@@ -131,5 +131,5 @@ def test_wrong_options_are_refused(command, more, message, capsys):
 
 
 def test_a_score_is_overall_or_a_task(command, started):
-    with pytest.raises(InputError, match="score is 'mood_accuracy', but must be overall or a task: mood, close"):
+    with pytest.raises(InputError, match="score is 'mood_accuracy', but must be overall or a task: close, mood"):
         main(command("--folds", "2", "--metric", "eval_mood_accuracy"))

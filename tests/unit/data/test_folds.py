@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from mtbert.data.folds import fold_of_rows, row_keys, text_groups, text_key
-from mtbert.data.leaks import without_held_out
+from mtbert.data.folds import fold_of_rows, row_keys, text_groups, text_key, without_held_out
 from mtbert.data.spec import DataSpec
 from mtbert.data.splits import load_task
 from mtbert.errors import InputError
