@@ -35,31 +35,6 @@ class Leak:
 
 
 @dataclass(frozen=True)
-class Leak:
-    """Train rows of one task that give away rows of a held-out split.
-
-    Attributes:
-        task: the task whose train rows they are.
-        other: the task of the held-out split; it may be the same.
-        split: `dev` or `test`.
-        same: numbers of the train rows with the text of a held-out row, or its pair in either order.
-        phrases: numbers of further train rows where one of two texts, of at least three words, is a phrase of the
-            other; of pairs, both texts.
-    """
-
-    task: str
-    other: str
-    split: str
-    same: tuple[int, ...]
-    phrases: tuple[int, ...]
-
-    @property
-    def rows(self) -> tuple[int, ...]:
-        """All of the train rows, in their order."""
-        return tuple(sorted({*self.same, *self.phrases}))
-
-
-@dataclass(frozen=True)
 class SplitReport:
     """Report on a split that was read: rows kept, rows left out and why.
 
