@@ -140,7 +140,10 @@ def main(argv: list[str]) -> None:
     scorer = TextScorer(model, tokenizer, chosen, args.batch_size)
     pairs = any(task.texts == 2 for task in scorer.tasks)
     text = (args.text, args.text_pair) if pairs else (args.text,)
-    source = RowSource(args.file, text, args.id, args.input_format, args.chunk_size, args.separator, args.quoting)
+    words = any(task.kind.units.dims > 1 for task in model.tasks)
+    source = RowSource(
+        args.file, text, args.id, args.input_format, args.chunk_size, args.separator, args.quoting, words
+    )
     source.kind()
     label_columns = saved_label_columns(args.checkpoint) if args.format == "cs224n" else {}
     target = PredictionFile(args.output, scorer.tasks, args.format, args.id, args.overwrite, label_columns)

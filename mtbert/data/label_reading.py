@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import ClassLabel, Features, Value
@@ -54,6 +54,8 @@ class LabelReader:
     truth: tuple[int, int] | None = None
     unknown: tuple[int, ...] = ()
     form: str | None = None
+    fits_rule: ClassVar[str] = ""  # the end of an error message for labels that do not fit their text
+    finds_labels: ClassVar[bool] = False  # whether `labels_in` finds a task's labels in its data
 
     @classmethod
     def of(cls, task: TaskSpec, features: Features, column: str, minus_one: bool) -> LabelReader:
@@ -152,7 +154,7 @@ class LabelReader:
         Such values are None, NaN, an empty string, the numbers in `unknown`, and a list or mapping whose values are
         all None, NaN or -100.
         """
-        value = _plain(value)
+        value = plain_value(value)
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return True
         if isinstance(value, str) and not value.strip():
@@ -164,7 +166,7 @@ class LabelReader:
 
     def readings(self, value: Any) -> Mapping[str, Label | None]:
         """Return every reading of a cell: description → class id, score or 0/1 vector; None for an unusable reading."""
-        value = _plain(value)
+        value = plain_value(value)
         if self.stored is not None and isinstance(value, int):
             value = self.stored[value] if 0 <= value < len(self.stored) else None
         if self.kind.numeric:
@@ -178,6 +180,33 @@ class LabelReader:
         if self.form == VECTOR:
             return {how: label for how, label in readings.items() if how == VECTOR or label == [0.0] * len(self.labels)}
         return readings
+
+    @staticmethod
+    def labels_in(cells: Iterable[Any], feature: Any) -> tuple[str, ...]:
+        """Return the labels of a label column, in id order, for a task whose recipe lists none.
+
+        Args:
+            cells: the column's cells.
+            feature: its type in the data set.
+        """
+        return ()
+
+    @staticmethod
+    def as_stored(text: str) -> str:
+        """A text as a checked split stores it."""
+        return text
+
+    def fits(self, text: str, label: Label) -> bool:
+        """Return whether a row may have this text and this checked label."""
+        return True
+
+    def counts(self, text: str, value: Any) -> str:
+        """Return the numbers of a row whose text and label cell do not fit, for error messages."""
+        return ""
+
+    def wrong_part(self, value: Any) -> Any:
+        """Return the part of an invalid label cell that an error message shows."""
+        return value
 
     def shown(self, label: Label | None) -> str:
         """Format a reading for error messages."""
@@ -251,8 +280,8 @@ class LabelReader:
             text = value.strip()
             separator = next((mark for mark in "|;" if mark in text), ",")
             if text[:1] in ("[", "{", "("):
-                parsed = _parsed(text)
-                readings |= self._several(parsed) if isinstance(parsed, list | Mapping | frozenset) else {}
+                as_value = parsed(text)
+                readings |= self._several(as_value) if isinstance(as_value, list | Mapping | frozenset) else {}
             elif separator in text:
                 readings |= self._parts(text.split(separator))
         return readings
@@ -313,24 +342,24 @@ def number_of(value: Any) -> float | None:
         return None
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Convert numpy values to Python's, tuples to lists and sets to frozensets."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain_value(part) for part in value]
     if isinstance(value, set | frozenset):
         return frozenset(value)
     return value
 
 
-def _parsed(text: str) -> Any:
+def parsed(text: str) -> Any:
     """Parse a list, mapping or set in JSON or Python syntax; return None for any other text."""
     if len(text) > LONGEST_TEXT:
         return None
     for read in (json.loads, ast.literal_eval):
         try:
-            return _plain(read(text))
+            return plain_value(read(text))
         except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
     return None

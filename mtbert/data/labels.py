@@ -15,6 +15,8 @@ from datasets import ClassLabel, Dataset, List, Value
 from ..errors import InputError
 from ..modeling.problem_types import PROBLEM_TYPES
 from ..modeling.task_spec import TaskSpec
+from ..modeling.words import Words
+from .label_forms import READERS
 from .label_reading import LIST, MAPPING, VECTOR, Label, LabelReader, number_of
 
 # Problems of a row, one bit each; a problem of a text has one bit for each text of a pair.
@@ -22,6 +24,7 @@ NO_LABEL, BAD_LABEL, TWO_READINGS = 1, 2, 256
 EMPTY, NUL = (4, 8), (16, 32)
 # A row of a multi-label task whose only reading is a list of labels, or a 0/1 vector; it decides the ambiguous rows.
 LISTS, VECTORS = 512, 1024
+OTHER_NUMBER = 2048  # as many labels as the row has parts are needed
 SHOWN = 5
 NAMES = 20  # most names that an error message lists
 MARK = "labels checked by mtbert: "
@@ -32,10 +35,15 @@ MARK = "labels checked by mtbert: "
 CHECKING_VERSION = 1
 
 
+def reader_class(problem_type: str) -> type[LabelReader]:
+    """Return the class that reads the label cells of tasks of a problem type."""
+    return READERS.get(problem_type, LabelReader)
+
+
 def label_feature(problem_type: str) -> Value | List:
-    """Return the type of a checked label column: int64, float32, or a list of float32 for multi-label tasks."""
+    """Return the type of a checked label column: int64, float32, or a list of one of them."""
     kind = PROBLEM_TYPES[problem_type]
-    return List(Value(kind.label_dtype)) if kind.several else Value(kind.label_dtype)
+    return List(Value(kind.label_dtype)) if kind.lists_labels else Value(kind.label_dtype)
 
 
 def judged(reader: LabelReader, value: Any) -> tuple[Label, int]:
@@ -50,7 +58,7 @@ def judged(reader: LabelReader, value: Any) -> tuple[Label, int]:
         return reader.blank, BAD_LABEL
     if reader.several and list(readings) == [VECTOR]:
         return label, VECTORS
-    if isinstance(label, list) and any(label) and not readings.keys() & {VECTOR, MAPPING}:
+    if reader.several and isinstance(label, list) and any(label) and not readings.keys() & {VECTOR, MAPPING}:
         return label, LISTS
     return label, 0
 
@@ -95,18 +103,35 @@ def reader_of(task: TaskSpec, rows: Dataset, column: str, minus_one: bool, where
     """
     checked = marked_labels(rows)
     if checked is None or rows.features[column] != label_feature(task.kind.name):
-        return LabelReader.of(task, rows.features, column, minus_one)
+        return reader_class(task.kind.name).of(task, rows.features, column, minus_one)
     if checked != list(task.classes):
         raise InputError(
             f"{where}: column {column!r} holds ids of the classes {listed(checked)}, but the task's labels are "
             f"{listed(task.classes)}; load the data with this task"
         )
-    return LabelReader.of_checked(task)
+    return reader_class(task.kind.name).of_checked(task)
 
 
 def clean_text(value: Any) -> str:
-    """A text as training and prediction read it: without white space around it; a missing one is empty."""
+    """A text as training and prediction read it: without white space around it; a missing one is empty.
+
+    A list of words is the text in which they stand with one space between them, a `Words`.
+    """
+    if isinstance(value, list):
+        return Words(value)
     return "" if value is None or value != value else str(value).strip()
+
+
+def text_problem(column: str, feature: Any) -> str | None:
+    """Return why a column of this type can hold no texts; None if it can: strings, numbers, or lists of strings."""
+    inner = feature.feature if isinstance(feature, List) else feature
+    allowed = (
+        ("str", "large_str") if isinstance(feature, List) else ("str", "large_str", "int", "uint", "float", "bool")
+    )
+    if isinstance(inner, Value) and inner.dtype.startswith(allowed):
+        return None
+    written = "write every text as a string, or as a list of words"
+    return f"column {column!r} for text holds {feature}, not strings; {written}"
 
 
 def check_batch(
@@ -117,14 +142,19 @@ def check_batch(
     id: str | None,
     reader: LabelReader | None,
     version: int,
+    problem_type: str = "",
 ) -> dict[str, Any]:
-    """Convert a batch to the output columns; `_status` holds the problem bits of each row."""
+    """Convert a batch to the output columns; `_status` holds the problem bits of each row.
+
+    Args:
+        problem_type: the task's, whose label form may store lists of words in its own way; empty: no task is known.
+    """
     status = np.zeros(len(indices), dtype=np.uint16)
     out: dict[str, list[Any]] = {}
     for k, (column, key) in enumerate(zip(text, ("text", "text_pair"), strict=False)):
         out[key] = [clean_text(value) for value in batch[column]]
         for i, value in enumerate(out[key]):
-            if not value:
+            if not value.strip():
                 status[i] |= EMPTY[k]
             elif "\0" in value:
                 status[i] |= NUL[k]
@@ -132,8 +162,12 @@ def check_batch(
         out["label"] = []
         for i, value in enumerate(batch[label]):
             checked_label, bits = judged(reader, value)
+            if not bits and text and not reader.fits(out["text"][i], checked_label):
+                bits = OTHER_NUMBER
             status[i] |= bits
             out["label"].append(checked_label)
+    if problem_type:
+        out["text"] = list(map(reader_class(problem_type).as_stored, out["text"]))
     out["row"] = [i + 1 for i in indices]
     if id is not None:
         out["id"] = ["" if value is None else str(value) for value in batch[id]]
@@ -150,6 +184,7 @@ def wrong_rows(
         kinds.append((label, TWO_READINGS, _both_readings(dataset, label, reader, status)))
         if (status & LISTS).any():
             kinds.append((label, VECTORS, "these are 0/1 vectors, others lists of labels; write all in one form"))
+        kinds.append((label, OTHER_NUMBER, reader.fits_rule))
     for column, nul in zip(text, NUL, strict=False):
         kinds.append((column, nul, "NUL characters are refused; remove them"))
     sentences = []
@@ -159,6 +194,14 @@ def wrong_rows(
             continue
         feature = dataset.features[column]
         values = [f"row {i + 1:,}: {_short(dataset[int(i)][column], feature)}" for i in rows[:SHOWN]]
+        if reader and bit == OTHER_NUMBER:
+            counted = [
+                reader.counts(clean_text(dataset[int(i)][text[0]]), dataset[int(i)][label]) for i in rows[:SHOWN]
+            ]
+            values = [f"row {i + 1:,}: {count}" for i, count in zip(rows[:SHOWN], counted, strict=True)]
+        elif reader and bit == BAD_LABEL:
+            wrong = [reader.wrong_part(dataset[int(i)][column]) for i in rows[:SHOWN]]
+            values = [f"row {i + 1:,}: {_short(value, feature)}" for i, value in zip(rows[:SHOWN], wrong, strict=True)]
         more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
         count = f"{len(rows):,} row{'s' if len(rows) > 1 else ''}"
         sentences.append(f"{where}: column {column!r} is wrong in {count}: {'; '.join(values)}{more}; {rule}")

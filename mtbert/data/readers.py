@@ -167,12 +167,13 @@ class RowFile:
                 short = f"{len(rows.short):,} of its rows have fewer fields than the header"
                 warnings.warn(f"{self.path}: {short} (first: row {rows.short[0]:,}), {SHORT}", stacklevel=2)
 
-    def dataset(self, texts: Sequence[str]) -> Dataset:
+    def dataset(self, texts: Sequence[str], words: Sequence[str] = ()) -> Dataset:
         """Return all rows and columns, memory-mapped from a cache whose key is the file's content.
 
         Args:
             texts: text and id columns of a json file, whose values become strings as written in the file. All columns
                 of a csv or tsv file are strings.
+            words: those of `texts` that may hold lists of strings instead.
 
         Raises:
             ReadError: the file can not be read exactly.
@@ -181,9 +182,9 @@ class RowFile:
         parts = (READING_VERSION, content_key([self.path]), self.format, self.separator, self.quoting, texts)
         key = hashlib.sha256(repr(parts).encode()).hexdigest()
         try:
-            return _cached(_Builder(self, texts, key))
+            return _cached(_Builder(self, texts, words, key))
         except _Unfit:
-            return _cached(_Builder(self, texts, key, whole=True))
+            return _cached(_Builder(self, texts, words, key, whole=True))
 
     def _delimited(self, file: BoundedStream, size: int = ROWS) -> DelimitedRows:
         separator = self.separator or SEPARATORS[self.format]
@@ -192,11 +193,11 @@ class RowFile:
         dialect = Dialect(separator, self.quoting, doubtful)
         return DelimitedRows(intact(iter(lambda: file.read(BLOCK), b"")), dialect, size)
 
-    def tables(self, texts: Sequence[str], whole: bool) -> Iterator[Features | pa.Table]:
+    def tables(self, texts: Sequence[str], words: Sequence[str], whole: bool) -> Iterator[Features | pa.Table]:
         """Yield the columns' types, then tables of rows.
 
         Args:
-            texts: see `dataset`.
+            texts, words: see `dataset`.
             whole: whether to derive the types of a json file from all its rows instead of its first ones.
 
         Raises:
@@ -212,7 +213,7 @@ class RowFile:
                 for batch in _parquet_batches(file, ROWS, None):
                     yield pa.Table.from_batches([batch]).cast(features.arrow_schema)
         elif self.format == "json":
-            yield from self._json_tables(texts, whole)
+            yield from self._json_tables(texts, words, whole)
         else:
             with open_file(self.path) as file:
                 rows = self._delimited(file)
@@ -221,19 +222,19 @@ class RowFile:
                 for chunk in rows:
                     yield pa.table([pa.array(column, pa.string()) for column in chunk], features.arrow_schema)
 
-    def _json_tables(self, texts: Sequence[str], whole: bool) -> Iterator[Features | pa.Table]:
+    def _json_tables(self, texts: Sequence[str], words: Sequence[str], whole: bool) -> Iterator[Features | pa.Table]:
         kinds = json_rows.Kinds()
         with open_file(self.path) as file:
             for chunk in islice(_json_chunks(file), None if whole else 1):
                 kinds.add(chunk.rows)
         if not kinds.values:
             raise ReadError(f"it can not be read as json: there is no row; {json_rows.REMEDY}")
-        features = kinds.features(texts)
+        features = kinds.features(texts, words)
         yield features
         with open_file(self.path) as file:
             for chunk in _json_chunks(file):
                 kinds.add(chunk.rows)
-                if kinds.features(texts) != features:
+                if kinds.features(texts, words) != features:
                     raise _Unfit
                 yield json_rows.json_table(chunk, features, texts)
 
@@ -245,8 +246,8 @@ class _Unfit(Exception):
 class _Builder(datasets.ArrowBasedBuilder):  # type: ignore[misc]  # datasets has no types
     """Writes the rows of a file to the cache of `datasets`, once for each key."""
 
-    def __init__(self, source: RowFile, texts: Sequence[str], key: str, whole: bool = False):
-        self.parts = source.tables(texts, whole)
+    def __init__(self, source: RowFile, texts: Sequence[str], words: Sequence[str], key: str, whole: bool = False):
+        self.parts = source.tables(texts, words, whole)
         super().__init__(dataset_name="rows", hash=key)
 
     def _info(self) -> datasets.DatasetInfo:

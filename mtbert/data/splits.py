@@ -27,15 +27,15 @@ from .labels import (
     listed,
     mark_labels,
     read_decided,
+    reader_class,
     reader_of,
+    text_problem,
     wrong_rows,
 )
 from .permutation import draw
 from .readers import SEPARATORS, RowFile, lacks
 from .spec import SPLITS, UNLABELLED, DataSpec
 from .split_report import SplitReport
-
-TEXT_DTYPES = ("str", "large_str", "int", "uint", "float", "bool")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def load_task(task: TaskSpec, data: DataSpec, data_dir: str | Path | None = None
         name = getattr(data, split)
         if not name:
             continue
-        rows, source = _read_split(task, data, split, data_dir)
+        rows, source = read_split(task.name, data, split, data_dir)
         shown = source if data.hub else name
         short: tuple[int, ...] = ()
         if not data.hub and data.format_of(name) in SEPARATORS:
@@ -147,7 +147,7 @@ def in_both_orders(pairs: Dataset) -> Dataset:
 
 def _with_unlabelled(task: TaskSpec, train: Dataset, more: Dataset, numbered: int) -> Dataset:
     """Append the rows of `more` to `train`, with missing labels and row numbers that start after `numbered`."""
-    blank = LabelReader(task.kind.name, task.classes).blank
+    blank = reader_class(task.kind.name)(task.kind.name, task.classes).blank
     columns = {"label": [blank] * len(more), "row": [numbered + row for row in more["row"]]}
     if "id" not in more.column_names:
         columns["id"] = [""] * len(more)
@@ -169,7 +169,7 @@ def load_column(
         ValueError: the split has no such column.
         FileNotFoundError, OSError: as `load_task` does.
     """
-    rows, source = _read_split(task, data, split, data_dir)
+    rows, source = read_split(task.name, data, split, data_dir)
     if column not in rows.column_names:
         near = difflib.get_close_matches(column, rows.column_names, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -179,10 +179,10 @@ def load_column(
     return {i: "" if value is None else str(value) for i, value in enumerate(values, start=1)}
 
 
-def _read_split(task: TaskSpec, data: DataSpec, split: str, data_dir: str | Path | None) -> tuple[Dataset, str]:
-    """Read an unchecked split; return it and its source for messages."""
+def read_split(task: str, data: DataSpec, split: str, data_dir: str | Path | None) -> tuple[Dataset, str]:
+    """Read an unchecked split of the task of this name; return it and its source for messages."""
     name: Any = data.source_of(split)
-    where = f"task {task.name!r}: data.{split}"
+    where = f"task {task!r}: data.{split}"
     if data.hub:
         parts = [data.hub]
         parts += [f"{key} {getattr(data, key)}" for key in ("subset", "revision") if getattr(data, key)]
@@ -225,7 +225,8 @@ def _read_file(path: Path, data: DataSpec, data_dir: str | Path | None, where: s
         raise InputError(f"{where}: {path} is empty")
     kind = str(data.format_of(path))
     try:
-        rows = RowFile(path, kind, data.separator, data.quoting).dataset([*data.text, *([data.id] if data.id else [])])
+        file = RowFile(path, kind, data.separator, data.quoting)
+        rows = file.dataset([*data.text, *([data.id] if data.id else [])], words=data.text)
     except ReadError as error:
         about = error.about(path) if str(error).startswith("it ") else f"{path} can not be read as {kind}: {error}"
         raise InputError(f"{where}: {about}") from error
@@ -307,6 +308,7 @@ def check_rows(
         features["label"] = label_feature(task.kind.name)
     features |= {"row": Value("int64")} | ({"id": Value("string")} if data.id else {}) | {"_status": Value("uint16")}
     kwargs = {"text": data.text, "label": data.label, "id": data.id, "version": CHECKING_VERSION}
+    kwargs |= {"problem_type": task.kind.name} if task.kind.units.column else {}  # else as in the cache
 
     def read(reader: LabelReader | None) -> tuple[Dataset, np.ndarray]:
         checked = dataset.map(
@@ -381,11 +383,8 @@ def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, whe
                 hint = f"; {separator}"
             raise InputError(f"{where}: no column {column!r} for {key}; the columns are {listed(columns)}{hint}")
     for column in data.text:
-        kind = dataset.features[column]
-        if not isinstance(kind, Value) or not kind.dtype.startswith(TEXT_DTYPES):
-            raise InputError(
-                f"{where}: column {column!r} for text holds {kind}, not strings; write every text as a string"
-            )
+        if problem := text_problem(column, dataset.features[column]):
+            raise InputError(f"{where}: {problem}")
     if not len(dataset):
         raise InputError(f"{where}: no usable row, since it has none at all")
 

@@ -46,6 +46,7 @@ class RowSource:
         size: number of rows of a chunk.
         separator: the character between fields of a csv or tsv file (`tab` too); None: comma or tab.
         quoting: how quotes are written in a csv or tsv file, as in DataSpec.
+        words: whether a text may be a list of words.
     """
 
     file: str
@@ -55,6 +56,7 @@ class RowSource:
     size: int = 2048
     separator: str | None = None
     quoting: str | None = None
+    words: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "separator", SEPARATOR_NAMES.get(self.separator, self.separator))
@@ -150,7 +152,7 @@ class RowSource:
             return f"{self.shown}: row {rows[i] + 1:,}"
 
         for column in self.columns:
-            check_texts(column, batch[column], place)
+            check_texts(column, batch[column], place, words=self.words and column != self.id)
             if kind in SEPARATORS and None in batch[column]:
                 raise ReadError(f"{place(batch[column].index(None))} {lacks(column)}")
         out = check_batch(batch, list(rows), self.text, "", self.id, None, CHECKING_VERSION)

@@ -23,17 +23,25 @@ from .course_files import CourseFile, course_files
 
 FILE_FORMATS = ("csv", "jsonl", "parquet", "cs224n")
 STDOUT = "-"
-ARROW_TYPES = {str: pa.string(), float: pa.float64()}
+ARROW_TYPES = {str: pa.string(), float: pa.float64(), list: pa.string()}
 
 
-def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list[Any]]:
+def prediction_columns(task: TaskSpec, logits: np.ndarray, texts: Sequence[str] | None = None) -> dict[str, list[Any]]:
     """Decode logits, shape `(rows, num_labels)`, to columns of a prediction file.
+
+    Args:
+        task: the task.
+        logits: the rows' logits.
+        texts: the (first) text of each row, which tasks that label parts of rows need.
 
     Returns:
         `<task>`: the score of a regression, the name of the class, or the names of all given labels, joined by `|`.
         `<task>:<label>`: the probability of each label. `<task>.set` (labels joined by `|`) or `<task>.low` and
         `<task>.high`, if a coverage was fitted; `<task>.abstain` (`true` or `false`), if the task may abstain.
     """
+    if task.kind.answers is not None:
+        decisions(task, logits)  # raises if a logit is not finite
+        return {name: list(values) for name, values in task.kind.answers.columns(_of(task, logits, texts)).items()}
     chosen = decisions(task, logits)
     if task.kind.numeric:
         table: dict[str, Any] = {task.name: chosen}
@@ -44,8 +52,14 @@ def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list[Any
     return {name: _cells(values) for name, values in table.items()}
 
 
+def _of(task: TaskSpec, logits: np.ndarray, texts: Sequence[str] | None) -> Prediction:
+    return Prediction.of(task, logits, texts=texts)
+
+
 def column_types(task: TaskSpec) -> dict[str, type]:
-    """Name → type (`str` or `float`) of each of the `prediction_columns`."""
+    """Name → type (`str`, `float`, or `list` for JSON) of each of the `prediction_columns`."""
+    if task.kind.answers is not None:
+        return dict(task.kind.answers.column_types(task))
     types: dict[str, type] = {task.name: float if task.kind.numeric else str}
     types |= {f"{task.name}:{label}": float for label in task.classes}
     return types | {name: float if name.endswith((".low", ".high")) else str for name in fitted_names(task)}
@@ -58,6 +72,13 @@ def _cells(values: Any) -> list[Any]:
     if values.dtype == bool:
         return [str(value).lower() for value in values.tolist()]
     return _shortest(values)
+
+
+def _as_json(values: Sequence[Any]) -> Sequence[Any]:
+    """A column whose lists are written as JSON."""
+    if not values or not isinstance(values[0], list):
+        return values
+    return [json.dumps(value, ensure_ascii=False) for value in values]
 
 
 def _shortest(values: np.ndarray) -> list[float]:
@@ -161,7 +182,7 @@ class PredictionFile:
         """Append a chunk.
 
         Args:
-            rows: columns `row`, and `id` if the file has an id column.
+            rows: columns `row`, and `id` if the file has an id column; `text` for tasks that label parts of texts.
             logits: task name → logits, `(rows, num_labels)`.
 
         Raises:
@@ -180,7 +201,9 @@ class PredictionFile:
             return
         columns = {self.id or "row": names}
         for task in self.tasks:
-            columns |= prediction_columns(task, logits[task.name])
+            columns |= prediction_columns(task, logits[task.name], rows.get("text"))
+        if self.format != "jsonl":
+            columns = {name: _as_json(values) for name, values in columns.items()}
         if self.format == "parquet":
             self.writer.write_table(pa.table(columns, schema=self._schema()))
             return

@@ -21,6 +21,7 @@ from ..training.methods import REGISTRY, sections, settings_class
 from ..training.optimizers import OptimizerSettings
 from .checks import check
 from .fields import NO_KEY, KeyPath, Report, defaults, documentation, help_group, help_rows, known_fields, read_fields
+from .found_labels import with_labels
 from .imports import honour_imports
 from .parts import ModelRecipe, TaskRecipe, pretraining_arguments_class, training_arguments_class
 from .stage_keys import split_stages
@@ -263,6 +264,7 @@ def _resolve(layer: Layer, source: str) -> Recipe:
     if recipe.pretraining is not None:
         values = read_fields(pretraining_arguments_class(), recipe.pretraining, ("pretraining",), report)
         recipe = replace(recipe, pretraining=values)
+    recipe = replace(recipe, tasks=with_labels(recipe.tasks, recipe.data_dir, report))
     check(recipe, report)
     for stage in stages:
         try:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.collation import label_array
 from ..data.splits import load_task
 from ..errors import InputError
 from ..evaluation.metrics import labelled_rows
@@ -140,7 +141,7 @@ def predictions(row: Row, results: Sequence[Result], dev: dict[str, DevRows]) ->
     for name, task in recipe.tasks.items():
         if name not in dev:
             split = load_task(specs[name], task.data, recipe.data_dir).splits["dev"]
-            labels = np.asarray(split.with_format("numpy")["label"][:], dtype=np.float64)
+            labels = label_array(split).astype(np.float64)
             labelled = np.flatnonzero(labelled_rows(specs[name], labels))
             metric = keys[name].removeprefix(f"eval_{name}_")
             dev[name] = DevRows(DevTask(metric, labels[labelled]), labelled, len(labels))

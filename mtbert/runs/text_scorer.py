@@ -97,7 +97,7 @@ class SharedScorer:
                 continue
             yield turn[0], logits
             for process, chunk in enumerate(turn[1:], start=1):
-                yield chunk, self._receive(process, len(chunk["row"]))
+                yield chunk, self._receive(process, chunk["text"])
 
     def cut(self) -> dict[str, int]:
         """Task name → number of its truncated rows in all processes; every process must call it."""
@@ -115,10 +115,10 @@ class SharedScorer:
         for values in logits.values():
             distributed.send(torch.from_numpy(values).contiguous().to(self.device), dst=0)
 
-    def _receive(self, process: int, rows: int) -> dict[str, np.ndarray]:
+    def _receive(self, process: int, texts: Sequence[str]) -> dict[str, np.ndarray]:
         received = {}
         for task in self.scorer.tasks:
-            values = torch.empty(rows, task.num_labels, device=self.device)
+            values = torch.empty(*task.kind.units.shape(texts), task.num_labels, device=self.device)
             distributed.recv(values, src=process)
             received[task.name] = values.cpu().numpy()
         return received

@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize, speed_metrics
 
-from ..data.collation import LengthSortedSteps, MultiTaskDataset
+from ..data.collation import LengthSortedSteps, MultiTaskDataset, label_array, unit_shape
 from ..data.sampling import Step
 from ..data.step_loader import step_loader
 from ..errors import InputError
@@ -129,7 +129,7 @@ def _require_labels(loader: DataLoader[Any], prefix: str) -> None:
 
 
 def _labels(split: Dataset) -> np.ndarray | None:
-    return np.asarray(split.with_format("numpy")["label"][:]) if "label" in split.column_names else None
+    return label_array(split) if "label" in split.column_names else None
 
 
 def _predict(
@@ -148,7 +148,8 @@ def _predict(
     was_training = model.training
     model.eval()
     with trainer.evaluation_weights(), torch.inference_mode():
-        logits = collect_logits(model, loader, {name: len(split) for name, split in splits.items()}, note)
+        shapes = {task.name: unit_shape(task, splits[task.name]) for task in trainer.tasks if task.name in splits}
+        logits = collect_logits(model, loader, shapes, note)
     model.train(was_training)
     if args.world_size > 1:  # rows of other processes are 0 here, so that a sum gathers them
         logits, losses = trainer.accelerator.reduce((logits, losses), reduction="sum")

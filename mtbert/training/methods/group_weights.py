@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...data.collation import unit_rows
 from ...data.spec import DataSpec
 from ...data.splits import load_column
 from ...data.tokenize import GROUP
@@ -199,6 +200,7 @@ class GroupWeigher(Method):
     def change_rows(self, inputs: Mapping[str, Any], outputs: Any) -> None:
         if not self._trainer.model.training:
             return
+        rows = unit_rows(inputs, self._trainer.tasks)
         for name, weights in self.weights.items():
             if name in outputs.row_losses:
-                outputs.row_losses[name] = outputs.row_losses[name] * weights[inputs["rows"][name]]
+                outputs.row_losses[name] = outputs.row_losses[name] * weights[rows[name]]
