@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from .label_reading import LabelReader
+from .word_labels import TagReader
 
-READERS: dict[str, type[LabelReader]] = {}  # problem type → reader of its label cells
+READERS: dict[str, type[LabelReader]] = {"token_classification": TagReader}  # problem type → reader of its label cells

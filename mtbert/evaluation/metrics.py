@@ -19,6 +19,7 @@ from sklearn import metrics as sk
 from ..errors import InputError, Problem, refuse
 from ..modeling.decoding import decisions
 from ..modeling.task_spec import TaskSpec
+from .span_metrics import EntityScores, entity_table
 from .task_metric import TaskMetric as TaskMetric  # also imported from here
 
 IGNORE_INDEX = -100  # the class id of a missing label, as in torch's cross entropy
@@ -148,7 +149,7 @@ class MetricSpec:
 
 
 _SINGLE, _BINARY, _MULTI = "single_label_classification", "binary_classification", "multi_label_classification"
-_REGRESSION, _ORDINAL = ("regression",), "ordinal_classification"
+_REGRESSION, _ORDINAL, _TOKEN = ("regression",), "ordinal_classification", "token_classification"
 
 METRICS: dict[str, MetricSpec] = {
     "accuracy": MetricSpec(Accuracy, (_SINGLE, _BINARY, _MULTI, _ORDINAL)),
@@ -167,6 +168,7 @@ METRICS: dict[str, MetricSpec] = {
     "msle": MetricSpec(RegressionErrors, _REGRESSION, rises=False),
     "r2": MetricSpec(RegressionErrors, _REGRESSION),
     "explained_variance": MetricSpec(RegressionErrors, _REGRESSION),
+    **{name: MetricSpec(EntityScores, (_TOKEN,), reads_classes=True) for name in EntityScores.names},
 }
 
 _DEFAULTS = {
@@ -175,6 +177,7 @@ _DEFAULTS = {
     "regression": ("pearson", "spearman", "mse"),
     _MULTI: ("f1_micro", "f1_macro"),
     _ORDINAL: ("qwk", "mae", "within_one", "accuracy", "f1_macro"),
+    _TOKEN: EntityScores.names,
 }
 
 
@@ -209,7 +212,7 @@ def check_metric(task: TaskSpec, name: str) -> list[Problem]:
 
 PartTable = Callable[[TaskSpec, np.ndarray, np.ndarray], dict[str, Any]]
 # problem type → tables of the parts that it labels
-PART_TABLES: dict[str, tuple[PartTable, ...]] = {}
+PART_TABLES: dict[str, tuple[PartTable, ...]] = {_TOKEN: (entity_table,)}
 
 
 def part_tables(task: TaskSpec, predicted: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:

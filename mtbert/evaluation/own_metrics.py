@@ -10,9 +10,10 @@ import numpy as np
 from ..errors import InputError
 from ..modeling.problem_types import PROBLEM_TYPES
 from .metrics import METRICS, MetricSpec, TaskMetric
+from .span_metrics import EntityScores
 
 # names that came after `register_metric`, so that programs may have registered their own under them
-_LATER = ("qwk", "within_one")
+_LATER = ("qwk", "within_one", *EntityScores.names)
 _BUILT_IN = tuple(name for name in METRICS if name not in _LATER)
 
 
@@ -50,7 +51,8 @@ def register_metric(
         problem_types: the problem types that the metric can score; by default all that label rows.
         rises: whether higher is better; only such a metric can be averaged or choose the best checkpoint.
 
-    A metric named `qwk` or `within_one` takes the place of mtbert's, and scores ordinal tasks, too.
+    A metric named `qwk` or `within_one` takes the place of mtbert's, and scores ordinal tasks, too. So does one with
+    the name of a score of entities, for tasks that label words.
 
     Raises:
         InputError: the name is taken or has other characters, or a problem type is unknown.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .errors import Problem
 from .ordinal import log_probabilities, logits_of, ranks, row_losses
+from .token_labels import REFUSES, EntityAnswers, WordUnits, token_problems, word_losses
 from .units import ROWS, Units
 
 if TYPE_CHECKING:
@@ -174,4 +175,20 @@ ORDINAL = ProblemType(
     labels_are="one id a row",
     card="one of {} labels, in their order",
 )
-PROBLEM_TYPES = {kind.name: kind for kind in (SINGLE_LABEL, BINARY, REGRESSION, MULTI_LABEL, ORDINAL)}
+TOKEN = ProblemType(
+    "token_classification",
+    losses=word_losses,
+    probabilities=lambda logits: logits.softmax(-1),
+    decisions=lambda logits: logits.argmax(-1),
+    exclusive=True,
+    labels_are="an id for each token, -100 for those that have none",
+    units=WordUnits(),
+    problems=token_problems,
+    refuses=REFUSES,
+    answers=EntityAnswers(),
+    card="for each word one of {} labels",
+    result='[{"entity": …, "word": …, "start": …, "end": …, "score": …}, …]',
+    hub_task="token-classification",
+    plain="token_classification",
+)
+PROBLEM_TYPES = {kind.name: kind for kind in (SINGLE_LABEL, BINARY, REGRESSION, MULTI_LABEL, ORDINAL, TOKEN)}
