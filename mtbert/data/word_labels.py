@@ -45,7 +45,7 @@ class TagReader(LabelReader):
     def readings(self, value: Any) -> Mapping[str, Label | None]:
         """Return the ids of a row's tags, -100 for a missing one; nothing if one of them is no label."""
         tags = _tags(value)
-        ids = [] if tags is None else [self._id(tag) for tag in tags]
+        ids: list[Any] = [] if tags is None else [self._id(tag) for tag in tags]
         return {} if tags is None or None in ids else {"as tags": ids}
 
     def _id(self, tag: Any) -> int | None:

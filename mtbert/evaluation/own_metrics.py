@@ -14,6 +14,7 @@ from .span_metrics import EntityScores
 
 # names that came after `register_metric`, so that programs may have registered their own under them
 _LATER = ("qwk", "within_one", *EntityScores.names)
+_OF_ROWS = tuple(name for name, kind in PROBLEM_TYPES.items() if kind.units.dims == 1)
 _BUILT_IN = tuple(name for name in METRICS if name not in _LATER)
 
 
@@ -38,7 +39,7 @@ class OwnMetric(TaskMetric):
 def register_metric(
     name: str,
     score: Callable[[np.ndarray, np.ndarray], float],
-    problem_types: Sequence[str] = tuple(name for name, kind in PROBLEM_TYPES.items() if kind.units.dims == 1),
+    problem_types: Sequence[str] = _OF_ROWS,
     rises: bool = True,
 ) -> None:
     """Register a metric, for use as `metric: name` of a task.
