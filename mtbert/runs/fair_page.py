@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.collation import label_array
 from ..errors import InputError
 from ..evaluation.metrics import labelled_rows
 from ..evaluation.published import published_cell
@@ -140,7 +141,7 @@ def predictions(row: Row, results: Sequence[Result], dev: dict[str, DevRows]) ->
     for name in recipe.tasks:
         if name not in dev:
             split = load_rows(recipe, [specs[name]], masked=True)[name].splits["dev"]  # of which all have logits
-            labels = np.asarray(split.with_format("numpy")["label"][:], dtype=np.float64)
+            labels = label_array(split).astype(np.float64)
             labelled = np.flatnonzero(labelled_rows(specs[name], labels))
             metric = keys[name].removeprefix(f"eval_{name}_")
             dev[name] = DevRows(DevTask(metric, labels[labelled]), labelled, len(labels))
