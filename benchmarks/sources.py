@@ -62,7 +62,7 @@ def make_step(encoder: str, table: Dataset, heads: int, batch: int, together: bo
 
     def step(number: int) -> int:
         rows = (number * batch + np.arange(batch)) % len(table)
-        inputs = batches.__getitems__(Step(tuple((unit, rows) for unit in range(len(batches.units)))))
+        inputs = batches.__getitems__(Step(tuple((pool, rows) for pool in range(len(batches.pools)))))
         by_task, _ = losses(model, inputs, inputs["labelled"])
         sum(by_task.values()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -231,7 +231,7 @@ def _result(task: TaskSpec, metric: str, value: float, sources: Mapping[str, Map
     source = sources.get(task.name, {})
     similarity = task.kind.numeric and task.texts == 2
     return EvalResult(
-        task_type="sentence-similarity" if similarity else "text-classification",
+        task_type="sentence-similarity" if similarity else task.kind.hub_task,
         task_name=task.name,
         dataset_type=source.get("hub") or task.name,
         dataset_name=source.get("hub") or task.name,
@@ -268,21 +268,17 @@ def _unbounded(task: TaskSpec) -> bool:
 def _task(task: TaskSpec) -> dict[str, Any]:
     """Return the template's values for a task."""
     low_high = f" from {task.range[0]:g} to {task.range[1]:g}" if task.range else ""
-    answers = {
-        "regression": f"a score{low_high}",
-        "multi_label_classification": f"any of {len(task.classes)} labels",
-        "ordinal_classification": f"one of {len(task.classes)} labels, in their order",
-    }.get(task.kind.name, f"one of {len(task.classes)} labels")
+    answers = task.kind.card.format(len(task.classes)) + low_high
     ways = {"cross": "in one input", "siamese": "each alone", "both": "each alone and in one input"}
     reads = "one text" if task.texts == 1 else f"two texts, {ways[task.pair]}"
-    shown = '{"score": …}' if task.kind.numeric else '{"label": …, "score": …}'
+    pooled = "the first token of each word" if task.kind.units.reads_tokens else f"{task.pooling} pooling"
     return {
         "name": task.name,
         "answers": answers,
-        "reads": f"{reads}, {task.pooling} pooling",
+        "reads": f"{reads}, {pooled}",
         "head": task.head.type,
         "labels": [markdown(label) for label in task.classes],
         "apart": task.apart,
         "example": '("A cat sleeps.", "A dog runs.")' if task.texts == 2 else '"A cat sleeps."',
-        "result": shown,
+        "result": task.kind.result,
     }

@@ -27,6 +27,7 @@ from ..data.splits import files_of_split
 from ..errors import FileInTheWayError
 from ..evaluation.ensemble import combine, predict_members, score_logits
 from ..files import refuse_path, refuse_same_file, write_json, writing_file
+from ..modeling.answers import Prediction
 from ..modeling.decoding import decisions, label_names
 from ..modeling.display import display
 from ..modeling.task_spec import TaskSpec
@@ -43,8 +44,12 @@ def write_predictions(path: Path, spec: TaskSpec, rows: Dataset, logits: np.ndar
     """Write row number, id (if the data has one) and prediction: a label, labels joined by spaces, or a score."""
     keys = [key for key in ("row", "id") if key in rows.column_names]
     chosen = decisions(spec, logits)
-    predicted = chosen.tolist() if spec.kind.numeric else label_names(spec, chosen)
-    if spec.kind.several:
+    predicted: list[Any]
+    if spec.kind.answers is not None:
+        predicted = Prediction.of(spec, logits, texts=rows["text"][:]).labels
+    else:
+        predicted = chosen.tolist() if spec.kind.numeric else label_names(spec, chosen)
+    if spec.kind.lists_labels:
         predicted = [" ".join(row) for row in predicted]
     with writing_file(path) as file:
         writer = csv.writer(file)

@@ -17,10 +17,10 @@ from typing import Any
 
 from datasets import Dataset
 
+from ..data.pools import TaskSplits
 from ..data.sampling import Plan
-from ..data.sources import with_leaks_of_units
+from ..data.sources import with_leaks_of_pools
 from ..data.splits import LoadedTask, load_column
-from ..data.units import TaskSplits
 from ..errors import InputError
 from ..evaluation.metrics import default_metrics
 from ..evaluation.report import (
@@ -168,7 +168,7 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
     data = load_rows(recipe, in_recipe, masked=True)
     sources = {name: [task for task in tasks if task in data] for name, tasks in recipe.drawn_sources.items()}
     if recipe.leaks == "drop":  # the plan is that of the rows that were trained on
-        data = with_leaks_of_units(data, sources, drop=True)
+        data = with_leaks_of_pools(data, sources, drop=True)
     raw = {task.name: data[task.name].splits[split] for task in in_recipe if split in data[task.name].splits}
     lacking = [task.name for task in model.tasks if task.name not in raw]
     if not raw:

@@ -32,6 +32,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def main(argv: list[str]) -> None:
     tasks = [model.tasks[model.task_id(name)] for name in chosen]
     stdin = StandardInput() if args.file == STDIN and args.split is None else None
     plan = make_plan(args, tasks, stdin)
-    source = plan.source
+    source = replace(plan.source, words=any(task.kind.units.dims > 1 for task in model.tasks))
     scorer = TextScorer(model, tokenizer, list(plan.columns), args.batch_size, plan.columns)
     kept = KeptColumns.of(columns_of(source, stdin), scorer.tasks, source.id) if args.keep_columns else None
     label_columns = saved_label_columns(args.checkpoint) if args.format == "cs224n" else {}

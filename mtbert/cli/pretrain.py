@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import sys
 
-from ..data.units import units_of
+from ..data.pools import pools_of
 from ..recipe import Recipe, load_data, load_tokenizer
 from ..training.console import print_lines
 from ..training.distributed.machine import share_cores
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
     if args.process_index == 0:
         print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())
 
-    firsts = [unit.tasks[0] for unit in units_of(raw, recipe.drawn_sources)]  # the texts of a source once
+    firsts = [pool.tasks[0] for pool in pools_of(raw, recipe.drawn_sources)]  # the texts of a source once
     folder = pretrain(args, recipe.encoder, {name: raw[name].splits for name in firsts}, tokenizer)
     if args.process_index == 0:
         from ..evaluation.report import write_pretraining_losses  # importing it takes seconds

@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ..modeling.problem_types import IGNORED
 from ..modeling.task_spec import TaskSpec
+from .collation import label_array
 
 BINS = 10  # of the scores of a regression: tenths of the rows
 COLUMNS = ("text", "text_pair")
@@ -88,16 +89,16 @@ def strata_of(task: TaskSpec, labels: np.ndarray) -> tuple[np.ndarray, list[str]
     """Return the stratum of each row, `(rows,)`, and the names of the strata.
 
     A stratum is a class; of a regression a tenth of the rows by score, equal scores together; a row of a multi-label
-    task is in that of its rarest label, or of none.
+    task is in that of its rarest label, or of none, and a row with labels of words in that of its rarest tag.
 
     Args:
-        labels: checked labels, `(rows,)`, or `(rows, labels)` of 0, 1 and nan for a multi-label task.
+        labels: checked labels, `(rows,)`; of a task with several labels a row 0, 1 and nan, `(rows, labels)`.
     """
     if task.kind.numeric:
         edges = np.unique(np.quantile(labels, np.linspace(0, 1, BINS + 1)[1:-1])) if len(labels) else np.zeros(0)
         numbers = np.searchsorted(edges, labels, side="right")
         return numbers, [f"scores of tenth {i + 1}" for i in range(len(edges) + 1)]
-    if not task.kind.several:
+    if not task.kind.lists_labels:
         return labels.astype(np.int64), list(task.classes)
     given = np.nan_to_num(labels) == 1
     totals = given.sum(axis=0)
@@ -149,9 +150,21 @@ def scarce_labels(task: TaskSpec, rows: Dataset, parts: Mapping[str, np.ndarray]
     }
 
 
+def _marks(labels: np.ndarray, count: int) -> np.ndarray:
+    """Whether a part of a row has each label, `(rows, count)`; nan for rows without a label.
+
+    Args:
+        labels: class ids of the parts, `(rows, most parts)`, -100 where there is none.
+    """
+    marks = (labels[:, :, None] == np.arange(count)).any(axis=1).astype(np.float64)
+    marks[~marks.any(axis=1)] = np.nan
+    return marks
+
+
 def _labelled_strata(task: TaskSpec, rows: Dataset) -> tuple[np.ndarray, list[str]]:
     """Return `strata_of` checked rows; the stratum of a row without a label is -1."""
-    labels = np.asarray(rows.with_format(None)["label"][:], dtype=np.float64)
+    labels = label_array(rows).astype(np.float64)
+    labels = _marks(labels, len(task.classes)) if task.kind.units.column else labels
     missing = np.isnan(labels) | (not task.kind.numeric and labels == IGNORED)
     known = ~missing.reshape(len(labels), -1).all(axis=1)
     strata = np.full(len(labels), -1, dtype=np.int64)

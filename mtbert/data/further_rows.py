@@ -6,7 +6,7 @@ import datasets
 from datasets import Dataset
 
 from ..modeling.task_spec import TaskSpec
-from .label_reading import LabelReader
+from .labels import reader_class
 
 
 def in_both_orders(pairs: Dataset) -> Dataset:
@@ -17,7 +17,7 @@ def in_both_orders(pairs: Dataset) -> Dataset:
 
 def with_unlabelled(task: TaskSpec, train: Dataset, more: Dataset, numbered: int) -> Dataset:
     """Append the rows of `more` to `train`, with missing labels and row numbers that start after `numbered`."""
-    blank = LabelReader(task.kind.name, task.classes).blank
+    blank = reader_class(task.kind.name)(task.kind.name, task.classes).blank
     columns = {"label": [blank] * len(more), "row": [numbered + row for row in more["row"]]}
     if "id" not in more.column_names:
         columns["id"] = [""] * len(more)

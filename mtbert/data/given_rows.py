@@ -126,6 +126,11 @@ def check_tokenised(
     lengths = LENGTHS[: task.num_sequences - 1]
     problems = [f"column {name!r} is not used by this model; remove it" for name in REFUSED if name in columns]
     problems += filter(None, [_type_problem(name, plain.features[name]) for name in LISTS if name in columns])
+    unit_column = task.kind.units.column
+    if unit_column and unit_column not in columns:
+        problems.append(
+            f"no column {unit_column!r}, which says where the words are among the tokens; give texts, or lists of words"
+        )
     if missing := [name for name in lengths if name not in columns]:
         problems.append(
             f"no column {missing[0]!r}; a row of this task holds {task.num_sequences} inputs one after the other, and "
@@ -145,13 +150,17 @@ def check_tokenised(
         return dataset
     # rows that mtbert has written itself need fewer checks
     ours = marked_labels(dataset) is not None and plain.features.get("label") == label_feature(task.kind.name)
+    if unit_column and ("attention_mask" in columns or ("label" in columns and not ours)):
+        raise InputError(
+            f"{where}: rows with {unit_column!r} must be as mtbert encoded them; give texts, or lists of words"
+        )
     checks = _InputChecks(task, split, tokenizer, encoder, ours)
     for start, table in enumerate(plain.with_format("arrow").iter(BATCH)):
         checks.add(table, start * BATCH)
     problems = checks.problems(where)
     if problems:
         raise InputError("\n".join(problems))
-    kept = [name for name in (*KEPT, TEACHER, "input_ids", *LENGTHS) if name in columns]
+    kept = [name for name in (*KEPT, TEACHER, "input_ids", *LENGTHS, unit_column) if name in columns]
     kept += ["token_type_ids"] if has_types and has_token_types(encoder) else []
     plain = plain.select_columns([*kept, *(["attention_mask"] if "attention_mask" in columns else [])])
     reader = None
@@ -314,7 +323,7 @@ def _without_padding(
     features = {name: dataset.features[name] for name in kept}
     kinds = {"input_ids": List(Value("int32")), "token_type_ids": List(Value("int8"))}
     kinds["label"] = label_feature(task.kind.name)
-    features = {name: kinds.get(name, feature) for name, feature in features.items()} | {"_status": Value("uint16")}
+    features = {name: kinds.get(name, feature) for name, feature in features.items()} | {"_status": Value("uint32")}
 
     def read(reader: LabelReader | None) -> tuple[Dataset, np.ndarray]:
         checked = dataset.map(

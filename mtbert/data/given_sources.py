@@ -16,11 +16,11 @@ from ..modeling.tokenization import LENGTHS
 from .dataset_kind import check_kind
 from .given_rows import LISTS, check_tokenised
 from .labels import listed
-from .sources import Checked, encode_unit, labelled_mask, leave_out_blank
+from .pools import Sources, encoding_key, sources_of
+from .sources import Checked, encode_pool, labelled_mask, leave_out_blank
 from .spec import DataSpec
 from .splits import check_rows
 from .tokenize import GROUP, encode_dataset
-from .units import Sources, encoding_key, sources_of
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def prepare_source(
         own = [groups[row - 1] for row in rows[tasks[0].name].with_format(None)["row"][:]]
         rows = {task: of_task.add_column(GROUP, own) for task, of_task in rows.items()}
     fixed: Any = tokenizer
-    encoded, cuts = encode_unit(tasks, rows, lambda spec, texts: encode_dataset(spec, texts, fixed, encoder, split))
+    encoded, cuts = encode_pool(tasks, rows, lambda spec, texts: encode_dataset(spec, texts, fixed, encoder, split))
     reports = [of_task[split][1] for of_task in checked.values()]
     lines = [line for report in reports if report.left_out or report.blank for line in report.lines()]
     return encoded, [*lines, *filter(None, (cut.line() for cut in cuts))]
@@ -156,7 +156,7 @@ def _tokenised(
             f"{where}: holds input_ids, but its tasks ({', '.join(task.name for task in tasks)}) read a pair in "
             "different ways (pair, separator or token_types); give texts, or each of them rows of its own"
         )
-    names = (*LISTS, *LENGTHS, "row", "id", GROUP)
+    names = (*LISTS, *LENGTHS, "row", "id", GROUP, *(task.kind.units.column for task in tasks))
     kept = [name for name in names if name in source.rows.column_names]
     encoded = {}
     for spec in tasks:

@@ -12,8 +12,8 @@ from ..errors import InputError
 from ..modeling.task_spec import TaskSpec
 from .given_rows import prepare
 from .given_sources import Source, check_aligned, named_sources, prepare_source
+from .pools import SOURCE, TASK, TaskSplits
 from .sources import labelled_mask
-from .units import SOURCE, TASK, TaskSplits
 
 
 def as_splits(tasks: Sequence[TaskSpec], data: Any, argument: str) -> Any:

@@ -170,10 +170,15 @@ class Kinds:
             inner = chain.from_iterable(value for value in values if isinstance(value, list))
             self.elements[name] = self.elements.get(name, set()) | _kinds(list(inner))
 
-    def features(self, texts: Sequence[str]) -> Features:
-        """Return for each column a type that holds its values exactly: string for `texts`, `Json` for mixed kinds."""
+    def features(self, texts: Sequence[str], words: Sequence[str] = ()) -> Features:
+        """Return for each column a type that holds its values exactly: string for `texts`, `Json` for mixed kinds.
+
+        Columns of `words` may also hold lists of strings alone.
+        """
         types = {name: _feature(self.values[name], self.elements[name]) for name in self.values}
-        return Features({name: Value("string") if name in texts else kind for name, kind in types.items()})
+        lists = [name for name in words if types.get(name) == List(Value("string"))]
+        as_text = {name: Value("string") for name in texts if name not in lists}
+        return Features({name: as_text.get(name, kind) for name, kind in types.items()})
 
 
 def _kinds(values: Sequence[Any]) -> set[str]:
@@ -221,7 +226,7 @@ def json_table(chunk: JsonChunk, features: Features, texts: Sequence[str]) -> pa
         if feature == Value("string"):
             values = [written(value) for value in values]
         if name in texts:
-            check_texts(name, values, chunk.place)
+            check_texts(name, values, chunk.place, words=isinstance(feature, List))
         try:
             if isinstance(feature, Json):
                 values = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
@@ -229,7 +234,7 @@ def json_table(chunk: JsonChunk, features: Features, texts: Sequence[str]) -> pa
             else:
                 columns[name] = pa.array(values, features.arrow_schema.field(name).type)
         except UnicodeEncodeError as error:
-            broken = next(i for i, value in enumerate(values) if half_character(str(value)) is not None)
+            broken = next(i for i, value in enumerate(values) if half_character(_joined(value)) is not None)
             what = f"{chunk.place(broken)}: {name!r} has half of a surrogate pair"
             raise ReadError(f"{what}; write the text as UTF-8") from error
     return pa.table(columns)
@@ -266,16 +271,29 @@ def json_batches(
             yield {column: [written(row[column]) for row in chunk.rows] for column in columns}
 
 
-def check_texts(column: str, values: Sequence[Any], place: Callable[[int], str]) -> None:
+def _joined(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def check_texts(column: str, values: Sequence[Any], place: Callable[[int], str], words: bool = False) -> None:
     """Reject lists, objects and lone surrogates in a text or id column.
+
+    Args:
+        column: its name.
+        values: its cells.
+        place: index of a cell → its place, for messages.
+        words: whether lists of strings are texts.
 
     Raises:
         ReadError: names the first such value's position.
     """
     for i, value in enumerate(values):
+        if words and isinstance(value, list) and all(isinstance(word, str | None) for word in value):
+            value = _joined(value)
         if not isinstance(value, str):
             if not isinstance(value, int | float | None):
-                raise ReadError(f"{place(i)}: {column!r} is a {type(value).__name__}, but must be text")
+                wanted = "text, or a list of words (in every row, as strings)" if words else "text"
+                raise ReadError(f"{place(i)}: {column!r} is a {type(value).__name__}, but must be {wanted}")
         elif not value.isascii() and (at := half_character(value)) is not None:
             half = f"has half of a surrogate pair as character {at:,}; write the text as UTF-8"
             raise ReadError(f"{place(i)}: {column!r} {half}")

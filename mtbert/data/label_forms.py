@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .label_cells import opened, plain
+from .label_cells import parsed, plain
 
 ONE, SEPARATED, LISTS, VECTORS, MAPPINGS = "one label", "separated", "lists", "vectors", "mappings"
 SEPARATORS = ("|", ";", ",")  # in the order in which a cell is searched for them
@@ -65,7 +65,7 @@ def label_form(values: Iterable[Any]) -> LabelForm:
     cells = [plain(value) for value in values]
     empty = tuple(i for i, cell in enumerate(cells) if is_empty(cell))
     blank = set(empty)
-    filled = {i: opened(cell) for i, cell in enumerate(cells) if i not in blank}
+    filled = {i: _opened(cell) for i, cell in enumerate(cells) if i not in blank}
     lists = {i: list(cell) for i, cell in filled.items() if isinstance(cell, list | frozenset)}
     mappings = {i: cell for i, cell in filled.items() if isinstance(cell, Mapping)}
     single = {i: cell for i, cell in filled.items() if i not in lists and i not in mappings}
@@ -116,6 +116,14 @@ def _of_texts(single: Mapping[int, Any], filled: Mapping[int, Any], empty: tuple
         ):
             return LabelForm(SEPARATED, mark, _ranked(names), len(filled), empty, odd)
     return LabelForm(ONE, None, _ranked(Counter(texts.values())), len(filled), empty, odd)
+
+
+def _opened(cell: Any) -> Any:
+    """A cell, or the list or mapping that its text spells."""
+    if isinstance(cell, str) and cell.strip()[:1] in ("[", "{", "("):
+        inside = parsed(cell.strip())
+        return inside if isinstance(inside, list | Mapping | frozenset) else cell
+    return cell
 
 
 def _is_marks(cell: Any) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from datasets import ClassLabel, Features, Value
@@ -62,6 +62,8 @@ class LabelReader:
     empty: str | None = None
     columns: tuple[str, ...] = ()
     partial: bool = False
+    fits_rule: ClassVar[str] = ""  # the end of an error message for labels that do not fit their text
+    finds_labels: ClassVar[bool] = False  # whether `labels_in` finds a task's labels in its data
 
     @classmethod
     def of(
@@ -204,6 +206,33 @@ class LabelReader:
         if self.form == VECTOR:
             return {how: label for how, label in readings.items() if how == VECTOR or label == [0.0] * len(self.labels)}
         return readings
+
+    @staticmethod
+    def labels_in(cells: Iterable[Any], feature: Any) -> tuple[str, ...]:
+        """Return the labels of a label column, in id order, for a task whose recipe lists none.
+
+        Args:
+            cells: the column's cells.
+            feature: its type in the data set.
+        """
+        return ()
+
+    @staticmethod
+    def as_stored(text: str) -> str:
+        """A text as a checked split stores it."""
+        return text
+
+    def fits(self, text: str, label: Label) -> bool:
+        """Return whether a row may have this text and this checked label."""
+        return True
+
+    def counts(self, text: str, value: Any) -> str:
+        """Return the numbers of a row whose text and label cell do not fit, for error messages."""
+        return ""
+
+    def wrong_part(self, value: Any) -> Any:
+        """Return the part of an invalid label cell that an error message shows."""
+        return value
 
     def shown(self, label: Label | None) -> str:
         """Format a reading for error messages."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +15,12 @@ from datasets import ClassLabel, Dataset, List, Value
 from ..errors import InputError
 from ..modeling.problem_types import PROBLEM_TYPES
 from ..modeling.task_spec import TaskSpec
+from ..modeling.words import Words
 from .label_cells import number_of
 from .label_columns import read_cells, wrong_cells
 from .label_forms import is_empty
 from .label_reading import LIST, MAPPING, NONE, VECTOR, Label, LabelReader
+from .tag_readers import READERS
 
 # Problems of a row, one bit each; a problem of a text has one bit for each text of a pair.
 NO_LABEL, BAD_LABEL, TWO_READINGS = 1, 2, 256
@@ -28,6 +30,7 @@ LISTS, VECTORS = 512, 1024
 # How a row with several labels is written; a column must be written in one way.
 WRITTEN = {"|": 64, ";": 128, ",": 2048, " ": 4096, "[": 8192, "{": 16384}
 UNCLEAR = 32768  # an empty cell among columns of labels, whose meaning is not said
+OTHER_NUMBER = 65536  # as many labels as the row has parts are needed
 SHOWN = 5
 NAMES = 20  # most names that an error message lists
 MARK = "labels checked by mtbert: "
@@ -38,10 +41,15 @@ MARK = "labels checked by mtbert: "
 CHECKING_VERSION = 2
 
 
+def reader_class(problem_type: str) -> type[LabelReader]:
+    """Return the class that reads the label cells of tasks of a problem type."""
+    return READERS.get(problem_type, LabelReader)
+
+
 def label_feature(problem_type: str) -> Value | List:
-    """Return the type of a checked label column: int64, float32, or a list of float32 for multi-label tasks."""
+    """Return the type of a checked label column: int64, float32, or a list of one of them."""
     kind = PROBLEM_TYPES[problem_type]
-    return List(Value(kind.label_dtype)) if kind.several else Value(kind.label_dtype)
+    return List(Value(kind.label_dtype)) if kind.lists_labels else Value(kind.label_dtype)
 
 
 def judged(reader: LabelReader, value: Any) -> tuple[Label, int]:
@@ -127,18 +135,35 @@ def reader_of(
     """
     checked = marked_labels(rows)
     if checked is None or rows.features[column] != label_feature(task.kind.name):
-        return LabelReader.of(task, rows.features, column, minus_one, separator, empty)
+        return reader_class(task.kind.name).of(task, rows.features, column, minus_one, separator, empty)
     if checked != list(task.classes):
         raise InputError(
             f"{where}: column {column!r} holds ids of the classes {listed(checked)}, but the task's labels are "
             f"{listed(task.classes)}; load the data with this task"
         )
-    return LabelReader.of_checked(task)
+    return reader_class(task.kind.name).of_checked(task)
 
 
 def clean_text(value: Any) -> str:
-    """A text as training and prediction read it: without white space around it; a missing one is empty."""
+    """A text as training and prediction read it: without white space around it; a missing one is empty.
+
+    A list of words is the text in which they stand with one space between them, a `Words`.
+    """
+    if isinstance(value, list):
+        return Words(value)
     return "" if value is None or value != value else str(value).strip()
+
+
+def text_problem(column: str, feature: Any) -> str | None:
+    """Return why a column of this type can hold no texts; None if it can: strings, numbers, or lists of strings."""
+    inner = feature.feature if isinstance(feature, List) else feature
+    allowed = (
+        ("str", "large_str") if isinstance(feature, List) else ("str", "large_str", "int", "uint", "float", "bool")
+    )
+    if isinstance(inner, Value) and inner.dtype.startswith(allowed):
+        return None
+    written = "write every text as a string, or as a list of words"
+    return f"column {column!r} for text holds {feature}, not strings; {written}"
 
 
 def check_batch(
@@ -149,14 +174,19 @@ def check_batch(
     id: str | None,
     reader: LabelReader | None,
     version: int,
+    problem_type: str = "",
 ) -> dict[str, Any]:
-    """Convert a batch to the output columns; `_status` holds the problem bits of each row."""
-    status = np.zeros(len(indices), dtype=np.uint16)
+    """Convert a batch to the output columns; `_status` holds the problem bits of each row.
+
+    Args:
+        problem_type: the task's, whose label form may store lists of words in its own way; empty: no task is known.
+    """
+    status = np.zeros(len(indices), dtype=np.uint32)
     out: dict[str, list[Any]] = {}
     for k, (column, key) in enumerate(zip(text, ("text", "text_pair"), strict=False)):
         out[key] = [clean_text(value) for value in batch[column]]
         for i, value in enumerate(out[key]):
-            if not value:
+            if not value.strip():
                 status[i] |= EMPTY[k]
             elif "\0" in value:
                 status[i] |= NUL[k]
@@ -165,8 +195,12 @@ def check_batch(
         cells = batch[label] if isinstance(label, str) else zip(*(batch[name] for name in reader.columns), strict=True)
         for i, value in enumerate(cells):
             checked_label, bits = judged(reader, value)
+            if not bits and text and not reader.fits(out["text"][i], checked_label):
+                bits = OTHER_NUMBER
             status[i] |= bits
             out["label"].append(checked_label)
+    if problem_type:
+        out["text"] = list(map(reader_class(problem_type).as_stored, out["text"]))
     out["row"] = [i + 1 for i in indices]
     if id is not None:
         out["id"] = ["" if value is None else str(value) for value in batch[id]]
@@ -198,6 +232,7 @@ def wrong_rows(
             kinds.append((label, VECTORS, "these are 0/1 vectors, others lists of labels; write all in one form"))
         else:
             kinds += [(label, bits, rule) for bits, rule in _mixture(status, reader.separator)]
+        kinds.append((label, OTHER_NUMBER, reader.fits_rule))
     for column, nul in zip(text, NUL, strict=False):
         kinds.append((column, nul, "NUL characters are refused; remove them"))
     for column, bit, rule in kinds:
@@ -205,11 +240,23 @@ def wrong_rows(
         if not len(rows):
             continue
         feature = dataset.features[column]
-        values = [f"{place(i)}: {_short(dataset[i][column], feature)}" for i in rows[:SHOWN].tolist()]
+        shown = [_short(dataset[i][column], feature) for i in rows[:SHOWN].tolist()]
+        if reader and bit in (OTHER_NUMBER, BAD_LABEL):
+            shown = [_wrong_label(dataset[i], text, column, reader, bit, feature) for i in rows[:SHOWN].tolist()]
+        values = [f"{place(i)}: {cell}" for i, cell in zip(rows[:SHOWN].tolist(), shown, strict=True)]
         more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
         count = f"{len(rows):,} row{'s' if len(rows) > 1 else ''}"
         sentences.append(f"{where}: column {column!r} is wrong in {count}: {'; '.join(values)}{more}; {rule}")
     return sentences
+
+
+def _wrong_label(
+    row: Mapping[str, Any], text: Sequence[str], label: str, reader: LabelReader, bit: int, feature: Any
+) -> str:
+    """Return what an error message shows of a row whose labels are invalid, or do not fit its text."""
+    if bit == OTHER_NUMBER:
+        return reader.counts(clean_text(row[text[0]]), row[label])
+    return _short(reader.wrong_part(row[label]), feature)
 
 
 def _mixture(status: np.ndarray, separator: str | None) -> list[tuple[int, str]]:

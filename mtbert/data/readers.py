@@ -138,13 +138,14 @@ class RowFile:
                 short = f"{len(rows.short):,} of its rows have fewer fields than the header"
                 warnings.warn(f"{self.path}: {short} (first: row {rows.short[0]:,}), {SHORT}", stacklevel=2)
 
-    def dataset(self, texts: Sequence[str], features: Features | None = None) -> Dataset:
+    def dataset(self, texts: Sequence[str], features: Features | None = None, words: Sequence[str] = ()) -> Dataset:
         """Return all rows and columns, memory-mapped from a cache whose key is the file's content.
 
         Args:
             texts: text and id columns of a json file, whose values become strings as written in the file. All columns
                 of a csv or tsv file are strings.
             features: types of the columns of a json file, which other files have, too; None: those of its values.
+            words: those of `texts` that may hold lists of strings instead.
 
         Raises:
             ReadError: the file can not be read exactly.
@@ -154,9 +155,9 @@ class RowFile:
         if features is not None:
             return _cached(_Builder(self.tables(texts, False, features), _key(*parts, features.to_dict())))
         try:
-            return _cached(_Builder(self.tables(texts, False), _key(*parts)))
+            return _cached(_Builder(self.tables(texts, words, False), _key(*parts)))
         except _Unfit:
-            return _cached(_Builder(self.tables(texts, True), _key(*parts)))
+            return _cached(_Builder(self.tables(texts, words, True), _key(*parts)))
 
     def _open(self) -> BoundedStream:
         suffix = "csv" if self.format == "cs224n" else self.format
@@ -169,11 +170,13 @@ class RowFile:
         dialect = Dialect(separator, self.quoting, doubtful)
         return DelimitedRows(intact(iter(lambda: file.read(BLOCK), b"")), dialect, size)
 
-    def tables(self, texts: Sequence[str], whole: bool, given: Features | None = None) -> Iterator[Features | pa.Table]:
+    def tables(
+        self, texts: Sequence[str], words: Sequence[str], whole: bool, given: Features | None = None
+    ) -> Iterator[Features | pa.Table]:
         """Yield the columns' types, then tables of rows.
 
         Args:
-            texts: see `dataset`.
+            texts, words: see `dataset`.
             whole: whether to derive the types of a json file from all its rows instead of its first ones.
             given: the types of a json file, if they are known.
 
@@ -190,7 +193,7 @@ class RowFile:
                 for batch in _parquet_batches(file, ROWS, None):
                     yield pa.Table.from_batches([batch]).cast(features.arrow_schema)
         elif self.format == "json":
-            yield from self._json_tables(texts, whole, given)
+            yield from self._json_tables(texts, words, whole, given)
         else:
             with self._open() as file:
                 rows = self._delimited(file)
@@ -199,19 +202,21 @@ class RowFile:
                 for chunk in rows:
                     yield pa.table([pa.array(column, pa.string()) for column in chunk], features.arrow_schema)
 
-    def _json_tables(self, texts: Sequence[str], whole: bool, given: Features | None) -> Iterator[Features | pa.Table]:
+    def _json_tables(
+        self, texts: Sequence[str], words: Sequence[str], whole: bool, given: Features | None
+    ) -> Iterator[Features | pa.Table]:
         kinds = json_rows.Kinds()
         with self._open() as file:
             for chunk in islice(_json_chunks(file), None if whole else 1):
                 kinds.add(chunk.rows)
         if not kinds.values:
             raise ReadError(f"it can not be read as json: there is no row; {json_rows.REMEDY}")
-        features = given or kinds.features(texts)
+        features = given or kinds.features(texts, words)
         yield features
         with self._open() as file:
             for chunk in _json_chunks(file):
                 kinds.add(chunk.rows)
-                if given is None and kinds.features(texts) != features:
+                if given is None and kinds.features(texts, words) != features:
                     raise _Unfit
                 yield json_rows.json_table(chunk, features, texts)
 

@@ -154,11 +154,13 @@ def read_files(
     quoting: str | None,
     data_dir: str | Path | None,
     where: str,
+    words: Sequence[str] = (),
 ) -> tuple[Dataset, Parts, tuple[int, ...]]:
     """Read the rows of files, one file after the other.
 
     Args:
         texts: columns of texts and ids, whose values become strings.
+        words: those of `texts` that may hold lists of strings instead.
 
     Returns:
         The rows, their files, and the numbers (from 1, over all files) of the rows that lack their last fields.
@@ -172,7 +174,7 @@ def read_files(
     short: list[int] = []
     before = 0
     for path in paths:
-        rows, kind = read_file(path, texts, format, separator, quoting, data_dir, where)
+        rows, kind = read_file(path, texts, format, separator, quoting, data_dir, where, words)
         if kinds and kind != kinds[0]:
             raise InputError(f"{where}: {paths[0]} is {kinds[0]}, but {path} is {kind}; give files of one format")
         if kind in SEPARATORS:
@@ -246,8 +248,9 @@ def read_file(
     quoting: str | None,
     data_dir: str | Path | None,
     where: str,
+    words: Sequence[str] = (),
 ) -> tuple[Dataset, str]:
-    """Read the rows of one file, or of a folder of `save_to_disk`; return them and the format.
+    """Read the rows of one file, or of a folder of `save_to_disk`, as `read_files` does; return them and the format.
 
     Raises:
         MissingFileError: there is no such file.
@@ -274,7 +277,7 @@ def read_file(
         known = ", ".join(SUFFIXES)
         raise InputError(f"{where}: {path}: its suffix is none of {known}; give format, or a folder of save_to_disk")
     try:
-        return RowFile(path, kind, separator, quoting).dataset(texts), kind
+        return RowFile(path, kind, separator, quoting).dataset(texts, words=words), kind
     except ReadError as error:
         about = error.about(path) if str(error).startswith("it ") else f"{path} can not be read as {kind}: {error}"
         raise InputError(f"{where}: {about}") from error

@@ -20,7 +20,7 @@ from ..errors import InputError, Problem
 from ..modeling.own_parts import put
 from .balancing import BalancedRows
 from .permutation import permute
-from .units import SOURCE, TASK
+from .pools import SOURCE, TASK
 
 SAMPLED = ("proportional", "sqrt", "annealed", "min_annealed", "uniform", "temperature")
 SCHEDULES = (*SAMPLED, "round_robin", "sequential", "simultaneous")

@@ -13,14 +13,14 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..errors import InputError
 from ..modeling.task_spec import TaskSpec
-from .collation import TEACHER, known_labels
+from .collation import TEACHER, known_labels, label_array
 from .cut_splits import cut_rows
 from .leaks import with_leaks
+from .pools import Pool, Sources, TaskSplits, copies_of, pools_of
 from .spec import DataSpec
 from .split_report import SplitReport
 from .splits import LoadedTask, checked_split, load_task, named_splits, read_split
 from .tokenize import EncodingReport, encode_dataset
-from .units import Sources, TaskSplits, Unit, copies_of, units_of
 
 NO_TASK = "no label of any task"  # why a row of a source is left out
 Checked = tuple[Dataset, SplitReport]
@@ -30,7 +30,7 @@ def labelled_mask(split: Dataset) -> np.ndarray:
     """Which rows of a checked or encoded split have a label, `(rows,)`."""
     if "label" not in split.column_names:
         return np.zeros(len(split), dtype=bool)
-    return known_labels(np.asarray(split.with_format("numpy")["label"][:]).reshape(len(split), -1))
+    return known_labels(label_array(split))
 
 
 def labelled_count(splits: Mapping[str, Dataset], sources: Sources) -> dict[str, int]:
@@ -135,8 +135,8 @@ def without_blanks(loaded: LoadedTask) -> LoadedTask:
     return LoadedTask(DatasetDict(splits), loaded.reports)
 
 
-def with_leaks_of_units(loaded: Mapping[str, LoadedTask], sources: Sources, drop: bool) -> dict[str, LoadedTask]:
-    """Put the leaks between all units into the reports of their train splits (`with_leaks`); a source counts once.
+def with_leaks_of_pools(loaded: Mapping[str, LoadedTask], sources: Sources, drop: bool) -> dict[str, LoadedTask]:
+    """Put the leaks between all pools into the reports of their train splits (`with_leaks`); a source counts once.
 
     Args:
         loaded: task name → its splits.
@@ -146,51 +146,79 @@ def with_leaks_of_units(loaded: Mapping[str, LoadedTask], sources: Sources, drop
     Raises:
         InputError: a task would have no train rows.
     """
-    units = units_of(loaded, sources)
-    if len(units) == 1 and not drop:
+    pools = pools_of(loaded, sources)
+    if len(pools) == 1 and not drop:
         return dict(loaded)
-    found = with_leaks({unit.name: loaded[unit.tasks[0]] for unit in units}, drop)
+    found = with_leaks({pool.name: loaded[pool.tasks[0]] for pool in pools}, drop)
     changed = {}
-    for unit in units:
-        first = found[unit.name]
-        changed[unit.tasks[0]] = first
-        for task in unit.tasks[1:]:
+    for pool in pools:
+        first = found[pool.name]
+        changed[pool.tasks[0]] = first
+        for task in pool.tasks[1:]:
             splits, rows = loaded[task].splits, first.splits["train"].with_format(None)["row"][:]
             kept = np.flatnonzero(np.isin(splits["train"].with_format(None)["row"][:], rows))
             train = splits["train"] if len(kept) == len(splits["train"]) else splits["train"].select(kept)
             changed[task] = replace(loaded[task], splits=DatasetDict({**splits, "train": train}))
-        if unit.is_shared:
-            _check_labelled(unit.name, {task: changed[task] for task in unit.tasks})
+        if pool.is_shared:
+            _check_labelled(pool.name, {task: changed[task] for task in pool.tasks})
     return {task: changed[task] for task in loaded}
 
 
 # ---- encoding ----
 
 
-def encode_unit(
+def encode_pool(
     tasks: Sequence[TaskSpec],
     rows: Mapping[str, Dataset],
     encode: Callable[[TaskSpec, Dataset], tuple[Dataset, EncodingReport]],
 ) -> tuple[dict[str, Dataset], list[EncodingReport]]:
-    """Encode the rows of a unit once for all tasks that read a text alike.
+    """Encode the rows of a pool once for all tasks that read a text alike.
 
     Args:
-        tasks: the tasks of the unit.
+        tasks: the tasks of the pool.
         rows: task name → checked rows; row number i is the same text for all tasks.
         encode: encodes the rows of one task.
 
     Returns:
         Task name → encoded rows, and a report on each encoding.
+
+    Raises:
+        InputError: a task that labels words reads other texts than the others: the words of a JSON list.
     """
     by_name = {task.name: task for task in tasks}
     encoded: dict[str, Dataset] = {}
     reports = []
-    for first, *others in copies_of(Unit("", tuple(by_name)), by_name):
+    for names in copies_of(Pool("", tuple(by_name)), by_name):
+        first = next((name for name in names if by_name[name].kind.units.column), names[0])  # which needs a column more
+        _check_alike([by_name[name] for name in names], rows)
         encoded[first], report = encode(by_name[first], rows[first])
-        reports.append(replace(report, task=", ".join([first, *others])))
-        for name in others:
-            encoded[name] = _with_labels_of(encoded[first], rows[name])
+        reports.append(replace(report, task=", ".join(names)))
+        for name in names:
+            if name != first:
+                encoded[name] = _with_labels_of(encoded[first], rows[name])
     return {name: encoded[name] for name in by_name}, reports
+
+
+def _check_alike(tasks: Sequence[TaskSpec], rows: Mapping[str, Dataset]) -> None:
+    """Raise InputError if tasks that label words and tasks that do not would give the tokenizer different texts."""
+    by_column = {task.kind.units.column: task for task in tasks}
+    if len(by_column) < 2:
+        return
+    texts = {
+        task.name: [task.kind.units.plain(text) for text in rows[task.name].with_format(None)["text"][:]]
+        for task in by_column.values()
+    }
+    (first, of_first), *others = texts.items()
+    for name, of_other in others:
+        pairs = enumerate(zip(of_first, of_other, strict=True))
+        wrong = next((i for i, (one, other) in pairs if one != other), None)
+        if wrong is not None:
+            row = rows[first].with_format(None)["row"][wrong]
+            raise InputError(
+                f"row {row:,}: tasks {first!r} and {name!r} share a source, but read {of_first[wrong][:40]!r} and "
+                f"{of_other[wrong][:40]!r}, because one reads JSON lists of words in texts; give lists of words in "
+                "json or parquet, set schedule.draw: task, or give each task data of its own"
+            )
 
 
 def _with_labels_of(encoded: Dataset, rows: Dataset) -> Dataset:
@@ -222,12 +250,12 @@ def encode_tasks(
     """
     by_name, reports = {task.name: task for task in tasks if task.name in raw}, []
     encoded: dict[str, dict[str, Dataset]] = {name: {} for name in by_name}
-    for unit in units_of(by_name, sources):
-        members = [by_name[name] for name in unit.tasks]
-        for split in raw[unit.tasks[0]]:
-            rows = {name: raw[name][split] for name in unit.tasks}
+    for pool in pools_of(by_name, sources):
+        members = [by_name[name] for name in pool.tasks]
+        for split in raw[pool.tasks[0]]:
+            rows = {name: raw[name][split] for name in pool.tasks}
             encode = partial(_encode, tokenizer=tokenizer, encoder=encoder, split=split)
-            of_split, split_reports = encode_unit(members, rows, encode)
+            of_split, split_reports = encode_pool(members, rows, encode)
             reports += split_reports
             for name, of_task in of_split.items():
                 encoded[name][split] = of_task

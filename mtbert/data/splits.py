@@ -34,14 +34,13 @@ from .labels import (
     mark_labels,
     read_decided,
     reader_of,
+    text_problem,
     wrong_rows,
 )
 from .loaded_task import LoadedTask as LoadedTask
 from .row_files import Parts, files_of, read_files, refuse_overlap
 from .spec import SPLITS, UNLABELLED, DataSpec
 from .split_report import SplitReport
-
-TEXT_DTYPES = ("str", "large_str", "int", "uint", "float", "bool")
 
 
 def load_task(
@@ -181,7 +180,7 @@ def read_split(owner: str, data: DataSpec, split: str, data_dir: str | Path | No
         return ReadSplit(rows, Parts((f"{', '.join(parts)}, split {name}",), (len(rows),)))
     paths = files_of_split(data, split, data_dir, owner)
     texts = [*data.text, *([data.id] if data.id else [])]
-    return ReadSplit(*read_files(paths, texts, data.format, data.separator, data.quoting, data_dir, where))
+    return ReadSplit(*read_files(paths, texts, data.format, data.separator, data.quoting, data_dir, where, data.text))
 
 
 def files_of_split(data: DataSpec, split: str, data_dir: str | Path | None, owner: str = "data") -> list[Path]:
@@ -277,8 +276,9 @@ def check_rows(
     features = {key: features[key] for key in list(features)[: len(data.text)]}
     if labelled:
         features["label"] = label_feature(task.kind.name)
-    features |= {"row": Value("int64")} | ({"id": Value("string")} if data.id else {}) | {"_status": Value("uint16")}
+    features |= {"row": Value("int64")} | ({"id": Value("string")} if data.id else {}) | {"_status": Value("uint32")}
     kwargs = {"text": data.text, "label": data.label, "id": data.id, "version": CHECKING_VERSION}
+    kwargs |= {"problem_type": task.kind.name} if task.kind.units.column else {}  # else as in the cache
 
     def read(reader: LabelReader | None) -> tuple[Dataset, np.ndarray]:
         checked = dataset.map(
@@ -297,7 +297,7 @@ def check_rows(
     except UnicodeDecodeError as error:  # Arrow reads texts of JSON and parquet without decoding them
         raise InputError(f"{where}: row {_unreadable(dataset):,} is no UTF-8 ({error.reason}); write it so") from error
     if split == "test":  # a row whose cells are all empty is one to predict
-        status = np.where(status & NO_LABEL, status & ~np.uint16(UNCLEAR), status)
+        status = np.where(status & NO_LABEL, status & ~np.uint32(UNCLEAR), status)
     place = (parts or Parts((source,), (len(status),))).place
     problems = wrong_rows(dataset, tuple(data.text), str(data.label), reader, status, where, place)
     if problems:
@@ -348,10 +348,7 @@ def _check_dataset(task: TaskSpec, split: str, dataset: Any, data: DataSpec, whe
                 hint = f"; {separator}"
             raise InputError(f"{where}: no column {column!r} for {key}; the columns are {listed(columns)}{hint}")
     for column in data.text:
-        kind = dataset.features[column]
-        if not isinstance(kind, Value) or not kind.dtype.startswith(TEXT_DTYPES):
-            raise InputError(
-                f"{where}: column {column!r} for text holds {kind}, not strings; write every text as a string"
-            )
+        if problem := text_problem(column, dataset.features[column]):
+            raise InputError(f"{where}: {problem}")
     if not len(dataset):
         raise InputError(f"{where}: no usable row, since it has none at all")

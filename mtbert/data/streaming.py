@@ -72,6 +72,7 @@ class RowSource:
         separator: the character between fields of a csv or tsv file (`tab` too); None: comma or tab.
         quoting: how quotes are written in a csv or tsv file, as in DataSpec.
         keep: whether chunks have all columns of the source as well.
+        words: whether a text may be a list of words.
     """
 
     file: str | tuple[str, ...]
@@ -82,6 +83,7 @@ class RowSource:
     separator: str | None = None
     quoting: str | None = None
     keep: bool = False
+    words: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "separator", SEPARATOR_NAMES.get(self.separator, self.separator))
@@ -253,7 +255,7 @@ class RowSource:
                 if None in values[column]:
                     raise ReadError(f"{place(values[column].index(None))} {lacks(column)}")
         count = len(batch[self.text[0]])
-        chunk = checked_texts(values, self.text, self.id, range(read + 1, read + 1 + count), place)
+        chunk = checked_texts(values, self.text, self.id, range(read + 1, read + 1 + count), place, self.words)
         return chunk | ({"kept": batch} if self.keep else {})
 
 
@@ -265,7 +267,7 @@ class TableSource:
         rows: all columns, unchecked.
         numbers: the number of each row.
         name: the source's name in error messages.
-        text, id, size, keep: as in RowSource.
+        text, id, size, keep, words: as in RowSource.
     """
 
     rows: Dataset
@@ -275,6 +277,7 @@ class TableSource:
     id: str | None = None
     size: int = 2048
     keep: bool = False
+    words: bool = False
 
     @property
     def shown(self) -> str:
@@ -299,7 +302,8 @@ class TableSource:
         for batch in dataset_batches(self.rows, self.size, None if self.keep else wanted):
             numbers = self.numbers[read : read + len(batch[wanted[0]])]
             place = partial(_numbered, self.name, numbers)
-            chunk = checked_texts({name: batch[name] for name in wanted}, self.text, self.id, numbers, place)
+            values = {name: batch[name] for name in wanted}
+            chunk = checked_texts(values, self.text, self.id, numbers, place, self.words)
             yield chunk | ({"kept": batch} if self.keep else {})
             read += len(numbers)
 
@@ -309,7 +313,7 @@ def _numbered(name: str, numbers: Sequence[int], i: int) -> str:
 
 
 def checked_texts(
-    values: dict[str, list[Any]], text: Sequence[str], id: str | None, rows: Sequence[int], place: Any
+    values: dict[str, list[Any]], text: Sequence[str], id: str | None, rows: Sequence[int], place: Any, words: bool
 ) -> dict[str, Any]:
     """Return the chunk of checked texts that `RowSource.chunks` describes.
 
@@ -317,13 +321,14 @@ def checked_texts(
         values: column → values, of texts and ids.
         rows: the rows' numbers.
         place: position in the batch → name of the row.
+        words: whether a text may be a list of words.
 
     Raises:
         ReadError: a text or an id is no text, or has a character that texts can not have.
     """
     texts = {}
     for column, cells in values.items():
-        check_texts(column, cells, place)
+        check_texts(column, cells, place, words=words and column != id)
     for column in text:
         texts[column] = [clean_text(value) for value in values[column]]
         for i, value in enumerate(texts[column]):

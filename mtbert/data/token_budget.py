@@ -81,7 +81,7 @@ class TokenBudget:
 
     Args:
         tokens: the most tokens of a step, over all processes and micro-batches.
-        lengths: for each unit, in the order of their ids, the tokens of each row, shape `(rows,)`.
+        lengths: for each pool, in the order of their ids, the tokens of each row, shape `(rows,)`.
         sources: source → its tasks, for messages.
 
     Attributes:

@@ -15,24 +15,30 @@ from ..modeling.task_spec import TaskSpec
 GROUP = "group"  # the column with the name of a row's group, for weights by group
 KEPT = ("label", "row", "id", GROUP)
 READ = ("name", "texts", "pair", "separator", "token_types", "max_length")  # the fields of a task that encoding reads
+OF_UNITS = ("problem_type", "labels")  # and those that it reads if the task labels parts of rows
 
 
 @dataclass(frozen=True)
 class EncodingReport:
-    """Truncation of a split: `rows` of its `total` inputs lost `tokens` tokens in all."""
+    """Truncation of a split: `rows` of its `total` inputs lost `tokens` tokens in all.
+
+    `note` is a sentence on the labelled parts of rows that have no token, if there are any.
+    """
 
     task: str
     split: str
     total: int
     rows: int
     tokens: int
+    note: str | None = None
 
     def line(self) -> str | None:
         """Return a sentence for the log, or None if no input was cut."""
-        if not self.rows:
-            return None
-        where = f"{self.task} {self.split}"
-        return f"{where}: {self.rows:,} of {self.total:,} inputs were cut, by {self.tokens:,} tokens in all"
+        cut = (
+            f"{self.rows:,} of {self.total:,} inputs were cut, by {self.tokens:,} tokens in all" if self.rows else None
+        )
+        said = "; ".join(filter(None, [cut, self.note]))
+        return f"{self.task} {self.split}: {said}" if said else None
 
 
 def _encode_batch(
@@ -57,14 +63,16 @@ def encode_dataset(
     """Encode a checked split (columns `text`, `text_pair`, `label`, …).
 
     Returns:
-        The split with `input_ids`, with `token_type_ids` and the columns `LENGTHS` if the task needs them, and with
-        `label`, `row`, `id` and `group` unchanged; and a report on truncated inputs.
+        The split with `input_ids`, with `token_type_ids`, the columns `LENGTHS` and that of the task's `units` if the
+        task needs them, and with `label`, `row`, `id` and `group` unchanged; and a report on truncated inputs.
     """
     kept = {name: feature for name, feature in dataset.features.items() if name in KEPT}
     columns = {"input_ids": Sequence(Value("int32")), "truncated": Value("int32")}
     # `datasets` caches the result under the function's name and these arguments; the version stands for the code.
     # Fields that encoding does not read are left out, so that changing them does not invalidate the cache.
-    fields = {key: value for key, value in task.to_dict().items() if key in READ}
+    units = task.kind.units
+    read = (*READ, *OF_UNITS) if units.column else READ
+    fields = {key: value for key, value in task.to_dict().items() if key in read}
     arguments: dict[str, Any] = {
         "task": fields,
         "tokenizer": tokenizer,
@@ -75,6 +83,8 @@ def encode_dataset(
     if "token_type_ids" in probe:
         columns["token_type_ids"] = Sequence(Value("int8"))
     columns |= {name: Value("int32") for name in tokenization.LENGTHS if name in probe}
+    if units.column:
+        columns[units.column] = Sequence(Value("int32"))
     features = Features({**kept, **columns})
     if not len(dataset):  # map adds no columns to an empty data set
         del features["truncated"]
@@ -90,7 +100,8 @@ def encode_dataset(
     )
     cut = encoded.data.column("truncated")  # Arrow sums without loading the column into Python
     rows, tokens = pc.sum(pc.greater(cut, 0)).as_py(), pc.sum(cut).as_py()
-    report = EncodingReport(task.name, split, len(encoded), rows, tokens)
+    note = units.note(encoded.with_format("arrow")[:][units.column]) if units.column else None
+    report = EncodingReport(task.name, split, len(encoded), rows, tokens, note)
     return encoded.remove_columns("truncated"), report
 
 

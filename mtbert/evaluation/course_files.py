@@ -80,7 +80,7 @@ class CourseFile:
 
     def _problem(self) -> str | None:
         task = self.task
-        if task.kind.several or self.heading is None:
+        if task.kind.lists_labels or self.heading is None:
             return f"is {task.kind.with_article}, which the course has no file for"
         if self.heading == SIMILARITY and not task.kind.numeric and None in map(number_of, task.classes):
             return f"has the labels {', '.join(task.classes)}, but {SIMILARITY} takes scores; name each by its number"

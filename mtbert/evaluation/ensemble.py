@@ -19,7 +19,7 @@ from scipy.special import log_softmax, logsumexp
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..data.collation import LengthSortedSteps, MultiTaskDataset
+from ..data.collation import LengthSortedSteps, MultiTaskDataset, label_array, unit_shape
 from ..data.tokenize import encode_dataset
 from ..errors import InputError
 from ..modeling.configuration_mtbert import MtBertConfig
@@ -126,7 +126,8 @@ def task_logits(
     encoded, _ = encode_dataset(model.tasks[task_id], texts, tokenizer, model.config.encoder, "predicted")
     batches = MultiTaskDataset(model.tasks, {name: encoded}, has_token_types(model.config.encoder))
     steps = LengthSortedSteps(task_id, encoded, batch_size, processes, process)
-    return collect_logits(model, (batches.__getitems__(step) for step in steps), {name: len(rows)})[name]
+    shapes = {name: unit_shape(model.tasks[task_id], encoded)}
+    return collect_logits(model, (batches.__getitems__(step) for step in steps), shapes)[name]
 
 
 def combine(task: TaskSpec, members: Sequence[np.ndarray]) -> np.ndarray:
@@ -204,7 +205,7 @@ def score_logits(
     Returns:
         `<task>_<metric>` → score, and the averages over tasks (`averages`).
     """
-    labels = {name: splits[name].with_format("numpy")["label"][:] for name in logits}
+    labels = {name: label_array(splits[name]) for name in logits}
     scores, means = score_tasks(tasks, metrics, logits, labels)
     named = {f"{name}_{key}": value for name, values in scores.items() for key, value in values.items()}
     return named | means

@@ -7,13 +7,10 @@ seconds: import it in the function that scores, not at the top of a module.
 
 from __future__ import annotations
 
-import uuid
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import datasets
 import evaluate
 import numpy as np
 from scipy import stats
@@ -22,67 +19,11 @@ from sklearn import metrics as sk
 from ..errors import InputError, Problem, refuse
 from ..modeling.decoding import decisions
 from ..modeling.task_spec import TaskSpec
+from .span_metrics import EntityScores, entity_table
+from .task_metric import TaskMetric as TaskMetric  # also imported from here
 
 IGNORE_INDEX = -100  # the class id of a missing label, as in torch's cross entropy
 F1_AVERAGES = ("binary", "macro", "micro")
-
-
-class TaskMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate has no types
-    """Base class of mtbert's metrics.
-
-    Inputs are kept in memory and each instance has a unique experiment id, so that two metrics never wait for the same
-    cache file. A subclass implements `_score(x, y, **options)`, which returns scores by name for predictions x and
-    references y, both float64.
-    """
-
-    per_label = False  # whether (rows, labels) inputs are accepted besides (rows,) ones
-
-    def __init__(self, config_name: str | None = None, **kwargs: Any):
-        kwargs = {"keep_in_memory": True, "experiment_id": uuid.uuid4().hex, **kwargs}
-        super().__init__(config_name, **kwargs)
-
-    def _info(self) -> evaluate.MetricInfo:
-        # Class ids are floats, too: an integer feature would silently truncate logits that are passed by mistake.
-        kinds = [datasets.Value("float32")]
-        if self.per_label:
-            kinds.append(datasets.Sequence(datasets.Value("float32")))
-        features = [datasets.Features({"predictions": kind, "references": kind}) for kind in kinds]
-        return evaluate.MetricInfo(
-            description=(type(self).__doc__ or "").strip(),
-            citation="",
-            inputs_description="predictions, references: (rows,)" + (" or (rows, labels)" if self.per_label else ""),
-            features=features if self.per_label else features[0],
-        )
-
-    def add_batch(self, *, predictions: Any = None, references: Any = None, **kwargs: Any) -> None:
-        """Add a batch of predictions and references; arrays of shape (rows, 1) keep their shape."""
-        # `evaluate` would read a row of one number as that number: float() accepts arrays of one number, but no lists.
-        if getattr(predictions, "ndim", 1) > 1:
-            predictions = np.asarray(predictions).tolist()
-        if getattr(references, "ndim", 1) > 1:
-            references = np.asarray(references).tolist()
-        super().add_batch(predictions=predictions, references=references, **kwargs)
-
-    def _compute(self, predictions: Any, references: Any, **options: Any) -> dict[str, float]:
-        return self._score(np.asarray(predictions, np.float64), np.asarray(references, np.float64), **options)
-
-    def _class_ids(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        for name, values in (("predictions", x), ("references", y)):
-            if np.any(values != np.round(values)):
-                fraction = values[values != np.round(values)][0]
-                raise InputError(
-                    f"{self.name}: {name} must be class ids, but hold {fraction}; use modeling.decoding.decisions"
-                )
-        return x.astype(np.int64), y.astype(np.int64)
-
-    def _or_undefined(self, name: str, compute: Callable[[], float], defined: bool) -> dict[str, float]:
-        value = float("nan")
-        if defined:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", stats.ConstantInputWarning)
-                warnings.simplefilter("ignore", stats.NearConstantInputWarning)
-                value = float(compute())
-        return {name: value} if np.isfinite(value) else {name: 0.0, f"{name}_undefined": 1.0}
 
 
 class Accuracy(TaskMetric):
@@ -193,16 +134,22 @@ class MetricSpec:
         problem_types: the problem types that the metric can score.
         rises: whether higher is better.
         correlation: whether its range is [-1, 1], so that `averages` maps it to [0, 1].
+        reads_classes: whether `compute` takes the names of the task's labels as `classes`.
     """
 
     build: Callable[[], evaluate.Metric]
     problem_types: tuple[str, ...]
     rises: bool = True
     correlation: bool = False
+    reads_classes: bool = False
+
+    def options(self, task: TaskSpec) -> dict[str, Any]:
+        """What `compute` takes for a task beside predictions and references."""
+        return {"classes": task.classes} if self.reads_classes else {}
 
 
 _SINGLE, _BINARY, _MULTI = "single_label_classification", "binary_classification", "multi_label_classification"
-_REGRESSION, _ORDINAL = ("regression",), "ordinal_classification"
+_REGRESSION, _ORDINAL, _TOKEN = ("regression",), "ordinal_classification", "token_classification"
 
 METRICS: dict[str, MetricSpec] = {
     "accuracy": MetricSpec(Accuracy, (_SINGLE, _BINARY, _MULTI, _ORDINAL)),
@@ -221,6 +168,7 @@ METRICS: dict[str, MetricSpec] = {
     "msle": MetricSpec(RegressionErrors, _REGRESSION, rises=False),
     "r2": MetricSpec(RegressionErrors, _REGRESSION),
     "explained_variance": MetricSpec(RegressionErrors, _REGRESSION),
+    **{name: MetricSpec(EntityScores, (_TOKEN,), reads_classes=True) for name in EntityScores.names},
 }
 
 _DEFAULTS = {
@@ -229,6 +177,7 @@ _DEFAULTS = {
     "regression": ("pearson", "spearman", "mse"),
     _MULTI: ("f1_micro", "f1_macro"),
     _ORDINAL: ("qwk", "mae", "within_one", "accuracy", "f1_macro"),
+    _TOKEN: EntityScores.names,
 }
 
 
@@ -261,18 +210,40 @@ def check_metric(task: TaskSpec, name: str) -> list[Problem]:
     return [Problem(("metric",), f"is {name!r}, {reason}; use one of: {', '.join(usable)}")]
 
 
+PartTable = Callable[[TaskSpec, np.ndarray, np.ndarray], dict[str, Any]]
+# problem type → tables of the parts that it labels
+PART_TABLES: dict[str, tuple[PartTable, ...]] = {_TOKEN: (entity_table,)}
+
+
+def part_tables(task: TaskSpec, predicted: np.ndarray, labels: np.ndarray) -> list[dict[str, Any]]:
+    """Return the tables of a report on the parts of rows that a task labels: `title`, `notes` and `rows` of each.
+
+    Args:
+        task: the task.
+        predicted, labels: class ids, (rows, most parts), -100 where there is no label.
+    """
+    return [table(task, predicted, labels) for table in PART_TABLES.get(task.kind.name, ())]
+
+
 def labelled_rows(task: TaskSpec, labels: np.ndarray) -> np.ndarray:
     """Return the mask of the rows with a label, shape (rows,); for multi-label tasks, with at least one known entry.
 
     A class id of -100 or NaN, or a score of NaN, is missing.
     """
     present = ~_missing(task, np.asarray(labels, dtype=np.float64))
-    return np.asarray(present.any(axis=1)) if task.kind.several else present
+    return np.asarray(present.any(axis=tuple(range(1, present.ndim))))
 
 
 def _missing(task: TaskSpec, labels: np.ndarray) -> np.ndarray:
     missing = np.isnan(labels)
     return missing if task.kind.numeric else missing | (labels == IGNORE_INDEX)  # -100 may be a score
+
+
+def widened(task: TaskSpec, labels: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    """Return labels of parts of rows with -100 for the parts that only logits have; other labels unchanged."""
+    if task.kind.units.dims == 1 or labels.ndim != 2 or logits.ndim != 3 or labels.shape[1] >= logits.shape[1]:
+        return labels
+    return np.pad(labels, ((0, 0), (0, logits.shape[1] - labels.shape[1])), constant_values=IGNORE_INDEX)
 
 
 def score_task(
@@ -286,8 +257,9 @@ def score_task(
 
     Args:
         task: the task.
-        logits: (rows, num_labels).
-        labels: (rows,), or (rows, num_labels) for a multi-label classification. A row whose class id is -100 or NaN, or
+        logits: (rows, num_labels), or (rows, most parts, num_labels) of a task that labels parts of rows.
+        labels: (rows,), or (rows, num_labels) for a multi-label classification, or (rows, most parts), in which -100
+            also stands where a row has no more parts. A row whose class id is -100 or NaN, or
             whose score is NaN, is left out. In a multi-label classification single entries may be missing: F1 ignores
             them, and the accuracy counts them as right.
         metric: the main metric; None: the first of `default_metrics(task)`.
@@ -305,7 +277,8 @@ def score_task(
     refuse(check_metric(task, main), f"task {task.name!r}: ")
     logits, labels = np.asarray(logits), np.asarray(labels, dtype=np.float64)
     multi_label = task.kind.several
-    expected = (len(logits), task.num_labels) if multi_label else (len(logits),)
+    expected = (len(logits), task.num_labels) if multi_label else logits.shape[: task.kind.units.dims]
+    labels = widened(task, labels, logits)
     if labels.shape != expected:
         raise InputError(f"task {task.name!r}: labels must be {expected}, but are {labels.shape}")
 
@@ -320,7 +293,8 @@ def score_task(
 
     scores: dict[str, float] = {}
     for name in dict.fromkeys((main, *(defaults if names is None else names))):
-        results = METRICS[name].build().compute(predictions=predictions, references=references)
+        options = METRICS[name].options(task)
+        results = METRICS[name].build().compute(predictions=predictions, references=references, **options)
         scores |= {key: results[key] for key in (name, f"{name}_undefined") if key in results}
     return scores
 
@@ -351,13 +325,17 @@ def score_tasks(
     return scores, averages(main)
 
 
-def scorer(name: str) -> Callable[[np.ndarray, np.ndarray], float]:
+def scorer(name: str, task: TaskSpec | None = None) -> Callable[[np.ndarray, np.ndarray], float]:
     """Return a metric as a function (predictions, references) → score, which is fast to call many times.
 
     An undefined score is 0. Multi-label arrays must have no missing entries.
+
+    Args:
+        name: name of the metric.
+        task: the task, which a metric with `reads_classes` needs.
     """
-    metric = METRICS[name].build()
-    return lambda x, y: metric._score(np.asarray(x, np.float64), np.asarray(y, np.float64))[name]
+    metric, options = METRICS[name].build(), {} if task is None else METRICS[name].options(task)
+    return lambda x, y: metric._score(np.asarray(x, np.float64), np.asarray(y, np.float64), **options)[name]
 
 
 def averages(main: dict[str, tuple[str, float]]) -> dict[str, float]:

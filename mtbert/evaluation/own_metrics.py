@@ -10,9 +10,11 @@ import numpy as np
 from ..errors import InputError
 from ..modeling.problem_types import PROBLEM_TYPES
 from .metrics import METRICS, MetricSpec, TaskMetric
+from .span_metrics import EntityScores
 
 # names that came after `register_metric`, so that programs may have registered their own under them
-_LATER = ("qwk", "within_one")
+_LATER = ("qwk", "within_one", *EntityScores.names)
+_OF_ROWS = tuple(name for name, kind in PROBLEM_TYPES.items() if kind.units.dims == 1)
 _BUILT_IN = tuple(name for name in METRICS if name not in _LATER)
 
 
@@ -37,7 +39,7 @@ class OwnMetric(TaskMetric):
 def register_metric(
     name: str,
     score: Callable[[np.ndarray, np.ndarray], float],
-    problem_types: Sequence[str] = tuple(PROBLEM_TYPES),
+    problem_types: Sequence[str] = _OF_ROWS,
     rises: bool = True,
 ) -> None:
     """Register a metric, for use as `metric: name` of a task.
@@ -45,11 +47,13 @@ def register_metric(
     Args:
         name: name of the score in logs and files; letters, digits and underscores.
         score: maps the predictions and the labels of the labelled rows to a number. Both are float64 arrays: class ids
-            or scores, shape `(rows,)`, or 0 and 1 of shape `(rows, labels)` for a multi-label task.
-        problem_types: the problem types that the metric can score.
+            or scores, shape `(rows,)`, or 0 and 1 of shape `(rows, labels)` for a multi-label task. Of a task that
+            labels words class ids, shape `(rows, most words)`; words whose label is -100 do not count.
+        problem_types: the problem types that the metric can score; by default all that label rows.
         rises: whether higher is better; only such a metric can be averaged or choose the best checkpoint.
 
-    A metric named `qwk` or `within_one` takes the place of mtbert's, and scores ordinal tasks, too.
+    A metric named `qwk` or `within_one` takes the place of mtbert's, and scores ordinal tasks, too. So does one with
+    the name of a score of entities, for tasks that label words.
 
     Raises:
         InputError: the name is taken or has other characters, or a problem type is unknown.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -35,17 +36,25 @@ ON_STDOUT = ("csv", "tsv", "jsonl")
 STDOUT = "-"
 ROW = "row"  # the column of the rows' numbers, where there are no ids
 PREFIX = "input."  # of a column of the input that has the name of an answer's
-ARROW_TYPES = {str: pa.string(), float: pa.float64()}
+ARROW_TYPES = {str: pa.string(), float: pa.float64(), list: pa.string()}
 
 
-def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list[Any]]:
+def prediction_columns(task: TaskSpec, logits: np.ndarray, texts: Sequence[str] | None = None) -> dict[str, list[Any]]:
     """Decode logits, shape `(rows, num_labels)`, to columns of a prediction file.
+
+    Args:
+        task: the task.
+        logits: the rows' logits.
+        texts: the (first) text of each row, which tasks that label parts of rows need.
 
     Returns:
         `<task>`: the score of a regression, the name of the class, or the names of all given labels, joined by `|`.
         `<task>:<label>`: the probability of each label. `<task>.set` (labels joined by `|`) or `<task>.low` and
         `<task>.high`, if a coverage was fitted; `<task>.abstained` (`true` or `false`), if the task may abstain.
     """
+    if task.kind.answers is not None:
+        decisions(task, logits)  # raises if a logit is not finite
+        return {name: list(values) for name, values in task.kind.answers.columns(_of(task, logits, texts)).items()}
     chosen = decisions(task, logits)
     if task.kind.numeric:
         table: dict[str, Any] = {task.name: chosen}
@@ -56,8 +65,14 @@ def prediction_columns(task: TaskSpec, logits: np.ndarray) -> dict[str, list[Any
     return {name: _cells(values) for name, values in table.items()}
 
 
+def _of(task: TaskSpec, logits: np.ndarray, texts: Sequence[str] | None) -> Prediction:
+    return Prediction.of(task, logits, texts=texts)
+
+
 def column_types(task: TaskSpec) -> dict[str, type]:
-    """Name → type (`str` or `float`) of each of the `prediction_columns`."""
+    """Name → type (`str`, `float`, or `list` for JSON) of each of the `prediction_columns`."""
+    if task.kind.answers is not None:
+        return dict(task.kind.answers.column_types(task))
     types: dict[str, type] = {task.name: float if task.kind.numeric else str}
     types |= {f"{task.name}:{label}": float for label in task.classes}
     return types | {name: float if name.endswith((".low", ".high")) else str for name in fitted_names(task)}
@@ -70,6 +85,18 @@ def _cells(values: Any) -> list[Any]:
     if values.dtype == bool:
         return [str(value).lower() for value in values.tolist()]
     return _shortest(values)
+
+
+def _as_json(values: Sequence[Any]) -> Sequence[Any]:
+    """A column whose lists are written as JSON."""
+    if not values or not isinstance(values[0], list):
+        return values
+    return [json.dumps(value, ensure_ascii=False) for value in values]
+
+
+def _texts_of(task: TaskSpec, rows: Mapping[str, Any]) -> Sequence[str] | None:
+    texts: Sequence[str] | None = rows.get("first_texts", {}).get(task.name, rows.get("text"))
+    return texts
 
 
 def _shortest(values: np.ndarray) -> list[float]:
@@ -231,7 +258,8 @@ class PredictionFile:
         """Append a chunk.
 
         Args:
-            rows: columns `row`, `id` if the file has an id column, and `kept` if it has columns of the input.
+            rows: columns `row`, `id` if the file has an id column, and `kept` if it has columns of the input; for tasks
+                that label parts of texts `first_texts`: task name → its (first) texts, or `text`, those of all.
             logits: task name → logits, `(rows, num_labels)`.
 
         Raises:
@@ -250,7 +278,8 @@ class PredictionFile:
             as_written = {"jsonl": json_value, "parquet": lambda value: value}.get(str(self.format), cell_text)
             columns |= {name: list(map(as_written, rows["kept"][column])) for column, name in self.kept.names.items()}
         for task in self.tasks:
-            columns |= prediction_columns(task, logits[task.name])
+            answers = prediction_columns(task, logits[task.name], _texts_of(task, rows))
+            columns |= answers if self.format == "jsonl" else {name: _as_json(cells) for name, cells in answers.items()}
         self.writer.write(columns)
         if self.format != "parquet" and (self.to_stdout or not self.packed):  # a flush would end a block of compression
             self.files[0].flush()

@@ -50,7 +50,8 @@ def _reads(task: TaskSpec) -> str:
 def _answers(task: TaskSpec) -> str:
     if task.kind.numeric:
         return "a score" if task.range is None else f"a score from {task.range[0]:g} to {task.range[1]:g}"
-    return f"{'any' if task.kind.several else 'one'} of: {', '.join(map(markdown, task.classes))}"
+    of = "any" if task.kind.several else "one"
+    return f"{'for each word ' if task.kind.units.dims > 1 else ''}{of} of: {', '.join(map(markdown, task.classes))}"
 
 
 def _fitted(task: TaskSpec) -> str:

@@ -110,7 +110,8 @@ class ExportedModel:
         for spec in specs:
             check_rows(spec, rows)
         logits, truncated = self._model.logits([spec.name for spec in specs], rows, batch_tokens)
-        return {spec.name: Prediction.of(spec, logits[spec.name], truncated[spec.name]) for spec in specs}
+        texts = [text for text, _ in rows]
+        return {spec.name: Prediction.of(spec, logits[spec.name], truncated[spec.name], texts) for spec in specs}
 
     def text_logits(
         self,

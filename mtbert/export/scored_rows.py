@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..data.collation import label_array
 from ..errors import InputError
 from ..evaluation.metrics import default_metrics
 from ..evaluation.report.distances import evenly
@@ -41,7 +42,7 @@ class ScoredTask:
 
     def scored(self, logits: np.ndarray) -> TaskRows:
         """The labelled dev rows with a model's logits `(rows, num_labels)`."""
-        return TaskRows.of(self.task, self.split, logits, self.split.with_format("numpy")["label"][:])
+        return TaskRows.of(self.task, self.split, logits, label_array(self.split))
 
 
 def read_rows(

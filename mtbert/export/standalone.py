@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import threading
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +36,24 @@ def encode(tokenizer: Tokenizer, encoding: Mapping[str, Any], rows: Sequence[Row
     """Encode rows as the task was trained; see `encoding` in decisions.json.
 
     Returns:
-        For each row `inputs`, a list of (token ids, token types), and `truncated`, the number of tokens cut off.
+        For each row `inputs`, a list of (token ids, token types), `truncated`, the number of tokens cut off, and of a
+        task that labels words `words`, the index of each word's first token, or -1.
     """
+    if encoding.get("words"):
+        given = [find_words(row[0]) for row in rows]
+        rows = [(text, None) for text, _ in given]
     encoded: list[dict[str, Any]] = [{"inputs": [], "truncated": 0} for _ in rows]
     for part in encoding["inputs"]:
         texts: list[Any] = [row if part == "pair" else row[part == "second"] for row in rows]
         template = encoding["pair" if part == "pair" else "single"]
         separator = encoding["separator"] if part == "pair" else None
-        for row, tokens in zip(encoded, tokenizer.encode_batch(texts) if texts else (), strict=True):
+        for number, tokens in enumerate(tokenizer.encode_batch(texts) if texts else ()):
+            row = encoded[number]
             ids, second, cut = _cut_to_length(tokens, template, separator, encoding)
+            if encoding.get("words"):
+                inner = tokens.offsets[template[0] : len(tokens.offsets) - template[2]]
+                kept = _side(inner, len(inner) - cut, encoding["cut_left"])
+                row["words"] = first_tokens(given[number][1], kept, template[0])
             if part != "pair" or not encoding["token_types"]:
                 second = 0
             row["inputs"].append((ids, [0] * (len(ids) - second) + [1] * second))
@@ -74,8 +86,30 @@ def longest_first(first: int, second: int, limit: int) -> tuple[int, int]:
     return (longer, shorter) if first > second else (shorter, longer)
 
 
-def _side(tokens: list[int], count: int, left: bool) -> list[int]:
+def _side(tokens: list[Any], count: int, left: bool) -> list[Any]:
     return tokens[len(tokens) - count :] if left else tokens[:count]
+
+
+def find_words(text: str) -> tuple[str, list[tuple[int, int]]]:
+    """The text in which the words of a text (a JSON list of them, or between white space) stand; and where they do."""
+    words: Any = getattr(text, "words", None)
+    if words is None and text[:1] + text[-1:] == "[]":
+        with suppress(ValueError, RecursionError):
+            words = json.loads(text)
+    if not words or not all(isinstance(word, str) for word in words):
+        return text, [match.span() for match in re.finditer(r"\S+", text)]
+    ends = np.cumsum([len(word) + 1 for word in words]).tolist()
+    return " ".join(words), [(end - len(word) - 1, end - 1) for word, end in zip(words, ends, strict=True)]
+
+
+def first_tokens(spans: Sequence[tuple[int, int]], offsets: Sequence[tuple[int, int]], before: int) -> list[int]:
+    """Index of each word's first token, or -1, by where words and tokens begin and end; `before`: that of the first."""
+    starts, firsts = [start for start, _ in spans], [-1] * len(spans)
+    for index, (start, end) in enumerate(offsets, start=before):
+        word = bisect_right(starts, end - 1) - 1
+        if end > start and word >= 0 and end <= spans[word][1] and firsts[word] < 0:
+            firsts[word] = index
+    return firsts
 
 
 def batches(lengths: np.ndarray, inputs: int, batch_tokens: int, batch_rows: int | None) -> Iterator[np.ndarray]:
@@ -191,7 +225,10 @@ class Model:
         batch_tokens: int = BATCH_TOKENS,
         batch_rows: int | None = None,
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Task name → logits `(rows, num_labels)`, and task name → number of tokens cut off each row, `(rows,)`."""
+        """Task name → logits `(rows, num_labels)`, and task name → number of tokens cut off each row, `(rows,)`.
+
+        Of a task that labels words `(rows, most words, num_labels)`.
+        """
         logits: dict[str, np.ndarray] = {}
         truncated: dict[str, np.ndarray] = {}
         for group in self.passes(names):
@@ -200,14 +237,20 @@ class Model:
             cut = np.array([row["truncated"] for row in encoded], dtype=np.int64)
             truncated |= dict.fromkeys(group, cut)
             for name in group:
-                logits[name] = np.zeros((len(rows), self.tasks[name]["num_logits"]), dtype=np.float32)
+                most = [max(len(row["words"]) for row in encoded)] if encoded and "words" in encoded[0] else []
+                logits[name] = np.zeros((len(rows), *most, self.tasks[name]["num_logits"]), dtype=np.float32)
             lengths = np.array([max(len(ids) for ids, _ in row["inputs"]) for row in encoded], dtype=np.int64)
             for chosen in batches(lengths, len(task["encoding"]["inputs"]), batch_tokens, batch_rows):
                 arrays = pad([one for row in chosen for one in encoded[row]["inputs"]], self.padding, self.inputs)
                 outputs = [self.tasks[name]["output"] for name in group]
                 results = self.graphs[task["graph"]](outputs, arrays)
                 for name, values in zip(group, results, strict=True):
-                    logits[name][chosen] = values
+                    if values.ndim == 2:
+                        logits[name][chosen] = values
+                        continue
+                    for row, of_tokens in zip(chosen, values, strict=True):
+                        firsts = np.array(encoded[row]["words"], dtype=np.int64)
+                        logits[name][row, np.flatnonzero(firsts >= 0)] = of_tokens[firsts[firsts >= 0]]
         return logits, truncated
 
     def answer(self, rows: Sequence[Row]) -> list[dict[str, dict[str, Any]]]:
@@ -220,7 +263,8 @@ class Model:
                 continue
             logits, _ = self.logits(names, [rows[number] for number in chosen])
             for name in names:
-                for number, answer in zip(chosen, decide(self.tasks[name], logits[name]), strict=True):
+                of_task = decide(self.tasks[name], logits[name], [rows[number][0] for number in chosen])
+                for number, answer in zip(chosen, of_task, strict=True):
                     answers[number][name] = answer
         return answers
 
@@ -235,8 +279,8 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
-    powers = np.exp(x - x.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+    powers = np.exp(x - x.max(axis=-1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=-1, keepdims=True))
 
 
 def _of_ranks(x: np.ndarray) -> np.ndarray:
@@ -254,6 +298,7 @@ ROUNDING = 1e-6  # what fp32 may take from a probability
 # kind of a task → probabilities `(rows, labels)` from logits (of a regression: scores), and decisions from logits
 PROBABILITIES: dict[str, Any] = {
     "single_label_classification": _softmax,
+    "token_classification": _softmax,
     "ordinal_classification": _of_ranks,
     "binary_classification": lambda x: sigmoid(np.concatenate([-x, x], axis=1)),
     "multi_label_classification": sigmoid,
@@ -267,10 +312,26 @@ DECISIONS: dict[str, Any] = {
 }
 
 
-def decide(task: Mapping[str, Any], logits: np.ndarray) -> list[dict[str, Any]]:
-    """Answers of a task, one for each row.
+def entities(text: str, tags: Sequence[str], scores: Sequence[float]) -> list[dict[str, Any]]:
+    """Entities of a text, by the tag of each word and the tags' probabilities, whose mean is an entity's score.
+
+    An entity begins at the prefix B or S, after O, after E or S, and where the type changes.
+    """
+    plain, spans = find_words(text)
+    runs: list[tuple[int, int]] = []
+    for word, (before, tag) in enumerate(zip(["O", *tags], tags, strict=False)):
+        if tag != "O":
+            begins = tag[0] in "BS" or before[0] in "ESO" or tag[2:] != before[2:]
+            runs.append((word if begins else runs.pop()[0], word))
+    found = [(tags[a][2:], spans[a][0], spans[b][1], float(np.mean(scores[a : b + 1]))) for a, b in runs]
+    return [{"entity": n, "word": plain[i:j], "start": i, "end": j, "score": score} for n, i, j, score in found]
+
+
+def decide(task: Mapping[str, Any], logits: np.ndarray, texts: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Answers of a task, one for each row; a task that labels words needs their texts.
 
     Returns:
+        Of a task that labels words: `entities`, and `labels`, one for each word. Of others:
         `label`, or `labels` of a multi-label task; `confidence`, the probability of the label, or of each label's
         decision; `probabilities`. Of a regression: `score`. If the task was calibrated: `set`, the labels at its
         coverage, or `interval`; `abstained`, whether the confidence is too low.
@@ -278,6 +339,11 @@ def decide(task: Mapping[str, Any], logits: np.ndarray) -> list[dict[str, Any]]:
     fitted, kind = task["calibration"] or {}, task["kind"]
     scaled = logits / np.float32(fitted.get("temperature", 1))
     table = PROBABILITIES[kind](scaled)
+    if logits.ndim == 3:
+        names = np.array(task["labels"], dtype=object)[logits.argmax(-1)]
+        tags = [row[: len(find_words(text)[1])].tolist() for row, text in zip(names, texts, strict=True)]
+        rows = zip(texts, tags, table.max(-1), strict=True)
+        return [{"entities": entities(*row), "labels": of_words} for row, of_words in zip(rows, tags, strict=True)]
     if not task["labels"]:
         return [_score(task, fitted, float(value)) for value in table[:, 0]]
     chosen = DECISIONS[kind](scaled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -25,17 +26,25 @@ class Prediction:
         scores: probabilities `(rows, labels)`, which sum to 1 except for a multi-label task; for a regression scores
             `(rows,)` on its scale. Calibrated, if the task is.
         truncated: `(rows,)`, number of tokens that were cut off each row; None if unknown.
+        texts: the (first) text of each row; None if unknown.
     """
 
     task: TaskSpec
     logits: np.ndarray
     scores: np.ndarray
     truncated: np.ndarray | None = None
+    texts: Sequence[str] | None = None
 
     @classmethod
-    def of(cls, task: TaskSpec, logits: np.ndarray, truncated: np.ndarray | None = None) -> Prediction:
+    def of(
+        cls,
+        task: TaskSpec,
+        logits: np.ndarray,
+        truncated: np.ndarray | None = None,
+        texts: Sequence[str] | None = None,
+    ) -> Prediction:
         """Make a Prediction from logits `(rows, num_labels)`."""
-        return cls(task, logits, probabilities(task, logits), truncated)
+        return cls(task, logits, probabilities(task, logits), truncated, texts)
 
     @property
     def labels(self) -> list[Any]:
@@ -43,9 +52,22 @@ class Prediction:
 
         Fitted thresholds of the task take the place of ½.
         """
+        if self.task.kind.answers is not None:
+            return list(self.task.kind.answers.labels(self))
         if self.task.kind.numeric:
             return self.scores.tolist()
         return label_names(self.task, decisions(self.task, self.logits))
+
+    @property
+    def entities(self) -> list[list[dict[str, Any]]]:
+        """For each row of a task that labels words, its entities: `entity`, `word`, `start`, `end` and `score`.
+
+        Raises:
+            InputError: the task labels rows, or the prediction has no texts.
+        """
+        if not hasattr(self.task.kind.answers, "entities"):
+            raise InputError(f"task {self.task.name!r} labels rows, and finds no entities; take its labels")
+        return list(self.task.kind.answers.entities(self))
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -106,7 +128,9 @@ class Prediction:
             probability of each label. `<task>.set` (a list of labels), or `<task>.low` and `<task>.high`, if a coverage
             was fitted; `<task>.abstained` (a bool), if the task may abstain.
         """
-        table = answer_columns(self.task, self.labels, self.scores) | self.fitted_columns()
+        own = self.task.kind.answers
+        table = answer_columns(self.task, self.labels, self.scores) if own is None else own.columns(self)
+        table |= self.fitted_columns()
         return {name: values if isinstance(values, list) else values.tolist() for name, values in table.items()}
 
     def fitted_columns(self) -> dict[str, Any]:

@@ -54,6 +54,8 @@ class Calibration:
         problems = type_problems(self)
         if problems:
             return problems
+        if reason := kind.refuses.get("calibrate"):
+            return [Problem((), f"is set, but {reason}")]
         if not self.temperature > 0:
             problems.append(Problem(("temperature",), f"is {self.temperature}, but must be positive"))
         elif not LEAST <= self.temperature <= 1 / LEAST:  # logits divided by it would not be finite, or all alike

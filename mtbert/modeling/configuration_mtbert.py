@@ -77,6 +77,7 @@ class MtBertConfig(PreTrainedConfig):
         self.tasks = [spec.to_dict() for spec in specs]
         if self.adapter is not None:
             self.adapter = _build(AdapterSpec, "adapter", self.adapter).to_dict()
+            refuse_first_only(self.adapter, specs)
         super().__post_init__(**kwargs)
 
     @classmethod
@@ -111,6 +112,16 @@ class MtBertConfig(PreTrainedConfig):
     def hidden_size(self) -> int:
         """Width of the encoder."""
         return self.encoder.hidden_size
+
+
+def refuse_first_only(adapter: Mapping[str, Any], tasks: Iterable[TaskSpec]) -> None:
+    """Raise InputError for tasks that read every token, if the adapter changes the state of the first token alone."""
+    reading = [task.name for task in tasks if task.kind.units.reads_tokens and task.adapter]
+    if reading and adapter["type"] == "pal_top" and adapter["input"] == "cls":
+        raise InputError(
+            f"adapter.input is 'cls', so that pal_top changes the state of the first token alone, but the tasks "
+            f"{reading} read every token; set input: all, or adapter: false for these tasks"
+        )
 
 
 __all__ = ["AdapterSpec", "HeadSpec", "MtBertConfig", "TaskSpec"]

@@ -26,15 +26,18 @@ def decisions(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
     """Class ids `(rows,)`, 0 and 1 `(rows, num_labels)` for a multi-label task, or scores `(rows,)`.
 
     Args:
-        logits: `(rows, num_labels)`.
+        logits: `(rows, num_labels)`; of a task that labels parts of rows `(rows, most parts, num_labels)`, which makes
+            class ids `(rows, most parts)`.
 
     Raises:
         InputError: for another shape, and for logits that are not finite.
     """
     logits = np.asarray(logits)
-    if logits.ndim != 2 or logits.shape[1] != task.num_labels:
-        raise InputError(f"task {task.name!r}: logits must be (rows, {task.num_labels}), but are {logits.shape}")
-    if bad := int(np.sum(~np.isfinite(logits).all(axis=1))):
+    dims = task.kind.units.dims
+    if logits.ndim != dims + 1 or logits.shape[-1] != task.num_labels:
+        wanted = ", ".join(["rows", "most parts"][:dims])
+        raise InputError(f"task {task.name!r}: logits must be ({wanted}, {task.num_labels}), but are {logits.shape}")
+    if bad := int(np.sum(~finite_rows(logits))):
         raise InputError(
             f"task {task.name!r}: {bad} of {len(logits)} rows have logits that are not finite: the training has "
             "diverged; lower the learning rate, clip gradients, or leave float16 for bfloat16 or float32"
@@ -46,6 +49,11 @@ def decisions(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
     if task.kind.several:
         return above(of_labels, task.calibration.thresholds).astype(np.int64)
     return above(of_labels[:, 1:], task.calibration.thresholds)[:, 0].astype(np.int64)
+
+
+def finite_rows(logits: np.ndarray) -> np.ndarray:
+    """Whether all logits of a row are finite, `(rows,)`."""
+    return np.asarray(np.isfinite(logits).all(axis=tuple(range(1, logits.ndim))))
 
 
 def probabilities(task: TaskSpec, logits: np.ndarray) -> np.ndarray:
@@ -74,7 +82,7 @@ def confidence(task: TaskSpec, of_labels: np.ndarray, chosen: np.ndarray) -> np.
     """
     if task.kind.several:
         return np.where(chosen == 1, of_labels, 1 - of_labels)
-    return np.take_along_axis(of_labels, chosen[:, None], axis=1)[:, 0]
+    return np.take_along_axis(of_labels, chosen[..., None], axis=-1)[..., 0]
 
 
 def in_sets(task: TaskSpec, of_labels: np.ndarray) -> np.ndarray:

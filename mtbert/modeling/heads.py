@@ -140,13 +140,15 @@ def to_scores(task: TaskSpec, logits: Tensor) -> Tensor:
     return logits
 
 
-def as_labels(task: TaskSpec, labels: Tensor, rows: int, check_values: bool = True) -> Tensor:
+def as_labels(task: TaskSpec, labels: Tensor, rows: int | tuple[int, ...], check_values: bool = True) -> Tensor:
     """Check labels of a task and convert them to the form that `row_losses` takes.
 
     Args:
         labels: ids, 0 and 1, or scores: `(rows,)` or `(rows, 1)`; `(rows, num_labels)` for a multi-label task. Ids may
             be floats. A missing label is -100 or nan; but the float -100 is a score if the task's range includes it, or
             if the task has no range.
+        rows: number of rows; for a task that labels parts of rows the shape of these units, such as `(tokens,)`, which
+            is then the labels' shape.
         check_values: False: check the shape only, which does not wait for a device.
 
     Returns:
@@ -156,8 +158,13 @@ def as_labels(task: TaskSpec, labels: Tensor, rows: int, check_values: bool = Tr
         ValueError: for another shape, and for values that are no labels of the task.
     """
     where, kind = f"labels of task {task.name!r}", task.kind
-    shape = (rows, task.num_labels) if kind.several else (rows,)
-    accepted = {shape, (rows, 1)} if len(shape) == 1 else {shape, (rows,) if task.num_labels == 1 else shape}
+    units = rows if isinstance(rows, tuple) else (rows,)
+    shape = (*units, task.num_labels) if kind.several else units
+    accepted = {shape}
+    if kind.several and task.num_labels == 1:
+        accepted.add(units)
+    elif not kind.several and kind.units.dims == 1:
+        accepted.add((*units, 1))
     if tuple(labels.shape) not in accepted:
         raise InputError(f"{where} have shape {tuple(labels.shape)}, but must have {shape}, {kind.labels_are}")
     if labels.is_complex():

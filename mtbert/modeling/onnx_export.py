@@ -3,7 +3,8 @@
 The graph's inputs are `input_ids`, `attention_mask` and (if the encoder has them) `token_type_ids`, int64
 `(sequences, length)`, padded on the right; both dimensions are dynamic. Its outputs are the logits `(rows, num_labels)`
 of each task, named `<task>`; a regression's scores are on their scale. A row of a Siamese task is two sequences, one
-after the other (three for `pair: both`); a row of any other task is one sequence. One call computes all tasks.
+after the other (three for `pair: both`); a row of any other task is one sequence. A task that labels tokens has
+logits `(sequences, length, num_labels)`. One call computes all tasks.
 """
 
 from __future__ import annotations
@@ -112,6 +113,8 @@ class PaddedModel(nn.Module):
         return tuple(self._logits(task, states, mask) for task in self.tasks)
 
     def _logits(self, task: TaskSpec, states: Tensor, mask: Tensor) -> Tensor:
+        if task.kind.units.reads_tokens:
+            return to_scores(task, self.model.heads[task.name](states))
         real = mask.unsqueeze(-1)
         if task.pooling == "cls":
             pooled = states[:, 0]

@@ -23,10 +23,12 @@ class MtBertOutput(ModelOutput):
 
     Attributes:
         loss: mean loss over the labelled rows of the batch; only with labels.
-        logits: `(rows, num_labels)`, if the batch has one task; a regression's are on its scale.
+        logits: `(rows, num_labels)`, if the batch has one task; a regression's are on its scale. Of a task that labels
+            tokens `(sequences, length, num_labels)`, 0 on padding, or for packed inputs `(tokens, num_labels)`.
         task_logits: task name → logits, for each task in the batch.
-        row_losses: task name → losses `(rows,)`, 0 where the label is missing.
-        labelled: task name → whether a row has a label, `(rows,)`.
+        row_losses: task name → losses `(rows,)`, 0 where the label is missing; of a task that labels tokens, those of
+            the tokens.
+        labelled: task name → whether a row, or token, has a label, in the same shape.
         pooled: task name → input of the head, `(sequences, hidden)`. For a Siamese task these are the sentence
             embeddings u and v of each row, one after the other; with `pair: both` a third follows, of the two texts in
             one input.
@@ -68,7 +70,8 @@ def add_losses(
         ValueError: see `as_labels`; also for labels of tasks that are not in the batch, and for another number of rows.
     """
     logits = output.task_logits or {}
-    rows = {name: len(logits[name]) for name in tasks}
+    units = {name: tuple(logits[name].shape[:-1]) for name in tasks}
+    rows = {name: shape[0] for name, shape in units.items()}
     device = next(iter(logits.values())).device
     if not isinstance(labels, Mapping):
         labels = as_tensor("labels", labels, device)
@@ -80,9 +83,10 @@ def add_losses(
     output.row_losses, output.labelled, values = {}, {}, 1
     for name in (name for name in tasks if name in labels):
         task_labels = as_tensor("labels", labels[name], device)
-        values = task_labels[0].numel() if task_labels.dim() and len(task_labels) else 1
+        several = tasks[name].kind.several and task_labels.dim() and len(task_labels)
+        values = task_labels[0].numel() if several else 1
         check_values = not torch.compiler.is_compiling() and (look or task_labels.device.type == "cpu")
-        checked = as_labels(tasks[name], task_labels.to(device), rows[name], check_values)
+        checked = as_labels(tasks[name], task_labels.to(device), units[name], check_values)
         output.row_losses[name], output.labelled[name] = row_losses(tasks[name], logits[name], checked)
     if output.row_losses:
         total: Any = sum(losses.sum() for losses in output.row_losses.values())
@@ -110,10 +114,10 @@ def _in_input_shape(states: Tensor | None, mask: Tensor | None) -> Any:
     """States `(tokens, hidden)` in the shape of padded inputs, or `(1, tokens, hidden)` without a mask."""
     if states is None:
         return None
-    return states.unsqueeze(0) if mask is None else _at_places(states, mask)
+    return states.unsqueeze(0) if mask is None else at_places(states, mask)
 
 
-def _at_places(states: Tensor, mask: Tensor) -> Tensor:
+def at_places(states: Tensor, mask: Tensor) -> Tensor:
     """States `(tokens, hidden)` → `(sequences, length, hidden)`, 0 on padding."""
     return states.new_zeros(*mask.shape, states.shape[-1]).index_put((mask,), states)
 

@@ -15,6 +15,38 @@ from .packing import PackedLayout
 if TYPE_CHECKING:
     from .outputs import MtBertOutput
 
+PLACES = "places"  # key of a batch: task name → UnitPlaces, of tasks that label parts of rows
+
+
+@dataclass(frozen=True)
+class UnitPlaces:
+    """Where the parts of rows that a task labels, such as words, are among the tokens of a batch; `(found,)` each.
+
+    Attributes:
+        tokens: index of each part's token among the task's tokens.
+        rows: index of its row in the batch.
+        parts: its number in the row.
+    """
+
+    tokens: np.ndarray
+    rows: np.ndarray
+    parts: np.ndarray
+
+    @classmethod
+    def find(cls, firsts: np.ndarray, counts: np.ndarray, row_lengths: np.ndarray) -> UnitPlaces:
+        """Find the parts that have a token.
+
+        Args:
+            firsts: index of each part's token in its row, negative if it has none; all rows' one after the other.
+            counts: `(rows,)`, number of parts of each row.
+            row_lengths: `(rows,)`, number of tokens of each row.
+        """
+        rows = np.repeat(np.arange(len(counts)), counts)
+        parts = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        has_token = firsts >= 0
+        starts = np.cumsum(row_lengths) - row_lengths
+        return cls(starts[rows[has_token]] + firsts[has_token], rows[has_token], parts[has_token])
+
 
 @dataclass(frozen=True)
 class TaskPart:
@@ -78,7 +110,7 @@ def _row_of(values: Sequence[np.ndarray]) -> Tensor:
 def collect_logits(
     model: Any,
     batches: Iterable[Mapping[str, Any]],
-    sizes: Mapping[str, int],
+    sizes: Mapping[str, int | tuple[int, ...]],
     after_batch: Callable[[Mapping[str, Any], MtBertOutput], None] | None = None,
 ) -> dict[str, Tensor]:
     """Logits of each task for all its rows, in their order.
@@ -86,22 +118,31 @@ def collect_logits(
     Args:
         model: the model, in evaluation mode.
         batches: results of `pack_parts`, with `rows`: task name → indices of its rows in the batch. They may have
-            `labels` and `tasks`, as in the model's `forward`.
-        sizes: task name → number of its rows.
+            `labels` and `tasks`, as in the model's `forward`, and have `places` for tasks that label parts of rows.
+        sizes: task name → number of its rows, or the shape `(rows, most parts)` of what it labels.
         after_batch: called with every batch and the model's output for it.
 
     Returns:
-        Task name → logits `(rows, num_labels)`, fp32, on the model's device; 0 for rows that are in no batch.
+        Task name → logits `(rows, num_labels)` or `(rows, most parts, num_labels)`, fp32, on the model's device; 0 for
+        rows that are in no batch, and for parts without a token.
     """
     device = model.device
+    shapes = {name: size if isinstance(size, tuple) else (size,) for name, size in sizes.items()}
     tasks = [task for task in model.tasks if task.name in sizes]
-    logits = {task.name: torch.zeros(sizes[task.name], task.num_labels, device=device) for task in tasks}
+    logits = {task.name: torch.zeros(*shapes[task.name], task.num_labels, device=device) for task in tasks}
     for batch in batches:
         inputs = {key: batch[key].to(device) for key in ("input_ids", "token_type_ids", "layout") if key in batch}
         inputs |= {key: batch[key] for key in ("labels", "tasks") if key in batch}
         output = model(**inputs, return_dict=True)
+        places = batch.get(PLACES) or {}
         for name, values in output.task_logits.items():
-            logits[name][batch["rows"][name]] = values.float()
+            rows = batch["rows"][name]
+            if name in places:
+                found = places[name]
+                index = torch.as_tensor(rows).cpu()[found.rows], torch.from_numpy(found.parts)
+                logits[name][index] = values.float()[torch.from_numpy(found.tokens).to(device)]
+            else:
+                logits[name][rows] = values.float()
         if after_batch is not None:
             after_batch(batch, output)
     return logits

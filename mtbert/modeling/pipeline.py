@@ -122,6 +122,8 @@ def _counts(value: Any) -> bool:
 def answers(prediction: Prediction, top_k: int | None = 1) -> list[Any]:
     """Labels and scores of each row of a prediction; see the pipeline's `top_k`."""
     task = prediction.task
+    if task.kind.answers is not None:
+        return list(task.kind.answers.shown(prediction, top_k))
     if task.kind.numeric:
         return _with_fitted([{"score": score} for score in prediction.scores.tolist()], prediction)
     if top_k == 1 and not task.kind.several:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from .answers import Prediction as Prediction  # also imported from here
 from .errors import InputError
 from .forward_arguments import task_names
-from .packed_batches import TaskPart, collect_logits, pack_parts
+from .packed_batches import PLACES, TaskPart, UnitPlaces, collect_logits, pack_parts
 from .task_model import TaskModel
 from .task_spec import TaskSpec
 from .text_rows import Row, as_rows
@@ -61,7 +61,7 @@ def predict_rows(
     texts = [text for text, _ in rows]
     pairs: list[Any] = [pair for _, pair in rows]
     logits, truncated = text_logits(model, specs, tokenizer, texts, pairs, batch_tokens=batch_tokens)
-    return {spec.name: Prediction.of(spec, logits[spec.name], truncated[spec.name]) for spec in specs}
+    return {spec.name: Prediction.of(spec, logits[spec.name], truncated[spec.name], texts) for spec in specs}
 
 
 @torch.inference_mode()
@@ -84,7 +84,9 @@ def text_logits(
             only if they encode rows alike.
 
     Returns:
-        Task name → logits `(rows, num_labels)` in fp32, and task name → number of tokens cut off each row, `(rows,)`.
+        Task name → logits `(rows, num_labels)` in fp32 (`(rows, most parts, num_labels)` of a task that labels parts of
+        rows, 0 where a row has fewer, or a part no token); and task name → number of tokens cut off each row,
+        `(rows,)`.
     """
     logits: dict[str, torch.Tensor] = {}
     truncated: dict[str, np.ndarray] = {}
@@ -93,10 +95,12 @@ def text_logits(
         encoded = []
         for part in parts:
             second = pairs if part[0].texts == 2 else None
-            encoded.append(encode_texts(part[0], tokenizer, model.config.encoder, texts, second))
+            widest = max(part, key=lambda spec: spec.kind.units.dims)  # whose encoding has all columns
+            encoded.append(encode_texts(widest, tokenizer, model.config.encoder, texts, second))
             truncated |= {spec.name: np.array(encoded[-1]["truncated"], dtype=np.int64) for spec in part}
         batches = _batches(model, parts, encoded, batch_tokens, batch_rows)
-        logits |= collect_logits(evaluated, batches, {spec.name: len(texts) for part in parts for spec in part})
+        shapes = {spec.name: spec.kind.units.shape(texts) for part in parts for spec in part}
+        logits |= collect_logits(evaluated, batches, shapes)
     return {spec.name: logits[spec.name].cpu().numpy() for spec in specs}, truncated
 
 
@@ -269,6 +273,13 @@ def _batches(
             has = f"the encoder has embeddings for {vocabulary:,} tokens"
             raise InputError(f"tokenizer gives token {largest:,}, but {has}; give the checkpoint's own tokenizer")
         batch = pack_parts(packed, has_token_types(model.config.encoder))
+        places = {
+            spec.name: _places(columns[str(spec.kind.units.column)], columns["input_ids"], chosen)
+            for part, columns in zip(parts, encoded, strict=True)
+            for spec in part
+            if spec.kind.units.column in columns
+        }
+        batch |= {PLACES: places} if places else {}
         yield {**batch, "rows": dict.fromkeys(names, chosen), "tasks": names if len(parts) == 1 else None}
 
 
@@ -280,6 +291,13 @@ def _part(task_id: int, columns: Mapping[str, list[Any]], own: np.ndarray, input
     if "token_type_ids" in columns:
         types = _joined([columns["token_type_ids"][row] for row in own])
     return TaskPart(task_id, _joined(tokens), np.array([len(ids) for ids in tokens], dtype=np.int64), cuts, types)
+
+
+def _places(units: list[list[int]], tokens: list[list[int]], own: np.ndarray) -> UnitPlaces:
+    """Where the parts of the rows `own` are among the tokens of these rows."""
+    firsts = [units[row] for row in own]
+    counts, lengths = ([len(lists[row]) for row in own] for lists in (units, tokens))
+    return UnitPlaces.find(_joined(firsts), np.array(counts, dtype=np.int64), np.array(lengths, dtype=np.int64))
 
 
 def _joined(lists: list[list[int]]) -> np.ndarray:

@@ -5,19 +5,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from .errors import Problem
 from .ordinal import log_probabilities, logits_of, ranks, row_losses
+from .token_labels import REFUSES, EntityAnswers, WordUnits, token_problems, word_losses
+from .units import ROWS, Units
+
+if TYPE_CHECKING:
+    from .task_spec import TaskSpec
 
 IGNORED = -100  # a missing class label, as everywhere in transformers; a missing float label is nan
 
 
 def _same(logits: Tensor) -> Tensor:
     return logits
+
+
+def _no_problems(task: TaskSpec) -> list[Problem]:
+    return []
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,16 @@ class ProblemType:
         several: whether a row may have several labels.
         label_dtype: type of checked labels.
         labels_are: description of a row's labels for error messages.
+        units: what is labelled: the rows, or parts of them.
+        problems: a task → what is wrong with it, beside what is checked for every type.
+        refuses: key of a task, section of a recipe or name of a command that does not go with the type → the reason.
+        answers: how predictions become answers (`labels`, `columns`, `column_types`, `served` and `shown`, each called
+            with a Prediction or, for the types of columns, a task); None: a label with the probabilities of all, or a
+            score.
+        card: what an answer is, for a model card, with the number of labels as `{}`.
+        result: an answer of the pipeline, for a model card.
+        hub_task: the hub's name of such a task.
+        plain: `to` of `extract_task` for a plain model of transformers.
     """
 
     name: str
@@ -54,6 +75,19 @@ class ProblemType:
     several: bool = False
     label_dtype: str = "int64"
     labels_are: str = "of 0 and 1"
+    units: Units = ROWS
+    problems: Callable[[TaskSpec], list[Problem]] = _no_problems
+    refuses: Mapping[str, str] = field(default_factory=dict, hash=False)
+    answers: Any = None
+    card: str = "one of {} labels"
+    result: str = '{"label": …, "score": …}'
+    hub_task: str = "text-classification"
+    plain: str = "sequence_classification"
+
+    @property
+    def lists_labels(self) -> bool:
+        """Whether a row's labels are a list."""
+        return self.several or self.units.dims > 1
 
     @property
     def with_article(self) -> str:
@@ -126,6 +160,8 @@ REGRESSION = ProblemType(
     numeric=True,
     label_dtype="float32",
     labels_are="one score a row",
+    card="a score",
+    result='{"score": …}',
 )
 MULTI_LABEL = ProblemType(
     "multi_label_classification",
@@ -134,6 +170,7 @@ MULTI_LABEL = ProblemType(
     decisions=lambda logits: (logits > 0).long(),
     several=True,
     label_dtype="float32",
+    card="any of {} labels",
 )
 ORDINAL = ProblemType(
     "ordinal_classification",
@@ -145,5 +182,22 @@ ORDINAL = ProblemType(
     class_logits=log_probabilities,
     logits_of=logits_of,
     labels_are="one id a row",
+    card="one of {} labels, in their order",
 )
-PROBLEM_TYPES = {kind.name: kind for kind in (SINGLE_LABEL, BINARY, REGRESSION, MULTI_LABEL, ORDINAL)}
+TOKEN = ProblemType(
+    "token_classification",
+    losses=word_losses,
+    probabilities=lambda logits: logits.softmax(-1),
+    decisions=lambda logits: logits.argmax(-1),
+    exclusive=True,
+    labels_are="an id for each token, -100 for those that have none",
+    units=WordUnits(),
+    problems=token_problems,
+    refuses=REFUSES,
+    answers=EntityAnswers(),
+    card="for each word one of {} labels",
+    result='[{"entity": …, "word": …, "start": …, "end": …, "score": …}, …]',
+    hub_task="token-classification",
+    plain="token_classification",
+)
+PROBLEM_TYPES = {kind.name: kind for kind in (SINGLE_LABEL, BINARY, REGRESSION, MULTI_LABEL, ORDINAL, TOKEN)}

@@ -15,7 +15,7 @@ from .adapters import AdapterPass
 from .encoder_support import pool
 from .errors import InputError
 from .heads import to_scores
-from .outputs import MtBertOutput, add_layers
+from .outputs import MtBertOutput, add_layers, at_places
 from .packing import PackedLayout, Segment
 from .padding import encode, encoded_segments, padded
 from .task_model import TaskModel
@@ -44,14 +44,16 @@ def task_outputs(
         values, layout, segments = _for_all(model, names, values, layout)
     encoded = encode_packed(model, values[0], values[1], values[2], layout, **asked)
     hidden: Any = encoded.last_hidden_state
+    mask = None if mask is None else mask.repeat(len(layout.lengths) // max(sequences, 1), 1)
     pooled, logits = {}, {}
     for segment in segments:
         spec = model.tasks[segment.task_id]
         pooled[spec.name] = pool_segment(model, spec, hidden, layout, segment)
         logits[spec.name] = _head_scores(model, spec, pooled[spec.name], hidden, layout, segment)
+        if spec.kind.units.reads_tokens and mask is not None:
+            logits[spec.name] = at_places(logits[spec.name], mask[slice(*segment.sequences)])
     output = MtBertOutput(task_logits=logits, pooled=pooled)
-    copies = len(layout.lengths) // max(sequences, 1)
-    add_layers(output, encoded, None if mask is None else mask.repeat(copies, 1))
+    add_layers(output, encoded, mask)
     return output
 
 
@@ -134,6 +136,8 @@ def _head_scores(
     model: TaskModel, spec: TaskSpec, pooled: Tensor, hidden: Tensor, layout: PackedLayout, segment: Segment
 ) -> Tensor:
     head = model.heads[spec.name]
+    if spec.kind.units.reads_tokens:
+        return to_scores(spec, head(hidden[slice(*segment.tokens)]))
     if getattr(head, "reads_states", False):
         return to_scores(spec, head(pooled, *padded(hidden, layout, *segment.sequences)))
     return to_scores(spec, head(pooled))

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification, PreTrainedModel
 
 from .adapters import make_adapter
 from .configuration_mtbert import MtBertConfig
@@ -22,6 +22,11 @@ from .own_tokenizer import source_of
 from .precision import copy_tensors
 from .task_model import TaskModel
 from .task_spec import TaskSpec
+
+_PLAIN = {
+    "sequence_classification": AutoModelForSequenceClassification,
+    "token_classification": AutoModelForTokenClassification,
+}
 
 
 def add_task(model: TaskModel, spec: TaskSpec | Mapping[str, Any]) -> None:
@@ -84,18 +89,19 @@ def extract_task(model: TaskModel, name: str, to: str | None = None) -> PreTrain
     """A copy of the model with one task only.
 
     Args:
-        to: None: a model of mtbert; `sequence_classification`: the plain transformers model of the encoder's family,
-            which cannot have an adapter or any but a linear head.
+        to: None: a model of mtbert; `sequence_classification` or `token_classification`, as the task labels texts or
+            words: the plain transformers model of the encoder's family, which cannot have an adapter or any but a
+            linear head.
 
     Raises:
         KeyError: if there is no such task.
         ValueError: if the plain model cannot compute the task; with the reason.
     """
     spec = model.tasks[model.task_id(name)]
-    if to == "sequence_classification":
-        return _plain_model(model, spec)
+    if to in _PLAIN:
+        return _plain_model(model, spec, str(to))
     if to is not None:
-        raise InputError(f"to is {to!r}, but must be None or 'sequence_classification'")
+        raise InputError(f"to is {to!r}, but must be None or {' or '.join(map(repr, _PLAIN))}")
     has_adapter = name in model.adapters
     config = MtBertConfig(
         encoder=copy.deepcopy(model.config.encoder),
@@ -111,7 +117,7 @@ def extract_task(model: TaskModel, name: str, to: str | None = None) -> PreTrain
     return single.train(model.training)
 
 
-def _plain_model(model: TaskModel, spec: TaskSpec) -> PreTrainedModel:
+def _plain_model(model: TaskModel, spec: TaskSpec, to: str) -> PreTrainedModel:
     family, where = model.config.encoder.model_type, f"task {spec.name!r}"
     if spec.name in model.adapters:
         raise InputError(f"{where}: it has an adapter, for which plain transformers models have no place")
@@ -122,7 +128,9 @@ def _plain_model(model: TaskModel, spec: TaskSpec) -> PreTrainedModel:
         )
     if spec.kind.ordered:
         raise InputError(f"{where}: a plain {family} model has no decoding of an ordinal task's logits")
-    if spec.pooling != "pooler":
+    if spec.kind.plain != to:
+        raise InputError(f"{where}: to is {to!r}, but {spec.kind.with_article} is a model of {spec.kind.plain!r}")
+    if not spec.kind.units.reads_tokens and spec.pooling != "pooler":
         raise InputError(
             f"{where}: a plain {family} model's head reads another pooling than {spec.pooling!r}; train it with "
             "pooling: pooler on a BERT encoder to take it out"
@@ -130,13 +138,13 @@ def _plain_model(model: TaskModel, spec: TaskSpec) -> PreTrainedModel:
     config = copy.deepcopy(model.config.encoder)
     config.num_labels = spec.num_labels
     config.classifier_dropout = spec.dropout
-    if not spec.kind.binary:
+    if not (spec.kind.binary or spec.kind.units.reads_tokens):
         config.problem_type = spec.problem_type
     if spec.classes and spec.num_labels == len(spec.classes):
         config.id2label = dict(enumerate(spec.classes))
         config.label2id = {label: i for i, label in enumerate(spec.classes)}
     config._attn_implementation = "sdpa"
-    plain_model: Any = make_encoder(config, AutoModelForSequenceClassification)
+    plain_model: Any = make_encoder(config, _PLAIN[to])
     copy_tensors(plain_model.base_model, model.encoder)
     copy_tensors(plain_model.classifier, model.heads[spec.name].out_proj)
     return plain_model.train(model.training)

@@ -351,7 +351,7 @@ class TaskSpec:
         if self.calibration is not None:
             fields_of = self.calibration.problems(self.kind, len(self.classes))
             problems += [problem.under("calibration") for problem in fields_of]
-        return problems
+        return problems + self.kind.problems(self)
 
     @property
     def kind(self) -> ProblemType:

@@ -13,9 +13,11 @@ import numpy as np
 
 from .errors import InputError
 from .tokenization import half_character, shown
+from .words import Words
 
 Row = tuple[str, str | None]
 KEYS = ("text", "text_pair")
+WORDS = "words"  # key, or column, of rows that are lists of words
 FORMS = "a text, a pair (text, text) or {'text': ..., 'text_pair': ...}"
 _END = object()
 
@@ -26,10 +28,12 @@ def as_rows(values: Any) -> list[Row]:
 
 
 def is_row(values: Any) -> bool:
-    """Whether `values` is one row: a text, a tuple, or a mapping whose `text` is not a column of texts."""
+    """Whether `values` is one row: a text, a tuple, or a mapping whose `text` or `words` is not a column."""
     if not isinstance(values, Mapping):
         return isinstance(values, (str, tuple))
     text = values.get("text")
+    if "text" not in values and WORDS in values:
+        return _is_list_of_words(values[WORDS]) or not isinstance(values[WORDS], Iterable)
     return isinstance(text, (str, bytes)) or not isinstance(text, Iterable)
 
 
@@ -38,7 +42,8 @@ def iterate_rows(values: Any) -> Iterator[Row]:
 
     Args:
         values: one row, as `as_row` reads it (a tuple is one pair); a list, array, Series, generator or other iterable
-            of rows; a table with columns `text` and `text_pair`, or with a single column; or a mapping of such columns.
+            of rows; a table with columns `text` and `text_pair`, or with `words`, or with a single column; or a mapping
+            of such columns.
             Other columns of a table or mapping are ignored.
 
     Raises:
@@ -48,7 +53,9 @@ def iterate_rows(values: Any) -> Iterator[Row]:
         yield as_row(values)
         return
     if isinstance(values, Mapping):
-        rows = _zipped([_cells(values[key], key) for key in KEYS if values.get(key) is not None])
+        keys = [key for key in KEYS if values.get(key) is not None]
+        keys = [WORDS] if "text" not in values and WORDS in values else keys
+        rows = _zipped([_cells(values[key], key) for key in keys], _keys(keys))
     elif (names := _column_names(values)) is not None:
         rows = _rows_of_table(values, _text_columns(names))
     else:
@@ -64,8 +71,8 @@ def as_row(value: Any) -> Row:
     """Convert one row to (text, second text or None).
 
     Args:
-        value: a text, a pair of texts, or a mapping or named tuple with `text` (and `text_pair`). A missing second text
-            (None, nan) becomes None.
+        value: a text, a pair of texts, or a mapping or named tuple with `text` (and `text_pair`), or with `words`, a
+            list of words, which becomes a `Words`. A missing second text (None, nan) becomes None.
 
     Raises:
         ValueError: for anything else.
@@ -73,7 +80,9 @@ def as_row(value: Any) -> Row:
     first, second = value, None
     if isinstance(value, tuple) and hasattr(value, "_asdict"):  # a named tuple, such as a row of DataFrame.itertuples
         value = value._asdict()
-    if isinstance(value, Mapping):
+    if isinstance(value, Mapping) and WORDS in value and "text" not in value:
+        first = Words(_listed(value[WORDS])) if _is_list_of_words(value[WORDS]) else value[WORDS]
+    elif isinstance(value, Mapping):
         if "text" not in value:
             keys = shown(list(value))
             raise InputError(f"{shown(value)} is no row; its keys are {keys}; give {FORMS}, or the value of one key")
@@ -106,6 +115,8 @@ def _text_columns(names: list[Any]) -> list[Any]:
     wanted = [key for key in KEYS if key in names]
     if len(names) == 1 and names != ["text_pair"]:
         wanted = names
+    elif "text" not in names and WORDS in names:
+        wanted = [WORDS]
     elif "text" not in names:
         raise InputError(
             f"no 'text' among the columns {shown(names)}; rename one to 'text' (and 'text_pair' for pairs)"
@@ -118,16 +129,30 @@ def _text_columns(names: list[Any]) -> list[Any]:
 
 def _rows_of_table(table: Any, names: list[Any]) -> Iterable[dict[str, Any]]:
     if not hasattr(table, "select_columns"):
-        return _zipped([_cells(table[name], name) for name in names])
+        return _zipped([_cells(table[name], name) for name in names], _keys(names))
     rows = table.select_columns(names).with_format(None)  # a data set, whose rows may be formatted as tensors or frames
-    return (dict(zip(KEYS, (row[name] for name in names), strict=False)) for row in rows)
+    return (dict(zip(_keys(names), (row[name] for name in names), strict=False)) for row in rows)
 
 
-def _zipped(columns: list[Iterable[Any]]) -> Iterator[dict[str, Any]]:
+def _keys(names: list[Any]) -> tuple[str, ...]:
+    """The keys of rows whose columns have these names."""
+    return (WORDS,) if names == [WORDS] else KEYS
+
+
+def _is_list_of_words(value: Any) -> bool:
+    words = _listed(value)
+    return isinstance(words, (list, tuple)) and len(words) > 0 and all(isinstance(word, str) for word in words)
+
+
+def _listed(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _zipped(columns: list[Iterable[Any]], keys: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     for cells in zip_longest(*columns, fillvalue=_END):
         if any(cell is _END for cell in cells):
             raise InputError("'text' and 'text_pair' have different numbers of rows; give as many of each")
-        yield dict(zip(KEYS, cells, strict=False))
+        yield dict(zip(keys, cells, strict=False))
 
 
 def _cells(values: Any, column: str | None = None) -> Iterable[Any]:

@@ -74,7 +74,8 @@ def encode_texts(
     Returns:
         Columns with one entry for each row: `input_ids`, in which several inputs of a row (first text, second text,
         both in one) follow each other; the first columns of `LENGTHS`, with the lengths of these inputs;
-        `token_type_ids`, if the task's pairs use them; `truncated`, the number of tokens cut off.
+        `token_type_ids`, if the task's pairs use them; `truncated`, the number of tokens cut off; and the column of the
+        task's `units`, if they are parts of rows.
     """
     if not tokenizer.is_fast:
         raise InputError(
@@ -83,17 +84,20 @@ def encode_texts(
     limit = length_limit(task, tokenizer, encoder)
     if (pairs is None) != (task.texts == 1):
         raise InputError(f"task {task.name!r} takes {task.texts} text(s) a row, got {1 if pairs is None else 2}")
-    parts = []
+    parts, units = [], task.kind.units
+    plain = [units.plain(text) for text in texts] if units.column else texts
     if task.apart and pairs is not None:
         parts = [_encode(tokenizer, side, None, limit, name=task.name) for side in (texts, pairs)]
     if not task.siamese:
-        parts.append(_encode(tokenizer, texts, pairs, limit, separator_ids(task, tokenizer), task.name))
+        own = separator_ids(task, tokenizer)
+        parts.append(_encode(tokenizer, plain, pairs, limit, own, task.name, offsets=units.column is not None))
     joined = {key: zip(*(part[key] for part in parts), strict=True) for key in parts[0]}
     columns = {key: [sum(values, start=type(values[0])()) for values in rows] for key, rows in joined.items()}
     if task.texts == 1 or task.siamese or not task.token_types or not has_token_types(encoder):
         del columns["token_type_ids"]
     lengths = {name: [len(ids) for ids in part["input_ids"]] for name, part in zip(LENGTHS, parts[:-1], strict=False)}
-    return columns | lengths
+    located = units.locate(texts, columns.pop("offsets"), columns["truncated"]) if units.column else {}
+    return columns | lengths | located
 
 
 def encoding_rules(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedConfig) -> dict[str, Any]:
@@ -104,7 +108,7 @@ def encoding_rules(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, encoder: 
         `single` and `pair`: numbers of special tokens before, between and after the texts of such an input (None: there
         is no such input); `separator`: token ids between the texts in place of the tokenizer's, or None; `token_types`:
         whether the second text has token type 1; `max_length` in tokens; `cut_left`: whether the beginning of a long
-        text is cut off, not its end.
+        text is cut off, not its end; `words`: true if the first token of each word is needed, else absent.
 
     Raises:
         ValueError: as `encode_texts` does.
@@ -121,6 +125,7 @@ def encoding_rules(task: TaskSpec, tokenizer: PreTrainedTokenizerBase, encoder: 
         "token_types": "pair" in inputs and task.token_types and has_token_types(encoder),
         "max_length": length_limit(task, tokenizer, encoder),
         "cut_left": tokenizer.truncation_side == "left",
+        **({"words": True} if task.kind.units.column else {}),
     }
 
 
@@ -136,16 +141,21 @@ def _encode(
     limit: int,
     separator: list[int] | None = None,
     name: str = "",
+    offsets: bool = False,
 ) -> dict[str, list[Any]]:
-    """Columns `input_ids`, `token_type_ids` and `truncated` of texts, or of pairs in one input each."""
+    """Columns `input_ids`, `token_type_ids` and `truncated` of texts, or of pairs in one input each.
+
+    Args:
+        offsets: whether to return also `offsets` of the tokens of texts, (0, 0) for special tokens.
+    """
     if not len(texts):  # tokenizers fail on an empty list
-        return {"input_ids": [], "token_type_ids": [], "truncated": []}
+        return {"input_ids": [], "token_type_ids": [], "truncated": []} | ({"offsets": []} if offsets else {})
     before, between, after = _template(tokenizer, pairs is not None)
     special = before + (between if separator is None else len(separator)) + after
     if limit < special:
         raise InputError(f"task {name!r}: max_length is {limit}, but an input has {special} special tokens alone")
     left = tokenizer.truncation_side == "left"
-    ids, types, truncated = [], [], []
+    ids, types, truncated, places = [], [], [], []
     rows = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
     for encoding in _private(tokenizer).encode_batch(rows):
         row, parts = encoding.ids, encoding.sequence_ids
@@ -160,7 +170,11 @@ def _encode(
         ids.append(row[:before] + first + middle + second + last)
         types.append([0] * (before + kept[0] + len(middle)) + [int(pairs is not None)] * (kept[1] + len(last)))
         truncated.append(sum(counts) - sum(kept))
-    return {"input_ids": ids, "token_type_ids": types, "truncated": truncated}
+        if offsets:
+            of_text = _cut(encoding.offsets[before:end], kept[0], left)
+            places.append([(0, 0)] * before + of_text + [(0, 0)] * (len(ids[-1]) - before - len(of_text)))
+    columns = {"input_ids": ids, "token_type_ids": types, "truncated": truncated}
+    return columns | ({"offsets": places} if offsets else {})
 
 
 def longest_first(first: int, second: int, limit: int) -> tuple[int, int]:
@@ -175,7 +189,7 @@ def longest_first(first: int, second: int, limit: int) -> tuple[int, int]:
     return (longer, shorter) if first > second else (shorter, longer)
 
 
-def _cut(tokens: list[int], count: int, left: bool) -> list[int]:
+def _cut(tokens: list[Any], count: int, left: bool) -> list[Any]:
     return tokens[len(tokens) - count :] if left else tokens[:count]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ..data.pools import Sources
 from ..data.spec import DataSpec
-from ..data.units import Sources
 from ..errors import Problem
 from ..modeling.problem_types import MULTI_LABEL
 from ..modeling.task_spec import AdapterSpec, HeadSpec, TaskSpec

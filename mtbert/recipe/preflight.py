@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..data.folds import without_held_out
-from ..data.sources import load_source, with_leaks_of_units, without_blanks
+from ..data.pools import pools_of
+from ..data.sources import load_source, with_leaks_of_pools, without_blanks
 from ..data.splits import LoadedTask, load_task
-from ..data.units import units_of
 from ..errors import InputError, RecipeError
 from ..modeling import encoder_loading
 from ..modeling.configuration_mtbert import MtBertConfig
@@ -50,9 +50,9 @@ def load_data(recipe: Recipe) -> dict[str, LoadedTask]:
     loaded: dict[str, LoadedTask] = {}
     problems = []
     specs = {name: task.spec(name) for name, task in recipe.tasks.items()}
-    for unit in units_of(specs, recipe.drawn_sources):
+    for pool in pools_of(specs, recipe.drawn_sources):
         try:
-            loaded |= load_rows(recipe, [specs[name] for name in unit.tasks], masked=True)
+            loaded |= load_rows(recipe, [specs[name] for name in pool.tasks], masked=True)
         except (OSError, ValueError) as error:
             problems += str(error).splitlines()
     if problems:
@@ -60,7 +60,7 @@ def load_data(recipe: Recipe) -> dict[str, LoadedTask]:
     try:
         folded = [name for name, task in recipe.tasks.items() if task.data.folds is not None]
         kept = without_held_out({name: loaded[name] for name in specs}, folded)
-        return with_leaks_of_units(kept, recipe.drawn_sources, recipe.leaks == "drop")
+        return with_leaks_of_pools(kept, recipe.drawn_sources, recipe.leaks == "drop")
     except InputError as error:
         raise RecipeError([str(error)]) from error
 
@@ -77,16 +77,16 @@ def load_rows(recipe: Recipe, tasks: Iterable[TaskSpec], masked: bool = False) -
     """
     specs = {task.name: task for task in tasks}
     loaded: dict[str, LoadedTask] = {}
-    for unit in units_of(recipe.tasks, recipe.drawn_sources):
-        if not any(name in specs for name in unit.tasks):
+    for pool in pools_of(recipe.tasks, recipe.drawn_sources):
+        if not any(name in specs for name in pool.tasks):
             continue
-        given = {name: specs.get(name) or recipe.tasks[name].spec(name) for name in unit.tasks}
-        if not unit.is_shared:
-            (name,) = unit.tasks
+        given = {name: specs.get(name) or recipe.tasks[name].spec(name) for name in pool.tasks}
+        if not pool.is_shared:
+            (name,) = pool.tasks
             loaded[name] = load_task(given[name], recipe.tasks[name].data, recipe.data_dir)
             continue
         data = {name: (spec, recipe.tasks[name].data) for name, spec in given.items()}
-        for name, of_task in load_source(unit.name, data, recipe.data_dir).items():
+        for name, of_task in load_source(pool.name, data, recipe.data_dir).items():
             loaded[name] = of_task if masked else without_blanks(of_task)
     return {name: loaded[name] for name in specs}
 

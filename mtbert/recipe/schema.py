@@ -10,9 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from ..data.pools import Sources
 from ..data.sampling import Schedule
 from ..data.spec import DataSpec
-from ..data.units import Sources
 from ..errors import Problem, RecipeError
 from ..model_card import CardSettings
 from ..modeling.limits import beyond
@@ -22,6 +22,7 @@ from ..training.methods import REGISTRY, sections, settings_class
 from ..training.optimizers import OptimizerSettings
 from .checks import check
 from .fields import NO_KEY, KeyPath, Report, defaults, documentation, help_group, help_rows, known_fields, read_fields
+from .found_labels import with_labels
 from .imports import honour_imports
 from .parts import ModelRecipe, TaskRecipe, pretraining_arguments_class, training_arguments_class
 from .sources import drawn_sources, read_sources, with_source, without_sources
@@ -277,6 +278,7 @@ def _resolve(layer: Layer, source: str) -> Recipe:
     if recipe.pretraining is not None:
         values = read_fields(pretraining_arguments_class(), recipe.pretraining, ("pretraining",), report)
         recipe = replace(recipe, pretraining=values)
+    recipe = replace(recipe, tasks=with_labels(recipe.tasks, recipe.data_dir, report))
     check(recipe, report)
     for stage in stages:
         try:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from ..data.pools import TASK, Sources
 from ..data.spec import LABEL_KEYS, DataSpec
-from ..data.units import TASK, Sources
 from ..errors import Problem
 from .fields import Report, read_fields, shown, some
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..data.collation import label_array
 from ..errors import InputError
 from ..evaluation.metrics import IGNORE_INDEX, labelled_rows
 from ..evaluation.row_differences import DevTask
@@ -37,6 +38,15 @@ class DevRows:
     known: np.ndarray | None = None
 
 
+def refuse_words(task: TaskSpec) -> None:
+    """Raise InputError if a task labels parts of a row, whose predictions are not compared row by row."""
+    if task.kind.units.column:
+        raise InputError(
+            f"task {task.name!r} is {task.kind.with_article}, and labels of words are not compared row by row; leave the "
+            "task out of the table"
+        )
+
+
 def read_dev_rows(recipe: Recipe, scores: Mapping[str, float], dev: dict[str, DevRows]) -> None:
     """Read the dev rows of a recipe's tasks that are missing in `dev`, and add them there.
 
@@ -50,8 +60,9 @@ def read_dev_rows(recipe: Recipe, scores: Mapping[str, float], dev: dict[str, De
     for name in recipe.tasks:
         if name in dev or name not in keys:
             continue
+        refuse_words(specs[name])
         split = load_rows(recipe, [specs[name]], masked=True)[name].splits["dev"]  # all rows: each has logits
-        labels = np.asarray(split.with_format("numpy")["label"][:], dtype=np.float64)
+        labels = label_array(split).astype(np.float64)
         labelled = np.flatnonzero(labelled_rows(specs[name], labels))
         metric, count = keys[name].removeprefix(f"eval_{name}_"), len(labels)
         known: np.ndarray | None = None

@@ -11,8 +11,8 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from ..data.pools import sources_of
 from ..data.sources import encode_tasks, split_of
-from ..data.units import sources_of
 from ..errors import InputError
 from ..evaluation.report import recording
 from ..modeling.configuration_mtbert import MtBertConfig

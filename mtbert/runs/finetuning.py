@@ -12,9 +12,9 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase, TrainerCallback, TrainerState, set_seed
 
+from ..data.pools import pools_of
 from ..data.sources import encode_tasks, split_of
 from ..data.splits import LoadedTask
-from ..data.units import units_of
 from ..modeling.calibration_file import FILE as FIGURES
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.task_spec import TaskSpec
@@ -120,7 +120,7 @@ def _encoder(
     """Return the encoder to start from: the recipe's, after further pre-training if the recipe has that section."""
     if recipe.pretraining is None:
         return recipe.encoder
-    firsts = [unit.tasks[0] for unit in units_of(raw, recipe.drawn_sources)]  # the texts of a source once
+    firsts = [pool.tasks[0] for pool in pools_of(raw, recipe.drawn_sources)]  # the texts of a source once
     texts = {name: raw[name].splits for name in firsts}
     further = recipe.pretraining_arguments(cpu_threads=args.cpu_threads)
     encoder = pretrain(further, recipe.encoder, texts, tokenizer, until=further.use_epoch)

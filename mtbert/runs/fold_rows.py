@@ -17,6 +17,7 @@ from ..evaluation.metrics import default_metrics, labelled_rows
 from ..modeling.decoding import decisions
 from ..modeling.task_spec import TaskSpec
 from ..recipe import Recipe, load_rows
+from .dev_rows import refuse_words
 
 # fields of a task's data that decide which rows there are; candidates must not differ in them
 SAME = (
@@ -83,6 +84,7 @@ def load_fold_rows(recipe: Recipe, folds: int, used: Sequence[int]) -> dict[int,
     for name, task in trained.tasks.items():
         spec = task.spec(name)
         try:
+            refuse_words(spec)
             train = load_rows(trained, [spec], masked=True)[name].splits["train"]
         except (OSError, ValueError) as error:
             problems += str(error).splitlines()

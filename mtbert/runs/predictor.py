@@ -77,7 +77,7 @@ class Predictor:
 
     @property
     def columns(self) -> dict[str, type]:
-        """Name → type (`str` or `float`) of each column of answers, for engines that ask for a schema."""
+        """Name → type (`str`, `float` or `list`) of each column of answers, for engines that ask for a schema."""
         return {name: kind for task in self.tasks for name, kind in column_types(task).items()}
 
     def __call__(self, batch: Any) -> dict[str, list[Any]]:
@@ -96,13 +96,13 @@ class Predictor:
         kept = columns if self.keep is None else {name: columns[name] for name in self.keep}
         if taken := [name for name in self.columns if name in kept]:
             raise InputError(f"the batch has columns {taken}, as the answers have; choose others with keep")
-        texts = []
+        texts, words = [], any(task.kind.units.dims > 1 for task in self._specs)
         for name in self.text:
-            check_texts(name, columns[name], lambda row: f"row {row:,} of the batch")
+            check_texts(name, columns[name], lambda row: f"row {row:,} of the batch", words=words)
             texts.append([clean_text(value) for value in columns[name]])
         logits = _scorer(self.checkpoint, self.names, self.batch_size, self.device)(*texts)
         for task in self.tasks:
-            kept = kept | prediction_columns(task, logits[task.name])
+            kept = kept | prediction_columns(task, logits[task.name], texts[0])
         return kept
 
 

@@ -74,6 +74,19 @@ class TextScorer:
             logits |= self._logits(tasks, texts[0], texts[1] if len(texts) > 1 else None)
         return {task.name: logits[task.name] for task in self.tasks}
 
+    def first_texts(self, task: TaskSpec, chunk: Chunk) -> list[str]:
+        """Return the (first) text of each row of a chunk that a task reads."""
+        for columns, tasks in self.groups.items():
+            if task in tasks:
+                texts: list[str] = chunk["texts"][columns[0]]
+                return texts
+        text: list[str] = chunk["text"]
+        return text
+
+    def with_first_texts(self, chunk: Chunk) -> Chunk:
+        """Return a chunk with `first_texts`: task name → the (first) texts that it reads."""
+        return {**chunk, "first_texts": {task.name: self.first_texts(task, chunk) for task in self.tasks}}
+
     def _logits(
         self, tasks: Sequence[TaskSpec], texts: Sequence[str], pairs: Sequence[str] | None
     ) -> dict[str, np.ndarray]:
@@ -88,7 +101,7 @@ class TextScorer:
     def chunks(self, chunks: Iterable[Chunk]) -> Iterator[tuple[Chunk, dict[str, np.ndarray]]]:
         """Yield each chunk with its logits."""
         for chunk in chunks:
-            yield chunk, self.of_chunk(chunk)
+            yield self.with_first_texts(chunk), self.of_chunk(chunk)
 
 
 class SharedScorer:
@@ -115,9 +128,9 @@ class SharedScorer:
             if self.process > 0:
                 self._send(logits)
                 continue
-            yield turn[0], logits
+            yield self.scorer.with_first_texts(turn[0]), logits
             for process, chunk in enumerate(turn[1:], start=1):
-                yield chunk, self._receive(process, len(chunk["row"]))
+                yield self.scorer.with_first_texts(chunk), self._receive(process, chunk)
 
     def cut(self) -> dict[str, int]:
         """Task name → number of its truncated rows in all processes; every process must call it."""
@@ -134,10 +147,11 @@ class SharedScorer:
         for values in logits.values():
             distributed.send(torch.from_numpy(values).contiguous().to(self.device), dst=0)
 
-    def _receive(self, process: int, rows: int) -> dict[str, np.ndarray]:
+    def _receive(self, process: int, chunk: Chunk) -> dict[str, np.ndarray]:
         received = {}
         for task in self.scorer.tasks:
-            values = torch.empty(rows, task.num_labels, device=self.device)
+            shape = task.kind.units.shape(self.scorer.first_texts(task, chunk))
+            values = torch.empty(*shape, task.num_labels, device=self.device)
             distributed.recv(values, src=process)
             received[task.name] = values.cpu().numpy()
         return received

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
-
 from ..modeling.answers import Prediction, fitted_names
+from ..modeling.decoding import finite_rows
 
 Answer = dict[str, Any]
 
@@ -17,13 +16,15 @@ def answers(prediction: Prediction) -> list[Answer | None]:
 
     Returns:
         Classifications: `label` (or `labels`, a list, where a row may have several), `confidence` (for each label,
-        where there may be several) and `probabilities`. Regressions: `score`. Where the task was calibrated so:
+        where there may be several) and `probabilities`. Regressions: `score`. Types with `answers` of their own: their
+        `served`. Where the task was calibrated so:
         `set` or `interval`, and `abstained`. `truncated`, the number of tokens that were cut off, where there are any.
     """
-    finite = np.isfinite(prediction.logits).all(axis=1)
+    finite = finite_rows(prediction.logits)
     if not finite.all():
-        logits = np.where(finite[:, None], prediction.logits, 0).astype(prediction.logits.dtype)
-        prediction = Prediction.of(prediction.task, logits, prediction.truncated)
+        logits = prediction.logits.copy()
+        logits[~finite] = 0
+        prediction = Prediction.of(prediction.task, logits, prediction.truncated, prediction.texts)
     columns = _columns(prediction)
     rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     if prediction.truncated is not None:
@@ -34,6 +35,8 @@ def answers(prediction: Prediction) -> list[Answer | None]:
 
 def _columns(prediction: Prediction) -> dict[str, Iterable[Any]]:
     task = prediction.task
+    if task.kind.answers is not None:
+        return dict(task.kind.answers.served(prediction))
     fitted = {name.rpartition(".")[2] for name in fitted_names(task)}
     if task.kind.numeric:
         columns: dict[str, Iterable[Any]] = {"score": prediction.scores.tolist()}

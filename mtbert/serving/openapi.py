@@ -11,7 +11,8 @@ from .requests import PredictRequest
 ANSWER: dict[str, Any] = {
     "type": "object",
     "description": "The answer of one task. A classification has label (or labels, where an input may have several), "
-    "confidence and probabilities, a regression score. What calibration has fitted: set, interval, abstained.",
+    "confidence and probabilities, a regression score; a task that labels words entities, and labels, one for each "
+    "word. What calibration has fitted: set, interval, abstained.",
     "properties": {
         "label": {"type": "string"},
         "labels": {"type": "array", "items": {"type": "string"}},
@@ -21,6 +22,19 @@ ANSWER: dict[str, Any] = {
         },
         "probabilities": {"type": "object", "additionalProperties": {"type": "number"}},
         "score": {"type": "number"},
+        "entities": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "entity": {"type": "string"},
+                    "word": {"type": "string", "description": "The characters from start to end of the input"},
+                    "start": {"type": "integer"},
+                    "end": {"type": "integer"},
+                    "score": {"type": "number", "description": "Mean probability of the words' labels"},
+                },
+            },
+        },
         "set": {"type": "array", "items": {"type": "string"}, "description": "Labels at the fitted coverage"},
         "interval": {"type": "array", "items": {"type": "number"}, "minItems": 2, "maxItems": 2},
         "abstained": {"type": "boolean", "description": "Whether the confidence is below the fitted abstain_below"},

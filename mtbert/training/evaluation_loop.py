@@ -12,7 +12,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader, Sampler
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, denumpify_detensorize, speed_metrics
 
-from ..data.collation import LengthSortedSteps, MultiTaskDataset
+from ..data.collation import LengthSortedSteps, MultiTaskDataset, label_array, unit_shape
 from ..data.sampling import Step
 from ..data.step_loader import step_loader
 from ..errors import InputError
@@ -23,9 +23,9 @@ TIMES = ("runtime", "samples_per_second", "steps_per_second")  # `speed_metrics`
 
 
 class EvaluationSteps(Sampler[Step]):
-    """Batches of every task's rows, one unit after the other; the processes share the rows of each.
+    """Batches of every task's rows, one pool after the other; the processes share the rows of each.
 
-    A unit is a task, or the tasks of a source that share an encoding.
+    A pool is a task, or the tasks of a source that share an encoding.
     """
 
     drop_last = False
@@ -34,9 +34,9 @@ class EvaluationSteps(Sampler[Step]):
         self.batch_size = batch_size
         self.steps = [
             step
-            for unit, split in enumerate(data.rows_of_units())
+            for pool, split in enumerate(data.rows_of_pools())
             if split is not None
-            for step in LengthSortedSteps(unit, split, batch_size, processes, process)
+            for step in LengthSortedSteps(pool, split, batch_size, processes, process)
         ]
 
     def __len__(self) -> int:
@@ -68,7 +68,7 @@ def eval_splits(trainer: TaskTrainer, given: Mapping[str, Dataset] | str | None)
 
 
 def make_loader(trainer: TaskTrainer, splits: Mapping[str, Dataset]) -> DataLoader[Any]:
-    """A loader of all rows of encoded splits, in batches of one unit, longest rows first."""
+    """A loader of all rows of encoded splits, in batches of one pool, longest rows first."""
     args = trainer.args
     data = trainer.batches(splits)
     steps = EvaluationSteps(data, args.per_device_eval_batch_size, args.world_size, args.process_index)
@@ -133,7 +133,7 @@ def _require_labels(loader: DataLoader[Any], prefix: str) -> None:
 
 
 def _labels(split: Dataset) -> np.ndarray | None:
-    return np.asarray(split.with_format("numpy")["label"][:]) if "label" in split.column_names else None
+    return label_array(split) if "label" in split.column_names else None
 
 
 def _predict(
@@ -152,7 +152,8 @@ def _predict(
     was_training = model.training
     model.eval()
     with trainer.evaluation_weights(), torch.inference_mode():
-        logits = collect_logits(model, loader, {name: len(split) for name, split in splits.items()}, note)
+        shapes = {task.name: unit_shape(task, splits[task.name]) for task in trainer.tasks if task.name in splits}
+        logits = collect_logits(model, loader, shapes, note)
     model.train(was_training)
     if args.world_size > 1:  # rows of other processes are 0 here, so that a sum gathers them
         logits, losses = trainer.accelerator.reduce((logits, losses), reduction="sum")

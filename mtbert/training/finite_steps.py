@@ -69,7 +69,7 @@ class FiniteSteps:
         """Remember a micro-batch for `check`.
 
         Args:
-            rows: task → indices of its rows in its training data.
+            rows: task → index in its training data of the row of each loss.
             losses: task → losses of these rows, `(rows,)`.
             loss: the loss that is minimised, a scalar.
         """
@@ -139,6 +139,7 @@ class FiniteSteps:
                 bad = ~values.isfinite().flatten().cpu()
                 if bad.any():
                     places = [place for place, is_bad in zip(rows[name], bad.tolist(), strict=True) if is_bad]
+                    places = list(dict.fromkeys(map(int, places)))
                     kind = "nan" if values.isnan().any() else "infinite"
                     culprits.append(f"the loss of task {name!r} is {kind} in {_named(data.get(name), places)}.")
         if culprits:
@@ -146,7 +147,7 @@ class FiniteSteps:
         tasks: dict[str, list[int]] = {}
         for rows, _, _ in batches:
             for name, places in rows.items():
-                tasks.setdefault(name, []).extend(places)
+                tasks.setdefault(name, []).extend(dict.fromkeys(map(int, places)))
         names = "; ".join(f"task {name!r}, {_named(data.get(name), places)}" for name, places in tasks.items())
         return f"the gradient is not finite, though the loss of every row here is. The step held {names or 'no rows'}."
 

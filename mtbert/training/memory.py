@@ -20,10 +20,10 @@ import psutil
 import torch
 from transformers import TrainingArguments
 
-from ..data.collation import unit_lengths
+from ..data.collation import pool_lengths
+from ..data.pools import describe_sources, sources_of, tasks_apart
 from ..data.sampling import Step, StepSampler
 from ..data.token_plan import TokenPlan
-from ..data.units import describe_sources, sources_of, tasks_apart
 from ..modeling.encoder_support import ATTENTION_DROPOUT
 from ..modeling.packing import PackedLayout
 from .console import print_lines, print_parameters, print_plan
@@ -103,13 +103,13 @@ def longest_step(trainer: TaskTrainer) -> Step:
     If a budget of tokens bounds some steps, its rows are repeated until it has its share of the budget.
     """
     args = trainer.args
-    lengths = unit_lengths(trainer.tasks, trainer.train_dataset, trainer.model.config)
+    lengths = pool_lengths(trainer.tasks, trainer.train_dataset, trainer.model.config)
     plan = trainer.plan()
     sampler = StepSampler.of(plan, args)
     steps = min(LOOKED_AT, max(plan.total_steps, 1) * args.gradient_accumulation_steps)
 
     def tokens(step: Step) -> int:
-        return sum(int(lengths[unit][rows].sum()) for unit, rows in step.parts)
+        return sum(int(lengths[pool][rows].sum()) for pool, rows in step.parts)
 
     longest = max(islice(sampler, steps), key=tokens)
     if isinstance(plan, TokenPlan) and (plan.mean_batches < plan.task_batches).any():

@@ -6,7 +6,7 @@ Evaluation does not use them: its losses are plain means.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from datasets import Dataset
 from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 
-from ..data.collation import TEACHER
+from ..data.collation import NOT_INPUTS, label_array
 from ..data.sampling import Schedule
 from ..errors import Problem
 from ..modeling.display import brief
@@ -121,6 +121,10 @@ class TaskTraining:
 def check_losses(task: TaskSpec, settings: TaskTraining) -> list[Problem]:
     """Return a `Problem` for each setting that does not suit the task's problem type."""
     problems, weights = loss_problems(task, settings.loss), settings.class_weights
+    for entry in fields(TaskTraining):
+        value, reason = getattr(settings, entry.name), task.kind.refuses.get(entry.name)
+        if reason and value != entry.default:
+            problems.append(Problem((entry.name,), f"is {brief(value)}, but {reason}"))
     if task.kind.numeric:
         for key, is_set in (
             ("class_weights", weights is not None),
@@ -239,6 +243,11 @@ def training_losses(
     return torch.where(mask, losses, 0.0)
 
 
+def counted(inputs: Mapping[str, Any]) -> Tensor:
+    """The tasks' rows in a micro-batch that count, `(tasks,)`; rows and labels `(2, tasks)` if a task labels parts."""
+    return torch.stack([inputs["labelled"], inputs["units"]]) if "units" in inputs else inputs["labelled"]
+
+
 class StepLosses:
     """Each task's part of a step's loss in a micro-batch, with the sums that are logged.
 
@@ -275,8 +284,7 @@ class StepLosses:
         for task in self.tasks:
             given = self.settings[task.name].class_weights
             if given is not None and task.name in splits:
-                labels = np.asarray(splits[task.name].with_format("numpy")["label"][:])
-                weights = class_weights(task, given, labels)
+                weights = class_weights(task, given, label_array(splits[task.name]))
                 tensor = torch.tensor(weights, dtype=torch.float32, device=self.weights.device)
                 self.class_weights[task.name] = tensor
 
@@ -285,31 +293,41 @@ class StepLosses:
     ) -> tuple[dict[str, Tensor], MtBertOutput]:
         """w_t c_t mean_t of each task in a micro-batch, by name, and the model's outputs.
 
-        mean_t is over the task's rows of the whole step that have a label or a teacher's prediction; c_t = n_t / n, or
-        1 with the schedule `simultaneous`. The methods change the loss of each row and of each task.
+        mean_t is over the task's rows of the whole step that have a label or a teacher's prediction, or over their
+        labelled parts; c_t = n_t / n in rows, or 1 with the schedule `simultaneous`. The methods change the loss of
+        each row, or part, and of each task.
 
         Args:
             model: the model, wrapped for several processes if there are any.
-            counts: `(tasks,)`, the rows of the whole step that count.
+            counts: `(tasks,)`, the rows of the whole step that count; or `(2, tasks)`, their labels, too (`counted`).
         """
         for method in self.methods:
             method.before_forward(inputs)
         outputs, changed = self.forward(model, inputs)
         for method in self.methods:
             method.change_rows(inputs, changed)
-        rows = counts if self.own_means else counts.sum()
-        scales = self.weights / rows.clamp(min=1).expand_as(self.weights)
+        scales = self._scales(counts)
+        units = inputs.get("units", inputs["labelled"])
         losses = {}
         for name, row_loss in changed.row_losses.items():
             number, total = self._numbers[name], row_loss.sum()
             for method in self.methods:
-                total = method.task_loss(name, total, inputs["labelled"][number])
+                total = method.task_loss(name, total, units[number])
             losses[name] = scales[number] * total
         return losses, outputs
 
+    def _scales(self, counts: Tensor) -> Tensor:
+        """w_t c_t / number of labels of each task in the step, `(tasks,)`."""
+        if counts.dim() == 1:  # a row has one label
+            rows = counts if self.own_means else counts.sum()
+            return self.weights / rows.clamp(min=1).expand_as(self.weights)
+        rows, units = counts
+        shares = torch.ones_like(rows) if self.own_means else rows / rows.sum().clamp(min=1)
+        return self.weights * shares / units.clamp(min=1)
+
     def forward(self, model: nn.Module, inputs: Mapping[str, Any]) -> tuple[MtBertOutput, Any]:
         """The outputs of one pass, and a copy of them whose row losses are those of the tasks' settings."""
-        passed = {key: value for key, value in inputs.items() if key not in ("labelled", "rows", TEACHER)}
+        passed = {key: value for key, value in inputs.items() if key not in NOT_INPUTS}
         outputs = model(**passed, return_dict=True)
         losses = dict(outputs.row_losses or {})
         for name, settings in self.settings.items():

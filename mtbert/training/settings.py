@@ -12,12 +12,12 @@ from typing import Any, TypeVar, get_type_hints
 import numpy as np
 
 from ..data.balancing import BalancedRows, balanced_rows
-from ..data.collation import unit_lengths
+from ..data.collation import pool_lengths
 from ..data.given_splits import refuse_unknown
+from ..data.pools import TASK, Sources, pool_numbers, pools_of, sources_of
 from ..data.sampling import Plan, Schedule
 from ..data.token_budget import TokenBudget
 from ..data.token_plan import TokenPlan
-from ..data.units import TASK, Sources, sources_of, unit_numbers, units_of
 from ..errors import InputError, refuse
 from ..modeling.config_checks import type_problems
 from ..modeling.display import brief, brief_names
@@ -96,12 +96,12 @@ class MultiTaskSettings:
         budget: TokenBudget | None = None,
         sources: Sources | None = None,
     ) -> Plan:
-        """The plan of a run: which units' rows each step holds. A unit is a task, or a source with all its tasks.
+        """The plan of a run: which pools' rows each step holds. A pool is a task, or a source with all its tasks.
 
         Args:
             rows: task → number of its training rows.
             args: the training arguments, or any object with `PLAN_ARGUMENTS` and `world_size`.
-            balanced: index of a unit → its rows by class, for tasks whose classes are drawn equally often.
+            balanced: index of a pool → its rows by class, for tasks whose classes are drawn equally often.
             budget: the most tokens of a step, and the tokens of all rows; None: the number of rows alone counts.
             sources: source → its tasks, which are drawn together; their settings of rows are equal.
 
@@ -110,8 +110,8 @@ class MultiTaskSettings:
         """
         batch = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         seed = args.data_seed if args.data_seed is not None else args.seed
-        units = units_of(self.tasks, sources or {})
-        names, firsts = tuple(unit.name for unit in units), [unit.tasks[0] for unit in units]
+        pools = pools_of(self.tasks, sources or {})
+        names, firsts = tuple(pool.name for pool in pools), [pool.tasks[0] for pool in pools]
         batches = tuple(self.tasks[first].batch_size for first in firsts)
         sizes = tuple(self.tasks[first].examples_per_epoch for first in firsts)
         counts = tuple(rows[first] for first in firsts)
@@ -138,12 +138,12 @@ def read_drawing(trainer: TaskTrainer) -> Callable[[], Plan]:
         InputError: a row has more tokens than a step may have.
     """
     train, args, sources = trainer.train_dataset or {}, trainer.args, sources_of(trainer.train_dataset)
-    numbers = list(unit_numbers(list(trainer.task_ids), sources).values())
+    numbers = list(pool_numbers(list(trainer.task_ids), sources).values())
     balanced = balanced_rows(trainer.tasks, trainer.task_training, train)
     balanced = {numbers[task]: rows for task, rows in balanced.items()}
     if args.max_tokens_per_step is None or not train:
         return partial(plan_of, trainer, (balanced, None))
-    lengths = unit_lengths(trainer.tasks, train, trainer.model.config)
+    lengths = pool_lengths(trainer.tasks, train, trainer.model.config)
     budget = TokenBudget(args.max_tokens_per_step, lengths, sources)
     plan_of(trainer, (balanced, budget))
     return partial(plan_of, trainer, (balanced, budget))

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
-from ..data.collation import MultiTaskDataset
+from ..data.collation import MultiTaskDataset, unit_rows
 from ..data.given_splits import prepare_splits, training_sources
 from ..data.sampling import Plan, StepSampler
 from ..data.step_loader import identity, step_loader
@@ -38,7 +38,7 @@ from .distributed.machine import set_up_process
 from .distributed.process_group import watch_gradients
 from .finite_steps import FiniteSteps, guarded
 from .memory import print_beginning
-from .objective import StepLosses
+from .objective import StepLosses, counted
 from .optimizers import OptimizerSettings, grouped_optimizer
 from .peft import remember_tokenizer, trainable
 from .settings import MultiTaskSettings, build_methods, read_drawing, read_settings, refuse_given_parts, refuse_settings
@@ -174,9 +174,9 @@ class MtBertTrainer(Trainer):
         return optimizer
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: Any, device: Any) -> Any:
-        """The micro-batches of a step, and the number of labelled rows of each task in them, over all processes."""
+        """The micro-batches of a step, and what counts in them (`objective.counted`), over all processes."""
         samples = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
-        counts = sum(batch["labelled"] for batch in samples)
+        counts = sum(map(counted, samples))
         self._gradients.saw(samples)
         if self.args.world_size > 1:
             counts = self.accelerator.reduce(counts, reduction="sum")
@@ -186,14 +186,15 @@ class MtBertTrainer(Trainer):
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: Any = False, num_items_in_batch: Any = None) -> Any:
         """The sum of the tasks' losses, or the value of `compute_loss_func`."""
-        counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
+        counts = counted(inputs) if num_items_in_batch is None else num_items_in_batch
         losses, outputs = self.losses(model, inputs, counts)
         loss: Any = sum(losses.values())
         if self.compute_loss_func is not None:
-            loss = self.compute_loss_func(outputs, inputs["labels"], num_items_in_batch=counts)
+            rows = counts if counts.dim() == 1 else counts[0]
+            loss = self.compute_loss_func(outputs, inputs["labels"], num_items_in_batch=rows)
         if self.model.training:
             self.losses.note(inputs, outputs)
-            self.finite.note(inputs["rows"], outputs.row_losses or {}, loss)
+            self.finite.note(unit_rows(inputs, self.tasks), outputs.row_losses or {}, loss)
             loss = guarded(loss) * self.args.world_size  # makes the mean of gradients over processes their sum
         return (loss, outputs) if return_outputs else loss
 
@@ -203,7 +204,7 @@ class MtBertTrainer(Trainer):
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
         """Run forward and backward of a micro-batch: the first method that overrides them does, else the trainer."""
-        counts = inputs["labelled"] if num_items_in_batch is None else num_items_in_batch
+        counts = counted(inputs) if num_items_in_batch is None else num_items_in_batch
         loss = self.methods.training_step(self, model, inputs, counts)
         if loss is None:
             loss = self.forward_and_backward(model, inputs, num_items_in_batch)

@@ -27,8 +27,8 @@ from datasets import load_from_disk
 from safetensors.torch import save_file
 from transformers import set_seed
 
+from mtbert.data.pools import TaskSplits
 from mtbert.data.sampling import Schedule
-from mtbert.data.units import TaskSplits
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
 from mtbert.training.arguments import MtBertTrainingArguments, TaskTraining
 from mtbert.training.checkpoints.stages import Stages

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from forked import start, wait
 
+from mtbert.data.pools import TaskSplits
 from mtbert.data.sampling import SCHEDULES, Schedule
-from mtbert.data.units import TaskSplits
 from mtbert.training.arguments import TaskTraining
 from mtbert.training.methods.proximal import Proximal
 from mtbert.training.methods.rdrop import RDrop

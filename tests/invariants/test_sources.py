@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from shared_texts import PAIRS, SINGLE, make_table, numbers_of, rows_of
+from tagged import SLOTS
 
 from mtbert import Source
 from mtbert.data.collation import MultiTaskDataset
@@ -15,7 +16,7 @@ from mtbert.data.given_splits import prepare_splits
 from mtbert.data.sampling import Schedule, Step
 from mtbert.modeling.task_spec import TaskSpec
 from mtbert.training.arguments import TaskTraining
-from mtbert.training.objective import StepLosses
+from mtbert.training.objective import StepLosses, counted
 
 ALONE = TaskSpec("stars", labels=3, dropout=0.0)  # a task with texts of its own, in the same step
 ADAPTERS = {
@@ -36,6 +37,7 @@ CASES = {
     "pairs": PAIRS,
     "texts of two lengths": other_ways(SINGLE),
 }
+WORDS = (SINGLE[0], replace(SLOTS, dropout=0.0), SINGLE[2])  # tags of words beside labels of texts
 every_case = pytest.mark.parametrize("specs", CASES.values(), ids=CASES)
 ways = pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 
@@ -74,7 +76,7 @@ def losses_and_gradients(model, schedule, batch, settings, splits):
     losses = StepLosses(model, training, schedule, [], torch.device("cpu"))
     losses.weigh_classes(splits)
     model.zero_grad(set_to_none=True)
-    by_task, outputs = losses(model, batch, batch["labelled"])
+    by_task, outputs = losses(model, batch, counted(batch))
     sum(by_task.values()).backward()
     totals = {name: float(rows.detach().double().sum()) for name, rows in outputs.row_losses.items()}
     return totals, {name: value.grad for name, value in model.named_parameters()}
@@ -93,6 +95,16 @@ def assert_equal(one, other):
 @pytest.mark.parametrize("adapter", ADAPTERS.values(), ids=ADAPTERS)
 @every_case
 def test_a_text_with_several_labels_is_its_rows_apart(specs, adapter, packed, both, make_model):
+    assert_its_rows_apart(specs, adapter, packed, both, make_model)
+
+
+@ways
+@pytest.mark.parametrize("adapter", [None, ADAPTERS["low rank"]], ids=["no adapter", "low rank"])
+def test_a_text_with_tags_of_its_words_too(adapter, packed, both, make_model):
+    assert_its_rows_apart(WORDS, adapter, packed, both, make_model)
+
+
+def assert_its_rows_apart(specs, adapter, packed, both, make_model):
     table, rows, alone = make_table(specs, 24), np.array([7, 0, 3, 21, 11, 12]), np.array([4, 1])
     shared, apart = both(specs, table)
     model = make_model([*specs, ALONE], adapter=adapter, packed=packed).double().eval()
@@ -101,6 +113,8 @@ def test_a_text_with_several_labels_is_its_rows_apart(specs, adapter, packed, bo
     one, other = steps_of(specs, table, rows, alone)
     batches = together.__getitems__(one), single.__getitems__(other)
     assert torch.equal(batches[0]["labelled"], batches[1]["labelled"])
+    assert ("units" in batches[0]) == ("units" in batches[1]) == (specs is WORDS)
+    assert torch.equal(counted(batches[0]), counted(batches[1]))
     assert len(batches[0]["layout"].lengths) <= len(batches[1]["layout"].lengths)
     for schedule in (Schedule("annealed"), Schedule("simultaneous")):
         results = [
@@ -151,15 +165,15 @@ def test_evaluation_gives_each_task_all_texts(packed, both, make_model):
     shared, _ = both(specs, table)
     model = make_model([*specs, ALONE], packed=packed).eval()
     data = MultiTaskDataset(model.tasks, shared, True, model.config)
-    names = [[model.tasks[task].name for task in unit[0]] for unit in data.units]
+    names = [[model.tasks[task].name for task in pool[0]] for pool in data.pools]
     assert names == [["same"], ["near", "far"], ["kind"], ["stars"]]
     rows = np.array([3, 14, 0])
-    for number, unit in enumerate(names):
+    for number, pool in enumerate(names):
         batch = data.__getitems__(Step(((number, rows if number < 3 else rows[:1]),)))
         inputs = {key: value for key, value in batch.items() if key not in ("labelled", "rows")}
         with torch.no_grad():
             logits = model(**inputs).task_logits
-        for name in unit:
+        for name in pool:
             alone = MultiTaskDataset(model.tasks, {name: shared[name]}, True)
             place = [task.name for task in model.tasks].index(name)
             own = alone.__getitems__(Step(((place, rows if number < 3 else rows[:1]),)))

@@ -42,7 +42,7 @@ def test_every_recipe_that_is_left_out_is_there():
 @pytest.mark.parametrize("path", map(with_marks, RECIPES))
 def test_recipe_trains_two_steps(path, finetune, encoder_dir, course_dir, wide_dir, tmp_path, monkeypatch):
     folder, wide = tmp_path / "run", path.parent.name == "wide"
-    data_dir = CONFIGS.parent / "sample_data" if path.name == "quickstart.yaml" else course_dir
+    data_dir = CONFIGS.parent / "sample_data" if path.parent == CONFIGS else course_dir
     data_dir = wide_dir if wide else data_dir
     overrides = {
         "encoder": encoder_dir,
@@ -54,7 +54,7 @@ def test_recipe_trains_two_steps(path, finetune, encoder_dir, course_dir, wide_d
         "training.report_to": "none",
         "training.cpu_threads": 1,
     }
-    recipe = load_recipe(path, ["--encoder", encoder_dir, "--training.output_dir", "x"])
+    recipe = load_recipe(path, ["--encoder", encoder_dir, "--data_dir", str(data_dir), "--training.output_dir", "x"])
     for name, task in recipe.tasks.items():
         if task.data.sample is not None:
             overrides[f"tasks.{name}.data.sample"] = 20  # of the 30 or 60 rows of course_dir

@@ -32,10 +32,12 @@ def sentence(random: np.random.Generator) -> str:
     return " ".join(random.choice(WORDS, size=random.integers(2, 13)))
 
 
-def random_label(task: TaskSpec, random: np.random.Generator):
-    """A label of a task, as a user writes it."""
+def random_label(task: TaskSpec, random: np.random.Generator, text: str):
+    """A label of a task for a text, as a user writes it."""
     if task.kind.numeric:
         return float(random.integers(0, 11)) / 2
+    if task.kind.units.column:
+        return [task.labels[tag] for tag in random.integers(len(task.labels), size=len(text.split()))]
     if task.kind.several:
         return [name for name in task.labels if random.random() < 0.5]
     return task.labels[random.integers(len(task.labels))]
@@ -58,7 +60,10 @@ def make_table(
     has[np.arange(rows), random.integers(len(tasks), size=rows)] = True
     has[rows - unlabelled :] = False
     for place, task in enumerate(tasks):
-        columns[task.name] = [random_label(task, random) if has[row, place] else None for row in range(rows)]
+        texts = enumerate(columns["text"])
+        columns[task.name] = [random_label(task, random, text) if has[row, place] else None for row, text in texts]
+    if any(task.kind.units.column for task in tasks):
+        columns["text"] = [text.split() for text in columns["text"]]
     return datasets.Dataset.from_dict(columns)
 
 

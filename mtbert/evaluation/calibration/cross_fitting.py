@@ -54,8 +54,10 @@ def calibrate_task(rows: TaskRows, goals: Goals, folds: int = 5, seed: int = 0) 
         `folds` (the calibration of each), and what `measure` returns.
 
     Raises:
-        InputError: there are fewer different texts than folds.
+        InputError: there are fewer different texts than folds, or no calibration for the problem type.
     """
+    if reason := rows.task.kind.refuses.get("calibrate"):
+        raise InputError(f"task {rows.task.name!r}: {reason}")
     task, labels = replace(rows.task, calibration=None), rows.labels
     groups = text_groups(rows.texts)
     different = len(np.unique(groups))

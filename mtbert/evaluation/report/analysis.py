@@ -10,7 +10,7 @@ import numpy as np
 from ...data.sampling import Plan
 from ...errors import InputError
 from ...modeling.decoding import confidence as confidence_of
-from ..metrics import all_metrics, averages, score_task
+from ..metrics import all_metrics, averages, part_tables, score_task
 from . import attention, classification, comparison, course, distances, regression, slices
 from .rows import TaskRows
 
@@ -66,6 +66,7 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
         - `within_one`, the shares of rows that are right or nearly so (see `within_one`), for tasks that have them;
         - `worst`, `length`, for pairs `length_difference`, and `groups` (column → result of `by_group`);
         - `attention`, for a head that has one (see `attention_shares`).
+        - for a task that labels parts of rows: `tables` of these (see `part_tables`).
 
         Without labelled rows `scores` is empty and the keys after it are absent.
     """
@@ -78,6 +79,8 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
         analysis |= _regression(rows)
     elif rows.multi_label:
         analysis |= _multi_label(rows, examples)
+    elif rows.of_parts:
+        analysis["tables"] = part_tables(task, rows.predicted, rows.labels)
     else:
         everyone = np.arange(len(rows))
         analysis["classes"] = _decisions(

@@ -49,7 +49,7 @@ def bootstrap(
     """
     missing = np.isnan(a.labels) if a.multi_label else False  # F1 ignores entries whose label and prediction are 0
     labels, x, y = (np.where(missing, 0, values) for values in (a.labels, a.predicted, b.predicted))
-    score = scorer(metric)
+    score = scorer(metric, a.task)
     first, second = score(x, labels), score(y, labels)
     scores = {"a": first, "b": second, "difference": first - second}
     if len(a) < 2:
@@ -109,7 +109,7 @@ def flips(a: TaskRows, b: TaskRows) -> list[dict[str, Any]]:
     strength = np.abs(change)
     if a.regression:
         flipped = np.argsort(-strength, kind="stable")[:MOST_FLIPS]
-    elif a.multi_label:
+    elif a.predicted.ndim > 1:
         flipped = np.flatnonzero((a.predicted != b.predicted).any(axis=1))
     else:
         flipped = np.flatnonzero(a.predicted != b.predicted)

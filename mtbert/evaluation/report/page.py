@@ -72,6 +72,9 @@ def _task(name: str, task: Mapping[str, Any], run: Mapping[str, Any]) -> list[Se
         items.append(_within_one(task["within_one"]))
     parts = [Section(f"Task {name}", notes=tuple(_undefined(name, task["scores"])), items=tuple(items))]
     out_of_sample = run["split"] != "train"
+    for table in task.get("tables", ()):
+        items = [as_table(table["title"], table["rows"])]
+        parts.append(Section(f"{name}: {table['title']}", 3, tuple(table["notes"]), tuple(items)))
     if "classes" in task:
         parts.append(_classes(name, name, task["classes"], most, out_of_sample))
     for label, decisions in task.get("labels", {}).items():

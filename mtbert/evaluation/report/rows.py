@@ -14,7 +14,7 @@ from scipy.special import log_expit, log_softmax
 
 from ...modeling.decoding import decisions, probabilities, scaled
 from ...modeling.task_spec import TaskSpec
-from ..metrics import IGNORE_INDEX, labelled_rows
+from ..metrics import IGNORE_INDEX, labelled_rows, widened
 from .token_weights import TokenWeights
 
 
@@ -25,7 +25,8 @@ class TaskRows:
     Attributes:
         task: the task.
         logits: shape (rows, num_labels), float64, finite.
-        labels: class ids or scores, shape (rows,); for multi-label tasks 0, 1 or NaN (missing), (rows, num_labels).
+        labels: class ids or scores, shape (rows,); for multi-label tasks 0, 1 or NaN (missing), (rows, num_labels); for
+            tasks that label parts of rows class ids or -100 (missing, or no part), (rows, most parts).
         texts: the one or two texts of each row.
         names: the id of each row, or its number in the source.
         groups: column → the value of each row.
@@ -67,8 +68,9 @@ class TaskRows:
         Raises:
             ValueError: a logit of a labelled row is not finite.
         """
-        shape = (len(split), task.num_labels) if task.kind.several else (len(split),)
+        shape = (len(split), task.num_labels) if task.kind.several else np.shape(logits)[: task.kind.units.dims]
         labels = np.full(shape, np.nan) if labels is None else np.asarray(labels, dtype=np.float64)
+        labels = widened(task, labels, np.asarray(logits))
         kept = np.flatnonzero(labelled_rows(task, labels)) if len(labels) else np.zeros(0, dtype=np.int64)
         labels = labels[kept]
         if task.kind.several:
@@ -107,10 +109,19 @@ class TaskRows:
         """Whether the labels are scores."""
         return self.task.kind.numeric
 
+    @property
+    def of_parts(self) -> bool:
+        """Whether labels are of parts of rows."""
+        return self.task.kind.units.dims > 1
+
     @cached_property
     def predicted(self) -> np.ndarray:
-        """Predicted class ids or scores, shape (rows,); for multi-label tasks 0 or 1, shape (rows, num_labels)."""
-        return decisions(self.task, self.logits)
+        """Predicted class ids or scores, shape (rows,); for multi-label tasks 0 or 1, shape (rows, num_labels).
+
+        For tasks that label parts of rows class ids, -100 where the label is missing, shape (rows, most parts).
+        """
+        chosen = decisions(self.task, self.logits)
+        return np.where(self.labels == IGNORE_INDEX, IGNORE_INDEX, chosen) if self.of_parts else chosen
 
     @cached_property
     def probabilities(self) -> np.ndarray:
@@ -119,34 +130,39 @@ class TaskRows:
 
     @cached_property
     def right(self) -> np.ndarray:
-        """Whether each prediction is right, shape (rows,); for multi-label tasks, for all known labels of the row."""
+        """Whether each prediction is right, shape (rows,); for rows of several labels, all their known ones."""
         same = self.predicted == self.labels
+        if self.of_parts:
+            return np.asarray(same.all(axis=1))
         return (same | np.isnan(self.labels)).all(axis=1) if self.multi_label else same
 
     @cached_property
     def errors(self) -> np.ndarray:
         """Error of each row, shape (rows,).
 
-        |predicted − label| for a regression, the share of wrong known labels for multi-label tasks, else 0 or 1.
+        |predicted − label| for a regression, the share of wrong known labels for rows of several labels, else 0 or 1.
         """
         if self.regression:
             return np.abs(self.predicted - self.labels)
-        if not self.multi_label:
+        if not (self.multi_label or self.of_parts):
             return (~self.right).astype(np.float64)
-        labelled = ~np.isnan(self.labels)
+        labelled = self.labels != IGNORE_INDEX if self.of_parts else ~np.isnan(self.labels)
         return ((self.predicted != self.labels) & labelled).sum(axis=1) / labelled.sum(axis=1)
 
     @cached_property
     def losses(self) -> np.ndarray:
         """Loss of each row, shape (rows,).
 
-        The squared error for a regression; else −ln p̂ of the label, for multi-label tasks its mean over known labels.
+        The squared error for a regression; else −ln p̂ of the label, for rows of several its mean over known labels.
         """
         if self.regression:
             return self.errors**2
         if self.task.kind.exclusive:
             of_classes = self.task.kind.class_logits(torch.from_numpy(scaled(self.task, self.logits))).numpy()
-            return -log_softmax(of_classes, axis=1)[np.arange(len(self)), self.labels]
+            chosen = np.maximum(self.labels, 0)[..., None]
+            log_p = np.take_along_axis(log_softmax(of_classes, axis=-1), chosen, axis=-1)[..., 0]
+            known = self.labels != IGNORE_INDEX
+            return -np.where(known, log_p, 0).sum(axis=1) / known.sum(axis=1) if self.of_parts else -log_p
         labels = self.labels if self.multi_label else self.labels[:, None]
         labelled = ~np.isnan(labels)
         logits = scaled(self.task, self.logits)
@@ -167,6 +183,8 @@ class TaskRows:
                 ", ".join(name for name, value in zip(self.task.classes, np.asarray(values), strict=True) if value == 1)
                 or "none"
             )
+        if self.of_parts:
+            return " ".join(self.task.classes[i] for i in np.asarray(values).tolist() if i != IGNORE_INDEX)
         return self.task.classes[int(values)]
 
     def example(self, row: int, **more: Any) -> dict[str, Any]:

@@ -107,6 +107,8 @@ def _group(rows: TaskRows, own: np.ndarray, name: str, metric: str) -> dict[str,
 
 def _rates(rows: TaskRows, own: np.ndarray) -> list[dict[str, Any]]:
     labels, predicted, names = rows.labels[own], rows.predicted[own], rows.task.classes
+    if rows.of_parts:
+        return []
     if not rows.multi_label:
         table = class_rates(labels, predicted, names)
         return table[1:] if len(names) == 2 else table

@@ -24,6 +24,7 @@ function bar(label, share, given) {
 
 function said(answer) {
   if ("score" in answer) return answer.score.toFixed(3);
+  if ("entities" in answer) return answer.entities.map((found) => found.word + " (" + found.entity + ")").join(", ") || "no entity";
   if ("labels" in answer) return answer.labels.join(", ") || "no label";
   return answer.label;
 }

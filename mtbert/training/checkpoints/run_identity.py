@@ -8,7 +8,7 @@ from typing import Any
 
 from peft import PeftModel
 
-from ...data.units import sources_of
+from ...data.pools import sources_of
 from ..methods import method_classes
 from ..methods.base import TaskTrainer
 from .resume_record import (

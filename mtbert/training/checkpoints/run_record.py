@@ -13,8 +13,8 @@ import torch
 import transformers
 from torch import Tensor, nn
 
+from ...data.pools import sources_of
 from ...data.sources import labelled_count
-from ...data.units import sources_of
 from ..methods import method_classes
 from ..methods.base import TaskTrainer
 

@@ -12,7 +12,7 @@ import torch
 from torch import distributed, nn
 from transformers import TrainerCallback
 
-from ...data.units import sources_of
+from ...data.pools import sources_of
 from ...errors import InputError, TrainingError
 from ..methods.base import TaskTrainer
 

@@ -27,14 +27,14 @@ import torch
 from torch import Tensor, nn
 
 from ...data.collation import TEACHER
-from ...data.units import TaskSplits, sources_of, unit_numbers
+from ...data.pools import TaskSplits, pool_numbers, sources_of
 from ...errors import InputError, Problem
 from ...modeling.heads import labelled
 from ...modeling.ordinal import exceedances, probabilities_of
 from ...modeling.task_spec import TaskSpec
 from ..checkpoints.resume_record import teacher_hash
 from .base import Method, TaskTrainer
-from .rules import Rule
+from .rules import Rule, refused_by_type
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -101,6 +101,8 @@ class Distillation:
             taught = check_members(self.teachers, specs)
         except InputError as error:
             return [Problem(("distillation", "teachers"), f": {line}") for line in str(error).splitlines()]
+        if refused := refused_by_type([spec for spec in specs if spec.name in taught], "distillation"):
+            return [Problem(("distillation", "teachers"), problem) for problem in refused]
         reason = "but none of distillation.teachers has that task; give a teacher of it, or drop the texts"
         return [
             Problem(("tasks", name, "data", "unlabelled"), f"is {texts!r}, {reason}")
@@ -186,9 +188,11 @@ def add_targets(distillation: Distillation, trainer: TaskTrainer, texts: Mapping
     from .teacher_cache import teacher_logits
 
     taught = check_members(distillation.teachers, trainer.tasks)
+    if refused := refused_by_type([task for task in trainer.tasks if task.name in taught], "distillation"):
+        raise InputError(f"distillation.teachers {refused[0]}")
     plan, args = trainer.plan(), trainer.args
     sources = sources_of(trainer.train_dataset)
-    numbers, shared = unit_numbers(list(trainer.task_ids), sources), {task for of in sources.values() for task in of}
+    numbers, shared = pool_numbers(list(trainer.task_ids), sources), {task for of in sources.values() for task in of}
     used = {name: plan.taken(numbers[name]) for name in taught}
     for name in taught:
         rows, encoded = len(texts[name]), len(trainer.train_dataset[name])

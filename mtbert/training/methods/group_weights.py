@@ -17,11 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...data.collation import unit_rows
+from ...data.pools import TaskSplits, sources_of
 from ...data.sources import labelled_mask
 from ...data.spec import task_data
 from ...data.splits import load_column
 from ...data.tokenize import GROUP
-from ...data.units import TaskSplits, sources_of
 from ...errors import InputError, Problem
 from ...modeling.display import brief
 from ...modeling.task_spec import TaskSpec
@@ -209,6 +210,7 @@ class GroupWeigher(Method):
     def change_rows(self, inputs: Mapping[str, Any], outputs: Any) -> None:
         if not self._trainer.model.training:
             return
+        rows = unit_rows(inputs, self._trainer.tasks)
         for name, weights in self.weights.items():
             if name in outputs.row_losses:
-                outputs.row_losses[name] = outputs.row_losses[name] * weights[inputs["rows"][name]]
+                outputs.row_losses[name] = outputs.row_losses[name] * weights[rows[name]]

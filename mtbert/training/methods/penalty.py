@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...data.collation import TEACHER
+from ...data.collation import NOT_INPUTS
 from .base import Method, Reduce, TaskTrainer
 
 ROUNDING = 1e-12  # divergences below it may be rounding errors of fp32
@@ -89,7 +89,7 @@ class Penalty(LoggedPenalty, ABC):
         # averages the gradients of all passes together.
         if not self.model.training:
             return
-        values = {key: value for key, value in inputs.items() if key not in ("labels", "labelled", "rows", TEACHER)}
+        values = {key: value for key, value in inputs.items() if key not in ("labels", *NOT_INPUTS)}
         penalties = self.penalties(values, outputs)
         if penalties is None:
             self._skipped += 1

@@ -18,6 +18,7 @@ from ...modeling.packing import PackedLayout, Segment
 from ...modeling.task_spec import TaskSpec
 from .base import PeakMemory, Reduce, TaskTrainer
 from .penalty import ROUNDING, Penalty
+from .rules import refused_by_type
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,12 @@ class SimCSE:
             specs: the tasks of the recipe.
             unlabelled: not used.
         """
-        return [problem.under("simcse") for problem in self._unknown([spec.name for spec in specs])]
+        problems = [problem.under("simcse") for problem in self._unknown([spec.name for spec in specs])]
+        return problems + [Problem(("simcse", "tasks"), refused) for refused in self._refused(specs)]
+
+    def _refused(self, specs: Sequence[TaskSpec]) -> list[str]:
+        chosen = [spec for spec in specs if self.tasks is None or spec.name in self.tasks]
+        return refused_by_type(chosen, "simcse")
 
     def _unknown(self, names: Sequence[str]) -> list[Problem]:
         unknown = [name for name in self.tasks or () if name not in names]
@@ -117,6 +123,8 @@ class SimCSEPenalty(Penalty):
         super().attach(trainer)
         for problem in self.settings._unknown(list(self.tasks)):
             raise InputError(f"simcse: {problem.path[0]} {problem.message}")
+        for refused in self.settings._refused(list(self.tasks.values())):
+            raise InputError(f"simcse.tasks {refused}")
 
     def penalties(self, inputs: Mapping[str, Any], outputs: Any) -> dict[str, Tensor]:
         """The contrastive loss of each row, by task: `(rows,)`; see `Penalty.penalties`."""

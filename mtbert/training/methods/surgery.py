@@ -173,8 +173,10 @@ def parts_by_task(inputs: Mapping[str, Any], tasks: Sequence[TaskSpec]) -> Itera
         for key, value in inputs.items():
             if isinstance(value, Mapping):  # by task: labels, rows, a teacher's targets
                 part[key] = {name: value[name]} if name in value else {}
-        part["labelled"] = torch.zeros_like(inputs["labelled"])
-        part["labelled"][segment.task_id] = inputs["labelled"][segment.task_id]
+        for key in ("labelled", "units"):
+            if key in inputs:
+                part[key] = torch.zeros_like(inputs[key])
+                part[key][segment.task_id] = inputs[key][segment.task_id]
         yield name, part
 
 

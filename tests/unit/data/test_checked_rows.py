@@ -275,7 +275,7 @@ def test_nul_characters_are_refused():
 
 
 def test_missing_columns_and_wrong_types():
-    rows = Dataset.from_dict({"sentence": ["a"], "labels": ["bad"], "parts": [["a"]]})
+    rows = Dataset.from_dict({"sentence": ["a"], "labels": ["bad"], "parts": [[1]]})
     with pytest.raises(ValueError, match=r"no column 'sentense' for text; .*\['sentence', .*mean 'sentence'\?"):
         check(MOOD, rows, text="sentense")
     with pytest.raises(ValueError, match=r"no column 'label' for label; .*did you mean 'labels'\?"):

@@ -77,7 +77,7 @@ class TestPlan:
         for step in StepSampler(trainer.plan()):
             batch = data.__getitems__(step)
             counts += batch["labelled"]
-            seen += [row for unit, rows in step.parts for row in rows.tolist() if unit == 0]
+            seen += [row for pool, rows in step.parts for row in rows.tolist() if pool == 0]
         assert sorted(seen) == list(range(30))
         assert counts.tolist() == [*(len(numbers_of(task, TABLE)) for task in SINGLE), 12]
 
@@ -119,11 +119,11 @@ class TestSteps:
             steps += list(sampler)
         for step in steps[:5]:
             losses, count = {}, 0
-            for unit, drawn in step.parts:
+            for pool, drawn in step.parts:
                 for number, task in enumerate(model.tasks):
                     own = drawn if task.name == "stars" else [places[task.name].get(n) for n in drawn.tolist()]
                     own = np.array([row for row in own if row is not None], dtype=np.int64)
-                    if (unit == 1) == (task.name == "stars") and len(own):
+                    if (pool == 1) == (task.name == "stars") and len(own):
                         batch = data.__getitems__(type(step)(((number, own),)))
                         inputs = {key: value for key, value in batch.items() if key not in ("labelled", "rows")}
                         losses[task.name] = model(**inputs).row_losses[task.name], len(own)

@@ -1,4 +1,4 @@
-"""Units: what a schedule draws. A unit is a task, or a source, whose tasks read the same texts.
+"""Pools: what a schedule draws. A pool is a task, or a source, whose tasks read the same texts.
 
 A text of a source is encoded once for all of its tasks that read it alike, and once more for each other way to read it:
 another `max_length`, `separator` or `pair`, or a task's own adapter, which changes the encoder's states.
@@ -20,7 +20,7 @@ Sources = Mapping[str, Sequence[str]]  # source → its tasks
 
 
 @dataclass(frozen=True)
-class Unit:
+class Pool:
     """A task, or a source with its tasks.
 
     Attributes:
@@ -61,8 +61,8 @@ def sources_of(splits: Any) -> Sources:
     return sources
 
 
-def units_of(tasks: Iterable[str], sources: Sources) -> tuple[Unit, ...]:
-    """The units of tasks, in the order of their first tasks.
+def pools_of(tasks: Iterable[str], sources: Sources) -> tuple[Pool, ...]:
+    """The pools of tasks, in the order of their first tasks.
 
     Args:
         tasks: names of all tasks, in the order of their ids.
@@ -72,23 +72,23 @@ def units_of(tasks: Iterable[str], sources: Sources) -> tuple[Unit, ...]:
     members: dict[tuple[bool, str], list[str]] = {}
     for task in tasks:
         members.setdefault((task in source_of, source_of.get(task, task)), []).append(task)
-    return tuple(Unit(name, tuple(names)) for (_, name), names in members.items())
+    return tuple(Pool(name, tuple(names)) for (_, name), names in members.items())
 
 
-def unit_numbers(tasks: Sequence[str], sources: Sources) -> dict[str, int]:
-    """Task → the number of its unit in a plan."""
-    return {task: number for number, unit in enumerate(units_of(tasks, sources)) for task in unit.tasks}
+def pool_numbers(tasks: Sequence[str], sources: Sources) -> dict[str, int]:
+    """Task → the number of its pool in a plan."""
+    return {task: number for number, pool in enumerate(pools_of(tasks, sources)) for task in pool.tasks}
 
 
-def copies_of(unit: Unit, tasks: Mapping[str, TaskSpec], apart: Collection[str] = ()) -> tuple[tuple[str, ...], ...]:
-    """The tasks of a unit in groups, one for each encoding of its texts.
+def copies_of(pool: Pool, tasks: Mapping[str, TaskSpec], apart: Collection[str] = ()) -> tuple[tuple[str, ...], ...]:
+    """The tasks of a pool in groups, one for each encoding of its texts.
 
     Args:
         tasks: name → task.
         apart: tasks whose adapters change the encoder's states; each has an encoding of its own.
     """
     groups: dict[tuple[Any, ...], list[str]] = {}
-    for name in unit.tasks:
+    for name in pool.tasks:
         key = (name,) if name in apart else (None, *encoding_key(tasks[name]))
         groups.setdefault(key, []).append(name)
     return tuple(map(tuple, groups.values()))
@@ -113,7 +113,7 @@ def describe_sources(tasks: Sequence[TaskSpec], sources: Sources, apart: Collect
     """A sentence for each source: for which tasks a text is encoded together, and for which apart."""
     by_name, lines = {task.name: task for task in tasks}, []
     for source, names in sources.items():
-        first, *others = copies_of(Unit(source, tuple(names)), by_name, apart)
+        first, *others = copies_of(Pool(source, tuple(names)), by_name, apart)
         line = f"Source {source}: each text is encoded once for {_joined(first)}"
         for group in others:
             why = "which has an adapter" if group[0] in apart else f"which read{'s' * (len(group) == 1)} it otherwise"
