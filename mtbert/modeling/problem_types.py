@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +17,6 @@ from .ordinal import log_probabilities, logits_of, ranks, row_losses
 from .token_labels import REFUSES, EntityAnswers, WordUnits, token_problems, word_losses
 from .units import ROWS, Units
 
-if TYPE_CHECKING:
-    from .task_spec import TaskSpec
-
 IGNORED = -100  # a missing class label, as everywhere in transformers; a missing float label is nan
 
 
@@ -27,7 +24,7 @@ def _same(logits: Tensor) -> Tensor:
     return logits
 
 
-def _no_problems(task: TaskSpec) -> list[Problem]:
+def _no_problems(task: Any) -> list[Problem]:
     return []
 
 
@@ -76,7 +73,7 @@ class ProblemType:
     label_dtype: str = "int64"
     labels_are: str = "of 0 and 1"
     units: Units = ROWS
-    problems: Callable[[TaskSpec], list[Problem]] = _no_problems
+    problems: Callable[[Any], list[Problem]] = _no_problems
     refuses: Mapping[str, str] = field(default_factory=dict, hash=False)
     answers: Any = None
     card: str = "one of {} labels"

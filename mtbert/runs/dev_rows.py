@@ -42,8 +42,8 @@ def refuse_words(task: TaskSpec) -> None:
     """Raise InputError if a task labels parts of a row, whose predictions are not compared row by row."""
     if task.kind.units.column:
         raise InputError(
-            f"task {task.name!r} is {task.kind.with_article}, and labels of words are not compared row by row; leave the "
-            "task out of the table"
+            f"task {task.name!r} is {task.kind.with_article}, and labels of words are not compared row by row; leave "
+            "the task out of the table"
         )
 
 

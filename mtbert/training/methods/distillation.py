@@ -33,8 +33,8 @@ from ...modeling.heads import labelled
 from ...modeling.ordinal import exceedances, probabilities_of
 from ...modeling.task_spec import TaskSpec
 from ..checkpoints.resume_record import teacher_hash
-from .base import Method, TaskTrainer
-from .rules import Rule, refused_by_type
+from .base import Method, TaskTrainer, refused_by_type
+from .rules import Rule
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from ...errors import InputError, Problem
 from ...modeling.packing import PackedLayout, Segment
 from ...modeling.task_spec import TaskSpec
-from .base import PeakMemory, Reduce, TaskTrainer
+from .base import PeakMemory, Reduce, TaskTrainer, refused_by_type
 from .penalty import ROUNDING, Penalty
-from .rules import refused_by_type
 
 
 @dataclass(frozen=True)
