@@ -201,7 +201,10 @@ class Reader:
 
     def command_make(self, arguments: list[str]) -> None:
         """Look up the targets; tests of their own run what they call."""
-        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        file = "Makefile"
+        if arguments[0] == "-f":
+            file, arguments = arguments[1], arguments[2:]
+        makefile = (ROOT / file).read_text(encoding="utf-8")
         for word in arguments:
             assert "=" in word or f"\n{word}:" in makefile, f"the Makefile has no target {word}"
 
