@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,7 @@ from .ordinal import log_probabilities, logits_of, ranks, row_losses
 from .token_labels import REFUSES, EntityAnswers, WordUnits, token_problems, word_losses
 from .units import ROWS, Units
 
-if TYPE_CHECKING:
-    from .task_spec import TaskSpec
+TaskSpec = Any  # of task_spec.py, which imports this table
 
 IGNORED = -100  # a missing class label, as everywhere in transformers; a missing float label is nan
 
@@ -201,3 +200,9 @@ TOKEN = ProblemType(
     plain="token_classification",
 )
 PROBLEM_TYPES = {kind.name: kind for kind in (SINGLE_LABEL, BINARY, REGRESSION, MULTI_LABEL, ORDINAL, TOKEN)}
+
+
+def refused_by_type(tasks: Iterable[TaskSpec], section: str) -> list[str]:
+    """Messages on the tasks whose problem type does not go with a section of a recipe (`ProblemType.refuses`)."""
+    named = [(task, task.kind.refuses[section]) for task in tasks if section in task.kind.refuses]
+    return [f"would include task {task.name!r}, {task.kind.with_article}: {reason}" for task, reason in named]

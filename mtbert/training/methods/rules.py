@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from transformers import TrainingArguments
 
     from ...modeling.modeling_mtbert import MtBertForMultiTask
-    from ...modeling.task_spec import TaskSpec
     from ..objective import TaskTraining
 
 ANY_TASK = "*"
@@ -111,12 +110,6 @@ def _has_shares(run: Run, key: str) -> bool:
 def is_frozen_whole(run: Run) -> bool:
     """Whether no parameter of the encoder is trained."""
     return run.value("model.freeze_encoder") and not run.value("model.train_layer_norms")
-
-
-def refused_by_type(tasks: Iterable[TaskSpec], section: str) -> list[str]:
-    """Messages on the tasks whose problem type does not go with a section of a recipe (`ProblemType.refuses`)."""
-    named = [(task, task.kind.refuses[section]) for task in tasks if section in task.kind.refuses]
-    return [f"would include task {task.name!r}, {task.kind.with_article}: {reason}" for task, reason in named]
 
 
 def _metric(run: Run) -> str:

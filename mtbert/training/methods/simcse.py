@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from ...errors import InputError, Problem
 from ...modeling.packing import PackedLayout, Segment
+from ...modeling.problem_types import refused_by_type
 from ...modeling.task_spec import TaskSpec
 from .base import PeakMemory, Reduce, TaskTrainer
 from .penalty import ROUNDING, Penalty
-from .rules import refused_by_type
 
 
 @dataclass(frozen=True)
