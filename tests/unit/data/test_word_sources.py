@@ -100,9 +100,8 @@ def test_a_dev_split_is_cut_for_both(tmp_path):
         specs[task.name] = task, DataSpec(text="words", label=task.name, train="rows.jsonl", dev="20%")
     loaded = load_source("tickets", specs, tmp_path)
     dev = {name: each.splits["dev"].with_format(None) for name, each in loaded.items()}
-    assert (
-        dev["queue"]["row"][:] == dev["slots"]["row"][:] and len(dev["slots"]) == 7
-    )  # 1 of 5, 2 of 12, 3 of 16, 1 of 7
+    assert dev["queue"]["row"][:] == dev["slots"]["row"][:]
+    assert len(dev["slots"]) == 7  # 1 of 5, 2 of 12, 3 of 16, 1 of 7
     assert sum(3 in tags for tags in dev["slots"]["label"][:]) == 1  # of the five with the rarest label
     assert dev["slots"]["text"][:] == [" ".join(lines[row - 1]["words"]) for row in dev["slots"]["row"][:]]
 
