@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,8 @@ from .ordinal import log_probabilities, logits_of, ranks, row_losses
 from .token_labels import REFUSES, EntityAnswers, WordUnits, token_problems, word_losses
 from .units import ROWS, Units
 
+TaskSpec = Any  # of task_spec.py, which imports this table
+
 IGNORED = -100  # a missing class label, as everywhere in transformers; a missing float label is nan
 
 
@@ -24,7 +26,7 @@ def _same(logits: Tensor) -> Tensor:
     return logits
 
 
-def _no_problems(task: Any) -> list[Problem]:
+def _no_problems(task: TaskSpec) -> list[Problem]:
     return []
 
 
@@ -73,7 +75,7 @@ class ProblemType:
     label_dtype: str = "int64"
     labels_are: str = "of 0 and 1"
     units: Units = ROWS
-    problems: Callable[[Any], list[Problem]] = _no_problems
+    problems: Callable[[TaskSpec], list[Problem]] = _no_problems
     refuses: Mapping[str, str] = field(default_factory=dict, hash=False)
     answers: Any = None
     card: str = "one of {} labels"
@@ -198,3 +200,9 @@ TOKEN = ProblemType(
     plain="token_classification",
 )
 PROBLEM_TYPES = {kind.name: kind for kind in (SINGLE_LABEL, BINARY, REGRESSION, MULTI_LABEL, ORDINAL, TOKEN)}
+
+
+def refused_by_type(tasks: Iterable[TaskSpec], section: str) -> list[str]:
+    """Messages on the tasks whose problem type does not go with a section of a recipe (`ProblemType.refuses`)."""
+    named = [(task, task.kind.refuses[section]) for task in tasks if section in task.kind.refuses]
+    return [f"would include task {task.name!r}, {task.kind.with_article}: {reason}" for task, reason in named]

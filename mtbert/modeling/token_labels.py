@@ -22,6 +22,8 @@ from .errors import InputError, Problem
 from .units import Offsets, Units
 from .words import find_words
 
+TaskSpec = Prediction = Any  # of task_spec.py and answers.py, which import the table that has what is here
+
 OUTSIDE = "O"  # the tag of words in no entity
 TAG = re.compile(r"[BIES]-.+", re.DOTALL)
 SCHEMES = "IOB1, IOB2, IOE1, IOE2 and IOBES"
@@ -116,7 +118,7 @@ def tag_problems(labels: Sequence[str]) -> list[Problem]:
     return []
 
 
-def token_problems(task: Any) -> list[Problem]:
+def token_problems(task: TaskSpec) -> list[Problem]:
     """Return a `Problem` for each field that does not go with labels of words."""
     problems = tag_problems(task.classes)
     if task.texts != 1:
@@ -141,13 +143,13 @@ def word_losses(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
 class EntityAnswers:
     """How predictions of words become answers: a tag for each word, and entities."""
 
-    def labels(self, prediction: Any) -> list[list[str]]:
+    def labels(self, prediction: Prediction) -> list[list[str]]:
         """The tags of each row's words; without texts, of as many words as the longest row has."""
         classes = np.array(prediction.task.classes, dtype=object)
         tags = classes[prediction.logits.argmax(-1)]
         return [row[:count].tolist() for row, count in zip(tags, _counts(prediction), strict=True)]
 
-    def entities(self, prediction: Any) -> list[list[dict[str, Any]]]:
+    def entities(self, prediction: Prediction) -> list[list[dict[str, Any]]]:
         """The entities of each row.
 
         Returns:
@@ -174,25 +176,25 @@ class EntityAnswers:
             rows.append(entities)
         return rows
 
-    def columns(self, prediction: Any) -> dict[str, list[Any]]:
+    def columns(self, prediction: Prediction) -> dict[str, list[Any]]:
         """`<task>`: the entities; `<task>.labels`: the tags."""
         name = prediction.task.name
         return {name: self.entities(prediction), f"{name}.labels": self.labels(prediction)}
 
-    def column_types(self, task: Any) -> dict[str, type]:
+    def column_types(self, task: TaskSpec) -> dict[str, type]:
         """Name → type of each of the `columns`."""
         return {task.name: list, f"{task.name}.labels": list}
 
-    def served(self, prediction: Any) -> dict[str, list[Any]]:
+    def served(self, prediction: Prediction) -> dict[str, list[Any]]:
         """The server's answers, by key."""
         return {"entities": self.entities(prediction), "labels": self.labels(prediction)}
 
-    def shown(self, prediction: Any, top_k: int | None) -> list[Any]:
+    def shown(self, prediction: Prediction, top_k: int | None) -> list[Any]:
         """The pipeline's answers: the entities; `top_k` does not matter."""
         return self.entities(prediction)
 
 
-def _counts(prediction: Any) -> list[int]:
+def _counts(prediction: Prediction) -> list[int]:
     """Number of words of each row."""
     if prediction.texts is None:
         return [prediction.logits.shape[1]] * len(prediction.logits)

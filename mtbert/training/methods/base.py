@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from transformers import TrainerCallback
 
 from ...modeling.packing import PackedLayout
-from ...modeling.task_spec import TaskSpec
 
 Reduce = Callable[..., Tensor]
 
@@ -106,12 +105,6 @@ class PeakMemory:
     copies: int = 0
     keeps_gradients: bool = False
     states_of: Sequence[str] = ()
-
-
-def refused_by_type(tasks: Iterable[TaskSpec], section: str) -> list[str]:
-    """Messages on the tasks whose problem type does not go with a section of a recipe (`ProblemType.refuses`)."""
-    named = [(task, task.kind.refuses[section]) for task in tasks if section in task.kind.refuses]
-    return [f"would include task {task.name!r}, {task.kind.with_article}: {reason}" for task, reason in named]
 
 
 class Method(TrainerCallback):

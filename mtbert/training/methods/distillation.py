@@ -31,9 +31,10 @@ from ...data.pools import TaskSplits, pool_numbers, sources_of
 from ...errors import InputError, Problem
 from ...modeling.heads import labelled
 from ...modeling.ordinal import exceedances, probabilities_of
+from ...modeling.problem_types import refused_by_type
 from ...modeling.task_spec import TaskSpec
 from ..checkpoints.resume_record import teacher_hash
-from .base import Method, TaskTrainer, refused_by_type
+from .base import Method, TaskTrainer
 from .rules import Rule
 
 if TYPE_CHECKING:

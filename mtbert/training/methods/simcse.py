@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError, Problem
 from ...modeling.packing import PackedLayout, Segment
+from ...modeling.problem_types import refused_by_type
 from ...modeling.task_spec import TaskSpec
 from .base import PeakMemory, Reduce, TaskTrainer, refused_by_type
 from .penalty import ROUNDING, Penalty
