@@ -17,7 +17,7 @@ from ...errors import InputError, Problem
 from ...modeling.packing import PackedLayout, Segment
 from ...modeling.problem_types import refused_by_type
 from ...modeling.task_spec import TaskSpec
-from .base import PeakMemory, Reduce, TaskTrainer, refused_by_type
+from .base import PeakMemory, Reduce, TaskTrainer
 from .penalty import ROUNDING, Penalty
 
 
