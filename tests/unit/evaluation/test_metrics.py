@@ -9,6 +9,7 @@ import evaluate
 import numpy as np
 import pytest
 import torch
+from tagged import SLOTS
 
 from mtbert.evaluation.metrics import (
     F1,
@@ -177,7 +178,9 @@ def refuse(*args, **kwargs): raise OSError("a connection was tried")
 socket.socket.connect = socket.getaddrinfo = socket.create_connection = refuse
 from mtbert.evaluation.metrics import METRICS
 given = {"predictions": [0, 1, 1, 0], "references": [0, 1, 0, 0]}
-print(json.dumps([spec.build().compute(**given)[name] for name, spec in METRICS.items()]))
+words = {key: [values] for key, values in given.items()} | {"classes": ("O", "B-X")}
+rows = lambda spec: words if spec.reads_classes else given
+print(json.dumps([spec.build().compute(**rows(spec))[name] for name, spec in METRICS.items()]))
 """
         result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert len(json.loads(result.stdout)) == len(METRICS)
@@ -209,8 +212,9 @@ class TestOwnMetrics:
 
 class TestMetricsOfATask:
     def test_every_kind_of_task_has_defaults_that_suit_it(self):
-        assert {task.problem_type for task in TASKS.values()} == set(PROBLEM_TYPES)
-        for task in TASKS.values():
+        tasks = [*TASKS.values(), SLOTS]
+        assert {task.problem_type for task in tasks} == set(PROBLEM_TYPES)
+        for task in tasks:
             assert check_metric(task, default_metrics(task)[0]) == []
             assert all(task.problem_type in METRICS[name].problem_types for name in default_metrics(task))
 
