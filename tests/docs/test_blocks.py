@@ -30,6 +30,7 @@ NOT_RUN = {
     "docs/from/trainer.md": 1,
     "docs/guides/hub.md": 4,
     "docs/methods/results.md": 2,
+    "docs/problem_types.md": 1,
     "docs/resuming.md": 1,
     "docs/scaling.md": 3,
     "docs/serving.md": 1,
