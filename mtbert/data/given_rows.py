@@ -160,7 +160,8 @@ def check_tokenised(
     problems = checks.problems(where)
     if problems:
         raise InputError("\n".join(problems))
-    kept = [name for name in (*KEPT, TEACHER, "input_ids", *LENGTHS, unit_column) if name in columns]
+    named = (*KEPT, TEACHER, "input_ids", *LENGTHS, *([unit_column] if unit_column else []))
+    kept = [name for name in named if name in columns]
     kept += ["token_type_ids"] if has_types and has_token_types(encoder) else []
     plain = plain.select_columns([*kept, *(["attention_mask"] if "attention_mask" in columns else [])])
     reader = None

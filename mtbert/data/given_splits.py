@@ -80,7 +80,8 @@ def prepare_splits(
     missing = [task.name for task in tasks if task.name not in with_rows]
     if split == "train" and missing:
         raise InputError(f"train_dataset lacks the tasks {missing}; give rows for each, or drop the task")
-    encoded, lines = {}, []
+    encoded: dict[str, datasets.Dataset] = {}
+    lines: list[str] = []
     for name, source in given.items():
         members = [task for task in tasks if task.name in sources[name]]
         where = f"{argument}[{name!r}]"

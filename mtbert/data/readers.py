@@ -150,10 +150,11 @@ class RowFile:
         Raises:
             ReadError: the file can not be read exactly.
         """
-        texts = sorted(texts) if self.format == "json" else []
+        texts, words = (sorted(texts), sorted(words)) if self.format == "json" else ([], [])
         parts = (READING_VERSION, content_key([self.path]), self.format, self.separator, self.quoting, texts)
+        parts += (("words", *words),) if words else ()
         if features is not None:
-            return _cached(_Builder(self.tables(texts, False, features), _key(*parts, features.to_dict())))
+            return _cached(_Builder(self.tables(texts, words, False, features), _key(*parts, features.to_dict())))
         try:
             return _cached(_Builder(self.tables(texts, words, False), _key(*parts)))
         except _Unfit:

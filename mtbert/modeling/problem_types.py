@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from .ordinal import log_probabilities, logits_of, ranks, row_losses
 from .token_labels import REFUSES, EntityAnswers, WordUnits, token_problems, word_losses
 from .units import ROWS, Units
 
-TaskSpec = Any  # of task_spec.py, which imports this table
+TaskSpec: TypeAlias = Any  # of task_spec.py, which imports this table
 
 IGNORED = -100  # a missing class label, as everywhere in transformers; a missing float label is nan
 

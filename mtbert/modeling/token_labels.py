@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -22,7 +22,9 @@ from .errors import InputError, Problem
 from .units import Offsets, Units
 from .words import find_words
 
-TaskSpec = Prediction = Any  # of task_spec.py and answers.py, which import the table that has what is here
+# of task_spec.py and answers.py, which import the table that has what is here
+TaskSpec: TypeAlias = Any
+Prediction: TypeAlias = Any
 
 OUTSIDE = "O"  # the tag of words in no entity
 TAG = re.compile(r"[BIES]-.+", re.DOTALL)

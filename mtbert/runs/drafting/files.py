@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ...data.readers import COMPRESSED, SUFFIXES, file_format
+from ...data.compression import COMPRESSED
+from ...data.readers import SUFFIXES, file_format
 from ...errors import InputError, MissingFileError
 
 WORDS = {

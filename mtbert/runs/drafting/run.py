@@ -11,7 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from ...data.readers import COMPRESSED, SUFFIXES
+from ...data.compression import COMPRESSED
+from ...data.readers import SUFFIXES
 from ...errors import InputError
 from ...modeling import encoder_loading
 from ...modeling.task_spec import TaskSpec

@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 from datasets import ClassLabel, Dataset, Value
 
 from ...data.cache import load_hub
+from ...data.compression import open_file
 from ...data.delimited import separator_hint
 from ...data.label_forms import is_empty
-from ...data.readers import SEPARATOR_NAMES, SEPARATORS, RowFile, file_format, open_file
+from ...data.readers import SEPARATOR_NAMES, SEPARATORS, RowFile, file_format
 from ...errors import FileError, InputError, ReadError
 from .columns import Column, could_be_cell
 from .files import WORDS, TableFiles, split_of
