@@ -306,6 +306,7 @@ PROBABILITIES: dict[str, Any] = {
 }
 DECISIONS: dict[str, Any] = {
     "single_label_classification": _largest,
+    "token_classification": _largest,
     "ordinal_classification": lambda x: (sigmoid(x).cumprod(axis=1) > 0.5).sum(axis=1),
     "binary_classification": lambda x: (x[:, 0] > 0).astype(int),
     "multi_label_classification": lambda x: (x > 0).astype(int),

@@ -76,7 +76,7 @@ def test_the_examples_of_sources_run(encoder_dir, tmp_path, monkeypatch):
         "c,a dog eats,,1,",
         "d,a bird,billing,2,no",
     ]
-    rows = [f"{row}{line}" for row in range(5) for line in lines]
+    rows = [f"{row}{line.replace(',', f',{row} ', 1)}" for row in range(5) for line in lines]
     Path("tickets.csv").write_text("\n".join(["ticket,body,queue,urgency,angry", *rows]) + "\n")
     Path("recipe.yaml").write_text(recipe.replace("sentence-transformers/all-MiniLM-L6-v2", encoder_dir))
     result = mtbert.train("recipe.yaml", {"training.max_steps": 2, "training.report_to": "none"})

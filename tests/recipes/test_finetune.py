@@ -128,7 +128,7 @@ def test_what_can_not_work_is_refused_before_any_work(
     def work(*args, **kwargs):
         raise AssertionError("work has begun")
 
-    for name in ("load_data", "pretrain", "encode_splits"):
+    for name in ("load_data", "pretrain", "encode_tasks"):
         monkeypatch.setattr(finetuning, name, work)
     monkeypatch.setattr(AutoModel, "from_pretrained", work)
     with pytest.raises(ValueError, match=message):

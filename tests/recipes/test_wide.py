@@ -145,7 +145,7 @@ def test_forms_answer_the_same_tasks(tmp_path):
     ("arguments", "message"),
     [
         (["--seeds", "1"], "--seeds is for the other budgets; the protocol of the wide budget has its own"),
-        (["--page", "x.md"], "--page is for the fair budget; the wide one writes README.md"),
+        (["--page", "x.md"], "--page is not for the wide budget, which writes README.md"),
     ],
 )
 def test_arguments_that_are_refused(arguments, message, capsys):

@@ -122,16 +122,17 @@ def prepared_run(campaign: Campaign, output: Path, changes: dict[str, Any]) -> C
     path.write_text(yaml.safe_dump(recipe_tree(campaign, output, changes)))
     recipe = finetune.Recipe.from_cli([str(path)])
     raw, tokenizer = finetune.load_data(recipe), finetune.load_tokenizer(recipe)
-    encode, encoded = finetune.encode_splits, {}
+    encode, encoded = finetune.encode_tasks, []
 
-    def once(task, splits, *args):
-        if task.name not in encoded:
-            encoded[task.name] = encode(task, splits, *args)
-        return encoded[task.name]
+    def once(*args):
+        if not encoded:
+            encoded.append(encode(*args))
+        return encoded[0]
 
-    finetune.load_data, finetune.load_tokenizer, finetune.encode_splits = lambda _: raw, lambda _: tokenizer, once
+    finetune.load_data, finetune.load_tokenizer, finetune.encode_tasks = lambda _: raw, lambda _: tokenizer, once
     model = finetune.MtBertForMultiTask.from_encoder(campaign.encoder, [recipe.tasks["stars"].spec("stars")])
-    once(recipe.tasks["stars"].spec("stars"), raw["stars"].splits, tokenizer, model.config.encoder)
+    specs, splits = [recipe.tasks["stars"].spec("stars")], {"stars": raw["stars"].splits}
+    once(specs, splits, recipe.drawn_sources, tokenizer, model.config.encoder)
     finetune.check_model = lambda *_: None
     finetune.MtBertForMultiTask.from_encoder = lambda *_, **__: copy.deepcopy(model)
     score_task(recipe.tasks["stars"].spec("stars"), np.eye(3), np.arange(3))  # loads the metrics

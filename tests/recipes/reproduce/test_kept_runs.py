@@ -64,4 +64,4 @@ def test_without_a_folder_nothing_is_kept(arguments, write_recipe, capsys):
             arguments_of(arguments(write_recipe("one"), option))
     errors = capsys.readouterr().err
     assert "without --results, the folder of the result files, there are none" in errors
-    assert "--finished_only is for --folds and --budget fair" in errors
+    assert "--finished_only is for --folds and budgets with a protocol" in errors

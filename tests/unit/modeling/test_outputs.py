@@ -33,17 +33,18 @@ def model():
 
 
 def textbook(task: str, logits: torch.Tensor, labels) -> torch.Tensor:
-    """The mean loss over the rows whose label is not missing, row by row."""
+    """The mean loss over the rows whose label is not missing, row by row; of several labels the known ones count."""
     losses = []
     for row, label in zip(logits, torch.tensor(labels, dtype=torch.float32).reshape(len(logits), -1), strict=True):
-        if bool((label.isnan() | ((label == -100) & (task != "free"))).any()):
+        known = ~(label.isnan() | ((label == -100) & (task != "free")))
+        if not bool(known.any()):
             continue
         if task == "one":
             losses.append(cross_entropy(row[None], label.long()))
         elif task in ("score", "free"):
             losses.append((row[0] - label[0]) ** 2)
         else:
-            losses.append(binary_cross_entropy_with_logits(row, label))
+            losses.append(binary_cross_entropy_with_logits(row[known], label[known]))
     return torch.stack(losses).mean()
 
 

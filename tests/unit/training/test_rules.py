@@ -12,6 +12,7 @@ from mtbert.training.trainer import MtBertTrainer
 
 PER_TASK = {"optimizer": {"per_task": "rates"}, "schedule": "round_robin"}
 SHARED = {"schedule": "simultaneous"}
+AFFINITY = {"affinity": {"every": 5}}
 SMART = {"smart": {}}
 SURGERY = {"surgery": "pcgrad"}
 CORRELATION = {"task": "two", "task_training": {"two": {"loss": "correlation"}}}
@@ -116,6 +117,15 @@ CASES = {
     "smart: a mapping + training.gradient_checkpointing_kwargs: use_reentrant: true": SMART
     | {"args": {"gradient_checkpointing_kwargs": {"use_reentrant": True}}},
     "tasks.*.data.unlabelled: texts + distillation: null": None,  # of files, which the trainer does not see
+    "affinity: any + model.freeze_encoder: true": AFFINITY | {"model": "frozen"},
+    "affinity: any + training.optim: lomo, adalomo, or a layerwise one": AFFINITY | {"args": {"optim": "adalomo"}},
+    "tasks: one + affinity.every: a number": AFFINITY | {"model": "one task"},
+    "training.shard_encoder: true + affinity.every: any": AFFINITY,
+    # tests/unit/training/test_sources.py
+    "sources: drawn together + optimizer.per_task: separate or rates": None,
+    "sources: drawn together + tasks.*.balanced: true": None,
+    "sources: drawn together + tasks.*.batch_size: another than of a task of the same source": None,
+    "sources: drawn together + tasks.*.examples_per_epoch: another than of a task of the same source": None,
     "training.shard_encoder: true + surgery.method: any": SURGERY | SHARED,
     "training.shard_encoder: true + smart.weight: any": SMART,
     "training.shard_encoder: true + proximal.weight: any": {"proximal": {}},
