@@ -43,7 +43,7 @@ EXPORTS = {
     "openvino": ("--to", "openvino"),
     "openvino-int8": ("--to", "openvino", "--int8"),
 }
-WORDS = {"short": (6, 18), "long": (90, 160)}
+WORDS = {"short": (6, 18), "long": (60, 100)}
 BATCHES = {"short": {1: 24, 32: 64, 256: 256}, "long": {1: 8, 32: 32, 256: 256}}  # batch size → texts of a timing
 WARM_UP = 32  # texts of a first call that is not timed
 TEN = 10
@@ -163,11 +163,20 @@ def commands(args: argparse.Namespace, folders: dict[str, Path], encoder: Path, 
     return table
 
 
-def time_all(contenders: list[Contender], texts: dict[str, list[str]], rounds: int) -> list[dict[str, Any]]:
-    """Time the contenders in turns; return a row for each kind of texts and batch size."""
-    rows = []
+def time_all(
+    contenders: list[Contender], texts: dict[str, list[str]], threads: int, rounds: int, stored: Path
+) -> list[dict[str, Any]]:
+    """Time the contenders in turns; return a row for each kind of texts and batch size.
+
+    Args:
+        stored: where each row is written at once; rows that an interrupted benchmark left there are not timed again.
+    """
+    rows: list[dict[str, Any]] = json.loads(stored.read_text(encoding="utf-8")) if stored.is_file() else []
+    known = {(row["threads"], row["texts"], row["batch"]) for row in rows}
     for kind, own in texts.items():
         for batch, count in BATCHES[kind].items():
+            if (threads, kind, batch) in known:
+                continue
             chosen = own[:count]
             for contender in contenders:
                 contender.seconds(chosen[:WARM_UP], batch)
@@ -177,7 +186,9 @@ def time_all(contenders: list[Contender], texts: dict[str, list[str]], rounds: i
                     times[contender.name].append(contender.seconds(chosen, batch))
                     time.sleep(0.02)  # its threads stop waiting for work
             rates = {name: len(chosen) / median(values) for name, values in times.items()}
-            rows.append({"texts": kind, "batch": batch, "count": len(chosen), "texts/s": rates, "seconds": times})
+            where = {"threads": threads, "texts": kind, "batch": batch, "count": len(chosen)}
+            rows.append({**where, "texts/s": rates, "seconds": times})
+            stored.write_text(json.dumps(rows), encoding="utf-8")
             print(f"{kind} texts, batch {batch}: done", flush=True)
     return rows
 
@@ -233,7 +244,7 @@ def main(argv: list[str] | None = None) -> None:
     (args.work / "texts.json").write_text(json.dumps(texts["short"]), encoding="utf-8")
     folders = export(args)
     encoder = save_encoder(args.checkpoint, args.work / "encoder")
-    rows, versions = [], {}
+    rows, versions, stored = [], {}, args.work / "rows.json"
     for threads in args.threads:
         contenders: list[Contender] = []
         try:
@@ -241,7 +252,7 @@ def main(argv: list[str] | None = None) -> None:
                 print(f"starting {name} with {threads} thread(s)", flush=True)
                 contenders.append(Contender(name, command, args.work / f"{name.replace(' ', '-')}.log"))
                 versions[name] = contenders[-1].versions
-            rows += [{"threads": threads, **row} for row in time_all(contenders, texts, args.rounds)]
+            rows = time_all(contenders, texts, threads, args.rounds, stored)
         finally:
             for contender in contenders:
                 contender.close()
@@ -258,10 +269,12 @@ def main(argv: list[str] | None = None) -> None:
     tables = speed_tables(values)
     values["bars"] = bars(values, instructions()) if not args.only else []
     if args.only or args.smoke:
+        stored.unlink()
         print_tables(tables)
         print(json.dumps(values["bars"], indent=1))
         return
     report(f"inference.{instructions()}", "Speed of prediction on a CPU", values, tables, args.results)
+    stored.unlink()
     missed = [bar["bar"] for bar in values["bars"] if not bar["held"]]
     if missed:
         raise SystemExit("not held: " + "; ".join(missed))
