@@ -113,6 +113,7 @@ def test_what_it_does_not_go_with_is_refused_by_name(run, finetune, ticket_encod
     with pytest.raises(InputError, match="task 'slots': calibration is for labels of rows, not of words"):
         import_module("mtbert.cli.calibrate").main([str(run), "--tasks", "slots", "--output", str(tmp_path / "c")])
     given = ["--encoder", str(ticket_encoder), "--training.output_dir", str(tmp_path / "x"), "--data_dir", str(DATA)]
+    given.append("--tasks.slots.labels=null")  # they are found in the data
     for key, value, match in (
         ("tasks.slots.balanced", "true", "tasks.slots.balanced is True, but the words of a row are of several"),
         ("tasks.slots.data.text", "[words, id]", "tasks.slots.problem_type is token_classification, which labels"),
