@@ -297,16 +297,14 @@ def _largest(x: np.ndarray) -> np.ndarray:
 ROUNDING = 1e-6  # what fp32 may take from a probability
 # kind of a task → probabilities `(rows, labels)` from logits (of a regression: scores), and decisions from logits
 PROBABILITIES: dict[str, Any] = {
-    "single_label_classification": _softmax,
-    "token_classification": _softmax,
+    **dict.fromkeys(("single_label_classification", "token_classification"), _softmax),
     "ordinal_classification": _of_ranks,
     "binary_classification": lambda x: sigmoid(np.concatenate([-x, x], axis=1)),
     "multi_label_classification": sigmoid,
     "regression": lambda x: x,
 }
 DECISIONS: dict[str, Any] = {
-    "single_label_classification": _largest,
-    "token_classification": _largest,
+    **dict.fromkeys(("single_label_classification", "token_classification"), _largest),
     "ordinal_classification": lambda x: (sigmoid(x).cumprod(axis=1) > 0.5).sum(axis=1),
     "binary_classification": lambda x: (x[:, 0] > 0).astype(int),
     "multi_label_classification": lambda x: (x > 0).astype(int),
