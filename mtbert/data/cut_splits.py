@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from datasets import Dataset
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from ..modeling.problem_types import IGNORED
 from ..modeling.task_spec import TaskSpec
 from .collation import label_array
+from .text_groups import joined
 
 BINS = 10  # of the scores of a regression: tenths of the rows
 COLUMNS = ("text", "text_pair")
@@ -73,16 +72,13 @@ def cut(
 def _groups(texts: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[bytes]]:
     """Return the number of each row's group, `(rows,)`, and the smallest hash of a text of each group."""
     numbers = {text: i for i, text in enumerate(dict.fromkeys(text for column in texts for text in column))}
-    of_rows = [np.array([numbers[text] for text in column], dtype=np.int64) for column in texts]
-    count = len(numbers)
-    first, last = of_rows[0], of_rows[-1]
-    links = coo_array((np.ones(len(first), dtype=np.int8), (first, last)), shape=(count, count))
-    groups, of_text = connected_components(links, directed=False)
-    smallest: list[bytes] = [b"\xff" * 17] * groups
+    of_rows = np.array([[numbers[text] for text in column] for column in texts], dtype=np.int64).T
+    of_text = joined(of_rows, len(numbers))
+    smallest: list[bytes] = [b"\xff" * 17] * (int(of_text.max(initial=-1)) + 1)
     for text, number in numbers.items():
         digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         smallest[of_text[number]] = min(smallest[of_text[number]], digest)
-    return of_text[first], smallest
+    return of_text[of_rows[:, 0]], smallest
 
 
 def strata_of(task: TaskSpec, labels: np.ndarray) -> tuple[np.ndarray, list[str]]:

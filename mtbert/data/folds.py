@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from ..errors import InputError
 from .loaded_task import LoadedTask
 from .permutation import mix
 from .spec import DataSpec
 from .split_report import SplitReport
+from .text_groups import joined
 
 COLUMNS = ("text", "text_pair")
 _WORDS = re.compile(r"\w+")
@@ -54,8 +53,7 @@ def text_groups(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     texts, index = np.unique(keys, return_inverse=True)
     index = index.reshape(keys.shape)
-    edges = coo_matrix((np.ones(len(index), dtype=bool), (index[:, 0], index[:, -1])), shape=(len(texts),) * 2)
-    _, group_of_text = connected_components(edges, directed=False)
+    group_of_text = joined(index, len(texts))
     _, first = np.unique(group_of_text, return_index=True)  # the hashes are sorted
     return group_of_text[index[:, 0]], texts[first]
 
