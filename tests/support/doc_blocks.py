@@ -140,9 +140,11 @@ class Reader:
                 stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(output, "w"))))
             getattr(self, f"command_{program}")(arguments)
         if output and output.endswith(".yaml"):  # a recipe of the package names the encoder and data of this machine
-            text = re.sub(r"^encoder: .*$", f"encoder: {self.encoder}", Path(output).read_text("utf-8"), flags=re.M)
-            text = re.sub(r"^data_dir: .*$", "data_dir: recipes/sample_data", text, flags=re.M)
+            text = re.sub(
+                r"^data_dir: .*$", "data_dir: recipes/sample_data", Path(output).read_text("utf-8"), flags=re.M
+            )
             Path(output).write_text(shorter(text), encoding="utf-8")
+            self.name_encoder(output)
 
     def command_mtbert(self, arguments: list[str]) -> None:
         if arguments[0] == "serve":
@@ -154,6 +156,15 @@ class Reader:
         self.trained |= set(arguments)
         status = run_command(arguments)
         assert status == 0, f"mtbert {' '.join(arguments)} ended with status {status}"
+        if arguments[0] == "init":  # the draft names a hub's encoder where none is installed
+            self.name_encoder(arguments[arguments.index("--output") + 1])
+
+    def name_encoder(self, recipe: str) -> None:
+        """Let a recipe's file name the encoder of the tests."""
+        text = Path(recipe).read_text(encoding="utf-8")
+        Path(recipe).write_text(
+            re.sub(r"^encoder: .*$", f"encoder: {self.encoder}", text, flags=re.M), encoding="utf-8"
+        )
 
     def command_python(self, arguments: list[str]) -> None:
         if arguments[:2] == ["-m", "mtbert"]:
