@@ -8,6 +8,7 @@ from ..training.arguments import REFUSED_TRAINING
 from ..training.distributed.process_group import REMEDY, SWITCHES
 from ..training.methods.rules import Rule, all_rules
 
+UNTRAINED = "the random layers would not be trained; drop one of them"
 # Of files and of stages, which recipes alone have.
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -23,6 +24,18 @@ RULES: tuple[Rule, ...] = (
         "tasks.*.balanced: true",
         lambda run: run.value("tasks.*.balanced") and run.value("tasks.*.data.unlabelled"),
         "a text without a label belongs to no class; take one of them",
+    ),
+    Rule(
+        "model.freeze_encoder: true",
+        "model.reinitialized_layers: 1 or more",
+        lambda run: run.value("model.freeze_encoder") and run.value("model.reinitialized_layers"),
+        UNTRAINED,
+    ),
+    Rule(
+        "peft: any",
+        "model.reinitialized_layers: 1 or more",
+        lambda run: run.value("peft") and run.value("model.reinitialized_layers"),
+        UNTRAINED,
     ),
     Rule(
         "stages: one or more",

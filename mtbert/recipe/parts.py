@@ -150,6 +150,8 @@ class ModelRecipe:
         attention_dropout: dropout probability of the attention weights in fine-tuning, in [0, 1); null: that of the
             encoder's config. 0 keeps all other dropout, and is faster on a GPU, whose kernel for packed texts takes no
             dropout.
+        reinitialized_layers: number of the encoder's top layers that begin with random weights instead of pretrained
+            ones, and so does its pooler; 0: none (Zhang et al., 2021, "Revisiting Few-sample BERT Fine-tuning").
     """
 
     adapter: AdapterSpec | None = None
@@ -157,9 +159,14 @@ class ModelRecipe:
     train_layer_norms: bool = False
     packed: bool = True
     attention_dropout: float | None = None
+    reinitialized_layers: int = 0
 
     def problems(self) -> list[Problem]:
         """Return a `Problem` for each invalid field."""
+        problems = []
         if self.attention_dropout is not None and not 0 <= self.attention_dropout < 1:
-            return [Problem(("attention_dropout",), f"is {self.attention_dropout}, but must be in [0, 1)")]
-        return []
+            problems.append(Problem(("attention_dropout",), f"is {self.attention_dropout}, but must be in [0, 1)"))
+        count = self.reinitialized_layers
+        if count < 0:
+            problems.append(Problem(("reinitialized_layers",), f"is {count}, but must be 0 or more"))
+        return problems

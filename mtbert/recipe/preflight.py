@@ -17,6 +17,7 @@ from ..modeling import encoder_loading
 from ..modeling.configuration_mtbert import MtBertConfig
 from ..modeling.encoder_support import attention_dropout
 from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..modeling.reinitialization import top_layers
 from ..modeling.task_spec import TaskSpec
 from ..modeling.tokenization import length_limit, separator_ids
 from ..training.peft import wrap
@@ -108,6 +109,7 @@ def check_model(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> None:
     def build() -> None:
         with torch.device("meta"):  # modules without memory for their weights
             model = MtBertForMultiTask(MtBertConfig(encoder=config, tasks=specs, adapter=recipe.model.adapter))
+            top_layers(model.encoder, recipe.model.reinitialized_layers)
             if recipe.peft is not None:
                 wrap(model, recipe.peft)
 

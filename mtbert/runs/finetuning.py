@@ -17,6 +17,7 @@ from ..data.sources import encode_tasks, split_of
 from ..data.splits import LoadedTask
 from ..modeling.calibration_file import FILE as FIGURES
 from ..modeling.modeling_mtbert import MtBertForMultiTask
+from ..modeling.reinitialization import reinitialize_layers
 from ..modeling.task_spec import TaskSpec
 from ..recipe import Recipe, check_model, check_stages, load_data, load_recipe, load_tokenizer
 from ..training.arguments import MtBertTrainingArguments
@@ -133,6 +134,7 @@ def _make_model(recipe: Recipe, encoder: str) -> MtBertForMultiTask | PeftModel:
     model = MtBertForMultiTask.from_encoder(
         encoder, _specs(recipe), part.adapter, part.packed, attention_dropout=part.attention_dropout
     )
+    reinitialize_layers(model.encoder, part.reinitialized_layers)
     return model if recipe.peft is None else wrap(model, recipe.peft)
 
 

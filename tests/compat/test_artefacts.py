@@ -84,7 +84,10 @@ def test_a_checkpoint_resumes_to_the_same_end(artefacts, make_artefacts):
     resumed = load_file("resumed/model.safetensors")
     assert resumed.keys() == end.keys()
     for name, weight in end.items():
-        np.testing.assert_allclose(resumed[name], weight, **CLOSE, err_msg=name)
+        # softmax cancels a bias of keys: its gradient is rounding, which differs by processor and which AdamW scales
+        # to whole steps of at most the learning rate, .01 and falling
+        close = {"atol": 0.01} if name.endswith("attention.self.key.bias") else CLOSE
+        np.testing.assert_allclose(resumed[name], weight, **close, err_msg=name)
     again = json.loads(Path("resumed/trainer_state.json").read_text())["log_history"]
     assert [entry["step"] for entry in again] == [entry["step"] for entry in log]
     for entry, before in zip(again, log, strict=True):

@@ -131,6 +131,7 @@ KEYS = {
     "surgery.c": (0.9, {"schedule.name": "simultaneous", "surgery.method": "cagrad", "surgery.c": 0.1}),
     "model.freeze_encoder": (True, {}),
     "model.attention_dropout": (0.0, {}),
+    "model.reinitialized_layers": (1, {}),
     "model.train_layer_norms": (True, {"model.freeze_encoder": True}),
     "model.adapter.type": ("pal", {"model.adapter.type": "low_rank", "model.adapter.size": 12}),
     "model.adapter.size": (6, {"model.adapter.type": "low_rank"}),

@@ -149,6 +149,8 @@ def test_rates_of_a_task():
         ("--model.packed=yes", "model.packed is text 'yes', but must be true or false; write true without quotes"),
         ("--model.attention_dropout=1", "model.attention_dropout is 1, but must be in [0, 1)"),
         ("--model.attention_dropout=-.1", "model.attention_dropout is -0.1, but must be in [0, 1)"),
+        ("--model.reinitialized_layers=-1", "model.reinitialized_layers is -1, but must be 0 or more"),
+        ("--model.reinitialized_layers=.5", "model.reinitialized_layers is 0.5, but must be an integer"),
         ("--model.attention_dropout=off", "model.attention_dropout is text 'off', but must be a number or null"),
         ("--schedule.mixed=1", "schedule.mixed is 1, but must be true or false"),
         ("--training=3", "training is 3, but must be a mapping"),

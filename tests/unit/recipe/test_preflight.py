@@ -42,11 +42,19 @@ def test_an_encoder_without_a_tokenizer(tmp_path):
         load_tokenizer(recipe(tmp_path, a="text,label\nx,bad\n"))
 
 
-@pytest.mark.parametrize(("family", "problems"), [("bert", []), ("fnet", ["attention_dropout is 0.2, but 'fnet' enc"])])
-def test_an_encoder_without_attention_dropout(family, problems, tmp_path, tokenizer):
+@pytest.mark.parametrize(
+    ("family", "key", "value", "problems"),
+    [
+        ("bert", "attention_dropout", 0.2, []),
+        ("fnet", "attention_dropout", 0.2, ["attention_dropout is 0.2, but 'fnet' enc"]),
+        ("bert", "reinitialized_layers", 1, []),
+        ("bert", "reinitialized_layers", 9, ["model.reinitialized_layers is 9, but the 'bert' encoder has "]),
+    ],
+)
+def test_an_encoder_without_what_the_recipe_changes(family, key, value, problems, tmp_path, tokenizer):
     AutoModel.from_config(family_config(family)).save_pretrained(tmp_path)
     tree = recipe(tmp_path, a="text,label\nx,bad\n").to_dict()
-    given = Recipe.from_dict(tree | {"model": {"attention_dropout": 0.2}})
+    given = Recipe.from_dict(tree | {"model": {key: value}})
     found = []
     try:
         check_model(given, tokenizer)

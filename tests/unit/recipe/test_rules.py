@@ -258,6 +258,10 @@ SETTINGS = {  # the conflict of a row → overrides that make it
     "optimizer.per_task: any": [["--optimizer.per_task=rates", "--training.shard_encoder=true"]],
     "training.fp16: any": [["--training.fp16=true", "--training.shard_encoder=true"]],
     "training.torch_compile: any": [["--training.torch_compile=true", "--training.shard_encoder=true"]],
+    "model.reinitialized_layers: 1 or more": [
+        ["--model.freeze_encoder=true", "--model.reinitialized_layers=1"],
+        ["--peft={type: lora}", "--model.reinitialized_layers=1"],
+    ],
     "training.metric_for_best_model: null": [
         ["--training.early_stopping_patience=2", "--training.eval_strategy=epoch"]
     ],
