@@ -47,7 +47,8 @@ def encode(tokenizer: Tokenizer, encoding: Mapping[str, Any], rows: Sequence[Row
         texts: list[Any] = [row if part == "pair" else row[part == "second"] for row in rows]
         template = encoding["pair" if part == "pair" else "single"]
         separator = encoding["separator"] if part == "pair" else None
-        for number, tokens in enumerate(tokenizer.encode_batch(texts) if texts else ()):
+        call = tokenizer.encode_batch if encoding.get("words") else tokenizer.encode_batch_fast  # without offsets
+        for number, tokens in enumerate(call(texts) if texts else ()):
             row = encoded[number]
             ids, second, cut = _cut_to_length(tokens, template, separator, encoding)
             if encoding.get("words"):
@@ -157,9 +158,10 @@ class Graph:
     Args:
         path: its file.
         threads: number of threads of a call; None: all cores.
+        exact: compute in fp32 what is not in int8; else openvino takes bf16 on processors that have it.
     """
 
-    def __init__(self, path: Path, threads: int | None = None):
+    def __init__(self, path: Path, threads: int | None = None, exact: bool = True):
         self.path = path
         self._of_thread = threading.local()
         if path.suffix == ".onnx":
@@ -172,9 +174,9 @@ class Graph:
         else:
             import openvino
 
-            settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-            if threads:
-                settings["INFERENCE_NUM_THREADS"] = threads
+            settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+            settings |= {"INFERENCE_PRECISION_HINT": "f32"} if exact else {}
+            settings |= {"INFERENCE_NUM_THREADS": threads} if threads else {}
             self._compiled = openvino.Core().compile_model(str(path), "CPU", settings)
 
     def __call__(self, outputs: Sequence[str], arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -208,14 +210,15 @@ class Model:
         self.tokenizer = Tokenizer.from_file(str(Path(folder, "tokenizer.json")))
         self.tokenizer.encode_special_tokens = values["split_special_tokens"]
         files = dict.fromkeys(task["graph"] for task in self.tasks.values())
-        self.graphs = {file: Graph(Path(folder, file), threads) for file in files}
+        exact = values["precision"] == "fp32"
+        self.graphs = {file: Graph(Path(folder, file), threads, exact) for file in files}
+        self._ways = {name: json.dumps([task["graph"], task["encoding"]]) for name, task in self.tasks.items()}
 
     def passes(self, names: Sequence[str]) -> list[list[str]]:
         """Lists of tasks that share one pass: they encode a row alike, in one graph."""
         groups: dict[str, list[str]] = {}
         for name in names:
-            key = json.dumps([self.tasks[name]["graph"], self.tasks[name]["encoding"]])
-            groups.setdefault(key, []).append(name)
+            groups.setdefault(self._ways[name], []).append(name)
         return list(groups.values())
 
     def logits(
@@ -290,10 +293,6 @@ def _of_ranks(x: np.ndarray) -> np.ndarray:
     return reached * np.concatenate([sigmoid(-x), end], axis=1)
 
 
-def _largest(x: np.ndarray) -> np.ndarray:
-    return x.argmax(axis=1)
-
-
 ROUNDING = 1e-6  # what fp32 may take from a probability
 # kind of a task → probabilities `(rows, labels)` from logits (of a regression: scores), and decisions from logits
 PROBABILITIES: dict[str, Any] = {
@@ -304,7 +303,7 @@ PROBABILITIES: dict[str, Any] = {
     "regression": lambda x: x,
 }
 DECISIONS: dict[str, Any] = {
-    **dict.fromkeys(("single_label_classification", "token_classification"), _largest),
+    **dict.fromkeys(("single_label_classification", "token_classification"), lambda x: x.argmax(axis=1)),
     "ordinal_classification": lambda x: (sigmoid(x).cumprod(axis=1) > 0.5).sum(axis=1),
     "binary_classification": lambda x: (x[:, 0] > 0).astype(int),
     "multi_label_classification": lambda x: (x > 0).astype(int),

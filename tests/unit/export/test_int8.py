@@ -101,16 +101,17 @@ def test_a_loss_of_an_error_is_a_rise(tmp_path):
     assert worse.lost == pytest.approx(1) and worse.low - 1e-6 <= 1 <= worse.high + 1e-6
 
 
+OF_A_LAYER = ("attention", "feed-forward in", "feed-forward out")
 onnxruntime = pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
 
 def test_parts_are_layers_and_adapters_without_poolers_and_heads(exported, adapted):
     _, folder = exported
-    layers = {f"layer {number} {part}" for number in (0, 1) for part in ("attention", "feed-forward")}
+    layers = {f"layer {number} {part}" for number in (0, 1) for part in OF_A_LAYER}
     parts = find_parts(folder / "model.onnx")
     assert set(parts) == layers
-    assert sorted(map(len, parts.values())) == [2, 2, 4, 4]
+    assert sorted(map(len, parts.values())) == [1, 1, 1, 1, 4, 4]
     _, folder = adapted
     found = [set(find_parts(file)) for file in sorted(folder.glob("*.onnx"))]
     assert found[0] == layers and layers <= found[1] <= layers | {"adapter"}
@@ -130,7 +131,9 @@ def test_chosen_parts_are_quantised_per_channel_and_no_others(exported, tmp_path
     arrays = int8.calibration_arrays(own, graph, rows)
     assert sum(len(batch["input_ids"]) for batch in arrays) == 8 + 16  # a pair of `angle` is two inputs
     quantiser = OnnxQuantiser(folder / "model.onnx", parts, arrays)
-    quantiser(way, ["layer 0 attention", "layer 1 feed-forward"], tmp_path / "model.onnx")
+    quantiser(
+        way, ["layer 0 attention", "layer 1 feed-forward in", "layer 1 feed-forward out"], tmp_path / "model.onnx"
+    )
     written = onnx.load(tmp_path / "model.onnx").graph
     kinds = [node.op_type for node in written.node]
     if "static" in way:
