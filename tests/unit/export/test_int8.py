@@ -31,7 +31,10 @@ def scored(task, rows=ROWS, metric="accuracy", labels=None):
 
 
 class MadeUpGuard(int8.Guard):
-    """A guard whose graphs are files that name their int8 parts; `wrong`: part → how many rows of each task turn."""
+    """A guard whose graphs are files that name their int8 parts.
+
+    `wrong`: part → how many rows of each task turn, or, if negative, have larger logits.
+    """
 
     def __init__(self, folder, tasks, wrong, **kwargs):
         self.wrong = wrong
@@ -48,7 +51,7 @@ class MadeUpGuard(int8.Guard):
             logits = np.where(np.arange(len(task.dev))[:, None] % 2 == np.arange(2), 1.0, -1.0)
             for part in parts:
                 if count := self.wrong[part].get(name, 0):
-                    logits[:: len(logits) // count][:count] *= -1
+                    logits[:: len(logits) // abs(count)][: abs(count)] *= -1 if count > 0 else 3
             table[name] = logits if rows is None else logits[rows[name]]
         return table
 
@@ -81,6 +84,16 @@ def test_the_most_sensitive_parts_go_back_first_until_every_head_is_within(tmp_p
     )
     text = "\n".join(int8_section(result))
     assert "`large`" in text and "points lost" in text and "large stays in fp32" in "\n".join(guard.said)
+
+
+def test_a_part_that_need_not_have_been_taken_back_goes_to_int8_again(tmp_path):
+    """`large` changes the logits most, but no decision."""
+    tasks = {"a": scored(TaskSpec("a", labels=2))}
+    guard = MadeUpGuard(tmp_path, tasks, {"small": {"a": 1}, "large": {"a": -100}, "middle": {"a": 20}})
+    result = guard.run(Writer())
+    assert list(result.kept) == ["middle"] and "a lost 9.50" in result.kept["middle"]
+    assert sorted((tmp_path / "model.onnx").read_text().split()) == ["large", "small"]
+    assert result.heads[0].lost == pytest.approx(0.5)
 
 
 def test_with_no_loss_allowed_everything_may_stay_in_fp32(tmp_path):
