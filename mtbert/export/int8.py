@@ -23,6 +23,7 @@ SAMPLE = 64  # dev rows of each task by which ways of quantising and parts are c
 RESAMPLES = 1000
 CALIBRATION_TOKENS = 8192  # about so many; a quantiser keeps the states of all of them in memory
 TIMED_ROWS, TIMED_RUNS = 32, 5
+TRIED = 3  # parts, the most sensitive, that are tried in fp32 before one is taken back
 Say = Callable[[str], None]
 Logits = Mapping[str, np.ndarray]
 
@@ -222,7 +223,7 @@ class Guard:
         """The way whose logits are nearest to fp32 with all parts in int8, and their mean error."""
         errors = {}
         for way in ways:
-            path = self._write(quantiser, way, list(quantiser.parts))
+            path = self._write(quantiser, way, ())
             errors[way] = float(np.mean(list(self.errors(path).values())))
             remove_graph(path)
         if len(errors) > 1:
@@ -231,45 +232,48 @@ class Guard:
         return best, errors[best]
 
     def within_loss(self, quantiser: Quantiser, way: str) -> tuple[tuple[HeadLoss, ...], dict[str, str], Path]:
-        """Take parts back to fp32, the most sensitive first, until no head loses more than allowed.
+        """Take parts back to fp32, one at a time, until no head loses more than allowed.
 
-        Then a part that need not have been taken back goes to int8 again: on few rows it may be one of the later parts
-        that made the difference.
+        The most sensitive parts are tried first, up to `TRIED` of them, and that part is taken back with which the
+        heads lose least. In the end a part that need not have been taken back goes to int8 again.
         """
         kept: dict[str, str] = {}
-        sensitivity: dict[str, dict[str, float]] = {}
-        while True:
-            heads, path = self._try(quantiser, way, kept)
+        heads = self._try(quantiser, way, kept)
+        sensitivity = {} if self._within(heads) else self.sensitivity(quantiser, way)
+        while not self._within(heads) and len(kept) < len(sensitivity):
             beyond = [head for head in heads if head.lost > self.max_loss]
-            left = [part for part in quantiser.parts if part not in kept]
-            if not beyond or not left:
-                break
-            remove_graph(path)
-            sensitivity = sensitivity or self.sensitivity(quantiser, way)
-            names = [head.task for head in beyond]
-            worst = max(left, key=lambda part: max(sensitivity[part][name] for name in names))
+            changes = {part: max(errors[head.task] for head in beyond) for part, errors in sensitivity.items()}
+            options: dict[str, tuple[HeadLoss, ...]] = {}
+            for part in sorted(changes.keys() - kept.keys(), key=lambda part: -changes[part])[:TRIED]:
+                options[part] = self._try(quantiser, way, [*kept, part])
+                if self._within(options[part]):
+                    break
+            taken = min(options, key=lambda part: max(head.lost for head in options[part]))
             why = ", ".join(f"{head.task} lost {head.lost:.2f} points" for head in beyond)
-            change = max(sensitivity[worst][name] for name in names)
-            kept[worst] = f"{why} with it in int8; alone it changes the logits by {change:.1%}"
-        if beyond or len(kept) < 2:
-            return heads, kept, path
-        for part in list(kept)[::-1]:
+            kept[taken] = f"{why} with it in int8; alone it changes the logits by {changes[taken]:.1%}"
+            heads = options[taken]
+        for part in list(kept)[::-1] if len(kept) > 1 and self._within(heads) else ():
             fewer = {name: why for name, why in kept.items() if name != part}
-            found, path = self._try(quantiser, way, fewer)
-            if all(head.lost <= self.max_loss for head in found):
+            found = self._try(quantiser, way, fewer)
+            if self._within(found):
                 heads, kept = found, fewer
-        return heads, kept, self._write(quantiser, way, [part for part in quantiser.parts if part not in kept])
+        return heads, kept, self._write(quantiser, way, kept)
 
-    def _try(self, quantiser: Quantiser, way: str, kept: Collection[str]) -> tuple[tuple[HeadLoss, ...], Path]:
-        """What each head loses with these parts in fp32, and the graph's file, which replaces that of the last try."""
-        path = self._write(quantiser, way, [part for part in quantiser.parts if part not in kept])
-        return self.losses(self.logits(path)), path
+    def _within(self, heads: Sequence[HeadLoss]) -> bool:
+        return all(head.lost <= self.max_loss for head in heads)
+
+    def _try(self, quantiser: Quantiser, way: str, kept: Collection[str]) -> tuple[HeadLoss, ...]:
+        """What each head loses with these parts in fp32."""
+        path = self._write(quantiser, way, kept)
+        heads = self.losses(self.logits(path))
+        remove_graph(path)
+        return heads
 
     def sensitivity(self, quantiser: Quantiser, way: str) -> dict[str, dict[str, float]]:
         """Part → head → error of the logits with only this part in int8."""
         table = {}
         for part in quantiser.parts:
-            path = self._write(quantiser, way, [part])
+            path = self._write(quantiser, way, quantiser.parts.keys() - {part})
             table[part] = self.errors(path)
             remove_graph(path)
         return table
@@ -308,9 +312,10 @@ class Guard:
         finally:
             self.model.graphs[self.graph.file] = own
 
-    def _write(self, quantiser: Quantiser, way: str, parts: Sequence[str]) -> Path:
+    def _write(self, quantiser: Quantiser, way: str, kept: Collection[str]) -> Path:
+        """The graph with all parts in int8 but these; it replaces the last one of this way."""
         target = self.path.with_name(f"part-{way.replace(' ', '-').replace('%', '')}{self.path.suffix}")
-        quantiser(way, parts, target)
+        quantiser(way, [part for part in quantiser.parts if part not in kept], target)
         return target
 
 
