@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..modeling.onnx_export import OPSET, PaddedModel, export_onnx, refuse_family
 from ..modeling.tokenization import has_token_types
 from . import extras
+from .attention_nodes import merge_heads
 from .standalone import Graph
 
 # The first version with an operator for attention, which onnxruntime computes faster than its parts.
@@ -81,6 +82,7 @@ def _export(model: Any, file: Path, names: list[str], engine: str) -> list[str]:
     if engine == "onnx":
         try:
             outputs = export_onnx(model, file, names, ATTENTION_OPSET)
+            merge_heads(file, model.config.encoder.hidden_size)
             check_graph(model, file, names, outputs)
             return outputs
         except InputError:  # of some families, only the earlier version can express the layers, or run
