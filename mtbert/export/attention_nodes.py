@@ -10,15 +10,14 @@ from typing import Any
 _HEADS_FIRST = [0, 2, 1, 3]  # (rows, length, heads, size) ↔ (rows, heads, length, size)
 
 
-def merge_heads(file: Path, width: int) -> int:
+def merge_heads(file: Path) -> int:
     """Give attention operators their queries, keys and values as `(rows, length, hidden size)`.
 
-    An operator is left as it is where something else than the split into heads lies between it and the products with
-    weights, such as rotary positions. Answers stay the same.
+    An operator is left as it is where something else than the split into heads lies between it and such states, as
+    rotary positions do. Answers stay the same.
 
     Args:
         file: an ONNX graph, which is rewritten; its weights may lie beside it.
-        width: the encoder's hidden size.
 
     Returns:
         The number of operators that were changed.
@@ -28,7 +27,7 @@ def merge_heads(file: Path, width: int) -> int:
     model = onnx.load(str(file), load_external_data=False)
     graph: Any = model.graph
     makers = {name: node for node in graph.node for name in node.output}
-    constants = {weight.name: weight for weight in graph.initializer}
+    weights = {weight.name: weight for weight in graph.initializer}
     readers: dict[str, list[Any]] = defaultdict(list)
     for node in graph.node:
         for name in node.input:
@@ -41,9 +40,10 @@ def merge_heads(file: Path, width: int) -> int:
         merge = _merge_of(node.output[0], readers)
         if merge is None or None in splits:
             continue
-        sizes = {_last_size(split[1].input[1], makers, constants) for split in splits if split}
-        size = sizes.pop()
-        if sizes or size is None:
+        shapes = {_shape(split[1].input[1], makers, weights) for split in splits if split}
+        widths = {_width(split[1].input[0], makers, weights) for split in splits if split}
+        (rank, size), width = shapes.pop(), widths.pop()
+        if shapes or widths or rank != 4 or _shape(merge[1].input[1], makers, weights)[0] != 3 or not (size and width):
             continue
         heads = width // size
         for place, (transpose, reshape) in enumerate(filter(None, splits)):
@@ -86,13 +86,23 @@ def _merge_of(state: str, readers: Mapping[str, Sequence[Any]]) -> tuple[Any, An
     return (found[0], found[1]) if _swaps(found[0]) else None
 
 
-def _last_size(shape: str, makers: Mapping[str, Any], constants: Mapping[str, Any]) -> int | None:
-    """The last number of the shape that a reshape is given, if it is a constant."""
+def _shape(name: str, makers: Mapping[str, Any], weights: Mapping[str, Any]) -> tuple[int, int]:
+    """How many sizes a reshape is given, and the last of them, if it is a constant; else 0."""
     from onnx import numpy_helper
 
-    maker = makers.get(shape)
-    name = maker.input[-1] if maker is not None and maker.op_type == "Concat" else shape
-    return int(numpy_helper.to_array(constants[name]).ravel()[-1]) if name in constants else None
+    maker = makers.get(name)
+    parts = list(maker.input) if maker is not None and maker.op_type == "Concat" else [name]
+    last = numpy_helper.to_array(weights[parts[-1]]).ravel() if parts[-1] in weights else [0]
+    return (len(last) if len(parts) == 1 else len(parts)), int(last[-1])
+
+
+def _width(state: str, makers: Mapping[str, Any], weights: Mapping[str, Any]) -> int:
+    """The last size of a product of `(rows, length, …)` with weights, to which a bias may be added; of others 0."""
+    maker = makers.get(state)
+    if maker is not None and maker.op_type == "Add":
+        maker = next((makers[name] for name in maker.input if name in makers), None)
+    weight = weights.get(maker.input[1]) if maker is not None and maker.op_type == "MatMul" else None
+    return int(weight.dims[1]) if weight is not None and len(weight.dims) == 2 else 0
 
 
 def _swaps(node: Any) -> bool:

@@ -82,7 +82,7 @@ def _export(model: Any, file: Path, names: list[str], engine: str) -> list[str]:
     if engine == "onnx":
         try:
             outputs = export_onnx(model, file, names, ATTENTION_OPSET)
-            merge_heads(file, model.config.encoder.hidden_size)
+            merge_heads(file)
             check_graph(model, file, names, outputs)
             return outputs
         except InputError:  # of some families, only the earlier version can express the layers, or run
@@ -96,7 +96,10 @@ def _export(model: Any, file: Path, names: list[str], engine: str) -> list[str]:
 @torch.inference_mode()
 def check_graph(model: Any, file: Path, names: list[str], outputs: list[str]) -> None:
     """Run a graph on sizes other than those that it was made with; raise InputError if it answers otherwise."""
-    graph = Graph(file, torch.get_num_threads())
+    try:
+        graph = Graph(file, torch.get_num_threads())
+    except Exception as error:  # onnxruntime's errors have no common type
+        raise InputError(f"the exported graph can not be loaded: {str(error).splitlines()[0]}") from error
     for sequences, length in ((6, 5), (12, 3)):
         ids = torch.arange(sequences * length).view(sequences, length) % (model.config.encoder.vocab_size - 1) + 1
         mask = torch.ones_like(ids)
@@ -107,7 +110,7 @@ def check_graph(model: Any, file: Path, names: list[str], outputs: list[str]) ->
         expected = PaddedModel(model, names)(**inputs)
         try:
             found = graph(outputs, {name: values.numpy() for name, values in inputs.items()})
-        except Exception as error:  # onnxruntime's errors have no common type
+        except Exception as error:
             raise InputError(f"the exported graph does not run: {str(error).splitlines()[0]}") from error
         for name, own, logits in zip(names, found, expected, strict=True):
             if not np.allclose(own, logits.numpy(), atol=1e-3, rtol=1e-3):

@@ -47,19 +47,19 @@ def test_the_states_are_not_copied_and_the_answers_are_the_same(make_model, tmp_
     inputs["attention_mask"][1, 4:] = 0
     inputs = {entry.name: inputs[entry.name] for entry in onnx.load(file).graph.input}
     before, copies = Graph(file, 1)(outputs, inputs), kinds(file)["Transpose"]
-    assert merge_heads(file, 16) >= 2
+    assert merge_heads(file) >= 2
     assert kinds(file)["Transpose"] <= copies - 8
     for own, expected in zip(Graph(file, 1)(outputs, inputs), before, strict=True):
         np.testing.assert_allclose(own, expected, atol=1e-5)
     check_graph(model, file, ["a", "reader"], outputs)
-    assert merge_heads(file, 16) == 0  # nothing is left to do
+    assert merge_heads(file) == 0  # nothing is left to do
 
 
 def test_rotary_positions_are_left_as_they_are(make_model, tmp_path):
     model = make_model("modernbert", pad_token_id=0, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2)
     file = tmp_path / "model.onnx"
     outputs = export_onnx(model, file, ["a"], ATTENTION_OPSET)
-    assert merge_heads(file, 16) == 0
+    assert merge_heads(file) == 0
     check_graph(model, file, ["a"], outputs)
 
 
