@@ -23,6 +23,7 @@ from ..modeling.calibration_card import summary
 from ..modeling.display import display
 from ..runs.calibration import choose_tasks, fit_calibrations, remove_calibrations, write_calibrations
 from ..runs.evaluation import find_recipe
+from ..training.progress.phases import phase
 from . import parsers_calibration
 from .main import run as run_command
 
@@ -37,9 +38,10 @@ def main(argv: Sequence[str]) -> Path:
     names = choose_tasks(args.checkpoint, args.tasks, args.overwrite)
     recipe = find_recipe(args.checkpoint, args.recipe, args.changes)
     goals = Goals(args.precision, args.recall, args.coverage or None, args.accuracy or None)
-    calibrations, figures, skipped = fit_calibrations(
-        args.checkpoint, recipe, names, args.split, goals, args.folds, args.seed
-    )
+    with phase(f"predicting the {args.split} rows, and fitting"):
+        calibrations, figures, skipped = fit_calibrations(
+            args.checkpoint, recipe, names, args.split, goals, args.folds, args.seed
+        )
     folder = write_calibrations(args.checkpoint, args.output, calibrations, figures)
     for name, of_task in figures.items():
         title = f"{name}: {of_task['rows']:,} rows of the {of_task['split']} split, cross-fitted in {args.folds} folds"

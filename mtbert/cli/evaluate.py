@@ -41,6 +41,7 @@ from ..modeling.task_spec import TaskSpec
 from ..recipe import Recipe, load_rows
 from ..runs.evaluation import find_recipe, load_model, predict_split
 from ..training.checkpoints.run_folder import PRETRAINING
+from ..training.progress.phases import phase
 from ..training.settings import PLAN_ARGUMENTS
 from . import arguments
 from .main import run as run_command
@@ -162,10 +163,11 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
     """Load a run's model and data, and predict every row of a split."""
     if not show_texts:
         check_hidden(recipe, wanted)
-    tokenizer = load_tokenizer(folder)
-    model = load_model(folder, recipe)
-    in_recipe = [task for task in model.tasks if task.name in recipe.tasks]
-    data = load_rows(recipe, in_recipe, masked=True)
+    with phase(f"loading {folder} and its rows"):
+        tokenizer = load_tokenizer(folder)
+        model = load_model(folder, recipe)
+        in_recipe = [task for task in model.tasks if task.name in recipe.tasks]
+        data = load_rows(recipe, in_recipe, masked=True)
     sources = {name: [task for task in tasks if task in data] for name, tasks in recipe.drawn_sources.items()}
     if recipe.leaks == "drop":  # the plan is that of the rows that were trained on
         data = with_leaks_of_pools(data, sources, drop=True)
@@ -179,7 +181,8 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
         notes.append(f"Without a {split} split, and so without scores: {', '.join(lacking)}.")
 
     rows = TaskSplits({task.name: raw[task.name] for task in with_rows}, sources)
-    encoded, predicted, recorded = predict_split(model, tokenizer, recipe, rows, split)
+    with phase(f"predicting the {split} rows"):
+        encoded, predicted, recorded = predict_split(model, tokenizer, recipe, rows, split)
     tasks = {}
     for task in with_rows:
         name = task.name
@@ -228,7 +231,8 @@ def main(argv: Sequence[str]) -> Path:
     if args.against:
         b = evaluated[args.against]
         numbers["comparison"] = compare_runs(a.tasks, b.tasks, a.metrics, args.seed, args.resamples)
-    page = write_report(args.output, numbers, args.overwrite)
+    with phase("writing the report"):
+        page = write_report(args.output, numbers, args.overwrite)
     print(f"the report is {page}")
     return page
 

@@ -25,6 +25,7 @@ from ..export import extras
 from ..export.folder import check_output, write_model
 from ..files import refuse_path, writing_folder
 from ..modeling.display import display
+from ..training.progress.phases import phase
 from . import arguments
 from .main import run as run_command
 
@@ -53,7 +54,8 @@ def export(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise InputError(f"{args.checkpoint} has no tokenizer that can be loaded; save it there: {error}") from error
     with writing_folder(args.output, args.overwrite) as part:
-        write_model(model, tokenizer, part, args.to, Path(args.checkpoint).resolve().name, quantise)
+        with phase("writing graphs" + (", and choosing the layers for int8" if args.int8 else "")):
+            write_model(model, tokenizer, part, args.to, Path(args.checkpoint).resolve().name, quantise)
         size = sum(file.stat().st_size for file in part.iterdir()) / 2**20
     print(f"{args.output} answers {len(model.tasks)} tasks in {size:,.1f} MiB; try: python {args.output}/example.py")
 

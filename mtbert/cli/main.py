@@ -57,8 +57,10 @@ def run(command: str, argv: Sequence[str] | None = None) -> int:
     from ..hub import register
     from ..modeling.display import display
     from .errors import clear_errors, is_for_the_user, is_ours
+    from .quiet import silence_libraries
 
     register()
+    silence_libraries()
     with clear_errors():
         if getattr(args, "imports", None):
             from ..recipe.imports import import_all

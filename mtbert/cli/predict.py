@@ -56,6 +56,7 @@ from ..runs.predicted_splits import plan_split
 from ..runs.prediction_plan import Flags, PredictionPlan, plan_prediction
 from ..runs.saved_recipe import saved_data
 from ..runs.text_scorer import Chunk, SharedScorer, TextScorer
+from ..training.progress.phases import phase
 from . import arguments
 from .main import run as run_command
 from .processes import is_launched
@@ -216,7 +217,7 @@ def renamed(kept: KeptColumns | None) -> list[str]:
 def write(target: PredictionFile, scored: Iterable[tuple[Chunk, dict[str, np.ndarray]]]) -> list[str]:
     """Write all chunks; return notes on their rows."""
     empty = 0
-    with target as output:
+    with target as output, phase("predicting the rows"):
         for chunk, logits in scored:
             output.write(chunk, logits)
             empty += sum(not text for texts in chunk["texts"].values() for text in texts)

@@ -18,6 +18,7 @@ from ..recipe import Recipe, load_data, load_tokenizer
 from ..training.console import print_lines
 from ..training.distributed.machine import share_cores
 from ..training.pretraining import pretrain
+from ..training.progress.phases import phase
 from . import arguments
 from .main import run as run_command
 
@@ -29,7 +30,8 @@ def main(argv: list[str]) -> None:
     share_cores(args)
 
     tokenizer = load_tokenizer(recipe)
-    with args.main_process_first(desc="loading"):
+    is_main = args.process_index == 0
+    with args.main_process_first(desc="loading"), phase("reading and checking the rows", is_main):
         raw = load_data(recipe)
     if args.process_index == 0:
         print_lines(line for loaded in raw.values() for report in loaded.reports for line in report.lines())

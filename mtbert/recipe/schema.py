@@ -167,12 +167,16 @@ class Recipe:
         from ..training.distributed.feasible import argument_problems
 
         try:
-            arguments = training_arguments_class()(**{**self.training, **extra})
+            arguments = training_arguments_class()(**{**self.training, "console": self._console(), **extra})
         except Exception as error:  # transformers refuses values with errors of many types
             raise RecipeError([f"training: {error}"]) from error
         if problems := argument_problems(arguments):
             raise RecipeError([str(problem.under("training")) for problem in problems])
         return arguments
+
+    def _console(self) -> str:
+        """How the run shows its progress: `training.console`, by default `auto`."""
+        return self.training.get("console") or "auto"
 
     def pretraining_arguments(self, **extra: Any) -> PretrainingArguments:
         """The arguments of pre-training, `extra` ones on top; what `REFUSED_PRETRAINING` names is as in `training`.
@@ -186,6 +190,7 @@ class Recipe:
         report: dict[str, Any] = {
             key: self.training[key] for key in ("report_to", "disable_tqdm") if key in self.training
         }
+        pretraining["console"] = pretraining.get("console") or self._console()
         from ..training.distributed.feasible import argument_problems
 
         try:

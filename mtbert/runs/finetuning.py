@@ -31,6 +31,7 @@ from ..training.console import print_lines, print_scores
 from ..training.distributed.machine import share_cores
 from ..training.peft import load_final_weights, wrap
 from ..training.pretraining import pretrain
+from ..training.progress.phases import phase
 from ..training.trainer import MtBertTrainer
 
 Splits = dict[str, dict[str, Dataset]]  # task → split → encoded rows
@@ -86,9 +87,12 @@ def _train(recipe: Recipe, args: MtBertTrainingArguments, callbacks: Sequence[Tr
     share_cores(args)
     set_seed(args.seed)
 
-    with args.main_process_first(desc="loading"):
+    is_main = args.process_index == 0
+    with args.main_process_first(desc="loading"), phase("reading and checking the rows", is_main):
         raw = load_data(recipe)
-    model = _make_model(recipe, _encoder(recipe, args, raw, tokenizer))
+    encoder = _encoder(recipe, args, raw, tokenizer)
+    with phase("loading the encoder", is_main):
+        model = _make_model(recipe, encoder)
     data = _encode(recipe, args, raw, tokenizer, model.config.encoder)
 
     movement = Movement(model)
@@ -109,7 +113,8 @@ def _train(recipe: Recipe, args: MtBertTrainingArguments, callbacks: Sequence[Tr
         trainer.train(resume_from_checkpoint=checkpoint)
         stages.end(trainer)
 
-    scores = trainer.evaluate() if trainer.eval_dataset else {}
+    with phase("scoring the dev rows", is_main):
+        scores = trainer.evaluate() if trainer.eval_dataset else {}
     trainer.state = stages.join()
     _save(recipe, trainer, scores, movement)
     return TrainResult(trainer, scores)
@@ -150,7 +155,7 @@ def _encode(
     encoder: PreTrainedConfig,
 ) -> Splits:
     """Encode all splits, and print the reports on the data and on truncated inputs."""
-    with args.main_process_first(desc="encoding"):
+    with args.main_process_first(desc="encoding"), phase("encoding the texts", args.process_index == 0):
         splits = {name: loaded.splits for name, loaded in raw.items()}
         encoded, reports = encode_tasks(_specs(recipe), splits, recipe.drawn_sources, tokenizer, encoder)
     if args.process_index == 0:

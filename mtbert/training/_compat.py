@@ -8,7 +8,10 @@ from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
-from transformers import EarlyStoppingCallback, PreTrainedConfig, TrainerCallback
+from transformers import EarlyStoppingCallback, PreTrainedConfig, PrinterCallback, TrainerCallback, trainer as of_transformers
+
+from .progress.callbacks import closing_display as closing_display, make_display
+from .progress.styles import chosen_style
 
 _TOKENS = ("pad_token_id", "bos_token_id", "eos_token_id")
 
@@ -32,8 +35,19 @@ def add_callbacks(trainer: Any, encoder: PreTrainedConfig) -> None:
     """Add the callbacks of every run, and early stopping if the arguments ask for it."""
     args = trainer.args
     trainer.add_callback(KeepSpecialTokens(encoder))
+    show_progress(trainer)
     if args.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(args.early_stopping_patience, args.early_stopping_threshold))
+
+
+def show_progress(trainer: Any) -> None:
+    """Replace transformers' progress bar and dicts by the display that `args.console` chooses, if it chooses another."""
+    args = trainer.args
+    shown = make_display(trainer, chosen_style(args.console, args.disable_tqdm))
+    if shown is not None:
+        for kind in (PrinterCallback, of_transformers.DEFAULT_PROGRESS_CALLBACK):
+            trainer.remove_callback(kind)
+        trainer.add_callback(shown)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from .distributed.feasible import range_problems
 from .distributed.process_group import join_processes, refuse_sharding, take_over_fsdp
 from .finite_steps import SKIP, STOP
 from .objective import TaskTraining as TaskTraining
+from .progress.styles import style_problems
 
 OWN_LOADER = "the trainer has its own data loader, which does not read it"
 OWN_EVALUATION = "the trainer scores whole splits task by task in its own loop, which does not read it"
@@ -188,6 +189,10 @@ class MtBertTrainingArguments(OwnArguments, TrainingArguments):
         shard_encoder: shard the weights, gradients and moments of the encoder's layers over the processes (FSDP2)
             during training; checkpoints are the same. `accelerate launch` with `distributed_type: FSDP` and
             `fsdp_version: 2` sets it. No effect on one process.
+        console: how the progress of training is shown: `table`, one live table of the tasks and one progress bar;
+            `lines`, one line for each log and each evaluation; `dicts`, the bar and the dicts of transformers; `auto`,
+            a table in a terminal and lines elsewhere, and with `disable_tqdm` lines everywhere. None: `auto` in a
+            recipe, `dicts` in Python.
     """
 
     report_to: None | str | list[str] = field(
@@ -229,10 +234,16 @@ class MtBertTrainingArguments(OwnArguments, TrainingArguments):
         default=False, metadata={"help": "Share the encoder's layers out among the processes (FSDP2) while training."}
     )
 
+    console: str | None = field(
+        default=None,
+        metadata={"help": "Progress in the terminal: table, lines, dicts, or auto (null): a table, elsewhere lines."},
+    )
+
     def __post_init__(self) -> None:
         self.shard_encoder = take_over_fsdp() or self.shard_encoder
         refuse_sharding(self)
         refuse_arguments(self)
+        refuse(style_problems(self.console))
         join_processes(self)
         super().__post_init__()
         self.remove_unused_columns = False  # the collator chooses the model's inputs, not the columns of the data set
@@ -264,6 +275,7 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
         use_epoch: the epoch whose encoder `mtbert finetune` fine-tunes with the same recipe; it first pre-trains up to
             this epoch if that was not done. None: the last.
         cpu_threads: as `training.cpu_threads`.
+        console: as `training.console`, which holds unless this is set.
     """
 
     output_dir: str | None = None
@@ -298,9 +310,10 @@ class PretrainingArguments(OwnArguments, TrainingArguments):
     keep_epochs: tuple[int, ...] = field(default=(3, 18, 40), metadata={"help": ""})
     use_epoch: int | None = field(default=None, metadata={"help": ""})
     cpu_threads: int | None = field(default=None, metadata={"help": ""})
+    console: str | None = field(default=None, metadata={"help": ""})
 
     def __post_init__(self) -> None:
-        refuse(range_problems(vars(self)))
+        refuse([*range_problems(vars(self)), *style_problems(self.console)])
         take_over_fsdp()  # pre-training keeps the whole model on every process
         refuse_sharding(self)
         join_processes(self)

@@ -38,6 +38,7 @@ from ..modeling.display import masked
 from ..modeling.encoder_loading import encoder_config, load_encoder
 from ..modeling.problem_types import IGNORED
 from ..modeling.task_spec import TaskSpec
+from ._compat import closing_display, show_progress
 from .arguments import PretrainingArguments
 from .checkpoints.interruption import ResumableRun
 from .checkpoints.resume_record import OPTIMIZATION, Record, encoder_record, weights_hash
@@ -46,6 +47,7 @@ from .checkpoints.sealing import last_complete
 from .console import print_lines
 from .distributed.launch import print_start
 from .distributed.machine import keep_freed_memory
+from .progress.phases import phase
 
 SETTINGS = "pretraining.json"
 # The arguments on which the weights depend, besides the batch size; runs with equal ones count as the same run.
@@ -142,6 +144,7 @@ class PretrainingTrainer(Trainer):
         )
         self.model_accepts_loss_kwargs = True  # `compute_loss` divides by the tokens of the whole step
         self.resumable = ResumableRun(self)
+        show_progress(self)
 
     def _masked(self, texts: Dataset, split: int) -> MaskedTexts:
         return MaskedTexts(texts, self.processing_class, self.args.mask_probability, (self.args.seed, split))
@@ -201,7 +204,7 @@ class PretrainingTrainer(Trainer):
         self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any
     ) -> Any:
         """Train; see `ResumableRun.running`."""
-        with self.resumable.running(resume_from_checkpoint) as checkpoint:
+        with self.resumable.running(resume_from_checkpoint) as checkpoint, closing_display(self):
             return super().train(resume_from_checkpoint=checkpoint, **kwargs)
 
     def save_state(self) -> None:
@@ -303,7 +306,7 @@ def pretrain(
     use_faster_layers(model)
     spec = TaskSpec("texts", max_length=args.max_length)
     encoded, reports = {}, []
-    with args.main_process_first(desc="encoding"):
+    with args.main_process_first(desc="encoding"), phase("encoding the texts for pre-training", main):
         for name in ("train", "dev"):
             if rows := getattr(texts, name):
                 dataset = Dataset.from_dict({"text": list(rows)})

@@ -24,7 +24,7 @@ from ..modeling.limits import refuse_reserved
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.tokenization import has_token_types
 from . import evaluation_loop
-from ._compat import add_callbacks, holding
+from ._compat import add_callbacks, closing_display, holding
 from .arguments import REFUSED_OF_TRAINER, MtBertTrainingArguments, refuse_trainer_arguments
 from .checkpoints.interruption import ResumableRun
 from .checkpoints.log_sums import LogSums
@@ -261,7 +261,7 @@ class MtBertTrainer(Trainer):
         self.losses.forget()
         self.finite.begin()
         self.methods.begin()
-        with self.resumable.running(resume_from_checkpoint) as checkpoint:
+        with self.resumable.running(resume_from_checkpoint) as checkpoint, closing_display(self):
             result = super().train(resume_from_checkpoint=checkpoint, **kwargs)
             self.sharding.gather()
         self._look_at_the_last_step()
