@@ -37,7 +37,7 @@ encoder: venv  ## install the quickstart's pretrained encoder and check its weig
 quickstart: encoder  ## fine-tune three tasks on the sample data, then predict with the checkpoint
 	rm -rf $(RUN)
 	encoder=$$($(BIN)/python recipes/get_encoder.py) && HF_HUB_OFFLINE=1 \
-	  $(BIN)/accelerate launch --config_file accelerate_config.yaml \
+	  $(BIN)/accelerate launch --quiet --config_file accelerate_config.yaml \
 	  recipes/finetune.py recipes/configs/quickstart.yaml --encoder "$$encoder" --training.output_dir $(RUN)
 	HF_HUB_OFFLINE=1 $(BIN)/python recipes/quickstart_predict.py $(RUN)
 

@@ -20,6 +20,7 @@ from ..errors import InputError, Problem
 from ..modeling.own_parts import put
 from .balancing import BalancedRows
 from .permutation import permute
+from .plan_table import plan_table
 from .pools import SOURCE, TASK
 
 SAMPLED = ("proportional", "sqrt", "annealed", "min_annealed", "uniform", "temperature")
@@ -304,26 +305,9 @@ class Plan:
         counts = [int(self.epoch_rows(epoch)[task]) for epoch in range(self.epochs)]
         return np.unique(np.concatenate([self.take(task, 0, count, epoch) for epoch, count in enumerate(counts)]))
 
-    def describe(self) -> list[dict[str, object]]:
-        """Return one dict per task: its rows, rows per step, rows drawn, passes over the data and p_t.
-
-        `batch` is the number of the task's rows in a step that contains the task; for mixed steps, the mean over all
-        steps. `probability` holds p_t of the first and the last epoch.
-        """
-        total, table = self.total_rows(), []
-        for task, name in enumerate(self.names):
-            p = [self.probabilities(epoch) for epoch in sorted({0, self.epochs - 1})]
-            table.append(
-                {
-                    "task": name,
-                    "rows": self.rows[task],
-                    "batch": total[task] / max(self.total_steps, 1) if self.schedule.mixed else self.task_batches[task],
-                    "examples": int(total[task]),
-                    "passes": float(total[task] / self.rows[task]),
-                    "probability": [float(p_epoch[task]) for p_epoch in p if p_epoch is not None] or None,
-                }
-            )
-        return table
+    def describe(self, first: int = 0) -> list[dict[str, object]]:
+        """Return the dicts of `plan_table`, of the steps from number `first` on."""
+        return plan_table(self, first)
 
 
 class StepSampler(Sampler[Step]):

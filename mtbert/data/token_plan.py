@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import refuse
 from .permutation import mix
+from .plan_table import counts_from
 from .sampling import BLOCK, Plan, drawing
 from .token_budget import TaskWalk, TokenBudget, cut
 
@@ -207,12 +208,12 @@ class TokenPlan(Plan):
 
     # ---- the plan, printed ----
 
-    def describe(self) -> list[dict[str, object]]:
+    def describe(self, first: int = 0) -> list[dict[str, object]]:
         """Return the dicts of `Plan.describe`; `batch` is a mean, and `fewest` and `most` are of the same steps."""
-        table, tasks, no_step = super().describe(), len(self.names), np.iinfo(np.int64).max
+        table, tasks, no_step = super().describe(first), len(self.names), np.iinfo(np.int64).max
         steps, most = np.zeros(tasks, dtype=np.int64), np.zeros(tasks, dtype=np.int64)
         fewest = np.full(tasks, no_step)
-        for counts in itertools.chain.from_iterable(self.epoch_counts(epoch) for epoch in range(self.epochs)):
+        for counts in counts_from(self, first):
             is_in = (counts > 0) | self._mixes
             steps += is_in.sum(0)
             most = np.maximum(most, counts.max(0, initial=0))

@@ -33,6 +33,7 @@ from ..training.peft import load_final_weights, wrap
 from ..training.pretraining import pretrain
 from ..training.progress.phases import phase
 from ..training.trainer import MtBertTrainer
+from .logger_runs import LoggerRun, one_logger_run
 
 Splits = dict[str, dict[str, Dataset]]  # task → split → encoded rows
 
@@ -90,7 +91,23 @@ def _train(recipe: Recipe, args: MtBertTrainingArguments, callbacks: Sequence[Tr
     is_main = args.process_index == 0
     with args.main_process_first(desc="loading"), phase("reading and checking the rows", is_main):
         raw = load_data(recipe)
-    encoder = _encoder(recipe, args, raw, tokenizer)
+    with one_logger_run(args, stages.checkpoint is not None or stages.finished > 0) as logger_run:
+        return _train_stages(recipe, args, callbacks, stages, tokenizer, raw, logger_run)
+
+
+def _train_stages(
+    recipe: Recipe,
+    args: MtBertTrainingArguments,
+    callbacks: Sequence[TrainerCallback],
+    stages: Stages,
+    tokenizer: PreTrainedTokenizerBase,
+    raw: Mapping[str, LoadedTask],
+    logger_run: LoggerRun,
+) -> TrainResult:
+    """Train all stages on rows that are loaded."""
+    is_main = args.process_index == 0
+    with logger_run.pretraining():
+        encoder = _encoder(recipe, args, raw, tokenizer)
     with phase("loading the encoder", is_main):
         model = _make_model(recipe, encoder)
     data = _encode(recipe, args, raw, tokenizer, model.config.encoder)
@@ -110,7 +127,8 @@ def _train(recipe: Recipe, args: MtBertTrainingArguments, callbacks: Sequence[Tr
                 return TrainResult(trainer, scores)
         if checkpoint is not None and trainer.is_world_process_zero():
             print_lines([f"Going on from {checkpoint}"])
-        trainer.train(resume_from_checkpoint=checkpoint)
+        with logger_run.stage():
+            trainer.train(resume_from_checkpoint=checkpoint)
         stages.end(trainer)
 
     with phase("scoring the dev rows", is_main):

@@ -14,20 +14,33 @@ from ..data.token_plan import TokenPlan
 from ..modeling.display import display
 
 
-def print_plan(plan: Plan, console: Console | None = None) -> None:
+def plan_title(plan: Plan, first: int = 0) -> str:
+    """Return the schedule and the steps of a plan; `first` as in `print_plan`."""
+    schedule = plan.schedule.name + (" (mixed)" if plan.schedule.mixed else "")
+    total, epoch = plan.total_steps, plan.steps_per_epoch
+    steps = f"{total:,} step{'' if total == 1 else 's'}"
+    title = f"Plan: {schedule}, {plan.epochs:,} epoch{'' if plan.epochs == 1 else 's'} × {epoch:,} steps = {steps}"
+    if total % epoch:
+        title = f"Plan: {schedule}, {steps} = {total / epoch:.3f} epochs of {epoch:,} steps"
+    if isinstance(plan, TokenPlan):
+        title += f" of at most {plan.budget.tokens:,} tokens"
+    return title + (f"; the {max(total - first, 0):,} steps that are left" if first else "")
+
+
+def print_plan(plan: Plan, console: Console | None = None, first: int = 0) -> None:
     """Print the rows, examples and passes of each task, and its probability in the first and the last epoch.
 
     With a budget of tokens, the rows a step are a mean, followed by the fewest and the most.
+
+    Args:
+        plan: the plan of the whole run.
+        console: where to print; None: standard output.
+        first: number of steps that were taken before this run resumed; the table is of those that are left.
     """
-    schedule = plan.schedule.name + (" (mixed)" if plan.schedule.mixed else "")
-    total, epochs = plan.total_steps, plan.total_steps / plan.steps_per_epoch
-    title = f"Plan: {schedule}, {round(epochs, 3):g} epochs × {plan.steps_per_epoch:,} steps = {total:,} steps"
-    if isinstance(plan, TokenPlan):
-        title += f" of at most {plan.budget.tokens:,} tokens"
-    table = Table(title=title)
+    table = Table(title=plan_title(plan, first))
     for heading in ("task", "rows", "rows a step", "examples", "passes", "probability"):
         table.add_column(heading, justify="left" if heading == "task" else "right")
-    for row in plan.describe():
+    for row in plan.describe(first):
         p: Any = row["probability"]
         batch = format(row["batch"], ",.2f" if plan.schedule.mixed or "most" in row else ",")
         if "most" in row:

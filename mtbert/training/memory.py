@@ -287,11 +287,16 @@ def print_memory(trainer: TaskTrainer) -> None:
         warnings.warn(line, stacklevel=3)
 
 
-def print_beginning(trainer: TaskTrainer) -> None:
-    """Print a run's device and precision, parameters, plan, memory and methods."""
+def print_beginning(trainer: TaskTrainer, first: int = 0) -> None:
+    """Print a run's device and precision, parameters, plan, memory and methods.
+
+    Args:
+        trainer: the trainer.
+        first: number of steps that the run has taken before it resumes.
+    """
     print_start(trainer)
     print_parameters(trainer.model.parameter_table())
-    print_plan(trainer.plan())
+    print_plan(trainer.plan(), first=first)
     apart = tasks_apart(trainer.tasks, trainer.model.config)
     print_lines(describe_sources(trainer.tasks, sources_of(trainer.train_dataset), apart))
     print_memory(trainer)

@@ -256,12 +256,12 @@ class MtBertTrainer(Trainer):
             SystemExit: with exit code 143, after SIGTERM, when the checkpoint is saved.
         """
         refuse_unloadable(self.model)
-        if self.train_dataset is not None and self.is_world_process_zero():
-            print_beginning(self)
         self.losses.forget()
         self.finite.begin()
         self.methods.begin()
         with self.resumable.running(resume_from_checkpoint) as checkpoint, closing_display(self):
+            if self.train_dataset is not None and self.is_world_process_zero():
+                print_beginning(self, self.resumable.steps_before(checkpoint))
             result = super().train(resume_from_checkpoint=checkpoint, **kwargs)
             self.sharding.gather()
         self._look_at_the_last_step()

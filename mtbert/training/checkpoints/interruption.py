@@ -187,6 +187,10 @@ class ResumableRun(TrainerCallback):
         count = counts.get(args.save_strategy, 1)
         check_room_for_run(args.output_dir, weights, moments, count, args.save_total_limit)
 
+    def steps_before(self, checkpoint: str | None) -> int:
+        """Number of steps that were taken before a checkpoint; 0 without one."""
+        return TrainerState.load_from_json(os.path.join(checkpoint, STATE)).global_step if checkpoint else 0
+
     def is_over(self) -> bool:
         """Whether the run has taken all its steps, as when it resumes from its last checkpoint."""
         return self.trainer.state.global_step >= self.trainer.state.max_steps

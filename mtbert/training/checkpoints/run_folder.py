@@ -29,6 +29,7 @@ _RESULT = (
     LOGITS,
 )
 PRETRAINING = "pretraining"  # subfolder of a run's further pre-training
+MLFLOW = "mlflow_run.json"  # id of the run of MLflow
 
 
 def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
@@ -67,7 +68,7 @@ def choose_checkpoint(args: MtBertTrainingArguments) -> str | None:
 
 def _may_be_there(path: Path) -> bool:
     """Whether this may be in the output folder of a new run; its first process may have begun to write already."""
-    return path.name in (PRETRAINING, LOCK) or is_temporary(path)
+    return path.name in (PRETRAINING, LOCK, MLFLOW) or is_temporary(path)
 
 
 def resumes_last(args: MtBertTrainingArguments) -> bool:

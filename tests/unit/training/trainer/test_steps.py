@@ -227,10 +227,10 @@ class TestLogs:
     @pytest.mark.parametrize(
         ("settings", "title"),
         [
-            ({"max_steps": 4}, "Plan: annealed, 0.211 epochs × 19 steps = 4 steps"),
-            ({"max_steps": 40}, "Plan: annealed, 2.105 epochs × 19 steps = 40 steps"),
-            ({"num_train_epochs": 1.5}, "Plan: annealed, 1.526 epochs × 19 steps = 29 steps"),
-            ({"num_train_epochs": 0.01}, "Plan: annealed, 0.053 epochs × 19 steps = 1 steps"),
+            ({"max_steps": 4}, "Plan: annealed, 4 steps = 0.211 epochs of 19 steps"),
+            ({"max_steps": 40}, "Plan: annealed, 40 steps = 2.105 epochs of 19 steps"),
+            ({"num_train_epochs": 1.5}, "Plan: annealed, 29 steps = 1.526 epochs of 19 steps"),
+            ({"num_train_epochs": 0.01}, "Plan: annealed, 1 step = 0.053 epochs of 19 steps"),
             (
                 {"num_train_epochs": 2, "gradient_accumulation_steps": 3},
                 "Plan: annealed, 2 epochs × 7 steps = 14 steps",
@@ -247,3 +247,19 @@ class TestLogs:
         for row in plan.describe():
             assert sum(each[f"examples_{row['task']}"] for each in logs) == row["examples"]
             assert f"{row['task']} │ {row['rows']} │ {row['batch']} │ {row['examples']} │" in printed
+
+    @pytest.mark.parametrize("mixed", [False, True])
+    def test_a_resumed_run_prints_what_is_left(self, make_trainer, capsys, mixed):
+        settings = {"logging_steps": 1, "save_strategy": "steps", "save_steps": 3, "max_steps": 5}
+        schedule = Schedule("annealed", mixed, steps_per_epoch=4)
+        make_trainer(schedule=schedule, **settings).train()
+        capsys.readouterr()
+        resumed = make_trainer(schedule=schedule, **settings)
+        resumed.train(resume_from_checkpoint=f"{resumed.args.output_dir}/checkpoint-3")
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "5 steps = 1.250 epochs of 4 steps; the 2 steps that are left" in printed.replace(" (mixed)", "")
+        logs = [each for each in resumed.state.log_history if "loss" in each and each["step"] > 3]
+        assert len(logs) == 2
+        for row in resumed.plan().describe(3):
+            assert sum(each.get(f"examples_{row['task']}", 0) for each in logs) == row["examples"]
+            assert f" │ {row['examples']} │ {row['passes']:.2f} │" in printed

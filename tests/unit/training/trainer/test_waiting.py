@@ -96,7 +96,7 @@ def make_model(way: Way, tasks, tokenizer) -> MtBertForMultiTask:
 @pytest.fixture
 def waits(tasks, splits, tokenizer, tmp_path, monkeypatch):
     """A function: a way and a number of steps → what a run of it waited for."""
-    monkeypatch.setattr("mtbert.training.trainer.print_beginning", lambda trainer: None)
+    monkeypatch.setattr("mtbert.training.trainer.print_beginning", lambda *args: None)
 
     def run(way: Way, steps: int):
         specs = way.specs or tasks
