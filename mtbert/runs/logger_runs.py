@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
-
-from transformers.training_args import default_logdir
 
 from ..files import write_json
 from ..modeling.checkpoint_loading import read_json
@@ -62,7 +62,7 @@ def one_logger_run(args: Any, resumes: bool) -> Iterator[LoggerRun]:
     """
     loggers, output, folder = args.report_to or [], Path(args.output_dir), None
     if "tensorboard" in loggers and TENSORBOARD_FOLDER not in os.environ:
-        new = output / default_logdir()
+        new = output / "runs" / f"{time.strftime('%b%d_%H-%M-%S')}_{socket.gethostname()}"  # as transformers names it
         earlier = sorted(path for path in new.parent.glob("*") if path.is_dir()) if resumes else []
         folder = str(max(earlier, key=lambda path: path.stat().st_mtime, default=new))
     with ExitStack() as stack:

@@ -8,7 +8,13 @@ from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
-from transformers import EarlyStoppingCallback, PreTrainedConfig, PrinterCallback, TrainerCallback, trainer as of_transformers
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedConfig,
+    PrinterCallback,
+    TrainerCallback,
+    trainer as of_transformers,
+)
 
 from .progress.callbacks import closing_display as closing_display, make_display
 from .progress.styles import chosen_style
@@ -41,7 +47,7 @@ def add_callbacks(trainer: Any, encoder: PreTrainedConfig) -> None:
 
 
 def show_progress(trainer: Any) -> None:
-    """Replace transformers' progress bar and dicts by the display that `args.console` chooses, if it chooses another."""
+    """Replace transformers' progress bar and dicts by the display that `args.console` chooses, if any."""
     args = trainer.args
     shown = make_display(trainer, chosen_style(args.console, args.disable_tqdm))
     if shown is not None:

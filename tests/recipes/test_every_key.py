@@ -240,6 +240,8 @@ ELSEWHERE = {
     "pretraining.keep_epochs": "tests/invariants/test_pretraining.py: which encoders are kept",
     "pretraining.cpu_threads": "refused; training.cpu_threads holds",
     "training.save_logits": "tests/recipes/test_outputs.py: one file more",
+    "training.console": "tests/unit/training/progress/test_progress.py: what is printed",
+    "pretraining.console": "tests/unit/training/progress/test_pretraining.py: what is printed",
     "training.cpu_threads": "tests/unit/training/distributed/test_machine.py: the same numbers, faster",
     "training.shard_encoder": "tests/distributed/test_many_processes.py: the same numbers, in less memory",
     "training.on_nonfinite": "tests/invariants/test_numerics.py: whether a run ends at a broken row",

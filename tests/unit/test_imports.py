@@ -2,7 +2,10 @@
 
 import ast
 import inspect
+import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -79,6 +82,35 @@ def test_every_public_name_is_there_and_every_class_of_settings_is_public():
         "Stage",
     }
     assert settings - others <= set(mtbert.__all__)
+
+
+HEAVY = ("matplotlib", "sklearn", "pandas", "datasets", "peft", "tensorboard", "scipy", "evaluate", "pyarrow", "rich")
+LOADED = "import json, sys; print(json.dumps([name for name in sys.modules if '.' not in name]))"
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level modules that a statement loads in a new process."""
+    environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", f"{statement}; {LOADED}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_importing_mtbert_loads_no_heavy_module_that_its_models_do_not_need():
+    needs = "from transformers import AutoConfig, AutoModel, PreTrainedModel, pipelines"  # which load scipy
+    of_transformers = loaded_by(needs)
+    more = loaded_by("import mtbert") - of_transformers
+    assert not {*HEAVY, "accelerate"} & more
+    third_party = more - set(sys.stdlib_module_names) - {"mtbert"}
+    assert len(third_party) < 12, sorted(third_party)
+
+
+def test_help_loads_neither_torch_nor_transformers():
+    loaded = loaded_by("from mtbert.cli import main, arguments")
+    loaded_by_help = loaded_by(
+        "import sys; sys.argv = ['/bin/mtbert']; from mtbert.cli.main import main; main(['--help'])"
+    )
+    assert "mtbert" in loaded and not {"torch", "transformers", *HEAVY} & loaded_by_help
 
 
 def test_prediction_needs_nothing_of_the_training_side():

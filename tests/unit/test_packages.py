@@ -14,11 +14,11 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = ROOT / ".ci" / "packages.py"
-PINS = dict(
-    (canonicalize_name(name), version)
+PINS = {
+    canonicalize_name(name): version
     for name, _, version in (line.partition("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
     if version
-)
+}
 OF_TORCH = ("nvidia-", "cuda-", "triton")  # torch names the versions of CUDA's libraries itself
 
 

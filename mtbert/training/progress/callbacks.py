@@ -134,11 +134,13 @@ class LiveTable(ShownProgress):
         self.console = console
         self.live: Live | None = None
         self._drawn = 0.0
+        self._plan: Any = None
 
     def began(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self.bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), auto_refresh=False)
         self.bar.add_task("training", total=self.total, completed=self.step)
+        self._plan = self.trainer.plan()
         console = self.console or Console()
         self.live = Live(self._drawing(), console=console, auto_refresh=False, vertical_overflow="visible")
         self.live.start(refresh=True)
@@ -193,7 +195,9 @@ class LiveTable(ShownProgress):
 
     def _probabilities(self) -> Any:
         """Return the probability of each pool in the current epoch; None for schedules that do not draw."""
-        plan = self.trainer.plan()
+        if self._plan is None:
+            self._plan = self.trainer.plan()
+        plan = self._plan
         before = self.total - self.trainer.state.max_steps
         return plan.probabilities(min(max(self.step - before, 0) // plan.steps_per_epoch, plan.epochs - 1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,8 +47,9 @@ class TaskFigures:
         if score is None:
             return False
         self.metric, self.score = metric, score
-        better = self.best is None or (score > self.best if self.is_task else score < self.best)
-        self.best = score if better else self.best
+        if not math.isnan(score):
+            better = self.best is None or (score > self.best if self.is_task else score < self.best)
+            self.best = score if better else self.best
         return True
 
     def _score(self, logs: Mapping[str, Any], prefix: str) -> tuple[str, float | None]:

@@ -22,7 +22,13 @@ status = subprocess.run(sys.argv[1:], restore_signals=True).returncode
 print("status", status, "signals", came)
 """
 MTBERT = ["-m", "mtbert", "finetune"]
-ACCELERATE = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(ROOT / "accelerate_config.yaml")]
+ACCELERATE = [
+    "-m",
+    "accelerate.commands.accelerate_cli",
+    "launch",
+    "--config_file",
+    str(ROOT / "accelerate_config.yaml"),
+]
 ACCELERATE += ["--cpu", "--quiet", "-m", "mtbert.cli.finetune"]
 
 

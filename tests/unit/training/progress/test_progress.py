@@ -235,6 +235,12 @@ def test_best_scores_rise_and_the_best_dev_loss_of_pretraining_falls():
     assert (task.score, task.best, texts.score, texts.best) == (0.6, 0.7, 3.0, 1.0)
 
 
+def test_an_undefined_score_is_shown_and_is_never_the_best():
+    texts = TaskFigures("texts", 1, 0, "loss", is_task=False)
+    for loss, best in ((float("nan"), None), (2.0, 2.0), (float("nan"), 2.0), (1.0, 1.0)):
+        assert texts.read_score({"eval_loss": loss}) and texts.best == best
+
+
 @pytest.mark.parametrize(
     ("logs", "prefix"),
     [
