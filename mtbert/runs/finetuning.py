@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,7 @@ def _train_stages(
 ) -> TrainResult:
     """Train all stages on rows that are loaded."""
     is_main = args.process_index == 0
-    with logger_run.pretraining():
+    with logger_run.pretraining() if recipe.pretraining is not None else nullcontext():
         encoder = _encoder(recipe, args, raw, tokenizer)
     with phase("loading the encoder", is_main):
         model = _make_model(recipe, encoder)

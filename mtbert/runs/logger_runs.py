@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,26 +28,28 @@ class LoggerRun:
     Args:
         folder: TensorBoard's folder of the run; None: TensorBoard is not used, or the user has set its folder.
         has_parameters: whether MLflow has the arguments of the run already; it refuses to change them.
+        mlflow: the module, if this process logs to MLflow.
     """
 
-    def __init__(self, folder: str | None, has_parameters: bool):
-        self.folder, self.has_parameters = folder, has_parameters
+    def __init__(self, folder: str | None, has_parameters: bool, mlflow: Any = None):
+        self.folder, self.has_parameters, self.mlflow = folder, has_parameters, mlflow
 
     @contextmanager
     def stage(self) -> Iterator[None]:
-        """Within, a trainer logs to this run; only the first one logs its arguments to MLflow."""
-        variables = {} if self.folder is None else {TENSORBOARD_FOLDER: self.folder}
-        if self.has_parameters:
-            variables["MLFLOW_MAX_LOG_PARAMS"] = "0"
+        """Within, a trainer trains and logs to this run; only the first one logs its arguments to MLflow."""
+        variables = {"MLFLOW_MAX_LOG_PARAMS": "0"} if self.has_parameters else {}
         self.has_parameters = True
         with mock.patch.dict(os.environ, variables):
             yield
 
     @contextmanager
     def pretraining(self) -> Iterator[None]:
-        """Within, a trainer logs to a part of this run, because its steps begin at 0 and its losses are others."""
+        """Within, trainers log to a part of this run, because their steps begin at 0 and their losses are others."""
         variables = {} if self.folder is None else {TENSORBOARD_FOLDER: os.path.join(self.folder, _PART)}
-        with mock.patch.dict(os.environ, variables | {"MLFLOW_NESTED_RUN": "TRUE"}):
+        with ExitStack() as stack:
+            stack.enter_context(mock.patch.dict(os.environ, variables))
+            if self.mlflow is not None and not self.has_parameters:  # a resumed run has been pre-trained
+                stack.enter_context(self.mlflow.start_run(run_name=_PART, nested=True))
             yield
 
 
@@ -66,21 +69,22 @@ def one_logger_run(args: Any, resumes: bool) -> Iterator[LoggerRun]:
         earlier = sorted(path for path in new.parent.glob("*") if path.is_dir()) if resumes else []
         folder = str(max(earlier, key=lambda path: path.stat().st_mtime, default=new))
     with ExitStack() as stack:
-        goes_on = False
+        if folder is not None:  # transformers reads it when a trainer is made
+            stack.enter_context(mock.patch.dict(os.environ, {TENSORBOARD_FOLDER: folder}))
+        goes_on, mlflow = False, None
         if "mlflow" in loggers and args.process_index == 0:
-            goes_on = stack.enter_context(_mlflow_run(args.run_name, output / MLFLOW, resumes))
-        yield LoggerRun(folder, has_parameters=goes_on)
+            mlflow = import_module("mlflow")  # installed by those who use it
+            goes_on = stack.enter_context(_mlflow_run(mlflow, args.run_name, output / MLFLOW, resumes))
+        yield LoggerRun(folder, goes_on, mlflow)
 
 
 @contextmanager
-def _mlflow_run(name: str | None, file: Path, resumes: bool) -> Iterator[bool]:
+def _mlflow_run(mlflow: Any, name: str | None, file: Path, resumes: bool) -> Iterator[bool]:
     """Context manager of a run of MLflow: that which a file in the output folder names, or a new one.
 
     Yields:
         Whether an earlier training has begun this run.
     """
-    import mlflow  # type: ignore[import-not-found, unused-ignore]  # installed by those who use it
-
     if mlflow.active_run() is not None or "MLFLOW_RUN_ID" in os.environ:
         yield resumes
         return

@@ -9,6 +9,19 @@ import pytest
 from mtbert.runs.logger_runs import TENSORBOARD_FOLDER, one_logger_run
 
 
+class Run:
+    """A run, which ends where a `with` statement ends."""
+
+    def __init__(self, mlflow, run_id):
+        self.mlflow, self.info = mlflow, SimpleNamespace(run_id=run_id)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *error):
+        self.mlflow.end_run("FAILED" if kind else "FINISHED")
+
+
 class Mlflow(ModuleType):
     """The functions of MLflow that a training uses, and a list of what they were called with."""
 
@@ -22,7 +35,7 @@ class Mlflow(ModuleType):
     def start_run(self, run_id=None, run_name=None, nested=False):
         assert not self.active or nested, "MLflow refuses a run inside another one"
         self.count += run_id is None
-        run = SimpleNamespace(info=SimpleNamespace(run_id=run_id or f"run{self.count}"))
+        run = Run(self, run_id or f"run{self.count}")
         self.active.append(run)
         self.calls.append(("start", run.info.run_id, run_name))
         return run
@@ -94,10 +107,30 @@ def test_pretraining_is_a_part_of_the_run(mlflow, args):
     with one_logger_run(args(), False) as run:
         with run.pretraining():
             folder = os.environ[TENSORBOARD_FOLDER]
-            assert os.environ["MLFLOW_NESTED_RUN"] == "TRUE" and parameters_are_logged()
+            assert mlflow.active_run().info.run_id == "run2" and parameters_are_logged()
         with run.stage():
             assert folder == os.path.join(os.environ[TENSORBOARD_FOLDER], "pretraining")
-            assert "MLFLOW_NESTED_RUN" not in os.environ and parameters_are_logged()
+            assert mlflow.active_run().info.run_id == "run1" and parameters_are_logged()
+    assert [call[:2] for call in mlflow.calls] == [
+        ("start", "run1"),
+        ("start", "run2"),
+        ("end", "run2"),
+        ("end", "run1"),
+    ]
+
+
+def test_trainers_that_are_made_before_a_stage_trains_have_the_folder(mlflow, args):
+    with one_logger_run(args(), False) as run:
+        folder = os.environ[TENSORBOARD_FOLDER]
+        with run.stage():
+            assert os.environ[TENSORBOARD_FOLDER] == folder
+
+
+def test_a_resumed_training_was_pretrained(mlflow, args):
+    for resumes in (False, True):
+        with one_logger_run(args(), resumes) as run, run.pretraining():
+            pass
+    assert [call[1] for call in mlflow.calls if call[0] == "start"] == ["run1", "run2", "run1"]
 
 
 @pytest.mark.parametrize(
