@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .encoder_name import encoder_name, hub_name
 from .errors import Problem
 from .modeling.calibration_card import decisions_text
 from .modeling.calibration_file import figures_of_model
@@ -119,7 +120,7 @@ def model_card(
     written = yaml.safe_dump(without_paths(recipe), sort_keys=False, allow_unicode=True, width=100) if recipe else ""
     sources = {task: _with_source(recipe, section) for task, section in (recipe.get("tasks") or {}).items()}
     if base_model is None:
-        base_model = hub_name(recipe.get("encoder"))
+        base_model = encoder_name(recipe.get("encoder"))
     base_model = None if base_model is None else display(base_model)
     scores = _scores(config, results or {})
     measured = [(task, metric, value) for task, metric, value in scores if task is not None]
@@ -177,12 +178,6 @@ def markdown(text: Any) -> str:
 def code(text: Any) -> str:
     """Format a text as inline code of Markdown."""
     return "`" + display(text).replace("`", "'").replace("|", "\\|") + "`"
-
-
-def hub_name(name: Any) -> str | None:
-    """Return a model's name if it is a valid name on the hub, else None."""
-    valid = isinstance(name, str) and not is_path(name) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
-    return name if valid else None
 
 
 def without_paths(value: Any, key: str = "") -> Any:
