@@ -6,7 +6,8 @@ import json
 import pytest
 
 from mtbert import encoder_name as module
-from mtbert.encoder_name import BASE_NAME, SMALL_NAME, SMALL_PACKAGE, encoder_name
+from mtbert.encoder_name import encoder_name
+from mtbert.known_encoders import BASE_NAME, SMALL_NAME, SMALL_PACKAGE
 from mtbert.model_card import model_card
 
 README = """---
