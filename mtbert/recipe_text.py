@@ -36,7 +36,7 @@ DEFAULTS: Mapping[str, Any] = {
     "sources": {"*": _DATA},
     "leaks": "report",
     "schedule": {"mixed": False, "resample": False, "draw": "source"},
-    "model": {"freeze_encoder": False, "train_layer_norms": False, "packed": True},
+    "model": {"freeze_encoder": False, "train_layer_norms": False, "packed": True, "reinitialized_layers": 0},
     "loss": {"weighting": "fixed"},
 }
 _KEPT = ("training", "peft", "stages", "pretraining")  # sections that hold only what was set

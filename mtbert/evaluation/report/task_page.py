@@ -128,7 +128,8 @@ def _errors(task: Mapping[str, Any], most: int, out_of_sample: bool) -> Section:
 
 
 def _lengths(name: str, task: Mapping[str, Any]) -> Section:
-    items: list[Item] = []
+    pictures: list[Item] = []
+    tables: list[Item] = []
     error = "mean |predicted − true|" if task["problem_type"] == "regression" else "error rate"
     for key, what in LENGTHS.items():
         if key in task:
@@ -136,9 +137,9 @@ def _lengths(name: str, task: Mapping[str, Any]) -> Section:
             rank = "undefined" if "spearman_undefined" in by_length else shown(by_length["spearman"])
             caption = f"Spearman's correlation of {what} and error: {rank}."
             figure = figures.by_length(by_length, f"{name}: error by {what.partition(' in ')[0]}", what, error)
-            items.append(Picture(f"{name}.{key}", figure, caption))
-            items.append(as_table(f"Rows by {what}", by_length["bins"], folded=True))
-    return Section("Error by length", 3, items=tuple(items))
+            pictures.append(Picture(f"{name}.{key}", figure, caption))
+            tables.append(as_table(f"Rows by {what}", by_length["bins"], folded=True))
+    return Section("Error by length", 3, items=(*pictures, *tables))
 
 
 def _attention(name: str, found: Mapping[str, Any]) -> Section:
