@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from .encoder_name import encoder_name, hub_name
 from .errors import Problem
 from .modeling.calibration_card import decisions_text
 from .modeling.calibration_file import figures_of_model
@@ -21,6 +22,7 @@ from .modeling.configuration_mtbert import MtBertConfig
 from .modeling.display import display, each_text, masked
 from .modeling.hub_upload import is_path
 from .modeling.task_spec import TaskSpec
+from .recipe_text import set_keys
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub")
@@ -90,6 +92,7 @@ def model_card(
     datasets: list[str] | None = None,
     tags: list[str] | None = None,
     energy: Mapping[str, Any] | None = None,
+    intervals: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> ModelCard:
     """Create a model card.
 
@@ -97,12 +100,14 @@ def model_card(
         model: the model, or a peft model around it; its config defines the tasks.
         name: the repository, `user/name`.
         results: an evaluation's metrics, `eval_<task>_<metric>`.
-        recipe: the recipe of the training, as a JSON-ready tree; paths are left out. Its section `card` (see
-            `CardSettings`) applies to the arguments below that are None.
+        recipe: the recipe of the training, as a JSON-ready tree; paths and defaults are left out. Its section `card`
+            (see `CardSettings`) applies to the arguments below that are None.
         data: task name → source of its rows; None: as in the recipe.
-        base_model: the encoder's name on the hub; None: the recipe's encoder, unless it is a folder.
+        base_model: the encoder's name on the hub; None: that of the recipe's encoder (see `encoder_name`).
         license, license_name, language, datasets, tags: see `CardSettings`.
         energy: energy of the training, as `mtbert.evaluation.energy.read_energy` returns it.
+        intervals: task name → `metric`, the task's main metric, `low` and `high`, the 95 % interval of its score, and
+            `baseline`, the score of the same answer for all rows. A report has them (see `mtbert.hub.saved_card`).
     """
     config: MtBertConfig = model.config
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
@@ -116,10 +121,14 @@ def model_card(
     tags = [*(tags or []), *(settings.get("tags") or [])]
     texts = {"name": name, "license": license, "license_name": license_name, "language": language, "tags": tags}
     name, license, license_name, language, tags = each_text(display, texts).values()
-    written = yaml.safe_dump(without_paths(recipe), sort_keys=False, allow_unicode=True, width=100) if recipe else ""
+    written = (
+        yaml.safe_dump(without_paths(set_keys(recipe)), sort_keys=False, allow_unicode=True, width=100)
+        if recipe
+        else ""
+    )
     sources = {task: _with_source(recipe, section) for task, section in (recipe.get("tasks") or {}).items()}
     if base_model is None:
-        base_model = hub_name(recipe.get("encoder"))
+        base_model = encoder_name(recipe.get("encoder"))
     base_model = None if base_model is None else display(base_model)
     scores = _scores(config, results or {})
     measured = [(task, metric, value) for task, metric, value in scores if task is not None]
@@ -153,6 +162,11 @@ def model_card(
         decisions=decisions_text(tasks, figures_of_model(inner)),
         tasks=[_task(task) for task in tasks],
         data={code(task): description for task, description in descriptions.items() if description},
+        main=_main_scores(scores, intervals or {}),
+        intervals={
+            (task, found["metric"]): f"{found['low']:.4f} to {found['high']:.4f} | {found['baseline']:.4f}"
+            for task, found in (intervals or {}).items()
+        },
         results=[(task.name if task else "all", metric, value) for task, metric, value in scores],
         recipe=written,
         fence=max(["```", *re.findall("`+", written)], key=len) + "`" * ("```" in written),
@@ -179,12 +193,6 @@ def code(text: Any) -> str:
     return "`" + display(text).replace("`", "'").replace("|", "\\|") + "`"
 
 
-def hub_name(name: Any) -> str | None:
-    """Return a model's name if it is a valid name on the hub, else None."""
-    valid = isinstance(name, str) and not is_path(name) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)
-    return name if valid else None
-
-
 def without_paths(value: Any, key: str = "") -> Any:
     """Remove the folders of this machine from a recipe's tree; a path becomes the name of its file."""
     if isinstance(value, Mapping):
@@ -209,6 +217,20 @@ def _scores(config: MtBertConfig, results: Mapping[str, float]) -> list[tuple[Ta
     scores = [score for score in scores if math.isfinite(score[2])]
     averages = {key: results[f"eval_{key}"] for key in ("raw_mean", "overall") if f"eval_{key}" in results}
     return [*scores, *((None, key, float(value)) for key, value in averages.items())]
+
+
+def _main_scores(
+    scores: list[tuple[TaskSpec | None, str, float]], intervals: Mapping[str, Mapping[str, Any]]
+) -> dict[str, str]:
+    """Return the score of each task's main metric as a text: with its interval, if it is known."""
+    main = {}
+    for task, metric, value in scores:
+        found = intervals.get(task.name, {}) if task is not None else {}
+        if task is None or (task.name in main and found.get("metric") != metric):
+            continue
+        ends = f" ({found['low']:.2f} to {found['high']:.2f})" if found.get("metric") == metric else ""
+        main[task.name] = f"{metric} {value:.3f}{ends}"
+    return main
 
 
 def _emissions(energy: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 #
 # Other targets: `$(OUT)/base_mean/averaged.json` is the best model of the larger encoder, the mean of the weights of
 # several runs (six hours on one thread in all). `$(OUT)/base_distilled/scores.json` distils that encoder from itself,
-# which gains nothing. `$(OUT)/base/report/report.html` is the report whose beginning the README shows.
+# which gains nothing. `$(OUT)/base/report/report.html` is the report of the larger encoder.
 # `$(OUT)/small.md` and `$(OUT)/base.md` choose among the candidates of recipes/candidates/ by folds of the training rows,
 # train the chosen recipe with two seeds, and are the tables of these two runs' dev scores. What each run leaves is a small
 # file in RESULTS, from which the same command goes on on another machine; with COMMIT=--commit git commits each file.

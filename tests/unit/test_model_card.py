@@ -92,7 +92,7 @@ def test_text_has_tasks_labels_data_results_and_recipe(card):
 
 def test_blocks_are_python(card):
     blocks = card.text.split("```python\n")[1:]
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for block in blocks:
         compile(block.split("```")[0], "card", "exec")
     assert 'model.embed(["A cat sleeps.", "A dog runs."], task="close")' in card.text
@@ -199,3 +199,43 @@ def test_no_token_is_in_a_card(form, make_model):
     cards += [model_card(make_model(), "a/b", data={"stars": form}), model_card(make_model(), "a/b", base_model=form)]
     for card in cards:
         assert LETTERS not in str(card) and "***" in str(card)
+
+
+def test_what_a_reader_needs_first_comes_first(card):
+    found = [line for line in card.text.splitlines() if line.startswith("## ")]
+    names = ["What it predicts", "How to use it", "Scores", "Limitations", "Data", "Training", "Licence"]
+    assert found == [f"## {name}" for name in names]
+    assert card.text.count("<details>") == card.text.count("</details>") == 2
+    first = card.text.split("```python\n")[1].split("```")[0]
+    assert len(first.strip().splitlines()) <= 5 and "ada/tasks" in first
+    assert "| `stars` | one of 3 labels |" in card.text and "| accuracy 0.500 |" in card.text
+
+
+def test_intervals_of_a_report_stand_beside_the_scores(make_model, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    (tmp_path / "scores.json").write_text(json.dumps(RESULTS))
+    (tmp_path / "report").mkdir()
+
+    def report(accuracy: float) -> None:
+        task = {"main": "accuracy", "scores": {"accuracy": accuracy}, "interval": {"low": 0.4, "high": 0.6}}
+        other = {"main": "pearson", "scores": {"pearson": 0.25}, "interval": {"low": None, "high": None}}
+        tasks = {"stars": {**task, "baseline": {"score": 0.3}}, "close": other, "gone": {"main": "f1", "scores": {}}}
+        (tmp_path / "report" / "report.json").write_text(json.dumps({"tasks": tasks}))
+
+    report(0.5004)
+    text = saved_card(MtBertForMultiTask.from_pretrained(tmp_path), "ada/tasks").text
+    assert "| stars | accuracy | 0.5000 | 0.4000 to 0.6000 | 0.3000 |" in text
+    assert "| close | pearson | 0.2500 |  |  |" in text and "| accuracy 0.500 (0.40 to 0.60) |" in text
+    table = text[text.index("| task | metric |") :].split("\n\n")[0].splitlines()
+    assert len(table) == 6 and len({line.count("|") for line in table}) == 1
+    report(0.51)  # of another split
+    assert "95 % interval" not in saved_card(MtBertForMultiTask.from_pretrained(tmp_path), "ada/tasks").text
+
+
+def test_the_record_of_a_run_names_its_encoder(make_model, tmp_path):
+    make_model().save_pretrained(tmp_path)
+    (tmp_path / "recipe.json").write_text(json.dumps({**RECIPE, "encoder": "/home/someone/model"}))
+    for name, expected in (("a/b", "a/b"), (None, None), ("/home/x", None), (3, None)):
+        (tmp_path / "record.json").write_text(json.dumps({"encoder": {"name": name}}))
+        card = saved_card(MtBertForMultiTask.from_pretrained(tmp_path), "ada/tasks")
+        assert card.data.base_model == expected and "/home" not in str(card)

@@ -11,7 +11,9 @@ from ...data.sampling import Plan
 from ...errors import InputError
 from ...modeling.decoding import confidence as confidence_of
 from ..metrics import all_metrics, averages, part_tables, score_task
-from . import attention, classification, comparison, course, distances, regression, slices
+from . import attention, classification, comparison, course, distances, regression, slices, threshold_curves
+from .baselines import score_interval
+from .cautions import ranked_cautions
 from .rows import TaskRows
 
 
@@ -22,6 +24,10 @@ def analyse_run(
     plan: Plan | course.StagedPlan | None = None,
     examples: int = 10,
     pretraining: Mapping[str, Any] | None = None,
+    data: Mapping[str, Mapping[str, Any]] | None = None,
+    setup: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    resamples: int = comparison.RESAMPLES,
 ) -> dict[str, Any]:
     """Analyse one run.
 
@@ -32,18 +38,30 @@ def analyse_run(
         plan: the rows of the run's steps; None if unknown.
         examples: number of rows in a table of examples.
         pretraining: the losses of the run's pre-training (see `pretraining_losses`), if it had one.
+        data: facts about the data of the tasks (see `data_facts`).
+        setup: how the model was trained: `split`, the evaluated one (default: dev), and what the first screen names,
+            such as `recipe`, `encoder`, `commit` and `chosen_on_dev`, whether dev scores chose the checkpoint.
+        seed, resamples: seed and number of resamples of the scores' intervals.
 
     Returns:
-        `tasks` (see `analyse_task`), `averages` over tasks, `recorded` (the scores that the run computed at its end),
-        `curves`, `sampling`, `conflicts` and `cost` (see `course`), and `pretraining`, as given.
+        `tasks` (see `analyse_task`; with rows, `interval` and `baseline` of the main score, see `score_interval`),
+        `averages` over tasks, `recorded` (the scores that the run computed at its end), `curves`, `sampling`,
+        `conflicts` and `cost` (see `course`), `affinity` (see `course.affinity`), `pretraining`, `data` and `setup`, as
+        given, and `cautions` (see `ranked_cautions`).
     """
     analyses = {name: analyse_task(rows, metrics[name], examples) for name, rows in tasks.items()}
+    data = {name: data[name] for name in tasks if name in data} if data else {}
+    for number, (name, rows) in enumerate(tasks.items()):
+        if len(rows):
+            labels = data.get(name, {}).get("labels")
+            found = score_interval(rows, metrics[name], labels, [seed, number], resamples)
+            analyses[name] |= {"baseline": found.pop("baseline"), "interval": found}
     main = {}
     for name, analysis in analyses.items():
         if analysis["scores"]:
             main[name] = (analysis["main"], analysis["scores"][analysis["main"]])
     names = list(metrics)
-    return {
+    numbers = {
         "tasks": analyses,
         "averages": averages(main),
         "recorded": dict(run.scores),
@@ -51,8 +69,12 @@ def analyse_run(
         "sampling": course.sampling(run.log, names, plan),
         "conflicts": course.conflicts(run.log, names),
         "cost": course.cost(run.log, run.record, run.folder),
+        "affinity": course.affinity(run.folder),
         "pretraining": pretraining,
+        "data": data,
+        "setup": {"split": "dev", "measured": run.record.get("measured", {}), **(setup or {})},
     }
+    return {**numbers, "cautions": ranked_cautions(numbers)}
 
 
 def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, Any]:
@@ -63,6 +85,8 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
         - for a single-label or binary classification: `classes` (see `_decisions`) and `calibration`;
         - for a multi-label classification: `labels` (label → as `classes`) and `calibration` over all decisions;
         - for a regression: `points` and `outliers`; for it and an ordinal task `signed_error` (see `signed_errors`);
+        - `decision_curves` of a classification (see `threshold_curves.decision_curves`), and `calibrated`, whether its
+          probabilities are;
         - `within_one`, the shares of rows that are right or nearly so (see `within_one`), for tasks that have them;
         - `worst`, `length`, for pairs `length_difference`, and `groups` (column → result of `by_group`);
         - `attention`, for a head that has one (see `attention_shares`).
@@ -88,6 +112,9 @@ def analyse_task(rows: TaskRows, metric: str, examples: int = 10) -> dict[str, A
         )
         confidence = confidence_of(task, rows.probabilities, rows.predicted)
         analysis["calibration"] = classification.calibration(confidence, rows.right)
+    if not rows.regression and not rows.of_parts:
+        analysis["decision_curves"] = threshold_curves.decision_curves(rows)
+        analysis["calibrated"] = task.calibration is not None
     if task.kind.ordered:
         analysis["signed_error"] = distances.signed_errors(rows)
     near = distances.within_one(rows)

@@ -16,6 +16,7 @@ from ...data.sampling import Plan
 from ...modeling.checkpoint_loading import read_json
 from ..energy import read_energy
 from ..metrics import METRICS
+from ..task_affinity import summarise
 
 Log = Sequence[Mapping[str, float]]
 
@@ -190,6 +191,13 @@ def conflicts(log: Log, tasks: Sequence[str]) -> dict[str, Any] | None:
     if not (course or counts or norms):
         return None
     return {"tasks": list(tasks), "cosines": matrix.tolist(), "course": course, "conflicts": counts, "norms": norms}
+
+
+def affinity(folder: Path) -> dict[str, Any] | None:
+    """Return the summary (see `task_affinity.summarise`) of the affinities that a run measured, or None."""
+    file = folder / "affinity.json"  # as `training.methods.affinity` names it
+    measured = read_json(file, "remove it, or run the training again", limited=False) if file.is_file() else {}
+    return summarise([measured]) if measured.get("measured") else None
 
 
 def cost(log: Log, record: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator
 
 # Safe for colour-blind readers (Okabe and Ito, 2008); lines also differ in their dashes and points in their markers.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
+# One scale of colours, light enough for black text in every cell: from orange (below 0) through white (0) to blue.
+DIVERGING = LinearSegmentedColormap.from_list("mtbert", ["#E9863B", "#FFFFFF", "#5B9BD0"])
+SHADES = LinearSegmentedColormap.from_list("mtbert_shades", ["#FFFFFF", "#5B9BD0"])
+EMPTY = "#DDDDDD"  # of a cell without a value
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "os^Dv"
 LINE, MOST_TOKENS = 112, 120  # characters of a line of tokens, and most tokens of a row
@@ -117,7 +121,7 @@ def confusion(counts: np.ndarray, rates: np.ndarray, classes: Sequence[str], tit
     for axes, values, what in zip(panels, (counts, rates), ("rows", "share of the true class"), strict=True):
         shown = np.asarray(values, dtype=np.float64)
         top = 1.0 if what != "rows" else max(1.0, float(np.nanmax(shown, initial=0)))
-        image = axes.imshow(shown, cmap="cividis", vmin=0, vmax=top)
+        image = axes.imshow(shown, cmap=SHADES, vmin=0, vmax=top)
         figure.colorbar(image, ax=axes, label=what, shrink=0.8)
         axes.set(title=f"{title}: {what}", xlabel="predicted class", ylabel="true class")
         axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
@@ -127,8 +131,8 @@ def confusion(counts: np.ndarray, rates: np.ndarray, classes: Sequence[str], tit
                 text = f"{value:,.0f}" if what == "rows" else f"{value:.2f}"
                 if np.isnan(value):
                     text = "–"
-                axes.text(j, i, text, ha="center", va="center", color="black" if value > top / 2 else "white")
-        axes.set_facecolor("#777777")  # shows in the cells of a class without rows
+                axes.text(j, i, text, ha="center", va="center")
+        axes.set_facecolor(EMPTY)  # shows in the cells of a class without rows
     return figure
 
 
@@ -230,12 +234,12 @@ def heat_map(axes: Axes, matrix: Any, tasks: Sequence[str], limit: float, label:
     """Draw a value for each pair of tasks, with its number, on a scale from −`limit` to `limit`."""
     values = np.asarray(matrix, dtype=np.float64)
     figure: Any = axes.figure
-    image = axes.imshow(values, cmap="cividis", vmin=-limit, vmax=limit)
+    image = axes.imshow(values, cmap=DIVERGING, vmin=-limit, vmax=limit)
     figure.colorbar(image, ax=axes, label=label, shrink=0.8)
     for (i, j), value in np.ndenumerate(values):
         text = "–" if np.isnan(value) else f"{value:.{digits}f}"
-        axes.text(j, i, text, ha="center", va="center", color="black" if value > 0 else "white")
-    axes.set_facecolor("#777777")
+        axes.text(j, i, text, ha="center", va="center")
+    axes.set_facecolor(EMPTY)
     axes.set_xticks(range(len(tasks)), tasks, rotation=45, ha="right")
     axes.set_yticks(range(len(tasks)), tasks)
 
@@ -288,13 +292,10 @@ def attention(examples: Sequence[Mapping[str, Any]], title: str) -> Figure:
     top = max(max(example["weights"]) for example in examples)
     figure = Figure(figsize=(9, 1.2 + 0.19 * lines), layout="constrained")
     axes = figure.subplots()
-    shades = ScalarMappable(Normalize(0, top), "Blues")
+    shades = ScalarMappable(Normalize(0, top), SHADES)
     for column, line, token, weight in cells:
-        colour = "white" if weight > 0.6 * top else "black"
         box = {"facecolor": shades.to_rgba(weight), "edgecolor": "none", "pad": 1}
-        axes.text(
-            column, line, token, family="monospace", fontsize=8, color=colour, va="center", bbox=box, clip_on=True
-        )
+        axes.text(column, line, token, family="monospace", fontsize=8, va="center", bbox=box, clip_on=True)
     for line, text in heads:
         axes.text(0, line, text, fontsize=8, style="italic", va="center", clip_on=True)
     axes.set(xlim=(-1, LINE + 1), ylim=(lines, -1), xticks=[], yticks=[])

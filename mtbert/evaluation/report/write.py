@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import io
 import json
@@ -15,6 +14,7 @@ from urllib.parse import quote
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
@@ -23,11 +23,22 @@ from ...files import refuse_path, write_text, writing_file, writing_folder
 from ...modeling.display import display, each_text, masked
 from . import figures
 from .course import pretraining_losses, read_run
-from .page import sections
+from .page import overview_notes, sections
 from .parts import Picture, Section, shown
+from .summary import Summary, summary
+from .svg import inline
 
 HTML, NUMBERS, FIGURES = "report.html", "report.json", "figures"
 DPI = 110
+LOOK: Any = {  # of all figures of a report
+    "text.parse_math": False,  # a class may be called $
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "medium",
+    "axes.edgecolor": "#777777",
+    "grid.alpha": 0.5,
+    "legend.frameon": False,
+}
 LONGEST_NAME = 200  # most characters of a file's name
 
 
@@ -67,11 +78,18 @@ def write_report(folder: str | Path, numbers: Mapping[str, Any], overwrite: bool
     check_folder(folder, overwrite)
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context({"text.parse_math": False}):  # a class may be called $
-        page = sections(each_text(display, numbers))
-        items = [item for section in page for item in section.items]
-        pictures = {item.name: _png(item) for item in items if isinstance(item, Picture)}
-    html = render(each_text(display, numbers["run"]), page, pictures)  # before the first file is written
+    with rc_context(LOOK):
+        shown_numbers = each_text(display, numbers)
+        page = sections(shown_numbers)
+        pictures: dict[str, bytes] = {}
+        drawn: dict[str, list[str]] = {}
+        for section in page:
+            for item in section.items:
+                if isinstance(item, Picture):
+                    pictures[item.name] = _png(item)
+                    if item.on_page:
+                        drawn[item.name] = _svg(item, f"f{len(drawn)}", section.title)
+    html = render(summary(shown_numbers, overview_notes(shown_numbers)), page, drawn)  # before the first file
     with writing_folder(folder, overwrite) as part:
         (part / FIGURES).mkdir()
         for name, data in pictures.items():
@@ -106,14 +124,32 @@ def write_pretraining_losses(folder: str | Path) -> None:
         write_figure(folder, "losses", losses, figures.pretraining_losses)
 
 
-def render(run: Mapping[str, Any], found: list[Section], pictures: Mapping[str, bytes]) -> str:
-    """Render the page as HTML with embedded figures."""
+def render(first: Summary, found: list[Section], drawn: Mapping[str, list[str]]) -> str:
+    """Render the page as HTML.
+
+    Args:
+        first: the first screen.
+        found: the sections below it.
+        drawn: name of a picture → its panels as SVG elements.
+    """
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["shown"] = shown
     environment.tests["number"] = lambda value: value is None or not isinstance(value, str)
-    template = environment.from_string(resources.files(__package__).joinpath("report.html.jinja").read_text("utf-8"))
-    encoded = {name: base64.b64encode(data).decode("ascii") for name, data in pictures.items()}
-    return template.render(run=run, sections=found, pictures=encoded)
+    read = resources.files(__package__).joinpath
+    template = environment.from_string(read("report.html.jinja").read_text("utf-8"))
+    style = Markup(read("style.css.jinja").read_text("utf-8"))
+    panels = {name: [Markup(svg) for svg in svgs] for name, svgs in drawn.items()}
+    return template.render(first=first, chapters=_chapters(found), panels=panels, style=style)
+
+
+def _chapters(found: list[Section]) -> list[list[Section]]:
+    """Group sections of level 3 with the section of level 2 before them."""
+    chapters: list[list[Section]] = []
+    for section in found:
+        if section.level == 2 or not chapters:
+            chapters.append([])
+        chapters[-1].append(section)
+    return chapters
 
 
 def jsonable(value: Any) -> Any:
@@ -135,6 +171,10 @@ def _png(picture: Picture) -> bytes:
     stream = io.BytesIO()
     _save(picture.figure, stream)
     return stream.getvalue()
+
+
+def _svg(picture: Picture, prefix: str, title: str) -> list[str]:
+    return inline(picture.figure, picture.name, prefix, f"{title}: {picture.name}")
 
 
 def _save(figure: Figure, file: IO[bytes], kind: str = "png") -> None:

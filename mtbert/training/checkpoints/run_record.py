@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from ...data.pools import sources_of
 from ...data.sources import labelled_count
+from ...encoder_name import encoder_name
+from ...source_commit import source_commit
 from ..methods import method_classes
 from ..methods.base import TaskTrainer
 
@@ -58,8 +60,9 @@ def run_record(trainer: TaskTrainer, movement: Movement) -> dict[str, Any]:
     Returns:
         `seconds` of training over all stages, `steps`, `examples` (epoch → task → rows it was trained on), `losses`
         (task → first and last logged mean), `measured` (means of the methods' logged numbers, and the number of skipped
-        steps), `parameters` (rows of `Movement`), `encoder` (family, layers and width), `rows` (split → task → number
-        of rows; of a source, of those with a label), `sources` (source → its tasks), and the machine and versions.
+        steps), `parameters` (rows of `Movement`), `encoder` (family, layers, width and `name` on the hub, or None),
+        `rows` (split → task → number of rows; of a source, of those with a label), `sources` (source → its tasks), the
+        machine and versions, and `commit`, that of the code, or None.
     """
     examples: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     losses: dict[str, list[float]] = {}
@@ -93,6 +96,7 @@ def run_record(trainer: TaskTrainer, movement: Movement) -> dict[str, Any]:
             "family": encoder.model_type,
             "layers": getattr(encoder, "num_hidden_layers", None),
             "width": encoder.hidden_size,
+            "name": encoder_name((trainer.settings.recipe or {}).get("encoder")),
         },
         "rows": {name: labelled_count(rows or {}, sources_of(rows)) for name, rows in splits.items()},
         "sources": {source: list(tasks) for source, tasks in sources_of(trainer.train_dataset).items()},
@@ -105,4 +109,5 @@ def run_record(trainer: TaskTrainer, movement: Movement) -> dict[str, Any]:
             "python": platform.python_version(),
             **{module.__name__: module.__version__ for module in (torch, transformers, datasets, peft)},
         },
+        "commit": source_commit(),
     }

@@ -44,8 +44,9 @@ def test_decisions_and_calibration_are_those_of_its_probabilities(rows):
 
 def test_its_page_is_written(rows, tmp_path, monkeypatch):
     monkeypatch.setattr("mtbert.evaluation.report.write._png", lambda picture: b"png")
+    monkeypatch.setattr("mtbert.evaluation.report.write._svg", lambda picture, prefix, title: [])
     run = {"name": "runs/a", "against": None, "split": "dev", "examples": 5, "resamples": 20, "seed": 0, "notes": []}
     numbers = analyse_run({"urgency": rows}, {"urgency": "qwk"}, RunLog(tmp_path, (), {}, {}), None, 5)
     html = write_report(tmp_path / "report", {**numbers, "run": run}).read_text("utf-8")
-    for text in ("qwk", "within one class", "signed error by length", "urgency: calibration"):
+    for text in ("qwk", "within one class", "Signed error by length", "Calibration"):
         assert text in html

@@ -36,6 +36,9 @@ def write(tmp_path, monkeypatch):
     def make(found, name="report", drawn=False, **kwargs):
         if not drawn:
             monkeypatch.setattr("mtbert.evaluation.report.write._png", lambda picture: b"png")
+            monkeypatch.setattr(
+                "mtbert.evaluation.report.write._svg", lambda picture, prefix, title: [f"<i>{title}</i>"]
+            )
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             page = write_report(tmp_path / name, found, **kwargs)
@@ -48,28 +51,37 @@ def write(tmp_path, monkeypatch):
 
 
 def check_html(html: str) -> None:
-    """Balanced tags, nothing fetched from anywhere, every link's target there, every image described."""
+    """Balanced tags, nothing fetched, every link's target there, every figure described, headings in their order."""
 
     class Checker(HTMLParser):
-        open, ids, links = [], set(), set()
+        open, ids, links, levels = [], set(), set(), []
 
         def handle_starttag(self, tag, attrs):
             attrs = dict(attrs)
             if tag not in ("meta", "link", "img", "br"):
                 self.open.append(tag)
-            self.ids |= {attrs["id"]} if "id" in attrs else set()
-            if tag == "a":
-                self.links.add(attrs["href"].removeprefix("#"))
-            if tag == "img":
-                assert attrs["alt"]
-                assert attrs["src"].startswith("data:image/png;base64,")
-            assert tag != "script"
+            if "id" in attrs:
+                assert attrs["id"] not in self.ids
+                self.ids.add(attrs["id"])
+            for key in ("href", "aria-labelledby"):
+                if attrs.get(key) and not attrs[key].startswith("data:"):
+                    self.links.add(attrs[key].removeprefix("#"))
+            self.links |= set(re.findall(r"url\(#([^)]*)\)", " ".join(filter(None, attrs.values()))))
+            if tag == "svg":
+                assert attrs.get("aria-labelledby") or attrs.get("aria-label") or self.open[-3] == "p"
+            if re.fullmatch("h[1-6]", tag):
+                self.levels.append(int(tag[1]))
+                assert self.levels[0] == 1 and self.levels[-1] <= self.levels[-2:][0] + 1
+            if tag == "th":
+                assert attrs["scope"] in ("row", "col")
+            assert tag not in ("script", "img", "iframe")
+            assert not any(key.startswith("on") for key in attrs)
 
         def handle_endtag(self, tag):
             assert self.open.pop() == tag
 
     checker = Checker()
-    checker.open, checker.ids, checker.links = [], set(), set()
+    checker.open, checker.ids, checker.links, checker.levels = [], set(), set(), []
     checker.feed(html)
     assert checker.open == []
     assert checker.links <= checker.ids
@@ -103,7 +115,9 @@ def test_a_report_of_every_kind_of_task(make_rows, write, tmp_path):
         "differences.png",
     }
     assert len(list((tmp_path / "report" / "figures").iterdir())) == len(names)
-    assert html.count("<img") == len(names)
+    on_page = [item for each in sections(found) for item in each.items if isinstance(item, Picture) and item.on_page]
+    assert len(re.findall("<figure>", html)) == len(on_page) < html.count('<svg class="plot"')
+    assert len(html.encode()) < 1_000_000 and "#0072" not in html.lower()
     assert "a/b &amp; &lt;c&gt;" in html
     assert saved == jsonable(found)
     score = saved["tasks"]["stars"]["scores"]["accuracy"]
@@ -185,7 +199,7 @@ def test_what_is_near_the_label_stands_in_the_page_and_in_the_numbers(make_rows,
     shares = saved["tasks"]["five"]["within_one"]
     assert list(shares) == ["exactly_right", "one_class_away", "further_away", "within_one_class"]
     for name in ("one class away", "within one class", "|predicted − true| ≤ 1"):
-        assert f"<td>{name}</td>" in html.replace(' class="long"', "")
+        assert f'<th scope="row">{name}</th>' in html
     assert f">{saved['tasks']['close']['within_one']['within_one_point']:.3f}<" in html
     assert "The points are 2,000 rows, evenly chosen; 100 are left out." in html
 
@@ -200,10 +214,10 @@ def test_what_the_attention_reads_stands_in_the_page_and_in_the_numbers(make_row
     found = saved["tasks"]["stars"]["attention"]
     assert (found["first"], found["separators"], found["rest"]) == (0.125, 0, 0.875)
     assert len(found["examples"]) == 8 and found["examples"][0]["tokens"][1] == "\u202e"
-    assert "stars: what the head reads" in html and "\u202e" not in html
+    assert "What the head reads" in html and "\u202e" not in html
     assert (tmp_path / "report" / "figures" / "stars.attention.png").is_file()
     html, saved = write(numbers({"stars": replace(rows, show_texts=False)}, tmp_path), "hidden")
-    assert saved["tasks"]["stars"]["attention"]["examples"] == [] and "what the head reads" in html
+    assert saved["tasks"]["stars"]["attention"]["examples"] == [] and "What the head reads" in html
     assert not (tmp_path / "hidden" / "figures" / "stars.attention.png").exists()
 
 

@@ -1,6 +1,7 @@
 """What a run leaves in numbers."""
 
 import math
+import re
 from types import SimpleNamespace
 
 import torch
@@ -66,10 +67,12 @@ def test_the_record_has_what_was_measured_and_what_was_given_after_the_last_log(
         model=model,
         train_dataset={"stars": range(14)},
         eval_dataset=None,
+        settings=SimpleNamespace(recipe={"encoder": "a/b"}),
     )
     found = run_record(trainer, Movement(model))
     assert found["measured"] == {"conflicts": 0.25, "smart_stars": 2e-6, "smart_skipped": 3}
     assert found["examples"] == {1: {"stars": 14}} and found["losses"]["stars"] == [2.0, 1.0]
     assert found["rows"] == {"train": {"stars": 14}, "dev": {}}
-    assert found["encoder"] == {"family": "bert", "layers": 2, "width": model.config.hidden_size}
+    assert found["encoder"] == {"family": "bert", "layers": 2, "width": model.config.hidden_size, "name": "a/b"}
+    assert found["commit"] is None or re.fullmatch("[0-9a-f]{40}", found["commit"])
     assert found["seconds"] == 3.0 and found["steps"] == 7
