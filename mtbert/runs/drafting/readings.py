@@ -223,6 +223,8 @@ def _order(name: str) -> tuple[bool, float, list[tuple[int, str]], str]:
 
 
 def _classes(column: LabelCells) -> Reading:
+    if column.names is None and len(column.texts) > MOST_LABELS and not _are_numbers(column):
+        return no_task(_too_many(column, column.texts))  # before so many are sorted
     rows = _named(column)
     if len(rows) == 1:
         name = next(iter(rows))
@@ -246,7 +248,7 @@ def _classes(column: LabelCells) -> Reading:
 def _too_many(column: LabelCells, rows: Mapping[str, int]) -> str:
     words = [text for text in rows if not is_number(text)]
     if 0 < len(words) <= 5:
-        shown = ", ".join(repr(word[:30]) for word in words)
+        shown = ", ".join(repr(word[:30]) for word in sorted(words, key=_order))
         return f"it holds numbers, but for {shown}; empty these cells for a regression"
     return f"it has {len(rows):,} values in {column.filled:,} rows, too many for labels"
 
