@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,14 +31,24 @@ def as_text(value: Any) -> str:
 
 def text_keys(rows: Dataset, columns: Sequence[str]) -> np.ndarray:
     """A 64-bit hash of each row's text, or of its pair in either order, `(rows,)`; 0 where a text is empty."""
-    keys = []
-    for column in columns:
-        texts = np.array([as_text(value) for value in rows.with_format(None)[column][:]], dtype=object)
-        keys.append(np.where(texts == "", np.uint64(0), pd.util.hash_array(texts)))
+    keys = [np.concatenate([_hashes(part) for part in _parts(rows, column)] or [_hashes([])]) for column in columns]
     if len(keys) == 1:
         return keys[0]
     pairs = np.minimum(*keys) * np.uint64(31) + np.maximum(*keys)
     return np.where((keys[0] == 0) | (keys[1] == 0), np.uint64(0), pairs)
+
+
+def _parts(rows: Dataset, column: str) -> Iterator[list[Any]]:
+    """The cells of a column, of so many rows at a time that a large table does not fill the memory."""
+    cells = rows.with_format(None)[column]
+    for start in range(0, len(rows), SAMPLE):
+        yield cells[start : start + SAMPLE]
+
+
+def _hashes(cells: list[Any]) -> np.ndarray:
+    """A 64-bit hash of each text, 0 for an empty one."""
+    texts = np.array([as_text(value) for value in cells], dtype=object)
+    return np.where(texts == "", np.uint64(0), pd.util.hash_array(texts))
 
 
 def repeated(keys: np.ndarray) -> int:
