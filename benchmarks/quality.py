@@ -49,7 +49,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of wide/ and cs224n/")
     parser.add_argument("--encoder", required=True, help="folder of the encoder")
-    parser.add_argument("--minutes", type=float, nargs="+", default=list(MINUTES), help="CPU-minutes of the points")
+    minutes = f"CPU-minutes of the points (default: {MINUTES}; with --smoke {SMOKE_SECONDS / 60:g})"
+    parser.add_argument("--minutes", type=float, nargs="+", help=minutes)
     parser.add_argument("--only", nargs="+", choices=CONTENDERS, default=list(CONTENDERS), help="contenders to run")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--learning_rate", type=float, default=1e-4)
@@ -61,9 +62,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     smoke = "few rows, a minute and a half for each contender; writes to the work folder"
     parser.add_argument("--smoke", action="store_true", help=smoke)
     args = parser.parse_args(argv)
+    args.environments = args.work / "environments"  # a rehearsal builds those that are used afterwards
     if args.smoke:
-        args.minutes, args.work = [SMOKE_SECONDS / 60], args.work / "smoke"
+        args.work = args.work / "smoke"
         args.results = args.work
+    args.minutes = args.minutes or ([SMOKE_SECONDS / 60] if args.smoke else list(MINUTES))
     return args
 
 
@@ -81,7 +84,7 @@ def command(args: argparse.Namespace, name: str, minutes: float, output: Path) -
     if name == OURS:
         more = ["--set", *args.set] if args.set else []
         return [sys.executable, str(HERE / "peers" / "quality_ours.py"), *common, *more]
-    python = environments.build(PEERS[name], args.work / "environments")
+    python = environments.build(PEERS[name], args.environments)
     more = ["--tasks", *SMALLEST] if name == "setfit" else []
     return [str(python), str(HERE / "peers" / "quality_worker.py"), name, *common, *more]
 

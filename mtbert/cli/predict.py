@@ -170,6 +170,7 @@ def main(argv: list[str]) -> None:
         notes = write(target, scorer.chunks(chunks))
         report(target, scorer.cut, notes)
         return
+    distributed.barrier()  # no process may look for the output's name once another has written it
     sharing = SharedScorer(scorer)
     scored = sharing.chunks(chunks)
     if sharing.process == 0:

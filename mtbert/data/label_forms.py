@@ -105,15 +105,12 @@ def _of_texts(single: Mapping[int, Any], filled: Mapping[int, Any], empty: tuple
     different = set(texts.values())
     odd = _others(filled, single)
     for mark in SEPARATORS:
+        if not any(mark in text for text in different):
+            continue
         split = {i: [part.strip() for part in text.split(mark)] for i, text in texts.items()}
         names = Counter(part for parts in split.values() for part in parts)
         repeated = any(len(set(parts)) < len(parts) for parts in split.values())
-        if (
-            len(names) <= len(different)
-            and not repeated
-            and "" not in names
-            and any(mark in text for text in different)
-        ):
+        if len(names) <= len(different) and not repeated and "" not in names:
             return LabelForm(SEPARATED, mark, _ranked(names), len(filled), empty, odd)
     return LabelForm(ONE, None, _ranked(Counter(texts.values())), len(filled), empty, odd)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import resampled_scores
+from . import resampled_scores, span_metrics
 from .metrics import METRICS, averages, scorer
 
 RESAMPLES = 2000
@@ -19,12 +19,16 @@ _COUNTED: dict[str, Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]] 
     "f1": partial(resampled_scores.f1, "binary"),
     "f1_macro": partial(resampled_scores.f1, "macro"),
     "f1_micro": partial(resampled_scores.f1, "micro"),
+    **{name: partial(span_metrics.resampled, name) for name in span_metrics.EntityScores.names},
 }
 
 
 @dataclass(frozen=True)
 class DevTask:
-    """The dev rows of a task: its main metric, and the labels of its labelled rows, `(rows,)` or `(rows, labels)`."""
+    """The dev rows of a task: its main metric, and the labels of its labelled rows, `(rows,)` or `(rows, labels)`.
+
+    Labels of words, and their predictions, are `span_metrics.counts_by_row`, `(rows, 3)`.
+    """
 
     metric: str
     labels: np.ndarray

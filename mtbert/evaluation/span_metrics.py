@@ -58,6 +58,61 @@ def entity_counts(
         predicted, labels: ids of tags, `(rows, most words)`; words with the label -100 are left out.
         classes: the tags, in id order.
     """
+    right, (begins_x, kind_x), (begins_y, kind_y) = _entities(predicted, labels, classes)
+    count = lambda mask, kind: np.bincount(kind[mask], minlength=len(entity_types(classes)))  # noqa: E731
+    return count(right, kind_y), count(begins_x, kind_x), count(begins_y, kind_y)
+
+
+def counts_by_row(predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Number of right entities, of predicted entities and of right words in each row, `(rows, 3)`.
+
+    Those of the labels themselves are the numbers of labelled entities, twice, and of labelled words.
+
+    Args:
+        predicted: ids of tags, `(rows, words)`.
+        labels: ids of tags, `(rows, words)`, with -100 for words that are left out. One of both may have more words
+            than the other; those of the predictions are left out, and those of the labels must be -100.
+        classes: the tags, in id order.
+
+    Raises:
+        InputError: a labelled word has no prediction.
+    """
+    words = predicted.shape[1]
+    if (labels[:, words:] != IGNORED).any():
+        raise InputError(f"the predictions have at most {words:,} words a row, but the labels have more")
+    labels = labels[:, :words]
+    labels = np.pad(labels, ((0, 0), (0, words - labels.shape[1])), constant_values=IGNORED)
+    right, (begins, _), _ = _entities(predicted, labels, classes)
+    same = (predicted == labels) & (labels != IGNORED)
+    return np.stack([right.sum(axis=1), begins.sum(axis=1), same.sum(axis=1)], axis=1)
+
+
+def resampled(name: str, predicted: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Scores of resamples of the rows, `(resamples,)`; 0 if it is 0 / 0.
+
+    Args:
+        name: one of `EntityScores.names`.
+        predicted: `counts_by_row` of the predictions, `(rows, 3)`.
+        labels: those of the labels, `(rows, 3)`.
+        weights: how often each resample holds each row, `(resamples, rows)`.
+    """
+    right, of_predicted, right_words = (weights @ predicted.astype(np.float64)).T
+    given, _, words = (weights @ labels.astype(np.float64)).T
+    shares = {
+        "span_f1": (2 * right, of_predicted + given),
+        "span_precision": (right, of_predicted),
+        "span_recall": (right, given),
+        "word_accuracy": (right_words, words),
+    }
+    above, below = shares[name]
+    return np.asarray(np.divide(above, below, out=np.zeros_like(above), where=below > 0))
+
+
+_Side = tuple[np.ndarray, np.ndarray]
+
+
+def _entities(predicted: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, _Side, _Side]:
+    """Where a right entity begins; where one of the predictions begins, with each word's type; and of the labels."""
     types = entity_types(classes)
     type_of = np.array([-1 if tag == OUTSIDE else types.index(tag[2:]) for tag in classes])
     always = np.array([tag[0] in "BS" for tag in classes])  # begins an entity, whatever stands before it
@@ -74,8 +129,7 @@ def entity_counts(
         sides.append((begins, kind, _next_boundary(begins | (kind < 0))))
     (begins_x, kind_x, end_x), (begins_y, kind_y, end_y) = sides
     right = begins_x & begins_y & (kind_x == kind_y) & (end_x == end_y)
-    count = lambda mask, kind: np.bincount(kind[mask], minlength=len(types))  # noqa: E731
-    return count(right, kind_y), count(begins_x, kind_x), count(begins_y, kind_y)
+    return right, (begins_x, kind_x), (begins_y, kind_y)
 
 
 def _next_boundary(boundary: np.ndarray) -> np.ndarray:

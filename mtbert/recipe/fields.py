@@ -60,7 +60,7 @@ class Report:
             if path[:end] in self.origins:
                 source = self.origins[path[:end]]
                 break
-            if path[0] == "tasks" and end > 2 and common in self.origins:
+            if path[:1] == ("tasks",) and end > 2 and common in self.origins:
                 source = self.origins[common]
                 path = (*common, *path[end:])
                 break

@@ -11,6 +11,7 @@ from ..data.collation import label_array
 from ..errors import InputError
 from ..evaluation.metrics import IGNORE_INDEX, labelled_rows
 from ..evaluation.row_differences import DevTask
+from ..evaluation.span_metrics import EntityScores, counts_by_row
 from ..evaluation.table_files import main_keys
 from ..modeling.decoding import decisions
 from ..modeling.task_spec import TaskSpec
@@ -30,21 +31,41 @@ class DevRows:
         count: number of all rows of the split.
         known: of a multi-label task: which entries of its labelled rows are known, `(rows, labels)`; the others count
             as 0 on both sides, which F1 ignores.
+        tags: of a task that labels words: the ids of the tags of its labelled rows, `(rows, most words)`.
     """
 
     task: DevTask
     labelled: np.ndarray
     count: int
     known: np.ndarray | None = None
+    tags: np.ndarray | None = None
 
 
-def refuse_words(task: TaskSpec) -> None:
-    """Raise InputError if a task labels parts of a row, whose predictions are not compared row by row."""
-    if task.kind.units.column:
+def check_metric_of_words(task: TaskSpec, metric: str | None) -> None:
+    """Raise InputError if a task labels words, and its main metric does not follow from counts of each row.
+
+    Args:
+        metric: the main metric; None: the default, which does.
+    """
+    if task.kind.units.dims > 1 and metric not in (None, *EntityScores.names):
+        names = ", ".join(EntityScores.names)
         raise InputError(
-            f"task {task.name!r} is {task.kind.with_article}, and labels of words are not compared row by row; leave "
-            "the task out of the table"
+            f"task {task.name!r} is {task.kind.with_article} with the metric {metric!r}, which is not compared row by "
+            f"row; use one of: {names}"
         )
+
+
+def counted_words(task: TaskSpec, metric: str, tags: np.ndarray) -> np.ndarray:
+    """Return the labels of words as they are compared row by row, `counts_by_row`.
+
+    Args:
+        tags: ids of tags, `(rows, most words)`.
+
+    Raises:
+        InputError: the metric does not follow from the counts.
+    """
+    check_metric_of_words(task, metric)
+    return counts_by_row(tags, tags, task.classes)
 
 
 def read_dev_rows(recipe: Recipe, scores: Mapping[str, float], dev: dict[str, DevRows]) -> None:
@@ -60,7 +81,6 @@ def read_dev_rows(recipe: Recipe, scores: Mapping[str, float], dev: dict[str, De
     for name in recipe.tasks:
         if name in dev or name not in keys:
             continue
-        refuse_words(specs[name])
         split = load_rows(recipe, [specs[name]], masked=True)[name].splits["dev"]  # all rows: each has logits
         labels = label_array(split).astype(np.float64)
         labelled = np.flatnonzero(labelled_rows(specs[name], labels))
@@ -70,13 +90,17 @@ def read_dev_rows(recipe: Recipe, scores: Mapping[str, float], dev: dict[str, De
         if specs[name].kind.several:
             known = ~(np.isnan(labels) | (labels == IGNORE_INDEX))
             labels = np.where(known, labels, 0.0)
-        dev[name] = DevRows(DevTask(metric, labels), labelled, count, known)
+        tags: np.ndarray | None = None
+        if specs[name].kind.units.dims > 1:
+            tags = labels.astype(np.int64)
+            labels = counted_words(specs[name], metric, tags)
+        dev[name] = DevRows(DevTask(metric, labels), labelled, count, known, tags)
 
 
 def decided(
     result: Result, specs: Mapping[str, TaskSpec], dev: Mapping[str, DevRows], place: str
 ) -> dict[str, np.ndarray]:
-    """The decisions of a result on each task's labelled dev rows, as float64.
+    """The decisions of a result on each task's labelled dev rows, as float64; of words their counts in each row.
 
     Args:
         specs: the tasks.
@@ -95,8 +119,11 @@ def decided(
                 f"data in {place} has {count:,}; give the data that the runs had"
             )
         rows = logits[dev[name].labelled].astype(np.float64)
-        answers[name] = np.asarray(decisions(specs[name], rows), dtype=np.float64)
-        known = dev[name].known
+        decided_rows = decisions(specs[name], rows)
+        known, tags = dev[name].known, dev[name].tags
+        if tags is not None:
+            decided_rows = counts_by_row(decided_rows, tags, specs[name].classes)
+        answers[name] = np.asarray(decided_rows, dtype=np.float64)
         if known is not None:
             answers[name] = np.where(known, answers[name], 0.0)
     return answers

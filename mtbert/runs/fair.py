@@ -8,20 +8,20 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import InputError
+from ..evaluation.row_differences import OVERALL
 from ..files import write_json
 from ..modeling.checkpoint_loading import read_json
 from ..modeling.display import masked
 from ..recipe import Recipe, RecipeError
 from .budget import FAIR_STEPS, HEAD_PILOT_RATES, PILOT_FACTOR, PILOT_RATES, STEPS
 from .budget_keys import fair_budget, load, pilot_keys
+from .protocol_files import ProtocolFile, read_fair
 from .result_files import Result, commit_file, result_of, settings_hash
 from .row_runs import Run, execute, remove_weights, run_threads
 from .table_plan import CONFIGS, TablePlan, find_rows, row_settings
@@ -44,6 +44,7 @@ class Protocol:
         half: rows that train half the steps.
         same_rate: row → the row whose learning rate it has.
         findings: dicts with `finding`, a sentence; `rows`, of which the first is to score higher; and `scores`.
+        source: the file; None: there is none, and names are not checked.
     """
 
     rows: tuple[str, ...]
@@ -52,20 +53,25 @@ class Protocol:
     half: tuple[str, ...] = ()
     same_rate: Mapping[str, str] = field(default_factory=dict)
     findings: tuple[Mapping[str, Any], ...] = ()
+    source: ProtocolFile | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def read(cls, file: Path) -> Protocol:
         """Read a protocol.
 
         Raises:
-            InputError: the file has other keys.
+            InputError: lists all keys and values that are wrong.
         """
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        try:
-            fields: dict[str, Any] = {k: v if k == "same_rate" else tuple(v) for k, v in values.items()}
-            return cls(**fields)
-        except (AttributeError, TypeError) as error:
-            raise InputError(f"{file} is no protocol of the fair budget: {error}") from error
+        source, keys, findings = read_fair(file)
+        return cls(
+            keys.rows,
+            keys.seeds,
+            keys.compared_seeds,
+            keys.half,
+            keys.same_rate,
+            tuple(asdict(finding) for finding in findings),
+            source,
+        )
 
     def seeds_of(self, row: str) -> tuple[int, ...]:
         """Return the seeds of a row."""
@@ -145,6 +151,30 @@ class FairTable:
                 row.rate_of = self.rows.get(model) or self._row(model, self._paths((model,))[model])
         self._git = threading.Lock()
         self._check()
+        self._check_names()
+
+    def _check_names(self) -> None:
+        """Check the names of rows and scores in the protocol.
+
+        Raises:
+            InputError: lists those that there are not.
+        """
+        protocol, source = self.protocol, self.protocol.source
+        if source is None:
+            return
+        names = list(self._paths(protocol.rows))
+        for number, row in enumerate(protocol.half):
+            source.check_name(row, names, "row", "half", str(number))
+        for row in protocol.same_rate:
+            source.check_name(row, [name.removesuffix(HALF) for name in names], "row", "same_rate", row)
+        for number, finding in enumerate(protocol.findings):
+            for row in finding["rows"]:
+                source.check_name(row, names, "row", "findings", str(number), "rows")
+            tasks = [list(self.rows[row].unrated.tasks) for row in finding["rows"] if row in self.rows]
+            scores = [OVERALL, *(name for name in tasks[0] if name in tasks[-1])] if tasks else []
+            for score in finding["scores"] if scores else ():
+                source.check_name(score, scores, "score", "findings", str(number), "scores")
+        source.finish()
 
     def _paths(self, names: tuple[str, ...]) -> dict[str, Path]:
         paths: dict[str, Path] = {}

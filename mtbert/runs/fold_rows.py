@@ -9,15 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from ..data.collation import label_array
 from ..data.folds import fold_of_rows, row_keys, text_groups
 from ..data.spec import DataSpec
 from ..errors import RecipeError
 from ..evaluation.choosing import HeldOut
 from ..evaluation.metrics import default_metrics, labelled_rows
+from ..evaluation.span_metrics import counts_by_row
 from ..modeling.decoding import decisions
 from ..modeling.task_spec import TaskSpec
 from ..recipe import Recipe, load_rows
-from .dev_rows import refuse_words
+from .dev_rows import check_metric_of_words, counted_words
 
 # fields of a task's data that decide which rows there are; candidates must not differ in them
 SAME = (
@@ -43,11 +45,12 @@ class FoldRows:
     """The rows of a task in one fold.
 
     Attributes:
-        held: metric, labels and groups of the labelled rows.
+        held: metric, labels and groups of the labelled rows; labels of words are their counts in each row.
         missing: which of their labels are not known, as `held.labels`; only a task with several labels a row has any.
         labelled: positions of these among all rows of the fold.
         count: number of all rows of the fold.
         digest: hash of the rows' texts and labels, 16 hexadecimal digits.
+        tags: of a task that labels words: the ids of the tags of the labelled rows, `(rows, most words)`.
     """
 
     held: HeldOut
@@ -55,11 +58,14 @@ class FoldRows:
     labelled: np.ndarray
     count: int
     digest: str
+    tags: np.ndarray | None = None
 
     def predictions(self, spec: TaskSpec, logits: np.ndarray) -> np.ndarray:
-        """Return the decisions for the labelled rows from the logits of all, `(count, num_labels)`."""
-        decided = np.asarray(decisions(spec, logits[self.labelled].astype(np.float64)), dtype=np.float64)
-        return np.where(self.missing, 0, decided)
+        """Return the decisions for the labelled rows, as `held.labels`, from the logits of all rows."""
+        decided = decisions(spec, logits[self.labelled].astype(np.float64))
+        if self.tags is not None:
+            decided = counts_by_row(decided, self.tags, spec.classes)
+        return np.where(self.missing, 0, np.asarray(decided, dtype=np.float64))
 
 
 def load_fold_rows(recipe: Recipe, folds: int, used: Sequence[int]) -> dict[int, dict[str, FoldRows]]:
@@ -84,14 +90,14 @@ def load_fold_rows(recipe: Recipe, folds: int, used: Sequence[int]) -> dict[int,
     for name, task in trained.tasks.items():
         spec = task.spec(name)
         try:
-            refuse_words(spec)
+            check_metric_of_words(spec, task.metric)
             train = load_rows(trained, [spec], masked=True)[name].splits["train"]
         except (OSError, ValueError) as error:
             problems += str(error).splitlines()
             continue
         keys = row_keys(train)
         fold_of, groups = fold_of_rows(keys, folds), text_groups(keys)[0]
-        labels = np.asarray(train.with_format("numpy")["label"][:], dtype=np.float64)
+        labels = label_array(train).astype(np.float64)
         texts = list(
             zip(*(train.with_format(None)[c][:] for c in train.column_names if c.startswith("text")), strict=True)
         )
@@ -105,10 +111,14 @@ def load_fold_rows(recipe: Recipe, folds: int, used: Sequence[int]) -> dict[int,
                 )
                 continue
             metric = task.metric or default_metrics(spec)[0]
-            missing = np.isnan(labels[here][labelled])
-            held = HeldOut(metric, np.where(missing, 0, labels[here][labelled]), groups[here][labelled])
+            own, tags = labels[here][labelled], None
+            if spec.kind.units.dims > 1:
+                tags = own.astype(np.int64)
+                own = counted_words(spec, metric, tags)
+            missing = np.isnan(own)
+            held = HeldOut(metric, np.where(missing, 0, own), groups[here][labelled])
             digest = _digest([texts[i] for i in here], labels[here])
-            rows[fold][name] = FoldRows(held, missing, labelled, len(here), digest)
+            rows[fold][name] = FoldRows(held, missing, labelled, len(here), digest, tags)
     if problems:
         raise RecipeError(problems)
     return rows

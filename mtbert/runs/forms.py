@@ -15,19 +15,16 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..errors import InputError
 from ..modeling.display import masked
 from ..recipe import Recipe, RecipeError
+from . import bundled
 from .budget import EPOCHS
 from .budget_keys import as_overrides, length_keys, load, quiet_keys, stage_keys
+from .protocol_files import EACH, FormKeys, read_forms
 from .result_files import Result, commit_file, result_of, settings_hash
 from .row_runs import Run, execute, remove_weights, run_threads
-from .table_plan import CONFIGS, TablePlan, row_settings
-
-EACH = "each"  # in place of the models of a form: one for each task
-_KEYS = ("recipes", "models", "seeds", "teachers", "what")  # of a form in a protocol
+from .table_plan import TablePlan, row_settings
 
 
 @dataclass(frozen=True)
@@ -93,38 +90,27 @@ class FormProtocol:
             tasks_of: recipe file → names of its tasks.
 
         Raises:
-            InputError: the file has another form.
+            InputError: lists all keys, values and names that are wrong.
         """
-        try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))
-            forms = tuple(
-                _read_form(name, form, tuple(values["seeds"]), tasks_of) for name, form in values["forms"].items()
-            )
-            protocol = cls(Budget(int(values["steps"]), float(values["joint"])), forms, str(values["against"]))
-        except InputError:
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-            raise InputError(f"{file} is no protocol of forms: {error!r}; recipes/wide.yaml is an example") from error
-        names = [form.name for form in protocol.forms]
-        for name in [protocol.against, *(form.teachers for form in forms if form.teachers)]:
-            if name not in names:
-                raise InputError(f"{file} names the form {name!r}, but its forms are: {', '.join(names)}")
-        return protocol
+        recipes = bundled.recipes()
+        keys, forms = read_forms(file, recipes)
+        budget = Budget(keys.steps, float(keys.joint))
+        return cls(
+            budget,
+            tuple(_form(name, form, keys.seeds, recipes, tasks_of) for name, form in forms.items()),
+            keys.against,
+        )
 
 
-def _read_form(name: str, values: Mapping[str, Any], seeds: tuple[int, ...], tasks_of: Any) -> Form:
-    if unknown := [key for key in values if key not in _KEYS]:
-        raise InputError(f"the form {name} has the keys {unknown}, but may have: {', '.join(_KEYS)}")
-    paths = [CONFIGS / f"{recipe}.yaml" for recipe in values["recipes"]]
-    if missing := [str(path) for path in paths if not path.is_file()]:
-        raise InputError(f"the form {name} names {missing[0]}, which does not exist")
-    if values.get("models") == EACH:
+def _form(name: str, keys: FormKeys, seeds: tuple[int, ...], recipes: Mapping[str, Path], tasks_of: Any) -> Form:
+    paths = [recipes[recipe] for recipe in keys.recipes]
+    if keys.models == EACH:
         models = each_task(name, paths[0], tasks_of(paths[0]))
     elif len(paths) == 1:
         models = (Model(name, paths[0]),)
     else:
         models = tuple(Model(f"{name}-{path.stem}", path) for path in paths)
-    return Form(name, models, tuple(values.get("seeds", seeds)), values.get("teachers"), values.get("what", ""))
+    return Form(name, models, seeds if keys.seeds is None else keys.seeds, keys.teachers, keys.what)
 
 
 def each_task(form: str, path: Path, tasks: Sequence[str], keys: Sequence[str] = ()) -> tuple[Model, ...]:

@@ -13,7 +13,7 @@ from ..recipe import Recipe, RecipeError, check_model, check_stages, load_data, 
 from ..training.methods import method_classes
 from .budget import BATCH
 from .budget_keys import as_overrides, load
-from .dev_rows import refuse_words
+from .dev_rows import check_metric_of_words
 from .forms import Budget, Form, FormTable, Model, ModelRuns, each_task, optimizer_steps
 from .study_time import seconds_per_step
 from .table_plan import TablePlan
@@ -99,7 +99,7 @@ def _refuse(recipe: Recipe) -> None:
     if len(names) < 2:
         raise InputError(f"the recipe has the task {', '.join(names)} alone, which shares nothing; give two or more")
     for name, task in recipe.tasks.items():
-        refuse_words(task.spec(name))
+        check_metric_of_words(task.spec(name), task.metric)
     frozen = [stage.model.freeze_encoder and not stage.model.train_layer_norms for stage in recipe.in_stages()]
     if all(frozen):
         raise InputError(

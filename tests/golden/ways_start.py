@@ -17,7 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "support"))  # also
 
 from tiny import WORDS, make_tokenizer
 
-TRAIN_ROWS = {"stars": 40, "same": 24, "close": 33, "topics": 17}
+TRAIN_ROWS = {
+    "stars": 40,
+    "same": 24,
+    "close": 33,
+    "topics": 17,
+    "slots": 22,
+}  # more come last, so that the rows before stay
 DEV_ROWS = 9
 
 TASKS: dict[str, dict[str, Any]] = {
@@ -26,6 +32,7 @@ TASKS: dict[str, dict[str, Any]] = {
     "close": {"range": [0, 5], "pair": "siamese", "head": {"output": "sigmoid"}},
     "topics": {"problem_type": "multi_label_classification", "labels": ["cat", "dog", "bird"], "pooling": "max"},
 }
+SLOTS = {"problem_type": "token_classification", "labels": ["O", "B-ANIMAL", "I-ANIMAL", "B-PLACE"]}
 PAIRS = ("same", "close")
 
 
@@ -98,8 +105,20 @@ def _row(task: str, first: str, second: str) -> dict[str, Any]:
         return {"text": first, "label": ("bad", "fine", "good")[min(max(score + 1, 0), 2)]}
     if task == "topics":
         return {"text": first, "label": [name for name in ("cat", "dog", "bird") if name in words]}
+    if task == "slots":
+        return {"text": words, "label": _tags(words)}
     shared = len(set(words) & set(second.split()))
     return {"first": first, "second": second, "label": ("no", "yes")[shared > 1] if task == "same" else min(shared, 5)}
+
+
+def _tags(words: list[str]) -> list[str]:
+    """A tag for each word: `old` and `new` begin an animal that follows."""
+    kinds = dict.fromkeys(("cat", "dog", "bird", "fish"), "ANIMAL") | dict.fromkeys(("house", "tree"), "PLACE")
+    tags = [f"B-{kinds[word]}" if word in kinds else "O" for word in words]
+    for place, word in enumerate(words[:-1]):
+        if word in ("old", "new") and tags[place + 1] == "B-ANIMAL":
+            tags[place : place + 2] = ["B-ANIMAL", "I-ANIMAL"]
+    return tags
 
 
 def write_initial(

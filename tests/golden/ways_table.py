@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ways_start import TASKS, task_data
+from ways_start import SLOTS, TASKS, task_data
 
 FINETUNE, PRETRAIN = "recipes/finetune.py", "recipes/pretrain.py"
 TRAINING = {
@@ -198,6 +198,7 @@ PACKED: dict[str, Way] = {
         },
     ),
     "ordinal": Way({"schedule": {"name": "simultaneous"}}, {**TASKS, "stars": {**TASKS["stars"], "ordinal": True}}),
+    "words": Way({"schedule": {"name": "simultaneous"}}, {"stars": TASKS["stars"], "slots": SLOTS}),
     "averaging ema": Way({"averaging": {"type": "ema", "decay": 0.8}}),
     "averaging swa": Way({"averaging": {"type": "swa", "start": 0.0}}),
     "distillation": Way(
@@ -261,6 +262,7 @@ PADDED_TOO = (
     "smart",
     "proximal",
     "distillation",
+    "words",
     "peft lora",
     "source",
     "evaluation",
@@ -269,6 +271,7 @@ PADDED_TOO = (
 SCORED = (
     "plain",
     "one task",
+    "words",
     "evaluation",
     "pretraining alone",
     *(name for name in PACKED if name.startswith("heads")),
@@ -294,5 +297,6 @@ STORED = (
     "smart",
     "losses uncertainty",
     "optimizer separate",
+    "words",
     "schedule mixed, padded",
 )

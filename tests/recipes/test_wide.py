@@ -113,14 +113,48 @@ def test_the_protocol_has_the_budget_and_seeds_of_the_table(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"against": "singles"}, r"names the form 'singles', but its forms are: single, joint"),
-        ({"steps": "many"}, r"is no protocol of forms"),
-        ({"forms": {"single": {"recipe": "wide/all"}}}, r"the form single has the keys \['recipe'\], but may have"),
+        ({"against": "singles"}, r"p\.yaml:\d+: against names the form 'singles', .* did you mean single\?"),
+        ({"steps": "many"}, r"is no protocol of forms:\n.*p\.yaml:\d+: steps is text 'many', but must be an integer"),
+        ({"steps": 0}, r"steps is 0, but must be 1 or more"),
+        ({"step": 600}, r"p\.yaml:\d+: step = 600: there is no such key; did you mean steps\?"),
+        ({"joints": 1}, r"joints = 1: there is no such key; did you mean joint\?"),
+        ({"joint": -1}, r"joint is -1, but must be positive"),
+        ({"seeds": []}, r"seeds is empty; give a seed"),
+        ({"seeds": [1, 1]}, r"seeds is \[1, 1\], but must not hold a seed twice"),
+        ({"seeds": [-1]}, r"seeds holds -1, but must be 0 or more"),
+        ({"seeds": 1}, r"seeds is 1, but must be a list"),
         (
-            {"forms": {"single": {"recipes": ["wide/none"]}}},
-            r"the form single names .*none\.yaml, which does not exist",
+            {"forms": {"single": {"recipe": "wide/all"}}},
+            r"forms\.single\.recipe = .* did you mean recipes\?",
         ),
-        ({"forms": {"single": {"recipes": ["wide/all"], "teachers": "x"}}}, r"names the form 'x'"),
+        (
+            {"forms": {"single": {"recipes": ["wide/all"], "seed": [1]}}},
+            r"p\.yaml:\d+: forms\.single\.seed = \[1\]: there is no such key; did you mean seeds\?",
+        ),
+        ({"forms": {"single": {"recipes": ["wide/alle"]}}}, r"the recipe 'wide/alle', .* did you mean wide/all\?"),
+        ({"forms": {"single": {"recipes": "wide/all"}}}, r"forms\.single\.recipes is .*, but must be a list"),
+        ({"forms": {"single": {"recipes": []}}}, r"forms\.single\.recipes is empty"),
+        ({"forms": {"single": None}}, r"forms\.single\.recipes is missing"),
+        ({"forms": {"single": ["wide/all"]}}, r"forms\.single is .*, but must be a mapping"),
+        (
+            {"forms": {"single": {"recipes": ["wide/all"], "models": "eech"}}},
+            r"forms\.single\.models is text 'eech', but must be each, or absent",
+        ),
+        (
+            {"forms": {"single": {"recipes": ["wide/all", "wide/pal"], "models": "each"}}},
+            r"forms\.single\.recipes has wide/all, wide/pal, but a model of each task needs one recipe",
+        ),
+        ({"forms": {"single": {"recipes": ["wide/all"], "teachers": "x"}}}, r"teachers names the form 'x'"),
+        ({"forms": {"single": {"recipes": ["wide/all"], "teachers": "single"}}}, r"make 'single' teach itself"),
+        (
+            {
+                "forms": {
+                    "single": {"recipes": ["wide/all"], "teachers": "joint"},
+                    "joint": {"recipes": ["wide/all"], "teachers": "single"},
+                }
+            },
+            r"make 'single' teach itself",
+        ),
         ({"forms": None}, r"is no protocol of forms"),
     ],
 )
@@ -129,6 +163,13 @@ def test_protocols_that_are_refused(tmp_path, changes, message):
     values["forms"] = {"single": {"recipes": ["wide/all"], "models": "each"}, "joint": {"recipes": ["wide/all"]}}
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(values | changes, sort_keys=False))
     with pytest.raises(ValueError, match=message):
+        FormProtocol.read(tmp_path / "p.yaml", lambda path: TASKS)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "a: b: c", "steps: 1\nsteps: 2", "words"])
+def test_files_that_are_no_protocol(tmp_path, text):
+    (tmp_path / "p.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"p\.yaml is no protocol of forms"):
         FormProtocol.read(tmp_path / "p.yaml", lambda path: TASKS)
 
 

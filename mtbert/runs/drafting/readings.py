@@ -71,6 +71,19 @@ class LabelCells:
         return counts
 
     @cached_property
+    def are_numbers(self) -> bool:
+        """Whether all cells are finite numbers, or texts of such."""
+        return not any(isinstance(cell, bool) for cell, _ in self.cells) and all(map(is_number, self.texts))
+
+    @cached_property
+    def values(self) -> dict[float, int]:
+        """Each different number of cells that `are_numbers`, in order, with its rows."""
+        values: Counter[float] = Counter()
+        for text, rows in self.texts.items():
+            values[number_of(text) or 0.0] += rows
+        return dict(sorted(values.items()))
+
+    @cached_property
     def form(self) -> LabelForm:
         """The form of its cells."""
         return label_form(cell for cell, _ in self.cells)
@@ -129,30 +142,16 @@ def _likeliest(column: LabelCells) -> Reading:
     several_commas = any(text.count(",") > 1 for text in texts)
     if not several_commas and "," in "".join(texts) and all(map(DECIMAL_COMMA.fullmatch, texts)):
         return no_task(f"its cells are numbers with a decimal comma, such as {texts[0]!r}; write a point instead")
-    if column.form.several:
-        return _several(column)
-    if _are_numbers(column):
+    if column.are_numbers:
         return _numbers(column)
-    return _classes(column)
-
-
-def _are_numbers(column: LabelCells) -> bool:
-    return not any(isinstance(cell, bool) for cell, _ in column.cells) and all(map(is_number, column.texts))
+    return _several(column) if column.form.several else _classes(column)
 
 
 # ---- numbers ----
 
 
-def _values(column: LabelCells) -> dict[float, int]:
-    """Each different number, in order, with its rows."""
-    values: Counter[float] = Counter()
-    for text, rows in column.texts.items():
-        values[number_of(text) or 0.0] += rows
-    return dict(sorted(values.items()))
-
-
 def _numbers(column: LabelCells) -> Reading:
-    values = list(_values(column))
+    values = list(column.values)
     lowest, highest, whole = values[0], values[-1], all(value.is_integer() for value in values)
     if len(values) == 1:
         return no_task(f"it holds {_shown(lowest)} in every row")
@@ -174,10 +173,10 @@ def _numbers(column: LabelCells) -> Reading:
 
 
 def _scores(column: LabelCells) -> Reading:
-    if not _are_numbers(column):
+    if not column.are_numbers:
         wrong = next((text for text in column.texts if not is_number(text)), "")
         return no_task(f"a regression needs numbers, but it holds {wrong[:50]!r}")
-    values = list(_values(column))
+    values = list(column.values)
     if len(values) < 2:
         return no_task(f"it holds {_shown(values[0])} in every row")
     if max(map(abs, values)) > LARGEST_SCORE:
@@ -209,8 +208,8 @@ def _named(column: LabelCells) -> dict[str, int]:
     if column.names is not None:
         rows = {int(cell): count for cell, count in column.cells}
         return {name: rows.get(i, 0) for i, name in enumerate(column.names)}
-    if _are_numbers(column):
-        return {_shown(value): rows for value, rows in _values(column).items()}
+    if column.are_numbers:
+        return {_shown(value): rows for value, rows in column.values.items()}
     return {text: column.texts[text] for text in sorted(column.texts, key=_order)}
 
 
@@ -223,6 +222,8 @@ def _order(name: str) -> tuple[bool, float, list[tuple[int, str]], str]:
 
 
 def _classes(column: LabelCells) -> Reading:
+    if column.names is None and len(column.texts) > MOST_LABELS and not column.are_numbers:
+        return no_task(_too_many(column, column.texts))  # before so many are sorted
     rows = _named(column)
     if len(rows) == 1:
         name = next(iter(rows))
@@ -246,7 +247,7 @@ def _classes(column: LabelCells) -> Reading:
 def _too_many(column: LabelCells, rows: Mapping[str, int]) -> str:
     words = [text for text in rows if not is_number(text)]
     if 0 < len(words) <= 5:
-        shown = ", ".join(repr(word[:30]) for word in words)
+        shown = ", ".join(repr(word[:30]) for word in sorted(words, key=_order))
         return f"it holds numbers, but for {shown}; empty these cells for a regression"
     return f"it has {len(rows):,} values in {column.filled:,} rows, too many for labels"
 

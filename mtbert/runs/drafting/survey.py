@@ -61,8 +61,8 @@ def survey(draft: TableDraft, tokenizer: PreTrainedTokenizerBase | None, limit: 
         limit: most tokens that the encoder takes; None: not known.
     """
     keys, rows = draft.keys["train"], draft.table.train
-    against = {}
-    if repeated(keys):
+    against, again = {}, repeated(keys)
+    if again:
         for task in draft.active:
             if isinstance(task.column, str):
                 against[task.name] = contradicted(keys, rows.with_format(None)[task.column][:])
@@ -70,7 +70,7 @@ def survey(draft: TableDraft, tokenizer: PreTrainedTokenizerBase | None, limit: 
         draft,
         suggest_length(rows, draft.text, tokenizer, limit),
         {split: int((hashes == 0).sum()) for split, hashes in draft.keys.items() if (hashes == 0).any()},
-        repeated(keys),
+        again,
         {name: texts for name, texts in against.items() if texts},
     )
 

@@ -48,6 +48,9 @@ class Table:
     sources: dict[str, tuple[Path | str, ...]]
     keys: dict[str, str]
     remarks: tuple[str, ...] = ()
+    _last_cells: dict[str, dict[str, tuple[list[tuple[Any, int]], int]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     @property
     def train(self) -> Dataset:
@@ -82,6 +85,14 @@ class Table:
 
     def cells(self, name: str, split: str) -> tuple[list[tuple[Any, int]], int]:
         """Each different filled cell of a column in a split, with its rows; and the number of empty cells."""
+        if name not in self._last_cells:
+            self._last_cells.clear()  # the cells of all columns of a large table may not fit into memory
+        splits = self._last_cells.setdefault(name, {})
+        if split not in splits:
+            splits[split] = self._count_cells(name, split)
+        return splits[split]
+
+    def _count_cells(self, name: str, split: str) -> tuple[list[tuple[Any, int]], int]:
         rows = self.splits[split]
         minus_one = self.on_hub or split == "test" or isinstance(rows.features[name], ClassLabel)
         filled, empty = [], 0

@@ -267,7 +267,8 @@ def _weights(task: TaskDraft) -> list[str]:
 
 def _about_length(table: Surveyed) -> str:
     length = table.length
-    cut = f"cuts {length.cut:.1%} of the texts; the longest has {length.longest:,} tokens"
+    about = "" if length.exact else "about "
+    cut = f"cuts {length.cut:.1%} of the texts; the longest has {about}{length.longest:,} tokens"
     return cut if length.measured else f"{cut} (no tokenizer was at hand: 1.3 tokens a word)"
 
 

@@ -24,6 +24,7 @@ import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
+from ...data.collation import label_array
 from ...data.sampling import Step
 from ...errors import InputError, Problem
 from ...files import write_json
@@ -165,8 +166,9 @@ class AffinityMeter(Method):
         """
         self._data, self._rows = self._trainer.batches(splits), []
         for task in self._trainer.tasks:
-            labels = torch.as_tensor(np.asarray(splits[task.name].with_format(None)["label"][:]))
-            self._rows.append(np.flatnonzero(labelled(task, labels).numpy()))
+            with_label = labelled(task, torch.as_tensor(label_array(splits[task.name])))
+            with_label = with_label.any(dim=1) if with_label.ndim > 1 else with_label  # a row of words has one of them
+            self._rows.append(np.flatnonzero(with_label.numpy()))
             if not len(self._rows[-1]):
                 raise InputError(f"affinity: no training row of task {task.name!r} has a label; drop affinity")
 

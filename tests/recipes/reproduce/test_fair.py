@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from dataclasses import replace
 
@@ -304,10 +305,54 @@ def test_a_page_without_a_place_for_the_table_is_refused(finished, command, tmp_
         main([*command(), "--finished_only", "--page", str(tmp_path / "page.md")])
 
 
-def test_a_protocol_with_other_keys_is_refused(tmp_path):
-    (tmp_path / "p.yaml").write_text("rows: [A1]\nseed: [1]\n")
-    with pytest.raises(ValueError, match=r"p\.yaml is no protocol of the fair budget"):
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": [1]}, r"p\.yaml:\d+: seed = \[1\]: there is no such key; did you mean seeds\?"),
+        ({"compared_seed": [1]}, r"there is no such key; did you mean compared_seeds\?"),
+        ({"findngs": []}, r"there is no such key; did you mean findings\?"),
+        ({"seeds": None}, r"seeds is null, but must be a list"),
+        ({"seeds": ["1"]}, r"seeds is \['1'\], but must be a list"),
+        ({"seeds": []}, r"seeds is empty; give a seed"),
+        ({"compared_seeds": [2, 2]}, r"compared_seeds is \[2, 2\], but must not hold a seed twice"),
+        ({"rows": []}, r"rows is empty; name a row"),
+        ({"rows": "E6"}, r"rows is text 'E6', but must be a list of texts"),
+        ({"same_rate": {"sequential": 1}}, r"same_rate\.sequential is 1, but must be the name of a row"),
+        ({"findings": ["E6"]}, r"findings"),
+        ({"findings": [{"finding": "x", "rows": ["E6"], "scores": []}]}, r"findings\.0\.rows is .* 2 texts"),
+        ({"findings": [{"finding": "x", "row": ["E6", "none"]}]}, r"findings\.0\.row = .* did you mean rows\?"),
+        (
+            {"findings": [{"finding": "x", "rows": ["E6", "none"], "score": []}]},
+            r"p\.yaml:\d+: findings\.0\.score = \[\]: there is no such key; did you mean scores\?",
+        ),
+    ],
+)
+def test_a_protocol_with_other_keys_is_refused(tmp_path, changes, message):
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(PROTOCOL | changes, sort_keys=False))
+    with pytest.raises(ValueError, match=r"p\.yaml is no protocol of the fair budget") as caught:
         Protocol.read(tmp_path / "p.yaml")
+    assert re.search(message, str(caught.value)), caught.value
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"half": ["E66"]}, r"p\.yaml:\d+: half\.0 names the row 'E66', but there is none; did you mean E6\?"),
+        ({"same_rate": {"sequentiel": "none"}}, r"same_rate\.sequentiel names the row .* did you mean sequential\?"),
+        (
+            {"findings": [{"finding": "x", "rows": ["E6", "non"], "scores": ["overall"]}]},
+            r"findings\.0\.rows names the row 'non', but there is none; did you mean none\?",
+        ),
+        (
+            {"findings": [{"finding": "x", "rows": ["E6", "none"], "scores": ["overal"]}]},
+            r"findings\.0\.scores names the score 'overal', but there is none; did you mean overall\?",
+        ),
+    ],
+)
+def test_a_protocol_that_names_what_is_not_there_is_refused(command, tmp_path, changes, message):
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(PROTOCOL | changes, sort_keys=False))
+    with pytest.raises(ValueError, match=message):
+        FairTable(planned(arguments_of(command())), Protocol.read(tmp_path / "p.yaml"), tmp_path)
 
 
 def test_the_recipes_page_shows_the_committed_results():

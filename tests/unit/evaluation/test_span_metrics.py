@@ -10,6 +10,7 @@ from tagged import SLOTS
 from mtbert.errors import InputError
 from mtbert.evaluation import metrics, own_metrics
 from mtbert.evaluation.metrics import METRICS, all_metrics, check_metric, part_tables, score_task, scorer
+from mtbert.evaluation.span_metrics import EntityScores, counts_by_row, resampled
 from mtbert.modeling.task_spec import TaskSpec
 
 
@@ -101,3 +102,36 @@ def test_a_metric_of_ones_own_gets_ids_by_word(monkeypatch):
     assert "found" in all_metrics(SLOTS) and "of_rows" not in all_metrics(SLOTS)
     logits = np.eye(4)[np.array([[0, 3, 3]])]
     assert score_task(SLOTS, logits, np.array([[0, 3, -100]]), names=("found",))["found"] == 0.5
+
+
+def test_scores_of_resamples_are_those_of_the_repeated_rows():
+    random = np.random.default_rng(3)
+    labels = random.integers(0, 4, size=(30, 7))
+    labels[random.random(labels.shape) < 0.2] = -100
+    labels[4] = -100  # a row without labels
+    predicted = np.where(random.random(labels.shape) < 0.6, np.maximum(labels, 0), random.integers(0, 4, labels.shape))
+    weights = random.multinomial(30, np.full(30, 1 / 30), size=20)
+    counts = [counts_by_row(ids, labels, SLOTS.classes) for ids in (predicted, labels)]
+    for name in EntityScores.names:
+        found = resampled(name, *counts, weights)
+        for row, score in zip(weights, found, strict=True):
+            chosen = np.repeat(np.arange(30), row)
+            results = (
+                METRICS[name]
+                .build()
+                .compute(predictions=predicted[chosen], references=labels[chosen], classes=SLOTS.classes)
+            )
+            assert score == pytest.approx(results[name])
+    nothing = np.zeros((30, 3))
+    assert all((resampled(name, nothing, nothing, weights) == 0).all() for name in EntityScores.names)
+
+
+def test_counts_of_rows_do_not_depend_on_the_padding():
+    labels = np.array([[1, 2, -100], [3, -100, -100]])
+    predicted = np.array([[1, 2], [3, 0]])
+    expected = [[1, 1, 2], [1, 1, 1]]
+    assert counts_by_row(predicted, labels, SLOTS.classes).tolist() == expected
+    wider = np.pad(predicted, ((0, 0), (0, 3)))
+    assert counts_by_row(wider, labels, SLOTS.classes).tolist() == expected
+    with pytest.raises(InputError, match="have at most 1 words a row, but the labels have more"):
+        counts_by_row(predicted[:, :1], labels, SLOTS.classes)
