@@ -68,29 +68,29 @@ def write_graphs(model: Any, folder: Path, engine: str) -> list[TaskGraph]:
     groups, graphs = task_groups(model), []
     for number, names in enumerate(groups, start=1):
         stem = "model" if len(groups) == 1 else f"model-{number}"
-        file = folder / f"{stem}.onnx"
-        outputs = _export(model, file, names, engine)
-        parts = find_parts(file)
-        if engine == "openvino":
-            file = to_openvino(file)
-        graphs.append(TaskGraph(file.name, dict(zip(names, outputs, strict=True)), parts))
+        graphs.append(_write_graph(model, folder / f"{stem}.onnx", names, engine))
     return graphs
 
 
-def _export(model: Any, file: Path, names: list[str], engine: str) -> list[str]:
-    """Write an ONNX graph; onnxruntime's has an operator for attention, if the exporter can write it."""
-    if engine == "onnx":
-        try:
-            outputs = export_onnx(model, file, names, ATTENTION_OPSET)
-            merge_heads(file)
-            check_graph(model, file, names, outputs)
-            return outputs
-        except InputError:  # of some families, only the earlier version can express the layers, or run
-            file.unlink(missing_ok=True)
-    outputs = export_onnx(model, file, names, OPSET)
-    if engine == "onnx":
-        check_graph(model, file, names, outputs)
-    return outputs
+def _write_graph(model: Any, file: Path, names: list[str], engine: str) -> TaskGraph:
+    """Write one graph and try it: with an attention operator, if the exporter writes it and the engine reads it."""
+    try:
+        return _write_with(ATTENTION_OPSET, model, file, names, engine)
+    except InputError:  # of some families, only the earlier version can express the layers, or run
+        for left in file.parent.glob(f"{file.stem}.*"):
+            left.unlink()
+        return _write_with(OPSET, model, file, names, engine)
+
+
+def _write_with(opset: int, model: Any, file: Path, names: list[str], engine: str) -> TaskGraph:
+    outputs = export_onnx(model, file, names, opset)
+    parts = find_parts(file)
+    if engine == "openvino":
+        file = to_openvino(file)
+    elif opset == ATTENTION_OPSET:
+        merge_heads(file)
+    check_graph(model, file, names, outputs)
+    return TaskGraph(file.name, dict(zip(names, outputs, strict=True)), parts)
 
 
 @torch.inference_mode()
@@ -118,11 +118,18 @@ def check_graph(model: Any, file: Path, names: list[str], outputs: list[str]) ->
 
 
 def to_openvino(file: Path) -> Path:
-    """Replace an ONNX file by OpenVINO's two files; return the path of the `.xml`."""
+    """Replace an ONNX file by OpenVINO's two files; return the path of the `.xml`.
+
+    Raises:
+        InputError: OpenVINO does not know an operator of the graph.
+    """
     import openvino
 
     target = file.with_suffix(".xml")
-    converted = openvino.convert_model(str(file))
+    try:
+        converted = openvino.convert_model(str(file))
+    except Exception as error:  # its errors have no common type
+        raise InputError(f"openvino can not read the exported graph: {str(error).splitlines()[0]}") from error
     openvino.save_model(converted, str(target), compress_to_fp16=False)
     file.unlink()
     file.with_name(f"{file.name}.data").unlink(missing_ok=True)
