@@ -18,7 +18,6 @@ from ..data.sources import encode_tasks, split_of
 from ..data.splits import LoadedTask
 from ..modeling.calibration_file import FILE as FIGURES
 from ..modeling.modeling_mtbert import MtBertForMultiTask
-from ..modeling.reinitialization import reinitialize_layers
 from ..modeling.task_spec import TaskSpec
 from ..recipe import Recipe, check_model, check_stages, load_data, load_recipe, load_tokenizer
 from ..training.arguments import MtBertTrainingArguments
@@ -33,6 +32,7 @@ from ..training.distributed.machine import share_cores
 from ..training.peft import load_final_weights, wrap
 from ..training.pretraining import pretrain
 from ..training.progress.phases import phase
+from ..training.reinitialization import reinitialize_layers
 from ..training.trainer import MtBertTrainer
 from .logger_runs import LoggerRun, one_logger_run
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 
-from .errors import InputError
+from ..errors import InputError
 
 _POOLERS = ("pooler", "pooling_layer")
 
