@@ -130,10 +130,24 @@ def to_openvino(file: Path) -> Path:
         converted = openvino.convert_model(str(file))
     except Exception as error:  # its errors have no common type
         raise InputError(f"openvino can not read the exported graph: {str(error).splitlines()[0]}") from error
+    _drop_nan_guards(converted)
     openvino.save_model(converted, str(target), compress_to_fp16=False)
     file.unlink()
     file.with_name(f"{file.name}.data").unlink(missing_ok=True)
     return target
+
+
+def _drop_nan_guards(model: Any) -> None:
+    """Remove what turns nan into 0 behind attention: nan would need a token that sees none, but each sees its text."""
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "Select":
+            continue
+        test, attention = (node.input_value(place).get_node() for place in (0, 2))
+        if test.get_type_name() != "IsNaN" or attention.get_type_name() != "ScaledDotProductAttention":
+            continue
+        if test.input_value(0).get_node() == attention:
+            node.output(0).replace(attention.output(0))
+    model.validate_nodes_and_infer_types()
 
 
 def find_parts(file: Path) -> dict[str, list[str]]:
