@@ -31,7 +31,7 @@ class LabelForm:
         labels: the different labels as texts, the most frequent first; of vectors their places, counted from 0.
         filled: number of cells that are not empty.
         empty: positions of the empty cells, from 0. A cell `[]` is not empty: none of the labels is true.
-        odd: positions of the cells that have another form.
+        odd: positions of the cells that have another form. `[]` beside separated labels is none of them.
     """
 
     form: str
@@ -72,7 +72,8 @@ def label_form(values: Iterable[Any]) -> LabelForm:
     if mappings and len(mappings) >= max(len(lists), len(single)):
         names = Counter(str(name).strip() for cell in mappings.values() for name in cell)
         return LabelForm(MAPPINGS, None, _ranked(names), len(filled), empty, _others(filled, mappings))
-    if lists and len(lists) >= _marked(single):
+    full = sum(map(bool, lists.values()))
+    if lists and full >= _marked(single) and (full or not single):
         return _of_lists(lists, filled, empty)
     marks = {i: re.split(r"\s*[\s,;|]\s*", str(cell).strip()) for i, cell in single.items() if _is_marks(cell)}
     if marks and len(marks) == len(single) and len(set(map(len, marks.values()))) == 1:
@@ -111,6 +112,7 @@ def _of_texts(single: Mapping[int, Any], filled: Mapping[int, Any], empty: tuple
         names = Counter(part for parts in split.values() for part in parts)
         repeated = any(len(set(parts)) < len(parts) for parts in split.values())
         if len(names) <= len(different) and not repeated and "" not in names:
+            odd = tuple(i for i in odd if filled[i] not in ([], ()))  # `[]` has none of the labels in any form
             return LabelForm(SEPARATED, mark, _ranked(names), len(filled), empty, odd)
     return LabelForm(ONE, None, _ranked(Counter(texts.values())), len(filled), empty, odd)
 

@@ -163,7 +163,7 @@ class Reader:
         """Let a recipe's file name the encoder of the tests."""
         text = Path(recipe).read_text(encoding="utf-8")
         Path(recipe).write_text(
-            re.sub(r"^encoder: .*$", f"encoder: {self.encoder}", text, flags=re.M), encoding="utf-8"
+            re.sub(r"^encoder: .*$", f"encoder: {self.encoder}", shorter(text), flags=re.M), encoding="utf-8"
         )
 
     def command_python(self, arguments: list[str]) -> None:

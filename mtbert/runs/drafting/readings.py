@@ -341,6 +341,8 @@ def _parts(cell: Any, form: LabelForm) -> list[str] | None:
     if form.form == ONE:
         return [str(cell).strip()]
     if form.form == SEPARATED:
+        if str(cell).strip() == "[]":
+            return []
         return [part.strip() for part in str(cell).split(form.separator)]
     if form.form == MAPPINGS:
         marks = as_object(cell) or {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from .survey import Leak, Surveyed
 from .tasks import TaskDraft
 from .yaml_lines import comment, entry, flow, indented, scalar, switched_off
 
+BATCH, STEPS = 32, 300  # rows of a step, and steps that a run has at least, unless MOST_EPOCHS are fewer
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 30
 UNEVEN = 0.6  # share of the largest label from which class weights are proposed
 HEADER = (
     "A draft by `mtbert init`: read it, and change what is not so. Lines with ## explain. Lines with one # are YAML "
@@ -61,8 +64,8 @@ def recipe_text(tables: Sequence[Surveyed], leaks: Sequence[Leak], frame: Frame)
         lines += indented(_table_lines(table, shared.get(table.draft.table.name), frame))
     training = {
         "output_dir": frame.output_dir,
-        "num_train_epochs": 3,
-        "per_device_train_batch_size": 32,
+        "num_train_epochs": epochs(sum(len(table.draft.table.train) for table in tables)),
+        "per_device_train_batch_size": BATCH,
         "learning_rate": 5e-5,
         "warmup_steps": 0.1,
         "eval_strategy": "epoch",
@@ -70,6 +73,11 @@ def recipe_text(tables: Sequence[Surveyed], leaks: Sequence[Leak], frame: Frame)
     lines += ["", "training:", *indented(line for item in training.items() for line in entry(*item))]
     lines += indented([*comment("the final model is saved anyway"), *entry("save_strategy", "no")])
     return "\n".join(lines) + "\n"
+
+
+def epochs(rows: int) -> int:
+    """Passes over so many train rows: at least 3, and for few rows as many as make some hundreds of steps."""
+    return min(max(math.ceil(STEPS * BATCH / max(rows, 1)), FEWEST_EPOCHS), MOST_EPOCHS)
 
 
 def is_source(table: Surveyed) -> bool:

@@ -16,6 +16,7 @@ from mtbert.data.label_forms import LISTS, MAPPINGS, ONE, SEPARATED, VECTORS, is
         (["arts, crafts", "law, order", "arts, crafts"], ONE, None, ("arts, crafts", "law, order")),
         (["New York, NY", "Albany, NY", "Buffalo, NY"], ONE, None, ("Albany, NY", "Buffalo, NY", "New York, NY")),
         (["art|law", "art", "law"], SEPARATED, "|", ("art", "law")),
+        (["art|law", "[]", "law", "[]", "[]"], SEPARATED, "|", ("law", "art")),
         (["art; law", "law;war", "war", "art"], SEPARATED, ";", ("art", "law", "war")),
         (["art, law", "law", "art"], SEPARATED, ",", ("art", "law")),
         (["a, b;c", "c", "a, b"], SEPARATED, ";", ("a, b", "c")),

@@ -10,6 +10,7 @@ from mtbert.runs.drafting.columns import Column, choose_text
 from mtbert.runs.drafting.files import find_tables, split_of
 from mtbert.runs.drafting.groups import find_words, group_name, mark_columns, read_tags
 from mtbert.runs.drafting.readings import LabelCells, read_labels
+from mtbert.runs.drafting.writing import epochs
 from mtbert.runs.drafting.yaml_lines import entry, flow, scalar
 
 TEXTS = [f"a text of some words number {i}" for i in range(20)]
@@ -114,6 +115,7 @@ SEVERAL = "multi_label_classification"
         ([*range(0, 101, 5)] * 2, "regression", {"range": [0, 100]}),
         (["a;b", "b", "a"], "multi_label", {"problem_type": SEVERAL, "labels": ["a", "b"]}),
         (["a|b", "b", "a"], "multi_label", {"problem_type": SEVERAL, "labels": ["a", "b"]}),
+        (["a|b", "[]", "a", "[]"], "multi_label", {"problem_type": SEVERAL, "labels": ["a", "b"]}),
         (["['a', 'b']", "['b']", "[]"], "multi_label", {"problem_type": SEVERAL, "labels": ["a", "b"]}),
         ([["a", "b"], ["b"], []], "multi_label", {"problem_type": SEVERAL, "labels": ["a", "b"]}),
         ([[0, 1, 0], [1, 1, 0]], "multi_label", {"problem_type": SEVERAL, "labels": ["0", "1", "2"]}),
@@ -288,3 +290,10 @@ def test_files_are_grouped(tmp_path, monkeypatch):
     }
     (remark,) = tables[4].remarks
     assert remark == "two tables are called c; this one is e_c"
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected"), [(0, 30), (1, 30), (240, 30), (400, 24), (1_000, 10), (3_200, 3), (10**6, 3)]
+)
+def test_few_rows_are_passed_over_more_often(rows, expected):
+    assert epochs(rows) == expected
