@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def answers(task: dict[str, Any], prediction: Any) -> list[Any]:
     if task["kind"] == SCORE:
         return [float(row[0]) for row in logits.tolist()]
     if task["kind"] == SEVERAL:
-        return (logits > 0).int().tolist()
+        return (logits > 0).astype(int).tolist()
     return logits.argmax(-1).tolist()
 
 
@@ -82,6 +83,7 @@ def main() -> None:
     args = parser.parse_args()
     tasks = json.loads((args.work / "tasks.json").read_text(encoding="utf-8"))
     budget = CpuBudget(args.seconds)
+    shutil.rmtree(args.work / "ours", ignore_errors=True)  # of another budget, or of a run that was stopped
     trainer = mtbert.train(recipe(args, tasks), [f"--{key}" for key in args.set], callbacks=[budget]).trainer
     used = time.process_time()
     predictions = {}

@@ -167,6 +167,7 @@ def tasknet(args: argparse.Namespace, data: Data) -> tuple[Any, int]:
     settings = arguments(args, model_name=args.encoder, max_length=MOST_TOKENS, eval_strategy="no", batched=True)
     with contextlib.redirect_stdout(io.StringIO()):
         model, trainer = tn.Model_Trainer(tasks, settings)
+    trainer.model_accepts_loss_kwargs = False  # its own forward does, but those of its tasks' models do not
     budget = CpuBudget(args.seconds)
     trainer.add_callback(budget)
     trainer.train()

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from transformers import AutoTokenizer
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -117,3 +118,45 @@ def test_setfit_has_its_share_of_the_time(quality, tmp_path, monkeypatch):
     seconds = {name: float(words[words.index("--seconds") + 1]) for name, words in found.items()}
     assert seconds == {name: 600.0 if name == "setfit" else 2400.0 for name in quality.CONTENDERS}
     assert found["mtbert"][0] == sys.executable and found["setfit"][-3:] == list(quality.SMALLEST)
+
+
+def test_answers_of_each_kind_of_task(quality, encoder_dir, tmp_path):
+    """The answers of mtbert have the form that the scores need, and those of the peers have."""
+    import quality_ours
+
+    from mtbert import TaskSpec
+    from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
+
+    specs = (TaskSpec("rte", labels=2), TaskSpec("sts", range=(0, 5)))
+    specs += (TaskSpec("emotions", "multi_label_classification", labels=3),)
+    MtBertForMultiTask.from_encoder(encoder_dir, specs).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(encoder_dir).save_pretrained(tmp_path)
+    model = MtBertForMultiTask.from_pretrained(tmp_path)
+    found = {}
+    for name, kind in (("rte", "classes"), ("sts", "score"), ("emotions", "several")):
+        prediction = model.predict({"text": ["a cat", "the dog"]}, tasks=name)
+        found[name] = quality_ours.answers({"kind": kind}, prediction)
+    assert all(label in (0, 1) for label in found["rte"]) and all(isinstance(score, float) for score in found["sts"])
+    assert all(len(row) == 3 and set(row) <= {0, 1} for row in found["emotions"])
+    assert json.loads(json.dumps(found)) == found and {len(rows) for rows in found.values()} == {2}
+
+
+def test_a_second_budget_begins_in_an_empty_folder(quality, tmp_path, monkeypatch):
+    """mtbert refuses to train in a folder that holds the files of another run."""
+    import quality_ours
+
+    folder = tmp_path / "ours"
+    folder.mkdir()
+    (folder / "scores.json").write_text("{}")
+    (tmp_path / "tasks.json").write_text("[]")
+    seen = []
+
+    def train(recipe, overrides, callbacks):
+        seen.append((recipe["training"]["output_dir"], folder.exists()))
+        return SimpleNamespace(trainer=None)
+
+    monkeypatch.setattr(quality_ours.mtbert, "train", train)
+    words = ["--work", str(tmp_path), "--encoder", "e", "--seconds", "1", "--output", str(tmp_path / "p.json")]
+    monkeypatch.setattr(sys, "argv", ["quality_ours.py", *words])
+    quality_ours.main()
+    assert seen == [(str(folder), False)]
