@@ -24,6 +24,7 @@ SAVED = ("state.json", "dataset_info.json")  # of a data set that `save_to_disk`
 SAVED_SPLITS = "dataset_dict.json"
 NO_DATA = ("dataset_info.json", "dataset_infos.json", "state.json", "config.json", "package.json", "recipe.json")
 DEEPEST = 3  # folders below a given one
+PART = re.compile(r"(?:part|shard)[\W_]*\d+(?:[\W_]*of[\W_]*\d+)?", re.I)  # a name that says no more than a number
 SHARD = re.compile(r"(?:[\W_]*(?:of|part|shard))?[\W_]*\d+(?:[\W_]*of[\W_]*\d+)?", re.I)
 
 
@@ -47,14 +48,15 @@ class TableFiles:
 def split_of(name: str) -> tuple[str | None, str, str]:
     """Take the split's word out of a name without its suffix: the split, and what stands before and after the word.
 
-    `ids-sst-test-student` is of the split `test`; before it stands `ids-sst`, and after it `student`.
+    `ids-sst-test-student` is of the split `test`; before it stands `ids-sst`, and after it `student`. Of a name without
+    such a word all is before it; but `part-003`, which names no table, is after it.
     """
     words = re.split(r"([\W_]+)", name)
     for i in range(len(words) - 1, -1, -1):
         split = SPLIT_OF.get(words[i].lower())
         if split is not None:
             return split, "".join(words[: max(0, i - 1)]), "".join(words[i + 2 :])
-    return None, name, ""
+    return (None, "", name) if PART.fullmatch(name) else (None, name, "")
 
 
 def stem(path: Path) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import ClassLabel, Dataset, Value
+from datasets import ClassLabel, Dataset, Features, Value
 
 from ...data.cache import load_hub
 from ...data.compression import open_file
@@ -63,12 +64,19 @@ class Table:
         return "hub" in self.keys
 
     @cached_property
+    def features(self) -> dict[str, Features]:
+        """Split → its features. A Dataset copies those of all columns whenever it is asked for them."""
+        return {split: rows.features for split, rows in self.splits.items()}
+
+    @cached_property
     def columns(self) -> tuple[Column, ...]:
         """The columns that all splits but `test` have, with cells of a sample of the train rows."""
-        rows = _spread(self.train)
-        names = [name for name in rows.column_names if all(name in self.splits[s].column_names for s in self.labelled)]
+        features = self.features["train"]
+        names = [name for name in features if all(name in self.features[split] for split in self.labelled)]
+        readable = [name for name in names if _is_readable(features[name])]
         try:
-            return tuple(_column(rows, name) for name in names)
+            cells = _spread(self.train).select_columns(readable).to_dict()
+            return tuple(Column(name, tuple(cells.get(name, ({},))), _names(features[name])) for name in names)
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{self.shown('train')} holds text that is no UTF-8 ({error.reason}); write it so"
@@ -93,10 +101,10 @@ class Table:
         return splits[split]
 
     def _count_cells(self, name: str, split: str) -> tuple[list[tuple[Any, int]], int]:
-        rows = self.splits[split]
-        minus_one = self.on_hub or split == "test" or isinstance(rows.features[name], ClassLabel)
+        feature = self.features[split][name]
+        minus_one = self.on_hub or split == "test" or isinstance(feature, ClassLabel)
         filled, empty = [], 0
-        for cell, count in _counted(rows, name):
+        for cell, count in _counted(self.splits[split].data.column(name), feature):
             if is_empty(cell) or (minus_one and cell == -1):
                 empty += count
             else:
@@ -106,12 +114,13 @@ class Table:
     def label_cells(self, name: str) -> LabelCells:
         """The cells of a column in all splits; `empty` counts those of train."""
         together: dict[str, tuple[Any, int]] = {}
-        for split, rows in self.splits.items():
-            if name in rows.column_names:
+        for split in self.splits:
+            if name in self.features[split]:
                 for cell, count in self.cells(name, split)[0]:
                     key = f"{type(cell).__name__} {cell!r}"
                     together[key] = (cell, together.get(key, (cell, 0))[1] + count)
-        return LabelCells(name, tuple(together.values()), self.cells(name, "train")[1], _names(self.train, name))
+        names = _names(self.features["train"][name])
+        return LabelCells(name, tuple(together.values()), self.cells(name, "train")[1], names)
 
 
 def _spread(rows: Dataset) -> Dataset:
@@ -121,32 +130,29 @@ def _spread(rows: Dataset) -> Dataset:
     return rows.with_format(None).select(np.linspace(0, len(rows) - 1, SAMPLE).astype(int))
 
 
-def _column(rows: Dataset, name: str) -> Column:
-    feature = rows.features[name]
-    readable = not isinstance(feature, datasets.Image | datasets.Audio | datasets.Video)
-    if isinstance(feature, Value) and "binary" in feature.dtype:
-        readable = False
-    cells = tuple(rows[name][:]) if readable else ({},)
-    return Column(name, cells, _names(rows, name))
+def _is_readable(feature: Any) -> bool:
+    """Whether cells are texts, numbers, lists or objects; not pictures, sounds or bytes."""
+    if isinstance(feature, datasets.Image | datasets.Audio | datasets.Video):
+        return False
+    return not (isinstance(feature, Value) and "binary" in feature.dtype)
 
 
-def _names(rows: Dataset, name: str) -> tuple[str, ...] | None:
-    feature = rows.features[name]
+def _names(feature: Any) -> tuple[str, ...] | None:
     return tuple(feature.names) if isinstance(feature, ClassLabel) else None
 
 
-def _counted(rows: Dataset, name: str) -> list[tuple[Any, int]]:
+def _counted(column: pa.ChunkedArray, feature: Any) -> list[tuple[Any, int]]:
     """Each different cell of a column with the number of its rows."""
-    feature = rows.features[name]
     if isinstance(feature, Value) and feature.dtype == "null":
         return []
     if isinstance(feature, Value | ClassLabel):
-        counts = pc.value_counts(rows.data.column(name))
+        counts = pc.value_counts(column)
         return list(zip(counts.field("values").to_pylist(), counts.field("counts").to_pylist(), strict=True))
     cells: dict[str, tuple[Any, int]] = {}
-    for cell in rows.with_format(None)[name]:
-        key = repr(cell)
-        cells[key] = (cell, cells.get(key, (cell, 0))[1] + 1)
+    for chunk in column.chunks:
+        for cell in chunk.to_pylist():
+            key = repr(cell)
+            cells[key] = (cell, cells.get(key, (cell, 0))[1] + 1)
     return list(cells.values())
 
 

@@ -245,7 +245,7 @@ def _id(table: Table, columns: Sequence[Column], text: Sequence[str], wishes: Wi
     if wishes.id in [column.name for column in columns]:
         return wishes.id
     for column in columns:
-        everywhere = all(column.name in rows.column_names for rows in table.splits.values())
+        everywhere = all(column.name in features for features in table.features.values())
         if everywhere and column.name not in (*text, *wishes.label) and column.identifies:
             return column.name
     return None
@@ -324,10 +324,10 @@ def _refusal(draft: TableDraft, column: str, reading: Reading) -> str | None:
     if reading.kind == SCORES:
         return None  # the range encloses all of them
     table = draft.table
-    for split, rows in table.splits.items():
-        if column not in rows.column_names:
+    for split, features in table.features.items():
+        if column not in features:
             continue
-        reader = LabelReader.of(spec, rows.features, column, split == "test" or table.on_hub)
+        reader = LabelReader.of(spec, features, column, split == "test" or table.on_hub)
         cells = [cell for cell, _ in table.cells(column, split)[0]]
         bits = [judged(reader, cell)[1] for cell in cells]
         forms = {bit & (LISTS | VECTORS) for bit in bits if bit & (LISTS | VECTORS)}
