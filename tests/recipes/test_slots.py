@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModel, BertConfig, BertTokenizerFast
 
+from mtbert.cli import main as cli
 from mtbert.errors import InputError, RecipeError
 from mtbert.hub import saved_card
 from mtbert.modeling.modeling_mtbert import MtBertForMultiTask
@@ -133,3 +134,25 @@ def test_members_are_averaged(run, tmp_path):
     assert scores["ensemble"]["slots_span_f1"] == pytest.approx(scores[str(run)]["slots_span_f1"], abs=0.02)
     lines = (tmp_path / "both" / "slots-dev.csv").read_text().splitlines()
     assert lines[0] == "row,id,prediction" and " B-PRODUCT" in "\n".join(lines)
+
+
+@pytest.mark.soak  # tests/unit/export/ holds int8 and its guard for labels of rows, and words in fp32
+def test_int8_under_guard_loses_no_more_than_allowed(run, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    export = ["export", str(run), "--to", "onnx", "--data_dir", str(DATA)]
+    assert cli.main([*export, "--int8", "--max_loss", "1", "--output", str(tmp_path / "int8")]) == 0
+    said = capsys.readouterr().out
+    (line,) = [line for line in said.splitlines() if line.strip().startswith("slots: span_f1")]
+    lost = float(line.split(" int8, ")[1].split()[0])
+    assert lost <= 1
+    file = DATA / "tickets-dev.jsonl"
+    common = [str(file), "--text", "words", "--id", "id", "--tasks", "slots"]
+    predict = import_module("mtbert.cli.predict").main
+    tags = {}
+    for name, model in (("fp32", run), ("int8", tmp_path / "int8")):
+        predict([str(model), *common, "--output", str(tmp_path / f"{name}.jsonl")])
+        rows = [json.loads(row) for row in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
+        tags[name] = [tag for row in rows for tag in row["slots.labels"]]
+    same = [one == other for one, other in zip(tags["fp32"], tags["int8"], strict=True)]
+    assert sum(same) > 0.95 * len(same)
