@@ -17,7 +17,8 @@ files are written; the options below come first. Tasks whose columns FILE lacks 
 --tasks names them. With `--split test` the rows are those of the recipe's split, in place of FILE.
 
 With `--num_processes N`, or under `accelerate launch`, N processes share the chunks of the input; the file is that of
-one process.
+one process. On CPUs, the last digits of probabilities and scores may differ where one process has another number of
+threads than each of the N.
 
 `--format cs224n` writes the CS224N default project's submission files; with several tasks, --output is then a folder.
 The label column that the run's recipe.json names for a task chooses its file: sentiment, is_duplicate or similarity. If
@@ -147,7 +148,11 @@ def main(argv: list[str]) -> None:
     exported = is_export(args.checkpoint)
     if exported and (args.device not in (None, "cpu") or args.encoder):
         raise InputError(f"{args.checkpoint} is an exported model, which runs on the CPU; drop --device and --encoder")
-    model: Any = ExportedModel(args.checkpoint) if exported else load(args.checkpoint, args.encoder, args.device)
+    model: Any
+    if exported:
+        model = ExportedModel(args.checkpoint, torch.get_num_threads() if shared else None)
+    else:
+        model = load(args.checkpoint, args.encoder, args.device)
     chosen = choose_tasks(args.tasks, model)
     tokenizer = None if exported else load_tokenizer(args.checkpoint)
     tasks = [model.tasks[model.task_id(name)] for name in chosen]

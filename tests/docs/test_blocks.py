@@ -32,7 +32,7 @@ NOT_RUN = {
     "docs/methods/results.md": 2,
     "docs/problem_types.md": 1,
     "docs/resuming.md": 1,
-    "docs/scaling.md": 3,
+    "docs/scaling.md": 4,
     "docs/serving.md": 1,
     "docs/start/first_recipe.md": 2,
     "docs/study.md": 3,

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from forked import start, wait
 from predicted_tasks import SPECS
 from tagged import SLOTS
@@ -35,12 +36,31 @@ def run(*words: str, **variables: str) -> subprocess.CompletedProcess:
 def test_two_processes_write_the_file_of_one(checkpoint, rows, tmp_path, suffix, predict):
     rows.to_json(tmp_path / "in.jsonl.gz", orient="records", lines=True)
     words = [checkpoint, str(tmp_path / "in.jsonl.gz"), "--id", "key", "--device", "cpu", "--chunk_size", "9"]
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // 2))  # as each of two processes has
     predict.main([*words, "--output", str(tmp_path / f"one.{suffix}")])  # 5 chunks, so that the last turn has one
     ended = run(*words, "--output", str(tmp_path / f"two.{suffix}"), "--num_processes", "2")
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / f"two.{suffix}").read_bytes() == (tmp_path / f"one.{suffix}").read_bytes()
     assert "41 rows" in ended.stderr and "cut for task" in ended.stderr
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_processes_of_an_exported_model_share_the_cores(predict, monkeypatch, tmp_path):
+    """Each process computes with its own share of the cores; one process alone with all."""
+    given = []
+
+    def exported(folder, threads=None):
+        given.append(threads)
+        raise InterruptedError
+
+    monkeypatch.setattr(predict, "is_export", lambda folder: True)
+    monkeypatch.setattr(predict, "ExportedModel", exported)
+    monkeypatch.setattr(predict, "join_processes", lambda args: torch.set_num_threads(3))
+    for processes in ("1", "2"):
+        monkeypatch.setenv("WORLD_SIZE", processes)
+        with pytest.raises(InterruptedError):
+            predict.main([str(tmp_path), "in.csv", "--output", str(tmp_path / "out.csv")])
+    assert given == [None, 3]
 
 
 def test_a_row_that_cannot_be_read_leaves_no_file(checkpoint, rows, tmp_path):
@@ -103,7 +123,8 @@ def written_by_both(encoder_dir, tmp_path_factory):
         commands.append([*words, "--output", str(folder / f"WHO-{number}.{suffix}")])
     for who in ("one", "two"):
         (folder / f"{who}.json").write_text(json.dumps(commands).replace("WHO-", f"{who}-"))
-    alone = start(SCRIPT, folder / "one.json", log=folder / "log.txt", HF_HUB_OFFLINE="1")
+    threads_of_two = {"LOCAL_WORLD_SIZE": "2", "HF_HUB_OFFLINE": "1"}
+    alone = start(SCRIPT, folder / "one.json", log=folder / "log.txt", **threads_of_two)
     assert wait(alone, 300) == 0, (folder / "log.txt").read_text()[-3000:]
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
