@@ -58,7 +58,7 @@ def test_all_adapters_and_heads_have_13_percent_of_the_parameters():
     one, _ = parameters("all", "--tasks", "[cola]")
     assert one == 22_565_376 + 385
     for name in ("pal", "low_rank"):
-        assert parameters(name)[0] / one == pytest.approx(1.13, abs=0.005)
+        assert 1.125 < parameters(name)[0] / one <= 1.13
     lora = [
         parameters("lora", "--tasks", f"[{task}]")[1] for task in TASKS
     ]  # peft keeps a frozen copy of each head, too
