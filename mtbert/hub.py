@@ -8,12 +8,12 @@ from huggingface_hub import ModelCard
 from transformers import AutoConfig, AutoModel
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .encoder_name import hub_name
 from .model_card import model_card
 from .modeling.checkpoint_loading import read_json
 from .modeling.configuration_mtbert import MtBertConfig
 from .modeling.modeling_mtbert import MtBertForMultiTask
 from .modeling.pipeline import PIPELINE_TASK, MultiTaskTextClassificationPipeline
+from .origins.encoder_name import hub_name
 
 SAME = 1e-3  # largest difference of a score between a run's end and its report, whose batches differ
 

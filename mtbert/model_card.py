@@ -14,7 +14,6 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from .encoder_name import encoder_name, hub_name
 from .errors import Problem
 from .modeling.calibration_card import decisions_text
 from .modeling.calibration_file import figures_of_model
@@ -22,7 +21,8 @@ from .modeling.configuration_mtbert import MtBertConfig
 from .modeling.display import display, each_text, masked
 from .modeling.hub_upload import is_path
 from .modeling.task_spec import TaskSpec
-from .recipe_text import set_keys
+from .origins.encoder_name import encoder_name, hub_name
+from .origins.recipe_text import set_keys
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 LIBRARIES = ("torch", "transformers", "datasets", "accelerate", "peft", "huggingface_hub")

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ..errors import FileError, InputError, MissingFileError
-from ..known_encoders import BASE_SHA256, SMALL_PACKAGE as PACKAGE, SMALL_SHA256 as SHA256, WEIGHTS
+from ..origins.known_encoders import BASE_SHA256, SMALL_PACKAGE as PACKAGE, SMALL_SHA256 as SHA256, WEIGHTS
 from . import arguments
 from .main import run as run_command
 

@@ -7,10 +7,12 @@ whether to run the code beside a checkpoint, and accept a `y` from standard inpu
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -29,6 +31,7 @@ from .errors import FileError, InputError
 from .limits import beyond
 
 _OURS = MtBertConfig.model_type  # mtbert's checkpoints name the code beside them, for use without mtbert
+_POOLERS = ("pooler", "pooling_layer")
 WHERE = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
 
 
@@ -153,3 +156,48 @@ def _refuse_code(encoder: str | os.PathLike[str], file: str, values: Mapping[str
         f"{encoder}: {file} names code of its own (auto_map: {named}), which is not run; give an encoder whose code is "
         f"part of transformers, or, if transformers' own {own_class!r} is meant, a copy without auto_map in that file"
     )
+
+
+def reinitialize_layers(encoder: PreTrainedModel, count: int) -> None:
+    """Give the top layers of an encoder, and its pooler if it has one, the random weights of a new encoder.
+
+    Zhang et al., "Revisiting Few-sample BERT Fine-tuning" (2021, section 5): the top layers are specialised in
+    pre-training, and random ones may be a better start for small data.
+
+    The weights are drawn from torch's generator, as the encoder's family draws them before pre-training. Adapters,
+    embeddings and lower layers keep their weights. ALBERT's layers share their weights: its groups count as layers.
+
+    Args:
+        encoder: the encoder, which is changed in place.
+        count: number of layers, from the top; 0 leaves the encoder as it is.
+
+    Raises:
+        ValueError: if the encoder has fewer layers.
+    """
+    chosen = top_layers(encoder, count)
+    if not chosen:
+        return
+    new = AutoModel.from_config(encoder.config, trust_remote_code=False)
+    names = {module: name for name, module in encoder.named_modules()}
+    poolers = [part for name in _POOLERS if isinstance(part := getattr(encoder, name, None), nn.Module)]
+    for part in (*chosen, *poolers):
+        random = dict(new.get_submodule(names[part]).named_parameters())
+        with torch.no_grad():
+            for name, parameter in part.named_parameters():
+                if name in random:  # an adapter's parameters are not in a new encoder
+                    parameter.copy_(random[name])
+
+
+def top_layers(encoder: PreTrainedModel, count: int) -> Sequence[nn.Module]:
+    """The last `count` modules of an encoder's longest list of layers.
+
+    Raises:
+        ValueError: if there are fewer.
+    """
+    lists = [module for module in encoder.modules() if isinstance(module, nn.ModuleList)]
+    layers = max(lists, key=len, default=nn.ModuleList())
+    if count > len(layers):
+        raise InputError(
+            f"model.reinitialized_layers is {count}, but the {encoder.config.model_type!r} encoder has {len(layers)}"
+        )
+    return list(layers)[len(layers) - count :]

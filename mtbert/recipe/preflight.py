@@ -15,12 +15,12 @@ from ..data.splits import LoadedTask, load_task
 from ..errors import InputError, RecipeError
 from ..modeling import encoder_loading
 from ..modeling.configuration_mtbert import MtBertConfig
+from ..modeling.encoder_loading import top_layers
 from ..modeling.encoder_support import attention_dropout
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.task_spec import TaskSpec
 from ..modeling.tokenization import length_limit, separator_ids
 from ..training.peft import wrap
-from ..training.reinitialization import top_layers
 
 if TYPE_CHECKING:
     from .schema import Recipe

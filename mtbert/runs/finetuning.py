@@ -17,6 +17,7 @@ from ..data.pools import pools_of
 from ..data.sources import encode_tasks, split_of
 from ..data.splits import LoadedTask
 from ..modeling.calibration_file import FILE as FIGURES
+from ..modeling.encoder_loading import reinitialize_layers
 from ..modeling.modeling_mtbert import MtBertForMultiTask
 from ..modeling.task_spec import TaskSpec
 from ..recipe import Recipe, check_model, check_stages, load_data, load_recipe, load_tokenizer
@@ -32,7 +33,6 @@ from ..training.distributed.machine import share_cores
 from ..training.peft import load_final_weights, wrap
 from ..training.pretraining import pretrain
 from ..training.progress.phases import phase
-from ..training.reinitialization import reinitialize_layers
 from ..training.trainer import MtBertTrainer
 from .logger_runs import LoggerRun, one_logger_run
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..encoder_name import encoder_name
+from ..origins.encoder_name import encoder_name
 from ..recipe import Recipe
 
 

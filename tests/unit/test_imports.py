@@ -119,4 +119,4 @@ def test_prediction_needs_nothing_of_the_training_side():
     assert needed(PACKAGE / "__init__.py", files) == set()  # which registers what hub.py names
     files.remove(PACKAGE / "training" / "methods" / "__init__.py")  # the names of the methods' settings alone
     assert needed(PACKAGE / "hub.py", files) == {"torch", "transformers"} | of_transformers
-    assert {file.parent.name for file in files} == {"mtbert", "modeling"}
+    assert {file.parent.name for file in files} == {"mtbert", "modeling", "origins"}

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ...data.pools import sources_of
 from ...data.sources import labelled_count
-from ...encoder_name import encoder_name
-from ...source_commit import source_commit
+from ...origins.encoder_name import encoder_name
+from ...origins.source_commit import source_commit
 from ..methods import method_classes
 from ..methods.base import TaskTrainer
 

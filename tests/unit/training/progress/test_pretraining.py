@@ -25,6 +25,7 @@ def printed(encoder_dir, tmp_path, capsys):
             mask_probability=0.5,
             use_cpu=True,
             console=console,
+            disable_tqdm=False,  # whatever verbosity another test has set
         )
         splits = {"a": {name: Dataset.from_dict({"text": TEXTS}) for name in ("train", "dev")}}
         splits["a"]["dev"] = Dataset.from_dict({"text": [f"{text} and the fish eats" for text in TEXTS[:4]]})

@@ -98,7 +98,11 @@ def test_a_recipe_is_shown_by_the_terminal_and_python_by_transformers(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "kind"),
-    [({}, ProgressCallback), ({"disable_tqdm": True}, PrinterCallback), ({"console": "dicts"}, ProgressCallback)],
+    [
+        ({"disable_tqdm": False}, ProgressCallback),
+        ({"disable_tqdm": True}, PrinterCallback),
+        ({"console": "dicts", "disable_tqdm": False}, ProgressCallback),
+    ],
 )
 def test_python_keeps_the_callbacks_of_transformers(make_trainer, values, kind):
     kinds = [type(each) for each in make_trainer(**values).callback_handler.callbacks]

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from mtbert import encoder_name as module
-from mtbert.encoder_name import encoder_name
-from mtbert.known_encoders import BASE_NAME, SMALL_NAME, SMALL_PACKAGE
 from mtbert.model_card import model_card
+from mtbert.origins import encoder_name as module
+from mtbert.origins.encoder_name import encoder_name
+from mtbert.origins.known_encoders import BASE_NAME, SMALL_NAME, SMALL_PACKAGE
 
 README = """---
 base_model: {base}

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from mtbert.origins.recipe_text import DEFAULTS, set_keys
 from mtbert.recipe import Recipe, load_recipe
-from mtbert.recipe_text import DEFAULTS, set_keys
 
 CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
 SMALL = {

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
+from ..modeling.hub_upload import is_path
 from .known_encoders import BASE_NAME, BASE_SHA256, SMALL_NAME, SMALL_PACKAGE, SMALL_SHA256, WEIGHTS
-from .modeling.hub_upload import is_path
 
 _BY_DIGEST = {SMALL_SHA256: SMALL_NAME, BASE_SHA256: BASE_NAME}
 _LOADED = re.compile(r"""(?:from_pretrained|SentenceTransformer|CrossEncoder)\(\s*["']([^"']+)["']""")

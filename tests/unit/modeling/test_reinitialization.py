@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModel
 
 from mtbert import MtBertForMultiTask, TaskSpec
 from mtbert.errors import InputError
-from mtbert.training.reinitialization import reinitialize_layers
+from mtbert.modeling.encoder_loading import reinitialize_layers
 
 TASK = TaskSpec("a", labels=2)
 SIZES = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 40}
