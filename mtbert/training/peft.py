@@ -259,7 +259,8 @@ def trainable(model: Any) -> Any:
         )
     if not any(weight.requires_grad for weight in model.parameters()):
         raise InputError("no weight of the model is trained; call model.requires_grad_(True), or freeze less")
-    frozen = [name for name, head in model.heads.items() if not any(p.requires_grad for p in head.parameters())]
+    weights = {name: list(head.parameters()) for name, head in model.heads.items()}  # of a cosine head there are none
+    frozen = [name for name, own in weights.items() if own and not any(weight.requires_grad for weight in own)]
     if frozen:
         warnings.warn(f"the heads of {frozen} are frozen, and stay as they are (requires_grad is False)", stacklevel=3)
     inner = model.get_base_model() if isinstance(model, PeftModel) else model

@@ -18,8 +18,8 @@ from peft import (
 from safetensors import safe_open
 from transformers import set_seed
 
-from mtbert import AdapterSpec, MtBertConfig, MtBertForMultiTask
-from mtbert.training.peft import adopt, peft_config, wrap
+from mtbert import AdapterSpec, MtBertConfig, MtBertForMultiTask, TaskSpec
+from mtbert.training.peft import adopt, peft_config, trainable, wrap
 
 LORA = {"r": 4, "target_modules": ["query", "value"]}
 PAL = AdapterSpec("pal", size=12, heads=3)
@@ -239,6 +239,12 @@ class TestAUsersOwn:
         with pytest.warns(UserWarning, match=r"the heads of \['stars'\] are frozen, and stay as they are"):
             train(model)
         torch.testing.assert_close(dict(model.heads["stars"].state_dict()), dict(before), rtol=0, atol=0)
+
+    def test_a_head_without_weights_is_not_frozen(self, encoder_dir, recwarn):
+        head = {"type": "cosine"}
+        task = TaskSpec("near", range=(0, 5), texts=2, pair="siamese", pooling="mean", head=head)
+        trainable(MtBertForMultiTask.from_encoder(encoder_dir, task))
+        assert not [each for each in recwarn if "frozen" in str(each.message)]
 
 
 def with_prompts(model, config):
