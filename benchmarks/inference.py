@@ -47,6 +47,7 @@ WORDS = {"short": (6, 18), "long": (60, 100)}
 BATCHES = {"short": {1: 96, 32: 64, 256: 256}, "long": {1: 24, 32: 32, 256: 256}}  # batch size → texts of a timing
 WARM_UP = 32  # texts of a first call that is not timed
 TEN = 10
+STEADY = 9  # timings of one head and ten in turn, of which the first does not count
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -220,7 +221,7 @@ def ten_heads(args: argparse.Namespace, encoder: Path, texts: dict[str, list[str
         for batch, count in BATCHES["short"].items():
             chosen = texts["short"][:count]
             ratios = []
-            for _ in range(args.rounds + 1):
+            for _ in range(1 if args.smoke else STEADY):
                 one, ten = (_timed(models[precision, heads], chosen, batch) for heads in (1, TEN))
                 ratios.append(ten / one)
             rows.append({"precision": precision, "batch": batch, "ratio": median(ratios[1:] or ratios)})

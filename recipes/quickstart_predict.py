@@ -6,9 +6,11 @@ python recipes/quickstart_predict.py runs/quickstart
 import sys
 
 import torch
+from transformers.utils import logging
 
 from mtbert import MtBertForMultiTask
 
+logging.disable_progress_bar()
 folder = sys.argv[1]
 model = MtBertForMultiTask.from_pretrained(folder).eval()
 tokenizer = model.tokenizer
