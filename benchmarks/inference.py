@@ -260,6 +260,7 @@ def main(argv: list[str] | None = None) -> None:
     heads = {
         name: json.loads((folders[name] / "decisions.json").read_text()) for name in ("onnx-int8", "openvino-int8")
     }
+    rows.sort(key=lambda row: (row["threads"], -len(row["texts"]), row["batch"]))  # `short` before `long`
     values = {
         "environment": facts,
         "versions": versions,
