@@ -21,7 +21,7 @@ _TASK = {
     "pair": "cross",
     "pooling": "cls",
     "dropout": 0.1,
-    "token_types": True,
+    "token_types": True,  # nosec B105
     "adapter": True,
     "weight": 1.0,
     "label_smoothing": 0.0,

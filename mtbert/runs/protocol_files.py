@@ -183,7 +183,8 @@ def read_fair(file: Path) -> tuple[ProtocolFile, FairKeys, list[FindingKeys]]:
         for number, finding in enumerate(keys.findings if keys is not None else ())
     ]
     protocol.finish()
-    assert keys is not None  # or there are problems
+    if keys is None:  # then there are problems, which were raised
+        raise InputError(f"{file}: no protocol can be read")
     return protocol, keys, [finding for finding in found if finding is not None]
 
 
@@ -217,5 +218,6 @@ def read_forms(file: Path, recipes: Mapping[str, Path]) -> tuple[FormProtocolKey
     if keys is not None:
         protocol.check_name(keys.against, names, "form", "against")
     protocol.finish()
-    assert keys is not None  # or there are problems
+    if keys is None:  # then there are problems, which were raised
+        raise InputError(f"{file}: no protocol can be read")
     return keys, forms

@@ -19,7 +19,7 @@ KINDS = {
     "multi_label_classification": "any of several labels",
     "ordinal_classification": "ordered labels",
     "regression": "a score",
-    "token_classification": "tags of words",
+    "token_classification": "tags of words",  # nosec B105
 }
 
 

@@ -137,8 +137,9 @@ def render(first: Summary, found: list[Section], drawn: Mapping[str, list[str]])
     environment.tests["number"] = lambda value: value is None or not isinstance(value, str)
     read = resources.files(__package__).joinpath
     template = environment.from_string(read("report.html.jinja").read_text("utf-8"))
-    style = Markup(read("style.css.jinja").read_text("utf-8"))
-    panels = {name: [Markup(svg) for svg in svgs] for name, svgs in drawn.items()}
+    style = Markup(read("style.css.jinja").read_text("utf-8"))  # nosec B704
+    # matplotlib has escaped the texts in its figures
+    panels = {name: [Markup(svg) for svg in svgs] for name, svgs in drawn.items()}  # nosec B704
     return template.render(first=first, chapters=_chapters(found), panels=panels, style=style)
 
 

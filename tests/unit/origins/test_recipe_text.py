@@ -7,7 +7,7 @@ import pytest
 from mtbert.origins.recipe_text import DEFAULTS, set_keys
 from mtbert.recipe import Recipe, load_recipe
 
-CONFIGS = Path(__file__).resolve().parents[2] / "recipes" / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "recipes" / "configs"
 SMALL = {
     "encoder": "a/b",
     "tasks": {"stars": {"labels": 3, "data": {"train": "a.csv", "text": "text", "label": "stars"}}},
