@@ -18,20 +18,8 @@ POOLINGS = ("cls", "mean", "max")  # poolings that do not need the encoder's poo
 
 # top-level keys of a recipe
 SECTIONS = (
-    *(
-        "encoder",
-        "data_dir",
-        "sources",
-        "tasks",
-        "all_tasks",
-        "leaks",
-        "schedule",
-        "model",
-        "peft",
-        "optimizer",
-        "training",
-    ),
-    *("stages", "card", "pretraining", "base", "imports"),
+    *("encoder", "data_dir", "sources", "tasks", "all_tasks", "leaks", "schedule", "model", "peft", "optimizer"),
+    *("training", "stages", "card", "pretraining", "base", "imports"),
     *sections(),
 )
 

@@ -244,7 +244,7 @@ class Guard:
             beyond = [head for head in heads if head.lost > self.max_loss]
             changes = {part: max(errors[head.task] for head in beyond) for part, errors in sensitivity.items()}
             options: dict[str, tuple[HeadLoss, ...]] = {}
-            for part in sorted(changes.keys() - kept.keys(), key=lambda part: -changes[part])[:TRIED]:
+            for part in sorted((part for part in changes if part not in kept), key=lambda part: -changes[part])[:TRIED]:
                 options[part] = self._try(quantiser, way, [*kept, part])
                 if self._within(options[part]):
                     break

@@ -31,7 +31,6 @@ from .errors import FileError, InputError
 from .limits import beyond
 
 _OURS = MtBertConfig.model_type  # mtbert's checkpoints name the code beside them, for use without mtbert
-_POOLERS = ("pooler", "pooling_layer")
 WHERE = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
 
 
@@ -179,8 +178,8 @@ def reinitialize_layers(encoder: PreTrainedModel, count: int) -> None:
         return
     new = AutoModel.from_config(encoder.config, trust_remote_code=False)
     names = {module: name for name, module in encoder.named_modules()}
-    poolers = [part for name in _POOLERS if isinstance(part := getattr(encoder, name, None), nn.Module)]
-    for part in (*chosen, *poolers):
+    pooler = getattr(encoder, "pooler", None)  # None also of an encoder that was made without it
+    for part in chosen if pooler is None else (*chosen, pooler):
         random = dict(new.get_submodule(names[part]).named_parameters())
         with torch.no_grad():
             for name, parameter in part.named_parameters():

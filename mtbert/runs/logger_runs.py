@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from unittest import mock
+
+from accelerate.utils import patch_environment
 
 from ..files import write_json
 from ..modeling.checkpoint_loading import read_json
@@ -39,7 +40,7 @@ class LoggerRun:
         """Within, a trainer trains and logs to this run; only the first one logs its arguments to MLflow."""
         variables = {"MLFLOW_MAX_LOG_PARAMS": "0"} if self.has_parameters else {}
         self.has_parameters = True
-        with mock.patch.dict(os.environ, variables):
+        with patch_environment(**variables):
             yield
 
     @contextmanager
@@ -47,7 +48,7 @@ class LoggerRun:
         """Within, trainers log to a part of this run, because their steps begin at 0 and their losses are others."""
         variables = {} if self.folder is None else {TENSORBOARD_FOLDER: os.path.join(self.folder, _PART)}
         with ExitStack() as stack:
-            stack.enter_context(mock.patch.dict(os.environ, variables))
+            stack.enter_context(patch_environment(**variables))
             if self.mlflow is not None and not self.has_parameters:  # a resumed run has been pre-trained
                 stack.enter_context(self.mlflow.start_run(run_name=_PART, nested=True))
             yield
@@ -70,7 +71,7 @@ def one_logger_run(args: Any, resumes: bool) -> Iterator[LoggerRun]:
         folder = str(max(earlier, key=lambda path: path.stat().st_mtime, default=new))
     with ExitStack() as stack:
         if folder is not None:  # transformers reads it when a trainer is made
-            stack.enter_context(mock.patch.dict(os.environ, {TENSORBOARD_FOLDER: folder}))
+            stack.enter_context(patch_environment(**{TENSORBOARD_FOLDER: folder}))
         goes_on, mlflow = False, None
         if "mlflow" in loggers and args.process_index == 0:
             mlflow = import_module("mlflow")  # installed by those who use it

@@ -51,42 +51,39 @@ def reliability_before_and_after(found: Mapping[str, Any], title: str) -> Figure
 
 def precision_recall_curves(labels: Mapping[str, Any], title: str) -> Figure:
     """Draw the precision-recall curve of each label (see `threshold_curves.label_curves`)."""
-    figure = Figure(figsize=(5, 3.8), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _shares(f"{title}: precision and recall", "recall", "precision")
     styles = zip(cycle(COLOURS), cycle(DASHES))
     for (label, found), (colour, dash) in zip(labels.items(), styles):
         name = f"{label[:24]}{'…' if len(label) > 24 else ''}, AP {found['average_precision']:.2f}"
         axes.plot(found["curve"]["recall"], found["curve"]["precision"], dash, color=colour, label=name)
-    axes.set(title=f"{title}: precision and recall", xlabel="recall", ylabel="precision")
-    axes.set(xlim=(0, 1.02), ylim=(0, 1.02))
-    axes.grid(alpha=0.5)
     axes.legend(fontsize="small", loc="lower left")
     return figure
 
 
 def by_threshold(found: Mapping[str, Any], title: str) -> Figure:
     """Draw precision, recall and F1 of a label by the threshold of its probability."""
-    figure = Figure(figsize=(5, 3.8), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _shares(f"{title}: by threshold", "threshold of the probability", "value")
     for key, colour, dash in zip(("precision", "recall", "f1"), COLOURS, DASHES, strict=False):
         values = [float("nan") if value is None else value for value in found[key]]
         axes.plot(found["threshold"], values, dash, color=colour, label="F1" if key == "f1" else key)
-    axes.set(title=f"{title}: by threshold", xlabel="threshold of the probability", ylabel="value")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    axes.grid(alpha=0.5)
     axes.legend(fontsize="small")
     return figure
 
 
 def by_confidence(found: Mapping[str, Any], title: str) -> Figure:
     """Draw the accuracy and the share of the rows whose confidence reaches a threshold."""
-    figure = Figure(figsize=(5, 3.8), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _shares(f"{title}: by confidence", "threshold of the confidence", "share")
     accuracy = [float("nan") if value is None else value for value in found["accuracy"]]
     axes.plot(found["threshold"], accuracy, DASHES[0], color=COLOURS[0], label="accuracy of the answered rows")
     axes.plot(found["threshold"], found["share"], DASHES[1], color=COLOURS[1], label="share of rows answered")
-    axes.set(title=f"{title}: by confidence", xlabel="threshold of the confidence", ylabel="share")
-    axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    axes.grid(alpha=0.5)
     axes.legend(fontsize="small", loc="lower left")
     return figure
+
+
+def _shares(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Any]:
+    """A figure with axes of two shares, from 0 to 1."""
+    figure = Figure(figsize=(5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.set(title=title, xlabel=xlabel, ylabel=ylabel, xlim=(0, 1.02), ylim=(0, 1.02))
+    axes.grid(alpha=0.5)
+    return figure, axes
