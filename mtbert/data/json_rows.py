@@ -265,9 +265,7 @@ def json_batches(
             for column in columns:
                 if column not in row:
                     held = f"has no {column!r}; it has: {', '.join(row)[:500]}"
-                    raise ReadError(
-                        f"{chunk.place(i)} {held}; write it there, or name another column"
-                    )
+                    raise ReadError(f"{chunk.place(i)} {held}; write it there, or name another column")
         if every:
             yield {name: [row.get(name) for row in chunk.rows] for name in names}
         else:
