@@ -17,7 +17,8 @@ import numpy as np
 # The paper takes 1/2 for large language models. Encoders fine-tuned here lose least between 0.65 and 0.85.
 ALPHA = 0.75
 WIDE = 4.0  # states are smoothed if their widest channel is so many times as wide as the median one
-_LEAST = 1e-5  # a channel counts as at least so wide
+# A channel counts as at least so many times as wide as the mean: calibration rows may not show all that it can hold.
+_LEAST = 0.1
 
 
 def smooth(source: Path, target: Path, products: Collection[str], batches: Sequence[Mapping[str, np.ndarray]]) -> int:
@@ -68,8 +69,8 @@ def divisors(ranges: np.ndarray, weights: np.ndarray) -> np.ndarray:
         ranges: max|x_j|, shape `(channels,)`.
         weights: max|W_j| over the columns, shape `(channels,)`.
     """
-    ranges, weights = np.maximum(ranges, _LEAST), np.maximum(weights, _LEAST)
-    logs = ALPHA * np.log(ranges) - (1 - ALPHA) * np.log(weights)
+    wide, heavy = (np.maximum(each, max(_LEAST * float(each.mean()), 1e-9)) for each in (ranges, weights))
+    logs = ALPHA * np.log(wide) - (1 - ALPHA) * np.log(heavy)
     return np.exp(logs - logs.mean()).astype(np.float32)
 
 
