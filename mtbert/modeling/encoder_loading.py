@@ -61,20 +61,27 @@ def load_config(name: str | os.PathLike[str], **where: Any) -> PreTrainedConfig:
     return AutoConfig.from_pretrained(name, **where, trust_remote_code=False)
 
 
-def load_encoder(encoder: str | os.PathLike[str], auto_class: Any = AutoModel, **kwargs: Any) -> PreTrainedModel:
-    """A pretrained model of transformers' own classes; `kwargs` as in `AutoModel.from_pretrained`.
+def load_encoder(
+    encoder: str | os.PathLike[str], auto_class: Any = AutoModel, unread: str | None = None, **kwargs: Any
+) -> PreTrainedModel:
+    """A pretrained model of transformers' own classes.
 
     One line warns of weights that the encoder's files lack. transformers' table of them, which lists the weights of
     other heads too, is shown only if loading fails.
+
+    Args:
+        encoder: a model of the hub, or a folder.
+        auto_class: the class that loads it.
+        unread: what names of weights begin with that nothing reads, and that may lack.
+        kwargs: as in `AutoModel.from_pretrained`.
     """
     with _tables_held_back():
         model, loading = auto_class.from_pretrained(
             encoder, **{**kwargs, "trust_remote_code": False, "output_loading_info": True}
         )
-    if missing := loading["missing_keys"]:
-        warnings.warn(
-            f"{encoder} has no weights for {brief_names(sorted(missing))}, which begin at random", stacklevel=2
-        )
+    missing = sorted(name for name in loading["missing_keys"] if unread is None or not name.startswith(unread))
+    if missing:
+        warnings.warn(f"{encoder} has no weights for {brief_names(missing)}, which begin at random", stacklevel=2)
     return model
 
 
@@ -125,12 +132,15 @@ def encoder_config(encoder: str | os.PathLike[str], **where: Any) -> PreTrainedC
     return config
 
 
-def start_encoder(encoder: str | os.PathLike[str], dropout: float | None, **kwargs: Any) -> PreTrainedModel:
+def start_encoder(
+    encoder: str | os.PathLike[str], dropout: float | None, tasks: Sequence[Any], **kwargs: Any
+) -> PreTrainedModel:
     """Load a pretrained encoder as the first weights of a new model.
 
     Args:
         encoder: a model of the hub, or a folder.
         dropout: dropout probability of the attention weights, in [0, 1); None: that of the encoder's config.
+        tasks: the model's tasks, or their fields; if none reads the encoder's pooler, its weights may lack.
         kwargs: as in `AutoModel.from_pretrained`.
 
     Raises:
@@ -141,7 +151,8 @@ def start_encoder(encoder: str | os.PathLike[str], dropout: float | None, **kwar
         if kwargs.get("config") is not None:
             raise InputError("give either attention_dropout or a config, which can say it itself")
         kwargs |= attention_dropout(config, dropout)
-    loaded = load_encoder(encoder, **kwargs)
+    poolings = [task.get("pooling") if isinstance(task, Mapping) else getattr(task, "pooling", None) for task in tasks]
+    loaded = load_encoder(encoder, unread=None if "pooler" in poolings else "pooler.", **kwargs)
     if os.path.isdir(encoder):
         loaded.config._name_or_path = ""  # a checkpoint must not carry the paths of one machine
     module: Any

@@ -125,7 +125,7 @@ class MtBertForMultiTask(MtBertPreTrainedModel):
                 the encoder does not have.
         """
         tasks = list_tasks(tasks)
-        pretrained = start_encoder(encoder, attention_dropout, **kwargs)
+        pretrained = start_encoder(encoder, attention_dropout, tasks, **kwargs)
         where = {key: kwargs[key] for key in WHERE if key in kwargs}
         attention = pretrained.config._attn_implementation
         config = MtBertConfig(encoder=pretrained.config, tasks=tasks, adapter=adapter, packed=bool(packed))

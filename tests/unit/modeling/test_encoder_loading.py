@@ -56,10 +56,19 @@ def without(folder: Path, *parts: str) -> Path:
 
 
 def test_missing_weights_are_told_in_one_line(copy, caplog):
-    without(copy, "pooler.", "layer.1.")
-    with pytest.warns(UserWarning, match=r"copy has no weights for \['encoder.layer.1.*\(18 in all\), which begin at"):
+    without(copy, "layer.1.")
+    with pytest.warns(UserWarning, match=r"copy has no weights for \['encoder.layer.1.*\(16 in all\), which begin at"):
         MtBertForMultiTask.from_encoder(copy, [TASK])
     assert "LOAD REPORT" not in caplog.text
+
+
+def test_a_missing_pooler_is_told_where_a_task_reads_it(copy, recwarn):
+    without(copy, "pooler.")
+    MtBertForMultiTask.from_encoder(copy, {"t": {"labels": 2}, "u": {"labels": 3, "pooling": "mean"}})
+    assert not recwarn.list
+    for tasks in ([TaskSpec("t", labels=2, pooling="pooler")], {"t": {"labels": 2, "pooling": "pooler"}}):
+        with pytest.warns(UserWarning, match=r"copy has no weights for \['pooler.dense.bias', 'pooler.dense.weight'\]"):
+            MtBertForMultiTask.from_encoder(copy, tasks)
 
 
 def test_weights_of_other_heads_are_not_told(copy, caplog, recwarn):
