@@ -95,7 +95,11 @@ def export(args: argparse.Namespace) -> dict[str, Path]:
         folder = args.work / name
         if not folder.is_dir():
             command = [sys.executable, "-m", "mtbert", "export", str(args.checkpoint), *options]
-            command += ["--output", str(folder), *(["--data_dir", args.data_dir] if args.data_dir else [])]
+            command += [
+                "--output",
+                str(folder),
+                *(["--data_dir", args.data_dir] if args.data_dir and "--int8" in options else []),
+            ]
             print("$ python", *command[1:], flush=True)
             subprocess.run(command, check=True)
         folders[name] = folder

@@ -47,7 +47,8 @@ def export(args: argparse.Namespace) -> None:
         from ..export.scored_rows import read_rows
 
         rows = read_rows(args.checkpoint, args.recipe, args.data_dir, config.task_specs, args.rows)
-        quantise = partial(quantise_graphs, rows=rows, max_loss=args.max_loss, say=lambda line: print(display(line)))
+        say = lambda line: print(display(line))  # noqa: E731
+        quantise = partial(quantise_graphs, rows=rows, max_loss=args.max_loss, say=say, scales=args.scales)
     model, _ = load_member(args.checkpoint, "cpu")
     try:
         tokenizer = model.tokenizer

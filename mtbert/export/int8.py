@@ -88,7 +88,12 @@ class Quantiser(Protocol):
 
 
 def quantise_graphs(
-    folder: Path, graphs: Sequence[TaskGraph], rows: Mapping[str, ScoredTask], max_loss: float, say: Say
+    folder: Path,
+    graphs: Sequence[TaskGraph],
+    rows: Mapping[str, ScoredTask],
+    max_loss: float,
+    say: Say,
+    scales: str | None = None,
 ) -> Quantised:
     """Replace the graphs of an exported folder by int8 ones.
 
@@ -98,11 +103,12 @@ def quantise_graphs(
         rows: task name → rows to calibrate and score on.
         max_loss: most points that a head may lose.
         say: called with each line that a user should read.
+        scales: `dynamic` or `static` scales of activations; None: those that are faster.
     """
     results = []
     for graph in graphs:
         model = standalone.Model(folder, torch.get_num_threads())
-        guard = Guard(model, graph, {name: rows[name] for name in graph.outputs}, max_loss, say)
+        guard = Guard(model, graph, {name: rows[name] for name in graph.outputs}, max_loss, say, scales)
         label = "" if len(graphs) == 1 else f"{', '.join(graph.outputs)}: "
         results.append(guard.run(_quantiser(folder, graph, model, rows), label))
     ways = list(dict.fromkeys(result.precision for result in results))
@@ -152,12 +158,20 @@ class Guard:
         rows: its tasks' rows.
         max_loss: most points that a head may lose.
         say: called with each line for the user.
+        scales: as in `quantise_graphs`.
     """
 
     def __init__(
-        self, model: standalone.Model, graph: TaskGraph, rows: Mapping[str, ScoredTask], max_loss: float, say: Say
+        self,
+        model: standalone.Model,
+        graph: TaskGraph,
+        rows: Mapping[str, ScoredTask],
+        max_loss: float,
+        say: Say,
+        scales: str | None = None,
     ):
         self.model, self.graph, self.rows, self.max_loss, self.say = model, graph, rows, max_loss, say
+        self.scales = scales
         self.path = model.folder / graph.file
         self.sample = {name: evenly(len(task.dev), SAMPLE) for name, task in rows.items()}
         self.fp32 = self.logits(None)
@@ -166,6 +180,8 @@ class Guard:
         """Replace the graph by the best int8 one that loses no more than allowed."""
         options = []
         for family in quantiser.families:
+            if self.scales is not None and self.scales not in family[0]:
+                continue
             way, error = self.most_exact(quantiser, family, label)
             options.append((way, error, *self.within_loss(quantiser, way)))
         seconds = self.seconds([option[4] for option in options])

@@ -30,6 +30,9 @@ def scored(task, rows=ROWS, metric="accuracy", labels=None):
     return ScoredTask(task, metric, lines[:8], lines, Dataset.from_dict(columns))
 
 
+WAYS = ["dynamic", "static"]
+
+
 class MadeUpGuard(int8.Guard):
     """A guard whose graphs are files that name their int8 parts.
 
@@ -42,7 +45,7 @@ class MadeUpGuard(int8.Guard):
         (folder / "model.onnx").write_text("")
         graph = TaskGraph("model.onnx", {name: name for name in tasks}, PARTS)
         self.said = []
-        super().__init__(self.model, graph, tasks, kwargs.pop("max_loss", 0.5), self.said.append)
+        super().__init__(self.model, graph, tasks, kwargs.pop("max_loss", 0.5), self.said.append, **kwargs)
 
     def logits(self, path, rows=None):
         parts = path.read_text().split() if path and path.read_text() else []
@@ -94,6 +97,17 @@ def test_a_part_that_need_not_have_been_taken_back_goes_to_int8_again(tmp_path):
     assert list(result.kept) == ["middle"] and "a lost 9.50" in result.kept["middle"]
     assert sorted((tmp_path / "model.onnx").read_text().split()) == ["large", "small"]
     assert result.heads[0].lost == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("scales", "ways"), [("static", ["static"]), ("dynamic", ["dynamic"]), (None, WAYS)])
+def test_scales_choose_the_way(tmp_path, scales, ways):
+    class Both(Writer):
+        families = tuple((f"int8 {way}, smoothed",) for way in WAYS)
+
+    guard = MadeUpGuard(tmp_path, {"a": scored(TaskSpec("a", labels=2))}, {name: {} for name in PARTS}, scales=scales)
+    result = guard.run(Both())
+    assert [note.split(",")[0] for note in result.tried] == [f"int8 {way}" for way in ways]
+    assert result.precision == f"int8 {ways[0]}, smoothed"
 
 
 def test_with_no_loss_allowed_everything_may_stay_in_fp32(tmp_path):
