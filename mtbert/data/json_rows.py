@@ -264,7 +264,8 @@ def json_batches(
         for i, row in enumerate(chunk.rows):
             for column in columns:
                 if column not in row:
-                    raise ReadError(f"{chunk.place(i)} has no {column!r}; it has: {', '.join(row)[:500]}")
+                    held = f"has no {column!r}; it has: {', '.join(row)[:500]}"
+                    raise ReadError(f"{chunk.place(i)} {held}; write it there, or name another column")
         if every:
             yield {name: [row.get(name) for row in chunk.rows] for name in names}
         else:

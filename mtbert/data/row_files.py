@@ -146,21 +146,33 @@ def _shown(names: Names) -> str:
     return repr(names if isinstance(names, str) else list(names))
 
 
+@dataclass(frozen=True)
+class FileForm:
+    """How the files of a task or source are read.
+
+    Attributes:
+        texts: columns of texts and ids, whose values become strings.
+        words: those of `texts` that may hold lists of strings instead.
+        format, separator, quoting: as in `DataSpec`.
+    """
+
+    texts: tuple[str, ...]
+    words: tuple[str, ...] = ()
+    format: str | None = None
+    separator: str | None = None
+    quoting: str | None = None
+
+
 def read_files(
-    paths: Sequence[Path],
-    texts: Sequence[str],
-    format: str | None,
-    separator: str | None,
-    quoting: str | None,
-    data_dir: str | Path | None,
-    where: str,
-    words: Sequence[str] = (),
+    paths: Sequence[Path], form: FileForm, data_dir: str | Path | None, where: str
 ) -> tuple[Dataset, Parts, tuple[int, ...]]:
     """Read the rows of files, one file after the other.
 
     Args:
-        texts: columns of texts and ids, whose values become strings.
-        words: those of `texts` that may hold lists of strings instead.
+        paths: the files, or folders of `save_to_disk`.
+        form: how they are read.
+        data_dir: the folder where relative names begin, for messages.
+        where: the place in the recipe, with which messages begin.
 
     Returns:
         The rows, their files, and the numbers (from 1, over all files) of the rows that lack their last fields.
@@ -174,11 +186,11 @@ def read_files(
     short: list[int] = []
     before = 0
     for path in paths:
-        rows, kind = read_file(path, texts, format, separator, quoting, data_dir, where, words)
+        rows, kind = read_file(path, form, data_dir, where)
         if kinds and kind != kinds[0]:
             raise InputError(f"{where}: {paths[0]} is {kinds[0]}, but {path} is {kind}; give files of one format")
         if kind in SEPARATORS:
-            short += [before + row for row in _short_rows(rows, texts, f"{where}: {path}")]
+            short += [before + row for row in _short_rows(rows, form.texts, f"{where}: {path}")]
         parts.append(rows)
         kinds.append(kind)
         before += len(rows)
@@ -189,10 +201,10 @@ def read_files(
         return parts[0], Parts(tuple(names), (before,)), tuple(short)
 
     def read_as(number: int, features: Features) -> Dataset:
-        source = RowFile(paths[number], kinds[number], separator, quoting)
-        return source.dataset(texts, features) if kinds[number] == "json" else parts[number].cast(features)
+        source = RowFile(paths[number], kinds[number], form.separator, form.quoting)
+        return source.dataset(form.texts, features) if kinds[number] == "json" else parts[number].cast(features)
 
-    features = _common_features(parts, paths, kinds[0], texts, where)
+    features = _common_features(parts, paths, kinds[0], form.texts, where)
     for number, rows in enumerate(parts):
         if rows.features != features:
             try:
@@ -240,23 +252,14 @@ def _scale(feature: Any) -> Any:
     return dtype.removeprefix("large_").removeprefix("u").rstrip("0123456789") if dtype else feature
 
 
-def read_file(
-    path: Path,
-    texts: Sequence[str],
-    format: str | None,
-    separator: str | None,
-    quoting: str | None,
-    data_dir: str | Path | None,
-    where: str,
-    words: Sequence[str] = (),
-) -> tuple[Dataset, str]:
+def read_file(path: Path, form: FileForm, data_dir: str | Path | None, where: str) -> tuple[Dataset, str]:
     """Read the rows of one file, or of a folder of `save_to_disk`, as `read_files` does; return them and the format.
 
     Raises:
         MissingFileError: there is no such file.
         InputError: it can not be read.
     """
-    if is_saved(path) and format in (None, SAVED):
+    if is_saved(path) and form.format in (None, SAVED):
         try:
             return saved_rows(path), SAVED
         except ReadError as error:
@@ -272,12 +275,12 @@ def read_file(
         raise MissingFileError(f"{where}: {path}: {at} (relative names begin at data_dir, which is {data_dir})")
     if not path.stat().st_size:
         raise InputError(f"{where}: {path} is empty")
-    kind = format or file_format(path)
+    kind = form.format or file_format(path)
     if kind not in FORMATS or kind == SAVED:
         known = ", ".join(SUFFIXES)
         raise InputError(f"{where}: {path}: its suffix is none of {known}; give format, or a folder of save_to_disk")
     try:
-        return RowFile(path, kind, separator, quoting).dataset(texts, words=words), kind
+        return RowFile(path, kind, form.separator, form.quoting).dataset(form.texts, words=form.words), kind
     except ReadError as error:
         about = error.about(path) if str(error).startswith("it ") else f"{path} can not be read as {kind}: {error}"
         raise InputError(f"{where}: {about}") from error

@@ -14,7 +14,7 @@ from ..modeling.task_spec import TaskSpec
 from .label_columns import label_problems
 from .label_reading import NONE, UNKNOWN
 from .readers import FORMATS, SEPARATOR_NAMES, SUFFIXES, file_format, form_problems
-from .row_files import Names, as_names
+from .row_files import FileForm, Names, as_names
 
 SPLITS = ("train", "dev", "test")
 UNLABELLED = "unlabelled"
@@ -256,6 +256,12 @@ class DataSpec:
         of_train = split in self.cuts or (split == "dev" and (self.dev_share or self.folds))
         name: Names | None = getattr(self, "train" if of_train else split)
         return name
+
+    @property
+    def file_form(self) -> FileForm:
+        """How the files are read."""
+        words = tuple(self.text)
+        return FileForm((*words, self.id) if self.id else words, words, self.format, self.separator, self.quoting)
 
     def format_of(self, name: str | Path) -> str | None:
         """Return the format of the file `name`: `format`, or else that of its suffix; None if both are unknown."""

@@ -179,8 +179,7 @@ def read_split(owner: str, data: DataSpec, split: str, data_dir: str | Path | No
         rows = _read_hub(data.hub, data, name, where)
         return ReadSplit(rows, Parts((f"{', '.join(parts)}, split {name}",), (len(rows),)))
     paths = files_of_split(data, split, data_dir, owner)
-    texts = [*data.text, *([data.id] if data.id else [])]
-    return ReadSplit(*read_files(paths, texts, data.format, data.separator, data.quoting, data_dir, where, data.text))
+    return ReadSplit(*read_files(paths, data.file_form, data_dir, where))
 
 
 def files_of_split(data: DataSpec, split: str, data_dir: str | Path | None, owner: str = "data") -> list[Path]:

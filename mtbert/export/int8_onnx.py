@@ -12,7 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from .smoothing import smooth
+
 DYNAMIC, STATIC = "int8 dynamic", "int8 static"
+SMOOTHED = ", smoothed"
 REDUCED = ", 7-bit weights"  # sums of products of 8 bits overflow 16 bits on processors without VNNI
 _VNNI = ("avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
@@ -31,7 +34,7 @@ class OnnxQuantiser:
     """Quantises one ONNX graph; see `int8.Quantiser`.
 
     Dynamic: activations have one scale for each batch, measured while it runs. Static: their scales are measured once,
-    on calibration rows, as the range of all values.
+    on calibration rows, as the range of all values. Both are tried with and without smoothed activations.
 
     Args:
         path: the graph in fp32.
@@ -43,21 +46,24 @@ class OnnxQuantiser:
         self.parts, self._arrays = parts, arrays
         self._scratch = Path(tempfile.mkdtemp())
         weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-        self._source = self._scratch / "prepared.onnx"
-        prepare(path, self._source)
-        reduced = [] if has_vnni() else [REDUCED]
-        self.families: Sequence[Sequence[str]] = (
-            [DYNAMIC + more for more in ("", *reduced)],
-            [STATIC + more for more in ("", *reduced)],
+        plain, smoothed = self._scratch / "prepared.onnx", self._scratch / "smoothed.onnx"
+        prepare(path, plain)
+        self._sources = {"": plain}
+        if smooth(plain, smoothed, {node for part in parts.values() for node in part}, arrays):
+            self._sources[SMOOTHED] = smoothed
+        bits = [""] if has_vnni() else ["", REDUCED]
+        self.families: Sequence[Sequence[str]] = tuple(
+            [family + source + more for source in self._sources for more in bits] for family in (DYNAMIC, STATIC)
         )
 
     def __call__(self, way: str, parts: Sequence[str], target: Path) -> None:
         """Write the graph with these parts in int8."""
         from onnxruntime import quantization as q
 
+        source = self._sources[SMOOTHED if SMOOTHED in way else ""]
         chosen = [node for part in parts for node in self.parts[part]]
         if not chosen:  # for the quantisers, no name means every node
-            shutil.copyfile(self._source, target)
+            shutil.copyfile(source, target)
             return
         options: dict[str, Any] = {
             "op_types_to_quantize": ["MatMul"],
@@ -67,12 +73,12 @@ class OnnxQuantiser:
             "weight_type": q.QuantType.QInt8,
         }
         if way.startswith(DYNAMIC):
-            q.quantize_dynamic(str(self._source), str(target), **options, extra_options={"MatMulConstBOnly": True})
+            q.quantize_dynamic(str(source), str(target), **options, extra_options={"MatMulConstBOnly": True})
             return
         if "calibration_cache_path" in signature(q.quantize_static).parameters:  # the scales are measured once
-            options["calibration_cache_path"] = self._scratch / "ranges.json"
+            options["calibration_cache_path"] = source.with_suffix(".json")
         q.quantize_static(
-            str(self._source),
+            str(source),
             str(target),
             _Reader(self._arrays),
             activation_type=q.QuantType.QUInt8,

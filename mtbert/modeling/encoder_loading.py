@@ -6,8 +6,11 @@ whether to run the code beside a checkpoint, and accept a `y` from standard inpu
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from .config_checks import refuse_sizes
 from .configuration_mtbert import MtBertConfig
+from .display import brief_names
 from .encoder_support import attention_dropout, check_encoder
 from .errors import FileError, InputError
 from .limits import beyond
@@ -58,8 +62,42 @@ def load_config(name: str | os.PathLike[str], **where: Any) -> PreTrainedConfig:
 
 
 def load_encoder(encoder: str | os.PathLike[str], auto_class: Any = AutoModel, **kwargs: Any) -> PreTrainedModel:
-    """A pretrained model of transformers' own classes; `kwargs` as in `AutoModel.from_pretrained`."""
-    return auto_class.from_pretrained(encoder, **{**kwargs, "trust_remote_code": False})
+    """A pretrained model of transformers' own classes; `kwargs` as in `AutoModel.from_pretrained`.
+
+    One line warns of weights that the encoder's files lack. transformers' table of them, which lists the weights of
+    other heads too, is shown only if loading fails.
+    """
+    with _tables_held_back():
+        model, loading = auto_class.from_pretrained(
+            encoder, **{**kwargs, "trust_remote_code": False, "output_loading_info": True}
+        )
+    if missing := loading["missing_keys"]:
+        warnings.warn(
+            f"{encoder} has no weights for {brief_names(sorted(missing))}, which begin at random", stacklevel=2
+        )
+    return model
+
+
+@contextmanager
+def _tables_held_back() -> Iterator[None]:
+    """Within, transformers' tables of missing and surplus weights are not logged, unless an error ends the block."""
+    logger, held = logging.getLogger("transformers.modeling_utils"), []
+
+    def hold(record: logging.LogRecord) -> bool:
+        if "LOAD REPORT" not in record.getMessage():
+            return True
+        held.append(record)
+        return False
+
+    logger.addFilter(hold)
+    try:
+        yield
+    except BaseException:
+        logger.removeFilter(hold)
+        for record in held:
+            logger.handle(record)
+        raise
+    logger.removeFilter(hold)
 
 
 def make_encoder(config: PreTrainedConfig, auto_class: Any = AutoModel) -> PreTrainedModel:

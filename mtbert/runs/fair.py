@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from .budget_keys import fair_budget, load, pilot_keys
 from .protocol_files import ProtocolFile, read_fair
 from .result_files import Result, commit_file, result_of, settings_hash
 from .row_runs import Run, execute, remove_weights, run_threads
+from .run_queue import work_in_turns
 from .table_plan import CONFIGS, TablePlan, find_rows, row_settings
 
 ALL = "all"  # in place of rows: those of the protocol
@@ -109,6 +109,11 @@ class Row:
     def recipe(self, learning_rate: float) -> Recipe:
         """Return the recipe of a run."""
         return load(self.path, self.overrides(learning_rate)[0])
+
+    @cached_property
+    def pretrained(self) -> Path | None:
+        """The folder of its pre-trained encoder, which rows may share; None: it has none."""
+        return self.overrides(1.0)[1]
 
     @cached_property
     def unrated(self) -> Recipe:
@@ -306,22 +311,20 @@ class FairTable:
     def run_all(self, jobs: int) -> list[str]:
         """Run everything that has no result file, `jobs` runs at a time; return what failed."""
         failed: list[str] = []
-        pretraining: dict[Path, threading.Lock] = {}
 
         def work(item: tuple[Row, int]) -> None:
             row, seed = item
             try:
                 if self.result(row, seed) is None:
-                    self._run(row, seed, run_threads(jobs), pretraining)
+                    self._run(row, seed, run_threads(jobs))
             except Exception as error:
                 failed.append(masked(f"{row.name}, seed {seed}: {error!r}"))
                 print(failed[-1], flush=True)
 
-        with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(work, self.order()))
+        work_in_turns(self.order(), jobs, work, lambda item: item[0].pretrained)
         return failed
 
-    def _run(self, row: Row, seed: int, threads: int, pretraining: dict[Path, threading.Lock]) -> None:
+    def _run(self, row: Row, seed: int, threads: int) -> None:
         rate = self.choose_rate(row, threads)
         keys, pretrained = row.overrides(rate)
         settings = settings_hash(load(row.path, keys))
@@ -331,8 +334,7 @@ class FairTable:
             keys += ["--training.eval_strategy", "steps", "--training.eval_steps", str(EVALUATED * (steps or 1))]
         folder = self.plan.output / "fair" / row.name / f"seed-{seed}-{settings}"
         run = Run(row.name, row.path, seed, folder, keys, self.plan.mixed_precision, pretrained=pretrained)
-        with pretraining.setdefault(pretrained.parent if pretrained else folder, threading.Lock()):
-            execute(run, threads)
+        execute(run, threads)
         file = self.file(row, seed)
         result_of(row.name, row.path, seed, settings, run.output).write(file)
         remove_weights(run.output)

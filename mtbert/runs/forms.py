@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from .budget_keys import as_overrides, length_keys, load, quiet_keys, stage_keys
 from .protocol_files import EACH, FormKeys, read_forms
 from .result_files import Result, commit_file, result_of, settings_hash
 from .row_runs import Run, execute, remove_weights, run_threads
+from .run_queue import work_in_turns
 from .table_plan import TablePlan, row_settings
 
 
@@ -299,21 +299,19 @@ class FormTable:
     def run_all(self, jobs: int, names: Sequence[str] = ()) -> list[str]:
         """Run what has no result file, `jobs` runs at a time, teachers before their students; return what failed."""
         failed: list[str] = []
-        pretraining: dict[Path, threading.Lock] = {}
 
         def work(item: tuple[ModelRuns, int]) -> None:
             model, seed = item
             try:
                 if self.result(model, seed) is None:
-                    self._run(model, seed, run_threads(jobs), pretraining)
+                    self._run(model, seed, run_threads(jobs))
             except Exception as error:
                 failed.append(masked(f"{model.model.name}, seed {seed}: {error!r}"))
                 print(failed[-1], flush=True)
 
         for taught in (False, True):
             waiting = [item for item in self.order(names) if (item[0].form.teachers is not None) == taught]
-            with ThreadPoolExecutor(jobs) as pool:
-                list(pool.map(work, waiting))
+            work_in_turns(waiting, jobs, work, lambda item: item[0].overrides[1])
         return failed
 
     def _run_of(self, model: ModelRuns, seed: int, keys: Sequence[str] = ()) -> Run:
@@ -323,11 +321,10 @@ class FormTable:
         precision = self.plan.mixed_precision
         return Run(model.model.name, model.model.path, seed, folder, overrides, precision, pretrained=pretrained)
 
-    def _run(self, model: ModelRuns, seed: int, threads: int, pretraining: dict[Path, threading.Lock]) -> None:
+    def _run(self, model: ModelRuns, seed: int, threads: int) -> None:
         name = model.model.name
         run = self._run_of(model, seed, self._folders_of_teachers(model, seed, threads))
-        with pretraining.setdefault(run.pretrained.parent if run.pretrained else run.folder, threading.Lock()):
-            execute(run, threads)
+        execute(run, threads)
         result = result_of(name, model.model.path, seed, self.settings(model, seed), run.output)
         if result.recipe.get("distillation"):
             result.recipe["distillation"]["teachers"] = [  # not the paths of this machine

@@ -10,8 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -26,6 +25,7 @@ from ..modeling.display import masked
 from ..training.checkpoints.run_folder import PRETRAINING
 from ..training.checkpoints.sealing import STATE
 from .bundled import folder as bundled_folder
+from .run_queue import work_in_turns
 
 COMMITS = "commits.txt"  # in a run's folder: the commit of each start and resumption
 
@@ -163,22 +163,19 @@ def execute_all(runs: list[Run], jobs: int, ended: Callable[[Run], None] | None 
     `ended` is called, in one thread at a time, with each of these runs that ends well.
     """
     waiting = [run for run in runs if run.same_as is None and not run.finished()]
-    pretraining = {run.pretrained.parent: threading.Lock() for run in waiting if run.pretrained}
     gpus: list[int | None] = list(range(torch.cuda.device_count())) or [None]
     devices = [gpus[job % len(gpus)] for job in range(jobs)]
     threads, lock, ending = run_threads(jobs), threading.Lock(), threading.Lock()
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("runs"), *columns[1:]) as progress, ThreadPoolExecutor(jobs) as pool:
+    with Progress(TextColumn("runs"), *columns[1:]) as progress:
         total = sum(run.same_as is None for run in runs)
         bar = progress.add_task("", total=total, completed=total - len(waiting))
 
         def work(run: Run) -> None:
             with lock:
                 device = devices.pop(0)
-            shared = run.pretrained if run.pretrained is not None and not run.pretrained.is_dir() else None
             try:
-                with nullcontext() if shared is None else pretraining[shared.parent]:  # one writes, the others read
-                    run.execute(device, threads)
+                run.execute(device, threads)
                 if ended is not None and not run.failed:
                     with ending:
                         ended(run)
@@ -190,7 +187,7 @@ def execute_all(runs: list[Run], jobs: int, ended: Callable[[Run], None] | None 
             progress.console.print(f"{run.row} seed {run.seed}: {word}", markup=False, highlight=False)
             progress.advance(bar)
 
-        list(pool.map(work, waiting))
+        work_in_turns(waiting, jobs, work, lambda run: run.pretrained)
     for run in runs:
         if run.same_as is not None:
             run.folder, run.failed = run.same_as.folder, run.same_as.failed

@@ -301,8 +301,7 @@ def pretrain(
     whole = load_encoder(encoder)
     if os.path.isdir(encoder):
         whole.config._name_or_path = ""  # as in MtBertForMultiTask.from_encoder
-    loaded: Any = load_encoder(encoder, AutoModelForMaskedLM, output_loading_info=True)
-    model, loading = loaded
+    model = load_encoder(encoder, AutoModelForMaskedLM)
     use_faster_layers(model)
     spec = TaskSpec("texts", max_length=args.max_length)
     encoded, reports = {}, []
@@ -314,8 +313,6 @@ def pretrain(
                 reports.append(report.line())
     if main:
         print_lines([*texts.lines(), *reports])
-        if missing := sorted(loading["missing_keys"]):
-            print_lines([f"pre-training: {encoder} has no weights for {', '.join(missing)}, which begin at random"])
     if "dev" not in encoded:
         args.eval_strategy = IntervalStrategy.NO
     if args.device.type == "cpu":

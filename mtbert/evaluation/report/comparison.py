@@ -117,7 +117,7 @@ def flips(a: TaskRows, b: TaskRows) -> list[dict[str, Any]]:
         strength = np.abs(a.probabilities[all_rows, a.labels] - b.probabilities[all_rows, a.labels])
     table = []
     for row in flipped[np.argsort(-strength[flipped], kind="stable")]:
-        example = a.example(row, a=a.label_text(a.predicted[row]), b=b.label_text(b.predicted[row]))
+        example = a.example(row, a=a.label_text(a.predicted[row], row), b=b.label_text(b.predicted[row], row))
         del example["predicted"]
         better = "neither"
         if change[row] != 0:

@@ -14,6 +14,8 @@ from scipy.special import log_expit, log_softmax
 
 from ...modeling.decoding import decisions, probabilities, scaled
 from ...modeling.task_spec import TaskSpec
+from ...modeling.token_labels import OUTSIDE, entity_spans
+from ...modeling.words import find_words
 from ..metrics import IGNORE_INDEX, labelled_rows, widened
 from .token_weights import TokenWeights
 
@@ -174,8 +176,8 @@ class TaskRows:
         """Number of words, separated by white space, of each text; shape (rows, texts)."""
         return np.array([[len(text.split()) for text in row] for row in self.texts]).reshape(-1, self.task.texts)
 
-    def label_text(self, values: np.ndarray | float) -> str:
-        """Format a row's label or prediction."""
+    def label_text(self, values: np.ndarray | float, row: int | None = None) -> str:
+        """Format a row's label or prediction; tags of words as entities, if the row is given and texts are shown."""
         if self.regression:
             return f"{float(values):.3g}"
         if self.multi_label:
@@ -183,12 +185,22 @@ class TaskRows:
                 ", ".join(name for name, value in zip(self.task.classes, np.asarray(values), strict=True) if value == 1)
                 or "none"
             )
+        if self.of_parts and row is not None and self.show_texts:
+            return self._entities(np.asarray(values).tolist(), self.texts[row][0])
         if self.of_parts:
             return " ".join(self.task.classes[i] for i in np.asarray(values).tolist() if i != IGNORE_INDEX)
         return self.task.classes[int(values)]
 
+    def _entities(self, tags: list[int], text: str) -> str:
+        """Quote the words of each entity after its type; words without a label end an entity."""
+        text, places = find_words(text)
+        names = [self.task.classes[tag] if tag != IGNORE_INDEX else OUTSIDE for tag in tags]
+        found = entity_spans(names[: len(places)])
+        return "; ".join(f"{kind} {text[places[a][0] : places[b - 1][1]]}" for kind, a, b in found) or "none"
+
     def example(self, row: int, **more: Any) -> dict[str, Any]:
         """Return a table row: `row`, `text` and `text_pair` if shown, `label`, `predicted`, and the keys of `more`."""
         texts = dict(zip(("text", "text_pair"), self.texts[row] if self.show_texts else (), strict=False))
-        sides = {"label": self.label_text(self.labels[row]), "predicted": self.label_text(self.predicted[row])}
+        labels, predicted = self.labels[row], self.predicted[row]
+        sides = {"label": self.label_text(labels, row), "predicted": self.label_text(predicted, row)}
         return {"row": self.names[row], **texts, **sides, **more}

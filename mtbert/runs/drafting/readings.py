@@ -13,6 +13,7 @@ from typing import Any
 from ...data.label_cells import number_of, plain
 from ...data.label_forms import LISTS, MAPPINGS, ONE, SEPARATED, VECTORS, LabelForm, label_form
 from .columns import OTHER_NAME, as_object, as_parts, is_number
+from .usual_names import DENIALS, LIKE_MISSING, NO_NAMES, NOMINAL_NAME, ODD_NUMBERS, SCALES, SCORE_NAME
 
 CLASSES, BINARY, ORDINAL, SCORES, SEVERAL, TOKENS = KINDS = (
     *("classification", "binary", "ordinal", "regression", "multi_label", "tokens"),
@@ -20,25 +21,6 @@ CLASSES, BINARY, ORDINAL, SCORES, SEVERAL, TOKENS = KINDS = (
 MOST_LABELS = 1_000
 LONGEST_RUN = 10  # from the lowest of ordinal labels to the highest
 LARGEST_SCORE = 1e38
-NOMINAL_NAME = re.compile(
-    r"(?:.*[\W_])?(?:topic|categor(?:y|ies)|intent|class|type|queue|department|product|genre|domain|group|cluster|"
-    r"coarse|fine)(?:[\W_].*)?",
-    re.I,
-)
-SCORE_NAME = re.compile(
-    r"(?:.*[\W_])?(?:scores?|ratings?|stars?|values?|similarity|relatedness|percent|price|amount|degree|age)"
-    r"(?:[\W_].*)?",
-    re.I,
-)
-NO_NAMES = ("false", "no", "f", "n", "off", "negative", "neg", "0", "-1", "0.0", "bad")
-DENIALS = ("not", "un", "non", "no", "in", "dis", "ir")
-LIKE_MISSING = ("na", "n/a", "nan", "none", "null", "nil", "-", "--", "?", "unknown", "missing", "#n/a")
-SCALES = (
-    *(("low", "medium", "high", "critical"), ("low", "normal", "high", "urgent"), ("small", "medium", "large")),
-    *(("negative", "neutral", "positive"), ("bad", "ok", "good"), ("none", "mild", "moderate", "severe")),
-    *(("never", "rarely", "sometimes", "often", "always"), ("minor", "major", "critical"), ("easy", "medium", "hard")),
-)
-DECIMAL_COMMA = re.compile(r"[+-]?\d+(?:,\d+)?")
 
 
 @dataclass(frozen=True)
@@ -138,12 +120,11 @@ def read_labels(column: LabelCells, kind: str | None = None) -> Reading:
 def _likeliest(column: LabelCells) -> Reading:
     if column.names is not None:
         return _classes(column)
-    texts = list(column.texts)
-    several_commas = any(text.count(",") > 1 for text in texts)
-    if not several_commas and "," in "".join(texts) and all(map(DECIMAL_COMMA.fullmatch, texts)):
-        return no_task(f"its cells are numbers with a decimal comma, such as {texts[0]!r}; write a point instead")
     if column.are_numbers:
         return _numbers(column)
+    for form, oddity, remedy in ODD_NUMBERS:
+        if all(map(form.fullmatch, column.texts)):
+            return no_task(f"its cells are numbers with {oddity}, such as {next(iter(column.texts))!r}; {remedy}")
     return _several(column) if column.form.several else _classes(column)
 
 

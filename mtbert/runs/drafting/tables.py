@@ -265,9 +265,12 @@ def check_header(table: Table, given: Sequence[str]) -> None:
 def text_problem(table: Table) -> str:
     """The sentence that says why a table has no text, and what to do."""
     held = "; ".join(f"{column.name!r} holds {column.holds}" for column in table.columns[:12])
-    hint = separator_hint(table.train.column_names)
-    nested = any(column.holds == "objects" for column in table.columns)
-    remedy = hint or ("flatten the objects, one column a value" if nested else "name the column with --text")
+    held_by = {column.holds for column in table.columns}
+    remedy = separator_hint(table.train.column_names) or "name the column with --text"
+    if "objects" in held_by:
+        remedy = "flatten the objects, one column a value"
+    elif "lists" in held_by and len(table.train) == 1:
+        remedy = "its only row holds all rows as lists; write one object a row"
     return f"{table.shown('train')}: no column seems to hold texts ({held}); {remedy}"
 
 

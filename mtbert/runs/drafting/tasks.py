@@ -10,21 +10,21 @@ import numpy as np
 from datasets import Value
 
 from ...data.label_cells import number_of
+from ...data.label_forms import is_empty
 from ...data.label_reading import LabelReader
 from ...data.labels import BAD_LABEL, LISTS, TWO_READINGS, VECTORS, judged
 from ...errors import InputError
 from ...modeling.limits import reserved_problems
-from ...modeling.problem_types import PROBLEM_TYPES
 from ...modeling.task_spec import TaskSpec
 from .columns import Column, as_object, choose_text
 from .facts import text_keys
 from .files import SPLIT_OF
-from .groups import find_words, group_name, mark_columns, read_marks, read_tags
-from .readings import SCORES, SEVERAL, LabelCells, Reading, read_labels
+from .groups import group_name, mark_columns, read_marks
+from .readings import SCORES, SEVERAL, TOKENS, LabelCells, Reading, read_labels
 from .tables import Table, check_header, text_problem
+from .tagged_words import TaggedWords, tagged_words
 from .wishes import Wishes
 
-TAGS = "token_classification"
 MOST_TASKS = 12  # of a table, that are drafted without a comment mark
 FEW = 20  # rows with a label, of a task in a larger table
 PLAIN_NAMES = ("label", "labels", "target", "targets", "class", "y", "gold", "score", "value", "output", "category")
@@ -79,6 +79,7 @@ class TableDraft:
         keys: split → a hash of each row's text or pair (see `text_keys`).
         tasks: its tasks, those that are not active too.
         unused: column → why it makes no task.
+        rest: the columns beside its texts, which may hold an id or labels.
     """
 
     table: Table
@@ -88,12 +89,7 @@ class TableDraft:
     keys: dict[str, np.ndarray] = field(repr=False)
     tasks: tuple[TaskDraft, ...] = ()
     unused: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The columns of its texts and labels."""
-        labels = [(task.column,) if isinstance(task.column, str) else task.column for task in self.tasks]
-        return (*self.text, *(name for names in labels for name in names))
+    rest: tuple[Column, ...] = ()
 
     @property
     def active(self) -> tuple[TaskDraft, ...]:
@@ -117,33 +113,72 @@ def draft_table(table: Table, wishes: Wishes, several: bool, taken: set[str]) ->
         InputError: the table has no texts or no labels.
     """
     check_header(table, wishes.columns)
-    of_words = _draft_words(table, several, taken) if not wishes.columns else None
-    columns = [column for column in table.columns if of_words is None or column.name not in of_words.columns]
-    text = _texts(table, columns, wishes, needed=of_words is None)
-    if of_words is not None and text is None:
-        return [of_words]
-    chosen, more_text = text or ((), ())
+    tagged = tagged_words(table, wishes)
+    if tagged is None:
+        return [_with_tasks(_draft(table, table.columns, wishes), wishes, several, taken)]
+    rest = [column for column in table.columns if column.name not in tagged.columns]
+    text = None if tagged.words in wishes.text else _texts(table, rest, wishes, needed=False)
+    if text is None:
+        return [_with_tasks(_draft(table, rest, wishes, ((tagged.words,), ())), wishes, several, taken, tagged)]
+    if not tagged.readings:  # other texts come first, and lists may be labels
+        return [_with_tasks(_draft(table, table.columns, wishes, text), wishes, several, taken)]
+    readable = any(reading.kind for reading in tagged.readings.values())
+    draft = _with_tasks(_draft(table, rest, wishes, text), wishes, several, taken, needed=not readable)
+    if not readable:
+        reasons = {name: str(reading.doubt) for name, reading in tagged.readings.items()}
+        return [replace(draft, unused=draft.unused | reasons)]
+    words = _draft(replace(table, name=f"{table.name}_words"), [], wishes, ((tagged.words,), ()))
+    of_words = _with_tasks(words, wishes, several, taken, tagged)
+    return [*([draft] if draft.active else []), of_words]
+
+
+def _draft(
+    table: Table,
+    columns: Sequence[Column],
+    wishes: Wishes,
+    text: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
+) -> TableDraft:
+    """The draft of a table before its tasks; `columns`: those that may be texts, an id or labels."""
+    chosen, others = text or _texts(table, columns, wishes) or ((), ())
     keys = {split: text_keys(rows, chosen) for split, rows in table.splits.items()}
-    draft = TableDraft(table, chosen, more_text, _id(table, columns, chosen, wishes), keys)
-    draft = _with_tasks(draft, columns, wishes, several, taken, needed=of_words is None)
-    return [draft] if of_words is None else [*([draft] if draft.active else []), of_words]
+    rest = tuple(column for column in columns if column.name not in chosen)
+    return TableDraft(table, chosen, others, _id(table, rest, wishes), keys, rest=rest)
 
 
 def _with_tasks(
-    draft: TableDraft, columns: Sequence[Column], wishes: Wishes, several: bool, taken: set[str], needed: bool
+    draft: TableDraft,
+    wishes: Wishes,
+    several: bool,
+    taken: set[str],
+    tagged: TaggedWords | None = None,
+    needed: bool = True,
 ) -> TableDraft:
-    """A draft with its tasks; `needed` says whether it is an error if there is none."""
-    table = draft.table
+    """A draft with its tasks.
+
+    Args:
+        draft: the draft.
+        wishes, several, taken: see `draft_table`.
+        tagged: the columns of tags of its words; None: its texts are no words with tags.
+        needed: whether it is an error if there is no task.
+    """
+    table, columns = draft.table, draft.rest
     unused, tasks = {}, []
-    named_labels = set(wishes.label) & {column.name for column in columns}
-    rest = [column for column in columns if column.name not in (*draft.text, draft.id)]
-    apart = {column.name: _apart(column, draft.more_text, named_labels) for column in rest}
-    marks = () if named_labels else mark_columns([column for column in rest if not apart[column.name]])
+    for name, reading in tagged.readings.items() if tagged is not None else ():
+        if reading.kind:
+            empty = sum(map(is_empty, table.train.with_format(None)[name][:]))
+            tasks.append(TaskDraft(name, name, reading, empty, len(table.train)))
+        else:
+            unused[name] = str(reading.doubt)
+    named_labels = set(wishes.label) & set(table.train.column_names)
+    apart = {column.name: _apart(column, draft.more_text, named_labels) for column in columns}
+    marks = () if named_labels else mark_columns([column for column in columns if not apart[column.name]])
     if marks:
         cells = [table.label_cells(name) for name in marks]
         empty = sum(column.empty for column in cells)
         tasks.append(TaskDraft(group_name(marks), marks, read_marks(cells), empty, len(table.train) // 2 ** len(marks)))
-    for column in rest:
+    for column in columns:
+        if column.name == draft.id:
+            continue
         task = None if apart[column.name] or column.name in marks else _task(draft, column, wishes.label)
         if task is not None and task.reading.kind:
             tasks.append(task)
@@ -165,26 +200,6 @@ def _with_tasks(
     lacking = set(table.train.column_names) - {column.name for column in table.columns}
     unused |= {name: f"{table.shown('dev')} has no such column" for name in table.train.column_names if name in lacking}
     return replace(draft, tasks=tuple(named), unused=unused)
-
-
-def _draft_words(table: Table, several: bool, taken: set[str]) -> TableDraft | None:
-    """The draft of a task that tags words; None if the table has no words with tags, or the task can not be trained."""
-    found = find_words(table.columns) if TAGS in PROBLEM_TYPES else None
-    if found is None:
-        return None
-    words, tags = found
-    rows = table.train.with_format(None)
-    names = getattr(getattr(table.train.features[tags], "feature", None), "names", None)
-    reading = read_tags(rows[words][:], rows[tags][:], names)
-    if not reading.kind:
-        raise InputError(
-            f"{table.shown('train')}: {words!r} and {tags!r} hold words and their tags, but {reading.doubt}"
-        )
-    name = task_name(tags, table.name, several, True, taken)
-    taken.add(name)
-    keys = {split: text_keys(rows, (words,)) for split, rows in table.splits.items()}
-    task = TaskDraft(name, tags, reading, 0, len(table.train))
-    return TableDraft(replace(table, name=f"{table.name}_words"), (words,), (), None, keys, (task,))
 
 
 def task_name(column: str, table: str, several: bool, lone: bool, taken: Collection[str]) -> str:
@@ -220,7 +235,7 @@ def _is_free(name: str) -> bool:
 
 
 def _texts(
-    table: Table, columns: Sequence[Column], wishes: Wishes, needed: bool
+    table: Table, columns: Sequence[Column], wishes: Wishes, needed: bool = True
 ) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
     """The columns of the texts, and further ones that may be texts; None if there is none and none is needed."""
     chosen, others = wishes.text, ()
@@ -241,12 +256,12 @@ def _texts(
     return chosen, others
 
 
-def _id(table: Table, columns: Sequence[Column], text: Sequence[str], wishes: Wishes) -> str | None:
+def _id(table: Table, columns: Sequence[Column], wishes: Wishes) -> str | None:
     if wishes.id in [column.name for column in columns]:
         return wishes.id
     for column in columns:
         everywhere = all(column.name in features for features in table.features.values())
-        if everywhere and column.name not in (*text, *wishes.label) and column.identifies:
+        if everywhere and column.name not in wishes.label and column.identifies:
             return column.name
     return None
 
@@ -302,6 +317,11 @@ def _of_kind(draft: TableDraft, task: TaskDraft, wanted: dict[str, str | None]) 
     if task.name not in wanted:
         return task
     kind = wanted[task.name]
+    if kind is not None and (kind == TOKENS) != (task.reading.kind == TOKENS):
+        held = "tags of words" if task.reading.kind == TOKENS else "no tags of words"
+        raise InputError(f"--tasks reads {task.name} as {kind}, but column {task.column!r} holds {held}")
+    if kind == TOKENS:
+        return task
     if isinstance(task.column, tuple) and kind not in (None, SEVERAL):
         one = f"{task.name} has a column for each label; name those that are questions of their own with --label"
         raise InputError(f"--tasks reads {task.name} as {kind}, but {one}")

@@ -130,7 +130,7 @@ def test_parts_are_layers_and_adapters_without_poolers_and_heads(exported, adapt
     assert found[0] == layers and layers <= found[1] <= layers | {"adapter"}
 
 
-@pytest.mark.parametrize("way", ["int8 dynamic", "int8 dynamic, 7-bit weights", "int8 static"])
+@pytest.mark.parametrize("way", ["int8 dynamic", "int8 dynamic, smoothed, 7-bit weights", "int8 static, smoothed"])
 def test_chosen_parts_are_quantised_per_channel_and_no_others(exported, tmp_path, way, capfd, recwarn):
     from mtbert.export.int8_onnx import OnnxQuantiser
 
@@ -144,6 +144,7 @@ def test_chosen_parts_are_quantised_per_channel_and_no_others(exported, tmp_path
     arrays = int8.calibration_arrays(own, graph, rows)
     assert sum(len(batch["input_ids"]) for batch in arrays) == 8 + 16  # a pair of `angle` is two inputs
     quantiser = OnnxQuantiser(folder / "model.onnx", parts, arrays)
+    assert any("smoothed" in way for way in quantiser.families[0])
     quantiser(
         way, ["layer 0 attention", "layer 1 feed-forward in", "layer 1 feed-forward out"], tmp_path / "model.onnx"
     )

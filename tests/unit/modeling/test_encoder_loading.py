@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from mtbert import MtBertForMultiTask, TaskSpec
@@ -42,6 +43,37 @@ def copy(encoder_dir, tmp_path, harm):
 
 def change(file: Path, **values) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+# ---- weights ----
+
+
+def without(folder: Path, *parts: str) -> Path:
+    """Take the weights whose names contain one of these words out of a folder."""
+    file = folder / "model.safetensors"
+    save_file({k: v for k, v in load_file(file).items() if not any(part in k for part in parts)}, file)
+    return folder
+
+
+def test_missing_weights_are_told_in_one_line(copy, caplog):
+    without(copy, "pooler.", "layer.1.")
+    with pytest.warns(UserWarning, match=r"copy has no weights for \['encoder.layer.1.*\(18 in all\), which begin at"):
+        MtBertForMultiTask.from_encoder(copy, [TASK])
+    assert "LOAD REPORT" not in caplog.text
+
+
+def test_weights_of_other_heads_are_not_told(copy, caplog, recwarn):
+    file = copy / "model.safetensors"
+    save_file({**load_file(file), "cls.predictions.bias": torch.zeros(3)}, file)
+    MtBertForMultiTask.from_encoder(copy, [TASK])
+    assert not recwarn.list and "LOAD REPORT" not in caplog.text
+
+
+def test_the_table_is_shown_where_weights_do_not_fit(copy, caplog):
+    change(copy / "config.json", intermediate_size=24)
+    with pytest.raises(RuntimeError, match="above report"):
+        MtBertForMultiTask.from_encoder(copy, [TASK])
+    assert "LOAD REPORT" in caplog.text and "MISMATCH" in caplog.text
 
 
 # ---- code ----

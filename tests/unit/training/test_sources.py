@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -80,6 +81,28 @@ class TestPlan:
             seen += [row for pool, rows in step.parts for row in rows.tolist() if pool == 0]
         assert sorted(seen) == list(range(30))
         assert counts.tolist() == [*(len(numbers_of(task, TABLE)) for task in SINGLE), 12]
+
+    @pytest.mark.parametrize("draw", ["source", "task"])
+    @pytest.mark.parametrize("mixed", [False, True])
+    def test_the_printed_plan_counts_the_texts_that_training_reads(self, draw, mixed, trainer_of, capsys):
+        trainer = trainer_of(schedule=Schedule("annealed", mixed=mixed, draw=draw), max_steps=9)
+        plan, read = trainer.plan(), Counter()
+        data, steps = trainer.batches(trainer.train_dataset, training=True), StepSampler.of(plan, trainer.args)
+        drawn = []
+        for epoch in range(plan.epochs):
+            steps.set_epoch(epoch)
+            drawn += steps
+        for step in drawn[: plan.total_steps]:
+            read.update({plan.names[pool]: len(rows) for pool, rows in step.parts})
+            labels, texts = data.__getitems__(step)["labelled"].sum(), sum(len(rows) for _, rows in step.parts)
+            assert labels == texts if draw == "task" else labels > 0
+        trainer.train()
+        lines = capsys.readouterr().out.splitlines()
+        for row in plan.describe():
+            assert row["examples"] == read[row["task"]]
+            cells = [[cell.strip() for cell in line.split("│")] for line in lines if row["task"] in line]
+            (shown,) = [each for each in cells if each[1:3] == [row["task"], str(row["rows"])]]
+            assert shown[4:6] == [str(row["examples"]), f"{row['passes']:.2f}"]
 
     def test_what_is_encoded_together_and_apart_is_printed(self, trainer_of, make_model, capsys):
         specs = (*(replace(task, max_length=9) if task.name == "mood" else task for task in SINGLE), ALONE)

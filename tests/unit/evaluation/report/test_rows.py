@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from mtbert.evaluation.metrics import IGNORE_INDEX
 from mtbert.evaluation.report import TaskRows
 from mtbert.modeling.task_spec import TaskSpec
 
@@ -110,3 +111,20 @@ def test_a_text_that_identifies_its_row_is_hidden_with_the_texts():
     task, split = TaskSpec("stars", labels=2), Dataset.from_dict(columns)
     for shown, names in ((True, ("a cat", "a dog")), (False, ("3", "4"))):
         assert TaskRows.of(task, split, np.zeros((2, 2)), np.array([0, 1]), show_texts=shown).names == names
+
+
+def test_tags_of_words_are_shown_as_the_entities_that_they_name():
+    task = TaskSpec("names", "token_classification", labels=["O", "B-PER", "I-PER", "B-DAY"])
+    texts = (("Ada King met us Monday",), ('["New York", "is", "far"]',), ("one two",))
+    labels = np.full((3, 5), IGNORE_INDEX)
+    labels[0], labels[1, :3], labels[2, :2] = [1, 2, 0, 0, 3], [1, IGNORE_INDEX, 2], [0, 0]
+    logits = np.zeros((3, 5, 4))
+    logits[0, [0, 1, 4], [1, 1, 0]] = logits[1, 0, 3] = 9.0
+    rows = TaskRows(task, logits, labels, texts, ("r0", "r1", "r2"))
+    first, second, third = (rows.example(row) for row in range(3))
+    assert (first["label"], first["predicted"]) == ("PER Ada King; DAY Monday", "PER Ada; PER King")
+    assert (second["label"], second["predicted"]) == ("PER New York; PER far", "DAY New York")
+    assert (third["label"], third["predicted"]) == ("none", "none")
+    hidden = replace(rows, show_texts=False).example(0)
+    assert (hidden["label"], hidden["predicted"]) == ("B-PER I-PER O O B-DAY", "B-PER B-PER O O O")
+    assert "Ada" not in str(hidden)

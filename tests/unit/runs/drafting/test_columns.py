@@ -8,7 +8,7 @@ import yaml
 from mtbert.recipe.yaml_layers import parse_yaml
 from mtbert.runs.drafting.columns import Column, choose_text
 from mtbert.runs.drafting.files import find_tables, split_of
-from mtbert.runs.drafting.groups import find_words, group_name, mark_columns, read_tags
+from mtbert.runs.drafting.groups import group_name, mark_columns
 from mtbert.runs.drafting.readings import LabelCells, read_labels
 from mtbert.runs.drafting.writing import epochs
 from mtbert.runs.drafting.yaml_lines import entry, flow, scalar
@@ -138,6 +138,8 @@ def test_kind_of_task(cells, kind, settings):
         (["a"] * 5, "it holds 'a' in 5 rows"),
         ([3] * 5, "it holds 3 in every row"),
         (["3,5", "4,0", "1,5", "1,0"], "decimal comma, such as '3,5'; write a point"),
+        (["$3.50", "$ 12", "€1,000.5"], "numbers with a unit, such as '$3.50'; write the numbers alone"),
+        (["10%", "2.5 %", "0%"], "numbers with a unit, such as '10%'"),
         ([f"v{i}" for i in range(500)], "500 values in 500 rows, too many for labels"),
         ([*map(str, range(300)), "n/a"], "it holds numbers, but for 'n/a'; empty these cells"),
         ([1e300, 2, 3], "too large for scores"),
@@ -193,15 +195,6 @@ def test_columns_of_marks():
     assert mark_columns([*columns, Column("x", ("yes", "no"))]) == ("is_a", "is_b", "is_c")
     assert mark_columns(columns[:2]) == ()
     assert (group_name(["is_a", "is_b"]), group_name(["topic_a", "topic_b"])) == ("labels", "topic")
-
-
-def test_words_with_tags():
-    words, tags = ["the", "cat", "in", "Rome"], ["O", "B-ANIMAL", "O", "B-PLACE"]
-    columns = [Column("tokens", (words, ["a", "dog"]) * 3), Column("tags", (tags, ["O", "B-ANIMAL"]) * 3)]
-    assert find_words(columns) == ("tokens", "tags")
-    assert read_tags([words], [tags], None).labels == ("O", "B-ANIMAL", "B-PLACE")
-    assert read_tags([words], [[0, 1, 0, 2]], ("O", "B-X", "B-Y")).labels == ("O", "B-X", "B-Y")
-    assert "row 1 has 4 words, but 1 tags" in read_tags([words], [["O"]], None).doubt
 
 
 ODD = [

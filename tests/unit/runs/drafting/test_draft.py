@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import yaml
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from drafts import Draft
 from tickets import write_tickets
 
 from mtbert.cli.main import main
 from mtbert.errors import FileError, InputError, MissingFileError
-from mtbert.recipe import load_data, load_recipe
 from mtbert.recipe.yaml_layers import parse_yaml
 from mtbert.runs.drafting import tables as tables_file
 from mtbert.runs.drafting.facts import suggest_length
 from mtbert.runs.drafting.run import draft
-from mtbert.runs.drafting.wishes import Wishes, parse_tasks
+from mtbert.runs.drafting.wishes import parse_tasks
 
 SHARED = Path(__file__).parents[4].parent / "shared/data"
 WORDS = "a an the cat dog bird fish house tree runs sleeps eats flies is was not very good bad fine old new".split()  # noqa: SIM905
@@ -39,35 +39,6 @@ def write(path: Path, columns: dict[str, list], separator: str = ",", **options)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
     return path
-
-
-class Draft:
-    """A drafted recipe, which was read back and whose data passed all checks."""
-
-    def __init__(self, text: str, found: list[str], path: Path):
-        self.text, self.found = text, "\n".join(found)
-        path.write_text(text, encoding="utf-8")
-        self.recipe = load_recipe(path)
-        self.tasks = self.recipe.tasks
-        self.splits = {name: loaded.splits for name, loaded in load_data(self.recipe).items()}
-        self.comments = " ".join(line.strip()[3:] for line in text.splitlines() if line.strip().startswith("## "))
-
-    def kinds(self) -> dict[str, str]:
-        return {
-            name: str(task.spec(name).problem_type).removesuffix("_classification") for name, task in self.tasks.items()
-        }
-
-
-@pytest.fixture
-def drafted(tmp_path, monkeypatch, encoder_dir):
-    """A function: files, choices → the Draft; it works in `tmp_path`."""
-    monkeypatch.chdir(tmp_path)
-
-    def make(*given, encoder=encoder_dir, **wishes) -> Draft:
-        made = draft([str(name) for name in given], Path("mine.yaml"), encoder, Wishes(**wishes))
-        return Draft(made.text, made.found, tmp_path / "mine.yaml")
-
-    return make
 
 
 def switched_on(text: str, task: str) -> dict:
@@ -298,14 +269,6 @@ def test_folders_of_save_to_disk(drafted, tmp_path):
     DatasetDict({"train": rows, "validation": other}).save_to_disk(str(tmp_path / "saved"))
     made = drafted("saved")
     assert (made.tasks["saved"].data.train, made.tasks["saved"].data.dev) == ("train", "validation")
-
-
-def test_tokens(drafted, tmp_path):
-    words = [[str(i), *row] for i in range(15) for row in (["cat", "runs"], ["dog", "house"])]
-    values = {"tokens": words, "ner_tags": [["O", "B-PET", "O"], ["O", "B-PET", "I-PET"]] * 15}
-    Dataset.from_dict(values).to_parquet("x.parquet")
-    made = drafted("x.parquet")
-    assert made.kinds() == {"ner_tags": "token"} and made.tasks["ner_tags"].labels == ("O", "B-PET", "I-PET")
 
 
 # ---- lengths ----
