@@ -77,7 +77,7 @@ def load_encoder(
     """
     with _tables_held_back():
         model, loading = auto_class.from_pretrained(
-            encoder, **{**kwargs, "trust_remote_code": False, "output_loading_info": True}
+            encoder, **{**kwargs, "output_loading_info": True, "trust_remote_code": False}
         )
     missing = sorted(name for name in loading["missing_keys"] if unread is None or not name.startswith(unread))
     if missing:

@@ -1,6 +1,7 @@
 """What comes with an encoder or a checkpoint is read, never run: neither code beside it nor a pickle's commands."""
 
 import json
+import logging
 import pickle
 import shutil
 from pathlib import Path
@@ -48,6 +49,18 @@ def change(file: Path, **values) -> None:
 # ---- weights ----
 
 
+@pytest.fixture
+def logged(caplog):
+    """The log of transformers' loading, whatever other tests have set."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    before = logger.level
+    logger.addHandler(caplog.handler)
+    logger.setLevel(logging.WARNING)
+    yield caplog
+    logger.setLevel(before)
+    logger.removeHandler(caplog.handler)
+
+
 def without(folder: Path, *parts: str) -> Path:
     """Take the weights whose names contain one of these words out of a folder."""
     file = folder / "model.safetensors"
@@ -55,11 +68,11 @@ def without(folder: Path, *parts: str) -> Path:
     return folder
 
 
-def test_missing_weights_are_told_in_one_line(copy, caplog):
+def test_missing_weights_are_told_in_one_line(copy, logged):
     without(copy, "layer.1.")
     with pytest.warns(UserWarning, match=r"copy has no weights for \['encoder.layer.1.*\(16 in all\), which begin at"):
         MtBertForMultiTask.from_encoder(copy, [TASK])
-    assert "LOAD REPORT" not in caplog.text
+    assert "LOAD REPORT" not in logged.text
 
 
 def test_a_missing_pooler_is_told_where_a_task_reads_it(copy, recwarn):
@@ -71,18 +84,18 @@ def test_a_missing_pooler_is_told_where_a_task_reads_it(copy, recwarn):
             MtBertForMultiTask.from_encoder(copy, tasks)
 
 
-def test_weights_of_other_heads_are_not_told(copy, caplog, recwarn):
+def test_weights_of_other_heads_are_not_told(copy, logged, recwarn):
     file = copy / "model.safetensors"
     save_file({**load_file(file), "cls.predictions.bias": torch.zeros(3)}, file)
     MtBertForMultiTask.from_encoder(copy, [TASK])
-    assert not recwarn.list and "LOAD REPORT" not in caplog.text
+    assert not recwarn.list and "LOAD REPORT" not in logged.text
 
 
-def test_the_table_is_shown_where_weights_do_not_fit(copy, caplog):
+def test_the_table_is_shown_where_weights_do_not_fit(copy, logged):
     change(copy / "config.json", intermediate_size=24)
     with pytest.raises(RuntimeError, match="above report"):
         MtBertForMultiTask.from_encoder(copy, [TASK])
-    assert "LOAD REPORT" in caplog.text and "MISMATCH" in caplog.text
+    assert "LOAD REPORT" in logged.text and "MISMATCH" in logged.text
 
 
 # ---- code ----
