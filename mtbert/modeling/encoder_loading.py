@@ -72,7 +72,7 @@ def load_encoder(
     Args:
         encoder: a model of the hub, or a folder.
         auto_class: the class that loads it.
-        unread: what names of weights begin with that nothing reads, and that may lack.
+        unread: beginning of the names of weights that nothing reads, and that may be absent.
         kwargs: as in `AutoModel.from_pretrained`.
     """
     with _tables_held_back():
@@ -140,7 +140,7 @@ def start_encoder(
     Args:
         encoder: a model of the hub, or a folder.
         dropout: dropout probability of the attention weights, in [0, 1); None: that of the encoder's config.
-        tasks: the model's tasks, or their fields; if none reads the encoder's pooler, its weights may lack.
+        tasks: the model's tasks, or their fields; if none reads the encoder's pooler, its weights may be absent.
         kwargs: as in `AutoModel.from_pretrained`.
 
     Raises:
