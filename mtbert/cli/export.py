@@ -47,8 +47,7 @@ def export(args: argparse.Namespace) -> None:
         from ..export.scored_rows import read_rows
 
         rows = read_rows(args.checkpoint, args.recipe, args.data_dir, config.task_specs, args.rows)
-        say = lambda line: print(display(line))  # noqa: E731
-        quantise = partial(quantise_graphs, rows=rows, max_loss=args.max_loss, say=say, scales=args.scales)
+        quantise = partial(quantise_graphs, rows=rows, max_loss=args.max_loss, say=_say, scales=args.scales)
     model, _ = load_member(args.checkpoint, "cpu")
     try:
         tokenizer = model.tokenizer
@@ -59,6 +58,10 @@ def export(args: argparse.Namespace) -> None:
             write_model(model, tokenizer, part, args.to, Path(args.checkpoint).resolve().name, quantise)
         size = sum(file.stat().st_size for file in part.iterdir()) / 2**20
     print(f"{args.output} answers {len(model.tasks)} tasks in {size:,.1f} MiB; try: python {args.output}/example.py")
+
+
+def _say(line: str) -> None:
+    print(display(line))
 
 
 if __name__ == "__main__":

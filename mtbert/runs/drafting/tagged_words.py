@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...data.label_forms import is_empty
-from ...modeling.problem_types import PROBLEM_TYPES
 from ...modeling.token_labels import tag_problems
 from .columns import WORDS_OF_PROSE, Column, as_parts, is_number
 from .readings import MOST_LABELS, TOKENS, Reading, no_task
@@ -39,8 +38,7 @@ class TaggedWords:
 
 def tagged_words(table: Table, wishes: Wishes) -> TaggedWords | None:
     """Read the words of a table and their tags; None if it has no words."""
-    known = TAGS in PROBLEM_TYPES and len(table.train) > 1  # a single row of lists holds columns, not words
-    found = find_words(table.columns) if known else None
+    found = find_words(table.columns) if len(table.train) > 1 else None  # a single row of lists holds columns
     if found is None:
         return None
     words, columns = found

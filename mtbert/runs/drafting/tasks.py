@@ -115,9 +115,12 @@ def draft_table(table: Table, wishes: Wishes, several: bool, taken: set[str]) ->
     check_header(table, wishes.columns)
     tagged = tagged_words(table, wishes)
     if tagged is None:
-        return [_with_tasks(_draft(table, table.columns, wishes), wishes, several, taken)]
+        text = _texts(table, table.columns, wishes)
+        if text is None:
+            raise InputError(text_problem(table))
+        return [_with_tasks(_draft(table, table.columns, wishes, text), wishes, several, taken)]
     rest = [column for column in table.columns if column.name not in tagged.columns]
-    text = None if tagged.words in wishes.text else _texts(table, rest, wishes, needed=False)
+    text = None if tagged.words in wishes.text else _texts(table, rest, wishes)
     if text is None:
         return [_with_tasks(_draft(table, rest, wishes, ((tagged.words,), ())), wishes, several, taken, tagged)]
     if not tagged.readings:  # other texts come first, and lists may be labels
@@ -136,10 +139,10 @@ def _draft(
     table: Table,
     columns: Sequence[Column],
     wishes: Wishes,
-    text: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
+    text: tuple[tuple[str, ...], tuple[str, ...]],
 ) -> TableDraft:
-    """The draft of a table before its tasks; `columns`: those that may be texts, an id or labels."""
-    chosen, others = text or _texts(table, columns, wishes) or ((), ())
+    """The draft of a table before its tasks; `columns`: those that may be texts, an id or labels; `text`: `_texts`."""
+    chosen, others = text
     keys = {split: text_keys(rows, chosen) for split, rows in table.splits.items()}
     rest = tuple(column for column in columns if column.name not in chosen)
     return TableDraft(table, chosen, others, _id(table, rest, wishes), keys, rest=rest)
@@ -234,17 +237,13 @@ def _is_free(name: str) -> bool:
     return not reserved_problems(name)
 
 
-def _texts(
-    table: Table, columns: Sequence[Column], wishes: Wishes, needed: bool = True
-) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
-    """The columns of the texts, and further ones that may be texts; None if there is none and none is needed."""
+def _texts(table: Table, columns: Sequence[Column], wishes: Wishes) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The columns of the texts, and further ones that may be texts; None if there is none."""
     chosen, others = wishes.text, ()
     if not chosen or not set(chosen) <= {column.name for column in columns}:
         choice = choose_text([column for column in columns if column.name not in (*wishes.label, wishes.id)])
-        if choice is None and not needed:
-            return None
         if choice is None:
-            raise InputError(text_problem(table))
+            return None
         chosen, others = choice.columns, choice.others
     for split, rows in table.splits.items():
         for name in chosen:
