@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..modeling.checkpoint_loading import read_json
 from ..modeling.display import masked
 from ..recipe import Recipe, RecipeError
 from . import bundled
@@ -279,12 +280,24 @@ class FormTable:
         return self.results / f"{model.model.name}-{seed}.json"
 
     def result(self, model: ModelRuns, seed: int) -> Result | None:
-        """The result of a finished run; None if there is no file, or it is of other settings."""
-        file = self.file(model, seed)
-        if not file.is_file():
-            return None
-        result = Result.read(file, model.model.path)
-        return result if result.settings == self.settings(model, seed) else None
+        """The result of a finished run, by whatever name its file has; None if no file is of its settings and seed."""
+        settings, own = self.settings(model, seed), self.file(model, seed)
+        for file in (own, self._other_files.get((settings, seed))):
+            if file is not None and file.is_file():
+                result = Result.read(file, model.model.path)
+                if (result.settings, result.seed) == (settings, seed):
+                    return replace(result, row=model.model.name)
+        return None
+
+    @cached_property
+    def _other_files(self) -> dict[tuple[str, int], Path]:
+        """(Hash of the settings, seed) → the file of a run that another table or study has made."""
+        found = {}
+        for file in sorted(self.results.glob("*.json")):
+            values = read_json(file, "remove it, and the run is run again", limited=False)
+            if isinstance(values, dict) and "settings" in values and "seed" in values:
+                found[values["settings"], values["seed"]] = file
+        return found
 
     def results_of(self, name: str) -> dict[int, list[Result]]:
         """Seed → the results of a form's models, of the seeds with which all of them have ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,6 +125,18 @@ def test_the_second_call_goes_on(done, write, in_process, tmp_path, capsys):
     assert main([*again, "--training.learning_rate", "1e-2", "--finished_only"]) == 0  # of other settings
     assert len(in_process) == before + 1
     assert "Not all runs have ended yet: alone, together, adapters" in (folder / study_page.PAGE).read_text()
+
+
+def test_runs_of_another_table_with_the_same_settings_count(done, in_process, tmp_path):
+    argv, _ = done
+    before, results = len(in_process), tmp_path / "results"
+    results.mkdir()
+    for file in (Path(argv[argv.index("--output") + 1]) / "results").glob("*.json"):
+        shutil.copy(file, results / f"of-another-table-{file.name}")
+    assert main([*arguments(argv[0], tmp_path), "--results", str(results)]) == 0
+    assert len(in_process) == before
+    _, table = table_of([*arguments(argv[0], tmp_path), "--results", str(results)])
+    assert {result.row for result in table.results_of("alone")[2]} == {"alone-sst", "alone-para", "alone-sts"}
 
 
 def test_the_plan_trains_nothing_and_says_what_and_how_long(done, write, in_process, tmp_path, capsys):
