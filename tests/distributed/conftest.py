@@ -2,16 +2,19 @@
 
 import socket
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from tagged import SLOTS, tagged_split
 
 from mtbert.training.arguments import MtBertTrainingArguments
 from mtbert.training.trainer import MtBertTrainer
 
 # train sizes leave uneven last steps of 4, 4, 1 and 1 rows; eval sizes leave uneven batches on several processes
 TRAIN_ROWS, EVAL_ROWS = (20, 12, 17, 9), (13, 9, 8, 3)
+WORDS = (18, 7)  # rows with labels of words, for training and evaluation
 
 
 @pytest.fixture(scope="session")
@@ -37,9 +40,10 @@ def write_data(make_model, splits, tasks, tokenizer):
     """A function: folder → in it what `worker.py` describes, and `model-pal`, as `model` with adapters."""
 
     def write(folder: Path) -> None:
-        still = [replace(task, dropout=0.0) for task in tasks]
+        still = [replace(task, dropout=0.0) for task in (*tasks, SLOTS)]
+        make = partial(make_model, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
         for name, adapter in (("model", None), ("model-pal", {"type": "pal", "size": 12})):
-            model = make_model(still, adapter=adapter, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+            model = make(still[:-1], adapter=adapter)
             model.save_pretrained(folder / name)
         with torch.no_grad():
             for parameter in model.parameters():
@@ -50,8 +54,18 @@ def write_data(make_model, splits, tasks, tokenizer):
             rows.save_to_disk(str(folder / "texts" / name))
         args = MtBertTrainingArguments(str(folder / "encoding"), use_cpu=True, report_to="none")
         encoded = MtBertTrainer(model, args, splits(TRAIN_ROWS), splits(EVAL_ROWS, 1), tokenizer)
-        for split, data in (("train", encoded.train_dataset), ("eval", encoded.eval_dataset)):
-            for name, rows in data.items():
-                rows.save_to_disk(str(folder / split / name))
+        save(encoded, folder)
+        model = make([*still[:2], still[-1]])
+        model.save_pretrained(folder / "model-words")
+        train = splits(TRAIN_ROWS[:2], specs=tasks[:2]) | {"slots": tagged_split(WORDS[0])}
+        evaluated = splits(EVAL_ROWS[:2], 1, tasks[:2]) | {"slots": tagged_split(WORDS[1], 1)}
+        save(MtBertTrainer(model, args, train, evaluated, tokenizer), folder / "words")
 
     return write
+
+
+def save(trainer: MtBertTrainer, folder: Path) -> None:
+    """Write the encoded rows of a trainer."""
+    for split, data in (("train", trainer.train_dataset), ("eval", trainer.eval_dataset)):
+        for name, rows in data.items():
+            rows.save_to_disk(str(folder / split / name))

@@ -6,7 +6,8 @@
 Without CASE: `EVERY_TIME`, and all of `CASES` where the environment has MTBERT_ALL_CASES.
 
 DATA holds `model/` (a checkpoint without dropout), `teacher/` (another, with its tokenizer), `train/<task>` and
-`eval/<task>` (encoded data sets) and `texts/<task>` (the texts of `train`). RESULTS gets, for each case and rank,
+`eval/<task>` (encoded data sets) and `texts/<task>` (the texts of `train`), and `words/`, with a further task that
+labels words: its `train/` and `eval/`, beside `model-words/`. RESULTS gets, for each case and rank,
 `<case>-<rank>.safetensors` (final weights and predictions) and `<case>-<rank>.json` (the log).
 """
 
@@ -160,6 +161,12 @@ CASES = {
         "accumulation": 2,
     },
     "source in pcgrad": {"schedule": Schedule("proportional"), "source": True, "surgery": Surgery()},
+    "words": {  # the mean over the labelled words of all processes
+        "schedule": Schedule("annealed", mixed=True, steps_per_epoch=4),
+        "words": True,
+        "task_training": {"slots": TaskTraining(class_weights=(1.0, 2.0, 3.0, 4.0), label_smoothing=0.1)},
+        "accumulation": 2,
+    },
     "few rows": {"schedule": Schedule("uniform", mixed=True, steps_per_epoch=5), "few_rows": True},
     "lora": {"schedule": Schedule("annealed", mixed=True, steps_per_epoch=4), "peft": {"r": 2}},
     "pal": {"schedule": Schedule("round_robin", steps_per_epoch=5), "adapter": True},
@@ -204,8 +211,15 @@ def make_model(name: str, data: Path):
     """The untrained model of a case."""
     case = CASES[name]
     set_seed(0)
-    model = MtBertForMultiTask.from_pretrained(data / ("model-pal" if case.get("adapter") else "model"))
+    name = "model-words" if case.get("words") else "model-pal" if case.get("adapter") else "model"
+    model = MtBertForMultiTask.from_pretrained(data / name)
     return wrap(model, {"target_modules": ["query", "value"], **case["peft"]}) if "peft" in case else model
+
+
+def read_splits(name: str, data: Path) -> dict[str, dict[str, datasets.Dataset]]:
+    """Split → task → the rows of a case."""
+    folder = data / "words" if CASES[name].get("words") else data
+    return {split: {each.name: load_from_disk(str(each)) for each in (folder / split).iterdir()} for split in SPLITS}
 
 
 def teach(trainer: MtBertTrainer, data: Path, results: Path) -> None:
@@ -258,7 +272,7 @@ def run_case(name: str, data: Path, results: Path, processes: int) -> None:
         **{"optim": "sgd", **case.get("args", {})},
     )
     assert args.world_size == processes
-    splits = {split: {each.name: load_from_disk(str(each)) for each in (data / split).iterdir()} for split in SPLITS}
+    splits = read_splits(name, data)
     if case.get("few_rows"):  # fewer than processes
         splits["train"] |= {name: splits["train"][name].select(range(rows)) for name, rows in FEW_ROWS.items()}
     if case.get("source"):
