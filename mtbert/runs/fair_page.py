@@ -156,11 +156,13 @@ def page_table(entries: Sequence[Mapping[str, Any]]) -> str:
     heading = ["row", "what", *names, "published", "learning rate", "seeds", "steps", "seconds", "notes"]
     lines = [markdown_row(heading), "|" + "---|" * len(heading)]
     for entry in done:
-        group = [other["row"] for other in entries if other["same_as"] == entry["row"]]
-        cells = [", ".join([entry["row"], *group]), entry["what"].split(". ")[0].rstrip(".")]
+        group = [entry, *(other for other in entries if other["same_as"] == entry["row"])]
+        whats = {each["row"]: each["what"].split(". ")[0].rstrip(".") for each in group}
+        figures = {each["row"]: published_cell(each["published"], {}) for each in group}
+        cells = [", ".join(whats), _by_row(whats)]
         cells += [spread(entry["scores"].get(name, [])) for name in names]
         cells += [
-            published_cell(entry["published"], {}),
+            _by_row({row: figure for row, figure in figures.items() if figure}),
             f"{entry['learning_rate']:g}",
             str(len(entry["seeds"])),
             str(entry["steps"]),
@@ -171,6 +173,13 @@ def page_table(entries: Sequence[Mapping[str, Any]]) -> str:
     if lacking:
         lines += ["", f"Not run yet: {', '.join(lacking)}."]
     return "\n".join(lines)
+
+
+def _by_row(texts: Mapping[str, str]) -> str:
+    """Join the texts of the rows of a group, each after its row's name; a single text stands alone."""
+    if len(texts) < 2:
+        return "".join(texts.values())
+    return "; ".join(f"{row}: {text}" for row, text in texts.items())
 
 
 def pilot_rates(fair: FairTable) -> dict[str, dict[str, Any]]:

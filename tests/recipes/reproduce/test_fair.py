@@ -365,3 +365,20 @@ def test_the_recipes_page_shows_the_committed_results():
         for seed, overall in zip(entry["seeds"], entry["scores"].get("overall", ()), strict=True):
             file = folder / f"{entry['same_as'] or entry['row']}-{seed}.json"
             assert json.loads(file.read_text())["scores"]["eval_overall"] == overall
+
+
+def test_rows_of_a_group_have_their_own_descriptions_and_figures():
+    entry = {"scores": {"overall": [0.5, 0.6]}, "learning_rate": 1e-3, "seeds": [1, 2], "steps": 9, "seconds": [3.0]}
+    entry |= {"doubts": [], "same_as": ""}
+    rows = [
+        ("A", "", {"overall": 0.4}, "rate 1e-3"),
+        ("B", "A", {"overall": 0.7}, "rate 1e-5. Or so"),
+        ("C", "", {}, ""),
+    ]
+    entries = [
+        {**entry, "row": row, "same_as": same, "published": published, "what": what}
+        for row, same, published, what in rows
+    ]
+    lines = fair_page.page_table(entries).splitlines()
+    assert lines[2].startswith("| A, B | A: rate 1e-3; B: rate 1e-5 | ")
+    assert "| A: overall 0.4; B: overall 0.7 |" in lines[2] and lines[3].startswith("| C |  | ") and len(lines) == 4
