@@ -293,10 +293,9 @@ class FormTable:
     def _other_files(self) -> dict[tuple[str, int], Path]:
         """(Hash of the settings, seed) → the file of a run that another table or study has made."""
         found = {}
-        for file in sorted(self.results.glob("*.json")):
+        for file in sorted(self.results.glob("*-[0-9]*.json")):
             values = read_json(file, "remove it, and the run is run again", limited=False)
-            if isinstance(values, dict) and "settings" in values and "seed" in values:
-                found[values["settings"], values["seed"]] = file
+            found[values.get("settings", ""), values.get("seed", 0)] = file
         return found
 
     def results_of(self, name: str) -> dict[int, list[Result]]:

@@ -14,7 +14,7 @@ from mtbert.training.trainer import MtBertTrainer
 
 # train sizes leave uneven last steps of 4, 4, 1 and 1 rows; eval sizes leave uneven batches on several processes
 TRAIN_ROWS, EVAL_ROWS = (20, 12, 17, 9), (13, 9, 8, 3)
-WORDS = (18, 7)  # rows with labels of words, for training and evaluation
+WORDS = (18, EVAL_ROWS[2])  # rows of a third task, whose words are labelled
 
 
 @pytest.fixture(scope="session")

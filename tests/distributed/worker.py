@@ -211,8 +211,8 @@ def make_model(name: str, data: Path):
     """The untrained model of a case."""
     case = CASES[name]
     set_seed(0)
-    name = "model-words" if case.get("words") else "model-pal" if case.get("adapter") else "model"
-    model = MtBertForMultiTask.from_pretrained(data / name)
+    folder = "model-words" if case.get("words") else "model-pal" if case.get("adapter") else "model"
+    model = MtBertForMultiTask.from_pretrained(data / folder)
     return wrap(model, {"target_modules": ["query", "value"], **case["peft"]}) if "peft" in case else model
 
 
