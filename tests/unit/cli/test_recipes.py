@@ -92,7 +92,7 @@ def test_a_wheel_has_the_recipes_the_data_and_the_command(tmp_path):
     installed, recipes = tmp_path / "installed" / "mtbert" / "bundled", ROOT / "recipes"
     for pattern in ("configs/**/*.*", "sample_data/*", "accelerate/*"):
         found, wanted = (
-            {file.relative_to(folder): file.read_bytes() for file in folder.glob(pattern)}
+            {file.relative_to(folder): file.read_bytes() for file in folder.glob(pattern) if file.is_file()}
             for folder in (installed, recipes)
         )
         assert found == wanted and wanted
