@@ -19,7 +19,7 @@ from datasets import Dataset, DatasetDict
 from ..errors import InputError
 from .loaded_task import LoadedTask
 from .permutation import mix
-from .spec import DataSpec
+from .spec import CUT, DataSpec
 from .split_report import SplitReport
 from .text_groups import joined
 
@@ -70,8 +70,10 @@ def hold_out(
 ) -> tuple[dict[str, Dataset], list[SplitReport]]:
     """Make the fold `data.fold` of the training rows the dev split, and drop unlabelled rows that have a text of it.
 
+    A dev split that was cut from the training rows is no part of any fold, and is dropped.
+
     Args:
-        splits: `train` and others.
+        splits: `train` and others; `dev` among them has been cut off.
         reports: their reports, that of `train` first.
         data: names the fold.
         where: the key, for errors.
@@ -81,7 +83,8 @@ def hold_out(
     """
     number: Any = data.folds  # checked before
     fold: Any = data.fold
-    rows, report = splits["train"], reports[0]
+    aside = {split: len(splits[split]) for split in CUT if split in splits and data.is_share(split)}
+    rows, report = splits["train"], replace(reports[0], cut=None, share=None, aside=aside)
     held = fold_of_rows(row_keys(rows), number) == fold
     count = int(held.sum())
     if not 0 < count < len(rows):
@@ -92,8 +95,8 @@ def hold_out(
         )
     parts = {"train": rows.select(np.flatnonzero(~held)), "dev": rows.select(np.flatnonzero(held))}
     described = [replace(report, split=split, fold=(len(part), fold, number)) for split, part in parts.items()]
-    others = {name: part for name, part in splits.items() if name != "train"}
-    reports = reports[1:]
+    others = {name: part for name, part in splits.items() if name not in parts}
+    reports = [each for each in reports[1:] if each.split not in parts]
     if "unlabelled" in others:
         kept = without_texts(others["unlabelled"], row_keys(parts["dev"]))
         dropped = len(others["unlabelled"]) - len(kept)

@@ -20,6 +20,7 @@ SPLITS = ("train", "dev", "test")
 UNLABELLED = "unlabelled"
 CUT = ("dev", "test")  # splits that may be a share of the training rows
 LABEL_KEYS = ("label", "label_separator", "empty")  # the keys about labels: each task of a source has its own
+OF_TASKS = ("source", *LABEL_KEYS)  # all keys that a task of a source has for itself
 _SHARE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 
 
@@ -40,7 +41,8 @@ class DataSpec:
         dev_share: for data without a dev split: share of the training rows, between 0 and 1, that are not trained on
             but are the dev split. They are drawn at random with `sample_seed`.
         folds: number of folds, 2 or more, into which the texts of the training rows are dealt by their hash; rows that
-            share a text, directly or through other rows, are in the same fold. Excludes `dev` and `dev_share`.
+            share a text, directly or through other rows, are in the same fold. Excludes a `dev` file; rows that `dev:
+            10%`, `test: 10%` or `dev_share` cut off are in no fold.
         fold: with `folds`, the fold, from 0, that is not trained on but is the dev split. No other row with a text of
             it is trained on either, of any task.
         test: a split to predict; its label column may be absent. `10%` cuts it as for `dev`.
@@ -239,12 +241,17 @@ class DataSpec:
             problems.append(
                 Problem(("fold",), f"is {self.fold}, but must be from 0 to {self.folds - 1}, as folds is {self.folds}")
             )
-        for key in ("dev", "dev_share"):
-            if getattr(self, key):
-                problems.append(
-                    Problem(("folds",), f"is {self.folds}, but {key} is {getattr(self, key)!r}; drop one of them")
-                )
+        if self.dev and not self.is_share("dev"):
+            problems.append(Problem(("folds",), f"is {self.folds}, but dev is {self.dev!r}; drop one of them"))
         return problems
+
+    def is_share(self, split: str) -> bool:
+        """Whether a split is a share of the training rows, which is cut off before they are divided into folds."""
+        return split in self.cuts or (split == "dev" and self.dev_share is not None)
+
+    def key(self, task: str) -> str:
+        """The key of a recipe below which these are: of the task, or of its source."""
+        return f"tasks.{task}.data" if self.source is None else f"sources.{self.source}"
 
     @property
     def has_dev(self) -> bool:

@@ -55,6 +55,7 @@ class SplitReport:
         drawn: number of rows drawn from the usable ones, and the seed of the draw; None: all are used.
         share: with `dev_share`, number of the rows that are this split's, and the seed of their draw.
         fold: number of the rows that are this split's, the fold that is held out, and the number of folds.
+        aside: with a held-out fold, split → number of the rows that are cut off for it first, and that no fold has.
         of_held_out: number of rows that were dropped, because they have a text of a held-out row of any task.
         leaks: train rows that give away rows of the held-out splits of any task.
         without_leaks: number of rows that are left when these are dropped; None: they are kept.
@@ -83,6 +84,7 @@ class SplitReport:
     scarce: dict[str, int] = field(default_factory=dict)
     parts: Parts | None = None
     fold: tuple[int, int, int] | None = None
+    aside: dict[str, int] = field(default_factory=dict)
     of_held_out: int = 0
 
     def lines(self) -> list[str]:
@@ -102,6 +104,9 @@ class SplitReport:
             rows, shares = self.cut
             named = " and ".join(f"{split} {100 * share:.4g}%" for split, share in shares.items())
             reasons.append(f"{rows:,} of these are the {self.split} split ({named}, by the hashes of the texts)")
+        if self.aside:
+            named = " and ".join(f"{rows:,} the {split} split" for split, rows in self.aside.items())
+            reasons.append(f"of these are {named}, which no fold has")
         if self.fold:
             rows, fold, folds = self.fold
             side = "the held-out fold" if self.split == "dev" else "the folds without"

@@ -8,11 +8,9 @@ from dataclasses import fields
 from typing import Any
 
 from ..data.pools import TASK, Sources
-from ..data.spec import LABEL_KEYS, DataSpec
+from ..data.spec import LABEL_KEYS, OF_TASKS, DataSpec
 from ..errors import Problem
 from .fields import Report, read_fields, shown, some
-
-OF_TASKS = ("source", *LABEL_KEYS)  # the keys of data that a task of a source has for itself
 
 
 def read_sources(values: Any, report: Report) -> dict[str, DataSpec]:

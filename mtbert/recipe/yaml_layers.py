@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ..data.spec import OF_TASKS
 from ..errors import RecipeError
 from ..modeling.display import brief
 from ..modeling.limits import beyond, limit
@@ -209,10 +210,27 @@ def _keep_tasks(under: Layer, over: Layer) -> Layer:
     return Layer({**over.tree, "tasks": dropped}, over.origins, problems)
 
 
+def _without_files(under: Layer, over: Layer) -> Layer:
+    """`under` without the files of tasks that `over` gives a source: only their keys of labels are left."""
+    tree = under.tree
+    for name, task in over.tree["tasks"].items():
+        below = _inside(_inside(_inside(tree, "tasks"), name), "data")
+        if isinstance(below, dict) and isinstance(_inside(_inside(task, "data"), "source"), str):
+            kept = {key: value for key, value in below.items() if key in OF_TASKS}
+            tree = tree | {"tasks": tree["tasks"] | {name: tree["tasks"][name] | {"data": kept}}}
+    return Layer(tree, under.origins, under.problems)
+
+
 def merge_layers(under: Layer, over: Layer) -> Layer:
-    """`merge` of two layers; a `null` task drops one that is there, and a list of names keeps these alone."""
+    """`merge` of two layers.
+
+    A `null` task drops one that is there, a list of names keeps these alone, and a task that is given a source has no
+    files of the base.
+    """
     if isinstance(over.tree.get("tasks"), list):
         over = _keep_tasks(under, over)
+    if isinstance(over.tree.get("tasks"), dict):
+        under = _without_files(under, over)
 
     def replaced(path: KeyPath) -> bool:
         node = over.tree

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from ..data.spec import CUT
 from ..recipe import Recipe, load_recipe
 from .budget import BATCH, EPOCHS, FAIR_STEPS, PILOT_SEED, PILOT_SHARE, STEPS, TEXTS_PER_EXAMPLE
 
@@ -53,8 +54,12 @@ def pilot_keys(recipe: Recipe) -> list[str]:
     """Return the overrides that a pilot adds: a share of the training rows, and not dev, is evaluated."""
     keys: Keys = {"training.seed": PILOT_SEED}
     for name, task in recipe.tasks.items():
-        data = f"tasks.{name}.data" if task.data.source is None else f"sources.{task.data.source}"
-        keys |= {f"{data}.dev": None, f"{data}.dev_share": PILOT_SHARE}
+        data = task.data.key(name)
+        if task.data.is_share("dev") or task.data.is_share("test"):  # their rows take no part in the choice
+            keys |= {f"{data}.folds": round(1 / PILOT_SHARE), f"{data}.fold": 0}
+            keys |= {} if task.data.is_share("dev") else {f"{data}.dev": None}
+        else:
+            keys |= {f"{data}.dev": None, f"{data}.dev_share": PILOT_SHARE}
     return as_overrides(keys)
 
 
@@ -80,11 +85,14 @@ def steps_keys(recipe: Recipe, steps: int) -> Keys:
 def fold_keys(recipe: Recipe, folds: int, fold: int) -> Keys:
     """Return the keys of a run that is evaluated, once at its end, on a fold of the training rows, and not on dev."""
     keys = quiet_keys() | {"training.save_logits": True, "training.eval_on_start": False}
-    for task in recipe.tasks:
-        data = {"dev": None, "dev_share": None, "test": None, "folds": folds, "fold": fold}
-        keys |= {f"tasks.{task}.data.{key}": value for key, value in data.items()}
-        if recipe.tasks[task].data.sample is None:
-            keys[f"tasks.{task}.data.sample_seed"] = 0  # without dev_share, it would be for nothing
+    for name, task in recipe.tasks.items():
+        where = task.data.key(name)
+        keys |= {f"{where}.{split}": None for split in CUT if not task.data.is_share(split)}
+        keys |= {f"{where}.folds": folds, f"{where}.fold": fold}
+        if task.data.dev_share is None:
+            keys[f"{where}.dev_share"] = None
+            if task.data.sample is None:
+                keys[f"{where}.sample_seed"] = 0  # without dev_share, it would be for nothing
     return keys
 
 

@@ -83,7 +83,8 @@ def fit_calibrations(
             if split in splits:
                 raw[task.name] = splits[split]
             else:
-                skipped.append(f"task {task.name!r} has no {split} split; name one: --tasks.{task.name}.data.{split}")
+                key = recipe.tasks[task.name].data.key(task.name)
+                skipped.append(f"task {task.name!r} has no {split} split; name one: --{key}.{split}")
     calibrations, figures = {}, {}
     if raw:
         _, predicted, _, _ = predict_split(model, tokenizer, recipe, raw, split, left_out=PRECISIONS)

@@ -16,7 +16,7 @@ from .table_plan import find_rows
 
 NAME = re.compile(r"\w[\w.+-]{0,99}")
 TAKEN = ("training.output_dir", "training.resume_from_checkpoint", "training.seed", "data_dir", "base", "imports")
-TAKEN_OF_TASKS = ("data.dev", "data.dev_share", "data.test", "data.folds", "data.fold")
+TAKEN_OF_DATA = ("dev", "dev_share", "test", "folds", "fold")
 
 
 @dataclass(frozen=True)
@@ -107,8 +107,8 @@ def _check_candidate(name: str, changes: Any, report: Report) -> None:
         return
     for key in changes or ():
         parts = key.split(".")
-        of_task = ".".join(parts[1:] if parts[0] == "all_tasks" else parts[2:])
-        if key in TAKEN or (parts[0] in ("tasks", "all_tasks") and of_task in TAKEN_OF_TASKS):
+        of_data = {"all_tasks": parts[2:], "tasks": parts[3:], "sources": parts[2:]}.get(parts[0], [])
+        if key in TAKEN or ".".join(of_data) in TAKEN_OF_DATA:
             report.add(Problem((*path, key), "is set by the command itself; drop it"))
         for other in changes or ():
             if key.startswith(f"{other}."):

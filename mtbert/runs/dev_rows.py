@@ -28,7 +28,7 @@ class DevRows:
     Attributes:
         task: its main metric and labels.
         labelled: positions of the rows with a label in the split.
-        count: number of all rows of the split.
+        count: number of all rows of the split; of a source, of all its texts with a label of any task.
         known: of a multi-label task: which entries of its labelled rows are known, `(rows, labels)`; the others count
             as 0 on both sides, which F1 ignores.
         tags: of a task that labels words: the ids of the tags of its labelled rows, `(rows, most words)`.
@@ -112,14 +112,15 @@ def decided(
     """
     answers = {}
     for name, logits in result.logits.items():
-        count = dev[name].count
-        if len(logits) != count:
+        count, labelled = dev[name].count, dev[name].labelled
+        if len(logits) not in (count, len(labelled)):
             raise InputError(
                 f"the result of {result.row} with seed {result.seed} has {len(logits):,} dev rows of {name}, but the "
                 f"data in {place} has {count:,}; give the data that the runs had"
             )
-        rows = logits[dev[name].labelled].astype(np.float64)
-        decided_rows = decisions(specs[name], rows)
+        # a model of this task alone leaves out the texts of a source that have no label of it
+        rows = logits if len(logits) == len(labelled) else logits[labelled]
+        decided_rows = decisions(specs[name], rows.astype(np.float64))
         known, tags = dev[name].known, dev[name].tags
         if tags is not None:
             decided_rows = counts_by_row(decided_rows, tags, specs[name].classes)

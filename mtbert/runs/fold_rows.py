@@ -11,7 +11,7 @@ import numpy as np
 
 from ..data.collation import label_array
 from ..data.folds import fold_of_rows, row_keys, text_groups
-from ..data.spec import DataSpec
+from ..data.spec import CUT, OF_TASKS, DataSpec
 from ..errors import RecipeError
 from ..evaluation.choosing import HeldOut
 from ..evaluation.metrics import default_metrics, labelled_rows
@@ -32,6 +32,7 @@ SAME = (
     "format",
     "sample",
     "sample_seed",
+    "dev_share",
     "separator",
     "quoting",
     "source",
@@ -125,8 +126,9 @@ def load_fold_rows(recipe: Recipe, folds: int, used: Sequence[int]) -> dict[int,
 
 
 def _train_only(data: DataSpec) -> DataSpec:
-    others: dict[str, Any] = dict.fromkeys(("dev", "dev_share", "test", "unlabelled", "folds", "fold"))
-    seed = data.sample_seed if data.sample is not None else 0
+    dropped = ["unlabelled", "folds", "fold", *(split for split in CUT if split not in data.cuts)]
+    seed = 0 if data.sample is None and data.dev_share is None else data.sample_seed
+    others: dict[str, Any] = dict.fromkeys(dropped)
     return replace(data, **others, symmetric=False, sample_seed=seed)
 
 
@@ -141,16 +143,25 @@ def _digest(texts: Sequence[tuple[str, ...]], labels: np.ndarray) -> str:
 def same_rows_problems(name: str, recipe: Recipe, baseline: Recipe) -> list[str]:
     """Return the reasons why a candidate can not be compared with the baseline row by row."""
     problems = []
+    if recipe.drawn_sources != baseline.drawn_sources and recipe.tasks.keys() >= baseline.tasks.keys():
+        draw = [each.schedule.draw for each in (recipe, baseline)]
+        if draw[0] != draw[1]:
+            problems.append(
+                f"candidate {name!r}: schedule.draw is {draw[0]!r}, but {draw[1]!r} in the baseline; held-out rows are "
+                "texts with a label of any task in one and of each task in the other, so set it for all"
+            )
     for task, of_baseline in baseline.tasks.items():
         if task not in recipe.tasks:
             problems.append(f"candidate {name!r} lacks the task {task!r}, by which candidates are compared; keep it")
             continue
         own = recipe.tasks[task]
-        for key in SAME:
+        shares = [key for key in CUT if key in own.data.cuts or key in of_baseline.data.cuts]
+        for key in (*SAME, *shares):
             values = getattr(own.data, key), getattr(of_baseline.data, key)
             if values[0] != values[1]:
+                where = f"tasks.{task}.data" if key in OF_TASKS else own.data.key(task)
                 problems.append(
-                    f"candidate {name!r}: tasks.{task}.data.{key} is {values[0]!r}, but {values[1]!r} in the baseline; "
+                    f"candidate {name!r}: {where}.{key} is {values[0]!r}, but {values[1]!r} in the baseline; "
                     "candidates are compared on the same rows, so set it for all"
                 )
         specs = own.spec(task), of_baseline.spec(task)

@@ -45,7 +45,8 @@ def plan_split(
     chosen = [task for task in tasks if task.name not in lacking]
     if not chosen or (lacking and not every_task):
         what = f"the recipe {saved.path} names no {split} split of task {lacking[0]!r}"
-        raise InputError(f"{what}; give a file in place of --split, or name it there: tasks.{lacking[0]}.data.{split}")
+        key = saved.data[lacking[0]].key(lacking[0]) if lacking[0] in saved.data else f"tasks.{lacking[0]}.data"
+        raise InputError(f"{what}; give a file in place of --split, or name it there: {key}.{split}")
     recipe = None
     if any(saved.data[task.name].source and _is_cut(saved.data[task.name], split) for task in chosen):
         recipe = load_recipe(saved.path, [] if data_dir is None else [f"--data_dir={data_dir}"])

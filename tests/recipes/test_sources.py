@@ -169,3 +169,40 @@ def test_python_trains_the_same_from_one_data_set(run, encoder_dir, tmp_path):
     trainer.train()
     one, other = (dict(each.model.named_parameters()) for each in (result.trainer, trainer))
     assert all((one[name] == other[name]).all() for name in one)
+
+
+def test_a_study_of_the_tasks_of_a_source(run, tmp_path, monkeypatch):
+    from mtbert.runs import forms
+
+    def execute(one, threads):
+        keys = [*one.overrides, "--training.output_dir", str(one.output), "--training.disable_tqdm", "true"]
+        train(load_recipe(one.path, keys))
+
+    monkeypatch.setattr(forms, "execute", execute)
+    given = [str(run.parent / "recipe.yaml"), "--output", str(tmp_path / "study"), "--seeds", "1,2"]
+    short = ["--steps", "3", "--joint_steps", "6", "--every", "2", "--rows", "6"]
+    assert command("study").main([*given, *short]) == 0
+    page = (tmp_path / "study" / "study.md").read_text()
+    assert all(f"| {name} |" in page for name in TASKS)
+    measured = json.loads((tmp_path / "study" / "affinity.json").read_text())
+    matrix = np.array(measured["affinity"]["mean"], dtype=float)
+    assert measured["steps"] == [2, 4, 6] and matrix.shape == (4, 4) and np.isfinite(matrix).all()
+
+
+def test_a_search_on_a_source(run, tmp_path):
+    (tmp_path / "space.yaml").write_text("training.learning_rate: {type: float, low: 0.001, high: 0.1, log: true}\n")
+    given = [str(run.parent / "recipe.yaml"), "--space", str(tmp_path / "space.yaml"), "--trials", "2"]
+    more = ["--study", str(tmp_path / "study.db"), "--training.max_steps", "2"]
+    assert command("search").main([*given, *more]) == 0
+    assert load_recipe(tmp_path / "recipe" / "best.yaml").drawn_sources == {"tickets": tuple(TASKS)}
+
+
+def test_budgets_of_tables_find_the_data_of_a_source(run, tmp_path):
+    from mtbert.runs.budget import PILOT_SHARE
+    from mtbert.runs.budget_keys import fair_budget, load, pilot_keys, small_budget
+
+    path = run.parent / "recipe.yaml"
+    for keys in (small_budget(path, [], 1e-4), fair_budget(path, [], 1e-4)):
+        recipe = load(path, keys)
+        pilot = load(path, [*keys, *pilot_keys(recipe)])
+        assert {(task.data.dev, task.data.dev_share) for task in pilot.tasks.values()} == {(None, PILOT_SHARE)}

@@ -164,7 +164,7 @@ class AffinityMeter(Method):
         Raises:
             InputError: a task has none.
         """
-        self._data, self._rows = self._trainer.batches(splits), []
+        self._data, self._rows = self._trainer.batches(dict(splits)), []  # without sources: rows of each task alone
         for task in self._trainer.tasks:
             with_label = labelled(task, torch.as_tensor(label_array(splits[task.name])))
             with_label = with_label.any(dim=1) if with_label.ndim > 1 else with_label  # a row of words has one of them

@@ -155,7 +155,6 @@ def test_the_hash_is_the_same_on_every_machine():
         ({"folds": 3}, "data.fold is missing, but folds is 3; give both or neither"),
         ({"fold": 0}, "data.folds is missing, but fold is 0; give both or neither"),
         ({"folds": 3, "fold": 0, "dev": "texts.json"}, "data.folds is 3, but dev is 'texts.json'; drop one of them"),
-        ({"folds": 3, "fold": 0, "dev_share": 0.1}, "data.folds is 3, but dev_share is 0.1; drop one of them"),
         ({"folds": 5000, "fold": 1}, r"data.folds is 5000, but of the 167 usable rows of .*texts.json fold 1 has 0"),
     ],
 )
@@ -183,6 +182,27 @@ def test_the_report_names_fold_and_rows(folder):
     train, dev = len(loaded.splits["train"]), len(loaded.splits["dev"])
     assert lines[0].endswith(f"; {train} of these are the folds without 2 of 4 (0 to 3)")
     assert lines[1].endswith(f"; {dev} of these are the held-out fold 2 of 4 (0 to 3)") and train + dev == 167
+
+
+@pytest.mark.parametrize(
+    "cut", [{"dev": "20%"}, {"dev": "20%", "test": "10%"}, {"test": "10%"}, {"dev_share": 0.2, "sample_seed": 3}]
+)
+def test_rows_that_are_cut_off_for_dev_and_test_are_in_no_fold(folder, cut):
+    """Not trained on, not held out, and the same whatever the fold: the choice is made without them."""
+    data = replace(ONE, **cut)
+    whole = load_task(MOOD, data, folder).splits
+    aside = {row for split in ("dev", "test") if split in whole for row in whole[split]["row"]}
+    assert aside
+    held = []
+    for fold in range(3):
+        loaded = load_task(MOOD, replace(data, folds=3, fold=fold), folder)
+        splits = loaded.splits
+        assert sorted([*splits["train"]["row"], *splits["dev"]["row"]]) == whole["train"]["row"]
+        assert ("test" in splits) == ("test" in cut)
+        held += splits["dev"]["row"]
+        lines = [report.lines()[0] for report in loaded.reports]
+        assert all(("of these are" in line and "which no fold has" in line) for line in lines[:2])
+    assert sorted(held) == whole["train"]["row"] and not aside & set(held)
 
 
 def test_a_sample_is_drawn_before_the_folds(folder):

@@ -157,6 +157,30 @@ class TestKeys:
         chosen = load_recipe(tmp_path / "mine.yaml")
         assert chosen.tasks["queue"].data.sample == 3 and chosen.drawn_sources == {"tickets": ("queue", "urgency")}
 
+    def test_a_source_replaces_the_files_that_a_base_gives_a_task(self, recipe, tmp_path):
+        recipe()
+        tree = json.loads(json.dumps(TREE)) | {"data_dir": str(tmp_path)}
+        del tree["sources"]
+        for name, task in tree["tasks"].items():
+            task["data"] = {"text": "body", "train": "tickets.csv", "label": name, "empty": "unlabelled"}
+        (tmp_path / "base.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+        (tmp_path / "mine.yaml").write_text(
+            "base: base.yaml\nsources: {t: {text: body, id: ticket, train: tickets.csv}}\n"
+            "tasks: {queue: {data: {source: t}}, urgency: {data: {source: t, label: angry}}}\n"
+        )
+        chosen = load_recipe(tmp_path / "mine.yaml", {"tasks.urgency.labels": ["no", "yes"]})
+        assert chosen.drawn_sources == {"t": ("queue", "urgency")} and chosen.tasks["queue"].data.id == "ticket"
+        assert {name: task.data.label for name, task in chosen.tasks.items()} == {
+            "queue": "queue",
+            "urgency": "angry",
+            "angry": "angry",
+        }
+        assert chosen.tasks["queue"].data.empty == "unlabelled" and chosen.tasks["angry"].data.train == "tickets.csv"
+        back = load_recipe(tmp_path / "base.yaml", {"tasks.queue.data.source": "t", "sources.t.train": "tickets.csv"})
+        assert back.tasks["queue"].data.text == ("text",)  # the source's own default, not the base's
+        with pytest.raises(RecipeError, match=r"tasks.queue.data.train.*write it in sources.t.train"):
+            load_recipe(tmp_path / "mine.yaml", {"tasks.queue.data.train": "tickets.csv"})
+
     def test_all_tasks_may_name_the_source(self, recipe):
         tree = json.loads(json.dumps(TREE))
         for task in tree["tasks"].values():
