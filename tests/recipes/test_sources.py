@@ -206,3 +206,9 @@ def test_budgets_of_tables_find_the_data_of_a_source(run, tmp_path):
         recipe = load(path, keys)
         pilot = load(path, [*keys, *pilot_keys(recipe)])
         assert {(task.data.dev, task.data.dev_share) for task in pilot.tasks.values()} == {(None, PILOT_SHARE)}
+
+        # rows that are cut off for dev take no part in the choice of a rate: a fold of the others does
+        keys = [*keys, "--sources.tickets.dev", "20%"]
+        pilot = load(path, [*keys, *pilot_keys(load(path, keys))])
+        found = {(task.data.dev, task.data.dev_share, task.data.folds) for task in pilot.tasks.values()}
+        assert found == {("20%", None, round(1 / PILOT_SHARE))}
