@@ -11,7 +11,6 @@ from typing import Any
 
 import yaml
 
-from ..data.spec import OF_TASKS
 from ..errors import RecipeError
 from ..modeling.display import brief
 from ..modeling.limits import beyond, limit
@@ -212,6 +211,8 @@ def _keep_tasks(under: Layer, over: Layer) -> Layer:
 
 def _without_files(under: Layer, over: Layer) -> Layer:
     """`under` without the files of tasks that `over` gives a source: only their keys of labels are left."""
+    from ..data.spec import OF_TASKS  # with torch, which the command line's help does not need
+
     tree = under.tree
     for name, task in over.tree["tasks"].items():
         below = _inside(_inside(_inside(tree, "tasks"), name), "data")
