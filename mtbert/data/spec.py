@@ -260,7 +260,7 @@ class DataSpec:
 
     def source_of(self, split: str) -> Names | None:
         """Return the files or hub split that a split's rows come from; None if the task has no such split."""
-        of_train = split in self.cuts or (split == "dev" and (self.dev_share or self.folds))
+        of_train = self.is_share(split) or (split == "dev" and self.folds)
         name: Names | None = getattr(self, "train" if of_train else split)
         return name
 

@@ -105,8 +105,8 @@ class SplitReport:
             named = " and ".join(f"{split} {100 * share:.4g}%" for split, share in shares.items())
             reasons.append(f"{rows:,} of these are the {self.split} split ({named}, by the hashes of the texts)")
         if self.aside:
-            named = " and ".join(f"{rows:,} the {split} split" for split, rows in self.aside.items())
-            reasons.append(f"of these are {named}, which no fold has")
+            named = " and ".join(f"{rows:,} of these are the {split} split" for split, rows in self.aside.items())
+            reasons.append(f"{named}, which no fold has")
         if self.fold:
             rows, fold, folds = self.fold
             side = "the held-out fold" if self.split == "dev" else "the folds without"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..data.spec import CUT
+from ..data.spec import CUT, DataSpec
 from ..recipe import Recipe, load_recipe
 from .budget import BATCH, EPOCHS, FAIR_STEPS, PILOT_SEED, PILOT_SHARE, STEPS, TEXTS_PER_EXAMPLE
 
@@ -28,7 +28,7 @@ def small_budget(path: Path, more: list[str], learning_rate: float, curves: bool
     Dev splits are evaluated at the end, with `curves` also after each epoch.
     """
     recipe = load(path, more)
-    keys = length_keys(recipe, STEPS) | rate_keys(recipe, learning_rate) | quiet_keys()
+    keys = length_keys(recipe, STEPS) | whole_tasks(recipe) | rate_keys(recipe, learning_rate) | quiet_keys()
     if curves:
         keys["training.eval_strategy"] = "epoch"
     return as_overrides(keys | stage_keys(recipe, keys))
@@ -41,7 +41,8 @@ def fair_budget(path: Path, more: list[str], learning_rate: float, steps: int = 
     for each example of fine-tuning as in report E: `use_epoch` and the number of epochs stay, an epoch gets shorter.
     """
     recipe = load(path, more)
-    keys = length_keys(recipe, steps) | rate_keys(recipe, learning_rate) | quiet_keys() | {"training.save_logits": True}
+    keys = length_keys(recipe, steps) | whole_tasks(recipe) | rate_keys(recipe, learning_rate) | quiet_keys()
+    keys["training.save_logits"] = True
     if recipe.pretraining is not None:
         epochs = recipe.pretraining_arguments().num_train_epochs
         texts = EPOCHS * FAIR_STEPS * BATCH * TEXTS_PER_EXAMPLE
@@ -55,12 +56,17 @@ def pilot_keys(recipe: Recipe) -> list[str]:
     keys: Keys = {"training.seed": PILOT_SEED}
     for name, task in recipe.tasks.items():
         data = task.data.key(name)
-        if task.data.is_share("dev") or task.data.is_share("test"):  # their rows take no part in the choice
-            keys |= {f"{data}.folds": round(1 / PILOT_SHARE), f"{data}.fold": 0}
-            keys |= {} if task.data.is_share("dev") else {f"{data}.dev": None}
+        if any(map(task.data.is_share, CUT)):  # rows of dev and test take no part in the choice
+            keys |= _held_out(data, task.data, round(1 / PILOT_SHARE), 0)
         else:
             keys |= {f"{data}.dev": None, f"{data}.dev_share": PILOT_SHARE}
     return as_overrides(keys)
+
+
+def _held_out(key: str, data: DataSpec, folds: int, fold: int) -> Keys:
+    """Return the keys below `key` of data whose dev split is a fold; shares that are cut off for dev and test stay."""
+    files: Keys = {f"{key}.{split}": None for split in CUT if not data.is_share(split)}
+    return files | {f"{key}.folds": folds, f"{key}.fold": fold}
 
 
 def total_steps(recipe: Recipe) -> int | None:
@@ -86,13 +92,7 @@ def fold_keys(recipe: Recipe, folds: int, fold: int) -> Keys:
     """Return the keys of a run that is evaluated, once at its end, on a fold of the training rows, and not on dev."""
     keys = quiet_keys() | {"training.save_logits": True, "training.eval_on_start": False}
     for name, task in recipe.tasks.items():
-        where = task.data.key(name)
-        keys |= {f"{where}.{split}": None for split in CUT if not task.data.is_share(split)}
-        keys |= {f"{where}.folds": folds, f"{where}.fold": fold}
-        if task.data.dev_share is None:
-            keys[f"{where}.dev_share"] = None
-            if task.data.sample is None:
-                keys[f"{where}.sample_seed"] = 0  # without dev_share, it would be for nothing
+        keys |= _held_out(task.data.key(name), task.data, folds, fold)
     return keys
 
 
@@ -104,7 +104,12 @@ def length_keys(recipe: Recipe, steps: int) -> Keys:
         "training.num_train_epochs": EPOCHS,
         "training.per_device_train_batch_size": BATCH,
     }
-    return keys | {f"tasks.{task}.{key}": None for task in recipe.tasks for key in ("examples_per_epoch", "batch_size")}
+    return keys | {f"tasks.{task}.batch_size": None for task in recipe.tasks}
+
+
+def whole_tasks(recipe: Recipe) -> Keys:
+    """Return the keys of a run whose tasks are drawn by the numbers of all their rows."""
+    return {f"tasks.{task}.examples_per_epoch": None for task in recipe.tasks}
 
 
 def rate_keys(recipe: Recipe, learning_rate: float) -> Keys:

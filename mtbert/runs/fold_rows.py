@@ -11,6 +11,7 @@ import numpy as np
 
 from ..data.collation import label_array
 from ..data.folds import fold_of_rows, row_keys, text_groups
+from ..data.pools import pools_of
 from ..data.spec import CUT, OF_TASKS, DataSpec
 from ..errors import RecipeError
 from ..evaluation.choosing import HeldOut
@@ -143,28 +144,36 @@ def _digest(texts: Sequence[tuple[str, ...]], labels: np.ndarray) -> str:
 def same_rows_problems(name: str, recipe: Recipe, baseline: Recipe) -> list[str]:
     """Return the reasons why a candidate can not be compared with the baseline row by row."""
     problems = []
-    if recipe.drawn_sources != baseline.drawn_sources and recipe.tasks.keys() >= baseline.tasks.keys():
-        draw = [each.schedule.draw for each in (recipe, baseline)]
-        if draw[0] != draw[1]:
-            problems.append(
-                f"candidate {name!r}: schedule.draw is {draw[0]!r}, but {draw[1]!r} in the baseline; held-out rows are "
-                "texts with a label of any task in one and of each task in the other, so set it for all"
-            )
-    for task, of_baseline in baseline.tasks.items():
+    draw = [each.schedule.draw for each in (recipe, baseline)]
+    pools = [pools_of(each.tasks, each.drawn_sources) for each in (recipe, baseline)]
+    drawn, of_baseline = ({pool for pool in found if pool.is_shared} for found in pools)
+    if draw[0] != draw[1] and drawn != of_baseline:
+        problems.append(
+            f"candidate {name!r}: schedule.draw is {draw[0]!r}, but {draw[1]!r} in the baseline; held-out rows are "
+            "texts with a label of any task in one and of each task in the other, so set it for all"
+        )
+    else:
+        problems += [
+            f"candidate {name!r}: the source {pool.name!r} has the tasks {', '.join(pool.tasks)}, others than in the "
+            "baseline, and texts are held out that have a label of any of them; set schedule.draw: task for all"
+            for pool in drawn - of_baseline
+            if baseline.tasks.keys() & set(pool.tasks)
+        ]
+    for task, in_baseline in baseline.tasks.items():
         if task not in recipe.tasks:
             problems.append(f"candidate {name!r} lacks the task {task!r}, by which candidates are compared; keep it")
             continue
         own = recipe.tasks[task]
-        shares = [key for key in CUT if key in own.data.cuts or key in of_baseline.data.cuts]
+        shares = [key for key in CUT if key in own.data.cuts or key in in_baseline.data.cuts]
         for key in (*SAME, *shares):
-            values = getattr(own.data, key), getattr(of_baseline.data, key)
+            values = getattr(own.data, key), getattr(in_baseline.data, key)
             if values[0] != values[1]:
                 where = f"tasks.{task}.data" if key in OF_TASKS else own.data.key(task)
                 problems.append(
                     f"candidate {name!r}: {where}.{key} is {values[0]!r}, but {values[1]!r} in the baseline; "
                     "candidates are compared on the same rows, so set it for all"
                 )
-        specs = own.spec(task), of_baseline.spec(task)
+        specs = own.spec(task), in_baseline.spec(task)
         if specs[0].classes != specs[1].classes or specs[0].kind.several != specs[1].kind.several:
             problems.append(f"candidate {name!r}: tasks.{task} has other labels than in the baseline; keep them")
     return problems

@@ -165,7 +165,6 @@ def form_budget(path: Path, more: list[str], steps: int) -> list[str]:
     count = optimizer_steps(recipe, steps)
     epochs = min(EPOCHS, count)
     keys = length_keys(recipe, steps) | quiet_keys() | {"training.save_logits": True}
-    keys = {key: value for key, value in keys.items() if not key.endswith(".examples_per_epoch")}
     keys |= {"training.num_train_epochs": epochs, "schedule.steps_per_epoch": -(-count // epochs)}
     keys["training.max_steps"] = -1 if count % epochs == 0 or recipe.stages else count
     return as_overrides(keys | stage_keys(recipe, keys))

@@ -77,10 +77,7 @@ def _has(data: DataSpec, split: str) -> bool:
 
 
 def _is_cut(data: DataSpec, split: str) -> bool:
-    cuts = {
-        "dev": data.dev_share is not None or data.folds is not None or "dev" in data.cuts,
-        "test": "test" in data.cuts,
-    }
+    cuts = {"dev": data.is_share("dev") or data.folds is not None, "test": data.is_share("test")}
     return cuts[split] if split in cuts else any(cuts.values())
 
 

@@ -77,6 +77,13 @@ def test_labels_and_columns_are_those_of_the_files():
         assert load_task(task.spec(name), task.data, str(folder)).splits["train"].num_rows > 2000
 
 
+def test_the_budget_keeps_the_shares_of_the_tasks():
+    path, given = bundled.recipes()["wide/best"], ["--encoder", "e", "--data_dir", "d"]
+    recipe = forms.load(path, [*given, *forms.form_budget(path, given, 1800)])
+    shares = {name: task.examples_per_epoch for name, task in recipe.tasks.items()}
+    assert (shares["cola"], shares["rte"], shares["trec_fine"]) == (1500, 100, 700) and None not in shares.values()
+
+
 # ---- the protocol ----
 
 

@@ -10,6 +10,8 @@ import yaml
 from safetensors.numpy import save_file
 from table_runs import RECIPE, record
 
+from mtbert.recipe import load_recipe
+from mtbert.runs import finetuning
 from mtbert.runs.budget_keys import load
 from mtbert.runs.row_runs import Run
 
@@ -139,3 +141,49 @@ def made_up(monkeypatch):
         return started
 
     return install
+
+
+@pytest.fixture
+def command(folder, encoder_dir):
+    """A function: further arguments → a command line."""
+
+    def make(*more: str, results: str = "results", output: str = "runs", candidates: str = "few.yaml") -> list[str]:
+        places = ["--encoder", encoder_dir, "--data_dir", str(folder), "--output", str(folder / output)]
+        places += ["--results", str(folder / results), "--candidates", str(folder / candidates)]
+        return [*places, "--mixed_precision", "no", *more]
+
+    return make
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """Runs in this process; a list of the texts that each of them was given, with `stop` after as many runs."""
+
+    class Started(list):
+        stop = 99
+
+    started = Started()
+
+    def execute(run, log, device, threads):
+        if len(started) >= started.stop:
+            raise KeyboardInterrupt
+        keys = [*run.overrides, "--training.output_dir", str(run.output), "--training.disable_tqdm", "true"]
+        finetuning.train(load_recipe(run.path, keys))
+        assert run.finished()
+
+    encode = finetuning._encode
+
+    def noting(recipe, args, raw, *more):
+        given = {"fold": recipe.tasks["mood"].data.fold, "recipe": recipe}
+        for split in ("train", "dev", "test"):
+            given[split] = {
+                name: [tuple(row[c] for c in ("text", "text_pair") if c in row) for row in loaded.splits[split]]
+                for name, loaded in raw.items()
+                if split in loaded.splits
+            }
+        started.append(given)
+        return encode(recipe, args, raw, *more)
+
+    monkeypatch.setattr(finetuning, "_encode", noting)
+    monkeypatch.setattr(Run, "_execute", execute)
+    return started
