@@ -56,8 +56,9 @@ format: dev  ## let ruff mend what lint would refuse
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# the whole suite runs in two processes where there are two cores, a file's tests in the same one
-TWO := $(shell [ "$$(nproc 2>/dev/null || echo 1)" -gt 1 ] && printf "%s" "-n 2 --dist loadfile --no-loadscope-reorder")
+# the whole suite runs in two processes where there are two cores, a file's tests in the same one; one that ends before
+# its time is replaced twice
+TWO := $(shell [ "$$(nproc 2>/dev/null || echo 1)" -gt 1 ] && printf "%s" "-n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 2")
 
 # with COVERAGE=yes, those of tests/unit by themselves, with a count of the lines of mtbert/ that they run, which takes
 # them half as long again

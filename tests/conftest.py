@@ -15,6 +15,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import datasets
 import numpy as np
+import psutil
 import pytest
 import torch
 from tiny import WORDS, make_tokenizer
@@ -38,7 +39,21 @@ def pytest_xdist_make_scheduler(config, log):
             file = super()._split_scope(nodeid)
             return next((folder for folder in ("tests/hub", "tests/soak") if file.startswith(f"{folder}/")), file)
 
+        def _assign_work_unit(self, node):
+            super()._assign_work_unit(node)
+            # a process waits with its last test until it is told that there is no other
+            if not self.workqueue and not node.shutting_down:
+                node.shutdown()
+
     return Scheduling(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Say how a process of tests ended before its time: -9, for one, is a kill, as where memory has run out."""
+    if error:
+        status, free = node.gateway._io.popen.wait(10), psutil.virtual_memory().available >> 20
+        print(f"\n{node.gateway.id} ended with status {status}; {free:,} MB of memory are free", flush=True)
 
 
 def pytest_collection_modifyitems(config, items):
