@@ -21,7 +21,7 @@ from ..recipe import Recipe, RecipeError
 from . import bundled
 from .budget import EPOCHS
 from .budget_keys import as_overrides, length_keys, load, quiet_keys, stage_keys
-from .protocol_files import EACH, FormKeys, read_forms
+from .protocol_files import EACH, FormKeys, nearest, read_forms
 from .result_files import Result, commit_file, result_of, settings_hash
 from .row_runs import Run, execute, remove_weights, run_threads
 from .run_queue import work_in_turns
@@ -64,6 +64,7 @@ class Form:
         models: the models, which answer different tasks.
         seeds: training seeds.
         teachers: name of the form whose models teach these, by distillation; None: none.
+        untaught: tasks that learn from their labels alone, although there are teachers.
         what: describes it; empty: the comment of its recipe does.
     """
 
@@ -71,6 +72,7 @@ class Form:
     models: tuple[Model, ...]
     seeds: tuple[int, ...]
     teachers: str | None = None
+    untaught: tuple[str, ...] = ()
     what: str = ""
 
 
@@ -111,7 +113,7 @@ def _form(name: str, keys: FormKeys, seeds: tuple[int, ...], recipes: Mapping[st
         models = (Model(name, paths[0]),)
     else:
         models = tuple(Model(f"{name}-{path.stem}", path) for path in paths)
-    return Form(name, models, seeds if keys.seeds is None else keys.seeds, keys.teachers, keys.what)
+    return Form(name, models, seeds if keys.seeds is None else keys.seeds, keys.teachers, keys.untaught, keys.what)
 
 
 def each_task(form: str, path: Path, tasks: Sequence[str], keys: Sequence[str] = ()) -> tuple[Model, ...]:
@@ -170,6 +172,14 @@ def form_budget(path: Path, more: list[str], steps: int) -> list[str]:
     return as_overrides(keys | stage_keys(recipe, keys))
 
 
+def _unknown_tasks(form: Form, tasks: Sequence[str]) -> list[str]:
+    return [
+        f"{form.name}: untaught names the task {task!r}, but there is none; {nearest(task, tasks)}"
+        for task in form.untaught
+        if task not in tasks
+    ]
+
+
 class FormTable:
     """The forms of a table or study, with their runs and result files.
 
@@ -197,6 +207,7 @@ class FormTable:
         for name, models in self.models.items():
             try:
                 answered[name] = [task for model in models for task in model.tasks]
+                problems += _unknown_tasks(models[0].form, answered[name])
                 for model in models:
                     model.recipe(self._labels_of_teachers(model, model.form.seeds[0]))
             except RecipeError as error:
@@ -236,7 +247,7 @@ class FormTable:
         return [
             (teacher, seed if seed in teacher.form.seeds else teacher.form.seeds[0])
             for teacher in teachers
-            if set(teacher.tasks) & set(model.tasks)
+            if set(teacher.tasks) & (set(model.tasks) - set(model.form.untaught))
         ]
 
     def _labels_of_teachers(self, model: ModelRuns, seed: int) -> list[str]:

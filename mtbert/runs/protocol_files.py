@@ -55,6 +55,7 @@ class FormKeys:
     models: str | None = None
     seeds: tuple[int, ...] | None = None
     teachers: str | None = None
+    untaught: tuple[str, ...] = ()
     what: str = ""
 
     def problems(self) -> list[Problem]:
@@ -67,6 +68,9 @@ class FormKeys:
         if self.models == EACH and len(self.recipes) > 1:
             names = ", ".join(self.recipes)
             problems.append(Problem(("recipes",), f"has {names}, but a model of each task needs one recipe"))
+        if self.untaught and self.teachers is None:
+            tasks = ", ".join(self.untaught)
+            problems.append(Problem(("untaught",), f"names {tasks}, but no form teaches this one; give teachers"))
         return problems
 
 

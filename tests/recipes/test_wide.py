@@ -162,6 +162,10 @@ def test_the_protocol_has_the_budget_and_seeds_of_the_table(tmp_path):
             },
             r"make 'single' teach itself",
         ),
+        (
+            {"forms": {"single": {"recipes": ["wide/all"], "untaught": ["sts"]}}},
+            r"forms\.single\.untaught names sts, but no form teaches this one; give teachers",
+        ),
         ({"forms": None}, r"is no protocol of forms"),
     ],
 )
@@ -187,6 +191,23 @@ def test_forms_answer_the_same_tasks(tmp_path):
     whole = forms.Form("whole", (forms.Model("whole", path),), (1,))
     with pytest.raises(ValueError, match=r"whole answers cola, .*, but some answers cola, sst2; forms answer the same"):
         FormTable(plan, [some, whole], Budget(10), tmp_path)
+
+
+def test_untaught_tasks_have_no_teacher(tmp_path):
+    plan = planned(arguments_of(["all", "--budget", "wide", "--encoder", "e", "--data_dir", "d"]))
+    alone = forms.Form("single", forms.each_task("single", bundled.recipes()["wide/all"], TASKS), (1,))
+    best = (forms.Model("best", bundled.recipes()["wide/best"]),)
+    tables = {
+        untaught: FormTable(plan, [alone, forms.Form("best", best, (1,), "single", untaught)], Budget(10), tmp_path)
+        for untaught in ((), ("emotions",), ("sst2", "sts"))
+    }
+    models = {untaught: table.models["best"][0] for untaught, table in tables.items()}
+    assert len({table.settings(models[untaught], 1) for untaught, table in tables.items()}) == 3
+    for untaught, table in tables.items():
+        taught = [teacher.tasks for teacher, _ in table._teachers_of(models[untaught], 1)]
+        assert taught == [(task,) for task in TASKS if task not in untaught]
+    with pytest.raises(ValueError, match=r"best: untaught names the task 'emotion', but there is none; did you mean"):
+        FormTable(plan, [alone, forms.Form("best", best, (1,), "single", ("emotion",))], Budget(10), tmp_path)
 
 
 @pytest.mark.parametrize(
