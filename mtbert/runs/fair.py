@@ -14,14 +14,14 @@ from typing import Any
 
 from ..errors import InputError
 from ..evaluation.row_differences import OVERALL
-from ..files import write_json
 from ..modeling.checkpoint_loading import read_json
 from ..modeling.display import masked
 from ..recipe import Recipe, RecipeError
 from .budget import FAIR_STEPS, HEAD_PILOT_RATES, PILOT_FACTOR, PILOT_RATES, STEPS
 from .budget_keys import fair_budget, load, pilot_keys
 from .protocol_files import ProtocolFile, read_fair
-from .result_files import Result, commit_file, result_of, settings_hash
+from .result_files import Result, result_of, settings_hash
+from .result_folder import ResultFolder
 from .row_runs import Run, execute, remove_weights, run_threads
 from .run_queue import work_in_turns
 from .table_plan import CONFIGS, TablePlan, find_rows, row_settings
@@ -97,6 +97,7 @@ class Row:
     steps: int
     rate_of: Row | None = None
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _settings: dict[float, str] = field(default_factory=dict, repr=False)
 
     def overrides(self, learning_rate: float, steps: int | None = None) -> tuple[list[str], Path | None]:
         """Return the keys of a run with this learning rate, and the folder of its pre-trained encoder, or None."""
@@ -109,6 +110,12 @@ class Row:
     def recipe(self, learning_rate: float) -> Recipe:
         """Return the recipe of a run."""
         return load(self.path, self.overrides(learning_rate)[0])
+
+    def settings(self, learning_rate: float) -> str:
+        """Return the hash of a run's settings."""
+        if learning_rate not in self._settings:
+            self._settings[learning_rate] = settings_hash(self.recipe(learning_rate))
+        return self._settings[learning_rate]
 
     @cached_property
     def pretrained(self) -> Path | None:
@@ -145,7 +152,8 @@ class FairTable:
     """
 
     def __init__(self, plan: TablePlan, protocol: Protocol, results: Path, commit: bool = False):
-        self.plan, self.protocol, self.results, self.commit = plan, protocol, results, commit
+        self.plan, self.protocol = plan, protocol
+        self.results, self.kept = results, ResultFolder(results, commit)
         wanted = self._paths(protocol.rows if plan.rows == (ALL,) else plan.rows)
         paths = self._paths(protocol.rows) | wanted  # groups do not depend on what is wanted
         self.rows = {name: self._row(name, path) for name, path in paths.items()}
@@ -154,7 +162,6 @@ class FairTable:
             model = protocol.same_rate.get(row.name.removesuffix(HALF), row.name.removesuffix(HALF))
             if model != row.name:
                 row.rate_of = self.rows.get(model) or self._row(model, self._paths((model,))[model])
-        self._git = threading.Lock()
         self._check()
         self._check_names()
 
@@ -263,12 +270,10 @@ class FairTable:
 
     def _save_pilots(self, row: Row, tried: Mapping[float, float], chosen: float | None = None) -> None:
         """Write the file of a row's pilots after each of them, so that none is run again."""
-        file = self.results / PILOTS / f"{row.name}.json"
         rates = {f"{rate:g}": score for rate, score in sorted(tried.items())}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, {"row": row.name, "settings": row.model_key, "score": SCORE, "rates": rates, "chosen": chosen})
+        values = {"row": row.name, "settings": row.model_key, "score": SCORE, "rates": rates, "chosen": chosen}
         done = f"{len(tried)} of 3" if chosen is None else f"learning rate {chosen:g}"
-        self._commit(file, f"Pilots of {row.name}: {done}")
+        self.kept.keep_values(f"{PILOTS}/{row.name}", values, f"Pilots of {row.name}: {done}")
 
     def _pilot(self, row: Row, rate: float, threads: int) -> float:
         keys, pretrained = row.overrides(rate, STEPS)
@@ -295,18 +300,12 @@ class FairTable:
         names = [row.name for row in self.rows.values() if row.model_key == group.model_key]
         return max((self.protocol.seeds_of(name) for name in names), key=len)
 
-    def file(self, row: Row, seed: int) -> Path:
-        """Return the result file of a run."""
-        return self.results / f"{row.name}-{seed}.json"
-
     def result(self, row: Row, seed: int) -> Result | None:
         """Return the result of a finished run; None if there is no file, or it is of other settings."""
-        group, file = self.group_of(row), self.file(self.group_of(row), seed)
+        group = self.group_of(row)
         rate = self.rate(group)
-        if rate is None or not file.is_file():
-            return None
-        result = Result.read(file, row.path)
-        return replace(result, row=row.name) if result.settings == settings_hash(group.recipe(rate)) else None
+        found = None if rate is None else self.kept.find(f"{group.name}-{seed}", group.settings(rate), seed, row.path)
+        return None if found is None else replace(found, row=row.name)
 
     def run_all(self, jobs: int) -> list[str]:
         """Run everything that has no result file, `jobs` runs at a time; return what failed."""
@@ -327,7 +326,7 @@ class FairTable:
     def _run(self, row: Row, seed: int, threads: int) -> None:
         rate = self.choose_rate(row, threads)
         keys, pretrained = row.overrides(rate)
-        settings = settings_hash(load(row.path, keys))
+        settings = row.settings(rate)
         keys += ["--training.seed", str(seed)]
         if seed == self.protocol.seeds[0]:  # gives the dev curves, of three points
             steps = load(row.path, keys).schedule.steps_per_epoch
@@ -335,13 +334,5 @@ class FairTable:
         folder = self.plan.output / "fair" / row.name / f"seed-{seed}-{settings}"
         run = Run(row.name, row.path, seed, folder, keys, self.plan.mixed_precision, pretrained=pretrained)
         execute(run, threads)
-        file = self.file(row, seed)
-        result_of(row.name, row.path, seed, settings, run.output).write(file)
+        self.kept.keep(f"{row.name}-{seed}", result_of(row.name, row.path, seed, settings, run.output))
         remove_weights(run.output)
-        self._commit(file, f"Result of {row.name} with seed {seed}: overall {run.scores[SCORE]:.3f}")
-
-    def _commit(self, file: Path, subject: str) -> None:
-        print(subject, flush=True)
-        if self.commit:
-            with self._git:
-                commit_file(file, subject)

@@ -7,7 +7,6 @@ predictions of the fold's rows. A table goes on from these files alone, on any m
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +22,8 @@ from .budget_keys import as_overrides, fold_keys, load, steps_keys, total_steps
 from .candidates import Candidate
 from .fold_plan import FoldPlan
 from .fold_rows import FoldRows, load_fold_rows, same_rows_problems, score_problem
-from .result_files import Result, commit_file, result_of, settings_hash
+from .result_files import Result, result_of, settings_hash
+from .result_folder import ResultFolder
 from .row_runs import Run, execute_all, remove_weights
 from .table_plan import Budget, TablePlan, row_settings
 
@@ -71,13 +71,13 @@ class FoldTable:
         commit: bool = False,
         budget: Budget | None = None,
     ):
-        self.plan, self.folds, self.results, self.commit, self.budget = plan, folds, results, commit, budget
+        self.plan, self.folds, self.budget = plan, folds, budget
+        self.results, self.kept = results, ResultFolder(results, commit)
         self.candidates: dict[str, Candidate] = {}
         # candidate, steps, fold → overrides but for the seed, folder of the pre-trained encoder, hash
         self._settings: dict[tuple[str, int | None, int], tuple[list[str], Path | None, str]] = {}
         self._recipes: dict[str, Recipe] = {}
         self._rows: dict[int, dict[str, FoldRows]] | None = None
-        self._git = threading.Lock()
         if problems := folds.problems():
             raise InputError("\n".join(problems))
         if folds.baseline is not None and folds.baseline not in [each.name for each in candidates]:
@@ -188,14 +188,11 @@ class FoldTable:
 
     # ---- runs ----
 
-    def file(self, name: str, steps: int | None, cell: Cell) -> Path:
-        """Return the result file of a fold-run: that of its settings, by whatever name, or where it will be."""
+    def _file_name(self, name: str, steps: int | None, cell: Cell) -> str:
         fold, seed = cell
-        digest = self._settings[name, steps, fold][2]
-        ending = f"fold{fold}of{self.folds.folds}-seed{seed}-{digest}.json"
-        there = sorted(self.results.glob(f"*-{ending}")) if self.results.is_dir() else []
         length = "" if steps is None else f"-{steps}"
-        return there[0] if there else self.results / f"{name}{length}-{ending}"
+        digest = self._settings[name, steps, fold][2]
+        return f"{name}{length}-fold{fold}of{self.folds.folds}-seed{seed}-{digest}"
 
     def result(self, name: str, steps: int | None, cell: Cell) -> Result | None:
         """Return the result of a finished fold-run, or None.
@@ -203,11 +200,12 @@ class FoldTable:
         Raises:
             InputError: the file is damaged, or of other held-out rows than the data have.
         """
-        file = self.file(name, steps, cell)
-        if not file.is_file():
+        fold, seed = cell
+        file = self.kept.file(self._file_name(name, steps, cell), self._settings[name, steps, fold][2], seed)
+        if file is None:
             return None
         result = Result.read(file, self.candidates[name].path)
-        for task, rows in self.rows[cell[0]].items():
+        for task, rows in self.rows[fold].items():
             digest = result.fold.get("rows", {}).get(task)
             if digest != rows.digest or task not in result.logits or len(result.logits[task]) != rows.count:
                 raise InputError(
@@ -252,12 +250,8 @@ class FoldTable:
         result = result_of(name, run.path, seed, digest, run.output)
         hashes = {task: rows.digest for task, rows in self.rows[fold].items()}
         result.fold = {"fold": fold, "folds": self.folds.folds, "steps": steps, "rows": hashes}
-        file = self.file(name, steps, cell)
-        result.write(file)
+        self.kept.keep(self._file_name(name, steps, cell), result, of=run.row)
         remove_weights(run.output)
-        if self.commit:
-            with self._git:
-                commit_file(file, f"Result of {run.row}, seed {seed}: overall {result.scores['eval_overall']:.3f}")
 
     # ---- decisions ----
 
@@ -278,7 +272,7 @@ class FoldTable:
         predictions = {name: self.predictions(name, steps) for name in names}
         complete: dict[str, Any] = {name: found for name, found in predictions.items() if found is not None}
         incomplete = [name for name in names if name not in complete]
-        runs = sum(self.file(name, steps, cell).is_file() for name in names for cell in self.folds.cells)
+        runs = sum(self.result(name, steps, cell) is not None for name in names for cell in self.folds.cells)
         if self.baseline not in complete:
             return Round(steps, None, runs, incomplete)
         folds = self.folds

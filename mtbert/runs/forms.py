@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..modeling.checkpoint_loading import read_json
 from ..modeling.display import masked
 from ..recipe import Recipe, RecipeError
 from . import bundled
 from .budget import EPOCHS
 from .budget_keys import as_overrides, length_keys, load, quiet_keys, stage_keys
 from .protocol_files import EACH, FormKeys, nearest, read_forms
-from .result_files import Result, commit_file, result_of, settings_hash
+from .result_files import Result, result_of, settings_hash
+from .result_folder import ResultFolder
 from .row_runs import Run, execute, remove_weights, run_threads
 from .run_queue import work_in_turns
 from .table_plan import TablePlan, row_settings
@@ -195,9 +195,10 @@ class FormTable:
     """
 
     def __init__(self, plan: TablePlan, forms: Sequence[Form], budget: Budget, results: Path, commit: bool = False):
-        self.plan, self.forms, self.results, self.commit = plan, {form.name: form for form in forms}, results, commit
+        self.plan, self.forms = plan, {form.name: form for form in forms}
+        self.results, self.kept = results, ResultFolder(results, commit)
         self.models = {form.name: [ModelRuns(form, model, plan, budget) for model in form.models] for form in forms}
-        self._git, self._teaching = threading.Lock(), threading.Lock()
+        self._teaching = threading.Lock()
         self._hashes: dict[tuple[str, int], str] = {}
         self._check()
 
@@ -286,28 +287,11 @@ class FormTable:
                 if seed in form.seeds:
                     yield from ((model, seed) for model in self.models[form.name])
 
-    def file(self, model: ModelRuns, seed: int) -> Path:
-        """The result file of a run."""
-        return self.results / f"{model.model.name}-{seed}.json"
-
     def result(self, model: ModelRuns, seed: int) -> Result | None:
         """The result of a finished run, by whatever name its file has; None if no file is of its settings and seed."""
-        settings, own = self.settings(model, seed), self.file(model, seed)
-        for file in (own, self._other_files.get((settings, seed))):
-            if file is not None and file.is_file():
-                result = Result.read(file, model.model.path)
-                if (result.settings, result.seed) == (settings, seed):
-                    return replace(result, row=model.model.name)
-        return None
-
-    @cached_property
-    def _other_files(self) -> dict[tuple[str, int], Path]:
-        """(Hash of the settings, seed) → the file of a run that another table or study has made."""
-        found = {}
-        for file in sorted(self.results.glob("*-[0-9]*.json")):
-            values = read_json(file, "remove it, and the run is run again", limited=False)
-            found[values.get("settings", ""), values.get("seed", 0)] = file
-        return found
+        name = model.model.name
+        found = self.kept.find(f"{name}-{seed}", self.settings(model, seed), seed, model.model.path)
+        return None if found is None else replace(found, row=name)
 
     def results_of(self, name: str) -> dict[int, list[Result]]:
         """Seed → the results of a form's models, of the seeds with which all of them have ended."""
@@ -353,15 +337,9 @@ class FormTable:
             result.recipe["distillation"]["teachers"] = [  # not the paths of this machine
                 f"{teacher.model.name}-{of}" for teacher, of in self._teachers_of(model, seed)
             ]
-        file = self.file(model, seed)
-        result.write(file)
+        self.kept.keep(f"{name}-{seed}", result)
         if not self._teaches(model):
             remove_weights(run.output)
-        subject = f"Result of {name} with seed {seed}: overall {result.scores['eval_overall']:.3f}"
-        print(subject, flush=True)
-        if self.commit:
-            with self._git:
-                commit_file(file, subject)
 
     def _teaches(self, model: ModelRuns) -> bool:
         return any(form.teachers == model.form.name for form in self.forms.values())

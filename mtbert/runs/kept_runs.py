@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from .budget_keys import load
-from .result_files import Result, commit_file, result_of, settings_hash
+from .result_files import Result, result_of, settings_hash
+from .result_folder import ResultFolder
 from .row_runs import Run, execute_all
 
 LOGITS = ("--training.save_logits", "true")  # results hold them
@@ -24,19 +26,19 @@ def execute_kept(runs: Sequence[Run], jobs: int, results: Path, commit: bool) ->
     Returns:
         A result for each run, or the run itself if it failed.
     """
+    folder = ResultFolder(results, commit)
     digests = {id(run): settings_hash(load(run.path, run.overrides)) for run in runs}
 
-    def file(run: Run) -> Path:
-        return results / f"{run.row}-seed{run.seed}-{digests[id(run)]}.json"
+    def file_name(run: Run) -> str:
+        return f"{run.row}-seed{run.seed}-{digests[id(run)]}"
+
+    def find(run: Run) -> Result | None:
+        return folder.find(file_name(run), digests[id(run)], run.seed, run.path)
 
     def keep(run: Run) -> None:
-        result = result_of(run.row, run.path, run.seed, digests[id(run)], run.output)
-        result.write(file(run))
-        if commit:
-            score = result.scores.get("eval_overall", float("nan"))
-            commit_file(file(run), f"Result of {run.row}, seed {run.seed}: dev overall {score:.3f}")
+        folder.keep(file_name(run), result_of(run.row, run.path, run.seed, digests[id(run)], run.output))
 
-    waiting = [run for run in runs if run.same_as is None and not file(run).is_file()]
+    waiting = [run for run in runs if run.same_as is None and find(run) is None]
     for run in waiting:
         if run.finished():  # interrupted before its result was written
             keep(run)
@@ -44,13 +46,12 @@ def execute_kept(runs: Sequence[Run], jobs: int, results: Path, commit: bool) ->
     kept: list[Run | Result] = []
     for run in runs:
         first = run.same_as or run
-        if not file(first).is_file():
+        result = find(first)
+        if result is None:
             run.failed = run.failed or first.failed
             kept.append(run)
             continue
-        result = Result.read(file(first), run.path)
-        result.row = run.row
         if run.same_as is not None:
             result.same_as = Result(first.row, first.path, first.seed, digests[id(first)])
-        kept.append(result)
+        kept.append(replace(result, row=run.row))
     return kept

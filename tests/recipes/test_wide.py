@@ -309,7 +309,7 @@ def invented_table(command):
     random = np.random.default_rng(0)
     for model, seed in table.order(("single", "lora", "joint")):
         right = {"single": 0.6, "lora": 0.3, "joint": 0.95}[model.form.name]
-        invented(table, model, seed, right, random).write(table.file(model, seed))
+        invented(table, model, seed, right, random).write(table.results / f"{model.model.name}-{seed}.json")
     return table, args
 
 
@@ -385,11 +385,11 @@ def test_students_are_taught_by_the_models_of_another_form(encoder_dir, wide_dir
     model = table.models["taught"][0]
     result = table.result(model, 1)
     assert result.recipe["distillation"]["teachers"] == ["single-sst2-1", "single-sts-1"]
-    assert str(tmp_path) not in table.file(model, 1).read_text()
+    assert str(tmp_path) not in (table.results / "taught-1.json").read_text()
     weights = [*(tmp_path / "runs").glob("*/*/run/model.safetensors")]
     assert sorted(file.parents[2].name for file in weights) == ["single-sst2", "single-sts"]
     weights[0].unlink()
-    table.file(model, 1).unlink()
+    (table.results / "taught-1.json").unlink()
     (tmp_path / "runs" / "taught").rename(tmp_path / "gone")
     assert table.run_all(1) == []
     assert started[3:] == [weights[0].parents[2].name, "taught"]

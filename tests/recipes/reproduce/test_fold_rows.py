@@ -14,7 +14,6 @@ from mtbert.cli.arguments import reproduce as arguments_of
 from mtbert.cli.reproduce import fold_table, main
 from mtbert.errors import InputError
 from mtbert.recipe import load_recipe, load_rows
-from mtbert.runs.result_files import Result
 
 SPECS = [TaskSpec("mood", labels=2), TaskSpec("close", range=(0, 4), texts=2)]
 
@@ -75,7 +74,7 @@ def test_folds_of_a_source(folder, command, runs, of_source):
     assert counts == {name: sum(row[name] is not None for row in of_source) for name in counts}
 
     (by_cell,) = [table.predictions("plain", None)]
-    model = Result.read(table.file("plain", None, (0, 1)), table.candidates["plain"].path)
+    model = table.result("plain", None, (0, 1))
     own = table.rows[0]["mood"]
     assert model.scores["eval_mood_accuracy"] == pytest.approx((by_cell[0, 1]["mood"] == own.held.labels).mean())
 
