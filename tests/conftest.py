@@ -39,6 +39,13 @@ def pytest_xdist_make_scheduler(config, log):
             file = super()._split_scope(nodeid)
             return next((folder for folder in ("tests/hub", "tests/soak") if file.startswith(f"{folder}/")), file)
 
+        def _reschedule(self, node):
+            # the files of a process that died come back, also those that it had finished: with such a file alone,
+            # the process that replaces it would wait for ever
+            for scope in [scope for scope, tests in self.workqueue.items() if all(tests.values())]:
+                del self.workqueue[scope]
+            super()._reschedule(node)
+
         def _assign_work_unit(self, node):
             super()._assign_work_unit(node)
             # a process waits with its last test until it is told that there is no other
