@@ -172,12 +172,20 @@ def form_budget(path: Path, more: list[str], steps: int) -> list[str]:
     return as_overrides(keys | stage_keys(recipe, keys))
 
 
-def _unknown_tasks(form: Form, tasks: Sequence[str]) -> list[str]:
-    return [
-        f"{form.name}: untaught names the task {task!r}, but there is none; {nearest(task, tasks)}"
+def _untaught_problems(form: Form, tasks: Sequence[str], teachers: Sequence[ModelRuns]) -> list[str]:
+    where, untaught = f"{form.name}: untaught names", set(form.untaught)
+    problems = [
+        f"{where} the task {task!r}, but there is none; {nearest(task, tasks)}"
         for task in form.untaught
         if task not in tasks
     ]
+    for teacher in teachers:
+        both = untaught & set(teacher.tasks)
+        if both and set(teacher.tasks) - untaught:
+            problems.append(f"{where} {', '.join(sorted(both))}, but {teacher.model.name} teaches other tasks, too")
+    if untaught >= set(tasks):
+        problems.append(f"{where} all tasks; drop teachers, and distillation from the recipe")
+    return problems
 
 
 class FormTable:
@@ -208,7 +216,9 @@ class FormTable:
         for name, models in self.models.items():
             try:
                 answered[name] = [task for model in models for task in model.tasks]
-                problems += _unknown_tasks(models[0].form, answered[name])
+                form = models[0].form
+                teachers = [] if form.teachers is None else self.models[form.teachers]
+                problems += _untaught_problems(form, answered[name], teachers)
                 for model in models:
                     model.recipe(self._labels_of_teachers(model, model.form.seeds[0]))
             except RecipeError as error:

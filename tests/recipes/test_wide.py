@@ -206,8 +206,15 @@ def test_untaught_tasks_have_no_teacher(tmp_path):
     for untaught, table in tables.items():
         taught = [teacher.tasks for teacher, _ in table._teachers_of(models[untaught], 1)]
         assert taught == [(task,) for task in TASKS if task not in untaught]
-    with pytest.raises(ValueError, match=r"best: untaught names the task 'emotion', but there is none; did you mean"):
-        FormTable(plan, [alone, forms.Form("best", best, (1,), "single", ("emotion",))], Budget(10), tmp_path)
+    joint = forms.Form("joint", (forms.Model("joint", bundled.recipes()["wide/all"]),), (1,))
+    for teachers, untaught, message in (
+        ("single", ["emotion"], r"best: untaught names the task 'emotion', but there is none; did you mean emotions"),
+        ("single", TASKS, r"best: untaught names all tasks; drop teachers"),
+        ("joint", ["sts"], r"best: untaught names sts, but joint teaches other tasks, too"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wrong = forms.Form("best", best, (1,), teachers, tuple(untaught))
+            FormTable(plan, [alone, joint, wrong], Budget(10), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +13,7 @@ import yaml
 from mtbert.cli.arguments import reproduce as arguments_of
 from mtbert.cli.reproduce import PUBLISHED, main, planned
 from mtbert.recipe import load_recipe
-from mtbert.runs import bundled, fair, fair_page, result_files
+from mtbert.runs import bundled, fair, fair_page
 from mtbert.runs.budget_keys import load
 from mtbert.runs.fair import FairTable, Protocol
 from mtbert.runs.finetuning import train
@@ -263,27 +262,6 @@ def test_a_run_that_fails_does_not_stop_the_others(command, monkeypatch, capsys)
     shown = capsys.readouterr().out
     assert "E6, seed 1: ValueError('E6 broke')" in shown and "sequential, seed 2" in shown
     assert "no run has ended" in (arguments_of(command(results="none")).results / "table.md").read_text()
-
-
-def test_a_new_result_is_committed(tmp_path):
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(tmp_path), *words], capture_output=True, text=True, check=True).stdout
-
-    git("init", "--quiet")
-    git("config", "user.email", "someone@example.org")
-    git("config", "user.name", "Someone")
-    for name in ("other.txt", "one.json"):
-        (tmp_path / name).write_text("{}")
-    git("add", "other.txt")
-    result_files.commit_file(tmp_path / "one.json", "Result of E6 with seed 1: overall 0.500")
-    assert git("log", "--format=%s", "--name-only").split("\n") == [
-        "Result of E6 with seed 1: overall 0.500",
-        "",
-        "one.json",
-        "",
-    ]
-    with pytest.raises(ValueError, match=r"one\.json was not committed: git commit"):
-        result_files.commit_file(tmp_path / "one.json", "again")
 
 
 @pytest.mark.parametrize(
