@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from scipy.stats import pearsonr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from mtbert.data.leaks import find_leaks
 
 CLASSES, SCORE, SEVERAL = "classes", "score", "several"
 
@@ -94,19 +97,19 @@ def encoded(task: Task, cell: str, labels: Sequence[str]) -> Any:
 def prepare(data: Path, work: Path, smoke: bool) -> dict[str, list[Any]]:
     """Write `<task>-<split>.jsonl` and `tasks.json` for the contenders; return the dev labels by task.
 
-    With `smoke` a few rows of each split are written.
+    Train rows that give away a dev row of any task are left out. With `smoke` a few rows of each split are written.
     """
     work.mkdir(parents=True, exist_ok=True)
+    read = {task.name: {split: read_rows(task, data, split) for split in ("train", "dev")} for task in TASKS}
+    leaking = leaking_rows({task: read[task.name] for task in TASKS})
     gold, about = {}, []
     for task in TASKS:
-        rows = {split: read_rows(task, data, split) for split in ("train", "dev")}
-        labels = labels_of(task, rows["train"] + rows["dev"])
-        for split in rows:
-            kept = rows[split][: SMOKE_ROWS[split] if smoke else None]
-            written = []
-            for row in kept:
-                texts = dict(zip(("text", "text_pair"), (row[column].strip() for column in task.text)))
-                written.append({**texts, "label": encoded(task, row[task.label], labels)})
+        splits = read[task.name]
+        labels = labels_of(task, splits["train"] + splits["dev"])
+        splits["train"] = [row for number, row in enumerate(splits["train"]) if number not in leaking[task.name]]
+        for split, rows in splits.items():
+            kept = rows[: SMOKE_ROWS[split] if smoke else None]
+            written = [{**texts_of(task, row), "label": encoded(task, row[task.label], labels)} for row in kept]
             lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in written)
             (work / f"{task.name}-{split}.jsonl").write_text(lines + "\n", encoding="utf-8")
             if split == "dev":
@@ -115,6 +118,26 @@ def prepare(data: Path, work: Path, smoke: bool) -> dict[str, list[Any]]:
         about[-1]["texts"] = len(task.text)
     (work / "tasks.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
     return gold
+
+
+def texts_of(task: Task, row: dict[str, str]) -> dict[str, str]:
+    """Return the text of a row, or the two of a pair."""
+    return dict(zip(("text", "text_pair"), (row[column].strip() for column in task.text)))
+
+
+def leaking_rows(tasks: Mapping[Task, Mapping[str, list[dict[str, str]]]]) -> dict[str, set[int]]:
+    """Return the numbers of the train rows that give away a dev row of any task, as `leaks: drop` finds them."""
+    columns = {
+        task.name: {
+            split: Dataset.from_list([{**texts_of(task, row), "row": number} for number, row in enumerate(rows)])
+            for split, rows in splits.items()
+        }
+        for task, splits in tasks.items()
+    }
+    found: dict[str, set[int]] = {name: set() for name in columns}
+    for leak in find_leaks(columns):
+        found[leak.task] |= set(leak.rows)
+    return found
 
 
 def score(task: Task, gold: Sequence[Any], predicted: Sequence[Any]) -> float:

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import pytest
 from transformers import AutoTokenizer
 
+from mtbert.recipe.schema import load_recipe
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -31,7 +33,8 @@ def data(tmp_path, quality):
             known = file.read_text().splitlines() if file.is_file() else None
             if known is None:
                 lines = [task.separator.join([*task.text, task.label])]
-                lines += [task.separator.join([*(f"t{i}" for _ in task.text), cells[i % 2]]) for i in range(4)]
+                rows = [[f"{split} text {task.files} {i}" for _ in task.text] for i in range(4)]
+                lines += [task.separator.join([*row, cells[i % 2]]) for i, row in enumerate(rows)]
             else:  # a second label column of the same texts
                 lines = [task.separator.join([known[0], task.label])]
                 lines += [task.separator.join([line, cells[i % 2]]) for i, line in enumerate(known[1:])]
@@ -49,9 +52,18 @@ def test_all_contenders_read_the_same_rows(quality, data, tmp_path):
     assert list(gold) == [task.name for task in quality.TASKS] and len(gold) == 12
     assert (gold["rte"], gold["sts"], gold["emotions"][0]) == ([0, 1, 0, 1], [1.0, 2.5, 1.0, 2.5], [1.0, 1.0])
     row = json.loads((tmp_path / "rows/sick_entailment-train.jsonl").read_text().splitlines()[1])
-    assert row == {"text": "t1", "text_pair": "t1", "label": 1}
+    text = "train text wide/sick-{}.csv 1"
+    assert row == {"text": text, "text_pair": text, "label": 1}
     about = {task["name"]: task for task in json.loads((tmp_path / "rows/tasks.json").read_text())}
     assert about["sts"]["range"] == [0, 5] and about["mrpc"]["texts"] == 2 and about["cola"]["labels"] == ["a", "b"]
+
+
+def test_train_rows_that_give_away_a_dev_row_of_another_task_are_left_out(quality, data, tmp_path):
+    file = data / "wide/cola-train.csv"
+    file.write_text(file.read_text() + "Dev text: wide/rte-{}.csv 2!,a\n")
+    quality.prepare(data, tmp_path / "rows", smoke=False)
+    texts = [json.loads(line)["text"] for line in (tmp_path / "rows/cola-train.jsonl").read_text().splitlines()]
+    assert texts == [f"train text wide/cola-{{}}.csv {i}" for i in range(4)]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +105,7 @@ def test_a_peer_that_is_ahead_is_named(quality):
     points = [point("mtbert", 10, 0.5, quality), point("mtbert", 40, 0.7, quality), point("tasknet", 10, 0.6, quality)]
     assert quality.behind([*points, point("trainers", 40, 0.6, quality)]) == []
     assert quality.behind([*points, point("trainers", 40, 0.75, quality)]) == [
-        "trainers is ahead at 40: 0.750 and 0.700"
+        "trainers is ahead of mtbert at 40: 0.750 and 0.700"
     ]
 
 
@@ -133,12 +145,35 @@ def test_answers_of_each_kind_of_task(quality, encoder_dir, tmp_path):
     AutoTokenizer.from_pretrained(encoder_dir).save_pretrained(tmp_path)
     model = MtBertForMultiTask.from_pretrained(tmp_path)
     found = {}
-    for name, kind in (("rte", "classes"), ("sts", "score"), ("emotions", "several")):
+    for name, kind, labels in (("rte", "classes", "ab"), ("sts", "score", ""), ("emotions", "several", "abc")):
         prediction = model.predict({"text": ["a cat", "the dog"]}, tasks=name)
-        found[name] = quality_ours.answers({"kind": kind}, prediction)
+        found[name] = quality_ours.answers({"kind": kind, "labels": list(labels)}, prediction)
     assert all(label in (0, 1) for label in found["rte"]) and all(isinstance(score, float) for score in found["sts"])
     assert all(len(row) == 3 and set(row) <= {0, 1} for row in found["emotions"])
     assert json.loads(json.dumps(found)) == found and {len(rows) for rows in found.values()} == {2}
+
+
+def test_labels_of_a_recipe_may_be_in_another_order(quality):
+    import quality_ours
+
+    def answers(kind, labels):
+        prediction = SimpleNamespace(task=SimpleNamespace(classes=["no", "maybe", "yes"]), labels=labels)
+        return quality_ours.answers({"kind": kind, "labels": ["maybe", "no", "yes"]}, prediction)
+
+    assert answers("classes", ["yes", "no", "maybe"]) == [2, 1, 0]
+    assert answers("several", [["no"], [], ["yes", "maybe"]]) == [[0, 1, 0], [0, 0, 0], [1, 0, 1]]
+
+
+def test_the_best_recipe_is_trained_without_teachers_on_the_given_files(quality, tmp_path):
+    import quality_ours
+
+    command = quality.command(quality.parse([str(tmp_path), "--encoder", "e"]), "mtbert-best", 40, tmp_path / "p.json")
+    words = dict(zip(command[2::2], command[3::2]))
+    args = SimpleNamespace(data=words["--data"], encoder="e", work=tmp_path, threads=2, seed=1)
+    keys = quality_ours.own_recipe(args)
+    best = load_recipe(words["--recipe"], keys)
+    assert best.distillation is None and best.leaks == "drop" and best.data_dir == str(tmp_path)
+    assert set(best.tasks) == {task.name for task in quality.TASKS}
 
 
 def test_a_second_budget_begins_in_an_empty_folder(quality, tmp_path, monkeypatch):
