@@ -23,8 +23,6 @@ from functools import partial
 from typing import Any
 
 import yaml
-from rich.console import Console
-from rich.markdown import Markdown
 
 from ..errors import InputError
 from ..evaluation.run_tables import environment, table
@@ -47,6 +45,7 @@ from ..runs.table_plan import TablePlan, plan_runs
 from ..training.methods import method_classes
 from . import arguments
 from .main import run as run_command
+from .pages import print_page
 from .parsers_tables import uses_folds
 
 PUBLISHED = yaml.safe_load((bundled.folder() / "published.yaml").read_text(encoding="utf-8"))
@@ -74,7 +73,7 @@ def fair(args: argparse.Namespace) -> int:
     protocol = Protocol.read(args.protocol or bundled.folder() / "fair.yaml")
     rows = FairTable(planned(args), protocol, args.results, args.commit)
     failed = [] if args.finished_only else rows.run_all(args.jobs)
-    Console().print(Markdown(write_page(rows, PUBLISHED, method_classes(), args.page)))
+    print_page(write_page(rows, PUBLISHED, method_classes(), args.page))
     return 1 if failed else 0
 
 
@@ -92,7 +91,7 @@ def wide(args: argparse.Namespace, argv: Sequence[str]) -> int:
     forms = FormTable(plan, protocol.forms, protocol.budget, args.results, args.commit)
     failed = [] if args.finished_only else forms.run_all(args.jobs, wanted)
     command = " ".join(["mtbert", "reproduce", *hide_places(argv)])
-    Console().print(Markdown(write_forms(forms, protocol.against, names, "Twelve heads over one encoder", command)))
+    print_page(write_forms(forms, protocol.against, names, "Twelve heads over one encoder", command))
     return 1 if failed else 0
 
 
@@ -125,7 +124,7 @@ def by_folds(args: argparse.Namespace) -> int:
     rounds, failed = table.run_all(args.jobs, args.finished_only)
     title = args.candidates.stem if args.candidates is not None and args.title == "table" else args.title
     values = write_report(table, rounds, failed, title, args.page)
-    Console().print(Markdown(to_markdown_page(values)))
+    print_page(to_markdown_page(values))
     if values["chosen"] is not None:
         print(f"chosen recipe: {table.results / CHOSEN}")
     return 1 if failed else 0
@@ -152,7 +151,7 @@ def main(argv: list[str]) -> int:
     about = environment(runs, ["mtbert", "reproduce", *argv])
     write(entries, about, args.output, args.title)
     write_curves(runs, args.output, args.title)
-    Console().print(Markdown(to_markdown(entries, about)))
+    print_page(to_markdown(entries, about))
     return 1 if any(run.failed for run in runs) else 0
 
 

@@ -30,7 +30,6 @@ import sys
 
 import optuna
 from rich.console import Console
-from rich.markdown import Markdown
 
 from ..runs.fold_page import CHOSEN, to_markdown, write_report
 from ..runs.fold_plan import FoldPlan
@@ -38,6 +37,7 @@ from ..runs.fold_search import fold_search, run_search, search_table
 from ..runs.search import Search, best_of, open_study, optimize, plan, trials_table
 from . import arguments
 from .main import run as run_command
+from .pages import print_page
 
 
 def planned(args: argparse.Namespace) -> Search:
@@ -60,7 +60,7 @@ def by_folds(args: argparse.Namespace) -> int:
         print("\n".join(failed), file=sys.stderr)
         return 1
     values = write_report(table, rounds, failed, search.name, args.page)
-    Console().print(Markdown(to_markdown(values)))
+    print_page(to_markdown(values))
     if values["chosen"] is not None:
         print(f"chosen recipe: {table.results / CHOSEN}")
     return 1 if failed else 0

@@ -18,14 +18,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from rich.console import Console
-from rich.markdown import Markdown
-
 from ..modeling.display import display
 from ..runs.study import StudyPlan, check_data, plan_lines, plan_study, study_name
 from ..runs.study_page import PAGE, write_study
 from . import arguments
 from .main import run as run_command
+from .pages import print_page
 
 
 def planned(args: argparse.Namespace) -> StudyPlan:
@@ -58,7 +56,7 @@ def main(argv: list[str]) -> int:
     if args.plan:
         return 0
     failed = [] if args.finished_only else table.run_all(args.jobs)
-    Console().print(Markdown(write_study(plan, table)))
+    print_page(write_study(plan, table))
     print(display(f"page, numbers and figures: {plan.output / PAGE}"))
     return 1 if failed else 0
 
