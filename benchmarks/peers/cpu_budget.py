@@ -28,11 +28,12 @@ class CpuBudget(TrainerCallback):
 
     Attributes:
         steps: number of steps so far.
+        used: CPU seconds of this process when its last training ended.
     """
 
     def __init__(self, until: float):
         self.until, self.steps = until, 0
-        self.start = 0.0
+        self.start, self.used = 0.0, 0.0
         self.rates: list[float] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -50,3 +51,6 @@ class CpuBudget(TrainerCallback):
         self.steps += 1
         if time.process_time() >= self.until:
             control.should_training_stop = True
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.used = time.process_time()

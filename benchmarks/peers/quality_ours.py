@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ def settings(args: argparse.Namespace) -> dict[str, Any]:
         "lr_scheduler_type": "constant",
         "save_strategy": "no",
         "eval_strategy": "no",
+        "eval_on_start": False,
         "logging_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
@@ -108,14 +108,13 @@ def main() -> None:
         recipe, keys = plain_recipe(args, tasks), {}
     keys.update(pair.split("=", 1) for pair in args.set)
     trainer = mtbert.train(recipe, keys, callbacks=[budget]).trainer
-    used = time.process_time()
     predictions = {}
     for task in tasks:
         file = args.work / f"{task['name']}-dev.jsonl"
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         texts = {key: [row[key] for row in rows] for key in ("text", "text_pair") if key in rows[0]}
         predictions[task["name"]] = answers(task, trainer.model.predict(texts, tasks=task["name"]))
-    result = {"predictions": predictions, "cpu_seconds": used, "steps": budget.steps}
+    result = {"predictions": predictions, "cpu_seconds": budget.used, "steps": budget.steps}
     result["versions"] = {"mtbert": mtbert.__version__}
     args.output.write_text(json.dumps(result), encoding="utf-8")
 
