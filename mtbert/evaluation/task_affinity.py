@@ -109,8 +109,9 @@ def balancing_weights(runs: Sequence[Mapping[str, Any]], weights: Mapping[str, f
         weights: task → its weight in the runs.
 
     Returns:
-        Task → `weight`, scaled so that the geometric mean of all stays, and within `LEAST` and `HIGHEST` times the
-        weight of the runs; `low` and `high`, its 95 % interval; `verdict`: `more`, `less` or `undecided`.
+        Task → `balanced`, that weight, scaled so that the geometric mean of all stays; `low` and `high`, its 95 %
+        interval; None where there are too few measurements; `weight`, the suggested one: `balanced` within `LEAST` and
+        `HIGHEST` times the weight of the runs; `verdict`: `more`, `less` or `undecided`.
     """
     norms = stacked(runs, "norms")
     found = {}
@@ -119,13 +120,13 @@ def balancing_weights(runs: Sequence[Mapping[str, Any]], weights: Mapping[str, f
     logs = logs[np.isfinite(logs).all(axis=1)]
     for number, (name, now) in enumerate(weights.items()):
         if len(logs) < 4:
-            found[name] = {"weight": now, "low": None, "high": None, "verdict": "undecided"}
+            found[name] = {"weight": now, "balanced": None, "low": None, "high": None, "verdict": "undecided"}
             continue
         factor = interval(logs.mean(axis=1) - logs[:, number])
-        low, high = (float(np.exp(factor[key])) for key in ("low", "high"))
+        balanced, low, high = (float(np.exp(factor[key])) for key in ("difference", "low", "high"))
         verdict = "undecided"
         if low > 1 or high < 1:
             verdict = "more" if low > 1 else "less"
-        suggested = float(np.clip(np.exp(factor["difference"]), LEAST, HIGHEST))
-        found[name] = {"weight": now * suggested, "low": now * low, "high": now * high, "verdict": verdict}
+        found[name] = {"weight": now * float(np.clip(balanced, LEAST, HIGHEST)), "balanced": now * balanced}
+        found[name] |= {"low": now * low, "high": now * high, "verdict": verdict}
     return found

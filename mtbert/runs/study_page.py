@@ -10,7 +10,7 @@ from ..evaluation.report import study_figures
 from ..evaluation.report.write import jsonable, write_figure
 from ..evaluation.row_differences import OVERALL, RAW_MEAN, verdict
 from ..evaluation.table_files import about_lines, markdown_row
-from ..evaluation.task_affinity import balancing_weights, suggest_groups, summarise
+from ..evaluation.task_affinity import HIGHEST, LEAST, balancing_weights, suggest_groups, summarise
 from ..files import write_json, write_text
 from ..modeling.display import display
 from .form_numbers import FormNumbers
@@ -170,11 +170,12 @@ def _weights(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return []
     lines = ["## Weights", ""]
     lines += ["Weights with which all tasks would pull equally at the shared parameters, with 95 % intervals over the"]
-    lines += ["measurements. No run has tried them.", ""]
-    lines += ["| task | weight | interval | verdict |", "|---|---|---|---|"]
+    lines += [f"measurements. Suggested is this weight, but from {LEAST:g} to {HIGHEST:g} times that of the runs. No run"]
+    lines += ["has tried it.", ""]
+    lines += ["| task | for an equal pull | suggested | verdict |", "|---|---|---|---|"]
     for task, row in found.items():
-        interval = "" if row["low"] is None else f"{row['low']:.2f} to {row['high']:.2f}"
-        lines.append(markdown_row([task, f"{row['weight']:.2f}", interval, row["verdict"]]))
+        equal = "" if row["low"] is None else "{balanced:.2f} ({low:.2f} to {high:.2f})".format(**row)
+        lines.append(markdown_row([task, equal, f"{row['weight']:.2f}", row["verdict"]]))
     return [*lines, ""]
 
 

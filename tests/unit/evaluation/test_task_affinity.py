@@ -80,14 +80,15 @@ def test_weights_make_gradients_equally_long():
     weights = np.array([found[task]["weight"] for task in TASKS]) / [1.0, 3.0, 1.0]
     np.testing.assert_allclose(weights * [1.0, 2.0, 4.0], 2.0)
     assert [found[task]["verdict"] for task in TASKS] == ["more", "undecided", "less"]
-    assert found["a"]["low"] <= found["a"]["weight"] <= found["a"]["high"]
+    assert found["a"]["low"] <= found["a"]["balanced"] <= found["a"]["high"]
+    assert all(each["weight"] == pytest.approx(each["balanced"]) for each in found.values())
 
 
 def test_weights_are_bounded_and_undecided_where_norms_vary():
     extreme = balancing_weights([run(*[ONE] * 6, norms=(1e-4, 1.0, 1.0))], dict.fromkeys(TASKS, 1.0))
-    assert extreme["a"]["weight"] == HIGHEST
+    assert extreme["a"]["weight"] == HIGHEST < extreme["a"]["low"] <= extreme["a"]["balanced"]
     entries = [run(ONE, norms=norms)["measured"][0] for norms in ((1, 2, 1), (2, 1, 1), (1, 3, 1), (3, 1, 1))]
     varied = balancing_weights([{**run(), "measured": entries}], dict.fromkeys(TASKS, 1.0))
     assert varied["a"]["verdict"] == varied["b"]["verdict"] == "undecided"
     few = balancing_weights([run(ONE)], dict.fromkeys(TASKS, 2.0))
-    assert few["a"] == {"weight": 2.0, "low": None, "high": None, "verdict": "undecided"}
+    assert few["a"] == {"weight": 2.0, "balanced": None, "low": None, "high": None, "verdict": "undecided"}
