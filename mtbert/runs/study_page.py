@@ -170,7 +170,7 @@ def _weights(found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return []
     lines = ["## Weights", ""]
     lines += ["Weights with which all tasks would pull equally at the shared parameters, with 95 % intervals over the"]
-    lines += [f"measurements. Suggested is this weight, but from {LEAST:g} to {HIGHEST:g} times that of the runs. No run"]
+    lines += [f"measurements. The suggestion stays from {LEAST:g} to {HIGHEST:g} times the weights of the runs. No run"]
     lines += ["has tried it.", ""]
     lines += ["| task | for an equal pull | suggested | verdict |", "|---|---|---|---|"]
     for task, row in found.items():
