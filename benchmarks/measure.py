@@ -93,14 +93,18 @@ def peak_memory() -> float:
 
 def commit() -> str:
     """Return the commit of the checkout, read from its files, or `unknown`."""
+    folder = shared = ROOT / ".git"
     try:
-        head = (ROOT / ".git" / "HEAD").read_text(encoding="utf-8").strip()
+        if folder.is_file():  # of a worktree
+            folder = Path(folder.read_text(encoding="utf-8").removeprefix("gitdir: ").strip())
+            shared = folder / (folder / "commondir").read_text(encoding="utf-8").strip()
+        head = (folder / "HEAD").read_text(encoding="utf-8").strip()
         if not head.startswith("ref: "):
             return head
         reference = head.removeprefix("ref: ")
-        if (file := ROOT / ".git" / reference).is_file():
+        if (file := shared / reference).is_file():
             return file.read_text(encoding="utf-8").strip()
-        for line in (ROOT / ".git" / "packed-refs").read_text(encoding="utf-8").splitlines():
+        for line in (shared / "packed-refs").read_text(encoding="utf-8").splitlines():
             if line.endswith(f" {reference}"):
                 return line.split()[0]
     except OSError:

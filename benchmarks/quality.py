@@ -11,7 +11,7 @@ inputs of at most 256 tokens, except for what is stated here. SetFit has the rat
 Train rows that give away a dev row of any task are left out for all.
 
     mtbert                  one model with twelve heads: a plain recipe
-    mtbert-best             recipes/configs/wide/best.yaml with its own rates, but without its teachers
+    mtbert-best             recipes/configs/wide/best.yaml with its own rates and lengths, but without its teachers
     tasknet                 its model of twelve heads
     trainers                a transformers Trainer a task, in turn, each with an equal share of the time
     sentence-transformers   a logistic (or ridge) regression a task on frozen embeddings
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -32,9 +33,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from measure import commit, cpu_model
 from peers import environments
 from quality_tasks import SMALLEST, TASKS, prepare, score
-from tables import Table, print_tables, write
+from tables import Table, facts, print_tables, write
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -114,6 +116,7 @@ def run_point(args: argparse.Namespace, name: str, minutes: float, gold: dict[st
         "seed": args.seed,
         "threads": args.threads,
         "set": args.set,
+        "cpu": f"{cpu_model()}, {os.cpu_count()} cores",
         "commit": commit(),
     }
     file = point_file(args, name, minutes)
@@ -123,18 +126,18 @@ def run_point(args: argparse.Namespace, name: str, minutes: float, gold: dict[st
     part.replace(file)
 
 
-def commit() -> str:
-    """Return the commit of this tree."""
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
-
-
 def read_points(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the results of all finished points, in the contenders' order."""
     files = sorted(Path(args.results, "quality").glob("*.json"))
     points = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     return sorted(points, key=lambda point: (CONTENDERS.index(point["contender"]), point["minutes"]))
+
+
+def origin(points: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return how and where the points were made, with all values that differ."""
+    keys = ("cpu", "threads", "seed", "commit")
+    values = {key: ", ".join(sorted({str(point[key]) for point in points})) for key in keys}
+    return {"command": "python benchmarks/quality.py DATA --encoder DIR", **values}
 
 
 def mean_score(point: dict[str, Any], tasks: Sequence[str]) -> float | None:
@@ -215,7 +218,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = tables(points)
     print_tables(found)
     notes = behind(points)
-    text = "\n".join(["# Scores for the same CPU time", "", *(table.markdown() for table in found), *notes])
+    lines = ["# Scores for the same CPU time", "", *facts(origin(points)), ""]
+    text = "\n".join([*lines, *(table.markdown() for table in found), *notes])
     text += "\n\n![mean dev score against CPU-minutes](quality.svg)\n"
     write(args.results, "quality", text, {"points": points})
     draw(points, args.results / "quality.svg")

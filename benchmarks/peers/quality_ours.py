@@ -65,11 +65,11 @@ def plain_recipe(args: argparse.Namespace, tasks: list[dict[str, Any]]) -> dict[
     }
 
 
-def own_recipe(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the keys that `--recipe` is trained with."""
+def own_keys(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the keys that override those of `--recipe`."""
     training = {f"training.{key}": value for key, value in settings(args).items()}
     keys = {"encoder": args.encoder, "data_dir": str(args.data), "leaks": "drop", "distillation": None}
-    return {**keys, "training.warmup_steps": 0, **training}
+    return {**keys, **training}
 
 
 def answers(task: dict[str, Any], prediction: Any) -> list[Any]:
@@ -103,7 +103,7 @@ def main() -> None:
     budget = CpuBudget(args.seconds)
     shutil.rmtree(args.work / "ours", ignore_errors=True)  # of another budget, or of a run that was stopped
     if args.recipe:
-        recipe, keys = args.recipe, own_recipe(args)
+        recipe, keys = args.recipe, own_keys(args)
     else:
         recipe, keys = plain_recipe(args, tasks), {}
     keys.update(pair.split("=", 1) for pair in args.set)

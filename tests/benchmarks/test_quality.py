@@ -1,6 +1,7 @@
 """benchmarks/quality.py: rows, scores, budgets, tables and the curve. Contenders are run by hand, on idle cores."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,7 +45,8 @@ def data(tmp_path, quality):
 
 def point(contender, minutes, mean, quality):
     scores = {task.name: mean for task in quality.TASKS}
-    return {"contender": contender, "minutes": minutes, "cpu_seconds": 60 * minutes, "scores": scores, "steps": 5}
+    said = {"contender": contender, "minutes": minutes, "cpu_seconds": 60 * minutes, "scores": scores, "steps": 5}
+    return said | {"cpu": "one", "threads": 2, "seed": 1, "learning_rate": 1e-4, "commit": "abc"}
 
 
 def test_all_contenders_read_the_same_rows(quality, data, tmp_path):
@@ -119,6 +121,7 @@ def test_the_table_and_the_curve_are_made_of_finished_points(quality, tmp_path, 
     quality.main(["x", "--encoder", "y", "--results", str(tmp_path), "--finished_only"])
     page = (tmp_path / "quality.md").read_text()
     assert page.index("| mtbert | 10 |") < page.index("| trainers | 10 |") < page.index("| setfit | 10 |")
+    assert "- cpu: one\n- threads: 2\n" in page
     curve = (tmp_path / "quality.svg").read_text()
     assert ">mtbert<" in curve and ">trainers<" in curve and ">setfit<" not in curve
 
@@ -170,7 +173,7 @@ def test_the_best_recipe_is_trained_without_teachers_on_the_given_files(quality,
     command = quality.command(quality.parse([str(tmp_path), "--encoder", "e"]), "mtbert-best", 40, tmp_path / "p.json")
     words = dict(zip(command[2::2], command[3::2]))
     args = SimpleNamespace(data=words["--data"], encoder="e", work=tmp_path, threads=2, seed=1)
-    keys = quality_ours.own_recipe(args)
+    keys = quality_ours.own_keys(args)
     best = load_recipe(words["--recipe"], keys)
     assert best.distillation is None and best.leaks == "drop" and best.data_dir == str(tmp_path)
     assert set(best.tasks) == {task.name for task in quality.TASKS}
@@ -195,3 +198,20 @@ def test_a_second_budget_begins_in_an_empty_folder(quality, tmp_path, monkeypatc
     monkeypatch.setattr(sys, "argv", ["quality_ours.py", *words])
     quality_ours.main()
     assert seen == [(str(folder), False)]
+
+
+def test_the_commit_of_a_worktree(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import measure
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=tmp_path / "main", capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    (tmp_path / "main").mkdir()
+    git("init", "--quiet")
+    git("-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "--quiet", "--allow-empty", "--message", "first")
+    git("worktree", "add", "--quiet", "-b", "other", str(tmp_path / "other"))
+    for folder in ("main", "other"):
+        monkeypatch.setattr(measure, "ROOT", tmp_path / folder)
+        assert measure.commit() == git("rev-parse", "HEAD")
