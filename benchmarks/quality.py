@@ -44,6 +44,7 @@ OURS = {"mtbert": None, "mtbert-best": ROOT / "recipes" / "configs" / "wide" / "
 PEERS = {"tasknet": "tasknet", "trainers": "quality", "sentence-transformers": "quality", "setfit": "quality"}
 CONTENDERS = (*OURS, *PEERS)
 MINUTES = (10, 40, 120)
+WEIGHTED = ("cola", "emotions")  # whose classes best.yaml weighs
 SMOKE_SECONDS = 90  # most of which the imports take
 BAR = 40  # CPU-minutes from which mtbert should be ahead
 
@@ -150,18 +151,21 @@ def mean_score(point: dict[str, Any], tasks: Sequence[str]) -> float | None:
 def tables(points: Sequence[dict[str, Any]]) -> list[Table]:
     """Return the table of means, that of all tasks, and that of the smallest tasks."""
     names = [task.name for task in TASKS]
+    others = [name for name in names if name not in WEIGHTED]
     means, rows, small = [], [], []
     for point in points:
         key = [point["contender"], f"{point['minutes']:g}", point["cpu_seconds"] / 60]
         whole, least = mean_score(point, names), mean_score(point, SMALLEST)
         if whole is not None:
-            means.append([*key, whole, point["steps"]])
+            means.append([*key, whole, mean_score(point, others), point["steps"]])
             rows.append([*key[:2], *(point["scores"][name] for name in names)])
         small.append([*key, least])
     metrics = ", ".join(f"{task.name}: {task.metric}" for task in TASKS)
-    steps = "Steps of sentence-transformers are embedded rows."
+    about = f"best.yaml weighs the classes of {' and '.join(WEIGHTED)}; the second mean is without these. "
+    about += "Steps of sentence-transformers are embedded rows."
+    columns = ["contender", "budget", "CPU-minutes", "mean score", "of ten tasks", "steps"]
     return [
-        Table("Mean over twelve tasks", ["contender", "budget", "CPU-minutes", "mean score", "steps"], means, steps),
+        Table("Mean over twelve tasks", columns, means, about),
         Table("Each task", ["contender", "budget", *names], rows, f"Metrics: {metrics}."),
         Table(f"Mean over {', '.join(SMALLEST)}", ["contender", "budget", "CPU-minutes", "mean score"], small),
     ]
